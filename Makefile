@@ -1,0 +1,45 @@
+# `make train` and `make test` need Python 3.11, 3.12 or 3.13 and a package index, nothing else.
+
+in_range = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+    $$python -c '$(in_range)' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: train test check format seeds clean
+.DEFAULT_GOAL := train
+
+train: $(VENV)/.installed
+	$(BIN)/mnist-jax train
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+seeds: $(VENV)/.installed
+	$(BIN)/python benchmarks/seeds.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; \
+	install one, or name it: make PYTHON=/path/to/python3.13" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is younger than what it stands for, or make installs again.
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.installed
