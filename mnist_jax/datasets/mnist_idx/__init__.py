@@ -1,0 +1,1 @@
+"""MNIST from the four original files, a dataset in the layout of tfds."""

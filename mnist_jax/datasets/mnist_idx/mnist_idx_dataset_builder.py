@@ -1,0 +1,82 @@
+"""A tfds builder for the bundled MNIST that needs neither TensorFlow nor a network.
+
+It is not named `mnist`: a dataset that tfds's own builder prepared keeps its place.
+"""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+# As tfds records them for its own builder, in tensorflow_datasets/url_checksums/mnist.txt.
+SHA256 = {
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+}
+IMAGE_HEADER = 16  # bytes: magic number, count, rows, columns
+LABEL_HEADER = 8  # bytes: magic number, count
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """MNIST: 60,000 and 10,000 images of digits, 28x28, in the order of the original files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    # `Image` needs TensorFlow to encode an array, `Tensor` does not.
+                    "image": tfds.features.Tensor(
+                        shape=(28, 28, 1), dtype=np.uint8, encoding="zlib"
+                    ),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="http://yann.lecun.com/exdb/mnist/",
+            # The split into training and validation is an index into the original order.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        del dl_manager  # nothing is downloaded
+        return {
+            "train": self._generate_examples("train"),
+            "test": self._generate_examples("t10k"),
+        }
+
+    def _generate_examples(self, prefix: str):
+        images = read_idx(f"{prefix}-images-idx3-ubyte.gz", IMAGE_HEADER).reshape(-1, 28, 28, 1)
+        labels = read_idx(f"{prefix}-labels-idx1-ubyte.gz", LABEL_HEADER)
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield index, {"image": image, "label": int(label)}
+
+
+def read_idx(name: str, header: int) -> np.ndarray:
+    """Returns the bytes behind the header of a bundled file: uint8 [n].
+
+    Raises:
+        ValueError: the file is not the original.
+    """
+    path = Path(__file__).parent / name
+    compressed = path.read_bytes()
+    found = hashlib.sha256(compressed).hexdigest()
+    if found != SHA256[name]:
+        raise ValueError(
+            f"{path} is damaged (SHA-256 {found}, expected {SHA256[name]}): "
+            "install the package again"
+        )
+    return np.frombuffer(gzip.decompress(compressed), np.uint8, offset=header)

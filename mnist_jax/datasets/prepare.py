@@ -1,0 +1,116 @@
+"""Prepared datasets in tfds's data directory: finding them, and making them once."""
+
+import contextlib
+import fcntl
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# What the package calls by a shorter name than tfds does. A dataset of the package is a folder here
+# in tfds's own layout: datasets/NAME/NAME_dataset_builder.py with a class `Builder`.
+ALIASES = {"mnist": "mnist_idx"}
+DOWNLOAD_TIMEOUT = 1800  # seconds: where there is no network, tfds goes on trying for very long
+
+
+def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
+    """Returns the directory of a dataset's newest version, preparing it where there is none.
+
+    Args and errors: see `load_dataset`.
+    """
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    name = ALIASES.get(name, name)
+    return _find(root, name) or _prepare(root, name)
+
+
+def _find(root: Path, name: str) -> Path | None:
+    name, _, version = name.partition(":")
+    found = (info.parent for info in root.glob(f"{name}/{version or '*'}/dataset_info.json"))
+    versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+
+
+def _prepare(root: Path, name: str) -> Path:
+    own = f"mnist_jax.datasets.{name}"
+    if name.isidentifier() and importlib.util.find_spec(own):
+        return _prepare_own(root, name, f"{own}.{name}_dataset_builder")
+    if not importlib.util.find_spec("tensorflow"):
+        raise ValueError(
+            f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
+            "needs TensorFlow to prepare others: `pip install tensorflow`, or copy a prepared one "
+            "there"
+        )
+    _prepare_with_tensorflow(root, name)
+    prepared = _find(root, name)
+    if not prepared:
+        raise ValueError(f"dataset {name!r}: tfds left nothing in {root}; see its messages above")
+    return prepared
+
+
+def _prepare_own(root: Path, name: str, module: str) -> Path:
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    place = root / name
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("w") as lock:
+        # The kernel drops the lock with the process, so a killed one never blocks the next.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepared = _find(root, name)  # by the process that we have waited for
+        if not prepared:
+            for leftover in place.glob("incomplete.*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            builder = importlib.import_module(module).Builder(
+                data_dir=root, file_format="array_record"
+            )
+            # Of tfds's messages only the progress bar, on standard error, is true of local files.
+            print(f"preparing the dataset {name} in {root}", file=sys.stderr)
+            with contextlib.redirect_stdout(None):
+                builder.download_and_prepare()  # writes beside, renames when done
+            prepared = Path(builder.data_dir)
+    return prepared
+
+
+def _prepare_with_tensorflow(root: Path, name: str) -> None:
+    # In a process of its own: it can be given a time limit, and TensorFlow, which takes the memory
+    # of every GPU that it sees, is gone when it ends.
+    code = (
+        "import sys, tensorflow_datasets as tfds; "
+        "tfds.builder(sys.argv[1], data_dir=sys.argv[2], file_format='array_record')"
+        ".download_and_prepare()"
+    )
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code, name, str(root)], timeout=DOWNLOAD_TIMEOUT, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"dataset {name!r} was not downloaded within {DOWNLOAD_TIMEOUT} s; is there a network?"
+        ) from None
+    except subprocess.CalledProcessError:
+        raise ValueError(
+            f"tfds could not prepare dataset {name!r}; see its messages above"
+        ) from None
+
+
+def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
+    """Returns the examples of a dataset whose files only TensorFlow can read (tfrecord).
+
+    Raises:
+        ValueError: TensorFlow is not installed.
+    """
+    if not importlib.util.find_spec("tensorflow"):
+        raise ValueError(
+            f"dataset {name!r} in {builder.data_dir} is stored as "
+            f"{builder.info.file_format.value}, which only TensorFlow reads: "
+            "`pip install tensorflow`, or prepare it again with file_format='array_record'"
+        )
+    import tensorflow_datasets as tfds
+
+    return tfds.as_numpy(builder.as_dataset(split=split))

@@ -1,0 +1,203 @@
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from mnist_jax.datasets import cache, load_dataset, load_splits, train_validation_split
+from mnist_jax.datasets.mnist_idx import mnist_idx_dataset_builder as builder_module
+
+BUNDLED = Path(builder_module.__file__).parent
+PREPARE = "from mnist_jax import load_dataset; print(load_dataset('mnist', 'test').labels.sum())"
+
+
+@pytest.mark.parametrize(
+    ("split", "prefix", "count"), [("train", "train", 60000), ("test", "t10k", 10000)]
+)
+def test_mnist_is_the_original_in_the_original_order(mnist, split, prefix, count):
+    images, labels = mnist[split]
+    assert (images.shape, images.dtype) == ((count, 28, 28, 1), np.uint8)
+    assert (labels.shape, labels.dtype) == ((count,), np.int32)
+    raw_images = gzip.decompress((BUNDLED / f"{prefix}-images-idx3-ubyte.gz").read_bytes())
+    raw_labels = gzip.decompress((BUNDLED / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
+    assert images.tobytes() == raw_images[16:]
+    assert labels.tolist() == list(raw_labels[8:])
+
+
+def test_sums_are_those_that_tfds_records():
+    recorded = (Path(tfds.__file__).parent / "url_checksums" / "mnist.txt").read_text()
+    sums = {line.split("\t")[3]: line.split("\t")[2] for line in recorded.splitlines()}
+    assert sums == builder_module.SHA256
+
+
+def test_a_damaged_bundled_file_is_refused(tmp_path, monkeypatch):
+    name = "t10k-labels-idx1-ubyte.gz"
+    damaged = bytearray((BUNDLED / name).read_bytes())
+    damaged[1000] ^= 1
+    (tmp_path / name).write_bytes(damaged)
+    monkeypatch.setattr(builder_module, "__file__", str(tmp_path / "builder.py"))
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        builder_module.read_idx(name, 8)
+
+
+@given(st.integers(2, 500), st.floats(0.05, 0.95), st.integers(0, 2**32 - 1))
+def test_validation_examples_are_those_of_scikit_learn(num_examples, fraction, seed):
+    train, validation = train_validation_split(num_examples, fraction, seed)
+    if len(train):  # scikit-learn refuses an empty part
+        expected = train_test_split(np.arange(num_examples), test_size=fraction, random_state=seed)
+        np.testing.assert_array_equal(train, expected[0])
+        np.testing.assert_array_equal(validation, expected[1])
+
+
+def test_reference_split_is_48000_12000_10000(mnist):
+    splits = load_splits("mnist", "train", "test", validation_fraction=0.2, split_seed=42)
+    train, validation = train_test_split(np.arange(60000), test_size=0.2, random_state=42)
+    assert {name: len(split.labels) for name, split in splits.items()} == {
+        "train": 48000,
+        "validation": 12000,
+        "test": 10000,
+    }
+    np.testing.assert_array_equal(splits["train"].images, mnist["train"].images[train])
+    np.testing.assert_array_equal(splits["validation"].labels, mnist["train"].labels[validation])
+
+
+def test_slices_are_those_of_tfds(mnist):
+    images, labels = load_dataset("mnist", "train[100:350]")
+    np.testing.assert_array_equal(images, mnist["train"].images[100:350])
+    np.testing.assert_array_equal(labels, mnist["train"].labels[100:350])
+
+
+def test_a_prepared_dataset_is_a_real_one_of_tfds(mnist):
+    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    builder: Any = tfds.builder_from_directory(Path(data_dir, "mnist_idx/1.0.0").expanduser())
+    source = builder.as_data_source("test")
+    assert (len(source), source[7]["label"]) == (10000, mnist["test"].labels[7])
+    assert builder.info.features["label"].num_classes == 10
+    assert "LeCun" in builder.info.citation
+
+
+def start_preparing(data_dir: Path, home: Path) -> subprocess.Popen[str]:
+    env = os.environ | {"TFDS_DATA_DIR": str(data_dir), "XDG_CACHE_HOME": str(home)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PREPARE], env=env, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_prepare_at_once_and_others_data_is_left_alone(tmp_path, mnist):
+    theirs = tmp_path / "data" / "mnist" / "3.0.1" / "dataset_info.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("prepared by tfds before")
+    processes = [start_preparing(tmp_path / "data", tmp_path / str(n)) for n in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert outputs == [f"{mnist['test'].labels.sum()}\n"] * 2
+    assert theirs.read_text() == "prepared by tfds before"
+    assert not list(tmp_path.glob("data/*/incomplete*"))
+
+
+def test_a_kill_while_preparing_does_no_harm(tmp_path, mnist):
+    victim = start_preparing(tmp_path / "data", tmp_path / "cache")
+    while not list(tmp_path.glob("data/mnist_idx/incomplete*/*")):
+        assert victim.poll() is None, "prepared before it could be killed"
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert not (tmp_path / "data" / "mnist_idx" / "1.0.0").exists()
+    output, _ = start_preparing(tmp_path / "data", tmp_path / "cache").communicate(timeout=120)
+    assert output == f"{mnist['test'].labels.sum()}\n"
+    assert not list(tmp_path.glob("data/*/incomplete*"))
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A dataset that is not of this package: three images [2, 3] of one brightness each."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path: Any = Path(__file__).parent
+    step = 1
+
+    def _info(self):
+        picture = tfds.features.Tensor(shape=(2, 3), dtype=np.uint8)
+        digit = tfds.features.ClassLabel(num_classes=3)
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({"picture": picture, "digit": digit}),
+            supervised_keys=("picture", "digit"),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(3):
+            yield i, {"picture": np.full((2, 3), self.step * i, np.uint8), "digit": i}
+
+
+def prepare_tiny(data_dir: Path) -> None:
+    Tiny(data_dir=data_dir, file_format="array_record").download_and_prepare()
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """A data directory with the dataset `tiny`, and a cache directory of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepare_tiny(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_other_prepared_datasets_are_read(tiny):
+    images, labels = load_dataset("tiny", "train", data_dir=tiny)
+    assert images[:, 1, 2, 0].tolist() == [0, 1, 2]
+    assert labels.tolist() == [0, 1, 2]
+
+
+def test_decoded_arrays_are_kept_until_the_dataset_or_the_cache_changes(
+    tiny, tmp_path, monkeypatch
+):
+    first = load_dataset("tiny", "train", data_dir=tiny)
+    with monkeypatch.context() as patch:  # the second time nothing is decoded
+        patch.setattr(tfds, "builder_from_directory", None)
+        np.testing.assert_array_equal(
+            load_dataset("tiny", "train", data_dir=tiny).images, first.images
+        )
+    (kept,) = tmp_path.glob("cache/mnist_jax/arrays/*.npz")
+    content = bytearray(kept.read_bytes())
+    content[content.index(first.images.tobytes())] ^= 1
+    kept.write_bytes(content)
+    np.testing.assert_array_equal(load_dataset("tiny", "train", data_dir=tiny).images, first.images)
+
+
+def test_a_dataset_prepared_anew_is_decoded_anew(tiny, monkeypatch):
+    assert load_dataset("tiny", "train", data_dir=tiny).images.max() == 2
+    monkeypatch.setattr(Tiny, "step", 10)
+    shutil.rmtree(tiny / "tiny")
+    prepare_tiny(tiny)
+    assert load_dataset("tiny", "train", data_dir=tiny).images.max() == 20
+
+
+def test_an_unwritable_cache_is_no_error(tiny, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    assert len(load_dataset("tiny", "train", data_dir=tiny).labels) == 3
+    assert cache.load(tiny / "tiny" / "1.0.0", "train") is None
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "no_such_dataset"])
+def test_a_dataset_that_cannot_be_prepared_is_one_clear_line(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name}' is not prepared in .*pip install tensorflow"):
+        load_dataset(name, "train", data_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_split_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"cannot give the split 'valid' \(it has train, test\)"):
+        load_dataset("mnist", "valid")
