@@ -1,0 +1,48 @@
+"""Metrics as sums: exact over a ragged last batch, over chunks and over devices."""
+
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Sums = dict[str, jax.Array]
+
+
+def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
+    """Sums the cross-entropy and the right answers of a batch's real examples.
+
+    Args:
+        logits: float [B, C], unnormalised log-probabilities.
+        labels: int [B], 0 to C - 1.
+        mask: bool [B], False for padding.
+
+    Returns:
+        `loss_sum` in nats (float32), `correct` and `count` (int32), each a scalar.
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return {
+        "loss_sum": jnp.sum(jnp.where(mask, losses, 0.0)),
+        "correct": jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),
+        "count": jnp.sum(mask, dtype=jnp.int32),
+    }
+
+
+def mean_metrics(sums: Iterable[Sums]) -> dict[str, float]:
+    """Turns the sums of many steps into the mean loss and the accuracy.
+
+    `math.fsum` rounds once, so the result does not depend on how the steps were cut into chunks.
+
+    Args:
+        sums: results of `metric_sums`, each leaf of any shape.
+
+    Returns:
+        `loss` in nats an example and `accuracy` in [0, 1].
+    """
+    host = jax.device_get(list(sums))
+    count = sum(int(np.sum(s["count"])) for s in host)
+    correct = sum(int(np.sum(s["correct"])) for s in host)
+    loss_sum = math.fsum(float(x) for s in host for x in np.ravel(s["loss_sum"]))
+    return {"loss": loss_sum / count, "accuracy": correct / count}

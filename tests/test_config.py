@@ -1,0 +1,152 @@
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnist_jax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    config_differences,
+    config_from_dict,
+    load_config,
+)
+
+RECIPES = Path(__file__).parent.parent / "configs"
+
+
+def test_the_default_recipe_is_the_reference_recipe():
+    config = load_config(RECIPES / "default.py")
+    assert config == Config()
+    assert (config.epochs, config.batch_size) == (10, 128)
+    assert dataclasses.astuple(config.optimizer) == (1e-3, 0.9, 0.999, 1e-7)
+    assert dataclasses.astuple(config.model) == ("cnn", 10, 32, 3, 2, 64, 0.2)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)
+def test_every_recipe_is_valid_and_says_how_to_run_it(path):
+    assert isinstance(load_config(path), Config)
+    assert f"mnist-jax train --config configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Config(epochs=0), "epochs must be at least 1, got 0"),
+        (lambda: Config(epochs=2.5), "Config.epochs must be of type int, got 2.5"),  # type: ignore
+        (lambda: Config(epochs=True), "Config.epochs must be of type int, got True"),
+        (lambda: Config(seed=-1), "seed must be 0 to"),
+        (lambda: Config(seed=2**32), "seed must be 0 to"),
+        (lambda: Config(batch_size=-3), "batch_size must be at least 1, got -3"),
+        (lambda: Config(chunk_steps=0), "chunk_steps must be at least 1"),
+        (lambda: Config(model={}), "Config.model must be of type ModelConfig"),  # type: ignore
+        (lambda: DataConfig(dataset="../mnist"), "data.dataset must be a tfds name"),
+        (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction must be between"),
+        (lambda: DataConfig(split_seed=-1), "data.split_seed must be 0 to"),
+        (lambda: ModelConfig(num_classes=1), "model.num_classes must be at least 2"),
+        (lambda: ModelConfig(dropout_rate=1.0), "model.dropout_rate must be at least 0 and below"),
+        (lambda: ModelConfig(features=0), "model.features must be at least 1"),
+        (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate must be above 0"),
+        (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate must be above"),
+        (lambda: OptimizerConfig(eps=math.inf), "optimizer.eps must be above 0 and finite"),
+        (lambda: OptimizerConfig(b2=1.0), "optimizer.b2 must be at least 0 and below 1"),
+        (lambda: OptimizerConfig(b1="a"), "OptimizerConfig.b1 must be of type float"),  # type: ignore
+        (lambda: CheckpointConfig(every_epochs=0), "checkpoint.every_epochs must be at least 1"),
+    ],
+)
+def test_what_is_not_valid_does_not_exist(build, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        build()
+    assert message in str(error.value)
+
+
+@given(
+    st.builds(
+        Config,
+        seed=st.integers(0, 2**32 - 1),
+        epochs=st.integers(1, 1000),
+        data=st.builds(DataConfig, validation_fraction=st.floats(0.01, 0.99)),
+        optimizer=st.builds(OptimizerConfig, learning_rate=st.floats(1e-30, 1e30)),
+    )
+)
+def test_json_gives_the_same_config_back(config):
+    assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_unknown_fields_are_named():
+    with pytest.raises(ValueError, match=r"unknown config field optimizer.lr"):
+        config_from_dict({"optimizer": {"lr": 0.1}})
+    with pytest.raises(ValueError, match="optimizer must be an object, got 3"):
+        config_from_dict({"optimizer": 3})
+
+
+def test_differences_name_fields_and_values():
+    new = Config(epochs=3, optimizer=OptimizerConfig(learning_rate=0.01))
+    assert config_differences(Config(), new) == [
+        "epochs is 10, not 3",
+        "optimizer.learning_rate is 0.001, not 0.01",
+    ]
+    assert config_differences(new, new) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.py", "1 / 0", "a.py: ZeroDivisionError: division by zero"),
+        ("a.py", "import sys; sys.exit(3)", "a.py: SystemExit: 3"),
+        ("a.py", "x = (", "a.py: SyntaxError"),
+        ("a.py", "config = 3", "a.py must define get_config() -> Config"),
+        ("a.py", "def get_config(): return 3", "a.py must define get_config() -> Config"),
+        ("a.py", "def get_config(): return {}['lr']", "a.py: KeyError: 'lr'"),
+        (
+            "a.py",
+            "from mnist_jax import Config\ndef get_config(): return Config(epoch=3)",
+            "unexpected keyword argument 'epoch'",
+        ),
+        ("a.json", "{", "a.json: JSONDecodeError"),
+        ("a.json", '{"epoch": 3}', "unknown config field epoch"),
+    ],
+)
+def test_a_config_file_that_is_no_config_is_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_config(tmp_path / name)
+    assert message in str(error.value)
+    assert name in str(error.value)
+
+
+def test_a_missing_config_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"no config file nowhere/x.py"):
+        load_config("nowhere/x.py")
+
+
+def test_a_wheel_carries_data_and_recipes(tmp_path):
+    """What `pip install .` leaves works in any directory."""
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
+    subprocess.run([*wheel, str(RECIPES.parent)], check=True, capture_output=True)
+    (file,) = tmp_path.glob("*.whl")
+    listing = subprocess.run(
+        [sys.executable, "-m", "zipfile", "-l", str(file)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in ("configs/default.py", "datasets/mnist_idx/train-images-idx3-ubyte.gz"):
+        assert f"mnist_jax/{name}" in listing
+    unpacked = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(file), str(unpacked)], check=True)
+    code = (
+        "import mnist_jax.config as c; print(c.__file__, c.load_config('configs/smoke.py').epochs)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=unpacked, check=True, capture_output=True, text=True
+    ).stdout
+    assert output == f"{unpacked}/mnist_jax/config.py 4\n"

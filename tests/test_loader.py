@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_jax import rng
+from mnist_jax.loader import epoch_order, eval_chunks, steps_per_epoch, train_chunks
+from mnist_jax.sharding import create_mesh, split_batch
+
+
+def numbered(num_examples):
+    """Images that carry their own number, so that a chunk tells which examples it holds."""
+    number = jnp.arange(num_examples)
+    pixels = jnp.stack([number // 256, number % 256], axis=-1).astype(jnp.uint8)
+    return pixels.reshape(num_examples, 1, 2, 1), number.astype(jnp.int32)
+
+
+def examples(chunks):
+    """The numbers of the real examples, in order, after checking that images and labels agree."""
+    found = []
+    for chunk in chunks:
+        image = np.asarray(chunk["image"], int)
+        np.testing.assert_array_equal(
+            image[..., 0, 0, 0] * 256 + image[..., 0, 1, 0], chunk["label"]
+        )
+        found.append(np.asarray(chunk["label"])[np.asarray(chunk["mask"])])
+    return np.concatenate(found)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 70), st.integers(1, 9))
+def test_an_epoch_shows_each_example_once_in_its_order(num_examples, batch_size, chunk_steps):
+    order = epoch_order(rng.stream(0, "shuffle"), 3, num_examples)
+    chunks = list(
+        train_chunks(
+            *numbered(num_examples),
+            order,
+            chunk_steps=chunk_steps,
+            batch_size=batch_size,
+            sharding=split_batch(create_mesh()),
+        )
+    )
+    np.testing.assert_array_equal(examples(chunks), order)
+    assert sorted(order.tolist()) == list(range(num_examples))
+    sizes = [len(chunk["label"]) for chunk in chunks]
+    assert sum(sizes) == steps_per_epoch(num_examples, batch_size)
+    assert all(size == min(chunk_steps, sum(sizes)) for size in sizes[:-1])
+    # Every batch is full but the last, which holds what is left.
+    counts = np.concatenate([np.asarray(chunk["mask"]).sum(axis=1) for chunk in chunks])
+    assert (counts[:-1] == batch_size).all()
+    assert 1 <= counts[-1] <= batch_size
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 70))
+def test_an_evaluation_shows_each_example_once_in_order(num_examples, batch_size):
+    sharding = split_batch(create_mesh())
+    chunks = list(eval_chunks(*numbered(num_examples), batch_size=batch_size, sharding=sharding))
+    np.testing.assert_array_equal(examples(chunks), np.arange(num_examples))
+    assert len({chunk["label"].shape for chunk in chunks}) == 1  # one compilation
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        return epoch_order(rng.stream(seed, "shuffle"), epoch, 1000).tolist()
+
+    assert order(0, 5) == order(0, 5)
+    assert order(0, 5) != order(0, 6)
+    assert order(0, 5) != order(1, 5)
+    assert (
+        order(0, 5)
+        == jax.random.permutation(jax.random.fold_in(rng.stream(0, "shuffle"), 5), 1000).tolist()
+    )
+
+
+def test_streams_of_keys_differ_by_role_and_seed():
+    keys = [rng.stream(seed, role) for seed in (0, 1) for role in rng.ROLES]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)

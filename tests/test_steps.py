@@ -1,0 +1,180 @@
+"""The steps against an independent computation in NumPy, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnist_jax import rng
+from mnist_jax.metrics import mean_metrics, metric_sums
+from mnist_jax.model import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.state import create_train_state
+from mnist_jax.steps import (
+    eval_step,
+    loss_fn,
+    run_eval_steps,
+    run_predict_steps,
+    run_steps,
+    train_step,
+)
+
+DROPOUT = rng.stream(0, "dropout")
+
+
+def create_state(learning_rate=1e-3, **fields):
+    tx = create_optimizer(learning_rate, b1=0.9, b2=0.999, eps=1e-7)
+    return create_train_state(create_model("cnn", **fields), tx, rng.stream(0, "init"), (28, 28, 1))
+
+
+def create_batch(mnist, indices, mask=None):
+    images, labels = mnist["train"]
+    mask = np.ones(len(indices), bool) if mask is None else np.asarray(mask)
+    batch = {"image": images[indices], "label": labels[indices], "mask": mask}
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def as_chunk(*batches):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+
+
+def numpy_loss_and_grads(params, images, labels):
+    """Forward and backward pass of the network without dropout, with loops and no JAX."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = images.astype(np.float64) / 255
+    n, classes = len(x), np.arange(10)
+    windows = np.lib.stride_tricks.sliding_window_view(x[..., 0], (3, 3), axis=(1, 2))
+    conv = np.einsum("nijkl,klf->nijf", windows, p["conv"]["kernel"][:, :, 0])
+    blocks = conv.reshape(n, 13, 2, 13, 2, 32).transpose(0, 1, 3, 5, 2, 4).reshape(n, 13, 13, 32, 4)
+    winner = blocks.argmax(axis=-1)
+    pooled = blocks.max(axis=-1) + p["conv"]["bias"]
+    flat = np.maximum(pooled, 0).reshape(n, -1)
+    hidden = flat @ p["dense"]["kernel"] + p["dense"]["bias"]
+    active = np.maximum(hidden, 0)
+    logits = active @ p["output"]["kernel"] + p["output"]["bias"]
+    log_probs = logits - logits.max(axis=1, keepdims=True)
+    log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+    loss = -log_probs[np.arange(n), labels].mean()
+
+    d_logits = (np.exp(log_probs) - (labels[:, None] == classes)) / n
+    d_hidden = (d_logits @ p["output"]["kernel"].T) * (hidden > 0)
+    d_pooled = (d_hidden @ p["dense"]["kernel"].T).reshape(pooled.shape) * (pooled > 0)
+    d_blocks = d_pooled[..., None] * (winner[..., None] == np.arange(4))
+    d_conv = d_blocks.reshape(n, 13, 13, 32, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(conv.shape)
+    grads = {
+        "conv": {
+            "kernel": np.einsum("nijkl,nijf->klf", windows, d_conv)[:, :, None],
+            "bias": d_pooled.sum(axis=(0, 1, 2)),
+        },
+        "dense": {"kernel": flat.T @ d_hidden, "bias": d_hidden.sum(axis=0)},
+        "output": {"kernel": active.T @ d_logits, "bias": d_logits.sum(axis=0)},
+    }
+    return loss, grads, logits
+
+
+def test_loss_and_gradients_equal_numpy_in_float64(mnist):
+    state = create_state(dropout_rate=0.0)
+    batch = create_batch(mnist, np.arange(32))
+    loss, grads, _ = numpy_loss_and_grads(state.params, *(x[:32] for x in mnist["train"]))
+    (found, sums), found_grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params, state.apply_fn, batch, DROPOUT
+    )
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert mean_metrics([sums])["loss"] == pytest.approx(loss, rel=1e-5)
+    for (path, expected), ours in zip(
+        jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(found_grads), strict=True
+    ):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * scale, err_msg=str(path))
+
+
+def test_an_update_is_that_of_adam(mnist):
+    state = create_state(dropout_rate=0.0)
+    before = jax.tree.map(np.asarray, state.params)
+    batch = create_batch(mnist, np.arange(32))
+    after, _ = train_step(state, batch, DROPOUT)
+    _, grads, _ = numpy_loss_and_grads(before, *(x[:32] for x in mnist["train"]))
+    for old, grad, new in zip(*map(jax.tree.leaves, (before, grads, after.params)), strict=True):
+        # The first step: both means are the gradient itself, so it is the learning rate long.
+        sure = np.abs(grad) > 1e-5
+        expected = old - 1e-3 * grad / (np.abs(grad) + 1e-7)
+        np.testing.assert_allclose(np.asarray(new)[sure], expected[sure], rtol=1e-3, atol=2e-6)
+    assert after.step == 1
+    assert jnp.asarray(after.step).dtype == jnp.int32
+
+
+def test_padding_changes_nothing(mnist):
+    state = create_state(dropout_rate=0.0)
+    indices = np.arange(40)
+    padded = create_batch(mnist, np.arange(64), mask=np.arange(64) < 40)
+    exact, exact_sums = train_step(state, create_batch(mnist, indices), DROPOUT)
+    found, found_sums = train_step(state, padded, DROPOUT)
+    assert (found_sums["count"], found_sums["correct"]) == (40, exact_sums["correct"])
+    np.testing.assert_allclose(found_sums["loss_sum"], exact_sums["loss_sum"], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        found.opt_state,
+        exact.opt_state,
+    )
+
+
+def test_a_chunk_is_its_steps_one_after_the_other(mnist):
+    batches = [create_batch(mnist, np.arange(i, i + 16)) for i in (0, 16, 32)]
+    one_by_one = create_state()
+    losses = []
+    for batch in batches:
+        one_by_one, sums = jax.jit(train_step)(one_by_one, batch, DROPOUT)
+        losses.append(sums["loss_sum"])
+    at_once, sums = run_steps(create_state(), as_chunk(*batches), DROPOUT)
+    np.testing.assert_allclose(sums["loss_sum"], losses, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        at_once.params,
+        one_by_one.params,
+    )
+
+
+def test_dropout_depends_on_the_step_and_on_nothing_else(mnist):
+    state, batch = create_state(dropout_rate=0.5), create_batch(mnist, np.arange(64))
+
+    def loss(step, stream):
+        _, sums = train_step(state.replace(step=jnp.int32(step)), batch, stream)
+        return float(sums["loss_sum"])
+
+    assert loss(7, DROPOUT) == loss(7, DROPOUT)
+    assert loss(7, DROPOUT) != loss(8, DROPOUT)
+    assert loss(7, DROPOUT) != loss(7, rng.stream(1, "dropout"))
+
+
+def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
+    state = create_state()
+    images, labels = (x[:100] for x in mnist["test"])
+    loss, _, logits = numpy_loss_and_grads(state.params, images, labels)
+    padded = np.arange(128) % 100
+    batch = {"image": images[padded], "label": labels[padded], "mask": np.arange(128) < 100}
+    chunk = jax.tree.map(lambda x: jnp.asarray(x).reshape(2, 64, *x.shape[1:]), batch)
+    metrics = mean_metrics([run_eval_steps(state.params, state.apply_fn, chunk)])
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["accuracy"] == (logits.argmax(axis=1) == labels).mean()
+    probabilities, classes = run_predict_steps(state.params, state.apply_fn, chunk["image"])
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities.reshape(128, 10)[:100], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(classes.reshape(128)[:100], logits.argmax(axis=1))
+
+
+def test_64_examples_are_learned_by_heart(mnist):
+    state = create_state(dropout_rate=0.0)
+    batch = create_batch(mnist, np.arange(64))
+    state, _ = run_steps(state, as_chunk(*[batch] * 60), DROPOUT)
+    assert mean_metrics([eval_step(state.params, state.apply_fn, batch)])["accuracy"] == 1.0
+
+
+def test_means_do_not_depend_on_the_chunks():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(90, 5, 10)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 10, (90, 5)))
+    sums = jax.vmap(metric_sums)(logits, labels, jnp.ones((90, 5), bool))
+    whole = mean_metrics([sums])
+    for size in (1, 7, 45):
+        parts = [jax.tree.map(lambda x, i=i: x[i : i + size], sums) for i in range(0, 90, size)]  # noqa: B023
+        assert mean_metrics(parts) == whole
