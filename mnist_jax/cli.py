@@ -1,0 +1,188 @@
+"""The command line: parse, call one function, turn errors into one line and an exit code."""
+
+import contextlib
+import importlib.metadata
+import io
+import itertools
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from mnist_jax.config import Config, load_config
+from mnist_jax.datasets import load_splits
+from mnist_jax.evaluate import evaluate
+from mnist_jax.model import create_model
+from mnist_jax.predict import predict
+from mnist_jax.summary import format_table, summarize
+from mnist_jax.train import train
+from mnist_jax.workdir import read_config
+
+# Exit codes: 0 done, and
+UNEXPECTED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
+
+# The fields of a recipe are options of their own, without a prefix: --epochs, --data.dataset.
+Recipe = Annotated[Config, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network, or continue the unfinished run in the workdir."""
+
+    recipe: Recipe
+    config: Path | None = None
+    """A recipe, such as configs/default.py; the options below change single fields of it."""
+    workdir: Path | None = None
+    """Where the results go (default: runs/NAME-OF-THE-RECIPE)."""
+    overwrite: bool = False
+    """Delete the run that is in the workdir and start anew."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> None:
+        name = self.config.stem if self.config else "default"
+        train(self.recipe, self.workdir or Path("runs", name), overwrite=self.overwrite)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained network on a split of its dataset."""
+
+    workdir: Path
+    """A directory that `train` has written."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which examples."""
+    step: str = "latest"
+    """A saved step, latest, or best (by validation accuracy)."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> None:
+        found = evaluate(self.workdir, self.split, self.step)
+        print(
+            f"{self.split} loss {found['loss']:.4f}  accuracy {found['accuracy']:.2%} of "
+            f"{found['count']:,} images  (step {found['step']})"
+        )
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Write the probabilities and classes of a split's images to a file."""
+
+    workdir: Path
+    """A directory that `train` has written."""
+    output: Path
+    """An .npz file: probabilities [N, classes], classes [N] and the true labels [N]."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which examples."""
+    step: str = "latest"
+    """A saved step, latest, or best (by validation accuracy)."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> None:
+        if self.output.suffix != ".npz":
+            raise ValueError(f"--output must end in .npz, got {self.output}")
+        config = read_config(self.workdir)
+        if config is None:
+            raise FileNotFoundError(f"there is no trained network in {self.workdir}")
+        images, labels = load_splits(**vars(config.data))[self.split]
+        probabilities, classes = predict(self.workdir, images, self.step)
+        temporary = self.output.with_suffix(".tmp.npz")
+        np.savez(temporary, probabilities=probabilities, classes=classes, labels=labels)
+        temporary.replace(self.output)
+        print(f"{self.output}: probabilities {list(probabilities.shape)}, classes, labels")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Print the layers of the network: output shapes, parameters, FLOPs, and their purpose."""
+
+    recipe: Recipe
+    config: Path | None = None
+    """A recipe, such as configs/default.py; the options below change single fields of it."""
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    """Height, width and channels."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> None:
+        layers = summarize(create_model(**vars(self.recipe.model)), self.image_shape)
+        print(format_table(layers, self.image_shape))
+
+
+Command = Train | Evaluate | Predict | Summary
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs `mnist-jax ARGS` and returns the exit code."""
+    args = list(sys.argv[1:] if args is None else args)
+    if args == ["--version"]:
+        print(f"mnist-jax {importlib.metadata.version('mnist_jax')}")
+        return 0
+    try:
+        _parse(args).run()
+        return 0
+    except SystemExit:  # of --help
+        return 0
+    except KeyboardInterrupt:
+        code, message = INTERRUPTED, "interrupted; the same command continues the run"
+    except Exception as error:
+        if "--debug" in args:
+            traceback.print_exc()
+        code, message = _explain(error)
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the message for an error."""
+    if isinstance(error, FloatingPointError):
+        return DIVERGED, str(error)
+    if isinstance(error, ValueError | OSError):
+        return BAD_INPUT, str(error)
+    return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _parse(args: Sequence[str]) -> Command:
+    """Turns arguments into a command; raises ValueError, with tyro's message, for wrong ones."""
+    recipe = _recipe(args)
+    commands = (
+        Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe))]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Summary, tyro.conf.subcommand("summary", default=Summary(recipe))]
+    )
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                commands, prog="mnist-jax", args=args, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    # tyro draws a box: a title, the message, a rule, further help. The message is what is wanted.
+    lines = [line.strip("│ ") for line in printed.getvalue().splitlines()[1:]]
+    rules = [number for number, line in enumerate(lines) if not line.strip("─-╰╯")]
+    start = 1 if rules[0] == 0 else 0  # without Unicode there is a rule below the title
+    message = " ".join(lines[start : rules[start]])
+    message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
+    if "Perhaps you meant:" in lines:
+        message += f"; perhaps you meant {lines[lines.index('Perhaps you meant:') + 1].split()[0]}"
+    command = "mnist-jax " + next((arg for arg in args if not arg.startswith("-")), "")
+    raise ValueError(f"{message} (see {command.strip()} --help)")
+
+
+def _recipe(args: Sequence[str]) -> Config:
+    """The config of `--config FILE`: its fields are the defaults of the other options."""
+    for arg, following in itertools.zip_longest(args, args[1:]):
+        if arg.startswith("--config=") or (arg == "--config" and following):
+            return load_config(arg.partition("=")[2] or following)
+    return Config()

@@ -1,0 +1,64 @@
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnist_jax.hashing import tree_sha256
+from mnist_jax.history import read_json, write_atomic, write_history, write_json
+
+
+def write_forever(path: str) -> None:
+    n = 0
+    while True:
+        write_history(Path(path), [{"n": n, "filler": "x" * 10_000}] * 20)
+        n += 1
+
+
+def test_a_reader_never_sees_a_part_even_when_the_writer_is_killed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writer = context.Process(target=write_forever, args=(str(tmp_path),))
+    writer.start()
+    file = tmp_path / "metrics.jsonl"
+    while not file.exists():
+        assert writer.is_alive()
+    for _ in range(100):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        assert len(rows) == 20
+        assert len({row["n"] for row in rows}) == 1
+    writer.kill()
+    writer.join()
+    assert len(file.read_text().splitlines()) == 20
+
+
+def test_a_failed_write_leaves_the_old_text_and_nothing_else(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "a", "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "a", "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
+
+
+def test_json_files(tmp_path):
+    assert read_json(tmp_path / "a.json") is None
+    write_json(tmp_path / "a.json", {"a": [1, 0.1]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, 0.1]}
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a.json is not JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_hash_tells_path_dtype_shape_and_bits():
+    tree = {"b": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "a": np.zeros(3, np.float32)}
+    same = {"a": jnp.zeros(3), "b": {"kernel": np.asfortranarray(tree["b"]["kernel"])}}
+    assert tree_sha256(tree) == tree_sha256(same)
+    others = [
+        {"b": {"bias": tree["b"]["kernel"]}, "a": tree["a"]},
+        {"b": {"kernel": tree["b"]["kernel"].reshape(3, 2)}, "a": tree["a"]},
+        {"b": {"kernel": tree["b"]["kernel"]}, "a": np.zeros(3, np.int32)},
+        {"b": {"kernel": tree["b"]["kernel"]}, "a": np.array([0, 0, -0.0], np.float32)},
+    ]
+    assert len({tree_sha256(t) for t in [tree, *others]}) == 5

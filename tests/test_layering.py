@@ -1,0 +1,55 @@
+"""A file imports only from layers below its own: see CONTRIBUTING.md."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "mnist_jax"
+LAYERS = [
+    "checkpoint clock config datasets hashing history metrics ops optimizer rng sharding",
+    "loader model state steps workdir",
+    "evaluate predict summary train",
+    "cli",
+    "__init__ __main__",
+]
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+
+
+def imported(file: Path) -> set[str]:
+    """The modules of the package that a file imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            spelled = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            spelled = [alias.name for alias in node.names]
+        else:
+            continue
+        names |= {name.split(".")[1] for name in spelled if name.startswith("mnist_jax.")}
+    return names
+
+
+def test_every_file_has_a_layer():
+    found = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.name == "datasets"
+    }
+    assert found == set(LAYER)
+
+
+def test_imports_point_downward():
+    upward = []
+    for file in PACKAGE.rglob("*.py"):
+        importer = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        upward += [
+            f"{importer} imports {name}"
+            for name in imported(file)
+            if name != importer and LAYER[name] >= LAYER[importer]
+        ]
+    assert not upward
+
+
+def test_the_test_sees_an_arrow_upward(tmp_path):
+    (tmp_path / "ops.py").write_text("def f():\n    from mnist_jax.train import train")
+    assert imported(tmp_path / "ops.py") == {"train"}
+    (tmp_path / "ops.py").write_text("from mnist_jax import cli")
+    assert imported(tmp_path / "ops.py") == {"cli"}
