@@ -48,7 +48,7 @@ def _prepare(root: Path, name: str) -> Path:
     _prepare_with_tensorflow(root, name)
     prepared = _find(root, name)
     if not prepared:
-        raise ValueError(f"dataset {name!r}: tfds left nothing in {root}; see its messages above")
+        raise ValueError(f"dataset {name!r} has several configs: name one, as in {name}/CONFIG")
     return prepared
 
 
@@ -80,23 +80,30 @@ def _prepare_own(root: Path, name: str, module: str) -> Path:
 def _prepare_with_tensorflow(root: Path, name: str) -> None:
     # In a process of its own: it can be given a time limit, and TensorFlow, which takes the memory
     # of every GPU that it sees, is gone when it ends.
-    code = (
-        "import sys, tensorflow_datasets as tfds; "
-        "tfds.builder(sys.argv[1], data_dir=sys.argv[2], file_format='array_record')"
-        ".download_and_prepare()"
-    )
+    code = """
+import sys, tensorflow_datasets as tfds
+try:
+    builder = tfds.builder(sys.argv[1], data_dir=sys.argv[2], file_format="array_record")
+    builder.download_and_prepare()
+except Exception as error:
+    sys.exit(print(f"{type(error).__name__}: {error}".replace(chr(10), " ")) or 1)
+"""
+    print(f"tfds prepares the dataset {name} in {root}; it may download", file=sys.stderr)
     try:
-        subprocess.run(
-            [sys.executable, "-c", code, name, str(root)], timeout=DOWNLOAD_TIMEOUT, check=True
+        child = subprocess.run(
+            [sys.executable, "-c", code, name, str(root)],
+            timeout=DOWNLOAD_TIMEOUT,
+            stdout=subprocess.PIPE,  # its last line is the error; the progress goes past it
+            text=True,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"dataset {name!r} was not downloaded within {DOWNLOAD_TIMEOUT} s; is there a network?"
+            f"dataset {name!r} was not ready within {DOWNLOAD_TIMEOUT} s; is there a network?"
         ) from None
-    except subprocess.CalledProcessError:
-        raise ValueError(
-            f"tfds could not prepare dataset {name!r}; see its messages above"
-        ) from None
+    if child.returncode:
+        reason = (child.stdout.splitlines() or ["it was killed"])[-1]
+        raise ValueError(f"tfds could not prepare dataset {name!r}: {reason:.300}")
 
 
 def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
