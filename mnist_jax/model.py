@@ -28,14 +28,17 @@ class ConvMaxPool(nn.Module):
 
 
 class CNN(nn.Module):
-    """The classic small network: convolution, max-pool, one hidden layer, dropout, output."""
+    """The classic small network: convolution, max-pool, one hidden layer, dropout, output.
 
-    num_classes: int = 10
-    features: int = 32
-    kernel_size: int = 3
-    pool_size: int = 2
-    hidden_size: int = 64
-    dropout_rate: float = 0.2
+    The fields are those of `ModelConfig`.
+    """
+
+    num_classes: int
+    features: int
+    kernel_size: int
+    pool_size: int
+    hidden_size: int
+    dropout_rate: float
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:

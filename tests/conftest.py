@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flax import linen as nn
 
 from mnist_jax import Config, train
-from mnist_jax.config import DataConfig
+from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.datasets import Split, load_dataset
+from mnist_jax.model import create_model
 from mnist_jax.train import Run
 
 SMALL = Config(
@@ -19,6 +21,11 @@ SMALL = Config(
     chunk_steps=4,
     data=DataConfig(train_split="train[:1280]", test_split="test[:500]"),
 )
+
+
+def create_reference(**fields: float) -> nn.Module:
+    """The reference network, with some fields changed."""
+    return create_model(**vars(ModelConfig(**fields)))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

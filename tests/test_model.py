@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import create_reference
 
 from mnist_jax import rng
 from mnist_jax.model import create_model
@@ -11,7 +12,7 @@ from mnist_jax.summary import format_table, summarize
 @pytest.fixture(scope="module")
 def params():
     images = jnp.zeros((1, 28, 28, 1))
-    return create_model("cnn").init(rng.stream(0, "init"), images)["params"]
+    return create_reference().init(rng.stream(0, "init"), images)["params"]
 
 
 def test_the_reference_network_has_347146_parameters(params):
@@ -30,7 +31,7 @@ def test_kernels_are_glorot_uniform_and_biases_zero(params):
 
 
 def test_logits_without_dropout_are_a_pure_function(params):
-    model = create_model("cnn")
+    model = create_reference()
     images = jax.random.uniform(jax.random.key(1), (3, 28, 28, 1))
     logits = jnp.asarray(model.apply({"params": params}, images))
     assert (logits.shape, logits.dtype) == ((3, 10), jnp.float32)
@@ -39,7 +40,7 @@ def test_logits_without_dropout_are_a_pure_function(params):
 
 def test_dropout_silences_hidden_units_and_scales_the_rest(params):
     identity = {"kernel": jnp.eye(64, 64), "bias": jnp.zeros(64)}
-    model = create_model("cnn", num_classes=64, dropout_rate=0.25)
+    model = create_reference(num_classes=64, dropout_rate=0.25)
     images = jax.random.uniform(jax.random.key(1), (200, 28, 28, 1))
     key = jax.random.key(2)
     hidden = model.apply({"params": params | {"output": identity}}, images)
@@ -54,7 +55,7 @@ def test_dropout_silences_hidden_units_and_scales_the_rest(params):
 
 
 def test_fields_change_the_shapes():
-    model = create_model("cnn", num_classes=7, features=4, kernel_size=5, pool_size=3)
+    model = create_reference(num_classes=7, features=4, kernel_size=5, pool_size=3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))
     assert shapes["params"]["conv"]["kernel"].shape == (5, 5, 3, 4)
     assert shapes["params"]["dense"]["kernel"].shape == (5 * 9 * 4, 64)
@@ -67,7 +68,7 @@ def test_an_unknown_model_names_the_known_ones():
 
 
 def test_summary_is_computed_from_the_module():
-    layers = summarize(create_model("cnn"), (28, 28, 1))
+    layers = summarize(create_reference(), (28, 28, 1))
     assert [(layer.name, layer.shape, layer.params) for layer in layers] == [
         ("conv", (26, 26, 32), 320),
         ("max_pool", (13, 13, 32), 0),
@@ -85,6 +86,6 @@ def test_summary_is_computed_from_the_module():
 
 
 def test_summary_follows_the_fields():
-    layers = summarize(create_model("cnn", features=8, kernel_size=5, pool_size=1), (12, 10, 3))
+    layers = summarize(create_reference(features=8, kernel_size=5, pool_size=1), (12, 10, 3))
     assert layers[0][:3] == ("conv", (8, 6, 8), 5 * 5 * 3 * 8 + 8)
     assert layers[1][:2] == ("flatten", (8 * 6 * 8,))

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import create_reference
 
 from mnist_jax import rng
 from mnist_jax.metrics import mean_metrics, metric_sums
-from mnist_jax.model import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import (
@@ -24,7 +24,7 @@ DROPOUT = rng.stream(0, "dropout")
 
 def create_state(learning_rate=1e-3, **fields):
     tx = create_optimizer(learning_rate, b1=0.9, b2=0.999, eps=1e-7)
-    return create_train_state(create_model("cnn", **fields), tx, rng.stream(0, "init"), (28, 28, 1))
+    return create_train_state(create_reference(**fields), tx, rng.stream(0, "init"), (28, 28, 1))
 
 
 def create_batch(mnist, indices, mask=None):
