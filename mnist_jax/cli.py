@@ -1,7 +1,6 @@
 """The command line: parse, call one function, turn errors into one line and an exit code."""
 
 import contextlib
-import importlib.metadata
 import io
 import itertools
 import re
@@ -15,6 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+import mnist_jax
 from mnist_jax.config import Config, load_config
 from mnist_jax.datasets import load_splits
 from mnist_jax.evaluate import evaluate
@@ -124,7 +124,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs `mnist-jax ARGS` and returns the exit code."""
     args = list(sys.argv[1:] if args is None else args)
     if args == ["--version"]:
-        print(f"mnist-jax {importlib.metadata.version('mnist_jax')}")
+        print(f"mnist-jax {mnist_jax.__version__}")
         return 0
     try:
         _parse(args).run()

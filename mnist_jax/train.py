@@ -90,14 +90,21 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
 
     if overwrite:
         _delete_run(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", dataclasses.asdict(config))
+    if not result:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", dataclasses.asdict(config))
 
-    with open_checkpoints(workdir / "checkpoints") as checkpoints:
+    with open_checkpoints(workdir / "checkpoints", read_only=bool(result)) as checkpoints:
         with watch.phase("checkpoint"):
             state, history = restore_state(checkpoints, state, replicated(mesh))
         if result:
+            if int(state.step) != result["steps"]:
+                raise ValueError(
+                    f"{workdir} has a result for step {result['steps']}, but its newest checkpoint "
+                    f"is of step {int(state.step)}: start anew with --overwrite"
+                )
             return Run(state, history, result)
+        write_history(workdir, history)  # without what was written after the checkpoint
 
         num_examples = len(splits["train"].labels)
         num_steps = steps_per_epoch(num_examples, config.batch_size)
@@ -107,10 +114,11 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
         )
 
         with watch.phase("compile"):
-            first_epoch = chunks_of(epoch_order(shuffle_rng, 0, num_examples))
+            order = epoch_order(shuffle_rng, 0, num_examples)
+            by_size = {len(chunk["label"]): chunk for chunk in chunks_of(order)}  # one or two
             run_chunk = {
                 size: run_steps.lower(state, chunk, dropout_rng).compile()
-                for size, chunk in {len(chunk["label"]): chunk for chunk in first_epoch}.items()
+                for size, chunk in by_size.items()
             }
             validation = list(eval_chunks(*data["validation"], **layout))
             run_eval_chunk = run_eval_steps.lower(
@@ -118,18 +126,22 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
             ).compile()
 
         with tqdm(
-            total=config.epochs * num_steps, initial=int(state.step), unit="step", disable=None
+            total=config.epochs * num_steps,
+            initial=int(state.step),
+            desc="training",
+            unit="step",
+            leave=False,
+            disable=None,
         ) as bar:
             for epoch in range(int(state.step) // num_steps, config.epochs):
                 epoch_started = time.perf_counter()
                 with watch.phase("train"):
                     sums = []
                     for chunk in chunks_of(epoch_order(shuffle_rng, epoch, num_examples)):
-                        state, chunk_sums = run_chunk[len(chunk["label"])](
-                            state, chunk, dropout_rng
-                        )
+                        size = len(chunk["label"])
+                        state, chunk_sums = run_chunk[size](state, chunk, dropout_rng)
                         sums.append(jax.device_get(chunk_sums))  # waits for the chunk
-                        bar.update(len(chunk["label"]))
+                        bar.update(size)
                     trained = mean_metrics(sums)
                 if not math.isfinite(trained["loss"]):
                     raise FloatingPointError(
