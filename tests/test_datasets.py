@@ -198,6 +198,12 @@ def test_a_dataset_that_cannot_be_prepared_is_one_clear_line(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_data_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(ValueError, match=r"cannot be prepared in .*/file: .* set TFDS_DATA_DIR"):
+        load_dataset("mnist", "train", data_dir=tmp_path / "file")
+
+
 def test_an_unknown_split_names_the_known_ones():
     with pytest.raises(ValueError, match=r"cannot give the split 'valid' \(it has train, test\)"):
         load_dataset("mnist", "valid")

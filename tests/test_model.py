@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,9 @@ def test_summary_follows_the_fields():
     layers = summarize(create_reference(features=8, kernel_size=5, pool_size=1), (12, 10, 3))
     assert layers[0][:3] == ("conv", (8, 6, 8), 5 * 5 * 3 * 8 + 8)
     assert layers[1][:2] == ("flatten", (8 * 6 * 8,))
+
+
+def test_the_readme_shows_the_table_as_it_is():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    image_shape = (28, 28, 1)
+    assert format_table(summarize(create_reference(), image_shape), image_shape) in readme

@@ -38,7 +38,13 @@ def _find(root: Path, name: str) -> Path | None:
 def _prepare(root: Path, name: str) -> Path:
     own = f"mnist_jax.datasets.{name}"
     if name.isidentifier() and importlib.util.find_spec(own):
-        return _prepare_own(root, name, f"{own}.{name}_dataset_builder")
+        try:
+            return _prepare_own(root, name, f"{own}.{name}_dataset_builder")
+        except OSError as error:
+            raise ValueError(
+                f"the dataset {name} cannot be prepared in {root}: {error}; set TFDS_DATA_DIR to a "
+                "directory with room that can be written"
+            ) from error
     if not importlib.util.find_spec("tensorflow"):
         raise ValueError(
             f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
