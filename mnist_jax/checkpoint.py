@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,23 @@ def open_checkpoints(
 ) -> Iterator[ocp.CheckpointManager]:
     """Opens a directory of checkpoints that keeps the newest and the best by validation accuracy.
 
-    Saves run in the background; leaving the `with` block waits for them.
+    Saves run in the background; leaving the `with` block waits for them. Opening for writing
+    removes what a save that was killed has left.
 
     Raises:
         ValueError: a checkpoint is damaged.
+        NotADirectoryError: `directory` is a file.
     """
     directory = directory.absolute()
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; a directory of checkpoints goes there")
     # Before Orbax reads any of it: what it says of a damaged file is long, and not always an error.
     for checkpoint in directory.glob("*"):
-        if checkpoint.name.isdecimal():
+        if checkpoint.name.isdecimal() and checkpoint.is_dir():
             _check_sums(checkpoint)
+    if not read_only:
+        for leftover in directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(leftover)
     # Orbax warns of settings that `read_only` overrules, its own defaults among them.
     only_reading: dict[str, Any] = {"read_only": True, "create": False, "save_interval_steps": 0}
     options = ocp.CheckpointManagerOptions(
@@ -47,7 +55,9 @@ def open_checkpoints(
         ),
         best_fn=_val_accuracy,  # for `best_step`
         async_options=ocp.AsyncOptions(
-            post_finalization_callback=functools.partial(_record_sums, directory)
+            post_finalization_callback=functools.partial(_record_sums, directory),
+            # A directory that cannot be made in the background leaves Orbax's threads waiting.
+            create_directories_asynchronously=False,
         ),
         **(only_reading if read_only else {}),
     )
@@ -58,8 +68,7 @@ def open_checkpoints(
         "history": ocp.JsonCheckpointHandler(),
     }
     absl, level = logging.getLogger("absl"), logging.getLogger("absl").level
-    if read_only:
-        absl.setLevel(logging.ERROR)  # it warns that it will only read
+    absl.setLevel(logging.CRITICAL)  # Orbax logs what it also raises, and warns of `read_only`
     try:
         with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
             yield manager
@@ -133,10 +142,9 @@ def restore_params(
     named = {"latest": manager.latest_step(), "best": manager.best_step()}
     found = ({str(number): number for number in steps} | named).get(str(step))
     if found is None:
-        saved = ", ".join(map(str, steps)) or "none"
+        saved = f"the steps {', '.join(map(str, steps))}; latest and best name one of them"
         raise ValueError(
-            f"{manager.directory} holds no step {step}; there are {saved}, of which latest and "
-            "best name one"
+            f"{manager.directory} holds no step {step}, but {saved if steps else 'nothing yet'}"
         )
     target = {"params": _saved_arrays(manager, found)["params"]}
     return found, _restore(manager, found, target, sharding)["params"]

@@ -1,17 +1,23 @@
 """The readable files of a work directory, each replaced as a whole."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replaces a file so that a reader, or a crash, sees the old text or the new, never a part."""
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing so that a reader, or a crash, sees the old one or the whole new one.
+
+    The new file takes the place of the old one when the `with` block ends without an error.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -20,13 +26,17 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes a JSON file as `write_atomic` does."""
-    write_atomic(path, json.dumps(values, indent=2) + "\n")
+    """Writes a JSON file, at once or not at all; ValueError for a number that is not finite."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def write_history(workdir: Path, history: list[dict[str, Any]]) -> None:
-    """Writes metrics.jsonl, a line an epoch."""
-    write_atomic(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+    """Writes metrics.jsonl, a line an epoch, at once or not at all."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
+    with atomic_file(workdir / "metrics.jsonl") as file:
+        file.write(text.encode())
 
 
 def read_json(path: Path) -> Any:

@@ -57,7 +57,7 @@ def test_the_newest_and_the_best_are_kept_also_over_restarts(tmp_path):
             np.testing.assert_array_equal(
                 params["layer"]["kernel"], np.full(3, np.float32(step / 10))
             )
-        with pytest.raises(ValueError, match="no step 3; there are 2, 4"):
+        with pytest.raises(ValueError, match="no step 3, but the steps 2, 4; latest and best"):
             restore_params(manager, 3, REPLICATED)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import read_json, write_atomic, write_history, write_json
+from mnist_jax.history import atomic_file, read_json, write_history, write_json
 
 
 def write_forever(path: str) -> None:
@@ -35,16 +35,19 @@ def test_a_reader_never_sees_a_part_even_when_the_writer_is_killed(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_text_and_nothing_else(tmp_path, monkeypatch):
-    write_atomic(tmp_path / "a", "old")
+    (tmp_path / "a").write_text("old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(tmp_path / "a", "new")
+    with pytest.raises(OSError, match="No space left"), atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
 
 
 def test_json_files(tmp_path):
     assert read_json(tmp_path / "a.json") is None
     write_json(tmp_path / "a.json", {"a": [1, 0.1]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, 0.1]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert read_json(tmp_path / "a.json") == {"a": [1, 0.1]}
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a.json is not JSON"):
