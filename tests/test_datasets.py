@@ -191,6 +191,25 @@ def test_an_unwritable_cache_is_no_error(tiny, monkeypatch):
     assert cache.load(tiny / "tiny" / "1.0.0", "train") is None
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0.0, 0.9, 1.8], "one integer label an image"), ([[0], [1], [2]], "one integer label")],
+)
+def test_labels_that_are_not_one_integer_each_are_refused(labels, message, tiny, monkeypatch):
+    source = [{"picture": np.zeros((2, 3), np.uint8), "digit": np.asarray(x)} for x in labels]
+    builder = type(tfds.builder_from_directory(tiny / "tiny" / "1.0.0"))
+    monkeypatch.setattr(builder, "as_data_source", lambda *_: source)
+    with pytest.raises(ValueError, match=message):
+        load_dataset("tiny", "train", data_dir=tiny)
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_a_damaged_dataset_is_named_with_the_remedy(file, tiny):
+    (tiny / "tiny" / "1.0.0" / file).write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be read: .*; delete .*tiny/1.0.0"):
+        load_dataset("tiny", "train", data_dir=tiny)
+
+
 @pytest.mark.parametrize("name", ["fashion_mnist", "no_such_dataset"])
 def test_a_dataset_that_cannot_be_prepared_is_one_clear_line(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name}' is not prepared in .*pip install tensorflow"):

@@ -47,8 +47,11 @@ def load_dataset(
 def _read_split(prepared: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow_datasets as tfds  # slow, and not needed where the arrays are cached
 
-    builder: Any = tfds.builder_from_directory(prepared)
-    keys = builder.info.supervised_keys or ("image", "label")
+    try:
+        builder: Any = tfds.builder_from_directory(prepared)
+    except Exception as error:
+        raise _damaged(name, prepared, error) from error
+    image_key, label_key = builder.info.supervised_keys or ("image", "label")
     try:
         source = builder.as_data_source(split)
     except NotImplementedError:  # prepared as tfrecord, which only TensorFlow reads
@@ -56,25 +59,32 @@ def _read_split(prepared: Path, name: str, split: str) -> tuple[np.ndarray, np.n
     except Exception as error:
         raise ValueError(
             f"dataset {name!r} cannot give the split {split!r} (it has "
-            f"{', '.join(builder.info.splits)}), or {prepared} is damaged and should be deleted: "
-            f"{error}"
+            f"{', '.join(builder.info.splits)}): {error}"
         ) from error
-    images, labels = [], []
     try:
-        for example in source:
-            images.append(example[keys[0]])
-            labels.append(example[keys[1]])
-        pixels = np.stack(images) if images else np.zeros((0, 0, 0, 0), np.uint8)
+        examples = [(example[image_key], example[label_key]) for example in source]
     except Exception as error:
-        raise ValueError(f"dataset {name!r} in {prepared} cannot be read: {error}") from error
-    if pixels.ndim == 3:
-        pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise _damaged(name, prepared, error) from error
+    if len({np.shape(image) for image, _ in examples}) != 1:
         raise ValueError(
-            f"dataset {name!r} must hold uint8 images [H, W, C] with labels, found "
-            f"{pixels.dtype} {pixels.shape[1:]}"
+            f"dataset {name!r} must hold images of one size, one or more, in {split!r}"
         )
-    return pixels, np.asarray(labels, np.int32)
+    images, labels = map(np.stack, zip(*examples, strict=True))
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4:
+        found = f"{images.dtype} {images.shape[1:]}"
+        raise ValueError(f"dataset {name!r} must hold uint8 images [H, W, C], found {found}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        found = f"{labels.dtype} {labels.shape[1:]}"
+        raise ValueError(f"dataset {name!r} must hold one integer label an image, found {found}")
+    return images, labels.astype(np.int32)
+
+
+def _damaged(name: str, prepared: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"dataset {name!r} cannot be read: {error}; delete {prepared} and it is prepared anew"
+    )
 
 
 def load_splits(
@@ -94,10 +104,17 @@ def load_splits(
         "validation": Split(images[validation], labels[validation]),
         "test": load_dataset(dataset, test_split),
     }
-    shapes = {split.images.shape[1:] for split in splits.values()}
-    if len(shapes) > 1 or not all(len(split.labels) for split in splits.values()):
-        found = ", ".join(f"{name} {split.images.shape}" for name, split in splits.items())
-        raise ValueError(f"dataset {dataset!r} must give images of one shape, got {found}")
+    for part, split in splits.items():
+        if not len(split.labels):
+            raise ValueError(
+                f"dataset {dataset!r}: {len(labels)} examples in {train_split!r} and a validation "
+                f"fraction of {validation_fraction} leave none for {part}"
+            )
+    if images.shape[1:] != splits["test"].images.shape[1:]:
+        raise ValueError(
+            f"dataset {dataset!r} must hold images of one shape, but those for training are "
+            f"{images.shape[1:]} and those for the test {splits['test'].images.shape[1:]}"
+        )
     return splits
 
 

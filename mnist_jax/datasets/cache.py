@@ -1,4 +1,8 @@
-"""Decoded arrays on disk: decoding MNIST's 60,000 records takes seconds, reading this does not."""
+"""Decoded arrays on disk: decoding MNIST's 60,000 records takes seconds, reading this does not.
+
+They lie in $XDG_CACHE_HOME/mnist_jax or ~/.cache/mnist_jax, one file for each split that was used,
+and may be deleted at any time.
+"""
 
 import hashlib
 import os
@@ -22,22 +26,22 @@ def load(prepared: Path, split: str) -> Arrays | None:
             if str(stored["source"]) != _source(prepared):
                 return None
             return stored["images"], stored["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError):
         return None
 
 
 def save(prepared: Path, split: str, arrays: Arrays) -> None:
-    """Keeps the arrays of a split. A cache directory that can't be written costs time, no more."""
-    file = _file(prepared, split)
+    """Keeps the arrays of a split. A cache that can't be written costs time, no more."""
     temporary = None
     try:
+        file = _file(prepared, split)
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as output:
             temporary = Path(output.name)
             images, labels = arrays
             np.savez(output, images=images, labels=labels, source=np.str_(_source(prepared)))
         temporary.replace(file)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
         if temporary:
             temporary.unlink(missing_ok=True)
 

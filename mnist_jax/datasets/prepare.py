@@ -36,10 +36,9 @@ def _find(root: Path, name: str) -> Path | None:
 
 
 def _prepare(root: Path, name: str) -> Path:
-    own = f"mnist_jax.datasets.{name}"
-    if name.isidentifier() and importlib.util.find_spec(own):
+    if (Path(__file__).parent / name / f"{name}_dataset_builder.py").is_file():
         try:
-            return _prepare_own(root, name, f"{own}.{name}_dataset_builder")
+            return _prepare_own(root, name)
         except OSError as error:
             raise ValueError(
                 f"the dataset {name} cannot be prepared in {root}: {error}; set TFDS_DATA_DIR to a "
@@ -58,7 +57,7 @@ def _prepare(root: Path, name: str) -> Path:
     return prepared
 
 
-def _prepare_own(root: Path, name: str, module: str) -> Path:
+def _prepare_own(root: Path, name: str) -> Path:
     import tensorflow_datasets as tfds
 
     if not sys.stderr.isatty():
@@ -72,9 +71,8 @@ def _prepare_own(root: Path, name: str, module: str) -> Path:
         if not prepared:
             for leftover in place.glob("incomplete.*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            builder = importlib.import_module(module).Builder(
-                data_dir=root, file_format="array_record"
-            )
+            module = importlib.import_module(f"mnist_jax.datasets.{name}.{name}_dataset_builder")
+            builder = module.Builder(data_dir=root, file_format="array_record")
             # Of tfds's messages only the progress bar, on standard error, is true of local files.
             print(f"preparing the dataset {name} in {root}", file=sys.stderr)
             with contextlib.redirect_stdout(None):
