@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-# Batches in one compiled call of an evaluation. One size for every split means one compilation.
-EVAL_STEPS = 16
+# Images in one compiled call of an evaluation, or one batch if that is more. One size for every
+# split means one compilation.
+EVAL_IMAGES = 2048
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -57,7 +58,7 @@ def take_chunk(
         rounded up to a multiple of the device count.
     """
     devices = sharding.mesh.size
-    column = jnp.arange(math.ceil(batch_size / devices) * devices)
+    column = jnp.arange(math.ceil(batch_size / devices) * devices)[None, :]
     step = first_step + jnp.arange(num_steps)[:, None]
     position = step * batch_size + column
     index = order.at[position].get(mode="clip")
@@ -101,18 +102,19 @@ def train_chunks(
 def eval_chunks(
     images: jax.Array, labels: jax.Array, *, batch_size: int, sharding: NamedSharding
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields all examples in their own order, in chunks of EVAL_STEPS batches, the end padded.
+    """Yields all examples in their own order, in chunks of one size, the end padded.
 
     Args and chunks as in `take_chunk`.
     """
     order = jnp.arange(len(images), dtype=jnp.int32)
-    for first_step in range(0, steps_per_epoch(len(images), batch_size), EVAL_STEPS):
+    num_steps = max(1, EVAL_IMAGES // batch_size)
+    for first_step in range(0, steps_per_epoch(len(images), batch_size), num_steps):
         yield take_chunk(
             images,
             labels,
             order,
             first_step,
-            num_steps=EVAL_STEPS,
+            num_steps=num_steps,
             batch_size=batch_size,
             sharding=sharding,
         )

@@ -24,7 +24,7 @@ def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
     """
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return {
-        "loss_sum": jnp.sum(jnp.where(mask, losses, 0.0)),
+        "loss_sum": jnp.sum(losses, where=mask),
         "correct": jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),
         "count": jnp.sum(mask, dtype=jnp.int32),
     }

@@ -24,7 +24,7 @@ class ConvMaxPool(nn.Module):
         shape = (self.kernel_size, self.kernel_size, images.shape[-1], self.features)
         kernel = self.param("kernel", glorot_uniform, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return conv_max_pool(images, kernel, self.pool_size) + bias
+        return conv_max_pool(images, kernel, self.pool_size) + bias.reshape(1, 1, 1, -1)
 
 
 class CNN(nn.Module):

@@ -27,7 +27,7 @@ def loss_fn(
         {"params": params}, scale(batch["image"]), train=True, rngs={"dropout": dropout_key}
     )
     sums = metric_sums(logits, batch["label"], batch["mask"])
-    return sums["loss_sum"] / sums["count"], sums
+    return sums["loss_sum"] / sums["count"].astype(jnp.float32), sums
 
 
 def train_step(state: TrainState, batch: Batch, dropout_rng: jax.Array) -> tuple[TrainState, Sums]:

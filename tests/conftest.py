@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 from flax import linen as nn
 
@@ -14,6 +15,10 @@ from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.datasets import Split, load_dataset
 from mnist_jax.model import create_model
 from mnist_jax.train import Run
+
+# What JAX would broadcast without a word is an error here. (Strict dtypes too would be, but Optax
+# raises a float to an int32 power.)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SMALL = Config(
     epochs=2,

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +20,11 @@ def numbered(num_examples):
     return pixels.reshape(num_examples, 1, 2, 1), number.astype(jnp.int32)
 
 
-def examples(chunks):
+def examples(chunks, sharding):
     """The numbers of the real examples, in order, after checking that images and labels agree."""
     found = []
     for chunk in chunks:
+        assert all(leaf.sharding.is_equivalent_to(sharding, leaf.ndim) for leaf in chunk.values())
         image = np.asarray(chunk["image"], int)
         np.testing.assert_array_equal(
             image[..., 0, 0, 0] * 256 + image[..., 0, 1, 0], chunk["label"]
@@ -32,16 +37,17 @@ def examples(chunks):
 @given(st.integers(1, 400), st.integers(1, 70), st.integers(1, 9))
 def test_an_epoch_shows_each_example_once_in_its_order(num_examples, batch_size, chunk_steps):
     order = epoch_order(rng.stream(0, "shuffle"), 3, num_examples)
+    sharding = split_batch(create_mesh())
     chunks = list(
         train_chunks(
             *numbered(num_examples),
             order,
             chunk_steps=chunk_steps,
             batch_size=batch_size,
-            sharding=split_batch(create_mesh()),
+            sharding=sharding,
         )
     )
-    np.testing.assert_array_equal(examples(chunks), order)
+    np.testing.assert_array_equal(examples(chunks, sharding), order)
     assert sorted(order.tolist()) == list(range(num_examples))
     sizes = [len(chunk["label"]) for chunk in chunks]
     assert sum(sizes) == steps_per_epoch(num_examples, batch_size)
@@ -57,8 +63,16 @@ def test_an_epoch_shows_each_example_once_in_its_order(num_examples, batch_size,
 def test_an_evaluation_shows_each_example_once_in_order(num_examples, batch_size):
     sharding = split_batch(create_mesh())
     chunks = list(eval_chunks(*numbered(num_examples), batch_size=batch_size, sharding=sharding))
-    np.testing.assert_array_equal(examples(chunks), np.arange(num_examples))
+    np.testing.assert_array_equal(examples(chunks, sharding), np.arange(num_examples))
     assert len({chunk["label"].shape for chunk in chunks}) == 1  # one compilation
+
+
+def test_it_holds_on_eight_devices_too():
+    """Batches that do not divide by 8 are padded and masked."""
+    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    pytest = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "shows_each_example_once"]
+    output = subprocess.run(pytest, env=flags, capture_output=True, text=True, check=False).stdout
+    assert "2 passed" in output, output
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch():

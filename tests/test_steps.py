@@ -125,7 +125,9 @@ def test_a_chunk_is_its_steps_one_after_the_other(mnist):
     for batch in batches:
         one_by_one, sums = jax.jit(train_step)(one_by_one, batch, DROPOUT)
         losses.append(sums["loss_sum"])
-    at_once, sums = run_steps(create_state(), as_chunk(*batches), DROPOUT)
+    state = create_state()
+    at_once, sums = run_steps(state, as_chunk(*batches), DROPOUT)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))  # donated
     np.testing.assert_allclose(sums["loss_sum"], losses, rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
