@@ -3,13 +3,14 @@
 import contextlib
 import io
 import itertools
+import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import numpy as np
 import tyro
@@ -18,6 +19,7 @@ import mnist_jax
 from mnist_jax.config import Config, load_config
 from mnist_jax.datasets import load_splits
 from mnist_jax.evaluate import evaluate
+from mnist_jax.history import atomic_file
 from mnist_jax.model import create_model
 from mnist_jax.predict import predict
 from mnist_jax.summary import format_table, summarize
@@ -25,7 +27,7 @@ from mnist_jax.train import train
 from mnist_jax.workdir import read_config
 
 # Exit codes: 0 done, and
-UNEXPECTED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
+UNEXPECTED, BAD_INPUT, DIVERGED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
 
 # The fields of a recipe are options of their own, without a prefix: --epochs, --data.dataset.
 Recipe = Annotated[Config, tyro.conf.arg(name="")]
@@ -89,14 +91,15 @@ class Predict:
     def run(self) -> None:
         if self.output.suffix != ".npz":
             raise ValueError(f"--output must end in .npz, got {self.output}")
+        if not self.output.parent.is_dir():
+            raise FileNotFoundError(f"--output: there is no directory {self.output.parent}")
         config = read_config(self.workdir)
         if config is None:
             raise FileNotFoundError(f"there is no trained network in {self.workdir}")
         images, labels = load_splits(**vars(config.data))[self.split]
         probabilities, classes = predict(self.workdir, images, self.step)
-        temporary = self.output.with_suffix(".tmp.npz")
-        np.savez(temporary, probabilities=probabilities, classes=classes, labels=labels)
-        temporary.replace(self.output)
+        with atomic_file(self.output) as file:
+            np.savez(file, probabilities=probabilities, classes=classes, labels=labels)
         print(f"{self.output}: probabilities {list(probabilities.shape)}, classes, labels")
 
 
@@ -113,11 +116,14 @@ class Summary:
     """Show the traceback of an error."""
 
     def run(self) -> None:
+        if min(self.image_shape) < 1:
+            raise ValueError(f"--image-shape must be positive, got {self.image_shape}")
         layers = summarize(create_model(**vars(self.recipe.model)), self.image_shape)
         print(format_table(layers, self.image_shape))
 
 
 Command = Train | Evaluate | Predict | Summary
+COMMANDS = ("train", "evaluate", "predict", "summary")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -132,13 +138,24 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit:  # of --help
         return 0
     except KeyboardInterrupt:
-        code, message = INTERRUPTED, "interrupted; the same command continues the run"
+        code, message = INTERRUPTED, "interrupted; the same command goes on where it can"
+    except BrokenPipeError:  # `| head` has read enough
+        return CLOSED_PIPE
     except Exception as error:
         if "--debug" in args:
             traceback.print_exc()
         code, message = _explain(error)
     print("error:", " ".join(message.split()), file=sys.stderr)
     return code
+
+
+def run() -> NoReturn:
+    """The `mnist-jax` command."""
+    code = main()
+    if code in (INTERRUPTED, CLOSED_PIPE):
+        # At once: threads that were saving, or compiling, would hold up or crash a tidy exit.
+        os._exit(code)
+    sys.exit(code)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -176,13 +193,16 @@ def _parse(args: Sequence[str]) -> Command:
     message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
     if "Perhaps you meant:" in lines:
         message += f"; perhaps you meant {lines[lines.index('Perhaps you meant:') + 1].split()[0]}"
-    command = "mnist-jax " + next((arg for arg in args if not arg.startswith("-")), "")
-    raise ValueError(f"{message} (see {command.strip()} --help)")
+    command = next((f" {arg}" for arg in args if arg in COMMANDS), "")
+    raise ValueError(f"{message} (see mnist-jax{command} --help)")
 
 
 def _recipe(args: Sequence[str]) -> Config:
     """The config of `--config FILE`: its fields are the defaults of the other options."""
+    recipe = Config()
     for arg, following in itertools.zip_longest(args, args[1:]):
-        if arg.startswith("--config=") or (arg == "--config" and following):
-            return load_config(arg.partition("=")[2] or following)
-    return Config()
+        if arg.startswith("--config="):
+            recipe = load_config(arg.partition("=")[2])
+        elif arg == "--config" and following is not None:
+            recipe = load_config(following)
+    return recipe  # of the last one, as for every option

@@ -152,18 +152,21 @@ class Config:
 def load_config(path: str | Path) -> Config:
     """Reads a recipe: a Python file with `get_config() -> Config`, or a `config.json`.
 
-    A relative path that does not exist here is looked for in the installed package, which carries
-    `configs/`.
+    `configs/NAME.py` is also found where it does not lie in the current directory: an installed
+    package carries its recipes, and a checkout has them beside the package.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file does not give a valid Config; the message names the file and says why.
     """
     file = Path(path)
+    package = Path(__file__).parent
+    if not file.is_file() and file.parent == Path("configs"):
+        file = next(
+            (home / file for home in (package, package.parent) if (home / file).is_file()), file
+        )
     if not file.is_file():
-        file = Path(__file__).parent / path
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no config file {path}")
+        raise FileNotFoundError(f"there is no config file {str(path)!r}")
     try:
         if file.suffix == ".json":
             return config_from_dict(json.loads(file.read_text()))

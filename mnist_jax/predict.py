@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.loader import eval_chunks
@@ -25,7 +26,7 @@ def predict(workdir: str | Path, images: np.ndarray, step: int | str = "latest")
 
     Args:
         workdir: a directory that `train` has written.
-        images: uint8 [N, H, W, C], like those trained on.
+        images: uint8 [N, H, W, C], of the shape trained on.
         step: a saved step, "latest", or "best" by validation accuracy.
 
     Returns:
@@ -33,8 +34,9 @@ def predict(workdir: str | Path, images: np.ndarray, step: int | str = "latest")
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
-        ValueError: it has no such step, cannot be read, or the images are not uint8 [N, H, W, C].
+        ValueError: it has no such step, cannot be read, or the images do not fit it.
     """
+    images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise ValueError(
             "images must be uint8 [N, H, W, C], N at least 1, got "
@@ -43,8 +45,14 @@ def predict(workdir: str | Path, images: np.ndarray, step: int | str = "latest")
     mesh = create_mesh()
     trained = load_trained(workdir, step, replicated(mesh))
     model = create_model(**vars(trained.config.model))
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(images[:1].shape))["params"]
+    if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, trained.params):
+        raise ValueError(
+            f"the network in {workdir} was trained on images of another shape than "
+            f"{list(images.shape[1:])}"
+        )
     on_device = jax.device_put(images, replicated(mesh))
-    labels = jax.numpy.zeros(len(images), jax.numpy.int32)  # chunks carry some; here unused
+    labels = jnp.zeros(len(images), jnp.int32)  # chunks carry some; here unused
     blocks = []
     for chunk in eval_chunks(
         on_device, labels, batch_size=trained.config.batch_size, sharding=split_batch(mesh)

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
 from flax.training.train_state import TrainState
+from jax.sharding import NamedSharding
 from tqdm import tqdm
 
 from mnist_jax import clock, rng
-from mnist_jax.checkpoint import open_checkpoints, restore_state, save_state
+from mnist_jax.checkpoint import open_checkpoints, restore_params, restore_state, save_state
 from mnist_jax.config import Config, config_differences
 from mnist_jax.datasets import Split, load_splits
 from mnist_jax.hashing import tree_sha256
@@ -45,14 +49,15 @@ class Run(NamedTuple):
 def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Run:
     """Trains a network, or continues the unfinished run in `workdir`; prints a line an epoch.
 
-    The same config gives the same bits on the same machine and versions, whether the run was
-    interrupted or not. The test split is used once, at the end.
+    On a CPU the same config gives the same bits on the same machine and versions, whether the run
+    was interrupted or not. The test split is used once, at the end.
 
     Args:
         config: the recipe.
         workdir: a directory for the results, made where there is none. It receives config.json,
             metrics.jsonl, result.json and checkpoints/.
-        overwrite: deletes a run that is in `workdir` and starts anew.
+        overwrite: deletes a run that is in `workdir` and starts anew. Nothing is deleted before the
+            new run is known to compile.
 
     Raises:
         ValueError: `workdir` holds a run with another config, or one that cannot be read; or the
@@ -65,65 +70,60 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
     watch.seconds["import"] = IMPORT_SECONDS
     started = time.perf_counter() - IMPORT_SECONDS
 
-    result = None if overwrite else _previous_result(workdir, config)
+    result = _previous_result(workdir, config, overwrite)
+    mesh = create_mesh()
+    model = create_model(**vars(config.model))
+    tx = create_optimizer(**vars(config.optimizer))
     if result:
+        run = _complete_run(workdir, model, tx, result, replicated(mesh))
         print(
             f"{workdir} is complete: test accuracy {result['test_accuracy']:.2%}. "
             "--overwrite trains anew, another --workdir beside it."
         )
+        return run
 
     with watch.phase("data"):
-        mesh = create_mesh()
         splits = load_splits(**vars(config.data))
         _check_labels(splits, config.model.num_classes)
         data_sha256 = tree_sha256({name: split._asdict() for name, split in splits.items()})
         data = jax.block_until_ready(jax.device_put(splits, replicated(mesh)))
+        num_examples, *image_shape = splits["train"].images.shape
+        num_steps = steps_per_epoch(num_examples, config.batch_size)
 
+    # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     with watch.phase("compile"):
-        model = create_model(**vars(config.model))
-        tx = create_optimizer(**vars(config.optimizer))
         init_rng, shuffle_rng, dropout_rng = jax.device_put(
             [rng.stream(config.seed, role) for role in ("init", "shuffle", "dropout")],
             replicated(mesh),
         )
-        state = create_train_state(model, tx, init_rng, splits["train"].images.shape[1:])
+        state = create_train_state(model, tx, init_rng, tuple(image_shape))
+        state = jax.device_put(state, replicated(mesh))
 
-    if overwrite:
-        _delete_run(workdir)
-    if not result:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", dataclasses.asdict(config))
-
-    with open_checkpoints(workdir / "checkpoints", read_only=bool(result)) as checkpoints:
-        with watch.phase("checkpoint"):
-            state, history = restore_state(checkpoints, state, replicated(mesh))
-        if result:
-            if int(state.step) != result["steps"]:
-                raise ValueError(
-                    f"{workdir} has a result for step {result['steps']}, but its newest checkpoint "
-                    f"is of step {int(state.step)}: start anew with --overwrite"
-                )
-            return Run(state, history, result)
-        write_history(workdir, history)  # without what was written after the checkpoint
-
-        num_examples = len(splits["train"].labels)
-        num_steps = steps_per_epoch(num_examples, config.batch_size)
         layout = {"batch_size": config.batch_size, "sharding": split_batch(mesh)}
         chunks_of = functools.partial(
             train_chunks, *data["train"], chunk_steps=config.chunk_steps, **layout
         )
+        order = epoch_order(shuffle_rng, 0, num_examples)
+        by_size = {len(chunk["label"]): chunk for chunk in chunks_of(order)}  # one or two
+        run_chunk = {
+            size: run_steps.lower(state, chunk, dropout_rng).compile()
+            for size, chunk in by_size.items()
+        }
+        validation = list(eval_chunks(*data["validation"], **layout))
+        run_eval_chunk = run_eval_steps.lower(state.params, state.apply_fn, validation[0]).compile()
 
-        with watch.phase("compile"):
-            order = epoch_order(shuffle_rng, 0, num_examples)
-            by_size = {len(chunk["label"]): chunk for chunk in chunks_of(order)}  # one or two
-            run_chunk = {
-                size: run_steps.lower(state, chunk, dropout_rng).compile()
-                for size, chunk in by_size.items()
-            }
-            validation = list(eval_chunks(*data["validation"], **layout))
-            run_eval_chunk = run_eval_steps.lower(
-                state.params, state.apply_fn, validation[0]
-            ).compile()
+    if overwrite:
+        _delete_run(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", dataclasses.asdict(config))
+
+    with open_checkpoints(workdir / "checkpoints") as checkpoints:
+        with watch.phase("checkpoint"):
+            state, history = restore_state(checkpoints, state, replicated(mesh))
+            write_history(workdir, history)  # without what was written after the checkpoint
+        first_epoch = int(state.step) // num_steps
+        if first_epoch:
+            print(f"continuing after epoch {first_epoch} of {config.epochs}")
 
         with tqdm(
             total=config.epochs * num_steps,
@@ -133,7 +133,7 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
             leave=False,
             disable=None,
         ) as bar:
-            for epoch in range(int(state.step) // num_steps, config.epochs):
+            for epoch in range(first_epoch, config.epochs):
                 epoch_started = time.perf_counter()
                 with watch.phase("train"):
                     sums = []
@@ -143,13 +143,15 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
                         sums.append(jax.device_get(chunk_sums))  # waits for the chunk
                         bar.update(size)
                     trained = mean_metrics(sums)
-                if not math.isfinite(trained["loss"]):
-                    raise FloatingPointError(
-                        f"training diverged in epoch {epoch + 1}: the loss is {trained['loss']}; "
-                        "try a smaller optimizer.learning_rate"
-                    )
                 with watch.phase("eval"):
                     val = mean_metrics(run_eval_chunk(state.params, chunk) for chunk in validation)
+                # The training losses are from before each update, the validation loss is from after
+                # the last: with both, what is saved is finite.
+                if not math.isfinite(trained["loss"] + val["loss"]):
+                    raise FloatingPointError(
+                        f"training diverged in epoch {epoch + 1}: training loss {trained['loss']}, "
+                        f"validation loss {val['loss']}; try a smaller optimizer.learning_rate"
+                    )
                 seconds = time.perf_counter() - epoch_started
                 history.append(
                     {
@@ -200,10 +202,18 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
     return Run(state, history, result)
 
 
-def _previous_result(workdir: Path, config: Config) -> dict[str, Any] | None:
-    """Returns the result of the run in `workdir` if it is complete, and refuses another config."""
+def _previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str, Any] | None:
+    """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
+
+    Refuses a directory that belongs to something else, and another config.
+    """
     previous = read_config(workdir)
-    if previous is None:
+    if previous is None and (workdir / "checkpoints").exists():
+        raise ValueError(
+            f"{workdir} holds checkpoints/ but no config.json: choose another --workdir, or delete "
+            "checkpoints/"
+        )
+    if previous is None or overwrite:
         return None
     differences = config_differences(previous, config)
     if differences:
@@ -211,13 +221,40 @@ def _previous_result(workdir: Path, config: Config) -> dict[str, Any] | None:
             f"{workdir} holds a run with another config ({'; '.join(differences)}): choose another "
             "--workdir, or start anew with --overwrite"
         )
-    return read_json(workdir / "result.json")
+    result = read_json(workdir / "result.json")
+    if result is not None and not {"steps", "test_accuracy"} <= set(result):
+        raise ValueError(f"{workdir / 'result.json'} is not a result: start anew with --overwrite")
+    return result
+
+
+def _complete_run(
+    workdir: Path,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    result: dict[str, Any],
+    sharding: NamedSharding,
+) -> Run:
+    """Loads a run that has its result; neither data nor compilation is needed."""
+    with open_checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        _, params = restore_params(checkpoints, result["steps"], sharding)
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            apply_fn=model.apply,
+            params=params,
+            tx=tx,
+            opt_state=jax.eval_shape(tx.init, params),
+        )
+        return Run(*restore_state(checkpoints, state, sharding), result)
 
 
 def _check_labels(splits: dict[str, Split], num_classes: int) -> None:
     for name, split in splits.items():
         low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= num_classes:
+        if low < 0:
+            raise ValueError(
+                f"a {name} label is {low}; labels must be 0 or more (is it unlabelled?)"
+            )
+        if high >= num_classes:
             raise ValueError(
                 f"the {name} labels are {low} to {high}, but model.num_classes is {num_classes}: "
                 f"set it to {high + 1}"
@@ -225,14 +262,14 @@ def _check_labels(splits: dict[str, Split], num_classes: int) -> None:
 
 
 def _delete_run(workdir: Path) -> None:
-    """Deletes what `train` wrote, the checkpoints first and in one go: no part of them stays."""
+    """Deletes what `train` wrote, in an order that never leaves a result without its checkpoint."""
+    for name in ("result.json", "metrics.jsonl"):
+        (workdir / name).unlink(missing_ok=True)
     checkpoints, deleted = workdir / "checkpoints", workdir / ".deleted"
     shutil.rmtree(deleted, ignore_errors=True)
     if checkpoints.exists():
-        checkpoints.rename(deleted)
+        checkpoints.rename(deleted)  # in one go: a kill leaves no part of a checkpoint
         shutil.rmtree(deleted)
-    for name in ("result.json", "metrics.jsonl", "config.json"):
-        (workdir / name).unlink(missing_ok=True)
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:

@@ -1,7 +1,10 @@
 """The command as a user types it."""
 
+import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +64,7 @@ def test_help_lists_every_option(name, capsys):
 
 BAD = {
     "": "Expected one of {train, evaluate, predict, summary}",
-    "trane": "Unrecognized options: trane",
+    "trane": "Unrecognized options: trane (see mnist-jax --help)",
     "train --epoch 3": "Unrecognized options: --epoch, 3; perhaps you meant",
     "train --epochs three": "--epochs: invalid literal for int()",
     "train --epochs 0": "epochs must be at least 1, got 0",
@@ -77,7 +80,7 @@ BAD = {
     "train --data.train-split valid": "cannot give the split 'valid' (it has train, test)",
     "train --data.train-split train[:0]": "cannot give the split 'train[:0]'",
     "train --data.train-split train[": "train[",
-    "train --config missing.py": "there is no config file missing.py",
+    "train --config missing.py": "there is no config file 'missing.py'",
     "train --config=broken.py": "broken.py: ZeroDivisionError: division by zero",
     "train --config": "--config",
     "train --workdir a-file": "the workdir a-file is a file",
@@ -89,12 +92,17 @@ BAD = {
     "evaluate --workdir a-file": "the workdir a-file is a file",
     "evaluate --workdir other-run": "there is no trained network in other-run",
     "evaluate --workdir RUN --split tset": "tset",
-    "evaluate --workdir RUN --step 3": "holds no step 3; there are",
+    "evaluate --workdir RUN --step 3": "holds no step 3, but the steps",
     "evaluate --workdir RUN --step newest": "holds no step newest",
     "predict --workdir RUN": "--output",
     "predict --workdir RUN --output p.txt": "--output must end in .npz, got p.txt",
-    "predict --workdir RUN --output no/such/p.npz": "no/such/p",
+    "predict --workdir RUN --output no/such/p.npz": "there is no directory no/such",
     "predict --workdir nowhere --output p.npz": "there is no trained network in nowhere",
+    "evaluate --workdir empty-run": "holds no step latest, but nothing yet",
+    "train --data.dataset cache": "dataset 'cache' is not prepared",
+    "train --data.train-split train[:1]": "leave none for train",
+    "train --config=": "there is no config file ''",
+    "summary --image-shape 28 28 0": "--image-shape must be positive",
     "summary --model.kernel-size 30": "images of 28x28 pixels are too small",
 }
 
@@ -109,6 +117,8 @@ def test_bad_input_is_one_line_and_changes_nothing(
     for name, text in {"other-run": '{"epochs": 2}', "broken-run": "{"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)
+    (tmp_path / "empty-run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "empty-run" / "config.json").write_text("{}")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     code = main(arguments.replace("RUN", str(small_run[0])).split())
@@ -139,6 +149,33 @@ def test_a_damaged_checkpoint_is_one_line_for_every_command(tmp_path, capfd, sma
         assert error.startswith(f"error: the checkpoint {workdir / 'checkpoints' / '16'} cannot be")
         assert "params/manifest.ocdbt is not as SHA256SUMS says; delete that" in error
         assert error.count("\n") == 1
+
+
+def test_the_last_config_counts_like_every_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, features in {"a.py": 3, "b.py": 5}.items():
+        model = f"ModelConfig(features={features})"
+        code = "from mnist_jax.config import *\ndef get_config(): return Config(model=%s)"
+        (tmp_path / name).write_text(code % model)
+    assert main(["summary", "--config", "a.py", "--config=b.py"]) == 0
+    assert "26x26x5" in capsys.readouterr().out
+
+
+def test_checkpoints_that_cannot_be_written_are_one_line(tmp_path, command):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(SMALL)))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(SMALL)))
+    (tmp_path / "run" / "checkpoints").write_text("a file")
+    train = command("train", "--config", tmp_path / "config.json", "--workdir", tmp_path / "run")
+    assert (train.returncode, train.stdout) == (2, "")
+    assert train.stderr.count("\n") == 1
+
+
+def test_a_closed_pipe_ends_it_quietly():
+    line = f"{sys.executable} -m mnist_jax summary | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout in ("141\n", "0\n")  # 0 where the pipe was still open
+    assert done.stderr == ""
 
 
 def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):

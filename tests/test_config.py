@@ -124,7 +124,7 @@ def test_a_config_file_that_is_no_config_is_named(tmp_path, name, text, message)
 
 
 def test_a_missing_config_file_is_named():
-    with pytest.raises(FileNotFoundError, match=r"no config file nowhere/x.py"):
+    with pytest.raises(FileNotFoundError, match=r"no config file 'nowhere/x.py'"):
         load_config("nowhere/x.py")
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import pytest
 from conftest import SMALL
 from sklearn.metrics import accuracy_score
 
-from mnist_jax import Config, evaluate, load_dataset, predict, train
-from mnist_jax.config import OptimizerConfig
+from mnist_jax import evaluate, load_dataset, predict, train
+from mnist_jax.config import DataConfig, OptimizerConfig
 from mnist_jax.hashing import tree_sha256
-from mnist_jax.train import PHASES, Run
+from mnist_jax.loader import epoch_order
+from mnist_jax.train import PHASES
 
 
 def read_rows(workdir: Path) -> list[dict]:
@@ -55,6 +57,7 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         "versions",
     }
     assert (run.result["steps"], run.result["platform"]) == (16, "cpu")
+    assert run.result["val_accuracy"] == run.history[-1]["val_accuracy"]
     assert run.result["params_sha256"] == tree_sha256(run.state.params)
     assert [(row["epoch"], row["step"]) for row in run.history] == [(1, 8), (2, 16)]
 
@@ -63,7 +66,8 @@ def test_seconds_add_up(small_run):
     seconds = small_run[1].result["seconds"]
     assert tuple(seconds) == PHASES
     assert all(value > 0 for value in seconds.values())
-    assert sum(seconds.values()) - seconds["total"] <= seconds["total"]
+    total = seconds["total"]
+    assert 0.8 * total < sum(seconds.values()) - total <= total
 
 
 def test_it_learns(small_run):
@@ -112,7 +116,9 @@ def test_killed_after_two_of_four_epochs_and_continued_gives_the_same_bits(tmp_p
     continued = subprocess.run(
         [*command, str(disturbed)], check=True, capture_output=True, text=True
     )
+    assert continued.stdout.startswith("continuing after epoch ")
     assert "epoch 1/4" not in continued.stdout
+    assert continued.stderr == ""
 
     results = [json.loads((path / "result.json").read_text()) for path in (undisturbed, disturbed)]
     for result in results:
@@ -123,13 +129,12 @@ def test_killed_after_two_of_four_epochs_and_continued_gives_the_same_bits(tmp_p
 
 def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys):
     workdir, run = small_run
-    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     again = train(SMALL, workdir)
     assert "is complete: test accuracy" in capsys.readouterr().out
     assert (again.history, again.result) == (run.history, run.result)
     assert tree_sha256(again.state) == tree_sha256(run.state)
-    del before[workdir / "config.json"]
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
 
 
 def test_another_config_is_refused_and_overwrite_starts_anew(tmp_path):
@@ -152,6 +157,58 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
         train(config, tmp_path)
     assert not (tmp_path / "result.json").exists()
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_last_update_that_is_not_finite_is_not_saved(tmp_path):
+    """The training losses are from before the updates: with one step an epoch they look well."""
+    data = DataConfig(train_split="train[:100]", test_split="test[:100]")
+    optimizer = OptimizerConfig(learning_rate=1e30)
+    config = dataclasses.replace(SMALL, epochs=1, data=data, optimizer=optimizer)
+    with pytest.raises(FloatingPointError, match="training diverged in epoch 1"):
+        train(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_run_that_has_lost_a_part_is_refused(small_run, tmp_path):
+    lost = shutil.copytree(small_run[0], tmp_path / "no-checkpoint")
+    shutil.rmtree(lost / "checkpoints" / "16")
+    with pytest.raises(ValueError, match="holds no step 16"):
+        train(SMALL, lost)
+    lost = shutil.copytree(small_run[0], tmp_path / "no-config")
+    (lost / "config.json").unlink()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"holds checkpoints/ but no config.json"):
+            train(dataclasses.replace(SMALL, epochs=3), lost, overwrite=overwrite)
+    assert (lost / "checkpoints" / "16").is_dir()
+
+
+def test_overwrite_deletes_no_other_tools_files_and_nothing_before_it_is_sure(small_run, tmp_path):
+    theirs = tmp_path / "theirs" / "checkpoints" / "model.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    (tmp_path / "theirs" / "config.json").write_text('{"name": "other tool"}')
+    with pytest.raises(ValueError, match="unknown config field name"):
+        train(SMALL, tmp_path / "theirs", overwrite=True)
+    assert theirs.read_text() == "precious"
+
+    ours = shutil.copytree(small_run[0], tmp_path / "ours")
+    too_large = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, kernel_size=40))
+    with pytest.raises(ValueError, match="too small for a kernel of 40"):
+        train(too_large, ours, overwrite=True)
+    assert evaluate(ours)["accuracy"] == small_run[1].result["test_accuracy"]
+
+
+def test_every_epoch_has_its_own_order(tmp_path, monkeypatch):
+    orders = []
+
+    def recorded(*args):
+        orders.append(epoch_order(*args).tolist())
+        return jax.numpy.asarray(orders[-1], jax.numpy.int32)
+
+    monkeypatch.setattr(sys.modules["mnist_jax.train"], "epoch_order", recorded)
+    train(SMALL, tmp_path)
+    assert len({tuple(order) for order in orders}) == SMALL.epochs
 
 
 def test_labels_beyond_the_classes_are_refused(tmp_path):
@@ -198,11 +255,18 @@ def test_evaluate_finds_the_best_and_every_split(small_run):
     assert evaluate(workdir, "train")["count"] == 1024
 
 
-def test_predict_refuses_other_images(small_run):
-    with pytest.raises(
-        ValueError, match=r"must be uint8 \[N, H, W, C\], .* got float32 \[2, 28, 28\]"
-    ):
-        predict(small_run[0], np.zeros((2, 28, 28), np.float32))
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 28, 28), np.float32), r"must be uint8 \[N, H, W, C\], .* got float32"),
+        (np.zeros((0, 28, 28, 1), np.uint8), "N at least 1"),
+        (np.zeros((2, 20, 28, 1), np.uint8), r"another shape than \[20, 28, 1\]"),
+        ([[1, 2], [3, 4]], "must be uint8"),
+    ],
+)
+def test_predict_refuses_what_does_not_fit(small_run, images, message):
+    with pytest.raises(ValueError, match=message):
+        predict(small_run[0], images)
 
 
 def test_eight_devices_agree_with_one(tmp_path):
@@ -226,12 +290,5 @@ def test_eight_devices_agree_with_one(tmp_path):
         assert json.loads((workdir / "result.json").read_text())["device_count"] == devices
         histories[devices] = read_rows(workdir)
     for one, eight in zip(histories[1], histories[8], strict=True):
-        assert eight["train_loss"] == pytest.approx(one["train_loss"], rel=0.02)
-        assert eight["val_accuracy"] == pytest.approx(one["val_accuracy"], abs=0.02)
-
-
-def test_run_is_what_the_readme_shows(small_run):
-    _, run = small_run
-    assert isinstance(run, Run)
-    assert run._fields == ("state", "history", "result")
-    assert isinstance(Config(epochs=3), Config)
+        assert eight["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+        assert eight["val_accuracy"] == pytest.approx(one["val_accuracy"], abs=0.01)
