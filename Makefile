@@ -30,16 +30,17 @@ seeds: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) build dist
 
-$(BIN)/python:
+$(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; \
 	install one, or name it: make PYTHON=/path/to/python3.13" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	touch $@
 
-# A stamp is younger than what it stands for, or make installs again.
-$(VENV)/.installed: $(BIN)/python pyproject.toml
+# A stamp is made when a step is done, so one that was interrupted is done again.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(BIN)/python pyproject.toml
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.installed
