@@ -138,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit:  # of --help
         return 0
     except KeyboardInterrupt:
-        code, message = INTERRUPTED, "interrupted; the same command goes on where it can"
+        code, message = INTERRUPTED, "interrupted; run the same command again to go on"
     except BrokenPipeError:  # `| head` has read enough
         return CLOSED_PIPE
     except Exception as error:

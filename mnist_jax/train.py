@@ -5,7 +5,6 @@ import functools
 import importlib.metadata
 import math
 import platform
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +19,10 @@ from tqdm import tqdm
 
 from mnist_jax import clock, rng
 from mnist_jax.checkpoint import open_checkpoints, restore_params, restore_state, save_state
-from mnist_jax.config import Config, config_differences
+from mnist_jax.config import Config
 from mnist_jax.datasets import Split, load_splits
 from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import read_json, write_history, write_json
+from mnist_jax.history import write_history, write_json
 from mnist_jax.loader import epoch_order, eval_chunks, steps_per_epoch, train_chunks
 from mnist_jax.metrics import mean_metrics
 from mnist_jax.model import create_model
@@ -31,7 +30,7 @@ from mnist_jax.optimizer import create_optimizer
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import run_eval_steps, run_steps
-from mnist_jax.workdir import read_config
+from mnist_jax.workdir import delete_run, previous_result
 
 IMPORT_SECONDS = time.perf_counter() - clock.START
 PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
@@ -39,7 +38,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 class Run(NamedTuple):
-    """A finished training: its last state, a row an epoch, and what result.json holds."""
+    """A finished training: its last state, a row an epoch, and what result.json holds.
+
+    `result["seconds"]` are those of the process that finished the run. "import" is what it needed
+    before its first run, "eval" is validation and test, "checkpoint" is what training waited for.
+    """
 
     state: TrainState
     history: list[dict[str, Any]]
@@ -70,7 +73,7 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
     watch.seconds["import"] = IMPORT_SECONDS
     started = time.perf_counter() - IMPORT_SECONDS
 
-    result = _previous_result(workdir, config, overwrite)
+    result = previous_result(workdir, config, overwrite)
     mesh = create_mesh()
     model = create_model(**vars(config.model))
     tx = create_optimizer(**vars(config.optimizer))
@@ -113,7 +116,7 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
         run_eval_chunk = run_eval_steps.lower(state.params, state.apply_fn, validation[0]).compile()
 
     if overwrite:
-        _delete_run(workdir)
+        delete_run(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", dataclasses.asdict(config))
 
@@ -202,31 +205,6 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
     return Run(state, history, result)
 
 
-def _previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str, Any] | None:
-    """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
-
-    Refuses a directory that belongs to something else, and another config.
-    """
-    previous = read_config(workdir)
-    if previous is None and (workdir / "checkpoints").exists():
-        raise ValueError(
-            f"{workdir} holds checkpoints/ but no config.json: choose another --workdir, or delete "
-            "checkpoints/"
-        )
-    if previous is None or overwrite:
-        return None
-    differences = config_differences(previous, config)
-    if differences:
-        raise ValueError(
-            f"{workdir} holds a run with another config ({'; '.join(differences)}): choose another "
-            "--workdir, or start anew with --overwrite"
-        )
-    result = read_json(workdir / "result.json")
-    if result is not None and not {"steps", "test_accuracy"} <= set(result):
-        raise ValueError(f"{workdir / 'result.json'} is not a result: start anew with --overwrite")
-    return result
-
-
 def _complete_run(
     workdir: Path,
     model: nn.Module,
@@ -259,17 +237,6 @@ def _check_labels(splits: dict[str, Split], num_classes: int) -> None:
                 f"the {name} labels are {low} to {high}, but model.num_classes is {num_classes}: "
                 f"set it to {high + 1}"
             )
-
-
-def _delete_run(workdir: Path) -> None:
-    """Deletes what `train` wrote, in an order that never leaves a result without its checkpoint."""
-    for name in ("result.json", "metrics.jsonl"):
-        (workdir / name).unlink(missing_ok=True)
-    checkpoints, deleted = workdir / "checkpoints", workdir / ".deleted"
-    shutil.rmtree(deleted, ignore_errors=True)
-    if checkpoints.exists():
-        checkpoints.rename(deleted)  # in one go: a kill leaves no part of a checkpoint
-        shutil.rmtree(deleted)
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:

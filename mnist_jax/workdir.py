@@ -1,12 +1,13 @@
 """A work directory: what `train` leaves there, and the network that it holds."""
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Sharding
 
 from mnist_jax.checkpoint import open_checkpoints, restore_params
-from mnist_jax.config import Config, config_from_dict
+from mnist_jax.config import Config, config_differences, config_from_dict
 from mnist_jax.history import read_json
 
 
@@ -35,6 +36,45 @@ def read_config(workdir: Path) -> Config | None:
         return None if values is None else config_from_dict(values)
     except ValueError as error:
         raise ValueError(f"{path} is not a config of this version: {error}") from error
+
+
+def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str, Any] | None:
+    """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
+
+    Raises:
+        ValueError: the directory belongs to something else, or to a run with another config that
+            is not to be overwritten.
+        NotADirectoryError: it is a file.
+    """
+    previous = read_config(workdir)
+    if previous is None and (workdir / "checkpoints").exists():
+        raise ValueError(
+            f"{workdir} holds checkpoints/ but no config.json: choose another --workdir, or delete "
+            "checkpoints/"
+        )
+    if previous is None or overwrite:
+        return None
+    differences = config_differences(previous, config)
+    if differences:
+        raise ValueError(
+            f"{workdir} holds a run with another config ({'; '.join(differences)}): choose another "
+            "--workdir, or start anew with --overwrite"
+        )
+    result = read_json(workdir / "result.json")
+    if result is not None and not {"steps", "test_accuracy"} <= set(result):
+        raise ValueError(f"{workdir / 'result.json'} is not a result: start anew with --overwrite")
+    return result
+
+
+def delete_run(workdir: Path) -> None:
+    """Deletes what `train` wrote, in an order that never leaves a result without its checkpoint."""
+    for name in ("result.json", "metrics.jsonl"):
+        (workdir / name).unlink(missing_ok=True)
+    checkpoints, deleted = workdir / "checkpoints", workdir / ".deleted"
+    shutil.rmtree(deleted, ignore_errors=True)
+    if checkpoints.exists():
+        checkpoints.rename(deleted)  # in one go: a kill leaves no part of a checkpoint
+        shutil.rmtree(deleted)
 
 
 def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Trained:
