@@ -2,7 +2,7 @@
 
     mnist-jax train --config configs/smoke.py
 
-Test accuracy about 85 % on 512 digits.
+Test accuracy 89 % on 512 digits (two-core CPU, 2026-11-22).
 """
 
 from mnist_jax import Config
