@@ -17,7 +17,7 @@ def conv_max_pool(images: jax.Array, kernel: jax.Array, pool_size: int) -> jax.A
     inside it are the products of that window with the kernel placed at p * p offsets, so the
     whole layer is one matrix product and p * p - 1 element-wise maxima; its gradient is another
     product. XLA's CPU back end runs the gradients of a convolution and of a max-pool as plain
-    loops and needs about ten times as long for this network's step.
+    loops, which then take most of a step.
 
     Args:
         images: float [B, H, W, C].
@@ -80,7 +80,7 @@ _conv_max_pool.defvjp(_forward, _backward)
 def _products(images: jax.Array, kernel: jax.Array, pool_size: int) -> jax.Array:
     """The convolution outputs that compete in each pooling window: [B * H' * W', p*p * F]."""
     windows = _windows(images, kernel.shape[0] + pool_size - 1, pool_size)
-    # Two dimensions: with four, XLA's CPU back end takes half as long again for the step.
+    # Two dimensions: from four, XLA's CPU back end makes a slower product.
     return windows.reshape(-1, windows.shape[-1]) @ _placements(kernel, pool_size)
 
 
