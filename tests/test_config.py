@@ -58,6 +58,7 @@ def test_every_recipe_is_valid_and_says_how_to_run_it(path):
         (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate must be above"),
         (lambda: OptimizerConfig(eps=math.inf), "optimizer.eps must be above 0 and finite"),
         (lambda: OptimizerConfig(b2=1.0), "optimizer.b2 must be at least 0 and below 1"),
+        (lambda: OptimizerConfig(b1=True), "OptimizerConfig.b1 must be of type float, got True"),
         (lambda: OptimizerConfig(b1="a"), "OptimizerConfig.b1 must be of type float"),  # type: ignore
         (lambda: CheckpointConfig(every_epochs=0), "checkpoint.every_epochs must be at least 1"),
     ],

@@ -60,6 +60,8 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
     assert run.result["val_accuracy"] == run.history[-1]["val_accuracy"]
     assert run.result["params_sha256"] == tree_sha256(run.state.params)
     assert [(row["epoch"], row["step"]) for row in run.history] == [(1, 8), (2, 16)]
+    for row in run.history:
+        assert row["examples_per_second"] * row["seconds"] == pytest.approx(1024)
 
 
 def test_seconds_add_up(small_run):
