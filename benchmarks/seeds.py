@@ -29,6 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     seeds = range(parser.parse_args().seeds)
+    if len(seeds) < 2:
+        parser.error("--seeds must be at least 2: one run has no standard deviation")
     results = [
         train(dataclasses.replace(Config(), seed=seed), Path("runs/seeds", str(seed))).result
         for seed in seeds

@@ -24,7 +24,7 @@ from mnist_jax.model import create_model
 from mnist_jax.predict import predict
 from mnist_jax.summary import format_table, summarize
 from mnist_jax.train import train
-from mnist_jax.workdir import read_config
+from mnist_jax.workdir import trained_config
 
 # Exit codes: 0 done, and
 UNEXPECTED, BAD_INPUT, DIVERGED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
@@ -93,9 +93,7 @@ class Predict:
             raise ValueError(f"--output must end in .npz, got {self.output}")
         if not self.output.parent.is_dir():
             raise FileNotFoundError(f"--output: there is no directory {self.output.parent}")
-        config = read_config(self.workdir)
-        if config is None:
-            raise FileNotFoundError(f"there is no trained network in {self.workdir}")
+        config = trained_config(self.workdir)
         images, labels = load_splits(**vars(config.data))[self.split]
         probabilities, classes = predict(self.workdir, images, self.step)
         with atomic_file(self.output) as file:

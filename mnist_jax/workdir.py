@@ -67,7 +67,10 @@ def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str,
 
 
 def delete_run(workdir: Path) -> None:
-    """Deletes what `train` wrote, in an order that never leaves a result without its checkpoint."""
+    """Deletes a run but for config.json, which the next run replaces and which marks it as ours.
+
+    The order never leaves a result without its checkpoint.
+    """
     for name in ("result.json", "metrics.jsonl"):
         (workdir / name).unlink(missing_ok=True)
     checkpoints, deleted = workdir / "checkpoints", workdir / ".deleted"
@@ -75,6 +78,14 @@ def delete_run(workdir: Path) -> None:
     if checkpoints.exists():
         checkpoints.rename(deleted)  # in one go: a kill leaves no part of a checkpoint
         shutil.rmtree(deleted)
+
+
+def trained_config(workdir: str | Path) -> Config:
+    """Returns the config of the run in `workdir`; FileNotFoundError where nothing was trained."""
+    config = read_config(Path(workdir))
+    if config is None or not (Path(workdir) / "checkpoints").is_dir():
+        raise FileNotFoundError(f"there is no trained network in {workdir}; train one there first")
+    return config
 
 
 def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Trained:
@@ -89,10 +100,7 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
         FileNotFoundError: there is no trained network.
         ValueError: it has no such step, or it cannot be read.
     """
-    config = read_config(Path(workdir))
-    checkpoints = Path(workdir) / "checkpoints"
-    if config is None or not checkpoints.is_dir():
-        raise FileNotFoundError(f"there is no trained network in {workdir}; train one there first")
-    with open_checkpoints(checkpoints, read_only=True) as manager:
+    config = trained_config(workdir)
+    with open_checkpoints(Path(workdir) / "checkpoints", read_only=True) as manager:
         found, params = restore_params(manager, step, sharding)
     return Trained(config, params, found)
