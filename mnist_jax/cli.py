@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 import mnist_jax
+from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
 from mnist_jax.datasets import load_splits
 from mnist_jax.evaluate import evaluate
@@ -33,8 +34,18 @@ UNEXPECTED, BAD_INPUT, DIVERGED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
 Recipe = Annotated[Config, tyro.conf.arg(name="")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options of every command."""
+
+    no_compilation_cache: bool = False
+    """Compile anew. Otherwise compiled programs are kept in the user's cache directory."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
 @dataclass(frozen=True)
-class Train:
+class Train(Common):
     """Train a network, or continue the unfinished run in the workdir."""
 
     recipe: Recipe
@@ -44,8 +55,6 @@ class Train:
     """Where the results go (default: runs/NAME-OF-THE-RECIPE)."""
     overwrite: bool = False
     """Delete the run that is in the workdir and start anew."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
     def run(self) -> None:
         name = self.config.stem if self.config else "default"
@@ -53,7 +62,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Common):
     """Measure a trained network on a split of its dataset."""
 
     workdir: Path
@@ -62,8 +71,6 @@ class Evaluate:
     """Which examples."""
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
     def run(self) -> None:
         found = evaluate(self.workdir, self.split, self.step)
@@ -74,7 +81,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(Common):
     """Write the probabilities and classes of a split's images to a file."""
 
     workdir: Path
@@ -85,8 +92,6 @@ class Predict:
     """Which examples."""
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
     def run(self) -> None:
         if self.output.suffix != ".npz":
@@ -102,7 +107,7 @@ class Predict:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Common):
     """Print the layers of the network: output shapes, parameters, FLOPs, and their purpose."""
 
     recipe: Recipe
@@ -110,8 +115,6 @@ class Summary:
     """A recipe, such as configs/default.py; the options below change single fields of it."""
     image_shape: tuple[int, int, int] = (28, 28, 1)
     """Height, width and channels."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
     def run(self) -> None:
         if min(self.image_shape) < 1:
@@ -131,7 +134,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"mnist-jax {mnist_jax.__version__}")
         return 0
     try:
-        _parse(args).run()
+        command = _parse(args)
+        if not command.no_compilation_cache:
+            use_compilation_cache()
+        command.run()
         return 0
     except SystemExit:  # of --help
         return 0

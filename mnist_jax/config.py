@@ -8,7 +8,7 @@ import runpy
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -20,10 +20,15 @@ def _check_types(config: Any) -> None:
     """Raises ValueError for a field whose value is not of its annotated type."""
     for name, expected in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
-        accepted = (int, float) if expected is float else expected
-        if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
-            kind = getattr(expected, "__name__", str(expected))
-            _require(False, f"{type(config).__name__}.{name}", f"of type {kind}", value)
+        if typing.get_origin(expected) is typing.Literal:
+            valid, kind = value in typing.get_args(expected), f"one of {typing.get_args(expected)}"
+        else:
+            accepted = (int, float) if expected is float else expected
+            valid = isinstance(value, accepted) and (
+                expected is bool or not isinstance(value, bool)
+            )
+            kind = f"of type {getattr(expected, '__name__', expected)}"
+        _require(valid, f"{type(config).__name__}.{name}", kind, value)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ class ModelConfig:
     num_classes: int = 10
     """Labels are 0 to num_classes - 1."""
     features: int = 32
-    """Filters of the convolution."""
+    """Filters of the first convolution."""
+    depth: int = 1
+    """Convolutions, each with a max-pool; every one has twice the filters of the one before."""
     kernel_size: int = 3
     """Pixels a side of a filter."""
     pool_size: int = 2
@@ -76,11 +83,13 @@ class ModelConfig:
     """Units of the hidden layer."""
     dropout_rate: float = 0.2
     """The part of the hidden units that a training step leaves out."""
+    lowering: Literal["auto", "matmul", "xla"] = "auto"
+    """How convolutions are computed: as matrix products, by XLA's own, or the faster of both."""
 
     def __post_init__(self):
         _check_types(self)
         _require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
-        for name in ("features", "kernel_size", "pool_size", "hidden_size"):
+        for name in ("features", "depth", "kernel_size", "pool_size", "hidden_size"):
             _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
         _require(
             0 <= self.dropout_rate < 1,
@@ -95,7 +104,9 @@ class OptimizerConfig:
     """Adam."""
 
     learning_rate: float = 1e-3
-    """Step size."""
+    """Step size; of a schedule, the largest one."""
+    schedule: Literal["constant", "one_cycle"] = "constant"
+    """The step size over the run: always the same, or up for 30 % of the steps, then down to 0."""
     b1: float = 0.9
     """Decay of the mean of the gradients."""
     b2: float = 0.999

@@ -1,118 +1,151 @@
 """Array to array primitives with fast lowerings."""
 
 import functools
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
-def conv_max_pool(images: jax.Array, kernel: jax.Array, pool_size: int) -> jax.Array:
-    """Convolves (stride 1, no padding) and takes the maximum of each pooling window, in one pass.
+def conv_pool(
+    images: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    padding: str = "VALID",
+    pool: str = "max",
+    pool_size: int = 1,
+    lowering: str = "auto",
+) -> jax.Array:
+    """Convolves and pools, in one pass.
 
-    Equal to `lax.conv_general_dilated` followed by `lax.reduce_window`, values and gradients, ties
-    included (the first of equal maxima in row-major order gets the gradient).
+    The batch is the last axis, not the first: a CPU's vector instructions then work on many images
+    at once, whatever the size of the rest. cuda-convnet laid its arrays out like this, too.
 
-    Every pooled output sees one window of k + p - 1 pixels a side. The p * p convolution outputs
-    inside it are the products of that window with the kernel placed at p * p offsets, so the
-    whole layer is one matrix product and p * p - 1 element-wise maxima; its gradient is another
-    product. XLA's CPU back end runs the gradients of a convolution and of a max-pool as plain
-    loops, which then take most of a step.
+    Two lowerings give the same values and gradients, up to rounding:
+
+    `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`.
+
+    `matmul` makes both one matrix product. Every pooled output sees one window of the image,
+    stride * (p - 1) + k pixels a side; the p * p convolution outputs inside it are the products of
+    that window with the kernel placed at p * p offsets. What is left of max-pooling is a maximum
+    over p * p rows. XLA's CPU back end runs the gradients of a convolution and of a max-pool as
+    plain loops, which then take most of a step; the gradient of a product is a product.
 
     Args:
-        images: float [B, H, W, C].
-        kernel: float [k, k, C, F].
-        pool_size: p, 1 or more; 1 is a plain convolution.
+        images: float [C, H, W, B].
+        kernel: float [kh, kw, C, F].
+        stride: of the convolution, both ways.
+        padding: of the convolution. `VALID` is none, `SAME` zeros around the image, so that there
+            are ceil(H / stride) rows, as in TensorFlow. Pooling never pads: rows and columns that
+            do not fill a pooling window are left out.
+        pool: what a pooling window keeps: `max` or `mean`. Of equal maxima, the first in row-major
+            order gets the gradient.
+        pool_size: p, a pooling window's pixels a side, and the distance between two windows; with 1
+            there is no pooling.
+        lowering: `auto` takes the one that `benchmarks/conv.py` finds faster: on a CPU `matmul`,
+            unless a window holds more than 1024 numbers; elsewhere `xla`.
 
     Returns:
-        float [B, (H - k + 1) // p, (W - k + 1) // p, F]; rows and columns that do not fill a
-        pooling window are left out.
+        float [F, H', W', B].
 
     Raises:
-        ValueError: the images are smaller than k + p - 1 a side, so no window fits.
+        ValueError: the images are too small for one window; or an unknown name is given.
 
     References:
         K. Chellapilla, S. Puri and P. Simard, "High Performance Convolutional Neural Networks for
         Document Processing", 2006 (convolution as a matrix product).
+        https://code.google.com/archive/p/cuda-convnet (batch last).
     """
-    size = kernel.shape[0] + pool_size - 1
-    if min(images.shape[1:3]) < size:
+    for name, value, names in (
+        ("padding", padding, ("VALID", "SAME")),
+        ("pool", pool, ("max", "mean")),
+        ("lowering", lowering, ("auto", "matmul", "xla")),
+    ):
+        if value not in names:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(names)}")
+    pads = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+    images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    size = tuple(stride * (pool_size - 1) + k for k in kernel.shape[:2])
+    if any(side < window for side, window in zip(images.shape[1:3], size, strict=True)):
         raise ValueError(
-            f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for a kernel of "
-            f"{kernel.shape[0]} and a pooling window of {pool_size}: {size} a side are needed"
+            f"images of {images.shape[1]}x{images.shape[2]} pixels (with padding) are too small "
+            f"for a kernel of {kernel.shape[0]}x{kernel.shape[1]}, stride {stride} and a pooling "
+            f"window of {pool_size}: {size[0]}x{size[1]} are needed"
         )
-    return _conv_max_pool(images, kernel, pool_size)
+    if lowering == "auto":
+        small = math.prod(size) * kernel.shape[2] <= 1024
+        lowering = "matmul" if jax.default_backend() == "cpu" and small else "xla"
+    lower = _conv_pool_matmul if lowering == "matmul" else _conv_pool_xla
+    return lower(images, kernel, stride, pool, pool_size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_max_pool(images: jax.Array, kernel: jax.Array, pool_size: int) -> Any:
-    return _forward(images, kernel, pool_size)[0]
-
-
-def _forward(images: jax.Array, kernel: jax.Array, pool_size: int):
-    features = kernel.shape[-1]
-    products = _products(images, kernel, pool_size)
-    best = products[:, :features]
-    winner = jnp.zeros(best.shape, jnp.int32)
-    # A chain of two-argument maxima: XLA fuses it, which it does not do for reshape and max.
-    for n in range(1, pool_size**2):
-        candidate = products[:, n * features : (n + 1) * features]
-        winner = jnp.where(candidate > best, n, winner)
-        best = jnp.maximum(candidate, best)
-    batch, height, width = images.shape[:3]
-    size = kernel.shape[0] + pool_size - 1
-    shape = (batch, _count(height, size, pool_size), _count(width, size, pool_size), features)
-    return best.reshape(shape), (images, kernel, winner)
-
-
-def _backward(pool_size: int, residuals, grad: jax.Array):
-    images, kernel, winner = residuals
-    grad = grad.reshape(winner.shape)
-    # Only the winner of a window gets its gradient: the others' columns are zero.
-    grads = jnp.concatenate([jnp.where(winner == n, grad, 0) for n in range(pool_size**2)], axis=1)
-    _, transpose = jax.vjp(functools.partial(_products, pool_size=pool_size), images, kernel)
-    return transpose(grads)
-
-
-_conv_max_pool.defvjp(_forward, _backward)
-
-
-def _products(images: jax.Array, kernel: jax.Array, pool_size: int) -> jax.Array:
-    """The convolution outputs that compete in each pooling window: [B * H' * W', p*p * F]."""
-    windows = _windows(images, kernel.shape[0] + pool_size - 1, pool_size)
-    # Two dimensions: from four, XLA's CPU back end makes a slower product.
-    return windows.reshape(-1, windows.shape[-1]) @ _placements(kernel, pool_size)
-
-
-def _windows(images: jax.Array, size: int, stride: int) -> jax.Array:
-    """Cuts windows out of [B, H, W, C] and flattens each: [B, H', W', size*size * C]."""
-    height = _count(images.shape[1], size, stride)
-    width = _count(images.shape[2], size, stride)
-    return jnp.concatenate(
-        [
-            images[:, i : i + stride * height : stride, j : j + stride * width : stride]
-            for i in range(size)
-            for j in range(size)
-        ],
-        axis=-1,
+def _conv_pool_xla(
+    images: jax.Array, kernel: jax.Array, stride: int, pool: str, pool_size: int
+) -> jax.Array:
+    outputs = lax.conv_general_dilated(
+        images, kernel, (stride, stride), "VALID", dimension_numbers=("CHWN", "HWIO", "CHWN")
     )
+    window = (1, pool_size, pool_size, 1)
+    if pool == "max":
+        return lax.reduce_window(outputs, -jnp.inf, lax.max, window, window, "VALID")
+    return lax.reduce_window(outputs, 0.0, lax.add, window, window, "VALID") / pool_size**2
 
 
-def _count(length: int, size: int, stride: int) -> int:
-    """How many windows fit along a side."""
-    return (length - size) // stride + 1
-
-
-def _placements(kernel: jax.Array, pool_size: int) -> jax.Array:
-    """Places [k, k, C, F] at each of the p*p offsets of a window: [(k+p-1)**2 * C, p*p * F]."""
-    room = pool_size - 1
-    return jnp.concatenate(
+def _conv_pool_matmul(
+    images: jax.Array, kernel: jax.Array, stride: int, pool: str, pool_size: int
+) -> jax.Array:
+    *kernel_size, channels, features = kernel.shape
+    room = stride * (pool_size - 1)
+    height, width = (k + room for k in kernel_size)
+    step = stride * pool_size
+    rows = (images.shape[1] - height) // step + 1
+    columns = (images.shape[2] - width) // step + 1
+    windows = jnp.concatenate(
         [
-            jnp.pad(kernel, ((i, room - i), (j, room - j), (0, 0), (0, 0))).reshape(
-                -1, kernel.shape[-1]
+            images[:, i : i + step * rows : step, j : j + step * columns : step].reshape(
+                channels, -1
             )
-            for i in range(pool_size)
-            for j in range(pool_size)
-        ],
-        axis=-1,
+            for i in range(height)
+            for j in range(width)
+        ]
     )
+    offsets = range(0, room + 1, stride)
+    placements = jnp.stack(
+        [
+            jnp.pad(kernel, ((i, room - i), (j, room - j), (0, 0), (0, 0)))
+            for i in offsets
+            for j in offsets
+        ]
+    )
+    if pool == "mean":  # the mean of the products is the product with the mean
+        placements = placements.mean(axis=0, keepdims=True)
+    placements = jnp.moveaxis(placements, -1, 1).reshape(-1, len(windows))
+    products = (placements @ windows).reshape(-1, features, windows.shape[1])
+    outputs = _first_max(products) if len(products) > 1 else products[0]
+    return outputs.reshape(features, rows, columns, -1)
+
+
+@jax.custom_vjp
+def _first_max(candidates: jax.Array) -> jax.Array:
+    """The maximum over the first axis; of equal ones, the first alone gets the gradient.
+
+    `jnp.max` would divide the gradient among them, and keep the candidates for it.
+    """
+    # Not `candidates.max(axis=0)`: where it alone follows the product, jaxlib 0.10 fuses the two,
+    # and is ten times slower.
+    return functools.reduce(jnp.maximum, candidates)
+
+
+def _first_max_forward(candidates: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    numbers = jnp.arange(len(candidates), dtype=jnp.uint8 if len(candidates) <= 256 else jnp.int32)
+    return candidates.max(axis=0), (lax.argmax(candidates, 0, numbers.dtype), numbers)
+
+
+def _first_max_backward(residuals: tuple[jax.Array, jax.Array], grad: jax.Array):
+    winner, numbers = residuals
+    return (jnp.where(winner[None] == numbers[:, None, None], grad[None], 0),)
+
+
+_first_max.defvjp(_first_max_forward, _first_max_backward)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mnist_jax.model import ConvMaxPool
+from mnist_jax.model import ConvPool
 
 PURPOSES = {
     "conv": "finds small patterns: each filter slides over the image and answers where it fits",
@@ -44,7 +44,9 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
 
     def add(name: str, module: nn.Module, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
         flops = 2 * sizes.get("kernel", 0) * math.prod(shape[:-1])
-        purpose = PURPOSES.get(name) or (module.__doc__ or "").strip().split("\n")[0]
+        purpose = (
+            PURPOSES.get(name.rstrip("0123456789")) or (module.__doc__ or "").strip().split("\n")[0]
+        )
         layers.append(Layer(name, shape, sum(sizes.values()), flops, purpose))
 
     def record(next_fun, args, kwargs, context):
@@ -57,7 +59,7 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
             params = module.variables.get("params", {})
             sizes = {name: leaf.size for name, leaf in params.items() if hasattr(leaf, "size")}
             shape = output.shape[1:]
-            if isinstance(module, ConvMaxPool):
+            if isinstance(module, ConvPool):
                 before_pool = tuple(n - module.kernel_size + 1 for n in inputs[:2])
                 add(module.name, module, (*before_pool, shape[-1]), sizes)
                 if module.pool_size > 1:

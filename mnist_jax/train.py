@@ -76,8 +76,8 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
     result = previous_result(workdir, config, overwrite)
     mesh = create_mesh()
     model = create_model(**vars(config.model))
-    tx = create_optimizer(**vars(config.optimizer))
     if result:
+        tx = create_optimizer(**vars(config.optimizer), num_steps=result["steps"])
         run = _complete_run(workdir, model, tx, result, replicated(mesh))
         print(
             f"{workdir} is complete: test accuracy {result['test_accuracy']:.2%}. "
@@ -92,6 +92,7 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
         data = jax.block_until_ready(jax.device_put(splits, replicated(mesh)))
         num_examples, *image_shape = splits["train"].images.shape
         num_steps = steps_per_epoch(num_examples, config.batch_size)
+        tx = create_optimizer(**vars(config.optimizer), num_steps=config.epochs * num_steps)
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     with watch.phase("compile"):

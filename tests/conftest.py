@@ -28,7 +28,7 @@ SMALL = Config(
 )
 
 
-def create_reference(**fields: float) -> nn.Module:
+def create_reference(**fields: float | str) -> nn.Module:
     """The reference network, with some fields changed."""
     return create_model(**vars(ModelConfig(**fields)))  # type: ignore[arg-type]
 

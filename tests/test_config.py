@@ -27,8 +27,8 @@ def test_the_default_recipe_is_the_reference_recipe():
     config = load_config(RECIPES / "default.py")
     assert config == Config()
     assert (config.epochs, config.batch_size) == (10, 128)
-    assert dataclasses.astuple(config.optimizer) == (1e-3, 0.9, 0.999, 1e-7)
-    assert dataclasses.astuple(config.model) == ("cnn", 10, 32, 3, 2, 64, 0.2)
+    assert dataclasses.astuple(config.optimizer) == (1e-3, "constant", 0.9, 0.999, 1e-7)
+    assert dataclasses.astuple(config.model) == ("cnn", 10, 32, 1, 3, 2, 64, 0.2, "auto")
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
     "checkpoint clock config datasets hashing history metrics ops optimizer rng sharding",
-    "loader model state steps workdir",
+    "compilation_cache loader model state steps workdir",
     "evaluate predict summary train",
     "cli",
     "__init__ __main__",

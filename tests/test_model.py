@@ -7,7 +7,7 @@ import pytest
 from conftest import create_reference
 
 from mnist_jax import rng
-from mnist_jax.model import create_model
+from mnist_jax.model import create_model, flatten
 from mnist_jax.summary import format_table, summarize
 
 
@@ -19,11 +19,11 @@ def params():
 
 def test_the_reference_network_has_347146_parameters(params):
     sizes = {name: sum(x.size for x in jax.tree.leaves(layer)) for name, layer in params.items()}
-    assert sizes == {"conv": 320, "dense": 346176, "output": 650}
+    assert sizes == {"conv1": 320, "dense": 346176, "output": 650}
 
 
 def test_kernels_are_glorot_uniform_and_biases_zero(params):
-    fans = {"conv": (9 * 1, 9 * 32), "dense": (5408, 64), "output": (64, 10)}
+    fans = {"conv1": (9 * 1, 9 * 32), "dense": (5408, 64), "output": (64, 10)}
     for name, (fan_in, fan_out) in fans.items():
         limit = np.sqrt(6 / (fan_in + fan_out))
         kernel = np.asarray(params[name]["kernel"])
@@ -56,12 +56,36 @@ def test_dropout_silences_hidden_units_and_scales_the_rest(params):
     assert kept.mean() == pytest.approx(0.75, abs=0.02)
 
 
+def test_flatten_lines_up_one_channel_after_another():
+    images = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    np.testing.assert_array_equal(
+        flatten(images), np.transpose(images, (0, 3, 1, 2)).reshape(2, 5 * 3 * 4)
+    )
+
+
 def test_fields_change_the_shapes():
     model = create_reference(num_classes=7, features=4, kernel_size=5, pool_size=3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))
-    assert shapes["params"]["conv"]["kernel"].shape == (5, 5, 3, 4)
+    assert shapes["params"]["conv1"]["kernel"].shape == (5, 5, 3, 4)
     assert shapes["params"]["dense"]["kernel"].shape == (5 * 9 * 4, 64)
     assert shapes["params"]["output"]["kernel"].shape == (64, 7)
+
+
+def test_every_further_convolution_has_twice_the_filters():
+    model = create_reference(features=4, depth=2, kernel_size=3, pool_size=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))["params"]
+    assert shapes["conv1"]["kernel"].shape == (3, 3, 3, 4)
+    assert shapes["conv2"]["kernel"].shape == (3, 3, 4, 8)
+    assert shapes["dense"]["kernel"].shape == (3 * 6 * 8, 64)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_lowering_does_not_change_the_network(depth):
+    images = jax.random.uniform(jax.random.key(1), (5, 28, 28, 1))
+    models = {name: create_reference(lowering=name, depth=depth) for name in ("matmul", "xla")}
+    params = models["matmul"].init(rng.stream(0, "init"), images)
+    matmul, xla = (jnp.asarray(model.apply(params, images)) for model in models.values())
+    np.testing.assert_allclose(matmul, xla, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_model_names_the_known_ones():
@@ -72,7 +96,7 @@ def test_an_unknown_model_names_the_known_ones():
 def test_summary_is_computed_from_the_module():
     layers = summarize(create_reference(), (28, 28, 1))
     assert [(layer.name, layer.shape, layer.params) for layer in layers] == [
-        ("conv", (26, 26, 32), 320),
+        ("conv1", (26, 26, 32), 320),
         ("max_pool", (13, 13, 32), 0),
         ("flatten", (5408,), 0),
         ("dense", (64,), 346176),
@@ -89,7 +113,7 @@ def test_summary_is_computed_from_the_module():
 
 def test_summary_follows_the_fields():
     layers = summarize(create_reference(features=8, kernel_size=5, pool_size=1), (12, 10, 3))
-    assert layers[0][:3] == ("conv", (8, 6, 8), 5 * 5 * 3 * 8 + 8)
+    assert layers[0][:3] == ("conv1", (8, 6, 8), 5 * 5 * 3 * 8 + 8)
     assert layers[1][:2] == ("flatten", (8 * 6 * 8,))
 
 

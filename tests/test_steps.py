@@ -23,7 +23,7 @@ DROPOUT = rng.stream(0, "dropout")
 
 
 def create_state(learning_rate=1e-3, **fields):
-    tx = create_optimizer(learning_rate, b1=0.9, b2=0.999, eps=1e-7)
+    tx = create_optimizer(learning_rate, "constant", b1=0.9, b2=0.999, eps=1e-7, num_steps=1)
     return create_train_state(create_reference(**fields), tx, rng.stream(0, "init"), (28, 28, 1))
 
 
@@ -44,11 +44,11 @@ def numpy_loss_and_grads(params, images, labels):
     x = images.astype(np.float64) / 255
     n, classes = len(x), np.arange(10)
     windows = np.lib.stride_tricks.sliding_window_view(x[..., 0], (3, 3), axis=(1, 2))
-    conv = np.einsum("nijkl,klf->nijf", windows, p["conv"]["kernel"][:, :, 0])
+    conv = np.einsum("nijkl,klf->nijf", windows, p["conv1"]["kernel"][:, :, 0])
     blocks = conv.reshape(n, 13, 2, 13, 2, 32).transpose(0, 1, 3, 5, 2, 4).reshape(n, 13, 13, 32, 4)
     winner = blocks.argmax(axis=-1)
-    pooled = blocks.max(axis=-1) + p["conv"]["bias"]
-    flat = np.maximum(pooled, 0).reshape(n, -1)
+    pooled = blocks.max(axis=-1) + p["conv1"]["bias"]
+    flat = np.maximum(pooled, 0).transpose(0, 3, 1, 2).reshape(n, -1)  # a channel after another
     hidden = flat @ p["dense"]["kernel"] + p["dense"]["bias"]
     active = np.maximum(hidden, 0)
     logits = active @ p["output"]["kernel"] + p["output"]["bias"]
@@ -58,11 +58,12 @@ def numpy_loss_and_grads(params, images, labels):
 
     d_logits = (np.exp(log_probs) - (labels[:, None] == classes)) / n
     d_hidden = (d_logits @ p["output"]["kernel"].T) * (hidden > 0)
-    d_pooled = (d_hidden @ p["dense"]["kernel"].T).reshape(pooled.shape) * (pooled > 0)
+    d_flat = (d_hidden @ p["dense"]["kernel"].T).reshape(n, 32, 13, 13)
+    d_pooled = d_flat.transpose(0, 2, 3, 1) * (pooled > 0)
     d_blocks = d_pooled[..., None] * (winner[..., None] == np.arange(4))
     d_conv = d_blocks.reshape(n, 13, 13, 32, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(conv.shape)
     grads = {
-        "conv": {
+        "conv1": {
             "kernel": np.einsum("nijkl,nijf->klf", windows, d_conv)[:, :, None],
             "bias": d_pooled.sum(axis=(0, 1, 2)),
         },

@@ -46,10 +46,14 @@ def save(prepared: Path, split: str, arrays: Arrays) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def cache_root() -> Path:
+    """Where this user's caches lie; RuntimeError for a user without a home directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_jax"
+
+
 def _file(prepared: Path, split: str) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(f"{prepared.absolute()} {split}".encode()).hexdigest()[:16]
-    return root / "mnist_jax" / "arrays" / f"{key}.npz"
+    return cache_root() / "arrays" / f"{key}.npz"
 
 
 def _source(prepared: Path) -> str:

@@ -1,0 +1,42 @@
+"""Compiled programs on disk: what was compiled once is read the next time."""
+
+import hashlib
+import platform
+from pathlib import Path
+
+import jax
+
+from mnist_jax.datasets.cache import cache_root
+
+
+def use_compilation_cache() -> None:
+    """Has JAX keep what it compiles in $XDG_CACHE_HOME/mnist_jax/compiled, or ~/.cache/mnist_jax.
+
+    The programs run as they are read, so the directory belongs to the user alone. Without such a
+    directory, or where the user has named one of their own ($JAX_COMPILATION_CACHE_DIR), this does
+    nothing. It changes JAX's settings for the whole process: a command may, a library may not.
+
+    References:
+        https://docs.jax.dev/en/latest/persistent_compilation_cache.html
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    try:
+        # A home directory may be shared by machines; a program is for one kind of processor.
+        directory = cache_root() / "compiled" / _processor_key()
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    # Everything: many small programs make a slow start, too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor_key() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    # "flags" are x86's instruction sets, "Features" Arm's.
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:16]
