@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check format seeds clean
+.PHONY: train test check format seeds benchmark clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
@@ -19,13 +19,24 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/python benchmarks/quick.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-seeds: $(VENV)/.installed
-	$(BIN)/python benchmarks/seeds.py
+# The accuracies of the README: ten seeds of the reference recipe, thirty of the fast one.
+seeds: $(VENV)/.installed-benchmarks
+	$(BIN)/python benchmarks/seeds.py --seeds 10
+	$(BIN)/python benchmarks/seeds.py --config configs/fast.py --seeds 30
+
+# The times of the README. Half an hour, on a machine that does nothing else.
+benchmark: $(VENV)/.installed-benchmarks
+	$(BIN)/python benchmarks/epochs.py
+	$(BIN)/python benchmarks/epochs.py --recipe fast
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/conv.py
 
 clean:
 	rm -rf $(VENV) build dist
@@ -43,4 +54,9 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.installed
+
+# PyTorch brings gigabytes of CUDA, unless its CPU build is in the environment already.
+$(VENV)/.installed-benchmarks: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[benchmarks]"
 	touch $@ $(VENV)/.installed

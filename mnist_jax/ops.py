@@ -44,8 +44,7 @@ def conv_pool(
             order gets the gradient.
         pool_size: p, a pooling window's pixels a side, and the distance between two windows; with 1
             there is no pooling.
-        lowering: `auto` takes the one that `benchmarks/conv.py` finds faster: on a CPU `matmul`,
-            unless a window holds more than 1024 numbers; elsewhere `xla`.
+        lowering: `matmul`, `xla`, or `auto`, see `choose_lowering`.
 
     Returns:
         float [F, H', W', B].
@@ -67,7 +66,7 @@ def conv_pool(
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(names)}")
     pads = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (stride, stride), padding)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    size = tuple(stride * (pool_size - 1) + k for k in kernel.shape[:2])
+    size = _window_size(kernel.shape, stride, pool_size)
     if any(side < window for side, window in zip(padded.shape[1:3], size, strict=True)):
         raise ValueError(
             f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for a kernel of "
@@ -75,10 +74,27 @@ def conv_pool(
             f"pooling window of {pool_size}: {size[0]}x{size[1]} are needed, padding included"
         )
     if lowering == "auto":
-        small = math.prod(size) * kernel.shape[2] <= 1024
-        lowering = "matmul" if jax.default_backend() == "cpu" and small else "xla"
+        lowering = choose_lowering(kernel.shape, stride, pool_size)
     lower = _conv_pool_matmul if lowering == "matmul" else _conv_pool_xla
     return lower(padded, kernel, stride, pool, pool_size)
+
+
+def choose_lowering(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> str:
+    """Returns the lowering of `conv_pool` that should be the faster one here.
+
+    On a CPU that is `matmul`, unless a window holds so many numbers that building the matrix of all
+    windows costs more than it saves: by `benchmarks/conv.py`, above about a thousand. Elsewhere it
+    is `xla`: accelerators have convolutions of their own.
+    """
+    channels = kernel_shape[2]
+    small = math.prod(_window_size(kernel_shape, stride, pool_size)) * channels <= 1024
+    return "matmul" if small and jax.default_backend() == "cpu" else "xla"
+
+
+def _window_size(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> tuple[int, int]:
+    """Height and width of what one pooled output sees."""
+    height, width = (k + stride * (pool_size - 1) for k in kernel_shape[:2])
+    return height, width
 
 
 def _conv_pool_xla(
@@ -96,9 +112,8 @@ def _conv_pool_xla(
 def _conv_pool_matmul(
     images: jax.Array, kernel: jax.Array, stride: int, pool: str, pool_size: int
 ) -> jax.Array:
-    *kernel_size, _, features = kernel.shape
+    height, width = _window_size(kernel.shape, stride, pool_size)
     room = stride * (pool_size - 1)
-    height, width = (k + room for k in kernel_size)
     # First the rows of each window, then of these its columns: fewer slices than pixel by pixel.
     windows = _slices(_slices(images, 1, height, stride * pool_size), 2, width, stride * pool_size)
     rows, columns = windows.shape[1:3]
@@ -114,9 +129,9 @@ def _conv_pool_matmul(
     if pool == "mean":  # the mean of the products is the product with the mean
         placements = placements.mean(axis=0, keepdims=True)
     placements = placements.transpose(0, 4, 2, 1, 3).reshape(-1, len(windows))
-    products = (placements @ windows).reshape(-1, features, windows.shape[1])
+    products = (placements @ windows).reshape(-1, kernel.shape[-1], windows.shape[1])
     outputs = _first_max(products) if len(products) > 1 else products[0]
-    return outputs.reshape(features, rows, columns, -1)
+    return outputs.reshape(len(outputs), rows, columns, -1)
 
 
 def _slices(images: jax.Array, axis: int, size: int, step: int) -> jax.Array:

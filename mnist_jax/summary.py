@@ -75,6 +75,16 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     return layers
 
 
+def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:
+    """Returns the FLOPs that a training step on a batch cannot do without.
+
+    Two products of the same size as the forward one give the gradients of a layer's weights and of
+    its inputs; the first layer's inputs are the images, which need none. Counted as in `summarize`.
+    """
+    flops = [layer.flops for layer in summarize(model, image_shape) if layer.flops]
+    return batch_size * (3 * sum(flops) - flops[0])
+
+
 def format_table(layers: list[Layer], image_shape: tuple[int, ...]) -> str:
     """Lays the layers out as text, with the totals below."""
     rows = [("layer", "output", "parameters", "FLOPs", "what it is for")]

@@ -144,7 +144,9 @@ def train(config: Config, workdir: str | Path, *, overwrite: bool = False) -> Ru
                     for chunk in chunks_of(epoch_order(shuffle_rng, epoch, num_examples)):
                         size = len(chunk["label"])
                         state, chunk_sums = run_chunk[size](state, chunk, dropout_rng)
-                        sums.append(jax.device_get(chunk_sums))  # waits for the chunk
+                        # Waits for the chunk before: the device always has one to go on with.
+                        jax.block_until_ready(sums[-1:])
+                        sums.append(chunk_sums)
                         bar.update(size)
                     trained = mean_metrics(sums)
                 with watch.phase("eval"):

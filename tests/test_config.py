@@ -54,6 +54,9 @@ def test_every_recipe_is_valid_and_says_how_to_run_it(path):
         (lambda: ModelConfig(num_classes=1), "model.num_classes must be at least 2"),
         (lambda: ModelConfig(dropout_rate=1.0), "model.dropout_rate must be at least 0 and below"),
         (lambda: ModelConfig(features=0), "model.features must be at least 1"),
+        (lambda: ModelConfig(depth=0), "model.depth must be at least 1"),
+        (lambda: ModelConfig(lowering="gpu"), "ModelConfig.lowering must be one of ('auto'"),  # type: ignore
+        (lambda: OptimizerConfig(schedule="cosine"), "schedule must be one of"),  # type: ignore
         (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate must be above 0"),
         (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate must be above"),
         (lambda: OptimizerConfig(eps=math.inf), "optimizer.eps must be above 0 and finite"),

@@ -8,7 +8,7 @@ from conftest import create_reference
 
 from mnist_jax import rng
 from mnist_jax.model import create_model, flatten
-from mnist_jax.summary import format_table, summarize
+from mnist_jax.summary import format_table, step_flops, summarize
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,13 @@ def test_summary_is_computed_from_the_module():
     table = format_table(layers, (28, 28, 1))
     assert "347,146" in table
     assert "26x26x32" in table
+
+
+def test_a_step_needs_no_gradient_of_the_images():
+    # Forward, and the gradients of the weights and of the inputs; of the convolution only two.
+    assert step_flops(create_reference(), (28, 28, 1), 128) == 128 * (
+        2 * 389376 + 3 * (692224 + 1280)
+    )
 
 
 def test_summary_follows_the_fields():

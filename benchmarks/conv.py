@@ -1,0 +1,84 @@
+"""Times both lowerings of `ops.conv_pool`, with gradients, over layers of many shapes.
+
+    python benchmarks/conv.py
+
+`auto` is to take the faster one: the last column says which it takes, and what that costs.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from machine import describe, headline
+
+from mnist_jax.ops import choose_lowering, conv_pool
+
+# channels, side, kernel, filters, stride, padding, pool, batch
+LAYERS = [
+    (1, 28, 3, 32, 1, "VALID", 2, 128),
+    (1, 28, 3, 8, 1, "VALID", 2, 128),
+    (1, 28, 3, 256, 1, "VALID", 2, 128),
+    (1, 28, 5, 12, 1, "VALID", 2, 128),
+    (12, 12, 5, 24, 1, "VALID", 2, 128),
+    (1, 28, 3, 32, 1, "VALID", 2, 1024),
+    (1, 28, 3, 32, 2, "SAME", 1, 128),
+    (1, 28, 3, 32, 1, "VALID", 3, 128),
+    (3, 32, 3, 32, 1, "SAME", 2, 128),
+    (32, 14, 3, 64, 2, "SAME", 1, 128),
+    (32, 13, 3, 64, 1, "SAME", 1, 128),
+    (64, 14, 1, 64, 1, "VALID", 1, 128),
+    (64, 13, 3, 64, 1, "SAME", 1, 128),
+    (64, 13, 3, 64, 1, "SAME", 2, 128),
+    (128, 7, 3, 128, 1, "SAME", 1, 128),
+    (32, 28, 5, 32, 1, "SAME", 2, 64),
+    (32, 12, 3, 64, 1, "VALID", 4, 128),
+]
+
+
+def gradient(lowering: str, argnums: int | tuple[int, ...], **options: Any) -> Callable:
+    """Returns the compiled gradient of a loss behind one layer."""
+
+    def loss(images, kernel):
+        return jnp.sum(conv_pool(images, kernel, lowering=lowering, **options) ** 2)
+
+    return jax.jit(jax.grad(loss, argnums=argnums))
+
+
+def main() -> None:
+    """Prints a row a layer."""
+    print("| layer | matmul, ms | xla, ms | xla / matmul | auto |")
+    print("|---|---|---|---|---|")
+    for channels, side, size, filters, stride, padding, pool, batch in LAYERS:
+        keys = jax.random.split(jax.random.key(0))
+        images = jax.random.normal(keys[0], (channels, side, side, batch))
+        kernel = jax.random.normal(keys[1], (size, size, channels, filters))
+        # The first layer of a network needs no gradient of its images.
+        argnums = 1 if channels in (1, 3) else (0, 1)
+
+        programs = {
+            name: gradient(name, argnums, stride=stride, padding=padding, pool_size=pool)
+            for name in ("matmul", "xla")
+        }
+        seconds = {name: [] for name in programs}
+        for _ in range(8):
+            for name, program in programs.items():
+                start = time.perf_counter()
+                jax.block_until_ready(program(images, kernel))
+                seconds[name].append(time.perf_counter() - start)
+        # The first call compiles.
+        matmul, xla = (1e3 * statistics.median(seconds[name][1:]) for name in programs)
+        chosen = choose_lowering(kernel.shape, stride, pool)
+        loss = {"matmul": matmul, "xla": xla}[chosen] / min(matmul, xla)
+        print(
+            f"| {channels}x{side}x{side}, {size}x{size} to {filters}, stride {stride}, {padding}, "
+            f"pool {pool}, batch {batch} | {matmul:.2f} | {xla:.2f} | {xla / matmul:.2f} | "
+            f"{chosen}{f', {loss:.2f} times the faster' if loss > 1.05 else ''} |"
+        )
+    print(f"\nMedians of 7. {headline(describe())}")
+
+
+if __name__ == "__main__":
+    main()

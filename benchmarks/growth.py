@@ -1,0 +1,162 @@
+"""How the cost of training grows: with the batch, the width, the data, and the length of a chunk.
+
+    python benchmarks/growth.py [--output DIR]
+
+Writes DIR/growth.json and DIR/growth.png (default: runs/benchmark), and prints a table. Settings
+are taken in turn, round after round; the first round compiles and is not counted.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+from machine import describe, headline
+
+from mnist_jax import Config, rng
+from mnist_jax.config import DataConfig
+from mnist_jax.datasets import load_splits
+from mnist_jax.loader import epoch_order, train_chunks
+from mnist_jax.model import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.sharding import create_mesh, replicated, split_batch
+from mnist_jax.state import create_train_state
+from mnist_jax.steps import run_steps
+
+ROUNDS = 5
+IMAGES = 9600  # in a round, of the settings that do not change the data
+REFERENCE = Config()
+# What changes; its values; and the config and the number of images for a value.
+GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[Config, int]]]] = {
+    "batch size": (
+        (32, 64, 128, 256, 512, 1024, 2048, 4096),
+        lambda n: (dataclasses.replace(REFERENCE, batch_size=n), max(IMAGES, 4 * n)),
+    ),
+    "features": (
+        (8, 16, 32, 64, 128, 256),
+        lambda n: (
+            dataclasses.replace(REFERENCE, model=dataclasses.replace(REFERENCE.model, features=n)),
+            IMAGES if n <= 64 else 2560,
+        ),
+    ),
+    "times MNIST": ((1, 2, 5, 10), lambda n: (REFERENCE, 48_000 * n)),
+    "steps in a chunk": (
+        (1, 5, 25, 75, 375),
+        lambda n: (dataclasses.replace(REFERENCE, chunk_steps=n), 48_000),
+    ),
+}
+
+
+def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], int]:
+    """Returns a function that trains one epoch on `num_images`, and a step's temporary bytes."""
+    mesh = create_mesh()
+    images, labels = load_splits(**vars(DataConfig()))["train"]
+    repeats = -(-num_images // len(labels))
+    images, labels = jax.device_put(
+        (jnp.tile(images, (repeats, 1, 1, 1))[:num_images], jnp.tile(labels, repeats)[:num_images]),
+        replicated(mesh),
+    )
+    init_rng, shuffle_rng, dropout_rng = jax.device_put(
+        [rng.stream(0, role) for role in ("init", "shuffle", "dropout")], replicated(mesh)
+    )
+    model = create_model(**vars(config.model))
+    tx = create_optimizer(**vars(config.optimizer), num_steps=1)
+    state = jax.device_put(create_train_state(model, tx, init_rng, (28, 28, 1)), replicated(mesh))
+    chunks_of = functools.partial(
+        train_chunks,
+        images,
+        labels,
+        chunk_steps=config.chunk_steps,
+        batch_size=config.batch_size,
+        sharding=split_batch(mesh),
+    )
+    first = next(chunks_of(epoch_order(shuffle_rng, 0, num_images)))
+    compiled = run_steps.lower(state, first, dropout_rng).compile()
+
+    def epoch():
+        nonlocal state
+        for chunk in chunks_of(epoch_order(shuffle_rng, 0, num_images)):
+            state, sums = run_steps(state, chunk, dropout_rng)
+            jax.block_until_ready(sums)
+
+    return epoch, compiled.memory_analysis().temp_size_in_bytes
+
+
+def measure(name: str) -> list[dict[str, Any]]:
+    """Measures one growth: `value`, `microseconds` an image (all rounds) and `temporary_bytes`."""
+    values, settings = GROWTHS[name]
+    rows = []
+    for value in values:
+        config, num_images = settings(value)
+        epoch, temporary = create_epoch(config, num_images)
+        rows.append(
+            {
+                "value": value,
+                "epoch": epoch,
+                "images": num_images,
+                "temporary_bytes": temporary,
+                "microseconds": [],
+            }
+        )
+    for number in range(ROUNDS + 1):
+        for row in rows:
+            start = time.perf_counter()
+            row["epoch"]()
+            if number:
+                row["microseconds"].append((time.perf_counter() - start) / row["images"] * 1e6)
+    return [{key: row[key] for key in row if key != "epoch"} for row in rows]
+
+
+def draw(results: dict[str, list[dict[str, Any]]], file: Path, title: str) -> None:
+    """Draws a panel for each growth."""
+    figure, panels = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    for axes, (name, rows) in zip(panels.flat, results.items(), strict=True):
+        values = [row["value"] for row in rows]
+        medians = [statistics.median(row["microseconds"]) for row in rows]
+        spread = [
+            [median - min(row["microseconds"]), max(row["microseconds"]) - median]
+            for median, row in zip(medians, rows, strict=True)
+        ]
+        axes.errorbar(values, medians, yerr=list(zip(*spread, strict=True)), marker="o", capsize=3)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(name)
+        axes.set_ylabel("µs an image")
+        axes.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    """Measures, prints and draws."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
+    output = parser.parse_args().output
+    output.mkdir(parents=True, exist_ok=True)
+    machine = describe()
+    results = {}
+    for name in GROWTHS:
+        results[name] = measure(name)
+        print(f"| {name} | " + " | ".join(f"{row['value']}" for row in results[name]) + " |")
+        print("|---" * (len(results[name]) + 1) + "|")
+        medians = [statistics.median(row["microseconds"]) for row in results[name]]
+        print("| µs an image | " + " | ".join(f"{median:.1f}" for median in medians) + " |")
+        memory = [f"{row['temporary_bytes'] / 2**20:.1f}" for row in results[name]]
+        print("| MiB for a step | " + " | ".join(memory) + " |\n", flush=True)
+    print(f"Medians of {ROUNDS} rounds. {headline(machine)}")
+    (output / "growth.json").write_text(json.dumps({"machine": machine, **results}, indent=1))
+    draw(results, output / "growth.png", headline(machine))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What a peer and the driver say to each other, a line at a time.
+
+    python PEER.py DATA.npz [OPTIONS]
+
+A peer builds its network, says which versions it runs, and waits. Every command is a word on its
+standard input, every answer a line of JSON on its standard output; without commands it sleeps, and
+the end of the input ends it. So one peer after another can train an epoch while the others sleep.
+
+    (ready)  {"versions": {...}}
+    epoch    {"seconds": s, "steps": n, "val_accuracy": a}     train an epoch, then validate
+    test     {"test_accuracy": a}
+    reset    {}                                                a new network, with the next seed
+
+Peers of a recipe that is compared as a whole train all of it at the command `epoch`, and answer
+also with `train_seconds`, the part before the validation.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Data = dict[str, tuple[np.ndarray, np.ndarray]]
+Peer = tuple[Callable[[], dict[str, Any]], Callable[[], float]]
+
+
+def serve(create: Callable[[Data, int], Peer], *modules: ModuleType) -> None:
+    """Answers the driver until its input ends.
+
+    Args:
+        create: (data, seed) -> (epoch, test). The data are the images uint8 [N, 28, 28, 1] and the
+            labels int32 [N] of "train", "validation" and "test". `epoch()` returns `steps` and
+            `val_accuracy`, `test()` the accuracy.
+        modules: the packages whose versions matter.
+    """
+    with np.load(sys.argv[1]) as file:
+        data = {
+            split: (file[f"{split}_images"], file[f"{split}_labels"])
+            for split in ("train", "validation", "test")
+        }
+    seed = 0
+    epoch, test = create(data, seed)
+    _answer(versions={module.__name__: module.__version__ for module in modules})
+    for command in map(str.strip, sys.stdin):
+        if command == "epoch":
+            start = time.perf_counter()
+            result = epoch()
+            _answer(seconds=time.perf_counter() - start, **result)
+        elif command == "test":
+            _answer(test_accuracy=test())
+        elif command == "reset":
+            seed += 1
+            epoch, test = create(data, seed)
+            _answer()
+        else:
+            raise ValueError(f"unknown command {command!r}; expected epoch, test or reset")
+
+
+def _answer(**values: Any) -> None:
+    print(json.dumps(values), flush=True)

@@ -1,0 +1,121 @@
+"""Compares one training step with a plain Flax step, in one process, in under two minutes.
+
+    python benchmarks/quick.py
+
+The counts are XLA's own and the same on every run, so `make check` fails where they rise above
+their limits: more arithmetic, more memory traffic. The times are printed for people to read; no
+check hangs on them, as a shared machine's noise would break it.
+"""
+
+import functools
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.training.train_state import TrainState
+from machine import describe, headline
+
+from mnist_jax import Config, load_dataset, rng
+from mnist_jax.model import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.state import create_train_state
+from mnist_jax.steps import run_steps, train_step
+from mnist_jax.summary import step_flops
+
+sys.path.append(str(Path(__file__).parent / "peers"))
+import plain_flax
+
+STEPS, ROUNDS = 25, 9
+# What a step may count, relative to: the arithmetic that the network needs; plain Flax; plain Flax.
+LIMITS = {"FLOPs": 1.4, "bytes accessed": 0.4, "temporary memory": 0.25}
+
+
+def counts(compiled: jax.stages.Compiled) -> dict[str, float]:
+    """Returns what XLA counts in a program: FLOPs, bytes accessed, bytes of temporary memory."""
+    cost = compiled.cost_analysis()
+    return {
+        "FLOPs": cost["flops"],
+        "bytes accessed": cost["bytes accessed"],
+        "temporary memory": compiled.memory_analysis().temp_size_in_bytes,
+    }
+
+
+def main() -> int:
+    """Prints counts and times; returns 1 where a count is above its limit."""
+    config = Config()
+    size = config.batch_size
+    images, labels = load_dataset("mnist", "train[:3200]")
+    chunk = {
+        "image": jnp.asarray(images.reshape(STEPS, size, 28, 28, 1)),
+        "label": jnp.asarray(labels.reshape(STEPS, size)),
+        "mask": jnp.ones((STEPS, size), bool),
+    }
+    dropout_rng = rng.stream(0, "dropout")
+    model = create_model(**vars(config.model))
+    tx = create_optimizer(**vars(config.optimizer), num_steps=STEPS)
+    state = create_train_state(model, tx, rng.stream(0, "init"), (28, 28, 1))
+    plain_model = plain_flax.CNN()
+    plain_state = TrainState.create(
+        apply_fn=plain_model.apply,
+        params=plain_model.init(rng.stream(0, "init"), jnp.zeros((1, 28, 28, 1)), train=False)[
+            "params"
+        ],
+        tx=tx,
+    )
+    scaled = images.astype(np.float32) / 255
+    batches = [
+        (scaled[start : start + size], labels[start : start + size])
+        for start in range(0, len(images), size)
+    ]
+
+    first = jax.tree.map(lambda x: x[0], chunk)
+    ours = counts(jax.jit(train_step).lower(state, first, dropout_rng).compile())
+    plain = counts(plain_flax.train_step.lower(plain_state, *batches[0], dropout_rng).compile())
+    needed = step_flops(model, (28, 28, 1), size)
+
+    def run_ours():
+        nonlocal state
+        state, sums = run_steps(state, chunk, dropout_rng)
+        jax.block_until_ready(sums)
+
+    def run_plain():
+        nonlocal plain_state
+        for batch in batches:
+            plain_state, loss = plain_flax.train_step(plain_state, *batch, dropout_rng)
+        jax.block_until_ready(loss)
+
+    run_ours()
+    run_plain()
+    seconds = [(timed(run_ours), timed(run_plain)) for _ in range(ROUNDS)]
+    ratios = sorted(theirs / mine for mine, theirs in seconds)
+    mine, theirs = (
+        statistics.median(column) / STEPS * 1e3 for column in zip(*seconds, strict=True)
+    )
+
+    shares = {name: ours[name] / plain[name] for name in ours} | {"FLOPs": ours["FLOPs"] / needed}
+    print(
+        f"a step: {mine:.2f} ms; plain Flax {theirs:.1f} ms: {statistics.median(ratios):.1f} times"
+    )
+    print(f"({ratios[0]:.1f} to {ratios[-1]:.1f} in {ROUNDS} pairs). {headline(describe())}")
+    failed = False
+    for name, limit in LIMITS.items():
+        failed |= shares[name] > limit
+        of = "what the network needs" if name == "FLOPs" else "plain Flax's"
+        verdict = "ABOVE the limit of" if shares[name] > limit else "limit"
+        print(f"{name}: {ours[name] / 1e6:,.1f} M, {shares[name]:.2f} of {of}; {verdict} {limit}")
+    return int(failed)
+
+
+def timed(run: functools.partial) -> float:
+    """Returns the seconds that a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())
