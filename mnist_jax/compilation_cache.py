@@ -1,7 +1,9 @@
 """Compiled programs on disk: what was compiled once is read the next time."""
 
 import hashlib
+import os
 import platform
+import warnings
 from pathlib import Path
 
 import jax
@@ -12,9 +14,11 @@ from mnist_jax.datasets.cache import cache_root
 def use_compilation_cache() -> None:
     """Has JAX keep what it compiles in $XDG_CACHE_HOME/mnist_jax/compiled, or ~/.cache/mnist_jax.
 
-    The programs run as they are read, so the directory belongs to the user alone. Without such a
-    directory, or where the user has named one of their own ($JAX_COMPILATION_CACHE_DIR), this does
+    The programs run as they are read, so the directory is the user's alone. Where there can be no
+    such directory, or the user has named one of their own ($JAX_COMPILATION_CACHE_DIR), this does
     nothing. It changes JAX's settings for the whole process: a command may, a library may not.
+
+    The directory has no limit; it may be deleted at any time.
 
     References:
         https://docs.jax.dev/en/latest/persistent_compilation_cache.html
@@ -23,11 +27,16 @@ def use_compilation_cache() -> None:
         return
     try:
         # A home directory may be shared by machines; a program is for one kind of processor.
-        directory = cache_root() / "compiled" / _processor_key()
+        private = cache_root() / "compiled"
+        directory = private / _processor_key()
         directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o700)
+        if private.stat().st_uid != os.getuid():
+            return
+        private.chmod(0o700)
     except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
         return
+    # What cannot be read or kept is compiled: that costs time, and is nothing to tell.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     # Everything: many small programs make a slow start, too.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -36,7 +45,9 @@ def use_compilation_cache() -> None:
 
 def _processor_key() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     # "flags" are x86's instruction sets, "Features" Arm's.
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
-    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:16]
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return hashlib.sha256(
+        f"{platform.machine()} {platform.processor()} {features}".encode()
+    ).hexdigest()[:16]

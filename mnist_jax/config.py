@@ -106,7 +106,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """Step size; of a schedule, the largest one."""
     schedule: Literal["constant", "one_cycle"] = "constant"
-    """The step size over the run: always the same, or up for 30 % of the steps, then down to 0."""
+    """The step size over the run: always the same, or up for 30 % of the steps, then down."""
     b1: float = 0.9
     """Decay of the mean of the gradients."""
     b2: float = 0.999

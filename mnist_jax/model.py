@@ -37,14 +37,14 @@ def flatten(images: jax.Array) -> jax.Array:
 
     In the order of `conv_pool`'s result nothing moves in memory.
     """
-    return images.swapaxes(0, -1).reshape(-1, len(images)).T
+    return images.swapaxes(0, -1).reshape(-1, images.shape[0]).T
 
 
 class CNN(nn.Module):
     """The classic small network: convolution, max-pool, one hidden layer, dropout, output.
 
     With a depth of 2 or more, further convolutions follow the first one, each with a max-pool and
-    with twice the filters. The fields are those of `ModelConfig`.
+    with twice the filters. The fields are those of `ModelConfig`, but for its name.
     """
 
     num_classes: int

@@ -23,15 +23,17 @@ def conv_pool(
     The batch is the last axis, not the first: a CPU's vector instructions then work on many images
     at once, whatever the size of the rest. cuda-convnet laid its arrays out like this, too.
 
-    Two lowerings give the same values and gradients, up to rounding:
+    Two lowerings give the same values and reverse-mode gradients, up to rounding and for finite
+    numbers:
 
     `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`.
 
     `matmul` makes both one matrix product. Every pooled output sees one window of the image,
     stride * (p - 1) + k pixels a side; the p * p convolution outputs inside it are the products of
     that window with the kernel placed at p * p offsets. What is left of max-pooling is a maximum
-    over p * p rows. XLA's CPU back end runs the gradients of a convolution and of a max-pool as
-    plain loops, which then take most of a step; the gradient of a product is a product.
+    over p * p rows. That is more arithmetic, and still faster: XLA's CPU back end runs the
+    gradients of a convolution and of a max-pool as plain loops, which then take most of a step; the
+    gradient of a product is a product.
 
     Args:
         images: float [C, H, W, B].
@@ -50,7 +52,8 @@ def conv_pool(
         float [F, H', W', B].
 
     Raises:
-        ValueError: the images are too small for one window; or an unknown name is given.
+        ValueError: the images are too small for one window, or do not have the kernel's channels;
+            or an option is none of those above.
 
     References:
         K. Chellapilla, S. Puri and P. Simard, "High Performance Convolutional Neural Networks for
@@ -64,6 +67,14 @@ def conv_pool(
     ):
         if value not in names:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(names)}")
+    for name, value in (("stride", stride), ("pool_size", pool_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if images.shape[0] != kernel.shape[2]:
+        raise ValueError(
+            f"images of {images.shape[0]} channels do not fit a kernel for {kernel.shape[2]}: "
+            "images are [C, H, W, B], a kernel is [kh, kw, C, F]"
+        )
     pads = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (stride, stride), padding)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
     size = _window_size(kernel.shape, stride, pool_size)

@@ -124,7 +124,8 @@ def test_the_lowering_is_chosen_in_one_place_and_can_be_forced(monkeypatch):
 @pytest.mark.parametrize("lowering", ["matmul", "xla"])
 @pytest.mark.parametrize("pool", ["max", "mean"])
 def test_not_a_number_is_not_hidden(lowering, pool):
-    images = jnp.zeros((1, 5, 5, 1)).at[0, 2, 2, 0].set(jnp.nan)
+    # In a corner: only one of the outputs in its pooling window is not a number.
+    images = jnp.zeros((1, 5, 5, 1)).at[0, 0, 0, 0].set(jnp.nan)
     kernel = jnp.ones((3, 3, 1, 1))
     output, vjp = jax.vjp(
         lambda x, k: conv_pool(x, k, pool=pool, pool_size=2, lowering=lowering), images, kernel
@@ -136,6 +137,18 @@ def test_not_a_number_is_not_hidden(lowering, pool):
 def test_images_smaller_than_a_window_are_refused():
     with pytest.raises(ValueError, match=r"3x9 pixels .* too small .* 4x4 are needed"):
         conv_pool(jnp.zeros((1, 3, 9, 1)), jnp.zeros((3, 3, 1, 2)), pool_size=2)
+
+
+@pytest.mark.parametrize("option", ["stride", "pool_size"])
+def test_a_stride_or_a_window_of_nothing_is_refused(option):
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
+        conv_pool(jnp.zeros((1, 9, 9, 1)), jnp.zeros((3, 3, 1, 2)), **{option: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lowering", ["matmul", "xla"])
+def test_a_kernel_for_other_channels_is_refused(lowering):
+    with pytest.raises(ValueError, match="images of 2 channels do not fit a kernel for 1"):
+        conv_pool(jnp.zeros((2, 9, 8, 3)), jnp.zeros((3, 3, 1, 4)), lowering=lowering)
 
 
 @pytest.mark.parametrize("option", ["padding", "pool", "lowering"])

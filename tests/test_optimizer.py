@@ -21,7 +21,7 @@ def test_a_constant_rate_is_the_learning_rate():
 
 
 @pytest.mark.parametrize("num_steps", [20, 100])
-def test_one_cycle_rises_for_a_third_and_falls_to_nothing(num_steps):
+def test_one_cycle_rises_for_thirty_percent_and_falls_to_nothing(num_steps):
     sizes = updates("one_cycle", num_steps)
     top = int(sizes.argmax())
     assert top == pytest.approx(0.3 * num_steps, abs=1)
