@@ -26,7 +26,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 # The accuracies of the README: ten seeds of the reference recipe, thirty of the fast one.
-seeds: $(VENV)/.installed-benchmarks
+seeds: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/seeds.py --seeds 10
 	$(BIN)/python benchmarks/seeds.py --config configs/fast.py --seeds 30
 

@@ -93,13 +93,14 @@ def conv_pool(
 def choose_lowering(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> str:
     """Returns the lowering of `conv_pool` that should be the faster one here.
 
-    On a CPU that is `matmul`, unless a window holds so many numbers that building the matrix of all
-    windows costs more than it saves: by `benchmarks/conv.py`, above about a thousand. Elsewhere it
-    is `xla`: accelerators have convolutions of their own.
+    On a CPU that is `matmul`, but for large windows from jax 0.12 on, whose own convolutions are
+    faster than those before: by `benchmarks/conv.py`, above about a thousand numbers a window.
+    Elsewhere it is `xla`, not measured: accelerators have convolutions of their own.
     """
-    channels = kernel_shape[2]
-    small = math.prod(_window_size(kernel_shape, stride, pool_size)) * channels <= 1024
-    return "matmul" if small and jax.default_backend() == "cpu" else "xla"
+    if jax.default_backend() != "cpu":
+        return "xla"
+    numbers = math.prod(_window_size(kernel_shape, stride, pool_size)) * kernel_shape[2]
+    return "xla" if numbers > 1024 and jax.__version_info__ >= (0, 12) else "matmul"
 
 
 def _window_size(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> tuple[int, int]:
