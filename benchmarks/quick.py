@@ -7,10 +7,10 @@ their limits: more arithmetic, more memory traffic. The times are printed for pe
 check hangs on them, as a shared machine's noise would break it.
 """
 
-import functools
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -103,14 +103,15 @@ def main() -> int:
     print(f"({ratios[0]:.1f} to {ratios[-1]:.1f} in {ROUNDS} pairs). {headline(describe())}")
     failed = False
     for name, limit in LIMITS.items():
-        failed |= shares[name] > limit
+        # The limits are those of a CPU: elsewhere the convolution is another one.
+        failed |= shares[name] > limit and jax.default_backend() == "cpu"
         of = "what the network needs" if name == "FLOPs" else "plain Flax's"
         verdict = "ABOVE the limit of" if shares[name] > limit else "limit"
         print(f"{name}: {ours[name] / 1e6:,.1f} M, {shares[name]:.2f} of {of}; {verdict} {limit}")
     return int(failed)
 
 
-def timed(run: functools.partial) -> float:
+def timed(run: Callable[[], None]) -> float:
     """Returns the seconds that a call takes."""
     start = time.perf_counter()
     run()
