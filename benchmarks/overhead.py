@@ -36,8 +36,7 @@ def start_up() -> dict[str, float]:
         result = read_json(Path(directory, "result.json"))
     assert result
     seconds = result["seconds"]
-    phases = {"import": 0.0, "data": 0.0, "compile": 0.0}
-    phases = {name: seconds[name] for name in phases}
+    phases = {name: seconds[name] for name in ("import", "data", "compile")}
     # The interpreter before the package's first line, and its end.
     phases["Python"] = wall - seconds["total"]
     phases["other"] = seconds["total"] - sum(seconds[name] for name in seconds if name != "total")

@@ -161,7 +161,7 @@ def _first_max(candidates: jax.Array) -> jax.Array:
     `jnp.max` would divide the gradient among them, and keep the candidates for it.
     """
     # Not `candidates.max(axis=0)`: where it alone follows the product, jaxlib 0.10 fuses the two,
-    # and is ten times slower.
+    # and is far slower.
     return functools.reduce(jnp.maximum, candidates)
 
 

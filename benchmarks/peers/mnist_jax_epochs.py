@@ -60,7 +60,8 @@ def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
             order = epoch_order(shuffle_rng, int(state.step) // num_steps, num_examples)
             for chunk in chunks_of(order):
                 state, chunk_sums = run_chunk[len(chunk["label"])](state, chunk, dropout_rng)
-                sums.append(jax.device_get(chunk_sums))  # waits for the chunk
+                jax.block_until_ready(sums[-1:])
+                sums.append(chunk_sums)
             mean_metrics(sums)
         seconds = time.perf_counter() - start
         return {
