@@ -2,6 +2,7 @@
 
 # isort: off
 from mnist_jax import clock as clock  # first: it starts the clock that `seconds.import` reads
+from mnist_jax import signals as signals  # then: a signal ends the command, even while it imports
 
 # isort: on
 from mnist_jax.config import Config

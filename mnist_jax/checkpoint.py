@@ -1,153 +1,186 @@
-"""Checkpoints on disk: the only file that knows Orbax."""
+"""Checkpoints on disk: the only file that knows Orbax.
+
+A checkpoint is a directory named by its step. It appears by one rename, when all its files are
+written and their sums beside them, and it goes by one rename: what is listed is complete, whenever
+the process was killed.
+"""
 
 import contextlib
+import errno
 import functools
-import hashlib
 import logging
+import os
+import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath  # Orbax's handlers take no other paths
 from flax.training.train_state import TrainState
 from jax.sharding import Sharding
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-SUMS = "SHA256SUMS"
+from mnist_jax.hashing import find_damage, sync, write_sums
+
+SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes
+STEP = re.compile("0|[1-9][0-9]{0,9}")  # an int32
+ASIDE, DELETED = ".aside", ".deleted"
 
 
-def _val_accuracy(metrics: dict[str, float]) -> float:
-    return metrics["val_accuracy"]
+def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
+    """Compares the files of every checkpoint with their recorded sums.
+
+    Returns:
+        The steps of those that are as they were saved, in order; and of the others, by step, a line
+        that names the checkpoint and the file that is missing or has another SHA-256.
+
+    Raises:
+        NotADirectoryError: `directory` is something else than a directory.
+        PermissionError: a checkpoint may not be read.
+    """
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} must be a directory, for checkpoints")
+    sound, damaged = [], {}
+    for checkpoint in _listed(directory):
+        damage = find_damage(checkpoint)
+        if not damage:
+            sound.append(int(checkpoint.name))
+        elif checkpoint.exists():  # a run that is under way may have pruned it just now
+            line = f"the checkpoint {checkpoint} is damaged and left out: {damage}"
+            damaged[int(checkpoint.name)] = line
+    return sound, damaged
+
+
+class Saver:
+    """Saves training states in the background, one at a time. See `open_saver`."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory.absolute()  # Orbax takes no other
+        self._checkpointer = ocp.AsyncCheckpointer(
+            _handlers(),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=functools.partial(_finalize, self._directory),
+                # A directory that cannot be made in the background leaves Orbax's threads waiting.
+                create_directories_asynchronously=False,
+            ),
+        )
+
+    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+        """Starts saving a state under its step, once the save before it is done.
+
+        The state may be donated at once: the values are copied before this returns.
+
+        Args:
+            state: every value of it must be finite.
+            progress: JSON values that go with it.
+
+        Raises:
+            OSError: this one, or the one before, could not be written. What was saved stays.
+        """
+        items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
+        args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(progress))
+        with _one_os_error(self._directory):
+            self._checkpointer.save(self._directory / str(int(state.step)), args=args)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint is complete; OSError if it could not be written."""
+        with _one_os_error(self._directory):
+            self._checkpointer.wait_until_finished()
+            sync(self._directory)
+
+    def close(self) -> None:
+        """Waits, ends the threads, and removes what was pruned."""
+        with _one_os_error(self._directory):
+            self._checkpointer.close()
+        _remove(self._directory, DELETED)
 
 
 @contextlib.contextmanager
-def open_checkpoints(
-    directory: Path, *, read_only: bool = False
-) -> Iterator[ocp.CheckpointManager]:
-    """Opens a directory of checkpoints that keeps the newest and the best by validation accuracy.
+def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
+    """Opens a directory of checkpoints for writing; leaving the `with` block waits for the saves.
 
-    Saves run in the background; leaving the `with` block waits for them. Opening for writing
-    removes what a save that was killed has left.
-
-    Raises:
-        ValueError: a checkpoint is damaged.
-        NotADirectoryError: `directory` is a file.
+    What a save or a pruning that was killed has left there is removed. Checkpoints of other steps
+    than the sound ones are set aside under another name, until `remove_set_aside`.
     """
-    directory = directory.absolute()
-    if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(f"{directory} is a file; a directory of checkpoints goes there")
-    # Before Orbax reads any of it: what it says of a damaged file is long, and not always an error.
-    for checkpoint in directory.glob("*"):
-        if checkpoint.name.isdecimal() and checkpoint.is_dir():
-            _check_sums(checkpoint)
-    if not read_only:
-        for leftover in directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-            shutil.rmtree(leftover)
-    # Orbax warns of settings that `read_only` overrules, its own defaults among them.
-    only_reading: dict[str, Any] = {"read_only": True, "create": False, "save_interval_steps": 0}
-    options = ocp.CheckpointManagerOptions(
-        # `best_fn` with `max_to_keep` would delete the newest checkpoint when an older one is
-        # better, and a resumed run would go back.
-        preservation_policy=AnyPreservationPolicy(
-            [LatestN(1), BestN(get_metric_fn=_val_accuracy, n=1)]
-        ),
-        best_fn=_val_accuracy,  # for `best_step`
-        async_options=ocp.AsyncOptions(
-            post_finalization_callback=functools.partial(_record_sums, directory),
-            # A directory that cannot be made in the background leaves Orbax's threads waiting.
-            create_directories_asynchronously=False,
-        ),
-        **(only_reading if read_only else {}),
-    )
-    # Without handlers a manager cannot tell the shapes of what another one has saved.
-    handlers = {
-        "params": ocp.StandardCheckpointHandler(),
-        "optimizer": ocp.StandardCheckpointHandler(),
-        "history": ocp.JsonCheckpointHandler(),
-    }
-    absl, level = logging.getLogger("absl"), logging.getLogger("absl").level
-    absl.setLevel(logging.CRITICAL)  # Orbax logs what it also raises, and warns of `read_only`
-    try:
-        with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
-            yield manager
-    finally:
-        absl.setLevel(level)
+    _ignore_late_errors()
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove(directory, SAVING, DELETED)
+    for checkpoint in _listed(directory):
+        if int(checkpoint.name) not in sound:
+            aside = checkpoint.with_name(checkpoint.name + ASIDE)
+            if aside.exists():
+                _remove(directory, aside.name)
+            checkpoint.rename(aside)
+    with _quiet():
+        saver = Saver(directory)
+        try:
+            yield saver
+            saver.close()
+        except BaseException:
+            for tidy in (saver.close, functools.partial(_remove, directory, SAVING)):
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    tidy()
+            raise
 
 
-def save_state(
-    manager: ocp.CheckpointManager, state: TrainState, history: list[dict[str, Any]]
-) -> None:
-    """Starts saving a state and the rows of its epochs, under its step.
+def prune(directory: Path, keep: Iterable[int]) -> None:
+    """Takes the checkpoints of all other steps off the list. No save may be under way.
 
-    The state may be donated at once: the values are copied before this returns.
-
-    Raises:
-        ValueError: the step was not saved, because a newer one is there.
+    Each goes by a rename, so a kill leaves nothing that is listed; the next save, or the end,
+    deletes the files.
     """
-    step = int(state.step)
-    items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
-    saved = manager.save(
-        step,
-        args=ocp.args.Composite(**items, history=ocp.args.JsonSave({"epochs": history})),
-        metrics={"val_accuracy": history[-1]["val_accuracy"]},
-    )
-    if not saved:
-        raise ValueError(f"step {step} was not saved: {manager.directory} holds a newer one")
+    for checkpoint in _listed(directory):
+        if int(checkpoint.name) not in keep:
+            checkpoint.rename(checkpoint.with_name(checkpoint.name + DELETED))
 
 
-def restore_state(
-    manager: ocp.CheckpointManager, state: TrainState, sharding: Sharding
-) -> tuple[TrainState, list[dict[str, Any]]]:
-    """Returns the newest saved state and its history, or `state` and none if nothing is saved.
+def remove_set_aside(directory: Path) -> None:
+    """Deletes what `open_saver` has set aside: for a run that has been completed without it."""
+    _remove(directory, ASIDE)
+
+
+def delete_checkpoints(directory: Path) -> None:
+    """Deletes all checkpoints, and what was left of others."""
+    prune(directory, ())
+    _remove(directory, DELETED, SAVING, ASIDE)
+
+
+def read_progress(directory: Path, step: int) -> dict[str, Any]:
+    """Returns the JSON values that were saved with a state."""
+    return _restore(directory, step, progress=ocp.args.JsonRestore())["progress"]
+
+
+def restore_state(directory: Path, step: int, state: TrainState, sharding: Sharding) -> TrainState:
+    """Returns a saved state.
 
     Args:
-        manager: see `open_checkpoints`.
+        directory: that holds checkpoints.
+        step: one of its sound steps.
         state: gives structure, shapes and dtypes.
         sharding: where the arrays go; they may have been saved from other devices.
 
     Raises:
-        ValueError: it is the state of another model.
+        ValueError: it is the state of another model; the message names the arrays that differ.
     """
-    step = manager.latest_step()
-    if step is None:
-        return jax.device_put(state, sharding), []
-    saved = _saved_arrays(manager, step)
     expected = _arrays(state)
+    saved = {name: _saved_arrays(directory, step, name) for name in expected}
     # Orbax casts a leaf of another dtype without a word.
     if _spelled(saved) != _spelled(expected):
-        difference = sorted(_spelled(saved) ^ _spelled(expected))
-        reason = f"it is of another model: {', '.join(difference)}"
-        raise _unusable(Path(manager.directory, str(step)), reason)
-    restored = _restore(manager, step, expected, sharding, history=ocp.args.JsonRestore())
-    state = state.replace(params=restored["params"], **restored["optimizer"])
-    return state, restored["history"]["epochs"]
-
-
-def restore_params(
-    manager: ocp.CheckpointManager, step: int | str, sharding: Sharding
-) -> tuple[int, Any]:
-    """Returns a saved step and its parameters.
-
-    Args:
-        manager: see `open_checkpoints`.
-        step: a step, "latest" or "best" (by validation accuracy; of equal ones the newest).
-        sharding: where the arrays go.
-
-    Raises:
-        ValueError: there is no such checkpoint.
-    """
-    steps = sorted(manager.all_steps())
-    named = {"latest": manager.latest_step(), "best": manager.best_step()}
-    found = ({str(number): number for number in steps} | named).get(str(step))
-    if found is None:
-        saved = f"the steps {', '.join(map(str, steps))}; latest and best name one of them"
         raise ValueError(
-            f"{manager.directory} holds no step {step}, but {saved if steps else 'nothing yet'}"
+            f"the checkpoint {directory / str(step)} is of another model: "
+            f"{', '.join(sorted(_spelled(saved) ^ _spelled(expected)))}"
         )
-    target = {"params": _saved_arrays(manager, found)["params"]}
-    return found, _restore(manager, found, target, sharding)["params"]
+    restored = _restore(directory, step, **_restore_args(expected, sharding))
+    return state.replace(params=restored["params"], **restored["optimizer"])
+
+
+def restore_params(directory: Path, step: int, sharding: Sharding) -> Any:
+    """Returns the saved parameters of a step, in the structure that they had."""
+    target = {"params": _saved_arrays(directory, step, "params")}
+    return _restore(directory, step, **_restore_args(target, sharding))["params"]
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
@@ -158,10 +191,40 @@ def _arrays(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _saved_arrays(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """The shapes and dtypes of a checkpoint, in the structure of `_arrays`."""
-    metadata = manager.item_metadata(step)
-    return {name: metadata[name] for name in ("params", "optimizer")}
+def _handlers() -> ocp.CompositeCheckpointHandler:
+    return ocp.CompositeCheckpointHandler(
+        params=ocp.StandardCheckpointHandler(),
+        optimizer=ocp.StandardCheckpointHandler(),
+        progress=ocp.JsonCheckpointHandler(),
+    )
+
+
+def _saved_arrays(directory: Path, step: int, item: str) -> Any:
+    """The shapes and dtypes of an item, in the structure that it had."""
+    return ocp.StandardCheckpointHandler().metadata(_path(directory, step) / item).tree
+
+
+def _restore_args(items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), items
+    )
+    return {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
+
+
+def _restore(directory: Path, step: int, **items: Any) -> Any:
+    path = _path(directory, step)
+    try:
+        with _quiet():
+            return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**items))
+    except KeyError as error:
+        raise ValueError(
+            f"the checkpoint {path} was written by another version of this program: train anew, "
+            "with --overwrite or in another --workdir"
+        ) from error
+
+
+def _path(directory: Path, step: int) -> epath.Path:
+    return epath.Path(directory.absolute() / str(step))
 
 
 def _spelled(arrays: dict[str, Any]) -> set[str]:
@@ -172,55 +235,69 @@ def _spelled(arrays: dict[str, Any]) -> set[str]:
     }
 
 
-def _restore(
-    manager: ocp.CheckpointManager,
-    step: int,
-    target: dict[str, Any],
-    sharding: Sharding,
-    **other_items: Any,
-) -> Any:
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target
-    )
-    items = {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
-    return manager.restore(step, args=ocp.args.Composite(**items, **other_items))
+def _listed(directory: Path) -> list[Path]:
+    found = [path for path in directory.glob("*") if STEP.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name))
 
 
-def _record_sums(directory: Path) -> None:
-    """Writes the sums of a checkpoint that is being saved.
+def _remove(directory: Path, *names: str) -> None:
+    """Deletes what has one of the names in its own."""
+    for path in directory.glob("*"):
+        if any(name in path.name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    Orbax calls this when all items of the checkpoint are written, just before it renames their
-    directory: a checkpoint that is visible has its sums. The file of its own beside the items, with
-    the time of the rename, is not needed to read them.
+
+def _finalize(directory: Path) -> None:
+    """Records the sums of the checkpoint that is being saved, and deletes what was pruned.
+
+    Orbax calls this in the background when all items of the checkpoint are written, just before it
+    renames their directory: a checkpoint that is visible has its sums. What Orbax writes beside the
+    items, with the time of the rename, is not needed to read them.
     """
-    for saving in directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-        lines = [f"{_sha256(saving / name)}  {name}\n" for name in _item_files(saving)]
-        (saving / SUMS).write_text("".join(lines))
+    (saving,) = directory.glob(f"*{SAVING}*")
+    write_sums(saving)
+    _remove(directory, DELETED)
 
 
-def _check_sums(checkpoint: Path) -> None:
+@contextlib.contextmanager
+def _one_os_error(directory: Path) -> Iterator[None]:
+    """Raises OSError, with the number of the system's, for errors of many kinds from Orbax."""
     try:
-        lines = (checkpoint / SUMS).read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise _unusable(checkpoint, f"its {SUMS} cannot be read") from None
-    sums = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
-    for name in sorted(sums.keys() | set(_item_files(checkpoint))):
-        if not (checkpoint / name).is_file() or _sha256(checkpoint / name) != sums.get(name):
-            raise _unusable(checkpoint, f"its file {name} is not as {SUMS} says")
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # such as ValueError, with pages of text
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(found[1]) if found else errno.EIO
+        reason = os.strerror(number) if found else str(error).partition("\n")[0]
+        raise OSError(number, reason, str(directory)) from error
 
 
-def _item_files(directory: Path) -> list[str]:
-    """The files of a checkpoint's items, relative to it, in order."""
-    files = (path for path in directory.glob("*/**/*") if path.is_file())
-    return sorted(str(path.relative_to(directory)) for path in files)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging what it also raises."""
+    absl, level = logging.getLogger("absl"), logging.getLogger("absl").level
+    absl.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+@functools.cache
+def _ignore_late_errors() -> None:
+    """Silences the writes that fail after the first one has; once a process.
 
+    Orbax raises the first error, and nobody waits for the others: they would be told as tracebacks
+    of a closed event loop and of tasks whose exception was never retrieved.
+    """
+    hook = sys.unraisablehook
 
-def _unusable(checkpoint: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"the checkpoint {checkpoint} cannot be used: {reason}; delete that directory to go back "
-        "to the one before, or start anew with --overwrite"
+    def tell_unraisable(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = tell_unraisable
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
     )

@@ -5,8 +5,10 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +19,21 @@ import tyro
 
 import mnist_jax
 from mnist_jax.compilation_cache import use_compilation_cache
-from mnist_jax.config import Config, load_config
+from mnist_jax.config import LARGEST, Config, load_config
 from mnist_jax.datasets import load_splits
 from mnist_jax.evaluate import evaluate
 from mnist_jax.history import atomic_file
 from mnist_jax.model import create_model
 from mnist_jax.predict import predict
+from mnist_jax.signals import SIGNALS, Stopped, raise_stopped
 from mnist_jax.summary import format_table, summarize
 from mnist_jax.train import train
+from mnist_jax.verify import verify
 from mnist_jax.workdir import trained_config
 
-# Exit codes: 0 done, and
-UNEXPECTED, BAD_INPUT, DIVERGED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
+# Exit codes: 0 done; 128 + N stopped by signal N; and
+UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
+DIFFERENT = 4  # the bits, for `verify`
 
 # The fields of a recipe are options of their own, without a prefix: --epochs, --data.dataset.
 Recipe = Annotated[Config, tyro.conf.arg(name="")]
@@ -55,10 +60,17 @@ class Train(Common):
     """Where the results go (default: runs/NAME-OF-THE-RECIPE)."""
     overwrite: bool = False
     """Delete the run that is in the workdir and start anew."""
+    tensorboard: bool = False
+    """Also write event files for TensorBoard, to tensorboard/ in the workdir."""
 
     def run(self) -> None:
         name = self.config.stem if self.config else "default"
-        train(self.recipe, self.workdir or Path("runs", name), overwrite=self.overwrite)
+        train(
+            self.recipe,
+            self.workdir or Path("runs", name),
+            overwrite=self.overwrite,
+            tensorboard=self.tensorboard,
+        )
 
 
 @dataclass(frozen=True)
@@ -117,14 +129,29 @@ class Summary(Common):
     """Height, width and channels."""
 
     def run(self) -> None:
-        if min(self.image_shape) < 1:
-            raise ValueError(f"--image-shape must be positive, got {self.image_shape}")
+        if not all(1 <= size <= LARGEST for size in self.image_shape):
+            raise ValueError(f"--image-shape must be 1 to {LARGEST} each, got {self.image_shape}")
         layers = summarize(create_model(**vars(self.recipe.model)), self.image_shape)
         print(format_table(layers, self.image_shape))
 
 
-Command = Train | Evaluate | Predict | Summary
-COMMANDS = ("train", "evaluate", "predict", "summary")
+@dataclass(frozen=True)
+class Verify(Common):
+    """Train a finished run again, in a temporary place, and say whether the bits agree."""
+
+    workdir: Path
+    """A directory that `train` has written."""
+
+    def run(self) -> int:
+        differences = verify(self.workdir)
+        for line in differences:
+            print(f"in {self.workdir} {line}")
+        print(f"the bits {'differ' if differences else 'agree'}")
+        return DIFFERENT if differences else 0
+
+
+Command = Train | Evaluate | Predict | Summary | Verify
+COMMANDS = ("train", "evaluate", "predict", "summary", "verify")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -135,37 +162,61 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = _parse(args)
-        if not command.no_compilation_cache:
-            use_compilation_cache()
-        command.run()
-        return 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _show_warning
+            if not command.no_compilation_cache:
+                use_compilation_cache()
+            return command.run() or 0
     except SystemExit:  # of --help
         return 0
-    except KeyboardInterrupt:
-        code, message = INTERRUPTED, "interrupted; run the same command again to go on"
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        code, message = 128 + stopped.signum, str(stopped)
     except BrokenPipeError:  # `| head` has read enough
         return CLOSED_PIPE
     except Exception as error:
         if "--debug" in args:
             traceback.print_exc()
-        code, message = _explain(error)
-    print("error:", " ".join(message.split()), file=sys.stderr)
+        code, message = _explain(error, args)
+    print("error:", _one_line(message), file=sys.stderr)
     return code
 
 
 def run() -> NoReturn:
     """The `mnist-jax` command."""
+    for signum in SIGNALS:
+        signal.signal(signum, raise_stopped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # also in a pipe or a file
     code = main()
-    if code in (INTERRUPTED, CLOSED_PIPE):
+    if code:
         # At once: threads that were saving, or compiling, would hold up or crash a tidy exit.
+        sys.stderr.flush()
         os._exit(code)
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)  # it is done
     sys.exit(code)
 
 
-def _explain(error: Exception) -> tuple[int, str]:
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print("warning:", _one_line(str(message)), file=sys.stderr)
+
+
+def _one_line(message: str) -> str:
+    """The message without line ends, and with what a terminal would obey spelled out."""
+    line = " ".join(message.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
     """The exit code and the message for an error."""
     if isinstance(error, FloatingPointError):
         return DIVERGED, str(error)
+    if isinstance(error, OSError) and error.errno:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "; what is saved stays, and the same command goes on" if args[0] == "train" else ""
+        return BAD_INPUT, f"{where}{error.strerror}{hint}"
     if isinstance(error, ValueError | OSError):
         return BAD_INPUT, str(error)
     return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
@@ -173,12 +224,16 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 def _parse(args: Sequence[str]) -> Command:
     """Turns arguments into a command; raises ValueError, with tyro's message, for wrong ones."""
+    for arg, following in itertools.zip_longest(args, args[1:]):
+        if arg == "--workdir=" or (arg == "--workdir" and following == ""):
+            raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
     recipe = _recipe(args)
     commands = (
         Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Summary, tyro.conf.subcommand("summary", default=Summary(recipe))]
+        | Annotated[Verify, tyro.conf.subcommand("verify")]
     )
     printed = io.StringIO()
     try:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 import runpy
 import typing
@@ -10,10 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+LARGEST = 2**20  # of what a network or a batch has many of: more is a slip, and no memory holds it
+FLOAT32_MAX = 3.4028234663852886e38  # what is more becomes infinite where it is computed with
+
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def _require_count(name: str, value: int, least: int = 1) -> None:
+    _require(least <= value, name, f"at least {least}", value)
+    _require(value <= LARGEST, name, f"at most {LARGEST}", value)
 
 
 def _check_types(config: Any) -> None:
@@ -88,9 +95,10 @@ class ModelConfig:
 
     def __post_init__(self):
         _check_types(self)
-        _require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
-        for name in ("features", "depth", "kernel_size", "pool_size", "hidden_size"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        for name in ("num_classes", "features", "depth", "kernel_size", "pool_size", "hidden_size"):
+            _require_count(f"model.{name}", getattr(self, name), 2 if name == "num_classes" else 1)
+        _require(self.depth <= 20, "model.depth", "at most 20", self.depth)
+        _require_count("model.features * 2**(model.depth - 1)", self.features << self.depth - 1)
         _require(
             0 <= self.dropout_rate < 1,
             "model.dropout_rate",
@@ -118,7 +126,7 @@ class OptimizerConfig:
         _check_types(self)
         for name in ("learning_rate", "eps"):
             value = getattr(self, name)
-            _require(0 < value < math.inf, f"optimizer.{name}", "above 0 and finite", value)
+            _require(0 < value < FLOAT32_MAX, f"optimizer.{name}", "above 0 and finite", value)
         for name in ("b1", "b2"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"optimizer.{name}", "at least 0 and below 1", value)
@@ -130,10 +138,13 @@ class CheckpointConfig:
 
     every_epochs: int = 1
     """Epochs between checkpoints; the last epoch is always saved."""
+    every_steps: int = 0
+    """Steps between further checkpoints, each at the end of its chunk; 0: only at epochs."""
 
     def __post_init__(self):
         _check_types(self)
         _require(self.every_epochs >= 1, "checkpoint.every_epochs", "at least 1", self.every_epochs)
+        _require(self.every_steps >= 0, "checkpoint.every_steps", "at least 0", self.every_steps)
 
 
 @dataclass(frozen=True)
@@ -156,8 +167,9 @@ class Config:
     def __post_init__(self):
         _check_types(self)
         _require(0 <= self.seed < 2**32, "seed", "0 to 2**32 - 1", self.seed)
-        for name in ("epochs", "batch_size", "chunk_steps"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        _require(self.chunk_steps >= 1, "chunk_steps", "at least 1", self.chunk_steps)
+        _require_count("batch_size", self.batch_size)
 
 
 def load_config(path: str | Path) -> Config:
@@ -183,7 +195,9 @@ def load_config(path: str | Path) -> Config:
             return config_from_dict(json.loads(file.read_text()))
         get_config = runpy.run_path(str(file)).get("get_config")
         config = get_config() if callable(get_config) else None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a recipe raises, SystemExit too
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ValueError(f"{path} must define get_config() -> Config")
@@ -212,10 +226,17 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     )
 
 
-def config_differences(old: Config, new: Config) -> list[str]:
-    """Returns a line for each field that differs: "optimizer.learning_rate is 0.001, not 0.01"."""
-    before, after = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
-    return [f"{k} is {before[k]!r}, not {after[k]!r}" for k in before if before[k] != after[k]]
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Returns a line for each value that differs: "optimizer.learning_rate is 0.001, not 0.01".
+
+    Args: nested dicts, such as `dataclasses.asdict` gives.
+    """
+    before, after = _flatten(old), _flatten(new)
+    return [
+        f"{name} is {before.get(name)!r}, not {after.get(name)!r}"
+        for name in before | after
+        if name not in before or name not in after or before[name] != after[name]
+    ]
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""One number for a tree of arrays, to tell whether two runs are the same."""
+"""SHA-256: of arrays, to compare two runs; of files, to see that they are whole."""
 
 import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+SUMS = "SHA256SUMS"
 
 
 def tree_sha256(tree: Any) -> str:
@@ -25,3 +29,62 @@ def tree_sha256(tree: Any) -> str:
         digest.update(f"{path} {array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def write_sums(directory: Path) -> None:
+    """Writes the sums of the files in the subdirectories of a directory to a file beside these.
+
+    The format is that of the command `sha256sum`, which checks them as well. All of it is on the
+    disk when this returns.
+    """
+    text = "".join(f"{_sha256(directory / name)}  {name}\n" for name in _files(directory))
+    (directory / SUMS).write_text(text)
+    for path in [directory, *directory.rglob("*")]:
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk: for a loss of power."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def find_damage(directory: Path) -> str | None:
+    """Returns what is not as `write_sums` has found it, in words, or None.
+
+    Raises:
+        PermissionError: a file may not be read; it can be well.
+    """
+    try:
+        lines = (directory / SUMS).read_text().splitlines()
+    except PermissionError:
+        raise
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    if not lines:
+        return f"its {SUMS} cannot be read"
+    sums = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted(sums.keys() | set(_files(directory))):
+        try:
+            whole = _sha256(directory / name) == sums.get(name)
+        except PermissionError:
+            raise
+        except OSError:  # it is missing, or the disk gives no more of it
+            whole = False
+        if not whole:
+            return f"its file {name} is not as {SUMS} says"
+    return None
+
+
+def _files(directory: Path) -> list[str]:
+    """The files in the subdirectories, relative to the directory, in order."""
+    files = (path for path in directory.glob("*/**/*") if path.is_file())
+    return sorted(str(path.relative_to(directory)) for path in files)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

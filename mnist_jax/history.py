@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mnist_jax.hashing import sync
+
+TIMES = ("seconds", "examples_per_second")
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
@@ -21,6 +25,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:  # of a write it has no file name
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,11 +46,28 @@ def write_history(workdir: Path, history: list[dict[str, Any]]) -> None:
         file.write(text.encode())
 
 
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl; ValueError where it is not what `write_history` writes."""
+    path = workdir / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def without_times(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what of a row, or of a result, is the same in every run of a config."""
+    return {name: value for name, value in values.items() if name not in TIMES}
+
+
+def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the row with the highest validation accuracy; of equal ones the newest."""
+    return max(history, key=lambda row: (row["val_accuracy"], row["step"]))
+
+
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; None where there is none, ValueError where it is not JSON."""
-    if not path.exists():
-        return None
+    """Reads a JSON file; ValueError where it cannot be read, or is not JSON."""
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error

@@ -74,6 +74,7 @@ def train_chunks(
     images: jax.Array,
     labels: jax.Array,
     order: jax.Array,
+    first_step: int = 0,
     *,
     chunk_steps: int,
     batch_size: int,
@@ -84,16 +85,16 @@ def train_chunks(
     Chunks end on multiples of `chunk_steps` and at the end of the epoch, so they have one or two
     sizes, and a run makes the same compiled calls whatever step it continues from.
 
-    Args and chunks as in `take_chunk`.
+    Args and chunks as in `take_chunk`; `first_step` is the end of a chunk.
     """
     num_steps = steps_per_epoch(len(order), batch_size)
-    for first_step in range(0, num_steps, chunk_steps):
+    for chunk_step in range(first_step, num_steps, chunk_steps):
         yield take_chunk(
             images,
             labels,
             order,
-            first_step,
-            num_steps=min(chunk_steps, num_steps - first_step),
+            chunk_step,
+            num_steps=min(chunk_steps, num_steps - chunk_step),
             batch_size=batch_size,
             sharding=sharding,
         )

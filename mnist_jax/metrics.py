@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +42,19 @@ def mean_metrics(sums: Iterable[Sums]) -> dict[str, float]:
     Returns:
         `loss` in nats an example and `accuracy` in [0, 1].
     """
-    host = jax.device_get(list(sums))
-    count = sum(int(np.sum(s["count"])) for s in host)
-    correct = sum(int(np.sum(s["correct"])) for s in host)
-    loss_sum = math.fsum(float(x) for s in host for x in np.ravel(s["loss_sum"]))
+    total = total_sums(sums)
+    loss_sum, correct, count = math.fsum(total["loss_sum"]), total["correct"], total["count"]
     return {"loss": loss_sum / count, "accuracy": correct / count}
+
+
+def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
+    """Turns the sums of many steps into one that JSON can hold, with the same means to the bit.
+
+    The losses stay apart, a number a step, because `mean_metrics` rounds their sum once.
+    """
+    host = jax.device_get(list(sums))
+    return {
+        "loss_sum": [float(x) for s in host for x in np.ravel(s["loss_sum"])],
+        "correct": sum(int(np.sum(s["correct"])) for s in host),
+        "count": sum(int(np.sum(s["count"])) for s in host),
+    }

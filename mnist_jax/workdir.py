@@ -1,14 +1,26 @@
 """A work directory: what `train` leaves there, and the network that it holds."""
 
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Sharding
 
-from mnist_jax.checkpoint import open_checkpoints, restore_params
+from mnist_jax.checkpoint import (
+    check_checkpoints,
+    delete_checkpoints,
+    read_progress,
+    restore_params,
+)
 from mnist_jax.config import Config, config_differences, config_from_dict
-from mnist_jax.history import read_json
+from mnist_jax.history import best_row, read_json
 
 
 class Trained(NamedTuple):
@@ -31,15 +43,32 @@ def read_config(workdir: Path) -> Config | None:
             f"the workdir {workdir} is a file; give a directory, or a new name"
         )
     path = workdir / "config.json"
-    values = read_json(path)
+    if not path.exists():
+        return None
     try:
-        return None if values is None else config_from_dict(values)
+        return config_from_dict(read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} is not a config of this version: {error}") from error
 
 
+def read_result(workdir: Path) -> dict[str, Any] | None:
+    """Returns what result.json holds, or None where there is none; ValueError if it is damaged."""
+    path = workdir / "result.json"
+    if not path.exists():
+        return None
+    result = read_json(path)
+    expected = {"steps": int, "test_accuracy": float, "params_sha256": str}
+    if not isinstance(result, dict) or any(
+        not isinstance(result.get(name), kind) for name, kind in expected.items()
+    ):
+        raise ValueError(f"{path} is not a result of a training")
+    return result
+
+
 def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str, Any] | None:
     """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
+
+    A run whose result, last or best checkpoint is damaged is not complete.
 
     Raises:
         ValueError: the directory belongs to something else, or to a run with another config that
@@ -47,23 +76,83 @@ def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str,
         NotADirectoryError: it is a file.
     """
     previous = read_config(workdir)
-    if previous is None and (workdir / "checkpoints").exists():
-        raise ValueError(
-            f"{workdir} holds checkpoints/ but no config.json: choose another --workdir, or delete "
-            "checkpoints/"
-        )
-    if previous is None or overwrite:
+    if previous is None:
+        for name in ("checkpoints", "metrics.jsonl", "result.json"):
+            if os.path.lexists(workdir / name):
+                raise ValueError(
+                    f"{workdir} holds {name} but no config.json, so it is not of this program: "
+                    f"choose another --workdir, or delete {name}"
+                )
         return None
-    differences = config_differences(previous, config)
+    if overwrite:
+        return None
+    differences = config_differences(dataclasses.asdict(previous), dataclasses.asdict(config))
     if differences:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}): choose another "
             "--workdir, or start anew with --overwrite"
         )
-    result = read_json(workdir / "result.json")
-    if result is not None and not {"steps", "test_accuracy"} <= set(result):
-        raise ValueError(f"{workdir / 'result.json'} is not a result: start anew with --overwrite")
-    return result
+    try:
+        result = read_result(workdir)
+    except ValueError as error:
+        warnings.warn(f"{error}; it is made anew", stacklevel=2)
+        return None
+    if not result:
+        return None
+    sound, _ = check_checkpoints(workdir / "checkpoints")
+    return result if {result["steps"], result.get("best_step")} <= {*sound} else None
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Makes the directory where there is none, and keeps other writers out of it.
+
+    The lock is the kernel's, on an open file: it ends with the process, however that ends.
+    Directories made here are removed again where nothing was written into them.
+
+    Raises:
+        BlockingIOError: another process is training there.
+        OSError: the directory cannot be made or written to.
+    """
+    made = [path for path in (workdir, *workdir.parents) if not path.exists()]
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / ".lock"
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"{workdir} is in use by another `train`; wait for it, or choose another "
+                    "--workdir"
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                    raise
+                warnings.warn(
+                    f"{workdir} cannot be locked ({error.strerror}): see to it that no other "
+                    "`train` writes there",
+                    stacklevel=4,
+                )
+            # The owner before may have removed the file between our opening and locking it.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # not empty, or the disk is in trouble: no harm
+                path.unlink()
+                for directory in made:
+                    directory.rmdir()
+
+
+def delete_leftovers(workdir: Path) -> None:
+    """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
+    for name in ("config.json", "metrics.jsonl", "result.json"):
+        for leftover in workdir.glob(f".{name}.*.tmp"):
+            leftover.unlink()
 
 
 def delete_run(workdir: Path) -> None:
@@ -73,11 +162,8 @@ def delete_run(workdir: Path) -> None:
     """
     for name in ("result.json", "metrics.jsonl"):
         (workdir / name).unlink(missing_ok=True)
-    checkpoints, deleted = workdir / "checkpoints", workdir / ".deleted"
-    shutil.rmtree(deleted, ignore_errors=True)
-    if checkpoints.exists():
-        checkpoints.rename(deleted)  # in one go: a kill leaves no part of a checkpoint
-        shutil.rmtree(deleted)
+    delete_checkpoints(workdir / "checkpoints")
+    shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
 
 
 def trained_config(workdir: str | Path) -> Config:
@@ -93,7 +179,7 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
 
     Args:
         workdir: a directory that `train` has written.
-        step: a saved step, "latest", or "best" by validation accuracy.
+        step: a saved step, "latest", or "best" by validation accuracy (of equal ones the newest).
         sharding: where the parameters go.
 
     Raises:
@@ -101,6 +187,55 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
         ValueError: it has no such step, or it cannot be read.
     """
     config = trained_config(workdir)
-    with open_checkpoints(Path(workdir) / "checkpoints", read_only=True) as manager:
-        found, params = restore_params(manager, step, sharding)
-    return Trained(config, params, found)
+    checkpoints = Path(workdir) / "checkpoints"
+    steps, damaged = check_checkpoints(checkpoints)
+    if not steps:
+        nothing = f"{checkpoints} holds no step {step}, but nothing yet"
+        raise ValueError("; ".join(damaged.values()) or nothing)
+    for line in damaged.values():
+        warnings.warn(line, stacklevel=2)
+    found = {str(number): number for number in steps} | {"latest": steps[-1]}
+    try:
+        if step == "best":
+            rows = read_progress(checkpoints, steps[-1])["history"]
+            measured = [row for row in rows if row["step"] in steps]
+            found["best"] = best_row(measured)["step"] if measured else steps[-1]
+        if str(step) not in found:
+            raise ValueError(
+                f"{checkpoints} holds no step {step}, but the steps {', '.join(map(str, steps))}; "
+                "latest and best name one of them"
+            )
+        params = restore_params(checkpoints, found[str(step)], sharding)
+    except FileNotFoundError:
+        if all((checkpoints / str(number)).exists() for number in steps):
+            raise
+        return load_trained(workdir, step, sharding)  # a run that is under way has pruned one
+    return Trained(config, params, found[str(step)])
+
+
+def check_same_run(found: dict[str, Any], expected: dict[str, Any], checkpoints: Path) -> None:
+    """Compares what a checkpoint was made of with the run that wants to go on from it.
+
+    Args:
+        found: `config`, `data_sha256` and `environment`, as the checkpoint has them.
+        expected: the same of the run.
+        checkpoints: named in messages.
+
+    Raises:
+        ValueError: they have another config or other data. Another environment is a warning.
+    """
+    differences = config_differences(
+        *({**made["config"], "data_sha256": made["data_sha256"]} for made in (found, expected))
+    )
+    if differences:
+        raise ValueError(
+            f"{checkpoints} holds a run with another config or other data "
+            f"({'; '.join(differences)}): choose another --workdir, or start anew with --overwrite"
+        )
+    differences = config_differences(found["environment"], expected["environment"])
+    if differences:
+        warnings.warn(
+            f"the run in {checkpoints} goes on in another environment ({'; '.join(differences)}): "
+            "its bits may differ from those of a run that was never stopped",
+            stacklevel=2,
+        )

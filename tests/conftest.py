@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 from mnist_jax import Config, train
+from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.datasets import Split, load_dataset
 from mnist_jax.model import create_model
@@ -19,6 +20,7 @@ from mnist_jax.train import Run
 # What JAX would broadcast without a word is an error here. (Strict dtypes too would be, but Optax
 # raises a float to an int32 power.)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+use_compilation_cache()  # most tests that train compile the same programs
 
 SMALL = Config(
     epochs=2,

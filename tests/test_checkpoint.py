@@ -1,5 +1,8 @@
 """Real Orbax on a toy state."""
 
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,30 +12,42 @@ import optax
 import pytest
 from flax.training.train_state import TrainState
 
-from mnist_jax.checkpoint import open_checkpoints, restore_params, restore_state, save_state
+from mnist_jax.checkpoint import (
+    check_checkpoints,
+    open_saver,
+    prune,
+    read_progress,
+    remove_set_aside,
+    restore_params,
+    restore_state,
+)
 from mnist_jax.sharding import create_mesh, replicated
 
 REPLICATED = replicated(create_mesh())
 
 
-def toy_state(value, step, shape=(3,)):
+def toy_state(value: float, step: int, shape: tuple[int, ...] = (3,)) -> TrainState:
     params: Any = {"layer": {"kernel": jnp.full(shape, value), "bias": jnp.float32(value)}}
     tx = optax.adam(0.1)
     opt_state = jax.tree.map(lambda x: x + jnp.asarray(10 * value, x.dtype), tx.init(params))
     return TrainState(step=jnp.int32(step), apply_fn=len, params=params, tx=tx, opt_state=opt_state)
 
 
-def save(directory, accuracies):
-    with open_checkpoints(directory) as manager:
-        for step in accuracies:
-            history = [{"epoch": s, "val_accuracy": a} for s, a in accuracies.items() if s <= step]
-            save_state(manager, toy_state(step / 10, step), history)
+def save(directory: Path, *steps: int) -> None:
+    with open_saver(directory, check_checkpoints(directory)[0]) as saver:
+        for step in steps:
+            saver.save(toy_state(step / 10, step), {"losses": [0.1, step / 3]})
 
 
-def test_the_newest_state_comes_back_exactly(tmp_path):
-    save(tmp_path, {1: 0.5, 2: 0.4})
-    with open_checkpoints(tmp_path) as manager:
-        state, history = restore_state(manager, toy_state(0.0, 0), REPLICATED)
+def kernel(directory: Path, step: int) -> np.ndarray:
+    return np.asarray(restore_params(directory, step, REPLICATED)["layer"]["kernel"])
+
+
+def test_a_state_comes_back_exactly(tmp_path):
+    save(tmp_path, 1, 2)
+    assert check_checkpoints(tmp_path) == ([1, 2], {})
+    assert read_progress(tmp_path, 2) == {"losses": [0.1, 2 / 3]}
+    state = restore_state(tmp_path, 2, toy_state(0.0, 0), REPLICATED)
     expected = toy_state(0.2, 2)
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(expected.opt_state)
     pairs = zip(
@@ -41,95 +56,94 @@ def test_the_newest_state_comes_back_exactly(tmp_path):
     for ours, theirs in pairs:
         assert (ours.dtype, ours.weak_type) == (theirs.dtype, False)
         np.testing.assert_array_equal(ours, theirs)
-    assert history == [{"epoch": 1, "val_accuracy": 0.5}, {"epoch": 2, "val_accuracy": 0.4}]
+    np.testing.assert_array_equal(kernel(tmp_path, 1), np.full(3, np.float32(0.1)))
 
 
-def test_the_newest_and_the_best_are_kept_also_over_restarts(tmp_path):
-    save(tmp_path, {1: 0.5, 2: 0.9, 3: 0.6})
-    with open_checkpoints(tmp_path) as manager:
-        assert sorted(manager.all_steps()) == [2, 3]
-    save(tmp_path, {4: 0.7})
-    with open_checkpoints(tmp_path, read_only=True) as manager:
-        assert sorted(manager.all_steps()) == [2, 4]
-        for name, step in {"latest": 4, "best": 2, "4": 4, 2: 2}.items():
-            found, params = restore_params(manager, name, REPLICATED)
-            assert found == step
-            np.testing.assert_array_equal(
-                params["layer"]["kernel"], np.full(3, np.float32(step / 10))
-            )
-        with pytest.raises(ValueError, match="no step 3, but the steps 2, 4; latest and best"):
-            restore_params(manager, 3, REPLICATED)
+def test_nothing_saved_is_no_step(tmp_path):
+    assert check_checkpoints(tmp_path / "new") == ([], {})
+    (tmp_path / "a-file").write_text("")
+    with pytest.raises(NotADirectoryError, match="a-file must be a directory"):
+        check_checkpoints(tmp_path / "a-file")
 
 
-def test_of_equally_good_steps_the_newest_is_best(tmp_path):
-    save(tmp_path, {1: 0.5, 2: 0.9, 3: 0.9})
-    with open_checkpoints(tmp_path, read_only=True) as manager:
-        assert restore_params(manager, "best", REPLICATED)[0] == 3
+def test_pruning_keeps_what_it_is_told(tmp_path):
+    save(tmp_path, 1, 2, 3, 4)
+    prune(tmp_path, [2, 4, 7])
+    assert check_checkpoints(tmp_path) == ([2, 4], {})
+    save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+    assert check_checkpoints(tmp_path) == ([2, 4], {})
 
 
-def test_nothing_saved_gives_the_state_itself(tmp_path):
-    with open_checkpoints(tmp_path / "new") as manager:
-        state, history = restore_state(manager, toy_state(0.5, 0), REPLICATED)
-    assert history == []
-    np.testing.assert_array_equal(state.params["layer"]["kernel"], np.full(3, np.float32(0.5)))
+def test_what_a_kill_has_left_is_not_listed_and_is_removed(tmp_path):
+    save(tmp_path, 1)
+    for leftover in ("2.orbax-checkpoint-tmp", "0.deleted"):
+        shutil.copytree(tmp_path / "1", tmp_path / leftover)
+    assert check_checkpoints(tmp_path) == ([1], {})
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
     increase = jax.jit(lambda params: jax.tree.map(lambda x: x + 1, params), donate_argnums=0)
     state = toy_state(0.0, 1, shape=(1000, 1000))
-    with open_checkpoints(tmp_path) as manager:
-        save_state(manager, state, [{"val_accuracy": 0.0}])
+    with open_saver(tmp_path, []) as saver:
+        saver.save(state, {})
         for _ in range(20):
             state = state.replace(params=increase(state.params))
-        manager.wait_until_finished()
-        _, params = restore_params(manager, 1, REPLICATED)
-    assert not np.asarray(params["layer"]["kernel"]).any()
-
-
-def test_an_older_step_is_not_dropped_silently(tmp_path):
-    save(tmp_path, {5: 0.5})
-    with (
-        open_checkpoints(tmp_path) as manager,
-        pytest.raises(ValueError, match="step 3 was not saved"),
-    ):
-        save_state(manager, toy_state(0.0, 3), [{"val_accuracy": 0.0}])
+    assert not kernel(tmp_path, 1).any()
 
 
 @pytest.mark.parametrize(
     "other", [toy_state(0.0, 0, shape=(4,)), toy_state(0, 0)], ids=["shape", "dtype"]
 )
 def test_another_model_is_refused(tmp_path, other):
-    save(tmp_path, {1: 0.5})
-    with (
-        open_checkpoints(tmp_path) as manager,
-        pytest.raises(ValueError, match=r"/1 .* another model: .*params/layer/kernel"),
-    ):
-        restore_state(manager, other, REPLICATED)
+    save(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"/1 is of another model: .*params/layer/kernel"):
+        restore_state(tmp_path, 1, other, REPLICATED)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "remove", "flip"])
-def test_every_damaged_file_is_found_before_it_is_read(tmp_path, damage, capfd):
-    save(tmp_path, {1: 0.5})
-    directory = tmp_path / "1"
-    items = [path for path in directory.glob("*/**/*") if path.is_file()]
-    for file in [*items, directory / "SHA256SUMS"]:
+def test_damage_to_any_file_is_found_and_named_or_does_no_harm(tmp_path, damage, capfd):
+    save(tmp_path, 1, 2)
+    rng = np.random.default_rng(0)
+    files = [path for path in (tmp_path / "2").rglob("*") if path.is_file()]
+    harmless = set()
+    for file in files:
         content = file.read_bytes()
-        middle = len(content) // 2
         if damage == "remove":
             file.unlink()
         elif damage == "flip":
-            file.write_bytes(
-                content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
-            )
+            place, bit = rng.integers(max(1, len(content))), rng.integers(8)
+            flipped = bytes([content[place] ^ 1 << bit]) if content else b"\0"
+            file.write_bytes(content[:place] + flipped + content[place + 1 :])
         else:
-            file.write_bytes(content[: middle if damage == "truncate" else 0])
-        with (
-            pytest.raises(ValueError, match=r"/1 cannot be used: its .*SHA256SUMS .*; delete that"),
-            open_checkpoints(tmp_path, read_only=True),
-        ):
-            pass
+            file.write_bytes(content[: len(content) // 2 if damage == "truncate" else 0])
+        if file.parent == tmp_path / "2" and file.name != "SHA256SUMS":
+            # Orbax's own notes, with the time of the rename, are not read.
+            harmless.add(file.name)
+            state = restore_state(tmp_path, 2, toy_state(0.0, 0), REPLICATED)
+            np.testing.assert_array_equal(
+                state.params["layer"]["kernel"], np.full(3, np.float32(0.2))
+            )
+            assert read_progress(tmp_path, 2) == {"losses": [0.1, 2 / 3]}
+        elif content or damage not in ("truncate", "empty"):
+            named = "SHA256SUMS" if file.name == "SHA256SUMS" else file.relative_to(tmp_path / "2")
+            sound, damaged = check_checkpoints(tmp_path)
+            assert sound == [1]
+            assert re.search(rf"/2 is damaged and left out: .*{named}", damaged[2])
         file.write_bytes(content)
-    assert len(items) > 15
-    with open_checkpoints(tmp_path, read_only=True) as manager:
-        restore_params(manager, 1, REPLICATED)
+    assert harmless <= {"_CHECKPOINT_METADATA", "commit_success.txt"}
+    assert len(files) > 15
+    assert check_checkpoints(tmp_path) == ([1, 2], {})
     assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_checkpoint_is_set_aside_until_it_is_not_needed(tmp_path):
+    save(tmp_path, 1, 2)
+    (tmp_path / "2" / "params" / "manifest.ocdbt").write_bytes(b"")
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "2.aside"]
+    assert check_checkpoints(tmp_path) == ([1, 2], {})
+    remove_set_aside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

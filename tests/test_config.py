@@ -93,12 +93,15 @@ def test_unknown_fields_are_named():
 
 
 def test_differences_name_fields_and_values():
-    new = Config(epochs=3, optimizer=OptimizerConfig(learning_rate=0.01))
-    assert config_differences(Config(), new) == [
+    old = dataclasses.asdict(Config())
+    new = dataclasses.asdict(Config(epochs=3, optimizer=OptimizerConfig(learning_rate=0.01)))
+    assert config_differences(old, new) == [
         "epochs is 10, not 3",
         "optimizer.learning_rate is 0.001, not 0.01",
     ]
     assert config_differences(new, new) == []
+    del new["epochs"]
+    assert config_differences(old, new)[0] == "epochs is 10, not None"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def test_a_failed_write_leaves_the_old_text_and_nothing_else(tmp_path, monkeypat
 
 
 def test_json_files(tmp_path):
-    assert read_json(tmp_path / "a.json") is None
+    with pytest.raises(ValueError, match=r"a.json is not JSON: .*No such file"):
+        read_json(tmp_path / "a.json")
     write_json(tmp_path / "a.json", {"a": [1, 0.1]})
     assert read_json(tmp_path / "a.json") == {"a": [1, 0.1]}
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -5,9 +5,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "checkpoint clock config datasets hashing history metrics ops optimizer rng sharding",
-    "compilation_cache loader model state steps workdir",
+    "clock config datasets environment hashing metrics ops optimizer rng "
+    "sharding signals tensorboard",
+    "checkpoint compilation_cache finite history loader model state steps",
+    "program retention workdir",
     "evaluate predict summary train",
+    "verify",
     "cli",
     "__init__ __main__",
 ]

@@ -33,7 +33,7 @@ def examples(chunks, sharding):
     return np.concatenate(found)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 70), st.integers(1, 9))
 def test_an_epoch_shows_each_example_once_in_its_order(num_examples, batch_size, chunk_steps):
     order = epoch_order(rng.stream(0, "shuffle"), 3, num_examples)
@@ -58,7 +58,7 @@ def test_an_epoch_shows_each_example_once_in_its_order(num_examples, batch_size,
     assert 1 <= counts[-1] <= batch_size
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 70))
 def test_an_evaluation_shows_each_example_once_in_order(num_examples, batch_size):
     sharding = split_batch(create_mesh())

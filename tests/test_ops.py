@@ -55,7 +55,7 @@ def problems(draw):
 
 
 @pytest.mark.parametrize("lowering", ["matmul", "xla"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(problems())
 def test_values_and_gradients_equal_those_of_xla_in_float64(lowering, problem):
     images, kernel, options, rng = problem

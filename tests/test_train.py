@@ -3,11 +3,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -16,8 +13,9 @@ import pytest
 from conftest import SMALL
 from sklearn.metrics import accuracy_score
 
-from mnist_jax import evaluate, load_dataset, predict, train
-from mnist_jax.config import DataConfig, OptimizerConfig
+from mnist_jax import evaluate, load_dataset, predict, program, train
+from mnist_jax.checkpoint import check_checkpoints
+from mnist_jax.config import OptimizerConfig
 from mnist_jax.hashing import tree_sha256
 from mnist_jax.loader import epoch_order
 from mnist_jax.train import PHASES
@@ -25,11 +23,6 @@ from mnist_jax.train import PHASES
 
 def read_rows(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_times(rows: Iterable[dict]) -> list[dict]:
-    times = {"seconds", "examples_per_second"}
-    return [{name: row[name] for name in row if name not in times} for row in rows]
 
 
 def test_a_work_directory_holds_what_the_design_says(small_run):
@@ -53,7 +46,9 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         "data_sha256",
         "seconds",
         "platform",
+        "device_kind",
         "device_count",
+        "cpu_count",
         "versions",
     }
     assert (run.result["steps"], run.result["platform"]) == (16, "cpu")
@@ -68,8 +63,7 @@ def test_seconds_add_up(small_run):
     seconds = small_run[1].result["seconds"]
     assert tuple(seconds) == PHASES
     assert all(value > 0 for value in seconds.values())
-    total = seconds["total"]
-    assert 0.8 * total < sum(seconds.values()) - total <= total
+    assert sum(seconds.values()) == pytest.approx(2 * seconds["total"])
 
 
 def test_it_learns(small_run):
@@ -82,51 +76,6 @@ def test_best_step_is_the_newest_of_the_best(small_run):
     _, run = small_run
     best = max(run.history, key=lambda row: (row["val_accuracy"], row["step"]))
     assert run.result["best_step"] == best["step"]
-
-
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(small_run, tmp_path):
-    _, run = small_run
-    again = train(SMALL, tmp_path / "again")
-    other = train(dataclasses.replace(SMALL, seed=1), tmp_path / "other")
-    assert again.result["params_sha256"] == run.result["params_sha256"]
-    assert without_times(again.history) == without_times(run.history)
-    assert other.result["params_sha256"] != run.result["params_sha256"]
-    assert other.result["data_sha256"] == run.result["data_sha256"]
-
-
-def test_chunk_steps_do_not_change_the_data(small_run, tmp_path):
-    _, run = small_run
-    coarse = train(dataclasses.replace(SMALL, chunk_steps=3), tmp_path)  # 3 + 3 + 2 steps an epoch
-    for ours, theirs in zip(coarse.history, run.history, strict=True):
-        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
-        assert ours["step"] == theirs["step"]
-
-
-def test_killed_after_two_of_four_epochs_and_continued_gives_the_same_bits(tmp_path):
-    # Enough steps that the kill hits the third or the fourth epoch, whatever the machine.
-    options = ["--epochs", "4", "--data.train-split", "train[:16000]", "--chunk-steps", "10"]
-    command = [sys.executable, "-m", "mnist_jax", "train", *options, "--workdir"]
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    subprocess.run([*command, str(undisturbed)], check=True, capture_output=True)
-
-    with subprocess.Popen([*command, str(disturbed)], stdout=subprocess.PIPE) as victim:
-        while not (disturbed / "metrics.jsonl").exists() or len(read_rows(disturbed)) < 2:
-            assert victim.poll() is None, "it finished before it could be killed"
-            time.sleep(0.005)
-        victim.send_signal(signal.SIGKILL)
-    assert not (disturbed / "result.json").exists()
-    continued = subprocess.run(
-        [*command, str(disturbed)], check=True, capture_output=True, text=True
-    )
-    assert continued.stdout.startswith("continuing after epoch ")
-    assert "epoch 1/4" not in continued.stdout
-    assert continued.stderr == ""
-
-    results = [json.loads((path / "result.json").read_text()) for path in (undisturbed, disturbed)]
-    for result in results:
-        del result["seconds"]
-    assert results[0] == results[1]
-    assert without_times(read_rows(undisturbed)) == without_times(read_rows(disturbed))
 
 
 def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys):
@@ -153,34 +102,11 @@ def test_another_config_is_refused_and_overwrite_starts_anew(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
-    config = dataclasses.replace(SMALL, optimizer=OptimizerConfig(learning_rate=1e30))
-    with pytest.raises(FloatingPointError, match="training diverged in epoch 1"):
-        train(config, tmp_path)
-    assert not (tmp_path / "result.json").exists()
-    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
-
-
-def test_a_last_update_that_is_not_finite_is_not_saved(tmp_path):
-    """The training losses are from before the updates: with one step an epoch they look well."""
-    data = DataConfig(train_split="train[:100]", test_split="test[:100]")
-    optimizer = OptimizerConfig(learning_rate=1e30)
-    config = dataclasses.replace(SMALL, epochs=1, data=data, optimizer=optimizer)
-    with pytest.raises(FloatingPointError, match="training diverged in epoch 1"):
-        train(config, tmp_path)
-    assert not (tmp_path / "result.json").exists()
-    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
-
-
-def test_a_run_that_has_lost_a_part_is_refused(small_run, tmp_path):
-    lost = shutil.copytree(small_run[0], tmp_path / "no-checkpoint")
-    shutil.rmtree(lost / "checkpoints" / "16")
-    with pytest.raises(ValueError, match="holds no step 16"):
-        train(SMALL, lost)
+def test_a_run_without_its_config_is_refused(small_run, tmp_path):
     lost = shutil.copytree(small_run[0], tmp_path / "no-config")
     (lost / "config.json").unlink()
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"holds checkpoints/ but no config.json"):
+        with pytest.raises(ValueError, match=r"holds checkpoints but no config.json"):
             train(dataclasses.replace(SMALL, epochs=3), lost, overwrite=overwrite)
     assert (lost / "checkpoints" / "16").is_dir()
 
@@ -208,7 +134,7 @@ def test_every_epoch_has_its_own_order(tmp_path, monkeypatch):
         orders.append(epoch_order(*args).tolist())
         return jax.numpy.asarray(orders[-1], jax.numpy.int32)
 
-    monkeypatch.setattr(sys.modules["mnist_jax.train"], "epoch_order", recorded)
+    monkeypatch.setattr(program, "epoch_order", recorded)
     train(SMALL, tmp_path)
     assert len({tuple(order) for order in orders}) == SMALL.epochs
 
@@ -273,24 +199,47 @@ def test_predict_refuses_what_does_not_fit(small_run, images, message):
 
 def test_eight_devices_agree_with_one(tmp_path):
     """Data-parallel over 8 fake devices; batches of 100 do not divide by 8."""
+    config = dataclasses.replace(SMALL, batch_size=100)
     code = (
         "import sys; sys.path.insert(0, 'tests'); import dataclasses, jax, conftest, mnist_jax;"
         "config = dataclasses.replace(conftest.SMALL, batch_size=100);"
         "run = mnist_jax.train(config, sys.argv[1]);"
         "assert all(x.is_fully_replicated for x in jax.tree.leaves(run.state.params))"
     )
-    histories = {}
-    for devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        workdir = tmp_path / str(devices)
-        subprocess.run(
-            [sys.executable, "-c", code, str(workdir)],
-            env=os.environ | {"XLA_FLAGS": flags},
-            check=True,
-            capture_output=True,
-        )
-        assert json.loads((workdir / "result.json").read_text())["device_count"] == devices
-        histories[devices] = read_rows(workdir)
-    for one, eight in zip(histories[1], histories[8], strict=True):
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "eight")],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        check=True,
+        capture_output=True,
+    )
+    assert json.loads((tmp_path / "eight" / "result.json").read_text())["device_count"] == 8
+    history = train(config, tmp_path / "one").history
+    for one, eight in zip(history, read_rows(tmp_path / "eight"), strict=True):
         assert eight["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
         assert eight["val_accuracy"] == pytest.approx(one["val_accuracy"], abs=0.01)
+
+
+def test_the_workdir_stays_where_it_was_named(tmp_path, monkeypatch):
+    """The program may change its directory while it trains."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def compile_and_leave(*args, **fields):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        return program.compile_program(*args, **fields)
+
+    monkeypatch.setitem(train.__globals__, "compile_program", compile_and_leave)
+    train(SMALL, "run")
+    assert (tmp_path / "run" / "result.json").exists()
+    assert check_checkpoints(tmp_path / "run" / "checkpoints") == ([8, 16], {})
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_overwrite_keeps_a_link_to_where_the_checkpoints_are(tmp_path):
+    (tmp_path / "large-disk").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "large-disk")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(SMALL)))
+    for _ in range(2):
+        train(SMALL, tmp_path / "run", overwrite=True)
+        assert check_checkpoints(tmp_path / "large-disk") == ([8, 16], {})

@@ -53,6 +53,7 @@ def _read_split(prepared: Path, name: str, split: str) -> tuple[np.ndarray, np.n
         raise _damaged(name, prepared, error) from error
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     try:
+        _check_slices(split, builder.info.splits)
         source = builder.as_data_source(split)
     except NotImplementedError:  # prepared as tfrecord, which only TensorFlow reads
         source = prepare.read_with_tensorflow(builder, name, split)
@@ -79,6 +80,15 @@ def _read_split(prepared: Path, name: str, split: str) -> tuple[np.ndarray, np.n
         found = f"{labels.dtype} {labels.shape[1:]}"
         raise ValueError(f"dataset {name!r} must hold one integer label an image, found {found}")
     return images, labels.astype(np.int32)
+
+
+def _check_slices(split: str, splits: Any) -> None:
+    """Raises ValueError for a slice that ends before it begins: tfds would take far too much."""
+    import tensorflow_datasets as tfds
+
+    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits):
+        if None not in (part.from_, part.to) and part.from_ > part.to:
+            raise ValueError(f"it would begin at {part.from_} and end at {part.to}")
 
 
 def _damaged(name: str, prepared: Path, error: Exception) -> ValueError:
@@ -116,6 +126,21 @@ def load_splits(
             f"{images.shape[1:]} and those for the test {splits['test'].images.shape[1:]}"
         )
     return splits
+
+
+def check_labels(splits: dict[str, Split], num_classes: int) -> None:
+    """Raises ValueError unless all labels are 0 to num_classes - 1."""
+    for name, split in splits.items():
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0:
+            raise ValueError(
+                f"a {name} label is {low}; labels must be 0 or more (is it unlabelled?)"
+            )
+        if high >= num_classes:
+            raise ValueError(
+                f"the {name} labels are {low} to {high}, but model.num_classes is {num_classes}: "
+                f"set it to {high + 1}"
+            )
 
 
 def train_validation_split(

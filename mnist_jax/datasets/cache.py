@@ -7,6 +7,7 @@ and may be deleted at any time.
 import hashlib
 import os
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def save(prepared: Path, split: str, arrays: Arrays) -> None:
     try:
         file = _file(prepared, split)
         file.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in file.parent.glob("*.tmp"):  # of a process that was killed
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink()
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as output:
             temporary = Path(output.name)
             images, labels = arrays

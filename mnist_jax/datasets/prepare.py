@@ -23,7 +23,11 @@ def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
 
     Args and errors: see `load_dataset`.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        root = root.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"the data directory {root} cannot be found: {error}") from error
     name = ALIASES.get(name, name)
     return _find(root, name) or _prepare(root, name)
 

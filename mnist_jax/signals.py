@@ -1,0 +1,91 @@
+"""SIGINT (Ctrl-C) and SIGTERM as requests: the first one is waited for, the second one is not."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """The signal `signum` has stopped what was going on."""
+
+    def __init__(self, signum: int, where: str = ""):
+        super().__init__(f"stopped by {signal.Signals(signum).name}{where}")
+        self.signum = signum
+
+
+def raise_stopped(signum: int, _frame: object) -> NoReturn:
+    """The command's signal handler: an exception lets what is going on clean up."""
+    raise Stopped(signum)
+
+
+def exit_at_once(signum: int, _frame: object) -> NoReturn:
+    """A signal handler for a time in which there is nothing to clean up."""
+    os.write(2, f"error: {Stopped(signum)}\n".encode())
+    os._exit(128 + signum)
+
+
+# The command's imports take a second. Other programs keep the handlers they have.
+AS_MODULE = sys.argv[:1] == ["-m"] and "mnist_jax" in " ".join(sys.orig_argv)
+if AS_MODULE or Path(*sys.argv[:1]).name == "mnist-jax":
+    for _signum in SIGNALS:  # until `cli.run` sets its own
+        signal.signal(_signum, exit_at_once)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Yields a list that receives the signal which asks to stop.
+
+    It is filled by a thread, so also while the main thread computes in compiled code. A second
+    signal ends the command at once; in another program it does what it did there before. Outside
+    the main thread, where Python allows no handlers, the list stays empty.
+    """
+    requests: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+
+    before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in SIGNALS}
+    is_command = raise_stopped in before.values()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    handled = []
+
+    def receive() -> None:
+        while received := reader.recv(1):  # the number of a signal; nothing at the end
+            if received[0] in SIGNALS:
+                requests.append(received[0])
+                if len(requests) > 1 and is_command:
+                    os._exit(128 + received[0])
+
+    def handle(signum: int, _frame: object) -> None:
+        handled.append(signum)
+        if len(handled) > 1:
+            restore()
+            signal.raise_signal(signum)
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    receiver = threading.Thread(target=receive, daemon=True)
+    receiver.start()
+    # The wakeup descriptor is written to at once, Python's own handlers run when bytecode does.
+    descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    for signum in SIGNALS:
+        signal.signal(signum, handle)
+    try:
+        yield requests
+    finally:
+        restore()
+        signal.set_wakeup_fd(descriptor)
+        writer.close()
+        receiver.join()
+        reader.close()
