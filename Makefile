@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check format seeds benchmark clean
+.PHONY: train test torture check format seeds benchmark clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
@@ -14,6 +14,11 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Kills a small training N times, continues it each time, and compares every bit. An hour.
+N ?= 1000
+torture: $(VENV)/.installed-dev
+	@$(BIN)/python tests/faults/torture.py --kills $(N)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,0 +1,261 @@
+"""Runs `python -m mnist_jax train`, disturbs it, and tells whether any bit was lost.
+
+shim.c, preloaded, numbers every change that the command makes below a directory. It can kill the
+command at any of them, or let them fail as a full disk does.
+"""
+
+import atexit
+import functools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+
+from mnist_jax.hashing import tree_sha256
+from mnist_jax.history import read_history, without_times
+from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.workdir import load_trained
+
+# 512 images for training, 128 for validation: 4 steps an epoch. With this seed and step size the
+# third epoch is the best one, and its checkpoint stays when others are deleted.
+EPOCHS, STEPS_PER_EPOCH, BEST_EPOCH = 4, 4, 3
+OPTIONS = [
+    *("--data.train-split", "train[:640]", "--data.test-split", "test[:200]"),
+    *("--epochs", str(EPOCHS), "--chunk-steps", "2", "--checkpoint.every-steps", "2"),
+    *("--optimizer.learning-rate", "0.03", "--seed", "2"),
+]
+HERE = Path(__file__).parent
+COMPILER = os.environ.get("CC", "cc")
+LIMIT = 60.0  # seconds after which the command hangs; it needs 3
+
+KILLED = -signal.SIGKILL
+
+# Why none of this can run here, or nothing.
+MISSING = (
+    "shim.c is for 64-bit Linux"
+    if sys.platform != "linux" or sys.maxsize < 2**32
+    else f"there is no C compiler {COMPILER} here"
+    if not shutil.which(COMPILER.split()[0])
+    else ""
+)
+
+
+class Outcome(NamedTuple):
+    """How the command ended, the changes that it made, and the seconds since the first of them."""
+
+    code: int | None  # None: it hung
+    stdout: str
+    stderr: str
+    calls: list[str]  # "write /path", in order
+    seconds: float
+
+
+class Undisturbed(NamedTuple):
+    """What a run is that nothing stopped."""
+
+    bits: dict[str, Any]
+    outcome: Outcome
+
+
+class Tally(NamedTuple):
+    """What a chain of kills and resumes has seen."""
+
+    kills_at_times: int
+    kills_at_calls: int
+    resumes: int
+    runs_compared: int
+
+
+@functools.cache
+def scratch() -> Path:
+    """A temporary directory for this process: the shim, a cache of compiled programs."""
+    directory = Path(tempfile.mkdtemp(prefix="mnist_jax_faults_"))
+    atexit.register(shutil.rmtree, directory)
+    return directory
+
+
+@functools.cache
+def shim() -> Path:
+    """Compiles shim.c, once a process."""
+    library = scratch() / "shim.so"
+    source = HERE / "shim.c"
+    command = [*COMPILER.split(), "-Wall", "-Wextra", "-shared", "-fPIC", "-o", library, source]
+    subprocess.run(command, check=True)
+    return library
+
+
+def environment(root: Path, log: Path, **fault: str) -> dict[str, str]:
+    """The environment of a program whose changes below `root` are logged, and disturbed."""
+    return os.environ | {
+        "LD_PRELOAD": str(shim()),
+        "FAULT_ROOT": str(root),
+        "FAULT_LOG": str(log),
+        "JAX_PLATFORMS": "cpu",  # the promise is about the CPU
+        "XDG_CACHE_HOME": str(scratch() / "cache"),
+        **fault,
+    }
+
+
+def train_command(root: Path) -> list[str]:
+    """The command under test. Its workdir is `root`/run."""
+    return [sys.executable, "-m", "mnist_jax", "train", *OPTIONS, "--workdir", str(root / "run")]
+
+
+def run(root: Path, fault: dict[str, str], kill_after: float | None = None) -> Outcome:
+    """Runs the command until it ends, or until `kill_after` seconds after its first change.
+
+    Args:
+        root: a directory. It holds the workdir and nothing else.
+        fault: environment variables of shim.c; none for a run without a fault.
+        kill_after: when to send SIGKILL.
+    """
+    root.mkdir(exist_ok=True)
+    log = root.with_name(f"{root.name}.log")
+    log.unlink(missing_ok=True)
+    with subprocess.Popen(
+        train_command(root),
+        cwd=HERE.parents[1],  # this package, not an installed one
+        env=environment(root, log, **fault),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        limit = time.monotonic() + LIMIT
+        while not written(log) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.002)
+        started = time.monotonic()
+        hung = False
+        try:
+            stdout, stderr = process.communicate(
+                timeout=LIMIT if kill_after is None else kill_after
+            )
+        except subprocess.TimeoutExpired:
+            hung = kill_after is None
+            process.kill()
+            stdout, stderr = process.communicate()
+        seconds = time.monotonic() - started
+    code = None if hung else process.returncode
+    return Outcome(code, stdout, stderr, read_log(log), seconds)
+
+
+def written(log: Path) -> bool:
+    """Tells whether the first change has been logged."""
+    return log.exists() and log.stat().st_size > 0
+
+
+def read_log(log: Path) -> list[str]:
+    """The calls of a log, by number: threads write their lines in any order."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    numbered = (line.split(" ", 1) for line in lines)
+    return [call for _, call in sorted((int(number), call) for number, call in numbered)]
+
+
+@functools.cache
+def undisturbed() -> Undisturbed:
+    """Runs the command once without a fault, and checks that it is as a run should be."""
+    root = scratch() / "undisturbed"
+    run(scratch() / "warm", {})  # compiles: the other runs find their programs in the cache
+    outcome = run(root, {})
+    assert (outcome.code, outcome.stderr) == (0, ""), outcome
+    found = bits(root)
+    epochs = [(row["epoch"], row["step"]) for row in found["run/metrics.jsonl"]]
+    assert epochs == [(epoch, epoch * STEPS_PER_EPOCH) for epoch in range(1, EPOCHS + 1)]
+    assert found["run/result.json"]["best_step"] == BEST_EPOCH * STEPS_PER_EPOCH
+    return Undisturbed(found, outcome)
+
+
+def deleted_directories() -> list[str]:
+    """Where the undisturbed run has deleted old checkpoints, in its order."""
+    found = []
+    for call in undisturbed().outcome.calls:
+        deleted = re.match(r"(?:unlink|rmdir) .*/(checkpoints/[^/]+)", call)
+        # Orbax also deletes files that are not there, in the directory that it is saving to.
+        if deleted and "orbax-checkpoint-tmp" not in call and deleted[1] not in found:
+            found.append(deleted[1])
+    assert len(found) > 2
+    return found
+
+
+def bits(root: Path) -> dict[str, Any]:
+    """All that a finished run has left below `root`, by path, but for times and random names."""
+    found: dict[str, Any] = dict.fromkeys(listing(root), "is there")
+    workdir = root / "run"
+    for name in ("config.json", "result.json"):
+        found[f"run/{name}"] = without_times(json.loads((workdir / name).read_text()))
+    found["run/metrics.jsonl"] = [without_times(row) for row in read_history(workdir)]
+    for item in sorted((workdir / "checkpoints").glob("*/*/_METADATA")):
+        with ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(item.parent)
+        found[str(item.parent.relative_to(root))] = tree_sha256(arrays)
+    # As the package itself reads them: it checks the sums of all the files.
+    for step in ("latest", "best"):
+        trained = load_trained(workdir, step, replicated(create_mesh()))
+        found[step] = (trained.step, tree_sha256(trained.params))
+    return found
+
+
+def listing(root: Path) -> list[str]:
+    """The files and directories below `root`; Orbax's files of data have random names."""
+    paths = (str(path.relative_to(root)) for path in root.rglob("*"))
+    return sorted({re.sub(r"/d/[0-9a-f]{32}$", "/d/*", path) for path in paths})
+
+
+def assert_finished(root: Path, outcome: Outcome) -> None:
+    """Fails unless the command has ended quietly, and with every bit of an undisturbed run."""
+    assert (outcome.code, outcome.stderr) == (0, ""), f"{root}: {outcome._replace(calls=[])}"
+    expected, found = undisturbed().bits, bits(root)
+    lost = {
+        name: f"{found.get(name)} instead of {expected.get(name)}"
+        for name in sorted(expected | found)
+        if found.get(name) != expected.get(name)
+    }
+    assert not lost, f"{root}: {lost}"
+
+
+def random_faults(rng: random.Random) -> Iterator[tuple[dict[str, str], float | None]]:
+    """Kills without end, half of them at random times, half at random calls."""
+    expected = undisturbed().outcome
+    while True:
+        if rng.random() < 0.5:
+            yield {}, rng.uniform(0, expected.seconds)
+        else:
+            number, side = rng.randint(1, len(expected.calls)), rng.choice(["", "+"])
+            yield {"FAULT_KILL": f"{number}{side}"}, None
+
+
+def kill_and_resume(
+    root: Path, faults: Iterable[tuple[dict[str, str], float | None]], kills: int
+) -> Tally:
+    """Runs the command with one fault after another until `kills` have hit, then to its end.
+
+    A run that ends before its kill is compared with an undisturbed one, and another one begins.
+    """
+    at_times = at_calls = resumes = compared = 0
+    started = False
+    for fault, kill_after in faults:
+        outcome = run(root, fault, kill_after)
+        resumes += started
+        started = outcome.code == KILLED
+        if not started:
+            assert_finished(root, outcome)
+            compared += 1
+            shutil.rmtree(root)
+        elif fault:
+            at_calls += 1
+        else:
+            at_times += 1
+        if at_times + at_calls == kills:
+            break
+    assert_finished(root, run(root, {}))
+    return Tally(at_times, at_calls, resumes + 1, compared + 1)

@@ -1,0 +1,96 @@
+"""Whatever kills a run, the same command continues it, and no bit is lost."""
+
+import random
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import harness
+import pytest
+
+pytestmark = pytest.mark.skipif(bool(harness.MISSING), reason=harness.MISSING)
+
+RANDOM_KILLS, CREATIONS = 2, 2
+# What a kill hits: `call path` as fnmatch takes it, how many such calls are let pass before, and
+# whether the call is still made.
+Place = tuple[str, int, bool]
+
+
+def pattern(call: str) -> str:
+    """What a call is named in every run: process ids and names of data differ."""
+    call = re.sub(r"\S*/run\b", "*/run", call)
+    return re.sub(r"[0-9a-f]{32}|(?<=\.)[0-9]+(?=\.tmp)", "*", call)
+
+
+def kind(call: str) -> str:
+    """What a call is for, whichever checkpoint and array it belongs to."""
+    return re.sub(r"\bparams\b|\boptimizer\b|\bprogress\b|\b[0-9]+\b", "_", pattern(call))
+
+
+def chains_of_saving() -> list[list[Place]]:
+    """Both sides of every kind of rename, and places before some kinds of new files."""
+    calls = harness.undisturbed().outcome.calls
+    by_kind: dict[str, list[int]] = {}
+    for number, call in enumerate(calls):
+        by_kind.setdefault(kind(call), []).append(number)
+    rng = random.Random(0)
+    renames = [numbers for name, numbers in by_kind.items() if name.startswith("rename ")]
+    creations = [by_kind[name] for name in by_kind if name.startswith(("mkdir ", "open "))]
+    chosen = [(rng.choice(numbers), made) for numbers in renames for made in (False, True)]
+    chosen += [(rng.choice(numbers), False) for numbers in rng.sample(creations, CREATIONS)]
+
+    # In the order of the run: what comes later in a chain is still to come after a resume. Saves
+    # run beside the training, so the files that training writes have a chain of their own.
+    chosen.sort()
+    patterns = [pattern(call) for call in calls]
+    places = [
+        (patterns[number], min(1, patterns[:number].count(patterns[number])), made)
+        for number, made in chosen
+    ]
+    saves = [place for place in places if "/checkpoints/" in place[0]]
+    return [[place for place in places if place not in saves], saves[0::2], saves[1::2]]
+
+
+def places_of_deleting() -> list[list[Place]]:
+    """Before the first deletion in an old checkpoint, among the others, and before the last."""
+    one, two, *_ = (f"*{directory}" for directory in harness.deleted_directories())
+    return [
+        [(f"unlink {one}/*", 0, False), (f"unlink {two}/*", 5, False)],
+        [(f"unlink {one}/*", 5, True), (f"rmdir {two}", 0, False)],
+    ]
+
+
+def kill_at(root: Path, places: list[Place]) -> int:
+    """Runs the command, killed at one place after another, then to its end; returns the kills."""
+    for at, passed, made in places:
+        fault = {"FAULT_AT": at, "FAULT_KILL": f"{passed + 1}{'+' if made else ''}"}
+        outcome = harness.run(root, fault)
+        assert outcome.code == harness.KILLED, f"{fault} of {root}: {outcome._replace(calls=[])}"
+    harness.assert_finished(root, harness.run(root, {}))
+    return len(places)
+
+
+def test_killed_on_both_sides_of_every_rename_and_between_files(tmp_path):
+    chains = chains_of_saving()
+    with ThreadPoolExecutor(2) as pool:
+        roots = [tmp_path / str(number) for number in range(len(chains))]
+        kills = sum(pool.map(kill_at, roots, chains))
+    assert kills == sum(map(len, chains)) >= 18
+
+
+def test_killed_while_an_old_checkpoint_is_deleted(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        roots = [tmp_path / "one", tmp_path / "two"]
+        assert sum(pool.map(kill_at, roots, places_of_deleting())) == 4
+
+
+def test_killed_at_random_times(tmp_path):
+    def chain(seed: int) -> harness.Tally:
+        rng, seconds = random.Random(seed), harness.undisturbed().outcome.seconds
+        times = iter(lambda: ({}, rng.uniform(0, seconds)), None)
+        return harness.kill_and_resume(tmp_path / str(seed), times, RANDOM_KILLS // 2)
+
+    harness.undisturbed()
+    with ThreadPoolExecutor(2) as pool:
+        tallies = list(pool.map(chain, [0, 1]))
+    assert sum(tally.kills_at_times for tally in tallies) == RANDOM_KILLS

@@ -1,0 +1,129 @@
+"""The tool itself: what is not seen cannot be disturbed."""
+
+import collections
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+import pytest
+
+pytestmark = pytest.mark.skipif(bool(harness.MISSING), reason=harness.MISSING)
+
+# One change of each kind, by absolute and relative paths, by directory and by open file.
+CHANGES = """
+import os, shutil
+os.mkdir("a")
+with open("a/one", "w") as file:
+    file.write("text")
+    file.flush()
+    os.fsync(file.fileno())
+    os.ftruncate(file.fileno(), 2)
+directory = os.open("a", os.O_RDONLY)
+os.link("a/one", "a/two")
+os.symlink("one", os.path.abspath("a/three"))
+os.rename("two", "four", src_dir_fd=directory, dst_dir_fd=directory)
+open("../elsewhere", "w").close()
+open("a/one").read()
+shutil.rmtree("a")
+"""
+CALLS = [
+    "mkdir a",
+    "open a/one",
+    "write a/one",
+    "fsync a/one",
+    "ftruncate a/one",
+    "link a/one a/two",
+    "symlink a/three",
+    "rename a/two a/four",
+    *["unlink a/*"] * 3,
+    "rmdir a",
+]
+
+# All system calls that change files, or open them: also those that shim.c does not know.
+KERNEL = (
+    "open|creat|p?write|rename|link|unlink|symlink|mkdir|rmdir|mknod|f?truncate|fallocate|fsync|"
+    "fdatasync|sync|f?chmod|f?l?chown|f?utime|f?l?setxattr|sendfile|copy_file|splice|io_uring"
+)
+READING = re.compile("open(?!.*(O_WRONLY|O_RDWR|O_CREAT|O_TRUNC))|<")
+
+
+def change(root: Path, **fault: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    root.mkdir()
+    log = root.with_name("log")
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGES],
+        cwd=root,
+        env=harness.environment(root, log, **fault),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    calls = [call.replace(f"{root}/", "") for call in harness.read_log(log)]
+    return done, [re.sub("(unlink a/).*", r"\1*", call) for call in calls]
+
+
+def test_every_kind_of_change_is_seen_and_nothing_else(tmp_path):
+    done, calls = change(tmp_path / "root")
+    assert (done.returncode, done.stderr, calls) == (0, "", CALLS)
+
+
+def test_a_kill_comes_just_before_or_just_after_a_call(tmp_path):
+    for name, fault, exists in [
+        ("before", {"FAULT_KILL": "8"}, (True, False)),
+        ("after", {"FAULT_KILL": "8+"}, (False, True)),
+        ("named", {"FAULT_KILL": "1", "FAULT_AT": "rename */a/two *"}, (True, False)),
+    ]:
+        (tmp_path / name).mkdir()
+        root = tmp_path / name / "root"
+        done, calls = change(root, **fault)
+        assert (done.returncode, calls) == (harness.KILLED, CALLS[:8])
+        assert ((root / "a" / "two").exists(), (root / "a" / "four").exists()) == exists
+
+
+def test_a_fault_fails_what_needs_the_thing_that_is_missing(tmp_path):
+    for number, (name, start, call) in enumerate(
+        [
+            ("ENOSPC", 3, "write"),
+            ("ENOSPC", 7, "symlink"),
+            ("EACCES", 3, "link"),  # the file is open already
+            ("EROFS", 4, "fsync"),
+            ("EIO", 8, "rename"),
+        ]
+    ):
+        (tmp_path / str(number)).mkdir()
+        fault = {"FAULT_ERRNO": name, "FAULT_FROM": str(start)}
+        done, calls = change(tmp_path / str(number) / "root", **fault)
+        assert os.strerror(getattr(errno, name)) in done.stderr
+        assert calls[-1].startswith(call), (name, calls)
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace here")
+def test_the_kernel_sees_no_change_of_a_training_that_the_shim_does_not(tmp_path):
+    """Who makes system calls of their own, past the C library, is found out here."""
+    root, log, trace = tmp_path / "root", tmp_path / "log", tmp_path / "trace"
+    root.mkdir()
+    options = ["-f", "--seccomp-bpf", "-qq", "-y", "-s0", "-o", str(trace)]
+    done = subprocess.run(
+        ["strace", *options, f"-etrace=/^({KERNEL})", *harness.train_command(root)],
+        cwd=harness.HERE.parents[1],
+        env=harness.environment(root, log),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not trace.exists() or not trace.stat().st_size:
+        pytest.skip(f"strace cannot trace here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+
+    calls = (line.split(maxsplit=1)[1] for line in trace.read_text().splitlines())
+    below_root = [call for call in calls if str(root) in call and not READING.match(call)]
+    kernel = collections.Counter(
+        "rmdir" if "AT_REMOVEDIR" in call else re.sub(r"(at2?)?\(.*", "", call)
+        for call in below_root
+    )
+    assert kernel == collections.Counter(call.split()[0] for call in harness.read_log(log))
