@@ -43,16 +43,18 @@ def verify(workdir: str | Path) -> list[str]:
             f"({'; '.join(config_differences(then, now))}): its bits may differ",
             stacklevel=2,
         )
-    before = _bits(result, read_history(workdir))
+    before = _bits(result, read_history(workdir), now)
     with tempfile.TemporaryDirectory() as directory:
         try:
             with contextlib.redirect_stdout(None):
                 run = train(config, directory)
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
-    return config_differences(before, _bits(run.result, run.history))
+    return config_differences(before, _bits(run.result, run.history, now))
 
 
-def _bits(result: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
-    values = {name: result[name] for name in without_times(result) if name not in environment()}
+def _bits(
+    result: dict[str, Any], history: list[dict[str, Any]], environment: dict[str, Any]
+) -> dict[str, Any]:
+    values = {name: result[name] for name in without_times(result) if name not in environment}
     return values | {f"epoch {row['epoch']}": without_times(row) for row in history}

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,12 +16,9 @@ from mnist_jax import evaluate, load_dataset, predict, program, train
 from mnist_jax.checkpoint import check_checkpoints
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.hashing import tree_sha256
+from mnist_jax.history import read_history
 from mnist_jax.loader import epoch_order
 from mnist_jax.train import PHASES
-
-
-def read_rows(workdir: Path) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_work_directory_holds_what_the_design_says(small_run):
@@ -35,7 +31,7 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
     ]
     assert json.loads((workdir / "config.json").read_text()) == dataclasses.asdict(SMALL)
     assert json.loads((workdir / "result.json").read_text()) == run.result
-    assert read_rows(workdir) == run.history
+    assert read_history(workdir) == run.history
     assert set(run.result) == {
         "test_loss",
         "test_accuracy",
@@ -214,7 +210,7 @@ def test_eight_devices_agree_with_one(tmp_path):
     )
     assert json.loads((tmp_path / "eight" / "result.json").read_text())["device_count"] == 8
     history = train(config, tmp_path / "one").history
-    for one, eight in zip(history, read_rows(tmp_path / "eight"), strict=True):
+    for one, eight in zip(history, read_history(tmp_path / "eight"), strict=True):
         assert eight["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
         assert eight["val_accuracy"] == pytest.approx(one["val_accuracy"], abs=0.01)
 
