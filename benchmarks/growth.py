@@ -25,7 +25,7 @@ from mnist_jax import Config, rng
 from mnist_jax.config import DataConfig
 from mnist_jax.datasets import load_splits
 from mnist_jax.loader import epoch_order, train_chunks
-from mnist_jax.model import create_model
+from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.state import create_train_state
@@ -64,12 +64,13 @@ def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], i
         (jnp.tile(images, (repeats, 1, 1, 1))[:num_images], jnp.tile(labels, repeats)[:num_images]),
         replicated(mesh),
     )
-    init_rng, shuffle_rng, dropout_rng = jax.device_put(
-        [rng.stream(0, role) for role in ("init", "shuffle", "dropout")], replicated(mesh)
-    )
+    rngs = jax.device_put({role: rng.stream(0, role) for role in rng.ROLES}, replicated(mesh))
+    step_rngs = {role: rngs[role] for role in ("dropout", "augment")}
     model = create_model(**vars(config.model))
     tx = create_optimizer(**vars(config.optimizer), num_steps=1)
-    state = jax.device_put(create_train_state(model, tx, init_rng, (28, 28, 1)), replicated(mesh))
+    state = jax.device_put(
+        create_train_state(model, tx, rngs["init"], (28, 28, 1)), replicated(mesh)
+    )
     chunks_of = functools.partial(
         train_chunks,
         images,
@@ -78,13 +79,14 @@ def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], i
         batch_size=config.batch_size,
         sharding=split_batch(mesh),
     )
-    first = next(chunks_of(epoch_order(shuffle_rng, 0, num_images)))
-    compiled = run_steps.lower(state, first, dropout_rng).compile()
+    first = next(chunks_of(epoch_order(rngs["shuffle"], 0, num_images)))
+    run_chunk = jax.jit(run_steps, donate_argnums=0)
+    compiled = run_chunk.lower(state, first, step_rngs).compile()
 
     def epoch():
         nonlocal state
-        for chunk in chunks_of(epoch_order(shuffle_rng, 0, num_images)):
-            state, sums = run_steps(state, chunk, dropout_rng)
+        for chunk in chunks_of(epoch_order(rngs["shuffle"], 0, num_images)):
+            state, sums = run_chunk(state, chunk, step_rngs)
             jax.block_until_ready(sums)
 
     return epoch, compiled.memory_analysis().temp_size_in_bytes

@@ -20,7 +20,7 @@ from flax.training.train_state import TrainState
 from machine import describe, headline
 
 from mnist_jax import Config, load_dataset, rng
-from mnist_jax.model import create_model
+from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import run_steps, train_step
@@ -54,7 +54,8 @@ def main() -> int:
         "label": jnp.asarray(labels.reshape(STEPS, size)),
         "mask": jnp.ones((STEPS, size), bool),
     }
-    dropout_rng = rng.stream(0, "dropout")
+    rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
+    run_chunk = jax.jit(run_steps, donate_argnums=0)
     model = create_model(**vars(config.model))
     tx = create_optimizer(**vars(config.optimizer), num_steps=STEPS)
     state = create_train_state(model, tx, rng.stream(0, "init"), (28, 28, 1))
@@ -73,19 +74,19 @@ def main() -> int:
     ]
 
     first = jax.tree.map(lambda x: x[0], chunk)
-    ours = counts(jax.jit(train_step).lower(state, first, dropout_rng).compile())
-    plain = counts(plain_flax.train_step.lower(plain_state, *batches[0], dropout_rng).compile())
+    ours = counts(jax.jit(train_step).lower(state, first, rngs).compile())
+    plain = counts(plain_flax.train_step.lower(plain_state, *batches[0], rngs["dropout"]).compile())
     needed = step_flops(model, (28, 28, 1), size)
 
     def run_ours():
         nonlocal state
-        state, sums = run_steps(state, chunk, dropout_rng)
+        state, sums = run_chunk(state, chunk, rngs)
         jax.block_until_ready(sums)
 
     def run_plain():
         nonlocal plain_state
         for batch in batches:
-            plain_state, loss = plain_flax.train_step(plain_state, *batch, dropout_rng)
+            plain_state, loss = plain_flax.train_step(plain_state, *batch, rngs["dropout"])
         jax.block_until_ready(loss)
 
     run_ours()

@@ -8,8 +8,10 @@ from mnist_jax import signals as signals  # then: a signal ends the command, eve
 from mnist_jax.config import Config
 from mnist_jax.datasets import load_dataset
 from mnist_jax.evaluate import evaluate
+from mnist_jax.population import population
 from mnist_jax.predict import predict
+from mnist_jax.statistics import compare
 from mnist_jax.train import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "evaluate", "load_dataset", "predict", "train"]
+__all__ = ["Config", "compare", "evaluate", "load_dataset", "population", "predict", "train"]

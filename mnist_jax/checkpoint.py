@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath  # Orbax's handlers take no other paths
-from flax.training.train_state import TrainState
 from jax.sharding import Sharding
 
 from mnist_jax.hashing import find_damage, sync, write_sums
+from mnist_jax.state import TrainState, Variables
 
 SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes
 STEP = re.compile("0|[1-9][0-9]{0,9}")  # an int32
@@ -174,26 +174,31 @@ def restore_state(directory: Path, step: int, state: TrainState, sharding: Shard
             f"{', '.join(sorted(_spelled(saved) ^ _spelled(expected)))}"
         )
     restored = _restore(directory, step, **_restore_args(expected, sharding))
-    return state.replace(params=restored["params"], **restored["optimizer"])
+    variables = restored["optimizer"].pop("variables", restored["variables"])
+    return state.replace(
+        **{"batch_stats": {}, **variables},
+        average=restored["variables"] if state.average else {},
+        **restored["optimizer"],
+    )
 
 
-def restore_params(directory: Path, step: int, sharding: Sharding) -> Any:
-    """Returns the saved parameters of a step, in the structure that they had."""
-    target = {"params": _saved_arrays(directory, step, "params")}
-    return _restore(directory, step, **_restore_args(target, sharding))["params"]
+def restore_variables(directory: Path, step: int, sharding: Sharding) -> Variables:
+    """Returns what a saved step computes with, in the structure that it had."""
+    target = {"variables": _saved_arrays(directory, step, "variables")}
+    return _restore(directory, step, **_restore_args(target, sharding))["variables"]
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """A state as it is saved: an evaluation reads only the parameters."""
-    return {
-        "params": state.params,
-        "optimizer": {"step": state.step, "opt_state": state.opt_state},
-    }
+    """A state as it is saved: an evaluation reads only the first item."""
+    optimizer = {"step": state.step, "opt_state": state.opt_state}
+    if state.average:
+        optimizer["variables"] = state.variables
+    return {"variables": state.eval_variables, "optimizer": optimizer}
 
 
 def _handlers() -> ocp.CompositeCheckpointHandler:
     return ocp.CompositeCheckpointHandler(
-        params=ocp.StandardCheckpointHandler(),
+        variables=ocp.StandardCheckpointHandler(),
         optimizer=ocp.StandardCheckpointHandler(),
         progress=ocp.JsonCheckpointHandler(),
     )

@@ -1,6 +1,7 @@
 """The configuration of a run: frozen dataclasses that are valid or do not exist."""
 
 import dataclasses
+import functools
 import json
 import re
 import runpy
@@ -11,6 +12,15 @@ from typing import Any, Literal
 
 LARGEST = 2**20  # of what a network or a batch has many of: more is a slip, and no memory holds it
 FLOAT32_MAX = 3.4028234663852886e38  # what is more becomes infinite where it is computed with
+# What each optimizer takes beside its learning rate: whatever else were set would change nothing.
+OPTIMIZER_CHOICES = {
+    "adam": ("b1", "b2", "eps"),
+    "adamw": ("b1", "b2", "eps", "weight_decay", "decay"),
+    "nadam": ("b1", "b2", "eps", "weight_decay", "decay"),
+    "sgd": ("momentum", "weight_decay", "decay"),
+    "lion": ("b1", "b2", "weight_decay", "decay"),
+    "muon": ("momentum", "b1", "b2", "eps", "weight_decay", "decay"),
+}
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -72,33 +82,41 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network."""
+    """The network. An architecture refuses a choice that it does not have; see `models`."""
 
     name: str = "cnn"
-    """The architecture."""
+    """The architecture: a file of `mnist_jax/models/`."""
     num_classes: int = 10
     """Labels are 0 to num_classes - 1."""
     features: int = 32
-    """Filters of the first convolution."""
+    """Filters of the first convolution; of a transformer, the width of a token."""
     depth: int = 1
-    """Convolutions, each with a max-pool; every one has twice the filters of the one before."""
+    """Stages one after another; each stage of convolutions has twice the filters of the last."""
     kernel_size: int = 3
-    """Pixels a side of a filter."""
+    """Pixels a side of a filter; of a transformer, of a patch."""
+    stride: int = 1
+    """Pixels from one place of a filter to the next; of a ResNet, in its first convolution."""
+    padding: Literal["VALID", "SAME"] = "VALID"
+    """What surrounds an image that is convolved: nothing, or zeros, so that no rows are lost."""
+    pool: Literal["max", "mean", "stride"] = "max"
+    """What is kept of each window; with "stride", the convolution leaves the others out at once."""
     pool_size: int = 2
-    """Pixels a side of a max-pool window."""
+    """Pixels a side of a pooling window."""
+    batch_norm: bool = False
+    """Whether each feature of a convolution is normalised over the batch."""
     hidden_size: int = 64
-    """Units of the hidden layer."""
+    """Units of a hidden layer."""
     dropout_rate: float = 0.2
-    """The part of the hidden units that a training step leaves out."""
+    """The part of what the output layer is given (of an MLP, any layer) that a step leaves out."""
     lowering: Literal["auto", "matmul", "xla"] = "auto"
     """How convolutions are computed: as matrix products, by XLA's own, or the faster of both."""
 
     def __post_init__(self):
         _check_types(self)
-        for name in ("num_classes", "features", "depth", "kernel_size", "pool_size", "hidden_size"):
-            _require_count(f"model.{name}", getattr(self, name), 2 if name == "num_classes" else 1)
+        _require_count("model.num_classes", self.num_classes, 2)
+        for name in ("features", "depth", "kernel_size", "stride", "pool_size", "hidden_size"):
+            _require_count(f"model.{name}", getattr(self, name))
         _require(self.depth <= 20, "model.depth", "at most 20", self.depth)
-        _require_count("model.features * 2**(model.depth - 1)", self.features << self.depth - 1)
         _require(
             0 <= self.dropout_rate < 1,
             "model.dropout_rate",
@@ -109,27 +127,108 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam."""
+    """How the gradients change the parameters."""
 
+    name: Literal["adam", "adamw", "nadam", "sgd", "lion", "muon"] = "adam"
+    """The rule, of Optax."""
     learning_rate: float = 1e-3
     """Step size; of a schedule, the largest one."""
-    schedule: Literal["constant", "one_cycle"] = "constant"
-    """The step size over the run: always the same, or up for 30 % of the steps, then down."""
+    schedule: Literal["constant", "cosine", "exponential", "one_cycle"] = "constant"
+    """The step size over the run: always the same, down along half a wave, down to a hundredth, or
+    up for 30 % of the steps and then down."""
+    warmup: float = 0.0
+    """The part of the steps in which the step size first rises from 0."""
     b1: float = 0.9
     """Decay of the mean of the gradients."""
     b2: float = 0.999
     """Decay of the mean of their squares."""
     eps: float = 1e-7
     """Added to the root of the second mean."""
+    momentum: float = 0.9
+    """Decay of the sum of the gradients, of sgd and muon."""
+    weight_decay: float = 0.0
+    """The part of a weight that goes with each step, times the step size."""
+    decay: Literal["kernels", "all"] = "kernels"
+    """Which weights decay: kernels only, or biases and scales too."""
+    clip_norm: float = 0.0
+    """The largest norm of all gradients together; 0: no limit."""
 
     def __post_init__(self):
         _check_types(self)
         for name in ("learning_rate", "eps"):
             value = getattr(self, name)
             _require(0 < value < FLOAT32_MAX, f"optimizer.{name}", "above 0 and finite", value)
-        for name in ("b1", "b2"):
+        for name in ("warmup", "b1", "b2", "momentum"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"optimizer.{name}", "at least 0 and below 1", value)
+        for name in ("weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            _require(0 <= value < FLOAT32_MAX, f"optimizer.{name}", "at least 0 and finite", value)
+        for name in ("b1", "b2", "eps", "momentum", "weight_decay", "decay"):
+            used = name in OPTIMIZER_CHOICES[self.name]
+            if not used and getattr(self, name) != getattr(OptimizerConfig, name):
+                raise ValueError(
+                    f"optimizer.{name} must stay at {getattr(OptimizerConfig, name)!r} with "
+                    f"{self.name}, which has no use for it but for learning_rate, "
+                    f"{', '.join(OPTIMIZER_CHOICES[self.name])}"
+                )
+        _require(
+            self.schedule != "one_cycle" or not self.warmup,
+            "optimizer.warmup",
+            "0 with one_cycle, which begins with one of its own",
+            self.warmup,
+        )
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training images are changed at random, each time they are seen; 0: not at all."""
+
+    shift: float = 0.0
+    """Pixels to a side, at most."""
+    rotation: float = 0.0
+    """Degrees either way, at most."""
+    scale: float = 0.0
+    """The part by which an image grows or shrinks, at most."""
+    shear: float = 0.0
+    """Degrees either way, at most."""
+    elastic: float = 0.0
+    """Pixels by which a smooth random field moves each point (standard deviation)."""
+    cutout: int = 0
+    """Pixels a side of a square that is blanked."""
+    mixup_alpha: float = 0.0
+    """Mixup: two images and their labels, weighted by a draw of Beta(alpha, alpha)."""
+
+    def __post_init__(self):
+        _check_types(self)
+        limits = {"rotation": 180, "scale": 1, "shear": 90}
+        for name, value in vars(self).items():
+            limit = limits.get(name, LARGEST)
+            _require(0 <= value < limit, f"augment.{name}", f"at least 0 and below {limit}", value)
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What is done where the validation no longer gets better; 0: nothing."""
+
+    patience: int = 0
+    """Epochs with a lower validation accuracy than the best after which training stops; the result
+    is then the best network, not the last one."""
+    plateau_patience: int = 0
+    """Epochs without a lower validation loss after which the learning rate falls."""
+    plateau_factor: float = 0.1
+    """What it is multiplied with then."""
+
+    def __post_init__(self):
+        _check_types(self)
+        for name in ("patience", "plateau_patience"):
+            _require_count(f"watch.{name}", getattr(self, name), 0)
+        _require(
+            0 < self.plateau_factor < 1,
+            "watch.plateau_factor",
+            "above 0 and below 1",
+            self.plateau_factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -159,9 +258,19 @@ class Config:
     """Examples a step."""
     chunk_steps: int = 75
     """Steps in one compiled call; progress is shown once a call."""
+    label_smoothing: float = 0.0
+    """The part of each label that is spread over all classes."""
+    ema_decay: float = 0.0
+    """Decay of a running mean of the parameters, which then is what is measured; 0: none."""
+    init_from: str = ""
+    """A workdir whose trained network gives the first parameters, where they fit."""
+    freeze: str = ""
+    """Parameters and batch statistics that stay: patterns such as conv*, separated by commas."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self):
@@ -169,7 +278,16 @@ class Config:
         _require(0 <= self.seed < 2**32, "seed", "0 to 2**32 - 1", self.seed)
         _require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         _require(self.chunk_steps >= 1, "chunk_steps", "at least 1", self.chunk_steps)
+        for name in ("label_smoothing", "ema_decay"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, name, "at least 0 and below 1", value)
         _require_count("batch_size", self.batch_size)
+        _require(
+            not self.watch.patience or self.checkpoint.every_epochs == 1,
+            "checkpoint.every_epochs",
+            "1 with watch.patience, so that the best epoch is saved",
+            self.checkpoint.every_epochs,
+        )
 
 
 def load_config(path: str | Path) -> Config:
@@ -182,6 +300,17 @@ def load_config(path: str | Path) -> Config:
         FileNotFoundError: there is no such file.
         ValueError: the file does not give a valid Config; the message names the file and says why.
     """
+    config = read_recipe(path, "get_config")
+    if not isinstance(config, Config):
+        raise ValueError(f"{path} must define get_config() -> Config")
+    return config
+
+
+def read_recipe(path: str | Path, function: str) -> Any:
+    """Returns what a function of a recipe returns, or None where it has no such function.
+
+    A `config.json` has get_config only. Raises as `load_config` does.
+    """
     file = Path(path)
     package = Path(__file__).parent
     if not file.is_file() and file.parent == Path("configs"):
@@ -192,21 +321,35 @@ def load_config(path: str | Path) -> Config:
         raise FileNotFoundError(f"there is no config file {str(path)!r}")
     try:
         if file.suffix == ".json":
-            return config_from_dict(json.loads(file.read_text()))
-        get_config = runpy.run_path(str(file)).get("get_config")
-        config = get_config() if callable(get_config) else None
+            values = json.loads(file.read_text())
+            return config_from_dict(values) if function == "get_config" else None
+        found = runpy.run_path(str(file)).get(function)
+        return found() if callable(found) else None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a recipe raises, SystemExit too
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        raise ValueError(f"{path} must define get_config() -> Config")
-    return config
 
 
 def config_from_dict(values: Any) -> Config:
     """Builds a Config from nested dicts, as `dataclasses.asdict` gives; ValueError where wrong."""
     return _build(Config, values, "")
+
+
+def replace_fields(config: Config, values: dict[str, Any]) -> Config:
+    """Returns the config with other values: {"epochs": 3, "optimizer.learning_rate": 0.01}.
+
+    Raises:
+        ValueError: there is no such field, or the values are not valid together.
+    """
+    nested = dataclasses.asdict(config)
+    known = _flatten(nested)
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"unknown config field {name}; expected some of {', '.join(known)}")
+        *groups, field_name = name.split(".")
+        functools.reduce(lambda part, group: part[group], groups, nested)[field_name] = value
+    return config_from_dict(nested)
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:

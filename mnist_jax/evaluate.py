@@ -1,45 +1,73 @@
-"""Measures a trained network."""
+"""Measures a trained network, or several as one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from mnist_jax.config import config_differences
 from mnist_jax.datasets import load_splits
 from mnist_jax.loader import eval_chunks
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.model import create_model
+from mnist_jax.models import create_model
 from mnist_jax.sharding import create_mesh, replicated, split_batch
-from mnist_jax.steps import run_eval_steps
+from mnist_jax.steps import run_ensemble_steps, run_eval_steps
 from mnist_jax.workdir import load_trained
 
 
 def evaluate(
-    workdir: str | Path, split: str = "test", step: int | str = "latest"
+    workdir: str | Path | Sequence[str | Path], split: str = "test", step: int | str = "latest"
 ) -> dict[str, Any]:
     """Computes loss and accuracy over every example of a split of the run's own dataset.
 
     Args:
-        workdir: a directory that `train` has written.
+        workdir: a directory that `train` has written; or several, whose networks are measured as an
+            ensemble: by the mean of their probabilities.
         split: "test", "validation" or "train" (the examples trained on).
-        step: a saved step, "latest", or "best" by validation accuracy.
+        step: a saved step, "latest", or "best" by validation accuracy; of each.
 
     Returns:
-        `loss` (nats an example), `accuracy` (in [0, 1]), `count` (examples), `split` and `step`.
+        `loss` (nats an example), `accuracy` (in [0, 1]), `count` (examples), `split` and `step`, of
+        an ensemble a list of steps.
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
-        ValueError: it has no such step or split, or cannot be read.
+        ValueError: it has no such step or split, cannot be read, or the networks of an ensemble
+            were trained on different data.
     """
+    workdirs = [workdir] if isinstance(workdir, str | Path) else list(workdir)
+    if not workdirs:
+        raise ValueError("workdir must be a directory, or several, got none")
     mesh = create_mesh()
-    trained = load_trained(workdir, step, replicated(mesh))
-    model = create_model(**vars(trained.config.model))
-    splits = load_splits(**vars(trained.config.data))
+    trained = [load_trained(path, step, replicated(mesh)) for path in workdirs]
+    config = trained[0].config
+    for path, network in zip(workdirs, trained, strict=True):
+        differences = config_differences(
+            *(
+                {**vars(each.data), "num_classes": each.model.num_classes}
+                for each in (config, network.config)
+            )
+        )
+        if differences:
+            raise ValueError(
+                f"{path} was trained on other data than {workdirs[0]} ({'; '.join(differences)})"
+            )
+    splits = load_splits(**vars(config.data))
     if split not in splits:
         raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
     images, labels = jax.device_put(splits[split], replicated(mesh))
-    chunks = eval_chunks(
-        images, labels, batch_size=trained.config.batch_size, sharding=split_batch(mesh)
-    )
-    sums = [run_eval_steps(trained.params, model.apply, chunk) for chunk in chunks]
-    return {**mean_metrics(sums), "count": len(labels), "split": split, "step": trained.step}
+    chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
+    variables = tuple(network.variables for network in trained)
+    apply_fns = tuple(create_model(**vars(network.config.model)).apply for network in trained)
+    if len(trained) == 1:
+        sums = [run_eval_steps(variables[0], apply_fns[0], chunk) for chunk in chunks]
+    else:
+        sums = [run_ensemble_steps(variables, apply_fns, chunk) for chunk in chunks]
+    steps = [network.step for network in trained]
+    return {
+        **mean_metrics(sums),
+        "count": len(labels),
+        "split": split,
+        "step": steps if len(steps) > 1 else steps[0],
+    }

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,3 +72,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def json_number(value: float) -> float | None:
+    """The value as JSON can hold it: None for what is not finite."""
+    return value if math.isfinite(value) else None

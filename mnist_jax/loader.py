@@ -18,6 +18,31 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return math.ceil(num_examples / batch_size)
 
 
+def epochs_between(
+    first_step: int, last_step: int, steps_per_epoch: int
+) -> Iterator[tuple[int, int]]:
+    """Yields the epochs of the steps in between, each with its own step to begin at; all from 0."""
+    while first_step < last_step:
+        epoch, epoch_step = divmod(first_step, steps_per_epoch)
+        yield epoch, epoch_step
+        first_step += steps_per_epoch - epoch_step
+
+
+def chunk_grid(first_step: int, num_steps: int, chunk_steps: int) -> Iterator[tuple[int, int]]:
+    """Yields first step and length of the chunks of an epoch; the last one may be shorter.
+
+    Chunks end on multiples of `chunk_steps` and at the end of the epoch, so they have one or two
+    sizes, and a run makes the same compiled calls whatever step it continues from.
+
+    Args:
+        first_step: of the epoch, the end of a chunk.
+        num_steps: of the whole epoch.
+        chunk_steps: in a chunk.
+    """
+    for chunk_step in range(first_step, num_steps, chunk_steps):
+        yield chunk_step, min(chunk_steps, num_steps - chunk_step)
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def epoch_order(rng: jax.Array, epoch: int | jax.Array, num_examples: int) -> jax.Array:
     """Returns the order of the examples in an epoch, a permutation: int32 [num_examples].
@@ -36,7 +61,7 @@ def take_chunk(
     *,
     num_steps: int,
     batch_size: int,
-    sharding: NamedSharding,
+    sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
     """Gathers the batches of `num_steps` steps of an epoch, on the device.
 
@@ -51,13 +76,13 @@ def take_chunk(
         first_step: the first step, counted from 0 in the epoch.
         num_steps: k.
         batch_size: B.
-        sharding: of the chunk, see `sharding.split_batch`.
+        sharding: of the chunk, see `sharding.split_batch`; None: one device has it all.
 
     Returns:
         `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'], where B' is B
         rounded up to a multiple of the device count.
     """
-    devices = sharding.mesh.size
+    devices = sharding.mesh.size if sharding else 1
     column = jnp.arange(math.ceil(batch_size / devices) * devices)[None, :]
     step = first_step + jnp.arange(num_steps)[:, None]
     position = step * batch_size + column
@@ -67,7 +92,7 @@ def take_chunk(
         "label": labels[index],
         "mask": (column < batch_size) & (position < len(order)),
     }
-    return jax.lax.with_sharding_constraint(chunk, sharding)
+    return jax.lax.with_sharding_constraint(chunk, sharding) if sharding else chunk
 
 
 def train_chunks(
@@ -80,21 +105,18 @@ def train_chunks(
     batch_size: int,
     sharding: NamedSharding,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields the batches of an epoch in chunks of `chunk_steps` steps; the last may be shorter.
-
-    Chunks end on multiples of `chunk_steps` and at the end of the epoch, so they have one or two
-    sizes, and a run makes the same compiled calls whatever step it continues from.
+    """Yields the batches of an epoch in chunks, see `chunk_grid`.
 
     Args and chunks as in `take_chunk`; `first_step` is the end of a chunk.
     """
-    num_steps = steps_per_epoch(len(order), batch_size)
-    for chunk_step in range(first_step, num_steps, chunk_steps):
+    steps = steps_per_epoch(len(order), batch_size)
+    for chunk_step, num_steps in chunk_grid(first_step, steps, chunk_steps):
         yield take_chunk(
             images,
             labels,
             order,
             chunk_step,
-            num_steps=min(chunk_steps, num_steps - chunk_step),
+            num_steps=num_steps,
             batch_size=batch_size,
             sharding=sharding,
         )

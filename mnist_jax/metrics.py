@@ -12,18 +12,24 @@ import optax
 Sums = dict[str, jax.Array]
 
 
-def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
+def metric_sums(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array, targets: jax.Array | None = None
+) -> Sums:
     """Sums the cross-entropy and the right answers of a batch's real examples.
 
     Args:
         logits: float [B, C], unnormalised log-probabilities.
         labels: int [B], 0 to C - 1.
         mask: bool [B], False for padding.
+        targets: float [B, C], probabilities that the cross-entropy takes in place of the labels.
 
     Returns:
         `loss_sum` in nats (float32), `correct` and `count` (int32), each a scalar.
     """
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if targets is None:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    else:
+        losses = optax.softmax_cross_entropy(logits, targets)
     return {
         "loss_sum": jnp.sum(losses, where=mask),
         "correct": jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),

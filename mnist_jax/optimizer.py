@@ -1,29 +1,164 @@
-"""The optimizer of a recipe."""
+"""The optimizer of a recipe, put together from Optax."""
 
+import fnmatch
+from typing import Any
+
+import jax
 import optax
 
 
 def create_optimizer(
-    learning_rate: float, schedule: str, b1: float, b2: float, eps: float, *, num_steps: int
+    name: str,
+    learning_rate: float | jax.Array,
+    schedule: str,
+    warmup: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float | jax.Array,
+    decay: str,
+    clip_norm: float,
+    *,
+    num_steps: int,
+    freeze: str = "",
 ) -> optax.GradientTransformation:
-    """Returns Adam.
+    """Returns an optimizer with its schedule, weight decay and clipping.
 
     Args:
+        name: `adam`, `adamw`, `nadam`, `sgd`, `lion` or `muon`. `nadam` decays weights as AdamW
+            does; `sgd` has Nesterov momentum, and its decay is part of the gradient; `muon` makes
+            the updates of kernels orthogonal, convolutions as matrices [kh * kw * C, F], and gives
+            all else to Adam (its authors give it the output layer, too).
         learning_rate: step size, above 0; of a schedule, the largest one.
-        schedule: `constant`; or `one_cycle`, which rises from a 25th of `learning_rate` during
-            30 % of the steps, and then falls to almost nothing.
+        schedule: see `rate_schedule`.
+        warmup: see `rate_schedule`.
         b1: decay of the mean of the gradients, in [0, 1).
         b2: decay of the mean of their squares, in [0, 1).
         eps: added to the root of the second mean, above 0. Keras takes 1e-7, Optax 1e-8.
+        momentum: decay of the sum of the gradients, of `sgd` and `muon`.
+        weight_decay: the part of a weight that goes with each step, times the learning rate.
+        decay: which weights decay: `kernels` (the parameters of that name) or `all`.
+        clip_norm: the largest norm of all gradients that train, together; 0: no limit.
         num_steps: updates in the whole run.
+        freeze: patterns of parameters that keep their values, see `is_frozen`.
 
     References:
         D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", 2015,
         https://arxiv.org/abs/1412.6980
+        I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", 2019,
+        https://arxiv.org/abs/1711.05101 (adamw).
+        T. Dozat, "Incorporating Nesterov Momentum into Adam", 2016 (nadam).
+        X. Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023,
+        https://arxiv.org/abs/2302.06675 (lion).
+        K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+        https://kellerjordan.github.io/posts/muon/
+        J. Liu et al., "Muon is Scalable for LLM Training", 2025, https://arxiv.org/abs/2502.16982
+        (updates as large as Adam's, so that its learning rates fit).
+    """
+    shape = rate_schedule(schedule, warmup, num_steps)
+    rate = learning_rate if shape is None else lambda step: learning_rate * shape(step)
+    mask = _is_kernel if decay == "kernels" else None
+    if name == "adam":
+        tx = optax.adam(rate, b1=b1, b2=b2, eps=eps)
+    elif name == "adamw":
+        tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    elif name == "nadam":
+        tx = optax.nadamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    elif name == "lion":
+        tx = optax.lion(rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=mask)
+    elif name == "sgd":
+        tx = optax.chain(
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.sgd(rate, momentum=momentum, nesterov=True),
+        )
+    else:
+        tx = optax.contrib.muon(
+            rate,
+            beta=momentum,
+            weight_decay=weight_decay,
+            weight_decay_mask=mask,
+            adam_b1=b1,
+            adam_b2=b2,
+            eps=eps,
+            adam_weight_decay=weight_decay if decay == "all" else 0.0,
+            muon_weight_dimension_numbers=_as_matrices,
+            consistent_rms=0.2,
+        )
+    if clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    if freeze:
+        tx = optax.multi_transform(
+            {"trained": tx, "frozen": optax.set_to_zero()},
+            lambda params: jax.tree_util.tree_map_with_path(
+                lambda path, _: "frozen" if is_frozen(path, freeze) else "trained", params
+            ),
+        )
+    return tx
+
+
+def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedule | None:
+    """Returns the learning rate over the steps, the largest one being 1; None where it is constant.
+
+    Args:
+        schedule: `constant`; `cosine`, which falls to 0 along half a wave; `exponential`, which
+            falls to a hundredth, the same part each step; or `one_cycle`, which rises from a 25th
+            during 30 % of the steps, and then falls to almost nothing.
+        warmup: the part of the steps in which the rate first rises in a line from 0, in [0, 1).
+        num_steps: updates in the whole run.
+
+    References:
+        I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017,
+        https://arxiv.org/abs/1608.03983 (cosine).
         L. N. Smith and N. Topin, "Super-Convergence: Very Fast Training of Neural Networks Using
         Large Learning Rates", 2017, https://arxiv.org/abs/1708.07120 (one cycle).
+        P. Goyal et al., "Accurate, Large Minibatch SGD", 2017, https://arxiv.org/abs/1706.02677
+        (warm-up).
     """
-    rate = learning_rate
-    if schedule == "one_cycle":
-        rate = optax.cosine_onecycle_schedule(num_steps, learning_rate)
-    return optax.adam(rate, b1=b1, b2=b2, eps=eps)
+    warmup_steps = round(warmup * num_steps)
+    if schedule == "constant" and not warmup_steps:
+        return None
+    after = max(1, num_steps - warmup_steps)
+    shape = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.cosine_decay_schedule(1.0, after),
+        "exponential": optax.exponential_decay(1.0, after, 0.01),
+        "one_cycle": optax.cosine_onecycle_schedule(after, 1.0),
+    }[schedule]
+    if not warmup_steps:
+        return shape
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, 1.0, warmup_steps), shape], [warmup_steps]
+    )
+
+
+def is_frozen(path: tuple[Any, ...], freeze: str) -> bool:
+    """Tells whether a parameter matches one of the patterns.
+
+    Args:
+        path: as `jax.tree_util.tree_map_with_path` gives it: ("conv1", "kernel").
+        freeze: patterns as in a shell, separated by commas, for a parameter (`*/bias`) or for a
+            layer and all that it holds (`conv*`).
+    """
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    patterns = [pattern.strip() for pattern in freeze.split(",") if freeze]
+    return any(
+        fnmatch.fnmatchcase(name, glob)
+        for pattern in patterns
+        for glob in (pattern, f"{pattern}/*")
+    )
+
+
+def _is_kernel(params: Any) -> Any:
+    """Not of the number of axes: a transformer's position embedding has three."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _as_matrices(params: Any) -> Any:
+    """For Muon: the last axis of a kernel is that of its outputs, all others are inputs."""
+
+    def matrix(is_kernel: bool, x: jax.Array) -> Any:
+        axes = tuple(range(x.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(axes, x.ndim - 1) if is_kernel else None
+
+    return jax.tree.map(matrix, _is_kernel(params), params)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.loader import eval_chunks
-from mnist_jax.model import create_model
+from mnist_jax.models import create_model
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.steps import run_predict_steps
 from mnist_jax.workdir import load_trained
@@ -45,8 +45,8 @@ def predict(workdir: str | Path, images: np.ndarray, step: int | str = "latest")
     mesh = create_mesh()
     trained = load_trained(workdir, step, replicated(mesh))
     model = create_model(**vars(trained.config.model))
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(images[:1].shape))["params"]
-    if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, trained.params):
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(images[:1].shape))
+    if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, trained.variables):
         raise ValueError(
             f"the network in {workdir} was trained on images of another shape than "
             f"{list(images.shape[1:])}"
@@ -57,7 +57,7 @@ def predict(workdir: str | Path, images: np.ndarray, step: int | str = "latest")
     for chunk in eval_chunks(
         on_device, labels, batch_size=trained.config.batch_size, sharding=split_batch(mesh)
     ):
-        outputs = run_predict_steps(trained.params, model.apply, chunk["image"])
+        outputs = run_predict_steps(trained.variables, model.apply, chunk["image"])
         mask = np.asarray(chunk["mask"])
         blocks.append([np.asarray(output)[mask] for output in outputs])
     probabilities, classes = map(np.concatenate, zip(*blocks, strict=True))

@@ -5,15 +5,21 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn
-from flax.training.train_state import TrainState
 
 from mnist_jax import rng
-from mnist_jax.loader import epoch_order, eval_chunks, steps_per_epoch, train_chunks
+from mnist_jax.loader import (
+    epoch_order,
+    epochs_between,
+    eval_chunks,
+    steps_per_epoch,
+    train_chunks,
+)
 from mnist_jax.metrics import Sums, mean_metrics
 from mnist_jax.sharding import create_mesh, replicated, split_batch
-from mnist_jax.state import create_train_state
+from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import Batch, run_eval_steps, run_steps
 
 
@@ -24,14 +30,15 @@ class Program(NamedTuple):
         state: before the first step.
         train_chunks: (first_step, last_step) -> the chunks of the run between these steps, epoch
             after epoch, see `loader.train_chunks`.
-        run_chunk: (state, chunk) -> (state, sums), see `steps.run_steps`. It uses up the state.
-        measure: (params, split) -> the mean `loss` and `accuracy` over "validation" or "test".
+        run_chunk: (state, chunk, rate_scale) -> (state, sums), see `steps.run_steps`. It uses up
+            the state.
+        measure: (state, split) -> the mean `loss` and `accuracy` over "validation" or "test".
     """
 
     state: TrainState
     train_chunks: Callable[[int, int], Iterator[Batch]]
-    run_chunk: Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-    measure: Callable[[Any, str], dict[str, float]]
+    run_chunk: Callable[[TrainState, Batch, float], tuple[TrainState, Sums]]
+    measure: Callable[[TrainState, str], dict[str, float]]
 
 
 def compile_program(
@@ -42,6 +49,7 @@ def compile_program(
     seed: int,
     batch_size: int,
     chunk_steps: int,
+    **options: Any,
 ) -> Program:
     """Places the data on the devices, initialises the state and compiles the steps.
 
@@ -52,31 +60,32 @@ def compile_program(
         seed: the root of all keys.
         batch_size: examples a step.
         chunk_steps: steps in one compiled call.
+        options: of `steps.train_step`: `ema_decay`, `label_smoothing`, augmentations.
     """
     mesh = create_mesh()
     data = jax.block_until_ready(jax.device_put(splits, replicated(mesh)))
     images, labels = data["train"]
     num_examples, *image_shape = images.shape
     num_steps = steps_per_epoch(num_examples, batch_size)
-    init_rng, shuffle_rng, dropout_rng = jax.device_put(
-        [rng.stream(seed, role) for role in ("init", "shuffle", "dropout")], replicated(mesh)
-    )
-    state = create_train_state(model, tx, init_rng, tuple(image_shape))
+    streams = jax.device_put({role: rng.stream(seed, role) for role in rng.ROLES}, replicated(mesh))
+    step_rngs = {role: streams[role] for role in ("dropout", "augment")}
+    averaged = options.get("ema_decay", 0.0) > 0
+    state = create_train_state(model, tx, streams["init"], tuple(image_shape), averaged=averaged)
     state = jax.device_put(state, replicated(mesh))
     layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
 
     def run_chunks(first_step: int, last_step: int) -> Iterator[Batch]:
-        while first_step < last_step:
-            epoch, epoch_step = divmod(first_step, num_steps)
-            order = epoch_order(shuffle_rng, epoch, num_examples)
+        for epoch, epoch_step in epochs_between(first_step, last_step, num_steps):
+            order = epoch_order(streams["shuffle"], epoch, num_examples)
             yield from train_chunks(
                 images, labels, order, epoch_step, chunk_steps=chunk_steps, **layout
             )
-            first_step += num_steps - epoch_step
 
     by_size = {len(chunk["label"]): chunk for chunk in run_chunks(0, num_steps)}  # one or two
+    # The old state's buffers become the new state's: whoever passes one in must not use it again.
+    run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
     compiled = {
-        size: run_steps.lower(state, chunk, dropout_rng).compile()
+        size: run.lower(state, chunk, step_rngs, np.float32(1)).compile()
         for size, chunk in by_size.items()
     }
     chunks_to_measure = {
@@ -84,12 +93,18 @@ def compile_program(
         for split in ("validation", "test")
     }
     some_chunk = next(chunks_to_measure["validation"]())
-    run_eval_chunk = run_eval_steps.lower(state.params, state.apply_fn, some_chunk).compile()
+    run_eval_chunk = run_eval_steps.lower(
+        state.eval_variables, state.apply_fn, some_chunk
+    ).compile()
 
-    def run_chunk(state: TrainState, chunk: Batch) -> tuple[TrainState, Sums]:
-        return compiled[len(chunk["label"])](state, chunk, dropout_rng)
+    def run_chunk(
+        state: TrainState, chunk: Batch, rate_scale: float = 1.0
+    ) -> tuple[TrainState, Sums]:
+        run_size = compiled[len(chunk["label"])]
+        return run_size(state, chunk, step_rngs, np.float32(rate_scale))
 
-    def measure(params: Any, split: str) -> dict[str, float]:
-        return mean_metrics(run_eval_chunk(params, chunk) for chunk in chunks_to_measure[split]())
+    def measure(state: TrainState, split: str) -> dict[str, float]:
+        variables = state.eval_variables
+        return mean_metrics(run_eval_chunk(variables, c) for c in chunks_to_measure[split]())
 
     return Program(state, run_chunks, run_chunk, measure)

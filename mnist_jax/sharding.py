@@ -1,13 +1,13 @@
-"""Where arrays live: one mesh over all devices, batches split, everything else on each device."""
+"""Where arrays live: one mesh over all devices; batches, or members, split; the rest on each."""
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def create_mesh() -> Mesh:
-    """Returns a one-dimensional mesh over all devices, its axis named `data`."""
+def create_mesh(axis: str = "data") -> Mesh:
+    """Returns a one-dimensional mesh over all devices."""
     # Without `axis_types` the default depends on the version of JAX (explicit from 0.10 on).
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((jax.device_count(),), (axis,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -18,3 +18,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split_batch(mesh: Mesh) -> NamedSharding:
     """The sharding of a chunk [k, B, ...]: steps in order, each batch split over the devices."""
     return NamedSharding(mesh, PartitionSpec(None, "data"))
+
+
+def split_members(mesh: Mesh) -> NamedSharding:
+    """The sharding of what has an axis of members first: these split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))

@@ -45,7 +45,8 @@ def stop_requests() -> Iterator[list[int]]:
 
     It is filled by a thread, so also while the main thread computes in compiled code. A second
     signal ends the command at once; in another program it does what it did there before. Outside
-    the main thread, where Python allows no handlers, the list stays empty.
+    the main thread, where Python allows no handlers, the list stays empty. Where an error ends the
+    `with` block, a request that came before it is passed on.
     """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -83,6 +84,11 @@ def stop_requests() -> Iterator[list[int]]:
         signal.signal(signum, handle)
     try:
         yield requests
+    except Exception:
+        if handled:
+            restore()
+            signal.raise_signal(handled[0])
+        raise
     finally:
         restore()
         signal.set_wakeup_fd(descriptor)

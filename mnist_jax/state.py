@@ -1,14 +1,46 @@
 """The training state: everything that a step changes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax.training.train_state import TrainState
+from flax.training import train_state
+
+Variables = dict[str, Any]
+
+
+class TrainState(train_state.TrainState):
+    """Flax's state (`step`, `params`, `opt_state`) with what else a step changes.
+
+    Attributes:
+        batch_stats: the running means and variances of batch normalisation; empty without it.
+        average: a running mean of `variables`, in their structure; empty where none is kept.
+    """
+
+    batch_stats: Any
+    average: Any
+
+    @property
+    def variables(self) -> Variables:
+        """What the model computes with: the parameters, and the batch statistics if it has any."""
+        stats = {"batch_stats": self.batch_stats} if self.batch_stats else {}
+        return {"params": self.params, **stats}
+
+    @property
+    def eval_variables(self) -> Variables:
+        """What is measured, and predicted with: the running mean where one is kept."""
+        return self.average or self.variables
 
 
 def create_train_state(
-    model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, image_shape: tuple[int, ...]
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    image_shape: tuple[int, ...],
+    *,
+    averaged: bool = False,
 ) -> TrainState:
     """Initialises the parameters and the optimizer.
 
@@ -17,23 +49,26 @@ def create_train_state(
         tx: the optimizer.
         rng: the key of the role `init`.
         image_shape: (H, W, C).
+        averaged: keeps a running mean of the parameters.
 
     Returns:
-        A state with `step` (updates made, int32 0), `params` and `opt_state`.
+        A state with `step` (updates made, int32 0).
     """
 
     @jax.jit
     def init(rng):
-        params = model.init(rng, jnp.zeros((1, *image_shape)))["params"]
-        return params, tx.init(params)
+        variables = model.init(rng, jnp.zeros((1, *image_shape)))
+        return variables, tx.init(variables["params"]), variables if averaged else {}
 
-    params, opt_state = init(rng)
+    variables, opt_state, average = init(rng)
     # An int32 array, not TrainState.create's weakly typed 0: with that, the step would be compiled
     # a second time after a restore, whose step is an int32 array.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=model.apply,
-        params=params,
+        params=variables["params"],
         tx=tx,
         opt_state=opt_state,
+        batch_stats=variables.get("batch_stats", {}),
+        average=average,
     )

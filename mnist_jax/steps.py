@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.training.train_state import TrainState
+import optax
 
+from mnist_jax.augment import augment, is_off, mixup
 from mnist_jax.metrics import Sums, metric_sums
+from mnist_jax.optimizer import is_frozen
+from mnist_jax.state import TrainState, Variables
 
 Batch = dict[str, jax.Array]
+Rngs = dict[str, jax.Array]
 Params = Any
 
 
@@ -20,59 +24,151 @@ def scale(images: jax.Array) -> jax.Array:
 
 
 def loss_fn(
-    params: Params, apply_fn: Callable[..., jax.Array], batch: Batch, dropout_key: jax.Array
-) -> tuple[jax.Array, Sums]:
-    """Returns the mean cross-entropy of a batch's real examples, and its metric sums."""
-    logits = apply_fn(
-        {"params": params}, scale(batch["image"]), train=True, rngs={"dropout": dropout_key}
+    params: Params,
+    state: TrainState,
+    batch: Batch,
+    keys: Rngs,
+    *,
+    label_smoothing: float | jax.Array = 0.0,
+    mixup_alpha: float | jax.Array = 0.0,
+    **strengths: float | jax.Array,
+) -> tuple[jax.Array, tuple[Sums, Any]]:
+    """Computes the loss of a batch.
+
+    Args:
+        params: the parameters to differentiate by.
+        state: gives the model and its batch statistics.
+        batch: as in `train_step`.
+        keys: the step's own, by role.
+        label_smoothing: the part of each label that is spread over all classes.
+        mixup_alpha: see `augment.mixup`; 0: none.
+        strengths: of the other augmentations, by name, see `augment.augment`.
+
+    Returns:
+        The mean cross-entropy of the real examples; and their metric sums with the batch statistics
+        after this batch.
+    """
+    mask = batch["mask"]
+    images = augment(scale(batch["image"]), keys["augment"], **strengths)
+    mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
+    logits, updates = state.apply_fn(
+        {"params": params, "batch_stats": state.batch_stats},
+        mix(images),
+        train=True,
+        mask=mask,
+        rngs={"dropout": keys["dropout"]},
+        mutable=["batch_stats"],
     )
-    sums = metric_sums(logits, batch["label"], batch["mask"])
-    return sums["loss_sum"] / sums["count"].astype(jnp.float32), sums
+    targets = None
+    if not (is_off(mixup_alpha) and is_off(label_smoothing)):
+        targets = mix(jax.nn.one_hot(batch["label"], logits.shape[-1]))
+        targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
+    sums = metric_sums(logits, batch["label"], mask, targets)
+    loss = sums["loss_sum"] / sums["count"].astype(jnp.float32)
+    return loss, (sums, updates.get("batch_stats", {}))
 
 
-def train_step(state: TrainState, batch: Batch, dropout_rng: jax.Array) -> tuple[TrainState, Sums]:
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    rngs: Rngs,
+    rate_scale: float | jax.Array = 1.0,
+    *,
+    ema_decay: float | jax.Array = 0.0,
+    freeze: str = "",
+    **options: float | jax.Array,
+) -> tuple[TrainState, Sums]:
     """Makes one update of the parameters.
 
     Args:
         state: its `step` is the number of updates made so far.
         batch: `image` uint8 [B, H, W, C], `label` int32 [B], `mask` bool [B].
-        dropout_rng: the run's dropout stream; the step's own key is derived from it here.
+        rngs: the run's streams "dropout" and "augment"; the step's own keys are derived here.
+        rate_scale: what the learning rate is multiplied with.
+        ema_decay: of the running mean of the parameters, where the state keeps one. It is smaller
+            in the first steps, so that the initial parameters are soon forgotten:
+            https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
+        freeze: patterns of batch statistics that stay, see `optimizer.is_frozen`; `state.tx` keeps
+            the parameters. A batch is normalised by its own statistics all the same.
+        options: of `loss_fn`.
 
     Returns:
         The state after the update, and the batch's metric sums from before it.
     """
-    dropout_key = jax.random.fold_in(dropout_rng, state.step)
+    keys = {role: jax.random.fold_in(rng, state.step) for role, rng in rngs.items()}
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    grads, sums = grad_fn(state.params, state.apply_fn, batch, dropout_key)
-    return state.apply_gradients(grads=grads), sums
+    grads, (sums, batch_stats) = grad_fn(state.params, state, batch, keys, **options)
+    batch_stats = jax.tree_util.tree_map_with_path(
+        lambda path, old, new: old if is_frozen(path, freeze) else new,
+        state.batch_stats,
+        batch_stats,
+    )
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    updates = jax.tree.map(lambda update: rate_scale * update, updates)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        batch_stats=batch_stats,
+    )
+    if state.average:
+        step = jnp.float32(state.step)
+        decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
+        average = optax.incremental_update(state.variables, state.average, 1 - decay)
+        state = state.replace(average=average)
+    return state, sums
 
 
-def eval_step(params: Params, apply_fn: Callable[..., jax.Array], batch: Batch) -> Sums:
-    """Returns the metric sums of a batch, without dropout."""
-    logits = apply_fn({"params": params}, scale(batch["image"]))
+def eval_step(variables: Variables, apply_fn: Callable[..., jax.Array], batch: Batch) -> Sums:
+    """Returns the metric sums of a batch, without dropout and augmentation."""
+    logits = apply_fn(variables, scale(batch["image"]))
     return metric_sums(logits, batch["label"], batch["mask"])
 
 
-# The old state's buffers become the new state's: whoever passes a state in must not use it again.
-@functools.partial(jax.jit, donate_argnums=0)
-def run_steps(state: TrainState, chunk: Batch, dropout_rng: jax.Array) -> tuple[TrainState, Sums]:
-    """Runs `train_step` over a chunk of batches [k, B, ...] as one program.
+def run_steps(
+    state: TrainState,
+    chunk: Batch,
+    rngs: Rngs,
+    rate_scale: float | jax.Array = 1.0,
+    **options: Any,
+) -> tuple[TrainState, Sums]:
+    """Runs `train_step` over a chunk of batches [k, B, ...]; to be compiled, see `program`.
 
     Returns:
         The state after k updates, and the metric sums of each step: [k].
     """
-    return jax.lax.scan(lambda state, batch: train_step(state, batch, dropout_rng), state, chunk)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        return train_step(state, batch, rngs, rate_scale, **options)
+
+    return jax.lax.scan(step, state, chunk)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def run_eval_steps(params: Params, apply_fn: Callable[..., jax.Array], chunk: Batch) -> Sums:
+def run_eval_steps(variables: Variables, apply_fn: Callable[..., jax.Array], chunk: Batch) -> Sums:
     """Runs `eval_step` over a chunk of batches [k, B, ...]; returns the metric sums, each [k]."""
-    return jax.lax.map(lambda batch: eval_step(params, apply_fn, batch), chunk)
+    return jax.lax.map(lambda batch: eval_step(variables, apply_fn, batch), chunk)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def run_ensemble_steps(
+    variables: tuple[Variables, ...], apply_fns: tuple[Callable[..., jax.Array], ...], chunk: Batch
+) -> Sums:
+    """Does as `run_eval_steps` for the mean of the probabilities of several networks."""
+
+    def ensemble_step(batch: Batch) -> Sums:
+        images = scale(batch["image"])
+        pairs = zip(apply_fns, variables, strict=True)
+        logs = [jax.nn.log_softmax(apply_fn(network, images)) for apply_fn, network in pairs]
+        mean = jax.nn.logsumexp(jnp.stack(logs), axis=0) - jnp.log(len(logs))
+        return metric_sums(mean, batch["label"], batch["mask"])
+
+    return jax.lax.map(ensemble_step, chunk)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def run_predict_steps(
-    params: Params, apply_fn: Callable[..., jax.Array], images: jax.Array
+    variables: Variables, apply_fn: Callable[..., jax.Array], images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Classifies batches of images, uint8 [k, B, H, W, C].
 
@@ -82,7 +178,7 @@ def run_predict_steps(
     """
 
     def predict_step(images):
-        logits = apply_fn({"params": params}, scale(images))
+        logits = apply_fn(variables, scale(images))
         return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)
 
     return jax.lax.map(predict_step, images)

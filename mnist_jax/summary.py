@@ -1,5 +1,6 @@
 """The layer table of a network, read off the module itself."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -7,15 +8,30 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mnist_jax.model import ConvPool
+from mnist_jax.config import LARGEST
+from mnist_jax.models.layers import ConvPool
+from mnist_jax.ops import conv_pool
+
+BATCH = LARGEST + 1  # nothing else in a network is as large: an axis of this size is the batch
 
 PURPOSES = {
+    "attention": "mixes all tokens, each after its own choice: what one is, another can use",
     "conv": "finds small patterns: each filter slides over the image and answers where it fits",
-    "max_pool": "keeps the strongest answer of each window: fewer numbers, small shifts forgiven",
-    "flatten": "lines the feature maps up as one vector",
     "dense": "combines all patterns into evidence; every output sees every input",
     "dropout": "in training, silences units at random, so none is relied upon alone",
+    "flatten": "lines the feature maps up as one vector",
+    "key": "what each token offers; attention looks where a query meets a key",
+    "max_pool": "keeps the strongest answer of each window: fewer numbers, small shifts forgiven",
+    "mean": "averages over all places: where something was found matters no more",
+    "mean_pool": "keeps the mean answer of each window: fewer numbers, small shifts forgiven",
+    "norm": "shifts and scales to mean 0 and variance 1, then to what suits: steadier training",
     "output": "one score (logit) a class; softmax turns them into probabilities",
+    "patches": "cuts the image into squares and describes each by a vector, a token",
+    "position": "tells each token where it is",
+    "projection": "fits what attention has gathered to what it is added to",
+    "query": "what each token asks for",
+    "shortcut": "fits what a block is given to the shape of what it adds",
+    "value": "what each token hands on when asked",
 }
 
 
@@ -32,8 +48,9 @@ class Layer(NamedTuple):
 def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     """Returns the layers of a model in the order in which data goes through them.
 
-    The module is traced, not run. A multiplication and an addition are two FLOPs; only those of
-    matrix products and convolutions are counted, a weight being used once an output position.
+    The model is traced, not run. A multiplication and an addition are two FLOPs; only those of
+    matrix products and convolutions are counted: a weight is used once an output position, and a
+    module with products of other things tells them by a method `flops`.
 
     Args:
         model: images -> logits.
@@ -42,37 +59,49 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     layers: list[Layer] = []
     previous = image_shape
 
-    def add(name: str, module: nn.Module, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-        flops = 2 * sizes.get("kernel", 0) * math.prod(shape[:-1])
-        purpose = (
-            PURPOSES.get(name.rstrip("0123456789")) or (module.__doc__ or "").strip().split("\n")[0]
-        )
-        layers.append(Layer(name, shape, sum(sizes.values()), flops, purpose))
+    def add(module: nn.Module, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+        count = getattr(module, "flops", None)
+        flops = count(shape) if count else 2 * sizes.get("kernel", 0) * math.prod(shape[:-1])
+        purpose = PURPOSES.get(name.rstrip("0123456789")) or (module.__doc__ or "").split("\n")[0]
+        path = "/".join((*module.path[:-1], name))
+        layers.append(Layer(path, shape, sum(sizes.values()), flops, purpose))
 
     def record(next_fun, args, kwargs, context):
         nonlocal previous
+        module, rows = context.module, len(layers)
+        if module is model or context.method_name != "__call__":
+            return next_fun(*args, **kwargs)
+        inputs = _without_batch(args[0].shape)
+        if len(inputs) == 1 < len(previous):  # what models do themselves, before this module
+            layers.append(_reshaped(inputs, previous))
         output = next_fun(*args, **kwargs)
-        module, inputs = context.module, args[0].shape[1:]
-        if module is not model and module.name and context.method_name == "__call__":
-            if inputs != previous and math.prod(inputs) == math.prod(previous):
-                add("flatten", module, inputs, {})
-            params = module.variables.get("params", {})
-            sizes = {name: leaf.size for name, leaf in params.items() if hasattr(leaf, "size")}
-            shape = output.shape[1:]
-            if isinstance(module, ConvPool):
-                before_pool = tuple(n - module.kernel_size + 1 for n in inputs[:2])
-                add(module.name, module, (*before_pool, shape[-1]), sizes)
-                if module.pool_size > 1:
-                    add("max_pool", module, shape, {})
-            else:
-                add(module.name, module, shape, sizes)
-            previous = shape
+        previous = _without_batch(output.shape)
+        params = module.variables.get("params", {})
+        sizes = {name: leaf.size for name, leaf in params.items() if hasattr(leaf, "size")}
+        if isinstance(module, ConvPool) and module.pool != "stride" and module.pool_size > 1:
+            conv = functools.partial(conv_pool, stride=module.stride, padding=module.padding)
+            before_pool = jax.eval_shape(conv, args[0], params["kernel"])
+            add(module, str(module.name), _without_batch(before_pool.shape), sizes)
+            add(module, f"{module.pool}_pool", previous, {})
+        elif sizes or rows == len(layers):  # not a mere container of the rows since
+            add(module, str(module.name), previous, sizes)
         return output
 
     with nn.intercept_methods(record):
-        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        images = jax.ShapeDtypeStruct((BATCH, *image_shape), jnp.float32)
         jax.eval_shape(model.init, jax.random.key(0), images)
     return layers
+
+
+def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[B, ...] -> (...), and [C, H, W, B], as between convolutions, -> (H, W, C)."""
+    return shape[1:] if shape[0] == BATCH else (*shape[1:-1], shape[0])
+
+
+def _reshaped(shape: tuple[int, ...], previous: tuple[int, ...]) -> Layer:
+    """The row of what makes a vector of feature maps or tokens."""
+    name = "flatten" if math.prod(shape) == math.prod(previous) else "mean"
+    return Layer(name, shape, 0, 0, PURPOSES[name])
 
 
 def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:

@@ -1,47 +1,50 @@
 """Trains a network: the one place where data, state, steps, checkpoints and history meet."""
 
 import contextlib
-import dataclasses
-import functools
 import math
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.training.train_state import TrainState
-from tqdm import tqdm
 
 from mnist_jax import clock
 from mnist_jax.checkpoint import (
-    check_checkpoints,
     open_saver,
     prune,
     read_progress,
     remove_set_aside,
-    restore_params,
     restore_state,
+    restore_variables,
 )
 from mnist_jax.config import Config
-from mnist_jax.datasets import check_labels, load_splits
-from mnist_jax.environment import environment
 from mnist_jax.finite import check_finite, check_losses
-from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import write_history, write_json
-from mnist_jax.loader import steps_per_epoch
+from mnist_jax.history import best_row, write_history, write_json
 from mnist_jax.metrics import mean_metrics, total_sums
-from mnist_jax.model import create_model
+from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
+from mnist_jax.overfitting import rate_scale, stops_early
 from mnist_jax.program import compile_program
-from mnist_jax.retention import best_step, is_scheduled, kept_steps
+from mnist_jax.retention import best_step, kept_steps
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.signals import Stopped, stop_requests
+from mnist_jax.state import TrainState
+from mnist_jax.task import (
+    BEGINNING,
+    Row,
+    create_task,
+    how_to_go_on,
+    last_checkpoint,
+    network_sha256,
+    progress_bar,
+    step_options,
+    transferred,
+)
 from mnist_jax.tensorboard import event_writer, require_tensorboard
+from mnist_jax.transfer import frozen_parameters
 from mnist_jax.workdir import (
-    check_same_run,
     delete_leftovers,
     delete_run,
     lock_workdir,
@@ -52,10 +55,6 @@ IMPORT_SECONDS = time.perf_counter() - clock.START
 PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
 
 
-# Of a run: the rows of its epochs; of an unfinished epoch, the sums and the seconds.
-BEGINNING = {"history": [], "sums": [], "seconds": 0.0}
-
-
 class Run(NamedTuple):
     """A finished training: its last state, a row an epoch, and what result.json holds.
 
@@ -64,12 +63,17 @@ class Run(NamedTuple):
     """
 
     state: TrainState
-    history: list[dict[str, Any]]
+    history: list[Row]
     result: dict[str, Any]
 
 
 def train(
-    config: Config, workdir: str | Path, *, overwrite: bool = False, tensorboard: bool = False
+    config: Config,
+    workdir: str | Path,
+    *,
+    overwrite: bool = False,
+    tensorboard: bool = False,
+    on_epoch: Callable[[Row], None] | None = None,
 ) -> Run:
     """Trains a network, or continues the unfinished run in `workdir`; prints a line an epoch.
 
@@ -84,6 +88,8 @@ def train(
         overwrite: deletes a run that is in `workdir` and starts anew. Nothing is deleted before the
             new run is known to compile.
         tensorboard: also writes TensorBoard's event files, to tensorboard/ in `workdir`.
+        on_epoch: is called with each new row of the history. What it raises ends the run, which can
+            be continued.
 
     Raises:
         ValueError: `workdir` holds a run with another config or other data, or one that cannot be
@@ -111,33 +117,22 @@ def train(
         return run
     workdir = workdir.absolute()  # wherever the program goes meanwhile
     with lock_workdir(workdir):
-        return _train(config, workdir, overwrite, tensorboard)
+        return _train(config, workdir, overwrite, tensorboard, on_epoch)
 
 
-def _train(config: Config, workdir: Path, overwrite: bool, tensorboard: bool) -> Run:
+def _train(
+    config: Config,
+    workdir: Path,
+    overwrite: bool,
+    tensorboard: bool,
+    on_epoch: Callable[[Row], None] | None,
+) -> Run:
     watch = clock.Stopwatch(PHASES)
     watch.seconds["import"] = IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
 
-    splits = load_splits(**vars(config.data))
-    check_labels(splits, config.model.num_classes)
-    # What a checkpoint must have been made of, for this run to go on from it.
-    origin = {
-        "config": dataclasses.asdict(config),
-        "data_sha256": tree_sha256({name: split._asdict() for name, split in splits.items()}),
-        "environment": environment(),
-    }
-    num_steps = steps_per_epoch(len(splits["train"].labels), config.batch_size)
-    total_steps = config.epochs * num_steps
-    if total_steps >= 2**31:
-        raise ValueError(f"epochs must make fewer than 2**31 steps, got {total_steps:,}")
-    scheduled = functools.partial(
-        is_scheduled,
-        epochs=config.epochs,
-        steps_per_epoch=num_steps,
-        chunk_steps=config.chunk_steps,
-        **vars(config.checkpoint),
-    )
+    splits, origin, num_steps, total_steps, scheduled = create_task(config)
+    num_examples = len(splits["train"].labels)
     saved, progress = [], BEGINNING
     if not overwrite:
         saved, progress = _last_checkpoint(checkpoints, origin, scheduled)
@@ -146,17 +141,22 @@ def _train(config: Config, workdir: Path, overwrite: bool, tensorboard: bool) ->
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     program = compile_program(
         create_model(**vars(config.model)),
-        create_optimizer(**vars(config.optimizer), num_steps=total_steps),
+        create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=total_steps),
         splits,
         seed=config.seed,
         batch_size=config.batch_size,
         chunk_steps=config.chunk_steps,
+        **step_options(config),
     )
     state = program.state
-    watch.lap("compile")
-
+    frozen = frozen_parameters(state.params, config.freeze)
     if saved:
         state = restore_state(checkpoints, saved[-1], state, replicated(create_mesh()))
+        origin = progress["origin"] | origin  # with the network that it began from
+    elif config.init_from:
+        (state,), origin["init_sha256"] = transferred([state], config, workdir)
+    watch.lap("compile")
+
     if overwrite:
         delete_run(workdir)
     delete_leftovers(workdir)
@@ -167,8 +167,9 @@ def _train(config: Config, workdir: Path, overwrite: bool, tensorboard: bool) ->
     step = int(state.step)
     if step:
         print(f"continuing after step {step} of {total_steps}")
-    again = f"the same command again{', without --overwrite,' if overwrite else ''}"
-    saved_at = f" after step {{}} of {total_steps}, which is saved; run {again} to go on"
+    elif frozen:
+        print(f"frozen: {', '.join(frozen)}")
+    saved_at = how_to_go_on(total_steps, overwrite)
 
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
@@ -176,20 +177,13 @@ def _train(config: Config, workdir: Path, overwrite: bool, tensorboard: bool) ->
         if tensorboard:
             write_events = stack.enter_context(event_writer(workdir / "tensorboard", history))
         requests = stack.enter_context(stop_requests())
-        bar = stack.enter_context(
-            tqdm(
-                total=total_steps,
-                initial=step,
-                desc="training",
-                unit="step",
-                leave=False,
-                disable=None,
-            )
-        )
+        bar = stack.enter_context(progress_bar(step, total_steps))
         watch.lap("checkpoint")
         epoch_started = time.perf_counter() - progress["seconds"]
-        for chunk in program.train_chunks(step, total_steps):
-            state, chunk_sums = program.run_chunk(state, chunk)
+        scale = _rate_scale(history, config)
+        last_step = step if stops_early(history, config.watch.patience) else total_steps
+        for chunk in program.train_chunks(step, last_step):
+            state, chunk_sums = program.run_chunk(state, chunk, scale)
             # Waits for the chunk before: the device always has one to go on with.
             if sums:
                 check_losses(sums[-1], step, num_steps)
@@ -206,7 +200,7 @@ def _train(config: Config, workdir: Path, overwrite: bool, tensorboard: bool) ->
             watch.lap("train")
             if ends_epoch:
                 trained = mean_metrics(sums)
-                val = program.measure(state.params, "validation")
+                val = program.measure(state, "validation")
                 seconds = time.perf_counter() - epoch_started
                 history.append(
                     {
@@ -216,15 +210,18 @@ def _train(config: Config, workdir: Path, overwrite: bool, tensorboard: bool) ->
                         "train_accuracy": trained["accuracy"],
                         "val_loss": val["loss"],
                         "val_accuracy": val["accuracy"],
+                        # Training accuracy is that of the epoch's own steps, with dropout and
+                        # augmentation, so the gap may be negative.
+                        "generalization_gap": trained["accuracy"] - val["accuracy"],
                         "seconds": seconds,
-                        "examples_per_second": len(splits["train"].labels) / seconds,
+                        "examples_per_second": num_examples / seconds,
                     }
                 )
                 sums, epoch_started = [], time.perf_counter()
                 watch.lap("eval")
                 check_finite({"val_loss": val["loss"]}, step, num_steps)
             # The losses are from before each update: of the last one they say nothing.
-            check_finite({"params": state.params, "opt_state": state.opt_state}, step, num_steps)
+            check_finite(state, step, num_steps)
             if ends_epoch:
                 bar.write(_epoch_line(history[-1], config.epochs))
                 write_history(workdir, history)
@@ -245,34 +242,53 @@ def _train(config: Config, workdir: Path, overwrite: bool, tensorboard: bool) ->
                 saver.wait()
                 raise Stopped(requests[0], saved_at.format(step))
             watch.lap("checkpoint")
+            if ends_epoch:
+                if on_epoch:
+                    on_epoch(history[-1])
+                if stops_early(history, config.watch.patience):
+                    break
+                if scale != _rate_scale(history, config) and step < total_steps:
+                    scale = _rate_scale(history, config)
+                    bar.write(f"a plateau: from here on the learning rate times {scale:.3g}")
 
-        test = program.measure(state.params, "test")
-        watch.lap("eval")
         saver.wait()
+        best = best_step(history, scheduled)
+        if config.watch.patience and best:
+            state = restore_state(checkpoints, best, state, replicated(create_mesh()))
+            watch.lap("checkpoint")
+        test = program.measure(state, "test")
+        watch.lap("eval")
         prune(checkpoints, kept_steps(saved, history, scheduled))
         watch.lap("checkpoint")
         if requests:
             raise Stopped(requests[0], saved_at.format(step))
 
     watch.seconds["total"] = sum(watch.seconds.values())
+    measured = history[-1] if not config.watch.patience else best_row(history)
     result = {
         "test_loss": test["loss"],
         "test_accuracy": test["accuracy"],
-        "val_accuracy": history[-1]["val_accuracy"],
-        "best_step": best_step(history, scheduled),
+        "val_accuracy": measured["val_accuracy"],
+        "best_step": best,
         "steps": step,
-        "params_sha256": tree_sha256(state.params),
-        "data_sha256": origin["data_sha256"],
+        "params_sha256": network_sha256(state),
+        **{name: sha for name, sha in origin.items() if name.endswith("_sha256")},
         "seconds": watch.seconds,
         **origin["environment"],
     }
     write_json(workdir / "result.json", result)
     remove_set_aside(checkpoints)
+    if step < total_steps:
+        print(f"stopped after epoch {history[-1]['epoch']}; the best was epoch {measured['epoch']}")
     print(
         f"test loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%} of "
         f"{len(splits['test'].labels):,} images  ({watch.seconds['total']:.1f} s; see {workdir})"
     )
     return Run(state, history, result)
+
+
+def _rate_scale(history: list[Row], config: Config) -> float:
+    return rate_scale(history, config.watch.plateau_patience, config.watch.plateau_factor)
 
 
 def _last_checkpoint(
@@ -282,13 +298,7 @@ def _last_checkpoint(
 
     Where the best checkpoint is damaged, that is the one before it, so that it is made again.
     """
-    saved, damaged = check_checkpoints(checkpoints)
-    for line in damaged.values():
-        warnings.warn(line, stacklevel=4)
-    if not saved:
-        return [], BEGINNING
-    progress = read_progress(checkpoints, saved[-1])
-    check_same_run(progress["origin"], origin, checkpoints)
+    saved, damaged, progress = last_checkpoint(checkpoints, origin)
     best = best_step(progress["history"], scheduled)
     if best not in damaged:
         return saved, progress
@@ -298,22 +308,27 @@ def _last_checkpoint(
 
 def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
     """Loads a run that has its result; neither data nor compilation is needed."""
-    checkpoints, step = workdir / "checkpoints", result["steps"]
+    checkpoints, last_step = workdir / "checkpoints", result["steps"]
+    history = read_progress(checkpoints, last_step)["history"]
+    step = result["best_step"] if config.watch.patience else last_step
+    total_steps = last_step // len(history) * config.epochs  # it may have stopped early
     sharding = replicated(create_mesh())
-    tx = create_optimizer(**vars(config.optimizer), num_steps=step)
-    params = restore_params(checkpoints, step, sharding)
+    tx = create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=total_steps)
+    variables = restore_variables(checkpoints, step, sharding)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=create_model(**vars(config.model)).apply,
-        params=params,
+        params=variables["params"],
         tx=tx,
-        opt_state=jax.eval_shape(tx.init, params),
+        opt_state=jax.eval_shape(tx.init, variables["params"]),
+        batch_stats=variables.get("batch_stats", {}),
+        average=variables if config.ema_decay else {},
     )
     state = restore_state(checkpoints, step, state, sharding)
-    return Run(state, read_progress(checkpoints, step)["history"], result)
+    return Run(state, history, result)
 
 
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+def _epoch_line(row: Row, epochs: int) -> str:
     width = int(math.log10(epochs)) + 1
     return (
         f"epoch {row['epoch']:{width}}/{epochs}  "

@@ -17,18 +17,22 @@ from mnist_jax.checkpoint import (
     check_checkpoints,
     delete_checkpoints,
     read_progress,
-    restore_params,
+    restore_variables,
 )
 from mnist_jax.config import Config, config_differences, config_from_dict
 from mnist_jax.history import best_row, read_json
+from mnist_jax.state import Variables
 
 
 class Trained(NamedTuple):
-    """What a training gave: `create_model(**vars(config.model))` takes the parameters."""
+    """What a training gave: `create_model(**vars(config.model)).apply` takes the variables."""
 
     config: Config
-    params: Any
+    variables: Variables
     step: int
+
+
+MEMBERS = "members"  # a directory that only a population has
 
 
 def read_config(workdir: Path) -> Config | None:
@@ -65,33 +69,56 @@ def read_result(workdir: Path) -> dict[str, Any] | None:
     return result
 
 
-def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str, Any] | None:
-    """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
+def holds_run(
+    workdir: Path, config: Config, overwrite: bool, *, of_population: bool = False
+) -> bool:
+    """Tells whether `workdir` holds a run with this config that is not to be overwritten.
 
-    A run whose result, last or best checkpoint is damaged is not complete.
+    Args:
+        workdir: it may be missing.
+        config: the recipe.
+        overwrite: any run of its kind may be overwritten.
+        of_population: the kind: one of `population`, or of `train`.
 
     Raises:
-        ValueError: the directory belongs to something else, or to a run with another config that
-            is not to be overwritten.
+        ValueError: the directory belongs to something else, or to a run of the other kind, or to
+            one with another config that is not to be overwritten.
         NotADirectoryError: it is a file.
     """
     previous = read_config(workdir)
     if previous is None:
-        for name in ("checkpoints", "metrics.jsonl", "result.json"):
+        names = ["checkpoints", "metrics.jsonl", "result.json", "population.json"]
+        names += ["sweep.db", "trials"]  # of a sweep
+        if any((workdir / MEMBERS).glob("*")):  # empty, it is of a population that was killed
+            names.append(MEMBERS)
+        for name in names:
             if os.path.lexists(workdir / name):
                 raise ValueError(
                     f"{workdir} holds {name} but no config.json, so it is not of this program: "
                     f"choose another --workdir, or delete {name}"
                 )
-        return None
+        return False
+    if (workdir / MEMBERS).exists() != of_population:
+        kinds = ("a population", "a single run")
+        raise ValueError(f"{workdir} holds {kinds[of_population]}: choose another --workdir")
     if overwrite:
-        return None
+        return False
     differences = config_differences(dataclasses.asdict(previous), dataclasses.asdict(config))
     if differences:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}): choose another "
             "--workdir, or start anew with --overwrite"
         )
+    return True
+
+
+def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str, Any] | None:
+    """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
+
+    A run whose result, last or best checkpoint is damaged is not complete. Raises as `holds_run`.
+    """
+    if not holds_run(workdir, config, overwrite):
+        return None
     try:
         result = read_result(workdir)
     except ValueError as error:
@@ -124,7 +151,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BlockingIOError(
-                    f"{workdir} is in use by another `train`; wait for it, or choose another "
+                    f"{workdir} is in use by another process; wait for it, or choose another "
                     "--workdir"
                 ) from None
             except OSError as error:
@@ -132,7 +159,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
                     raise
                 warnings.warn(
                     f"{workdir} cannot be locked ({error.strerror}): see to it that no other "
-                    "`train` writes there",
+                    "process writes there",
                     stacklevel=4,
                 )
             # The owner before may have removed the file between our opening and locking it.
@@ -150,7 +177,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 def delete_leftovers(workdir: Path) -> None:
     """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
-    for name in ("config.json", "metrics.jsonl", "result.json"):
+    for name in ("config.json", "metrics.jsonl", "result.json", "population.json"):
         for leftover in workdir.glob(f".{name}.*.tmp"):
             leftover.unlink()
 
@@ -167,7 +194,20 @@ def delete_run(workdir: Path) -> None:
 
 
 def trained_config(workdir: str | Path) -> Config:
-    """Returns the config of the run in `workdir`; FileNotFoundError where nothing was trained."""
+    """Returns the config of the run in `workdir`.
+
+    Raises:
+        FileNotFoundError: nothing was trained there, or a population.
+    """
+    members = Path(workdir) / MEMBERS
+    if members.is_dir():
+        names = sorted(path.name for path in members.iterdir())
+        raise FileNotFoundError(
+            f"{workdir} holds a population, not a network; name a member of it, such as "
+            f"{members / names[0]}"
+            if names
+            else f"{workdir} holds a population that is not finished"
+        )
     config = read_config(Path(workdir))
     if config is None or not (Path(workdir) / "checkpoints").is_dir():
         raise FileNotFoundError(f"there is no trained network in {workdir}; train one there first")
@@ -180,6 +220,7 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
     Args:
         workdir: a directory that `train` has written.
         step: a saved step, "latest", or "best" by validation accuracy (of equal ones the newest).
+            With early stopping the latest is the best.
         sharding: where the parameters go.
 
     Raises:
@@ -195,6 +236,8 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
     for line in damaged.values():
         warnings.warn(line, stacklevel=2)
     found = {str(number): number for number in steps} | {"latest": steps[-1]}
+    if step == "latest" and config.watch.patience:
+        step = "best"
     try:
         if step == "best":
             rows = read_progress(checkpoints, steps[-1])["history"]
@@ -205,12 +248,12 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
                 f"{checkpoints} holds no step {step}, but the steps {', '.join(map(str, steps))}; "
                 "latest and best name one of them"
             )
-        params = restore_params(checkpoints, found[str(step)], sharding)
+        variables = restore_variables(checkpoints, found[str(step)], sharding)
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
         return load_trained(workdir, step, sharding)  # a run that is under way has pruned one
-    return Trained(config, params, found[str(step)])
+    return Trained(config, variables, found[str(step)])
 
 
 def check_same_run(found: dict[str, Any], expected: dict[str, Any], checkpoints: Path) -> None:

@@ -14,7 +14,7 @@ from mnist_jax import Config, train
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.datasets import Split, load_dataset
-from mnist_jax.model import create_model
+from mnist_jax.models import create_model
 from mnist_jax.train import Run
 
 # What JAX would broadcast without a word is an error here. (Strict dtypes too would be, but Optax

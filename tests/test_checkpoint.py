@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.training.train_state import TrainState
 
 from mnist_jax.checkpoint import (
     check_checkpoints,
@@ -18,19 +17,33 @@ from mnist_jax.checkpoint import (
     prune,
     read_progress,
     remove_set_aside,
-    restore_params,
     restore_state,
+    restore_variables,
 )
 from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.state import TrainState
 
 REPLICATED = replicated(create_mesh())
 
 
-def toy_state(value: float, step: int, shape: tuple[int, ...] = (3,)) -> TrainState:
+def toy_state(
+    value: float, step: int, shape: tuple[int, ...] = (3,), *, averaged: bool = False
+) -> TrainState:
     params: Any = {"layer": {"kernel": jnp.full(shape, value), "bias": jnp.float32(value)}}
     tx = optax.adam(0.1)
     opt_state = jax.tree.map(lambda x: x + jnp.asarray(10 * value, x.dtype), tx.init(params))
-    return TrainState(step=jnp.int32(step), apply_fn=len, params=params, tx=tx, opt_state=opt_state)
+    state = TrainState(
+        step=jnp.int32(step),
+        apply_fn=len,
+        params=params,
+        tx=tx,
+        opt_state=opt_state,
+        batch_stats={"norm": {"mean": jnp.full(2, value - 1)}},
+        average={},
+    )
+    if averaged:
+        state = state.replace(average=jax.tree.map(lambda x: x / 2, state.variables))
+    return state
 
 
 def save(directory: Path, *steps: int) -> None:
@@ -40,7 +53,7 @@ def save(directory: Path, *steps: int) -> None:
 
 
 def kernel(directory: Path, step: int) -> np.ndarray:
-    return np.asarray(restore_params(directory, step, REPLICATED)["layer"]["kernel"])
+    return np.asarray(restore_variables(directory, step, REPLICATED)["params"]["layer"]["kernel"])
 
 
 def test_a_state_comes_back_exactly(tmp_path):
@@ -57,6 +70,18 @@ def test_a_state_comes_back_exactly(tmp_path):
         assert (ours.dtype, ours.weak_type) == (theirs.dtype, False)
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(kernel(tmp_path, 1), np.full(3, np.float32(0.1)))
+
+
+def test_batch_statistics_and_the_running_mean_come_back_exactly(tmp_path):
+    saved = toy_state(0.2, 2, averaged=True)
+    with open_saver(tmp_path, []) as saver:
+        saver.save(saved, {})
+    state = restore_state(tmp_path, 2, toy_state(0.0, 0, averaged=True), REPLICATED)
+    for found in (state.average, restore_variables(tmp_path, 2, REPLICATED)):
+        jax.tree.map(np.testing.assert_array_equal, found, saved.average)
+    jax.tree.map(np.testing.assert_array_equal, state.variables, saved.variables)
+    with pytest.raises(ValueError, match="is of another model"):
+        restore_state(tmp_path, 2, toy_state(0.0, 0), REPLICATED)
 
 
 def test_nothing_saved_is_no_step(tmp_path):
@@ -141,7 +166,7 @@ def test_damage_to_any_file_is_found_and_named_or_does_no_harm(tmp_path, damage,
 
 def test_a_damaged_checkpoint_is_set_aside_until_it_is_not_needed(tmp_path):
     save(tmp_path, 1, 2)
-    (tmp_path / "2" / "params" / "manifest.ocdbt").write_bytes(b"")
+    (tmp_path / "2" / "variables" / "manifest.ocdbt").write_bytes(b"")
     save(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "2.aside"]
     assert check_checkpoints(tmp_path) == ([1, 2], {})

@@ -65,7 +65,7 @@ def test_a_damaged_checkpoint_is_a_warning_of_one_line_for_every_command(
 ):
     workdir = tmp_path / "run"
     shutil.copytree(small_run[0], workdir)
-    (workdir / "checkpoints" / "16" / "params" / "manifest.ocdbt").write_bytes(b"")
+    (workdir / "checkpoints" / "16" / "variables" / "manifest.ocdbt").write_bytes(b"")
     small = ["--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"]
     options = {
         "evaluate": [],
@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_is_a_warning_of_one_line_for_every_command(
         assert main([name, "--workdir", str(workdir), *extra]) == 0
         error = capfd.readouterr().err
         assert error.startswith(f"warning: the checkpoint {workdir / 'checkpoints' / '16'} is dam")
-        assert "params/manifest.ocdbt is not as SHA256SUMS says" in error
+        assert "variables/manifest.ocdbt is not as SHA256SUMS says" in error
         assert error.count("\n") == 1
     result = json.loads((workdir / "result.json").read_text())
     assert result["params_sha256"] == small_run[1].result["params_sha256"]

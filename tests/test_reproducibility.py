@@ -60,10 +60,10 @@ def stop_after(chunks: int, config: Config, workdir: Path) -> None:
     def compile_counted(*args: Any, **fields: Any) -> Program:
         program = compile_program(*args, **fields)
 
-        def run_chunk(state, chunk):
+        def run_chunk(state, chunk, rate_scale):
             if next(computed) == chunks:
                 requests.append(signal.SIGTERM)
-            return program.run_chunk(state, chunk)
+            return program.run_chunk(state, chunk, rate_scale)
 
         return program._replace(run_chunk=run_chunk)
 

@@ -7,24 +7,28 @@ import pytest
 from conftest import create_reference
 
 from mnist_jax import rng
+from mnist_jax.config import OptimizerConfig
 from mnist_jax.metrics import mean_metrics, metric_sums
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import (
     eval_step,
     loss_fn,
+    run_ensemble_steps,
     run_eval_steps,
     run_predict_steps,
     run_steps,
     train_step,
 )
 
-DROPOUT = rng.stream(0, "dropout")
+RNGS = {role: rng.stream(0, role) for role in ("dropout", "augment")}
+compiled_steps = jax.jit(run_steps)
 
 
-def create_state(learning_rate=1e-3, **fields):
-    tx = create_optimizer(learning_rate, "constant", b1=0.9, b2=0.999, eps=1e-7, num_steps=1)
-    return create_train_state(create_reference(**fields), tx, rng.stream(0, "init"), (28, 28, 1))
+def create_state(learning_rate=1e-3, averaged=False, **fields):
+    tx = create_optimizer(**vars(OptimizerConfig(learning_rate=learning_rate)), num_steps=1)
+    model, key = create_reference(**fields), rng.stream(0, "init")
+    return create_train_state(model, tx, key, (28, 28, 1), averaged=averaged)
 
 
 def create_batch(mnist, indices, mask=None):
@@ -77,8 +81,8 @@ def test_loss_and_gradients_equal_numpy_in_float64(mnist):
     state = create_state(dropout_rate=0.0)
     batch = create_batch(mnist, np.arange(32))
     loss, grads, _ = numpy_loss_and_grads(state.params, *(x[:32] for x in mnist["train"]))
-    (found, sums), found_grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params, state.apply_fn, batch, DROPOUT
+    (found, (sums, _)), found_grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params, state, batch, RNGS
     )
     assert found == pytest.approx(loss, rel=1e-5)
     assert mean_metrics([sums])["loss"] == pytest.approx(loss, rel=1e-5)
@@ -93,7 +97,7 @@ def test_an_update_is_that_of_adam(mnist):
     state = create_state(dropout_rate=0.0)
     before = jax.tree.map(np.asarray, state.params)
     batch = create_batch(mnist, np.arange(32))
-    after, _ = train_step(state, batch, DROPOUT)
+    after, _ = train_step(state, batch, RNGS)
     _, grads, _ = numpy_loss_and_grads(before, *(x[:32] for x in mnist["train"]))
     for old, grad, new in zip(*map(jax.tree.leaves, (before, grads, after.params)), strict=True):
         # The first step: both means are the gradient itself, so it is the learning rate long.
@@ -108,8 +112,8 @@ def test_padding_changes_nothing(mnist):
     state = create_state(dropout_rate=0.0)
     indices = np.arange(40)
     padded = create_batch(mnist, np.arange(64), mask=np.arange(64) < 40)
-    exact, exact_sums = train_step(state, create_batch(mnist, indices), DROPOUT)
-    found, found_sums = train_step(state, padded, DROPOUT)
+    exact, exact_sums = train_step(state, create_batch(mnist, indices), RNGS)
+    found, found_sums = train_step(state, padded, RNGS)
     assert (found_sums["count"], found_sums["correct"]) == (40, exact_sums["correct"])
     np.testing.assert_allclose(found_sums["loss_sum"], exact_sums["loss_sum"], rtol=1e-6)
     jax.tree.map(
@@ -124,11 +128,10 @@ def test_a_chunk_is_its_steps_one_after_the_other(mnist):
     one_by_one = create_state()
     losses = []
     for batch in batches:
-        one_by_one, sums = jax.jit(train_step)(one_by_one, batch, DROPOUT)
+        one_by_one, sums = jax.jit(train_step)(one_by_one, batch, RNGS)
         losses.append(sums["loss_sum"])
     state = create_state()
-    at_once, sums = run_steps(state, as_chunk(*batches), DROPOUT)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))  # donated
+    at_once, sums = compiled_steps(state, as_chunk(*batches), RNGS)
     np.testing.assert_allclose(sums["loss_sum"], losses, rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -144,9 +147,9 @@ def test_dropout_depends_on_the_step_and_on_nothing_else(mnist):
         _, sums = train_step(state.replace(step=jnp.int32(step)), batch, stream)
         return float(sums["loss_sum"])
 
-    assert loss(7, DROPOUT) == loss(7, DROPOUT)
-    assert loss(7, DROPOUT) != loss(8, DROPOUT)
-    assert loss(7, DROPOUT) != loss(7, rng.stream(1, "dropout"))
+    assert loss(7, RNGS) == loss(7, RNGS)
+    assert loss(7, RNGS) != loss(8, RNGS)
+    assert loss(7, RNGS) != loss(7, RNGS | {"dropout": rng.stream(1, "dropout")})
 
 
 def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
@@ -156,10 +159,10 @@ def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
     padded = np.arange(128) % 100
     batch = {"image": images[padded], "label": labels[padded], "mask": np.arange(128) < 100}
     chunk = jax.tree.map(lambda x: jnp.asarray(x).reshape(2, 64, *x.shape[1:]), batch)
-    metrics = mean_metrics([run_eval_steps(state.params, state.apply_fn, chunk)])
+    metrics = mean_metrics([run_eval_steps(state.eval_variables, state.apply_fn, chunk)])
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["accuracy"] == (logits.argmax(axis=1) == labels).mean()
-    probabilities, classes = run_predict_steps(state.params, state.apply_fn, chunk["image"])
+    probabilities, classes = run_predict_steps(state.eval_variables, state.apply_fn, chunk["image"])
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities.reshape(128, 10)[:100], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(classes.reshape(128)[:100], logits.argmax(axis=1))
@@ -168,8 +171,8 @@ def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
 def test_64_examples_are_learned_by_heart(mnist):
     state = create_state(dropout_rate=0.0)
     batch = create_batch(mnist, np.arange(64))
-    state, _ = run_steps(state, as_chunk(*[batch] * 60), DROPOUT)
-    assert mean_metrics([eval_step(state.params, state.apply_fn, batch)])["accuracy"] == 1.0
+    state, _ = compiled_steps(state, as_chunk(*[batch] * 60), RNGS)
+    assert mean_metrics([eval_step(state.eval_variables, state.apply_fn, batch)])["accuracy"] == 1.0
 
 
 def test_means_do_not_depend_on_the_chunks():
@@ -181,3 +184,72 @@ def test_means_do_not_depend_on_the_chunks():
     for size in (1, 7, 45):
         parts = [jax.tree.map(lambda x, i=i: x[i : i + size], sums) for i in range(0, 90, size)]  # noqa: B023
         assert mean_metrics(parts) == whole
+
+
+def test_smoothed_labels_give_every_class_a_share(mnist):
+    state, batch = create_state(dropout_rate=0.0), create_batch(mnist, np.arange(32))
+    _, _, logits = numpy_loss_and_grads(state.params, *(x[:32] for x in mnist["train"]))
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    targets = 0.9 * np.eye(10)[np.asarray(batch["label"])] + 0.1 / 10
+    loss, _ = loss_fn(state.params, state, batch, RNGS, label_smoothing=0.1)
+    assert loss == pytest.approx(-(targets * log_probs).sum(axis=1).mean(), rel=1e-5)
+
+
+def test_the_rate_scale_multiplies_the_update(mnist):
+    state, batch = create_state(), create_batch(mnist, np.arange(32))
+    whole, half, none = (train_step(state, batch, RNGS, scale)[0] for scale in (1.0, 0.5, 0.0))
+    for old, one, two, same in zip(
+        *map(jax.tree.leaves, (s.params for s in (state, whole, half, none))), strict=True
+    ):
+        np.testing.assert_allclose(two - old, (one - old) / 2, atol=1e-7)
+        np.testing.assert_array_equal(old, same)
+
+
+def test_the_running_mean_is_what_is_measured(mnist):
+    state, batch = create_state(averaged=True), create_batch(mnist, np.arange(32))
+    expected = np.asarray(state.params["output"]["bias"])
+    for step in range(1, 8):
+        state, _ = train_step(state, batch, RNGS, ema_decay=0.4)
+        decay = min(0.4, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * np.asarray(state.params["output"]["bias"])
+        found = np.asarray(state.eval_variables["params"]["output"]["bias"])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert not np.array_equal(found, np.asarray(state.params["output"]["bias"]))
+
+
+def test_an_ensemble_is_the_mean_of_the_probabilities(mnist):
+    states = [create_state(features=features) for features in (4, 8)]
+    chunk = as_chunk(create_batch(mnist, np.arange(64), mask=np.arange(64) < 50))
+    probabilities = np.mean(
+        [
+            run_predict_steps(state.eval_variables, state.apply_fn, chunk["image"])[0]
+            for state in states
+        ],
+        axis=0,
+    )[0, :50]
+    labels = np.asarray(chunk["label"])[0, :50]
+    variables, apply_fns = zip(*((s.eval_variables, s.apply_fn) for s in states), strict=True)
+    found = mean_metrics([run_ensemble_steps(variables, apply_fns, chunk)])
+    assert found["accuracy"] == (probabilities.argmax(axis=1) == labels).mean()
+    expected = -np.log(probabilities[np.arange(50), labels]).mean()
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_augmentation_depends_on_the_step_and_keeps_the_labels(mnist):
+    state, batch = create_state(dropout_rate=0.0), create_batch(mnist, np.arange(64))
+
+    def sums(step, stream, **strengths):
+        rngs = RNGS | {"augment": stream}
+        return train_step(state.replace(step=jnp.int32(step)), batch, rngs, **strengths)[1]
+
+    stream, plain = RNGS["augment"], sums(7, RNGS["augment"])
+    for strengths in ({"rotation": 15.0}, {"mixup_alpha": 1.0}):
+        found = sums(7, stream, **strengths)
+        assert found["loss_sum"] == sums(7, stream, **strengths)["loss_sum"]
+        others = [
+            plain,
+            sums(8, stream, **strengths),
+            sums(7, rng.stream(1, "augment"), **strengths),
+        ]
+        assert all(found["loss_sum"] != other["loss_sum"] for other in others)
+        assert found["count"] == 64

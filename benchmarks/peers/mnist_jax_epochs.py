@@ -17,9 +17,10 @@ import mnist_jax
 from mnist_jax.config import Config, load_config
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.model import create_model
+from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.program import compile_program
+from mnist_jax.task import step_options
 
 
 def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
@@ -32,6 +33,7 @@ def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
         seed=seed,
         batch_size=config.batch_size,
         chunk_steps=config.chunk_steps,
+        **step_options(config),
     )
     state, step = program.state, 0
 
@@ -41,7 +43,7 @@ def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
         for _ in range(epochs):
             sums = []
             for chunk in program.train_chunks(step, step + num_steps):
-                state, chunk_sums = program.run_chunk(state, chunk)
+                state, chunk_sums = program.run_chunk(state, chunk, 1.0)
                 jax.block_until_ready(sums[-1:])
                 sums.append(chunk_sums)
             mean_metrics(sums)
@@ -54,7 +56,7 @@ def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
         }
 
     def accuracy(split: str) -> float:
-        return program.measure(state.params, split)["accuracy"]
+        return program.measure(state, split)["accuracy"]
 
     return epoch, lambda: accuracy("test")
 

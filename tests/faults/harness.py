@@ -201,7 +201,7 @@ def bits(root: Path) -> dict[str, Any]:
     # As the package itself reads them: it checks the sums of all the files.
     for step in ("latest", "best"):
         trained = load_trained(workdir, step, replicated(create_mesh()))
-        found[step] = (trained.step, tree_sha256(trained.params))
+        found[step] = (trained.step, tree_sha256(trained.variables))
     return found
 
 

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mnist_jax import Config, train
-from mnist_jax.cli import COMMANDS, main
+from mnist_jax.cli import main
+from mnist_jax.commands import COMMANDS
 from mnist_jax.config import config_from_dict
 
 TINY = {
@@ -141,8 +142,21 @@ ARGUMENTS = {
     "train --model.name": "--model.name",
     "train --model.name ''": "model.name is ''; expected one of cnn",
     "train --model.name cnm": "model.name is 'cnm'; expected one of cnn",
+    "train --model.name mlp --model.pool-size 3": "model.pool_size is no choice of mlp",
+    "train --model.batch-norm=yes": "yes",  # it takes no value
     "train --model.lowering gpu": "--model.lowering",
     "train --optimizer.schedule ''": "--optimizer.schedule",
+    "train --optimizer.name adamm": "--optimizer.name",
+    "train --optimizer.momentum 0.5": "optimizer.momentum must stay at 0.9 with adam",
+    "train --optimizer.schedule one_cycle --optimizer.warmup 0.1": "warmup must be 0 with",
+    "train --watch.patience 2 --checkpoint.every-epochs 2": "every_epochs must be 1 with",
+    "train --augment.flip 1": "--augment.flip",
+    "train --config tiny.json --init-from missing": "no trained network in missing",
+    "train --config tiny.json --workdir new --init-from a-file": "a-file is a file",
+    "train --config tiny.json --workdir new --init-from new": "new, in the workdir itself",
+    "train --config tiny.json --workdir new --freeze 'conf*'": "freeze: 'conf*' fits no parameter",
+    "train --config tiny.json --workdir new --freeze '*'": "freeze: '*' leaves nothing to train",
+    "train --config tiny.json --init-from run --model.hidden-size 2": "[2] here, but [1]",
     "train --overwrite yes": "Unrecognized options: yes",
     "train --no-overwrite": "--no-overwrite; perhaps you meant --overwrite",
     "train --epochs": "--epochs",
@@ -179,7 +193,9 @@ ARGUMENTS = {
     "train --config tiny.json --workdir ''": "--workdir",
     "evaluate": "--workdir",
     "evaluate run": "--workdir",
-    "evaluate --workdir": "--workdir",
+    "evaluate --workdir": "workdir must be a directory, or several",
+    "evaluate --workdir run --workdir run": "--workdir must be given once",
+    "evaluate --workdir run missing": "there is no trained network in missing",
     "evaluate --workdir run --split tset": "tset",
     "evaluate --workdir run --split TEST": "TEST",
     "evaluate --workdir run --split ''": "--split",
@@ -242,9 +258,13 @@ def test_arbitrary_arguments(refuse, command, arguments):
 @examples
 @given(st.sampled_from(COMMANDS), st.from_regex("--[a-z.]{1,30}x[0-9]", fullmatch=True), text)
 def test_unknown_options_are_named(refuse, command, name, value):
-    workdir = [] if command in ("train", "summary") else ["--workdir", "run"]
-    output = ["--output", "new.npz"] if command == "predict" else []
-    assert name in refuse([command, *workdir, *output, f"{name}={value}"])
+    workdir = ["--workdir", "run"] if command in ("evaluate", "predict", "verify") else []
+    others = {
+        "predict": ["--output", "new.npz"],
+        "population": ["--seeds", "2"],
+        "sweep": ["--config", "tiny.json", "--trials", "1"],
+    }
+    assert name in refuse([command, *workdir, *others.get(command, []), f"{name}={value}"])
 
 
 @examples
@@ -257,6 +277,10 @@ def test_unknown_steps(refuse, step):
 not_positive = st.integers(max_value=0)
 not_uint32 = st.integers(max_value=-1) | st.integers(min_value=2**32)
 not_above_0 = st.floats(max_value=0) | st.sampled_from([float("nan"), float("inf")])
+negative = st.integers(max_value=-1)
+not_from_0 = st.floats(max_value=0, exclude_max=True) | st.sampled_from(
+    [float("nan"), float("inf")]
+)
 not_below_1 = st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1) | st.just("nan")
 OUT_OF_RANGE = {
     "seed": not_uint32,
@@ -270,6 +294,7 @@ OUT_OF_RANGE = {
     "model.features": not_positive,
     "model.depth": not_positive,
     "model.kernel_size": not_positive,
+    "model.stride": not_positive,
     "model.pool_size": not_positive,
     "model.hidden_size": not_positive,
     "model.dropout_rate": not_below_1,
@@ -277,8 +302,24 @@ OUT_OF_RANGE = {
     "optimizer.b1": not_below_1,
     "optimizer.b2": not_below_1,
     "optimizer.eps": not_above_0,
+    "optimizer.warmup": not_below_1,
+    "optimizer.momentum": not_below_1,
+    "optimizer.weight_decay": not_from_0,
+    "optimizer.clip_norm": not_from_0,
+    "augment.shift": not_from_0,
+    "augment.rotation": not_from_0 | st.floats(min_value=180),
+    "augment.scale": not_below_1,
+    "augment.shear": not_from_0 | st.floats(min_value=90),
+    "augment.elastic": not_from_0,
+    "augment.cutout": negative,
+    "augment.mixup_alpha": not_from_0,
+    "watch.patience": negative,
+    "watch.plateau_patience": negative,
+    "watch.plateau_factor": not_above_0 | st.floats(min_value=1),
+    "label_smoothing": not_below_1,
+    "ema_decay": not_below_1,
     "checkpoint.every_epochs": not_positive,
-    "checkpoint.every_steps": st.integers(max_value=-1),
+    "checkpoint.every_steps": negative,
 }
 
 
@@ -303,10 +344,10 @@ def test_values_out_of_range(refuse, field, data):
     value = data.draw(OUT_OF_RANGE[field])
     command = data.draw(st.sampled_from(["train", "summary"]))
     error = refuse([command, "--config", "tiny.json", f"{option(field)}={value}"])
-    assert f"{field} must be" in error
+    assert f"{field} must be" in error or f"{field} must stay at" in error
 
 
-@pytest.mark.parametrize("field", [name for name, kind in TYPES.items() if kind is not str])
+@pytest.mark.parametrize("field", [name for name, kind in TYPES.items() if kind not in (str, bool)])
 @few_examples
 @given(value=text)
 def test_options_that_are_no_numbers(refuse, field, value):

@@ -38,7 +38,7 @@ def assert_done_again(workdir: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("what", "how"),
     [
-        ("params", "flipped"),
+        ("variables", "flipped"),
         ("optimizer", "truncated"),
         ("progress", "removed"),
         ("SHA256SUMS", "emptied"),
@@ -100,7 +100,7 @@ def test_a_damaged_result_is_made_anew(finished, tmp_path, content):
 
 def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    (workdir / "checkpoints" / "16" / "params" / "_METADATA").write_text("{}")
+    (workdir / "checkpoints" / "16" / "variables" / "_METADATA").write_text("{}")
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     for step in ("latest", "best"):
         with pytest.warns(UserWarning, match="checkpoints/16 is damaged and left out"):
@@ -131,7 +131,7 @@ def test_a_damaged_best_checkpoint_is_made_again(tmp_path, complete):
     steps, _ = check_checkpoints(workdir / "checkpoints")
     best = run.result["best_step"]
     assert best == steps[0] < steps[-2]
-    (workdir / "checkpoints" / str(best) / "params" / "_METADATA").write_text("{}")
+    (workdir / "checkpoints" / str(best) / "variables" / "_METADATA").write_text("{}")
     if not complete:
         (workdir / "result.json").unlink()
     with pytest.warns(UserWarning, match=f"/{best} is damaged"):

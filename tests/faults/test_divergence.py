@@ -11,7 +11,7 @@ import pytest
 from conftest import SMALL
 
 from mnist_jax import train
-from mnist_jax.checkpoint import check_checkpoints, restore_params
+from mnist_jax.checkpoint import check_checkpoints, restore_variables
 from mnist_jax.cli import main
 from mnist_jax.config import CheckpointConfig, Config, OptimizerConfig
 from mnist_jax.optimizer import create_optimizer
@@ -42,7 +42,9 @@ def assert_all_finite(checkpoints: Path, expected_steps: list[int]) -> None:
     steps, _ = check_checkpoints(checkpoints)
     assert steps == expected_steps
     for step in steps:
-        for leaf in jax.tree.leaves(restore_params(checkpoints, step, replicated(create_mesh()))):
+        for leaf in jax.tree.leaves(
+            restore_variables(checkpoints, step, replicated(create_mesh()))
+        ):
             assert np.isfinite(leaf).all()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
-from mnist_jax import train
+from mnist_jax import task, train
 from mnist_jax.checkpoint import check_checkpoints
 from mnist_jax.config import CheckpointConfig, OptimizerConfig
 from mnist_jax.datasets import load_splits
@@ -53,7 +53,7 @@ def test_a_second_writer_is_refused_at_once_and_the_first_one_is_not_disturbed(t
         second = command("train", *options, "--overwrite")
         assert (second.returncode, second.stdout) == (2, "")
         assert second.stderr == (
-            f"error: {tmp_path} is in use by another `train`; wait for it, or choose another "
+            f"error: {tmp_path} is in use by another process; wait for it, or choose another "
             "--workdir\n"
         )
         assert first.poll() is None
@@ -105,7 +105,7 @@ def test_other_data_is_refused_by_its_sum(unfinished, monkeypatch):
         return splits
 
     before = contents(unfinished)
-    monkeypatch.setitem(train.__globals__, "load_splits", changed)
+    monkeypatch.setattr(task, "load_splits", changed)
     with pytest.raises(ValueError, match=r"\(data_sha256 is '\w{64}', not '\w{64}'\)"):
         train(HALF, unfinished)
     assert contents(unfinished) == before
@@ -126,9 +126,9 @@ def test_checkpoints_of_another_model_are_refused_by_its_fields(unfinished, tmp_
 
 def test_other_versions_are_warned_of_and_it_goes_on(unfinished, small_run, tmp_path, monkeypatch):
     workdir = shutil.copytree(unfinished, tmp_path / "run")
-    environment = train.__globals__["environment"]()
+    environment = task.environment()
     newer = environment | {"versions": environment["versions"] | {"jax": "99.0"}}
-    monkeypatch.setitem(train.__globals__, "environment", lambda: newer)
+    monkeypatch.setattr(task, "environment", lambda: newer)
     with pytest.warns(UserWarning, match=r"versions.jax is '[\d.]+', not '99.0'.*bits may differ"):
         run = train(HALF, workdir)
     assert run.result["params_sha256"] == small_run[1].result["params_sha256"]

@@ -111,11 +111,11 @@ def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, mo
     def compile_and_stop(*args, **fields):
         program = compile_program(*args, **fields)
 
-        def measure(params, split):
+        def measure(state, split):
             if split == "test":
                 signal.raise_signal(signal.SIGTERM)
                 time.sleep(0.1)  # until the thread has received it
-            return program.measure(params, split)
+            return program.measure(state, split)
 
         return program._replace(measure=measure)
 
@@ -163,3 +163,13 @@ def test_a_second_signal_in_a_notebook_interrupts_and_does_not_exit():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_request_is_passed_on_where_an_error_ends_the_work():
+    def fail_when_asked() -> None:
+        with stop_requests():
+            signal.raise_signal(signal.SIGINT)
+            raise ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_when_asked()

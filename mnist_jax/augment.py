@@ -1,0 +1,211 @@
+"""Random changes to a batch of training images that keep its labels, or mix them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Strength = float | jax.Array
+
+# Append only: the position is folded into the key, so that no draw depends on what else is on.
+DRAWS = ("shift", "rotation", "scale", "shear", "elastic", "cutout", "mixup")
+
+
+def augment(
+    images: jax.Array,
+    key: jax.Array,
+    *,
+    shift: Strength = 0.0,
+    rotation: Strength = 0.0,
+    scale: Strength = 0.0,
+    shear: Strength = 0.0,
+    elastic: Strength = 0.0,
+    cutout: Strength = 0,
+) -> jax.Array:
+    """Moves, turns, sizes, slants and bends each image at random, then blanks a square.
+
+    The first five are one resampling, see `warp`; an image is never mirrored. A strength that is
+    the Python number 0 draws and costs nothing. It may also be a traced scalar, as where it varies
+    along a population.
+
+    Args:
+        images: float32 [B, H, W, C] in [0, 1].
+        key: this step's own.
+        shift: pixels; each way, uniform in [-shift, shift].
+        rotation: degrees; uniform in [-rotation, rotation].
+        scale: fraction, below 1; the factor of both sides is uniform in [1 - scale, 1 + scale].
+        shear: degrees, below 90; the slant of vertical lines is uniform in [-shear, shear].
+        elastic: pixels; the standard deviation, each way, of a smooth field of displacements, see
+            `smooth_noise`. The digits of Simard et al. had about 1.4 (their alpha = 34 times the
+            0.04 that is left of uniform noise in [-1, 1] after a Gaussian filter of 4 pixels).
+        cutout: pixels a side of the square that is set to 0. Its centre is any pixel, so part of it
+            may lie outside, as DeVries and Taylor found to be better.
+
+    Returns:
+        float32 [B, H, W, C] in [0, 1].
+
+    References:
+        P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional Neural Networks
+        Applied to Visual Document Analysis", 2003 (affine and elastic).
+        T. DeVries and G. Taylor, "Improved Regularization of Convolutional Neural Networks with
+        Cutout", 2017.
+    """
+    count, height, width, _ = images.shape
+
+    def draw(name: str, strength: Strength, *shape: int) -> jax.Array:
+        if is_off(strength):
+            return jnp.zeros((count, *shape))
+        return strength * jax.random.uniform(_key(key, name), (count, *shape), minval=-1, maxval=1)
+
+    if not all(map(is_off, (shift, rotation, scale, shear, elastic))):
+        field = jnp.zeros((2, count, height, width))
+        if not is_off(elastic):
+            field = elastic * smooth_noise(_key(key, "elastic"), count, height, width)
+        images = warp(
+            images,
+            shift=draw("shift", shift, 2),
+            angle=jnp.radians(draw("rotation", rotation)),
+            factor=1 + draw("scale", scale),
+            slant=jnp.radians(draw("shear", shear)),
+            field=field,
+        )
+    if not is_off(cutout):
+        sides = jnp.array([[height, width]])
+        centre = jax.random.randint(_key(key, "cutout"), (count, 2), 0, sides)
+        images = blank(images, centre, cutout)
+    return images
+
+
+def warp(
+    images: jax.Array,
+    *,
+    shift: jax.Array,
+    angle: jax.Array,
+    factor: jax.Array,
+    slant: jax.Array,
+    field: jax.Array,
+) -> jax.Array:
+    """Sizes, slants, turns and moves each image, in this order, about its centre.
+
+    Each pixel of the result is read from where it came from, by bilinear interpolation; outside the
+    image there are zeros.
+
+    Args:
+        images: float32 [B, H, W, C] in [0, 1].
+        shift: pixels down and to the right, [B, 2].
+        angle: radians, anticlockwise as seen, [B].
+        factor: above 0; larger than 1 enlarges, [B].
+        slant: radians; rows below the centre move to the right, those above to the left, [B].
+        field: pixels, down then to the right, by which the place that is read is off,
+            [2, B, H, W].
+
+    Returns:
+        float32 [B, H, W, C] in [0, 1].
+    """
+    _, height, width, _ = images.shape
+    angle, factor, slant, down, right = (
+        numbers[:, None, None] for numbers in (angle, factor, slant, shift[:, 0], shift[:, 1])
+    )
+    # What was done last is undone first.
+    y = jnp.arange(height)[None, :, None] - (height - 1) / 2 - down
+    x = jnp.arange(width)[None, None, :] - (width - 1) / 2 - right
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    y, x = cos * y + sin * x, cos * x - sin * y
+    x = x - jnp.tan(slant) * y
+    y = y / factor + (height - 1) / 2 + field[0]
+    x = x / factor + (width - 1) / 2 + field[1]
+
+    def add_corner(total: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
+        row, column = jnp.floor(y) + corner[0], jnp.floor(x) + corner[1]
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        weight = jnp.where(inside, (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - column)), 0)
+        pixels = jax.vmap(lambda image, i, j: image.at[i, j].get(mode="clip"))(
+            images, row.astype(jnp.int32), column.astype(jnp.int32)
+        )
+        return total + weight[..., None] * pixels, None
+
+    # A loop, because its result is stored: XLA's CPU back end would else fuse the reading with what
+    # uses the images, and do it again for each use. `benchmarks/augmentation.py` shows the cost.
+    corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    total, _ = lax.scan(add_corner, jnp.zeros_like(images), corners)
+    return jnp.minimum(total, 1)  # the four weights may sum to one and a rounding error
+
+
+def smooth_noise(key: jax.Array, count: int, height: int, width: int) -> jax.Array:
+    """Draws random fields that vary over about a seventh of a side, 4 pixels of MNIST's 28.
+
+    Each is uniform noise under a Gaussian filter, as in Simard et al. 2003; sigma is the seventh.
+    The noise has one number every sigma, not every pixel, because most of the time goes into
+    drawing it: after the filter the covariance of two pixels is the same to 1 in 10,000.
+
+    Returns:
+        float32 [2, count, height, width]: two independent fields, of mean 0 and standard deviation
+        1 at each pixel.
+    """
+
+    def filters(side: int) -> np.ndarray:
+        pixels = (np.arange(side) + 0.5) * 7 / side  # the unit is sigma
+        sources = np.arange(-2, 10)  # those farther outside hardly count
+        weights = np.exp(-((pixels[:, None] - sources[None]) ** 2) / 2)
+        # Rows of norm 1 keep the variance of independent numbers.
+        return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+
+    rows, columns = filters(height), filters(width)
+    shape = (2, count, rows.shape[1], columns.shape[1])
+    noise = jax.random.uniform(key, shape, minval=-(3**0.5), maxval=3**0.5)  # of variance 1
+    return jnp.einsum("yi,dbij,xj->dbyx", rows, noise, columns)
+
+
+def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
+    """Sets a square of each image to 0.
+
+    Args:
+        images: [B, H, W, C].
+        centre: the square's row and column, int [B, 2]; of an even size, the one after the middle.
+        size: pixels a side.
+    """
+    _, height, width, _ = images.shape
+    top, left = ((centre[:, axis] - size // 2)[:, None, None, None] for axis in (0, 1))
+    row, column = jnp.arange(height)[None, :, None, None], jnp.arange(width)[None, None, :, None]
+    inside = (row >= top) & (row < top + size) & (column >= left) & (column < left + size)
+    return jnp.where(inside, 0, images)
+
+
+def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength) -> jax.Array:
+    """Mixes each example of a batch with its neighbour.
+
+    Images and targets are mixed alike by two calls with the same key. The neighbour is as random as
+    any other partner, because batches are drawn from shuffled data. An example stays as it is where
+    it or its neighbour is padding. One weight serves the batch, as in the authors' program.
+
+    Args:
+        values: float32 [B, ...]: images, or targets, each a distribution over the classes.
+        mask: bool [B], False for padding.
+        key: this step's own.
+        alpha: the weight of the example itself is drawn from Beta(alpha, alpha). With the Python
+            number 0, the limit where one of two weights is 0, nothing is drawn or mixed; so with a
+            traced 0.
+
+    Returns:
+        float32 [B, ...].
+
+    References:
+        H. Zhang, M. Cisse, Y. Dauphin and D. Lopez-Paz, "mixup: Beyond Empirical Risk
+        Minimization", 2018. https://github.com/facebookresearch/mixup-cifar10
+    """
+    if is_off(alpha):
+        return values
+    some = jnp.maximum(alpha, 1e-3)  # Beta(0, 0) is not a number
+    weight = jnp.where(alpha > 0, 1 - jax.random.beta(_key(key, "mixup"), some, some), 0)
+    weights = jnp.where(mask & jnp.roll(mask, 1), weight, 0)
+    weights = weights.reshape(-1, *[1] * (values.ndim - 1))
+    return values + weights * (jnp.roll(values, 1, axis=0) - values)
+
+
+def is_off(strength: Strength) -> bool:
+    """Whether it is known before the program runs that nothing is to be done."""
+    return isinstance(strength, int | float) and strength == 0
+
+
+def _key(key: jax.Array, name: str) -> jax.Array:
+    return jax.random.fold_in(key, DRAWS.index(name))

@@ -1,0 +1,59 @@
+"""The classic small network: convolution, max-pool, one hidden layer, dropout, output.
+
+With a depth of 2 or more, further convolutions follow the first one, each with a pooling and with
+twice the filters.
+"""
+
+import jax
+from flax import linen as nn
+
+from mnist_jax.models.layers import (
+    ConvPool,
+    Dropout,
+    batch_last,
+    batch_norm,
+    flatten,
+    glorot_uniform,
+    stage_features,
+)
+
+
+class Model(nn.Module):
+    """Images -> logits; `softmax` makes them probabilities, and belongs to prediction."""
+
+    num_classes: int
+    features: int
+    depth: int
+    kernel_size: int
+    stride: int
+    padding: str
+    pool: str
+    pool_size: int
+    batch_norm: bool
+    hidden_size: int
+    dropout_rate: float | jax.Array
+    lowering: str
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        x = batch_last(images)
+        for number, features in enumerate(stage_features(self.features, self.depth), start=1):
+            x = ConvPool(
+                features,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.pool,
+                self.pool_size,
+                use_bias=not self.batch_norm,
+                lowering=self.lowering,
+                name=f"conv{number}",
+            )(x)
+            if self.batch_norm:
+                x = batch_norm(x, train=train, mask=mask, name=f"norm{number}")
+            x = nn.relu(x)
+        x = nn.Dense(self.hidden_size, kernel_init=glorot_uniform, name="dense")(flatten(x))
+        x = Dropout(self.dropout_rate, name="dropout")(nn.relu(x), train=train)
+        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)

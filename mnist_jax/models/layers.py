@@ -1,0 +1,107 @@
+"""What several architectures are made of.
+
+Between convolutions an array is [C, H, W, B], with the batch last: see `ops.conv_pool`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mnist_jax.config import LARGEST
+from mnist_jax.ops import conv_pool
+
+glorot_uniform = nn.initializers.glorot_uniform()
+
+
+def stage_features(features: int, depth: int) -> list[int]:
+    """Returns the features of each stage, twice those of the one before; ValueError if too many."""
+    if features << depth - 1 > LARGEST:
+        raise ValueError(
+            f"model.features * 2**(model.depth - 1) must be at most {LARGEST}, "
+            f"got {features << depth - 1}"
+        )
+    return [features << stage for stage in range(depth)]
+
+
+def batch_last(images: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [C, H, W, B]."""
+    return images.swapaxes(0, -1)
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Lines up an image's numbers: [C, H, W, B] -> [B, C * H * W]; in memory nothing moves."""
+    return x.reshape(-1, x.shape[-1]).T
+
+
+class ConvPool(nn.Module):
+    """A convolution, the pooling behind it, and a bias.
+
+    The bias comes after the pooling: for a maximum and a mean that is the same, on fewer numbers.
+    So it is with the rectifier and a maximum, and networks do it in this order, too.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: str = "VALID"
+    pool: str = "max"
+    pool_size: int = 1
+    use_bias: bool = True
+    lowering: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float [C, H, W, B] to float [features, H', W', B]; the sizes are `conv_pool`'s."""
+        shape = (self.kernel_size, self.kernel_size, len(x), self.features)
+        kernel = self.param("kernel", glorot_uniform, shape)
+        strided = self.pool == "stride"
+        x = conv_pool(
+            x,
+            kernel,
+            stride=self.stride * self.pool_size if strided else self.stride,
+            padding=self.padding,
+            pool="max" if strided else self.pool,
+            pool_size=1 if strided else self.pool_size,
+            lowering=self.lowering,
+        )
+        if self.use_bias:
+            x += self.param("bias", nn.initializers.zeros_init(), (len(x),)).reshape(-1, 1, 1, 1)
+        return x
+
+
+def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) -> jax.Array:
+    """Makes the submodule `name`: normalises each channel, then scales and shifts it.
+
+    In training the mean and the variance are those of the batch, padding left out, and a tenth of
+    them goes into the running ones, which evaluation uses.
+
+    Args:
+        x: float [C, H, W, B].
+        train: see above.
+        mask: bool [B], False for padding; None: there is none.
+        name: of the submodule, with the parameters `scale` and `bias`, and in the collection
+            `batch_stats` the running `mean` and `var`.
+
+    References:
+        S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
+        Reducing Internal Covariate Shift", 2015, https://arxiv.org/abs/1502.03167
+    """
+    norm = nn.BatchNorm(
+        use_running_average=not train, axis=0, momentum=0.9, epsilon=1e-5, name=name
+    )
+    return norm(x, mask=None if mask is None else mask.reshape(1, 1, 1, -1))
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout`, to the bit, whose rate may also be traced: one program for many rates."""
+
+    rate: float | jax.Array
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """In training, silences units at random and scales the others by 1 / (1 - rate)."""
+        if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0):
+            return x
+        keep = 1 - self.rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        return jnp.where(kept, x / keep, 0)

@@ -1,0 +1,26 @@
+"""Hidden layers of one size, each followed by dropout: nothing knows that the input is an image."""
+
+import jax
+from flax import linen as nn
+
+from mnist_jax.models.layers import Dropout, glorot_uniform
+
+
+class Model(nn.Module):
+    """Images -> logits."""
+
+    num_classes: int
+    depth: int
+    hidden_size: int
+    dropout_rate: float | jax.Array
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del mask  # no image is compared with another
+        x = images.reshape(len(images), -1)
+        for number in range(1, self.depth + 1):
+            x = nn.Dense(self.hidden_size, kernel_init=glorot_uniform, name=f"dense{number}")(x)
+            x = Dropout(self.dropout_rate, name=f"dropout{number}")(nn.relu(x), train=train)
+        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)

@@ -1,0 +1,101 @@
+"""A small residual network: a convolution, then stages that add to what they are given.
+
+A stage is one block of two convolutions in the pre-activation order (normalisation, rectifier,
+convolution), so nothing stands in the way of what is passed on. Every stage but the first has half
+the height and width, and twice the features, of the one before. The mean over all places is left
+for the output layer, whatever the size of the image.
+
+References:
+    K. He, X. Zhang, S. Ren and J. Sun, "Identity Mappings in Deep Residual Networks", 2016,
+    https://arxiv.org/abs/1603.05027
+"""
+
+import functools
+
+import jax
+from flax import linen as nn
+
+from mnist_jax.models.layers import (
+    ConvPool,
+    Dropout,
+    batch_last,
+    batch_norm,
+    glorot_uniform,
+    stage_features,
+)
+
+
+class Block(nn.Module):
+    """x + convolution(convolution(x)); where that changes the shape, x takes a 1x1 convolution."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    batch_norm: bool
+    lowering: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Maps float [C, H, W, B] to [features, ceil(H / stride), ceil(W / stride), B]."""
+        conv = functools.partial(
+            ConvPool,
+            self.features,
+            padding="SAME",
+            use_bias=not self.batch_norm,
+            lowering=self.lowering,
+        )
+
+        def activate(x: jax.Array, name: str) -> jax.Array:
+            if self.batch_norm:
+                x = batch_norm(x, train=train, mask=mask, name=name)
+            return nn.relu(x)
+
+        y = activate(x, "norm1")
+        if self.stride > 1 or len(x) != self.features:
+            x = conv(kernel_size=1, stride=self.stride, name="shortcut")(y)
+        y = conv(kernel_size=self.kernel_size, stride=self.stride, name="conv1")(y)
+        y = conv(kernel_size=self.kernel_size, name="conv2")(activate(y, "norm2"))
+        return x + y
+
+
+class Model(nn.Module):
+    """Images -> logits."""
+
+    num_classes: int
+    features: int
+    depth: int
+    kernel_size: int
+    stride: int
+    batch_norm: bool
+    dropout_rate: float | jax.Array
+    lowering: str
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        x = ConvPool(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            padding="SAME",
+            use_bias=not self.batch_norm,
+            lowering=self.lowering,
+            name="conv1",
+        )(batch_last(images))
+        for number, features in enumerate(stage_features(self.features, self.depth), start=1):
+            stride = 1 if number == 1 else 2
+            block = Block(
+                features,
+                self.kernel_size,
+                stride,
+                self.batch_norm,
+                self.lowering,
+                name=f"block{number}",
+            )
+            x = block(x, train=train, mask=mask)
+        if self.batch_norm:
+            x = batch_norm(x, train=train, mask=mask, name="norm")
+        x = nn.relu(x).mean(axis=(1, 2)).T
+        x = Dropout(self.dropout_rate, name="dropout")(x, train=train)
+        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)

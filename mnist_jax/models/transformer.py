@@ -1,0 +1,105 @@
+"""A vision transformer: the image is cut into patches, and each is a token.
+
+The patches are squares of `kernel_size` pixels a side, zeros filling up the last ones; a token has
+`features` numbers, and a block's hidden layer has `hidden_size` units. Every head of the attention
+has about 16 features: ViT's 64 would leave these small networks with a single one. What is
+classified is the mean of all tokens, which needs no extra token for the class.
+
+References:
+    A. Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
+    Scale", 2021, https://arxiv.org/abs/2010.11929
+    L. Beyer, X. Zhai and A. Kolesnikov, "Better plain ViT baselines for ImageNet-1k", 2022,
+    https://arxiv.org/abs/2205.01580 (the mean of all tokens).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mnist_jax.models.layers import ConvPool, Dropout, batch_last, glorot_uniform
+
+
+class Position(nn.Module):
+    """Adds a learned vector to each token: attention itself does not know where a token is."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps float [B, T, D] to float [B, T, D]."""
+        init = nn.initializers.normal(0.02)
+        return tokens + self.param("embedding", init, (1, *tokens.shape[1:]))
+
+
+class Attention(nn.Module):
+    """Every token receives the values of all tokens, weighted by how well keys fit its query."""
+
+    heads: int
+
+    def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        """Maps float [B, T, D] to float [B, T, D], softmax(q k' / sqrt(D / heads)) v a head."""
+        shape = (*query.shape[:2], self.heads, -1)
+        query, key, value = (x.reshape(shape) for x in (query, key, value))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores), value)
+        return mixed.reshape(*shape[:2], -1)
+
+    def flops(self, shape: tuple[int, ...]) -> int:
+        """FLOPs of both products of an image, for the result's shape (T, D)."""
+        tokens, width = shape
+        return 2 * 2 * tokens**2 * width
+
+
+class Block(nn.Module):
+    """Attention, then a hidden layer for each token; both add to what they are given."""
+
+    hidden_size: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps float [B, T, D] to float [B, T, D]."""
+        width = tokens.shape[-1]
+        heads = next(n for n in range(max(1, width // 16), 0, -1) if width % n == 0)
+
+        def dense(size: int, name: str) -> nn.Dense:
+            return nn.Dense(size, kernel_init=glorot_uniform, name=name)
+
+        x = nn.LayerNorm(name="norm1")(tokens)
+        query, key, value = (dense(width, name)(x) for name in ("query", "key", "value"))
+        x = Attention(heads, name="attention")(query, key, value)
+        tokens += dense(width, "projection")(x)
+        x = nn.LayerNorm(name="norm2")(tokens)
+        x = nn.gelu(dense(self.hidden_size, "dense1")(x))
+        return tokens + dense(width, "dense2")(x)
+
+
+class Model(nn.Module):
+    """Images -> logits."""
+
+    num_classes: int
+    features: int
+    depth: int
+    kernel_size: int
+    hidden_size: int
+    dropout_rate: float | jax.Array
+    lowering: str
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del mask  # no image is compared with another
+        # A filter as large as its stride sees each patch once.
+        patches = ConvPool(
+            self.features,
+            self.kernel_size,
+            stride=self.kernel_size,
+            padding="SAME",
+            lowering=self.lowering,
+            name="patches",
+        )(batch_last(images))
+        tokens = patches.reshape(self.features, -1, len(images)).T
+        tokens = Position(name="position")(tokens)
+        for number in range(1, self.depth + 1):
+            tokens = Block(self.hidden_size, name=f"block{number}")(tokens)
+        x = nn.LayerNorm(name="norm")(tokens).mean(axis=1)
+        x = Dropout(self.dropout_rate, name="dropout")(x, train=train)
+        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)

@@ -1,0 +1,141 @@
+"""Bad input for `sweep`: exit code 2, one line on standard error, and nothing written."""
+
+import contextlib
+import importlib.util
+import shlex
+
+import pytest
+from test_bad_input import contents, make
+
+from mnist_jax.cli import main
+
+HEAD = """
+from mnist_jax import Config
+from mnist_jax.config import DataConfig
+
+def get_config():
+    return Config(
+        epochs=1, data=DataConfig(train_split="train[:640]", test_split="test[:100]")
+    )
+
+"""
+
+
+def space(body: str) -> str:
+    return f"{HEAD}from optuna.distributions import *\ndef get_search_space():\n    {body}\n"
+
+
+GOOD = space("return {'epochs': IntDistribution(1, 2)}")
+NO_SPACE = "must define get_search_space() -> dict of field names and Optuna's distributions"
+BAD_RECIPES = {
+    "none.py": (HEAD, NO_SPACE),
+    "value.py": (HEAD + "get_search_space = 3", NO_SPACE),
+    "empty.py": (space("return {}"), NO_SPACE),
+    "list.py": (space("return [FloatDistribution(0, 1)]"), NO_SPACE),
+    "numbers.py": (space("return {'epochs': [1, 2]}"), NO_SPACE),
+    "recipe.json": ('{"epochs": 1}', NO_SPACE),
+    "raises.py": (space("1 / 0"), "raises.py: ZeroDivisionError"),
+    "bounds.py": (space("return {'x': FloatDistribution(2, 1)}"), "bounds.py: ValueError: "),
+    "field.py": (
+        space("return {'optimizer.lr': FloatDistribution(0, 1)}"),
+        "unknown config field optimizer.lr; expected some of seed, epochs",
+    ),
+    "group.py": (space("return {'model': FloatDistribution(0, 1)}"), "unknown config field model"),
+    "deep.py": (space("return {'seed.x': IntDistribution(0, 1)}"), "unknown config field seed.x"),
+    "number.py": (space("return {1: IntDistribution(0, 1)}"), NO_SPACE),
+    "low.py": (
+        space("return {'optimizer.learning_rate': FloatDistribution(0, 1)}"),
+        "does not fit the config: optimizer.learning_rate must be above 0 and finite, got 0.0",
+    ),
+    "high.py": (space("return {'model.dropout_rate': FloatDistribution(0, 1)}"), "below 1, got 1"),
+    "type.py": (space("return {'epochs': FloatDistribution(1, 3)}"), "Config.epochs must be of"),
+    "choice.py": (
+        space("return {'optimizer.name': CategoricalDistribution(['sgd', 'adan'])}"),
+        "OptimizerConfig.name must be one of",
+    ),
+    "model.py": (
+        space("return {'model.name': CategoricalDistribution(['cnn', 'cnm'])}"),
+        "model.name is 'cnm'; expected one of cnn",
+    ),
+    "together.py": (
+        space(
+            "return {'optimizer.name': CategoricalDistribution(['adam', 'sgd']),"
+            "'optimizer.b1': FloatDistribution(0.8, 0.95)}"
+        ),
+        "optimizer.b1 must stay at 0.9 with sgd",
+    ),
+    "data.py": (
+        space("return {'data.validation_fraction': FloatDistribution(0.1, 0.5)}"),
+        "must not hold data.validation_fraction: with other data the accuracies could not be",
+    ),
+}
+ARGUMENTS = {
+    "sweep": "--config",
+    "sweep --trials 3": "--config",
+    "sweep --config good.py": "--trials",
+    "sweep --config good.py --trials": "--trials",
+    "sweep --config good.py --trials three": "--trials: invalid literal for int()",
+    "sweep --config good.py --trials 0": "trials must be at least 1, got 0",
+    "sweep --config good.py --trials -1": "trials must be at least 1, got -1",
+    "sweep --config missing.py --trials 1": "there is no config file 'missing.py'",
+    "sweep --config good.py --trials 1 --epochs 0": "epochs must be at least 1, got 0",
+    "sweep --config good.py --trials 1 --workdir ''": "--workdir must name a directory",
+    "sweep --config good.py --trials 1 --workdir a-file": "the workdir a-file is a file",
+    "sweep --config good.py --trials 1 --workdir a-file/x": "a-file/x: Not a directory",
+    "sweep --config good.py --trials 1 --workdir of-train": "holds a run of `train`: choose",
+    "sweep --config good.py --trials 1 --workdir lost": "holds trials but no sweep.db: give the",
+    "sweep --config good.py --trials 1 --workdir broken": "sweep.db cannot be opened: file is",
+    "sweep --config good.py --trials 1 --workdir broken --storage x": "leave out --storage",
+    "sweep --config good.py --trials 1 --storage ''": "--storage cannot be opened: Could not parse",
+    "sweep --config good.py --trials 1 --storage x.db": "--storage cannot be opened: Could not par",
+    "sweep --config good.py --trials 1 --storage a://b": "--storage cannot be opened: Can't load",
+    "sweep --config good.py --trials 1 --storage oracle://b/c": "--storage cannot be opened: ",
+    "sweep --config good.py --trials 1 --storage sqlite:///no/x.db": "unable to open database file",
+    "sweep --config good.py --trials 1 --storage sqlite:///{x}.db": "--storage cannot be opened: ",
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bad-sweep")
+    files: dict[str, str | bytes] = {name: text for name, (text, _) in BAD_RECIPES.items()}
+    files |= {"good.py": GOOD, "a-file": "", "of-train/config.json": "{}", "lost/trials/": ""}
+    make(root, files | {"broken/sweep.db": "no database " * 100})
+    with contextlib.chdir(root):
+        yield root
+
+
+@pytest.fixture
+def refuse(tree, capfd):
+    """Runs a command that has to be refused; returns the message."""
+
+    def run(arguments: list[str]) -> str:
+        before = contents(tree)
+        code = main(arguments)
+        out, err = capfd.readouterr()
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert err.startswith("error: ")
+        assert contents(tree) == before
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize("name", BAD_RECIPES)
+def test_recipes(name, refuse):
+    message = refuse(["sweep", "--config", name, "--trials", "1", "--workdir", "new"])
+    assert BAD_RECIPES[name][1] in message
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_arguments(arguments, refuse):
+    assert ARGUMENTS[arguments] in refuse(shlex.split(arguments))
+
+
+def test_without_optuna_one_line_says_what_to_install(refuse, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "optuna" else find_spec(name)
+    )
+    message = refuse(["sweep", "--config", "good.py", "--trials", "1"])
+    assert "a sweep needs Optuna: `pip install optuna plotly`" in message

@@ -1,0 +1,331 @@
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from mnist_jax.augment import augment, blank, mixup, smooth_noise, warp
+
+KEY = jax.random.key(0)
+STRENGTHS: dict[str, Any] = {
+    "shift": 2.0,
+    "rotation": 15.0,
+    "scale": 0.15,
+    "shear": 15.0,
+    "elastic": 1.0,
+    "cutout": 5,
+}
+SHAPE = (500, 28, 28, 1)  # where any will do: one program serves many tests
+augment_jit, warp_jit, mixup_jit = jax.jit(augment), jax.jit(warp), jax.jit(mixup)
+
+
+def augmented(images: np.ndarray, key: jax.Array = KEY, **strengths: Any) -> np.ndarray:
+    """Augments with traced strengths; those not named are 0."""
+    off = {name: type(strength)(0) for name, strength in STRENGTHS.items()}
+    return np.asarray(augment_jit(images, key, **(off | strengths)))
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(size=shape).astype(np.float32)
+
+
+def warped(images: np.ndarray, **moves: float | tuple[float, float]) -> np.ndarray:
+    """Warps every image by the same numbers."""
+    count, height, width, _ = images.shape
+    moves = {"shift": (0, 0), "angle": 0, "factor": 1, "slant": 0} | moves
+    drawn = {name: np.tile(np.array(m, np.float32), (count, 1)) for name, m in moves.items()}
+    drawn = {name: m if name == "shift" else m[:, 0] for name, m in drawn.items()}
+    field = np.zeros((2, count, height, width), np.float32)
+    return np.asarray(warp_jit(images, field=field, **drawn))
+
+
+def by_scipy(images: np.ndarray, matrix: list[list[float]]) -> np.ndarray:
+    """What `warp` is; `matrix` leads from a place in the result, from the centre, to its source."""
+    centre = (np.array(images.shape[1:3]) - 1) / 2
+    offset = (centre - matrix @ centre).tolist()
+    flat = [image[..., c] for image in images for c in range(images.shape[-1])]
+    channels = [
+        ndimage.affine_transform(
+            channel,
+            np.array(matrix),
+            offset,
+            order=1,
+            mode="grid-constant",  # type: ignore[arg-type]
+        )
+        for channel in flat
+    ]
+    stacked = np.stack(channels).reshape(len(images), images.shape[-1], *images.shape[1:3])
+    return stacked.transpose(0, 2, 3, 1)
+
+
+def test_a_shift_by_whole_pixels_moves_them_exactly_and_fills_with_zeros():
+    images = noise(2, 11, 8, 2)
+    expected = np.zeros(images.shape, np.float32)
+    expected[:, 2:, :-3] = images[:, :-2, 3:]
+    np.testing.assert_array_equal(warped(images, shift=(2.0, -3.0)), expected)
+
+
+def test_a_shift_by_half_a_pixel_is_the_mean_of_two():
+    images = noise(2, 11, 8, 2)
+    before = warped(images, shift=(0.0, 1.0))
+    np.testing.assert_allclose(warped(images, shift=(0.0, 0.5)), (images + before) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_a_quarter_turn_is_that_of_numpy(side):
+    images = noise(2, side, side, 2)
+    found = warped(images, angle=np.pi / 2)
+    np.testing.assert_allclose(found, np.rot90(images, axes=(1, 2)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("moves", "matrix"),
+    [
+        ({"factor": 1.3}, [[1 / 1.3, 0], [0, 1 / 1.3]]),
+        ({"factor": 0.7}, [[1 / 0.7, 0], [0, 1 / 0.7]]),
+        ({"slant": 0.4}, [[1, 0], [-np.tan(0.4), 1]]),
+        ({"angle": 0.4}, [[np.cos(0.4), np.sin(0.4)], [-np.sin(0.4), np.cos(0.4)]]),
+        (  # sized, then slanted, then turned
+            {"factor": 1.3, "slant": 0.4, "angle": np.pi / 2},
+            [[0, 1 / 1.3], [-1 / 1.3, -np.tan(0.4) / 1.3]],
+        ),
+    ],
+    ids=["larger", "smaller", "slanted", "turned", "all in order"],
+)
+def test_affine_moves_are_those_of_scipy(moves, matrix):
+    images = noise(2, 11, 8, 2)
+    np.testing.assert_allclose(warped(images, **moves), by_scipy(images, matrix), atol=1e-4)
+
+
+def blobs(rows: float, columns: float, centre: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """Equal smooth blobs of given standard deviations, `centre` away from the images' middle."""
+    down, right = np.arange(28) - 13.5 - centre[0], np.arange(28) - 13.5 - centre[1]
+    blob = np.exp(-(down[:, None] ** 2 / rows**2 + right[None] ** 2 / columns**2) / 2)
+    return np.broadcast_to(blob.astype(np.float32)[None, :, :, None], SHAPE)
+
+
+def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The centre of mass, row and column, and the covariance about it, of each image."""
+    pixels = images[..., 0].astype(np.float64)
+    rows, columns = np.indices(SHAPE[1:3]) - 13.5
+    places = np.stack([rows, columns], axis=-1)
+    mass = pixels / pixels.sum(axis=(1, 2), keepdims=True)
+    centre = np.einsum("byx,yxi->bi", mass, places)
+    return centre, np.einsum("byx,yxi,yxj->bij", mass, places, places) - np.einsum(
+        "bi,bj->bij", centre, centre
+    )
+
+
+def assert_uniform(found: np.ndarray, low: float, high: float, slack: float) -> None:
+    """At least 500 numbers fill the range evenly, and do not leave it."""
+    assert low - slack <= found.min() < low + 0.05 * (high - low)
+    assert high - 0.05 * (high - low) < found.max() <= high + slack
+    shares = np.array([0.25, 0.5, 0.75])
+    found_shares = (np.quantile(found, shares) - low) / (high - low)
+    np.testing.assert_allclose(found_shares, shares, atol=0.1)
+
+
+def test_draws_fill_the_stated_ranges():
+    round_, long = blobs(2, 2), blobs(4, 1.5)
+    shifts, _ = moments(augmented(round_, shift=3.0))
+    for axis in (0, 1):
+        assert_uniform(shifts[:, axis], -3, 3, slack=0.01)
+
+    _, turned = moments(augmented(long, rotation=20.0))
+    angles = np.degrees(np.arctan2(2 * turned[:, 0, 1], turned[:, 0, 0] - turned[:, 1, 1]) / 2)
+    assert_uniform(angles, -20, 20, slack=0.3)
+
+    _, sized = moments(augmented(round_, scale=0.3))
+    factors = np.sqrt(sized[:, 0, 0]) / 2
+    assert_uniform(factors, 0.7, 1.3, slack=0.06)  # interpolation blurs
+
+    _, slanted = moments(augmented(round_, shear=25.0))
+    slants = np.degrees(np.arctan(slanted[:, 0, 1] / slanted[:, 0, 0]))
+    assert_uniform(slants, -25, 25, slack=0.3)
+
+    independent = np.corrcoef([*shifts.T, angles, factors, slants])
+    assert np.abs(independent - np.eye(5)).max() < 0.15
+
+
+def test_elastic_displacements_are_smooth_and_of_the_stated_size():
+    fields = np.asarray(jax.jit(smooth_noise, static_argnums=(1, 2, 3))(KEY, 2000, 28, 28))
+    np.testing.assert_allclose(fields.std(axis=1), 1, atol=0.06)
+    np.testing.assert_allclose(fields.mean(axis=1), 0, atol=0.1)
+    # Of noise under a Gaussian filter, pixels d apart have a correlation of exp(-d^2 / 4 sigma^2).
+    for axis in (2, 3):
+        for distance in (1, 4, 8):
+            one, other = (np.take(fields, i, axis=axis).ravel() for i in (14, 14 - distance))
+            expected = np.exp(-(distance**2) / 4 / 4**2)
+            assert np.corrcoef(one, other)[0, 1] == pytest.approx(expected, abs=0.03)
+    # Down and right are independent.
+    assert abs(np.corrcoef(fields.reshape(2, -1))[0, 1]) < 0.05
+
+
+def test_elastic_moves_dots_by_its_strength():
+    centres, _ = moments(augmented(blobs(1, 1), elastic=1.5))
+    np.testing.assert_allclose(centres.std(axis=0), 1.5, rtol=0.15)
+    np.testing.assert_allclose(centres.mean(axis=0), 0, atol=0.2)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_cutout_blanks_a_square_and_nothing_else(size):
+    images = 0.5 + noise(*SHAPE) / 2
+    found = augmented(images, cutout=size)
+    blanked = found[..., 0] == 0
+    np.testing.assert_array_equal(found[~blanked], images[~blanked])
+    whole = []
+    for square in blanked:
+        sides = [np.flatnonzero(square.any(axis=axis)) for axis in (0, 1)]
+        assert square.sum() == len(sides[0]) * len(sides[1])
+        for side in sides:
+            assert len(side) == side[-1] - side[0] + 1
+            assert len(side) == size or 0 in side or 27 in side  # the border cuts it
+        whole.append(square.sum() == size**2)
+    assert blanked.any(axis=(0, 1)).all()  # anywhere
+    assert blanked.any(axis=(0, 2)).all()
+    assert np.mean(whole) == pytest.approx(((28 - size + 1) / 28) ** 2, abs=0.08)
+
+
+def test_blank_sets_the_square_about_the_centre():
+    found = blank(jnp.ones((2, 5, 6, 1)), jnp.array([[2, 3], [0, 5]]), 3)
+    expected = np.ones((2, 5, 6, 1), np.float32)
+    expected[0, 1:4, 2:5] = 0
+    expected[1, :2, 4:] = 0
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_strength_zero_is_the_identity_and_does_nothing():
+    images = noise(*SHAPE)
+    off = functools.partial(augment, **dict.fromkeys(STRENGTHS, 0))
+    assert not jax.make_jaxpr(off)(images, KEY).eqns
+    np.testing.assert_array_equal(augmented(images), images)  # traced zeros
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_the_key_decides(name):
+    images = noise(*SHAPE)
+    first, again, other = (
+        augmented(images, jax.random.key(seed), **{name: STRENGTHS[name]}) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any(axis=(1, 2, 3)).mean() > 0.99
+
+
+def test_what_one_draws_does_not_depend_on_the_others():
+    alone, _ = moments(augmented(blobs(1.5, 1.5), shift=3.0))
+    together, _ = moments(
+        augmented(blobs(1.5, 1.5), shift=3.0, rotation=30.0, scale=0.1, shear=10.0)
+    )
+    np.testing.assert_allclose(alone, together, atol=0.05)
+    images = 0.5 + noise(*SHAPE) / 2
+    squares = augmented(images, cutout=3) == 0
+    np.testing.assert_array_equal(augmented(images, rotation=1e-3, cutout=3)[squares], 0)
+
+
+def test_python_strengths_give_the_values_of_traced_ones():
+    images = noise(*SHAPE)
+    python = jax.jit(functools.partial(augment, **STRENGTHS))(images, KEY)
+    np.testing.assert_allclose(python, augmented(images, **STRENGTHS), atol=1e-4)
+    some: dict[str, Any] = {"shift": 2.0, "shear": 15.0}  # the others are skipped
+    python = jax.jit(functools.partial(augment, **some))(images, KEY)
+    np.testing.assert_allclose(python, augmented(images, **some), atol=1e-4)
+
+
+def test_a_population_of_strengths_is_each_alone():
+    images = noise(*SHAPE)
+    shifts, cutouts = np.array([0.0, 3.0], np.float32), np.array([5, 2])
+    population = jax.jit(
+        jax.vmap(lambda s, c: augment_jit(images, KEY, shift=s, elastic=s, cutout=c))
+    )
+    for found, s, c in zip(population(shifts, cutouts), shifts, cutouts, strict=True):
+        expected = augmented(images, shift=float(s), elastic=float(s), cutout=int(c))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.sampled_from([(3, 5, 8, 3), (1, 1, 1, 1)]),
+    seed=st.integers(0, 2**32 - 1),
+    strengths=st.fixed_dictionaries(
+        {
+            "shift": st.floats(0, 100),
+            "rotation": st.floats(0, 360),
+            "scale": st.floats(0, 0.99),
+            "shear": st.floats(0, 80),
+            "elastic": st.floats(0, 50),
+            "cutout": st.integers(0, 40),
+        }
+    ),
+)
+def test_shapes_stay_and_values_stay_in_zero_to_one(shape, seed, strengths):
+    images = np.round(noise(*shape), 1)  # with ones and zeros among them
+    found = augmented(images, jax.random.key(seed), **strengths)
+    assert found.shape == shape
+    assert found.dtype == np.float32
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_white_stays_one():
+    assert augmented(np.ones(SHAPE, np.float32), **STRENGTHS).max() == 1
+
+
+def test_an_image_is_never_mirrored():
+    """The three ends of an L keep the sense in which they go round."""
+    ends = [blobs(1, 1, centre) for centre in [(-5, -3), (3, -3), (3, 3)]]
+    strengths: dict[str, Any] = {"shift": 2.0, "rotation": 180.0, "scale": 0.4, "shear": 44.0}
+    top, corner, right = (moments(augmented(end, **strengths))[0] for end in ends)  # as one image
+    (a, b), (c, d) = (corner - top).T, (right - corner).T
+    assert (a * d - b * c > 0).all()
+
+
+def mixed(alpha: float, mask: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Eight images and their targets, before and after."""
+    images, targets = noise(8, 4, 4, 1), np.eye(8, dtype=np.float32)
+    found, labels = (mixup_jit(values, mask, KEY, alpha=alpha) for values in (images, targets))
+    return images, targets, np.asarray(found), np.asarray(labels)
+
+
+def test_mixup_is_one_convex_combination_of_images_and_targets():
+    images, targets, found, labels = mixed(1.0, np.ones(8, bool))
+    weight = labels[0, 0]
+    assert 0.05 < weight < 0.95
+    for values, result in ((images, found), (targets, labels)):
+        expected = weight * values + (1 - weight) * np.roll(values, 1, axis=0)
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_mixup_leaves_padding_out():
+    images, targets, found, labels = mixed(1.0, np.array([True] * 5 + [False] * 3))
+    alone = [0, 5, 6, 7]  # the neighbour of the first is padding
+    np.testing.assert_array_equal(found[alone], images[alone])
+    np.testing.assert_array_equal(labels[alone], targets[alone])
+    assert (labels[1:5].max(axis=1) < 1).all()
+
+
+@pytest.mark.parametrize("alpha", [0.3, 2.0])
+def test_mixup_weights_follow_the_beta_distribution(alpha):
+    targets, mask = jnp.eye(2), jnp.ones(2, bool)
+
+    def weight(key):
+        return mixup(targets, mask, key, alpha=alpha)[0, 0]
+
+    weights = jax.jit(jax.vmap(weight))(jax.random.split(KEY, 1000))
+    assert weights.mean() == pytest.approx(0.5, abs=0.05)
+    assert weights.var() == pytest.approx(1 / (8 * alpha + 4), rel=0.1)
+
+
+def test_mixup_of_alpha_zero_is_the_identity():
+    images, targets, found, labels = mixed(0.0, np.ones(8, bool))  # traced
+    np.testing.assert_array_equal(found, images)
+    np.testing.assert_array_equal(labels, targets)
+    nothing = functools.partial(mixup, alpha=0)
+    assert not jax.make_jaxpr(nothing)(images, np.ones(8, bool), KEY).eqns

@@ -1,0 +1,403 @@
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import create_reference
+from flax import linen as nn
+from jax import lax
+
+from mnist_jax import rng
+from mnist_jax.models import create_model, model_names
+from mnist_jax.models.layers import ConvPool, Dropout, batch_last, batch_norm, flatten
+from mnist_jax.summary import format_table, step_flops, summarize
+
+SMALL = {"features": 8, "depth": 2, "padding": "SAME", "hidden_size": 32}
+
+
+def choices(name: str) -> set[str]:
+    """The fields of an architecture."""
+    return {field.name for field in dataclasses.fields(create_model(name))}
+
+
+def create_small(name: str, **fields: Any) -> nn.Module:
+    """A small network of an architecture; what it has no choice of is left out."""
+    return create_model(name, **{k: v for k, v in (SMALL | fields).items() if k in choices(name)})
+
+
+NORMALISED = [name for name in model_names() if "batch_norm" in choices(name)]
+CONVOLVED = [name for name in model_names() if "lowering" in choices(name)]
+every_network = pytest.mark.parametrize(
+    ("name", "batch_norm"),
+    [(name, False) for name in model_names()] + [(name, True) for name in NORMALISED],
+)
+
+
+def random_images(count: int, *shape: int) -> jax.Array:
+    return jax.random.uniform(jax.random.key(1), (count, *shape))
+
+
+def init(model: nn.Module, images: jax.Array) -> dict[str, Any]:
+    return jax.jit(model.init)(jax.random.key(0), images)
+
+
+# Every architecture
+
+
+@every_network
+def test_any_images_and_classes(name, batch_norm):
+    model = create_small(name, batch_norm=batch_norm, num_classes=7)
+    for shape in ((15, 17, 3), (28, 28, 1)):
+        images = jnp.zeros((2, *shape))
+        logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+        assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+        assert ("batch_stats" in variables) == batch_norm
+
+
+@every_network
+def test_learns_64_examples_by_heart(name, batch_norm, mnist):
+    images, labels = mnist["train"]
+    images, labels = jnp.asarray(images[:64, ::2, ::2] / np.float32(255)), labels[:64]
+    model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
+    variables = init(model, images)
+    tx = optax.adam(0.01)
+
+    def train_step(carry, _):
+        params, stats, opt_state = carry
+
+        def loss_fn(params):
+            logits, updated = model.apply(
+                {"params": params, **stats}, images, train=True, mutable=["batch_stats"]
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updated
+
+        grads, stats = jax.grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = tx.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), stats, opt_state), None
+
+    params = variables["params"]
+    stats = {key: value for key, value in variables.items() if key != "params"}
+    carry = (params, stats, tx.init(params))
+    params, stats, _ = jax.jit(lambda carry: lax.scan(train_step, carry, length=120)[0])(carry)
+    logits = jax.jit(model.apply)({"params": params, **stats}, images)
+    assert (logits.argmax(axis=-1) == labels).all()
+
+
+@every_network
+def test_padding_changes_nothing_for_the_others(name, batch_norm):
+    model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
+    images = random_images(8, 14, 14, 1)
+    variables = init(model, images)
+
+    @jax.jit
+    def apply(images, mask=None):
+        return model.apply(variables, images, train=True, mask=mask, mutable=["batch_stats"])
+
+    mask = jnp.arange(8) < 5
+    logits, stats = apply(images, mask)
+    others, other_stats = apply(images.at[5:].set(9.0), mask)
+    np.testing.assert_array_equal(logits[:5], others[:5])
+    jax.tree.map(np.testing.assert_array_equal, stats, other_stats)
+    alone, stats_alone = apply(images[:5])
+    np.testing.assert_allclose(logits[:5], alone, rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), stats, stats_alone)
+    if batch_norm:  # where the mask is needed
+        assert not np.allclose(apply(images.at[5:].set(9.0))[0][:5], alone)
+
+
+@every_network
+def test_in_evaluation_the_batch_does_not_matter(name, batch_norm):
+    model = create_small(name, batch_norm=batch_norm)
+    images = random_images(3, 14, 14, 1)
+    variables = init(model, images)
+    apply = jax.jit(model.apply)
+    logits = apply(variables, images)
+    np.testing.assert_allclose(logits[:1], apply(variables, images[:1]), rtol=1e-4, atol=1e-5)
+    if batch_norm:
+        other = variables | {"batch_stats": jax.tree.map(lambda x: x + 1, variables["batch_stats"])}
+        assert not np.allclose(logits, apply(other, images))
+
+
+@pytest.mark.parametrize("name", CONVOLVED)
+def test_the_lowering_does_not_change_the_network(name):
+    images = random_images(5, 14, 14, 1)
+    matmul, xla = (create_small(name, lowering=lowering) for lowering in ("matmul", "xla"))
+    variables = init(matmul, images)
+    np.testing.assert_allclose(
+        *(jax.jit(model.apply)(variables, images) for model in (matmul, xla)), rtol=1e-4, atol=1e-5
+    )
+
+
+def product_flops(jaxpr: Any) -> int:
+    """FLOPs of the convolutions and matrix products of a traced function."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        shapes = [var.aval.shape for var in eqn.invars]
+        outputs = math.prod(eqn.outvars[0].aval.shape)
+        if eqn.primitive.name == "dot_general":
+            contracted = eqn.params["dimension_numbers"][0][0]
+            total += 2 * outputs * math.prod(shapes[0][axis] for axis in contracted)
+        elif eqn.primitive.name == "conv_general_dilated":
+            total += 2 * outputs * math.prod(shapes[1][:-1])
+        total += sum(product_flops(x.jaxpr) for x in eqn.params.values() if hasattr(x, "jaxpr"))
+    return total
+
+
+@every_network
+def test_the_summary_counts_every_parameter_and_product(name, batch_norm):
+    model = create_small(name, batch_norm=batch_norm, lowering="xla")
+    images = random_images(1, 15, 17, 3)
+    layers = summarize(model, (15, 17, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
+    assert sum(layer.params for layer in layers) == sum(sizes)
+    traced = jax.make_jaxpr(model.apply)(variables, images)
+    assert sum(layer.flops for layer in layers) == product_flops(traced.jaxpr)
+    assert layers[-1].shape == (10,)
+    assert all(layer.purpose for layer in layers)
+
+
+def test_an_unknown_model_names_the_known_ones():
+    known = "cnn, deep_cnn, mlp, resnet, transformer"
+    with pytest.raises(ValueError, match=rf"model.name is 'cnm'; expected one of {known}$"):
+        create_model("cnm")
+    with pytest.raises(ValueError, match=r"model.name is 'layers'; expected one of cnn"):
+        create_model("layers")
+
+
+def test_a_choice_that_an_architecture_does_not_have_is_refused():
+    create_model("mlp", pool_size=2, pool="max")  # the defaults are no choice
+    message = (
+        "model.pool_size is no choice of mlp, leave it at 2; "
+        "mlp has depth, dropout_rate, hidden_size, num_classes"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        create_model("mlp", pool_size=3)
+
+
+@pytest.mark.parametrize("name", ["cnn", "deep_cnn", "resnet"])
+def test_too_many_features_are_refused_before_memory_is(name):
+    model = create_model(name, depth=20, kernel_size=1)
+    with pytest.raises(
+        ValueError, match=r"model.features \* 2\*\*\(model.depth - 1\) must be at most"
+    ):
+        model.init(jax.random.key(0), random_images(1, 4, 4, 1))
+
+
+@pytest.mark.parametrize(("features", "heads"), [(7, 1), (32, 2), (49, 1), (50, 2), (96, 6)])
+def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(features, heads):
+    model = create_model("transformer", features=features)
+    found = []
+
+    def record(next_fun, args, kwargs, context):
+        if context.module.name == "attention":
+            found.append(context.module.heads)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.init, jax.random.key(0), random_images(1, 6, 6, 1))
+    assert found == [heads]
+
+
+# What they are made of
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pool", ["max", "mean", "stride"])
+def test_conv_pool_is_what_lax_computes(pool, stride, padding):
+    images = random_images(2, 13, 16, 3)
+    layer = ConvPool(4, 3, stride, padding, pool, 2)
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4))
+    variables = {"params": {"kernel": kernel, "bias": jnp.arange(4.0)}}
+    distance = 2 * stride if pool == "stride" else stride
+    expected = lax.conv_general_dilated(
+        images, kernel, (distance, distance), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    if pool != "stride":
+        reduce = nn.max_pool if pool == "max" else nn.avg_pool
+        expected = reduce(expected, (2, 2), (2, 2))
+    np.testing.assert_allclose(
+        jnp.asarray(layer.apply(variables, batch_last(images))),
+        batch_last(expected + jnp.arange(4.0).reshape(1, 1, 1, 4)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+class Named(nn.Module):
+    """Batch normalisation or dropout where networks have it: as a submodule."""
+
+    layer: Any
+
+    @nn.compact
+    def __call__(self, *args, **kwargs):
+        return self.layer(*args, **kwargs)
+
+
+def test_batch_norm_is_what_numpy_computes():
+    x = 3 * jax.random.normal(jax.random.key(0), (3, 4, 5, 8)) + 2
+    real = np.asarray(x)[..., :6]
+    mean, var = real.mean(axis=(1, 2, 3)), real.var(axis=(1, 2, 3))
+    model = Named(lambda x, **kwargs: batch_norm(x, name="norm", **kwargs))
+    params = {"norm": {"scale": jnp.array([1.0, 2, 3]), "bias": jnp.array([0.0, 1, 2])}}
+    stats = {"norm": {"mean": jnp.ones(3), "var": jnp.full(3, 2.0)}}
+    variables = {"params": params, "batch_stats": stats}
+
+    def expected(mean, var):
+        scale, bias = (params["norm"][name].reshape(3, 1, 1, 1) for name in ("scale", "bias"))
+        normalised = (x - mean.reshape(3, 1, 1, 1)) / np.sqrt(var.reshape(3, 1, 1, 1) + 1e-5)
+        return normalised * scale + bias
+
+    y, updated = model.apply(
+        variables, x, train=True, mask=jnp.arange(8) < 6, mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(jnp.asarray(y), expected(mean, var), rtol=1e-4, atol=1e-5)
+    running = dict(updated)["batch_stats"]["norm"]
+    np.testing.assert_allclose(running["mean"], 0.9 * 1 + 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(running["var"], 0.9 * 2 + 0.1 * var, rtol=1e-5)
+    y = model.apply(variables, x, train=False, mask=None)
+    np.testing.assert_allclose(
+        jnp.asarray(y), expected(stats["norm"]["mean"], stats["norm"]["var"]), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, 0.1, 0.2, 0.5, 0.9])
+def test_dropout_has_the_bits_of_flax(rate):
+    x = jax.random.normal(jax.random.key(0), (50, 64))
+    rngs = {"dropout": jax.random.key(1)}
+
+    @jax.jit
+    def flax():
+        return Named(nn.Dropout(rate, name="dropout")).apply({}, x, False, rngs=rngs)
+
+    def dropout(rate):
+        return Named(Dropout(rate, name="dropout")).apply({}, x, train=True, rngs=rngs)
+
+    np.testing.assert_array_equal(jax.jit(lambda: dropout(rate))(), flax())
+    # A traced rate is a float32, and so is 1 - rate.
+    np.testing.assert_allclose(jax.jit(dropout)(jnp.float32(rate)), flax(), rtol=1e-6)
+    assert Named(Dropout(rate, name="dropout")).apply({}, x, train=False) is x
+
+
+def test_flatten_lines_up_one_channel_after_another():
+    x = jnp.arange(5 * 3 * 4 * 2).reshape(5, 3, 4, 2)
+    np.testing.assert_array_equal(flatten(x), np.transpose(x, (3, 0, 1, 2)).reshape(2, 5 * 3 * 4))
+
+
+# The reference network
+
+
+@pytest.fixture(scope="module")
+def params():
+    images = jnp.zeros((1, 28, 28, 1))
+    return create_reference().init(rng.stream(0, "init"), images)["params"]
+
+
+def test_the_reference_network_has_347146_parameters(params):
+    sizes = {name: sum(x.size for x in jax.tree.leaves(layer)) for name, layer in params.items()}
+    assert sizes == {"conv1": 320, "dense": 346176, "output": 650}
+
+
+def test_kernels_are_glorot_uniform_and_biases_zero(params):
+    fans = {"conv1": (9 * 1, 9 * 32), "dense": (5408, 64), "output": (64, 10)}
+    for name, (fan_in, fan_out) in fans.items():
+        limit = np.sqrt(6 / (fan_in + fan_out))
+        kernel = np.asarray(params[name]["kernel"])
+        assert np.abs(kernel).max() <= limit
+        assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.1)
+        assert not np.asarray(params[name]["bias"]).any()
+
+
+def test_logits_without_dropout_are_a_pure_function(params):
+    model = create_reference()
+    images = jax.random.uniform(jax.random.key(1), (3, 28, 28, 1))
+    logits = jnp.asarray(model.apply({"params": params}, images))
+    assert (logits.shape, logits.dtype) == ((3, 10), jnp.float32)
+    np.testing.assert_array_equal(logits, model.apply({"params": params}, images))
+
+
+def test_dropout_silences_hidden_units_and_scales_the_rest(params):
+    identity = {"kernel": jnp.eye(64, 64), "bias": jnp.zeros(64)}
+    model = create_reference(num_classes=64, dropout_rate=0.25)
+    images = jax.random.uniform(jax.random.key(1), (200, 28, 28, 1))
+    key = jax.random.key(2)
+    hidden = model.apply({"params": params | {"output": identity}}, images)
+    dropped = model.apply(
+        {"params": params | {"output": identity}}, images, train=True, rngs={"dropout": key}
+    )
+    active = np.asarray(hidden) > 0
+    ratio = np.asarray(dropped)[active] / np.asarray(hidden)[active]
+    kept = ratio > 0
+    np.testing.assert_allclose(ratio[kept], 1 / 0.75, rtol=1e-5)
+    assert kept.mean() == pytest.approx(0.75, abs=0.02)
+
+
+def test_fields_change_the_shapes():
+    model = create_reference(num_classes=7, features=4, kernel_size=5, pool_size=3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))
+    assert shapes["params"]["conv1"]["kernel"].shape == (5, 5, 3, 4)
+    assert shapes["params"]["dense"]["kernel"].shape == (5 * 9 * 4, 64)
+    assert shapes["params"]["output"]["kernel"].shape == (64, 7)
+
+
+def test_every_further_convolution_has_twice_the_filters():
+    model = create_reference(features=4, depth=2, kernel_size=3, pool_size=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))["params"]
+    assert shapes["conv1"]["kernel"].shape == (3, 3, 3, 4)
+    assert shapes["conv2"]["kernel"].shape == (3, 3, 4, 8)
+    assert shapes["dense"]["kernel"].shape == (3 * 6 * 8, 64)
+
+
+def test_summary_is_computed_from_the_module():
+    layers = summarize(create_reference(), (28, 28, 1))
+    assert [(layer.name, layer.shape, layer.params) for layer in layers] == [
+        ("conv1", (26, 26, 32), 320),
+        ("max_pool", (13, 13, 32), 0),
+        ("flatten", (5408,), 0),
+        ("dense", (64,), 346176),
+        ("dropout", (64,), 0),
+        ("output", (10,), 650),
+    ]
+    # Multiplications and additions of one image: 26*26*32 outputs of 9 products each, and so on.
+    assert [layer.flops for layer in layers] == [389376, 0, 0, 692224, 0, 1280]
+    assert all(layer.purpose for layer in layers)
+    table = format_table(layers, (28, 28, 1))
+    assert "347,146" in table
+    assert "26x26x32" in table
+
+
+def test_a_step_needs_no_gradient_of_the_images():
+    # Forward, and the gradients of the weights and of the inputs; of the convolution only two.
+    assert step_flops(create_reference(), (28, 28, 1), 128) == 128 * (
+        2 * 389376 + 3 * (692224 + 1280)
+    )
+
+
+def test_summary_follows_the_fields():
+    layers = summarize(create_reference(features=8, kernel_size=5, pool_size=1), (12, 10, 3))
+    assert layers[0][:3] == ("conv1", (8, 6, 8), 5 * 5 * 3 * 8 + 8)
+    assert layers[1][:2] == ("flatten", (8 * 6 * 8,))
+
+
+def test_summary_of_what_pools_otherwise():
+    mean = create_reference(features=8, pool="mean", stride=2, padding="SAME", batch_norm=True)
+    assert [layer[:3] for layer in summarize(mean, (28, 28, 1))[:3]] == [
+        ("conv1", (14, 14, 8), 72),
+        ("mean_pool", (7, 7, 8), 0),
+        ("norm1", (7, 7, 8), 16),
+    ]
+    strided = summarize(create_reference(features=8, pool="stride"), (28, 28, 1))
+    assert [layer[:2] for layer in strided[:2]] == [("conv1", (13, 13, 8)), ("flatten", (1352,))]
+
+
+def test_the_readme_shows_the_table_as_it_is():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    image_shape = (28, 28, 1)
+    assert format_table(summarize(create_reference(), image_shape), image_shape) in readme
