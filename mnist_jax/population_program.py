@@ -83,9 +83,9 @@ def compile_population(
 
     A member is trained by `steps.run_steps`, as in `compile_program`, on batches gathered inside
     the program. The members split over the devices; those of a device are mapped in turn on a CPU,
-    with the bits that they have alone, and vectorised elsewhere. On one CPU core the reference
-    network needs 5.0 ms a member and step in turn, as it does alone, and 6.7 ms vectorised, with 2,
-    4 and 8 members alike (two-core CPU, 2026-11-22): batches of 128 fill the core already.
+    with the bits that they have alone, and vectorised elsewhere. On a CPU batches of 128 fill the
+    cores already: the reference network needs 2.3 ms a member and step in turn, about as alone, and
+    3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
     Args:
         build: makes the parts of a member from its own values, which are traced, by name; from no

@@ -1,0 +1,72 @@
+"""The members of a population in turn, and vectorised, beside a training alone.
+
+    python benchmarks/population.py
+
+Milliseconds a member and step of the reference network, in rounds one after another. On a CPU
+`population_program.over_members` takes the members in turn; here it is also told to vectorise them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import jax
+from machine import describe, headline
+
+from mnist_jax import Config
+from mnist_jax.datasets import load_splits
+from mnist_jax.models import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.population_program import Parts, compile_population
+from mnist_jax.program import compile_program
+
+MEMBERS, ROUNDS, STEPS = (2, 4, 8), 5, 75
+
+
+def main() -> None:
+    """Prints a row for each way."""
+    config, splits = Config(), load_splits(**vars(Config().data))
+    # As on a CPU, also where the members are vectorised as elsewhere.
+    model = create_model(**vars(config.model) | {"lowering": "matmul"})
+    tx = create_optimizer(**vars(config.optimizer), num_steps=STEPS)
+    sizes = {"batch_size": config.batch_size, "chunk_steps": STEPS}
+    runs: dict[str, Callable[[], float]] = {}
+
+    alone = compile_program(model, tx, splits, seed=0, **sizes)
+    runs["alone"] = timed(alone.state, next(alone.train_chunks(0, STEPS)), alone.run_chunk, 1.0, 1)
+    for count in MEMBERS:
+        for way, backend in (("in turn", "cpu"), ("vectorised", "gpu")):
+            with mock.patch.object(jax, "default_backend", lambda backend=backend: backend):
+                many = compile_population(
+                    lambda _: Parts(model, tx, {}),
+                    splits,
+                    seeds=range(count),
+                    values={},
+                    averaged=False,
+                    **sizes,
+                )
+            chunk, scales = next(many.train_chunks(0, STEPS)), [1.0] * count
+            runs[f"{count} {way}"] = timed(many.state, chunk, many.run_chunk, scales, count)
+    rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS + 1)][1:]
+    print("| members | ms a member and step |\n|---|---|")
+    for name in runs:
+        print(f"| {name} | {statistics.median(found[name] for found in rounds):.2f} |")
+    print(f"\nMedians of {ROUNDS}. {headline(describe())}")
+
+
+def timed(state, chunk, run_chunk, scales, count: int) -> Callable[[], float]:
+    """Returns a function that trains a chunk and gives the milliseconds a member and step."""
+
+    def run() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        state, sums = run_chunk(state, chunk, scales)
+        jax.block_until_ready(sums)
+        return 1e3 * (time.perf_counter() - start) / STEPS / count
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
