@@ -9,8 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # What the package calls by a shorter name than tfds does. A dataset of the package is a folder here
 # in tfds's own layout: datasets/NAME/NAME_dataset_builder.py with a class `Builder`.
@@ -23,13 +25,23 @@ def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
 
     Args and errors: see `load_dataset`.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    try:
-        root = root.expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"the data directory {root} cannot be found: {error}") from error
+    root = data_root(data_dir)
     name = ALIASES.get(name, name)
     return _find(root, name) or _prepare(root, name)
+
+
+def data_root(data_dir: str | Path | None) -> Path:
+    """Returns where tfds keeps datasets; ValueError where that is in an unknown home directory."""
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        return root.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"the data directory {root} cannot be found: {error}") from error
+
+
+def is_own(name: str) -> bool:
+    """Whether the package itself can prepare a dataset of this name."""
+    return (Path(__file__).parent / name / f"{name}_dataset_builder.py").is_file()
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -40,14 +52,8 @@ def _find(root: Path, name: str) -> Path | None:
 
 
 def _prepare(root: Path, name: str) -> Path:
-    if (Path(__file__).parent / name / f"{name}_dataset_builder.py").is_file():
-        try:
-            return _prepare_own(root, name)
-        except OSError as error:
-            raise ValueError(
-                f"the dataset {name} cannot be prepared in {root}: {error}; set TFDS_DATA_DIR to a "
-                "directory with room that can be written"
-            ) from error
+    if is_own(name):
+        return _prepare_own(root, name)
     if not importlib.util.find_spec("tensorflow"):
         raise ValueError(
             f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
@@ -62,27 +68,87 @@ def _prepare(root: Path, name: str) -> Path:
 
 
 def _prepare_own(root: Path, name: str) -> Path:
-    import tensorflow_datasets as tfds
-
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    place = root / name
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / ".lock").open("w") as lock:
-        # The kernel drops the lock with the process, so a killed one never blocks the next.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root, name):
         prepared = _find(root, name)  # by the process that we have waited for
         if not prepared:
-            for leftover in place.glob("incomplete.*"):
-                shutil.rmtree(leftover, ignore_errors=True)
             module = importlib.import_module(f"mnist_jax.datasets.{name}.{name}_dataset_builder")
             builder = module.Builder(data_dir=root, file_format="array_record")
             # Of tfds's messages only the progress bar, on standard error, is true of local files.
             print(f"preparing the dataset {name} in {root}", file=sys.stderr)
-            with contextlib.redirect_stdout(None):
-                builder.download_and_prepare()  # writes beside, renames when done
-            prepared = Path(builder.data_dir)
+            prepared = write(builder)
     return prepared
+
+
+@contextlib.contextmanager
+def locked(root: Path, name: str) -> Iterator[None]:
+    """Lets one process at a time write a dataset, and removes what killed ones have left of it.
+
+    Where an error ends the `with` block before there is anything of the dataset, nothing is left.
+
+    Raises:
+        ValueError: the directory cannot be written.
+    """
+    place = root / name
+    try:
+        with contextlib.closing(_lock(place)):
+            try:
+                for leftover in place.glob("incomplete.*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                yield
+            except BaseException:
+                _remove_empty(place)
+                raise
+    except OSError as error:
+        raise ValueError(
+            f"the dataset {name} cannot be prepared in {root}: {error}; set TFDS_DATA_DIR to a "
+            "directory with room that can be written"
+        ) from error
+
+
+def _lock(place: Path) -> TextIO:
+    """Returns the open lock file; the kernel drops the lock with the process, however it ends."""
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # removed by the one that we have waited for
+            lock = (place / ".lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(lock.fileno()), (place / ".lock").stat()):
+                    return lock
+                lock.close()
+            except BaseException:
+                lock.close()
+                raise
+
+
+def _remove_empty(place: Path) -> None:
+    """Removes a directory with nothing but its lock file, which is held."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in place.iterdir()] == [".lock"]:
+            (place / ".lock").unlink()
+            place.rmdir()
+
+
+def write(builder: Any) -> Path:
+    """Lets a builder of tfds write its dataset: beside, and renamed when it is done.
+
+    Raises:
+        OSError: there is no room, or it cannot be written.
+    """
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    place = Path(builder.data_dir).parent
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="incomplete.", dir=place) as downloads,  # none
+            contextlib.redirect_stdout(None),
+        ):
+            builder.download_and_prepare(download_dir=downloads)
+    except RuntimeError as error:  # array_record's, of a full disk
+        raise OSError(" ".join(str(error).split())) from error
+    return Path(builder.data_dir)
 
 
 def _prepare_with_tensorflow(root: Path, name: str) -> None:

@@ -1,0 +1,82 @@
+"""A dataset of tfds from examples that come one after another, written without TensorFlow."""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# tfds keeps a shard's examples in memory until it is written.
+SHARD_BYTES = 64 << 20
+OBJECT_BYTES = 1024  # of an example in Python, beside its pixels
+
+
+class Examples(NamedTuple):
+    """The examples of a split: how many, and (image uint8 [H, W, C], label) in their order."""
+
+    number: int
+    examples: Iterator[tuple[np.ndarray, int]]
+
+
+def create_builder(
+    name: str,
+    version: str,
+    data_dir: Path,
+    splits: Mapping[str, Examples],
+    shape: tuple[int, int, int],
+    class_names: list[str],
+    metadata: dict[str, Any],
+) -> Any:
+    """Returns a builder of tfds, whose `download_and_prepare` writes the dataset.
+
+    Args:
+        name: of the dataset, in lower_case.
+        version: "1.0.0".
+        data_dir: where tfds keeps datasets.
+        splits: of each the examples, which can be written once.
+        shape: of an image, [H, W, C].
+        class_names: that of label 0 first.
+        metadata: what is kept with the dataset, in metadata.json.
+    """
+    import tensorflow_datasets as tfds  # slow
+
+    dataset_name = name
+
+    # Not a GeneratorBasedBuilder: that one collects a split in memory, and from 1 GB on needs
+    # TensorFlow.
+    class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+        name = dataset_name
+        VERSION = tfds.core.Version(version)
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Images of your own, imported by mnist_jax.",
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="zlib"),
+                        "label": tfds.features.ClassLabel(names=class_names),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+                disable_shuffling=True,
+                metadata=tfds.core.MetadataDict(metadata),
+            )
+
+        def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager):
+            del dl_manager  # nothing is downloaded
+            return {split: _shards(*examples) for split, examples in splits.items()}
+
+    def _shards(count: int, examples: Iterator[tuple[np.ndarray, int]]):
+        size = max(1, SHARD_BYTES // (math.prod(shape) + OBJECT_BYTES))
+        numbered = (
+            (index, {"image": image, "label": label})
+            for index, (image, label) in enumerate(examples)
+        )
+        # They are written in turn, so each takes the next examples.
+        return [functools.partial(itertools.islice, numbered, size)] * -(-count // size)
+
+    return Builder(data_dir=data_dir, file_format="array_record")

@@ -1,0 +1,83 @@
+"""Images of any numbers as images of bytes: brightness, size and colour."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+# The largest value that a format has: of fractions, of 4 bits, of scikit-learn's digits, of 8, 10,
+# 12 and 16 bits.
+ROUNDING = 1e-3  # by which a computed white may be too bright
+WHITES = (1, 15, 16, 255, 1023, 4095, 65535)
+
+
+def white(largest: float) -> int:
+    """Returns the value that stands for white in images whose largest value is this."""
+    return next(value for value in WHITES if value * (1 + ROUNDING) >= largest)
+
+
+def largest_value(
+    images: np.ndarray, pixel_range: tuple[float, float] | None, where: Callable[[int], str]
+) -> float:
+    """Returns the largest pixel, after a check of all of them.
+
+    Args:
+        images: real [n, H, W, C].
+        pixel_range: the values that there may be; None for 0 to the largest of `WHITES`.
+        where: names the image of an index.
+
+    Raises:
+        ValueError: a value is outside, or not a number.
+    """
+    low, high = pixel_range or (0, WHITES[-1])
+    with np.errstate(over="ignore"):  # of long doubles: they become infinite, and are refused
+        values = images.astype(np.float64)
+    most = low + (high - low) * (1 + ROUNDING)
+    is_good = (values >= low) & (values <= most)  # of nan both are false
+    if not is_good.all():
+        index = int(np.argmin(is_good.reshape(len(images), -1).all(axis=1)))
+        value = images[index][~is_good[index]][0]
+        hint = "" if pixel_range else " (pixel_range gives other values)"
+        raise ValueError(
+            f"{where(index)} has a pixel of {value}; expected {low:g} to {high:g}{hint}"
+        )
+    return float(values.max())
+
+
+def to_bytes(images: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarray:
+    """Scales images, real [n, H, W, C] in that range, to uint8: low becomes 0, high 255."""
+    low, high = pixel_range
+    scaled = (images.astype(np.float64) - low) * 255 / (high - low)
+    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scales images, uint8 [n, h, w, C], to [n, H, W, C].
+
+    A pixel is the mean of what it covers, weighted by a triangle: nothing is skipped, so thin lines
+    stay and patterns do not flicker.
+
+    References:
+        https://pillow.readthedocs.io/en/stable/handbook/concepts.html#filters (BILINEAR)
+    """
+    from PIL import Image  # slow, and of use only here
+
+    height, width = size
+    scaled = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
+    for index, channel in np.ndindex(len(images), images.shape[-1]):
+        picture = Image.fromarray(images[index, ..., channel])
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        scaled[index, ..., channel] = np.asarray(picture)
+    return scaled
+
+
+def set_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Makes images, uint8 [n, H, W, 1 or 3], grey [n, H, W, 1] or colour [n, H, W, 3].
+
+    Grey is the luma of ITU-R BT.601, 0.299 red + 0.587 green + 0.114 blue, as Pillow has it.
+    """
+    from PIL import Image  # slow, and of use only here
+
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    grey = [np.asarray(Image.fromarray(image).convert("L")) for image in images]
+    return np.stack(grey)[..., None]

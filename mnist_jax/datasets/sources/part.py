@@ -1,0 +1,61 @@
+"""What every reader gives: a part of a source, whose examples come a few at a time."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+# Images of real numbers [n, H, W, C], in order, and the names of their classes [n].
+Block = tuple[np.ndarray, list[str]]
+BLOCK_BYTES = 4 << 20  # of an image file's values in memory; a larger image is a block of its own
+MAX_CHANNELS = 16
+MAX_VALUES = 300_000_000  # of an image: those of the largest image files, in colour
+
+
+class Part(NamedTuple):
+    """The training part of a source, its test part, or all of it. It can be read many times.
+
+    Attributes:
+        blocks: keep -> the examples, all of them or those where keep (bool [N]) is true.
+        where: index -> how a message names that example.
+    """
+
+    blocks: Callable[[np.ndarray | None], Iterator[Block]]
+    where: Callable[[int], str]
+
+
+class Source(NamedTuple):
+    """What a reader has found.
+
+    Attributes:
+        parts: "train" and "test"; or "all", where nothing tells which examples are for the test.
+        ignored: the files, or arrays of a file, that are of no use.
+    """
+
+    parts: dict[str, Part]
+    ignored: list[str]
+
+
+def role(path: Path) -> str:
+    """Returns the part that a name tells: "train", "test" (also for "t10k"), or else "all"."""
+    found = re.findall(r"(?<![a-z])(train|test|t10k)", path.name.lower())
+    roles = {"test" if word == "t10k" else word for word in found}
+    return roles.pop() if len(roles) == 1 else "all"
+
+
+def flat_shape(num_pixels: int, size: tuple[int, int] | None, title: str) -> tuple[int, int, int]:
+    """Returns [H, W, C] of an image that is given as one row of pixels, grey or in colour.
+
+    Raises ValueError where the pixels do not fill `size`, or without it no square.
+    """
+    for channels in (1, 3):
+        side = round((num_pixels / channels) ** 0.5)
+        height, width = size or (side, side)
+        if num_pixels and height * width * channels == num_pixels:
+            return height, width, channels
+    wanted = f"{size[0]}x{size[1]}" if size else "a square (give the size, as HEIGHT WIDTH, if so)"
+    raise ValueError(
+        f"{title} has {num_pixels:,} pixels an image, which is not {wanted}, once or three times"
+    )

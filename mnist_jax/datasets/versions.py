@@ -1,0 +1,48 @@
+"""The versions of an imported dataset, which are told from those that others have made."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+MADE_BY = "mnist_jax import"  # in the metadata of a dataset that may be overwritten
+
+
+def imported_versions(place: Path, overwrite: bool) -> list[Path]:
+    """Returns the versions of a dataset, oldest first.
+
+    Raises ValueError unless there are none, or they were imported and are to be overwritten.
+    """
+    versions = []
+    if place.exists():
+        for path in place.iterdir():
+            if path.name != ".lock" and not path.name.startswith("incomplete."):
+                versions.append(path)
+                if not _was_imported(path):
+                    raise ValueError(
+                        f"{path} is there already, and was not imported: choose another name"
+                    )
+    if versions and not overwrite:
+        raise ValueError(
+            f"the dataset {place.name} is in {place} already: choose another name, or overwrite it"
+        )
+    return sorted(versions, key=_version)
+
+
+def _was_imported(version: Path) -> bool:
+    try:
+        metadata = json.loads((version / "metadata.json").read_text())
+        return metadata["made_by"] == MADE_BY and bool(_version(version))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in path.name.split("."))
+
+
+def next_version(old: Sequence[Path]) -> str:
+    """Returns what comes after the last of some versions: "1.0.0" at first."""
+    if not old:
+        return "1.0.0"
+    *first, last = _version(old[-1])
+    return ".".join(map(str, [*first, last + 1]))
