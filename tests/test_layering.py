@@ -5,9 +5,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "augment clock config datasets environment hashing metrics ops optimizer rng "
+    "augment clock config datasets environment hashing ink metrics ops optimizer rng "
     "sharding signals state statistics tensorboard",
-    "checkpoint compilation_cache finite history loader models steps transfer",
+    "checkpoint compilation_cache finite handwriting history loader models steps transfer",
     "overfitting population_program program retention trials workdir",
     "members task",
     "evaluate predict summary train",
