@@ -1,4 +1,4 @@
-"""What a number of trainings says of a recipe: mean, spread, 95 % interval, paired differences."""
+"""What measurements say: means and paired differences of trainings, 95 % intervals."""
 
 import math
 from collections.abc import Sequence
@@ -28,6 +28,23 @@ def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
     std = float(np.std(values, ddof=1))
     half_width = float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
     return {"mean": mean, "std": std, "ci95": [mean - half_width, mean + half_width]}
+
+
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a probability, of which `count` trials had some successes.
+
+    It stays within 0 and 1, unlike the one from the standard deviation, also where nearly all
+    trials were successes.
+
+    References:
+        E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+        Journal of the American Statistical Association 22, 1927.
+    """
+    z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+    share, weight = successes / count, z**2 / count
+    middle = (share + weight / 2) / (1 + weight)
+    half_width = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
+    return max(0.0, middle - half_width), min(1.0, middle + half_width)
 
 
 def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "augment clock config datasets environment hashing ink metrics ops optimizer rng "
+    "augment clock config datasets environment exported hashing ink metrics onnx_graph ops optimizer rng "
     "sharding signals state statistics tensorboard",
-    "checkpoint compilation_cache finite handwriting history loader models steps transfer",
-    "overfitting population_program program retention trials workdir",
+    "checkpoint compilation_cache finite handwriting history loader model_card models onnx_primitives stablehlo steps transfer",
+    "onnx_file overfitting population_program program retention trials workdir",
     "members task",
     "evaluate predict summary train",
     "population sweep verify",

@@ -19,7 +19,7 @@ class Model(nn.Module):
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         del mask  # no image is compared with another
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)
         for number in range(1, self.depth + 1):
             x = nn.Dense(self.hidden_size, kernel_init=glorot_uniform, name=f"dense{number}")(x)
             x = Dropout(self.dropout_rate, name=f"dropout{number}")(nn.relu(x), train=train)

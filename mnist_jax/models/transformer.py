@@ -96,7 +96,7 @@ class Model(nn.Module):
             lowering=self.lowering,
             name="patches",
         )(batch_last(images))
-        tokens = patches.reshape(self.features, -1, len(images)).T
+        tokens = patches.reshape(self.features, -1, images.shape[0]).T
         tokens = Position(name="position")(tokens)
         for number in range(1, self.depth + 1):
             tokens = Block(self.hidden_size, name=f"block{number}")(tokens)

@@ -1,0 +1,54 @@
+"""What an exported network is in every format: uint8 images in, class probabilities out."""
+
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+
+INPUT, OUTPUT = "images", "probabilities"
+BATCH = 128  # images that a loaded network is given at once: more is no faster, and takes memory
+
+Classify = Callable[[np.ndarray], np.ndarray]
+
+
+def require(*packages: str) -> None:
+    """Raises ValueError where some of these packages, of the extra `export`, are not installed."""
+    missing = [name for name in packages if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(
+            f"exported networks need {' and '.join(missing)}: `pip install mnist_jax[export]`"
+        )
+
+
+def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:
+    """Returns `classify` for any number of images, and tries it on a blank one.
+
+    Args:
+        classify: uint8 [BATCH, H, W, C] -> float32 [BATCH, num_classes].
+        image_shape: (H, W, C).
+
+    Returns:
+        uint8 [N, H, W, C] -> float32 [N, num_classes]; it raises ValueError for other images.
+
+    Raises:
+        ValueError: it takes no images, or does not give probabilities.
+    """
+    if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
+        raise ValueError("its input is no batch of images")
+
+    def classify_all(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != image_shape or not len(images):
+            raise ValueError(
+                f"images must be uint8 [N, {', '.join(map(str, image_shape))}], N at least 1, got "
+                f"{images.dtype} {list(images.shape)}"
+            )
+        # Batches of one size: JAX compiles a program for each size.
+        padding = np.zeros((-len(images) % BATCH, *image_shape), np.uint8)
+        batches = np.concatenate([images, padding]).reshape(-1, BATCH, *image_shape)
+        return np.concatenate([classify(batch) for batch in batches])[: len(images)]
+
+    outputs = classify_all(np.zeros((1, *image_shape), np.uint8))
+    if outputs.dtype != np.float32 or outputs.ndim != 2 or not abs(outputs.sum() - 1) < 1e-3:
+        raise ValueError("its output is no batch of probabilities")
+    return classify_all
