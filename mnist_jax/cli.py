@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import logging
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ import mnist_jax
 from mnist_jax.commands import COMMANDS, WRITERS, Command, create_parser
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
-from mnist_jax.signals import SIGNALS, Stopped, raise_stopped
+from mnist_jax.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 
 # Exit codes: 0 done; 4 `verify` found other bits; 128 + N stopped by signal N; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
@@ -57,6 +58,8 @@ def run() -> NoReturn:
     """The `mnist-jax` command."""
     for signum in SIGNALS:
         signal.signal(signum, raise_stopped)
+    sys.unraisablehook = raise_unraisable
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it cannot read, it also raises
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # also in a pipe or a file
     code = main()

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,6 +24,18 @@ class Stopped(KeyboardInterrupt):
 def raise_stopped(signum: int, _frame: object) -> NoReturn:
     """The command's signal handler: an exception lets what is going on clean up."""
     raise Stopped(signum)
+
+
+def raise_unraisable(unraisable: Any) -> None:
+    """The command's `sys.unraisablehook`: a signal that Python would only report comes again.
+
+    That is one which arrives while the garbage collector calls back; JAX has such a callback.
+    """
+    stopped = unraisable.exc_value
+    if isinstance(stopped, Stopped):
+        threading.Timer(0.01, os.kill, (os.getpid(), stopped.signum)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def exit_at_once(signum: int, _frame: object) -> NoReturn:

@@ -173,3 +173,25 @@ def test_a_request_is_passed_on_where_an_error_ends_the_work():
 
     with pytest.raises(KeyboardInterrupt):
         fail_when_asked()
+
+
+def test_a_signal_while_the_garbage_collector_calls_back_is_not_lost():
+    code = """
+import gc, os, signal, sys, time
+from mnist_jax.signals import raise_stopped, raise_unraisable
+
+def call_back(phase, info):
+    gc.callbacks.remove(call_back)
+    os.kill(os.getpid(), signal.SIGTERM)
+    sum(range(1000))
+
+signal.signal(signal.SIGTERM, raise_stopped)
+sys.unraisablehook = raise_unraisable
+gc.callbacks.append(call_back)
+gc.collect()
+time.sleep(20)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr.splitlines()[-1] == "mnist_jax.signals.Stopped: stopped by SIGTERM"
+    assert "ignored" not in done.stderr
