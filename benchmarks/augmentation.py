@@ -111,7 +111,7 @@ def alone(change: Change) -> Callable[[jax.Array], jax.Array]:
 
 def in_training(change: Change) -> Callable[[jax.Array], jax.Array]:
     """Compiles a loop of plain gradient descent on changed images."""
-    model = create_model(**vars(ModelConfig()))
+    model = create_model(num_classes=10, **vars(ModelConfig()))
     params = model.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 1)))["params"]
     labels, mask = jnp.arange(BATCH) % 10, jnp.ones(BATCH, bool)
 

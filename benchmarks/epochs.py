@@ -172,7 +172,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Recipe, Config]:
 
 def write_data(config: Config, path: Path) -> None:
     """Writes the images and labels of the recipe's splits, the same for all peers."""
-    splits = load_splits(**vars(config.data))
+    splits, _ = load_splits(**vars(config.data))
     arrays = {f"{name}_images": split.images for name, split in splits.items()}
     arrays |= {f"{name}_labels": split.labels for name, split in splits.items()}
     np.savez(path, **arrays)
@@ -201,7 +201,9 @@ def step_floor(config: Config, records: dict[str, Any], rates: dict[int, float])
         `flops` of a step; `matmul_rates` in FLOPs a second, by size; `floor_ms`, a step at the best
         of them; and, if this project was timed, `step_ms`, its median without validation.
     """
-    flops = step_flops(create_model(**vars(config.model)), (28, 28, 1), config.batch_size)
+    flops = step_flops(
+        create_model(num_classes=10, **vars(config.model)), (28, 28, 1), config.batch_size
+    )
     floor = {
         "flops": flops,
         "matmul_rates": rates,

@@ -58,7 +58,7 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[Config, int]]]] 
 def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], int]:
     """Returns a function that trains one epoch on `num_images`, and a step's temporary bytes."""
     mesh = create_mesh()
-    images, labels = load_splits(**vars(DataConfig()))["train"]
+    images, labels = load_splits(**vars(DataConfig()))[0]["train"]
     repeats = -(-num_images // len(labels))
     images, labels = jax.device_put(
         (jnp.tile(images, (repeats, 1, 1, 1))[:num_images], jnp.tile(labels, repeats)[:num_images]),
@@ -66,7 +66,7 @@ def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], i
     )
     rngs = jax.device_put({role: rng.stream(0, role) for role in rng.ROLES}, replicated(mesh))
     step_rngs = {role: rngs[role] for role in ("dropout", "augment")}
-    model = create_model(**vars(config.model))
+    model = create_model(num_classes=10, **vars(config.model))
     tx = create_optimizer(**vars(config.optimizer), num_steps=1)
     state = jax.device_put(
         create_train_state(model, tx, rngs["init"], (28, 28, 1)), replicated(mesh)

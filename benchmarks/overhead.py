@@ -50,7 +50,7 @@ def main() -> None:
 
     use_compilation_cache()
     config = Config()
-    splits = {name: tuple(split) for name, split in load_splits(**vars(config.data)).items()}
+    splits = {name: tuple(split) for name, split in load_splits(**vars(config.data))[0].items()}
     epoch, test = create(splits, 0, config)
     epoch()
     shares = []

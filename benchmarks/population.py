@@ -26,9 +26,10 @@ MEMBERS, ROUNDS, STEPS = (2, 4, 8), 5, 75
 
 def main() -> None:
     """Prints a row for each way."""
-    config, splits = Config(), load_splits(**vars(Config().data))
+    config = Config()
+    splits, _ = load_splits(**vars(config.data))
     # As on a CPU, also where the members are vectorised as elsewhere.
-    model = create_model(**vars(config.model) | {"lowering": "matmul"})
+    model = create_model(num_classes=10, **vars(config.model) | {"lowering": "matmul"})
     tx = create_optimizer(**vars(config.optimizer), num_steps=STEPS)
     sizes = {"batch_size": config.batch_size, "chunk_steps": STEPS}
     runs: dict[str, Callable[[], float]] = {}

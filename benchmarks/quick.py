@@ -56,7 +56,7 @@ def main() -> int:
     }
     rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
     run_chunk = jax.jit(run_steps, donate_argnums=0)
-    model = create_model(**vars(config.model))
+    model = create_model(num_classes=10, **vars(config.model))
     tx = create_optimizer(**vars(config.optimizer), num_steps=STEPS)
     state = create_train_state(model, tx, rng.stream(0, "init"), (28, 28, 1))
     plain_model = plain_flax.CNN()

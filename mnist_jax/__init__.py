@@ -7,11 +7,25 @@ from mnist_jax import signals as signals  # then: a signal ends the command, eve
 # isort: on
 from mnist_jax.config import Config
 from mnist_jax.datasets import load_dataset
+from mnist_jax.datasets.importing import import_dataset
 from mnist_jax.evaluate import evaluate
+from mnist_jax.export import export
+from mnist_jax.network import load_network
 from mnist_jax.population import population
 from mnist_jax.predict import predict
 from mnist_jax.statistics import compare
 from mnist_jax.train import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "compare", "evaluate", "load_dataset", "population", "predict", "train"]
+__all__ = [
+    "Config",
+    "compare",
+    "evaluate",
+    "export",
+    "import_dataset",
+    "load_dataset",
+    "load_network",
+    "population",
+    "predict",
+    "train",
+]

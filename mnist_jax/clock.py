@@ -16,8 +16,9 @@ class Stopwatch:
         self.seconds = dict.fromkeys(phases, 0.0)
         self._last = time.perf_counter()
 
-    def lap(self, phase: str) -> None:
-        """Counts the time since the last lap as `phase`."""
+    def lap(self, phase: str) -> float:
+        """Counts the time since the last lap as `phase`, and returns it."""
         now = time.perf_counter()
-        self.seconds[phase] += now - self._last
-        self._last = now
+        seconds, self._last = now - self._last, now
+        self.seconds[phase] += seconds
+        return seconds

@@ -1,5 +1,6 @@
 """The commands: what each takes from the command line, and the one function that it calls."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,20 @@ import tyro
 
 from mnist_jax.config import LARGEST, Config
 from mnist_jax.datasets import load_splits
+from mnist_jax.datasets.importing import describe, import_dataset
 from mnist_jax.evaluate import evaluate
+from mnist_jax.export import export
 from mnist_jax.history import atomic_file
 from mnist_jax.models import create_model
+from mnist_jax.network import load_network
 from mnist_jax.population import population
-from mnist_jax.predict import predict
+from mnist_jax.predict import predict, predict_files
+from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.summary import format_table, summarize
 from mnist_jax.sweep import load_search_space, sweep
 from mnist_jax.train import train
 from mnist_jax.verify import verify
-from mnist_jax.workdir import trained_config
+from mnist_jax.workdir import load_trained, own_splits
 
 DIFFERENT = 4  # the exit code of `verify` where the bits are not the same
 
@@ -82,28 +87,115 @@ class Evaluate(Common):
 
 @dataclass(frozen=True)
 class Predict(Common):
-    """Write the probabilities and classes of a split's images to a file."""
+    """Classify image files of any kind; or write the answers for a split's images to a file."""
 
-    workdir: Path
+    images: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Image files: photographs, scans, drawings."""
+    workdir: Path = Path("runs/default")
     """A directory that `train` has written."""
-    output: Path
-    """An .npz file: probabilities [N, classes], classes [N] and the true labels [N]."""
+    model: Path | None = None
+    """A file that `export` has written, in place of a workdir."""
+    show: bool = False
+    """Write FILE.seen.png beside each image: it, and what the network is given."""
+    json: bool = False
+    """Print JSON."""
+    output: Path | None = None
+    """An .npz file for a split: probabilities [N, classes], classes [N], the true labels [N], and
+    the names of the classes."""
     split: Literal["test", "validation", "train"] = "test"
-    """Which examples."""
+    """Which examples go to --output."""
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
 
     def run(self) -> None:
-        if self.output.suffix != ".npz":
-            raise ValueError(f"--output must end in .npz, got {self.output}")
-        if not self.output.parent.is_dir():
-            raise FileNotFoundError(f"--output: there is no directory {self.output.parent}")
-        config = trained_config(self.workdir)
-        images, labels = load_splits(**vars(config.data))[self.split]
+        if bool(self.images) == bool(self.output):
+            raise ValueError("give image files, or --output FILE.npz for those of a split")
+        if self.output and (self.show or self.json):
+            raise ValueError("--show and --json are for image files, not for --output")
+        if self.images:
+            network = load_network(self.model or self.workdir, self.step)
+            found = predict_files(network, self.images, show=self.show)
+            if self.json:
+                print(json.dumps([answer._asdict() for answer in found], indent=2))
+            else:
+                print(*map(str, found), sep="\n")
+        elif self.model:
+            raise ValueError("--output needs --workdir, which names the dataset, not --model")
+        elif self.output:
+            self._write_split(self.output)
+
+    def _write_split(self, output: Path) -> None:
+        if output.suffix != ".npz":
+            raise ValueError(f"--output must end in .npz, got {output}")
+        if not output.parent.is_dir():
+            raise FileNotFoundError(f"--output: there is no directory {output.parent}")
+        trained = load_trained(self.workdir, self.step, replicated(create_mesh()))
+        splits, names = own_splits(trained)
+        images, labels = splits[self.split]
         probabilities, classes = predict(self.workdir, images, self.step)
-        with atomic_file(self.output) as file:
-            np.savez(file, probabilities=probabilities, classes=classes, labels=labels)
-        print(f"{self.output}: probabilities {list(probabilities.shape)}, classes, labels")
+        with atomic_file(output) as file:
+            np.savez(
+                file,
+                probabilities=probabilities,
+                classes=classes,
+                labels=labels,
+                names=np.array(names),
+            )
+        print(f"{output}: probabilities {list(probabilities.shape)}, classes, labels, names")
+
+
+@dataclass(frozen=True)
+class Import(Common):
+    """Make a dataset of your own images: then train with --data.dataset NAME."""
+
+    name: tyro.conf.Positional[str]
+    """Of the dataset: lower-case letters, digits and underscores."""
+    source: tyro.conf.Positional[tuple[Path, ...]]
+    """IDX files (or their directory), an .npz, a CSV, or a folder with a folder of images a class;
+    or two of a kind, named train and test."""
+    size: tuple[int, int] | None = None
+    """Height and width: of images in a CSV that are not square; image files are scaled to it."""
+    channels: Literal[1, 3] | None = None
+    """1: image files become grey; 3: colour (default: as they are)."""
+    pixel_range: tuple[float, float] | None = None
+    """What is black and what is white, where pixels are not 8 bits (default: from the data)."""
+    test_fraction: float = 0.2
+    """The part kept for the test, where the source has none."""
+    seed: int = 0
+    """Draws the test images, where the source has none."""
+    overwrite: bool = False
+    """Replace a dataset that was imported under this name."""
+
+    def run(self) -> None:
+        imported = import_dataset(
+            self.name,
+            self.source,
+            size=self.size,
+            channels=self.channels,
+            pixel_range=self.pixel_range,
+            test_fraction=self.test_fraction,
+            seed=self.seed,
+            overwrite=self.overwrite,
+        )
+        print(*describe(imported), sep="\n")
+
+
+@dataclass(frozen=True)
+class Export(Common):
+    """Write a trained network as one file that runs without this package."""
+
+    output: Path
+    """The file; FILE.json and FILE.md beside it are its model card."""
+    format: Literal["stablehlo", "onnx"]
+    """For JAX alone, or for ONNX Runtime and others."""
+    workdir: Path = Path("runs/default")
+    """A directory that `train` has written."""
+    step: str = "latest"
+    """A saved step, latest, or best (by validation accuracy)."""
+
+    def run(self) -> None:
+        export(self.workdir, self.output, format=self.format, step=self.step)
+        print(f"{self.output}: {self.output.stat().st_size:,} bytes, card: {self.output}.md")
 
 
 @dataclass(frozen=True)
@@ -113,14 +205,22 @@ class Summary(Common):
     recipe: Recipe
     config: Path | None = None
     """A recipe, such as configs/default.py; the options below change single fields of it."""
-    image_shape: tuple[int, int, int] = (28, 28, 1)
-    """Height, width and channels."""
+    image_shape: tuple[int, int, int] | None = None
+    """Height, width and channels (default: those of the dataset)."""
+    num_classes: int | None = None
+    """How many classes (default: those of the dataset)."""
 
     def run(self) -> None:
-        if not all(1 <= size <= LARGEST for size in self.image_shape):
-            raise ValueError(f"--image-shape must be 1 to {LARGEST} each, got {self.image_shape}")
-        layers = summarize(create_model(**vars(self.recipe.model)), self.image_shape)
-        print(format_table(layers, self.image_shape))
+        image_shape, num_classes = self.image_shape, self.num_classes
+        if image_shape is None or num_classes is None:
+            splits, label_names = load_splits(**vars(self.recipe.data))
+            image_shape = image_shape or splits["train"].images.shape[1:]
+            num_classes = len(label_names) if num_classes is None else num_classes
+        for name, sizes in (("image-shape", image_shape), ("num-classes", (num_classes,))):
+            if not all(1 <= size <= LARGEST for size in sizes):
+                raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
+        model = create_model(num_classes=num_classes, **vars(self.recipe.model))
+        print(format_table(summarize(model, image_shape), image_shape))
 
 
 @dataclass(frozen=True)
@@ -194,8 +294,18 @@ class Verify(Common):
         return DIFFERENT if differences else 0
 
 
-Command = Train | Evaluate | Predict | Summary | Population | Sweep | Verify
-COMMANDS = ("train", "evaluate", "predict", "summary", "population", "sweep", "verify")
+Command = Train | Evaluate | Predict | Import | Export | Summary | Population | Sweep | Verify
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "import",
+    "export",
+    "summary",
+    "population",
+    "sweep",
+    "verify",
+)
 WRITERS = ("train", "population", "sweep")  # these go on where they were stopped
 
 
@@ -205,6 +315,8 @@ def create_parser(recipe: Config) -> Any:
         Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Import, tyro.conf.subcommand("import")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Summary, tyro.conf.subcommand("summary", default=Summary(recipe))]
         | Annotated[
             Population, tyro.conf.subcommand("population", default=Population(recipe, tyro.MISSING))

@@ -62,6 +62,8 @@ class DataConfig:
     """The part of train_split that is kept for validation."""
     split_seed: int = 42
     """Draws the validation examples, as scikit-learn's train_test_split(random_state=...) does."""
+    loader: Literal["memory", "stream"] = "memory"
+    """Where the images are: all in the devices' memory, or on the disk, read while it trains."""
 
     def __post_init__(self):
         _check_types(self)
@@ -86,8 +88,6 @@ class ModelConfig:
 
     name: str = "cnn"
     """The architecture: a file of `mnist_jax/models/`."""
-    num_classes: int = 10
-    """Labels are 0 to num_classes - 1."""
     features: int = 32
     """Filters of the first convolution; of a transformer, the width of a token."""
     depth: int = 1
@@ -113,7 +113,6 @@ class ModelConfig:
 
     def __post_init__(self):
         _check_types(self)
-        _require_count("model.num_classes", self.num_classes, 2)
         for name in ("features", "depth", "kernel_size", "stride", "pool_size", "hidden_size"):
             _require_count(f"model.{name}", getattr(self, name))
         _require(self.depth <= 20, "model.depth", "at most 20", self.depth)

@@ -7,13 +7,11 @@ from typing import Any
 import jax
 
 from mnist_jax.config import config_differences
-from mnist_jax.datasets import load_splits
 from mnist_jax.loader import eval_chunks
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.models import create_model
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.steps import run_ensemble_steps, run_eval_steps
-from mnist_jax.workdir import load_trained
+from mnist_jax.workdir import load_trained, own_splits
 
 
 def evaluate(
@@ -45,21 +43,23 @@ def evaluate(
     for path, network in zip(workdirs, trained, strict=True):
         differences = config_differences(
             *(
-                {**vars(each.data), "num_classes": each.model.num_classes}
-                for each in (config, network.config)
+                {**vars(each.config.data), "loader": None, "sha256": each.origin["data_sha256"]}
+                for each in (trained[0], network)
             )
         )
         if differences:
             raise ValueError(
                 f"{path} was trained on other data than {workdirs[0]} ({'; '.join(differences)})"
             )
-    splits = load_splits(**vars(config.data))
+    splits, _ = own_splits(trained[0])
     if split not in splits:
         raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
-    images, labels = jax.device_put(splits[split], replicated(mesh))
+    images, labels = splits[split]
+    if config.data.loader == "memory":
+        images, labels = jax.device_put((images, labels), replicated(mesh))
     chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
     variables = tuple(network.variables for network in trained)
-    apply_fns = tuple(create_model(**vars(network.config.model)).apply for network in trained)
+    apply_fns = tuple(network.model.apply for network in trained)
     if len(trained) == 1:
         sums = [run_eval_steps(variables[0], apply_fns[0], chunk) for chunk in chunks]
     else:

@@ -18,17 +18,32 @@ def tree_sha256(tree: Any) -> str:
     the bytes in C order. Equal sums mean equal bits; the place of the arrays does not matter.
 
     Args:
-        tree: a pytree of arrays that fit into host memory.
+        tree: a pytree of arrays. Each is brought to the host as a whole, but for those with a
+            method `pieces`, which gives their rows some at a time.
     """
     leaves = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf))
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
     digest = hashlib.sha256()
     for path, array in sorted(leaves, key=lambda leaf: leaf[0]):
         digest.update(f"{path} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for piece in array.pieces() if hasattr(array, "pieces") else [array]:
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()
+
+
+def data_sha256(splits: dict[str, Any]) -> str:
+    """SHA-256 of the images and labels of all splits, see `tree_sha256`."""
+    return tree_sha256({name: split._asdict() for name, split in splits.items()})
+
+
+def network_sha256(variables: dict[str, Any]) -> str:
+    """SHA-256 of what a network computes with, see `tree_sha256`.
+
+    That is its parameters; with batch normalisation, its running statistics, too.
+    """
+    return tree_sha256(variables if "batch_stats" in variables else variables["params"])
 
 
 def write_sums(directory: Path) -> None:

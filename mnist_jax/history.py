@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from mnist_jax.hashing import sync
 
-TIMES = ("seconds", "examples_per_second")
+TIMES = ("seconds", "input_seconds", "examples_per_second")
 
 
 @contextlib.contextmanager

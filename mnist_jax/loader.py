@@ -2,10 +2,14 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 
 # Images in one compiled call of an evaluation, or one batch if that is more. One size for every
@@ -52,6 +56,32 @@ def epoch_order(rng: jax.Array, epoch: int | jax.Array, num_examples: int) -> ja
     return jax.random.permutation(jax.random.fold_in(rng, epoch), num_examples)
 
 
+def chunk_index(
+    order: Any, first_step: Any, *, num_steps: int, batch_size: int, devices: int = 1
+) -> tuple[Any, Any]:
+    """Tells which examples the batches of `num_steps` steps of an epoch hold.
+
+    Step s of the epoch sees the examples `order[s * batch_size : (s + 1) * batch_size]`. What lies
+    beyond the end of the order, and what fills a batch up to a multiple of the device count, is
+    padding: some example, with mask False.
+
+    Args:
+        order: int32 [N], or any part of it; of JAX or of NumPy, and so is the result.
+        first_step: the first step, counted from 0 in the epoch.
+        num_steps: k.
+        batch_size: B.
+        devices: B is rounded up to a multiple of it: B'.
+
+    Returns:
+        int32 [k, B'], and the mask, bool [k, B'].
+    """
+    column = np.arange(math.ceil(batch_size / devices) * devices, dtype=np.int32)[None, :]
+    step = first_step + np.arange(num_steps, dtype=np.int32)[:, None]
+    position = step * batch_size + column
+    mask = (column < batch_size) & (position < len(order))
+    return order[position.clip(max=len(order) - 1)], mask
+
+
 @functools.partial(jax.jit, static_argnames=("num_steps", "batch_size", "sharding"))
 def take_chunk(
     images: jax.Array,
@@ -63,11 +93,7 @@ def take_chunk(
     batch_size: int,
     sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
-    """Gathers the batches of `num_steps` steps of an epoch, on the device.
-
-    Step s of the epoch sees the examples `order[s * batch_size : (s + 1) * batch_size]`. What lies
-    beyond the end of the order, and what fills a batch up to a multiple of the device count, is
-    padding: some example, with mask False.
+    """Gathers the batches of `num_steps` steps of an epoch, on the device; see `chunk_index`.
 
     Args:
         images: uint8 [N, H, W, C], whole on every device.
@@ -82,23 +108,55 @@ def take_chunk(
         `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'], where B' is B
         rounded up to a multiple of the device count.
     """
-    devices = sharding.mesh.size if sharding else 1
-    column = jnp.arange(math.ceil(batch_size / devices) * devices)[None, :]
-    step = first_step + jnp.arange(num_steps)[:, None]
-    position = step * batch_size + column
-    index = order.at[position].get(mode="clip")
-    chunk = {
-        "image": images[index],
-        "label": labels[index],
-        "mask": (column < batch_size) & (position < len(order)),
-    }
+    index, mask = chunk_index(
+        order,
+        first_step,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        devices=sharding.mesh.size if sharding else 1,
+    )
+    chunk = {"image": images[index], "label": labels[index], "mask": mask}
     return jax.lax.with_sharding_constraint(chunk, sharding) if sharding else chunk
 
 
+def read_chunk(
+    images: Any,
+    labels: np.ndarray,
+    order: Any,
+    first_step: int,
+    *,
+    num_steps: int,
+    batch_size: int,
+    sharding: NamedSharding,
+) -> dict[str, jax.Array]:
+    """Gathers on the host what `take_chunk` does on the devices, and sends it to them.
+
+    Args and result as there, but for `images`: a NumPy array or `StreamedImages`.
+    """
+    index, mask = chunk_index(
+        np.asarray(order),
+        first_step,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        devices=sharding.mesh.size,
+    )
+    chunk = {"image": images[index], "label": labels[index], "mask": mask}
+    return jax.device_put(chunk, sharding)
+
+
+def prefetch(chunks: Iterator[Any], depth: int = 2) -> Generator[Any]:
+    """Yields what an iterator yields, while a thread makes the next `depth` of it."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = deque(thread.submit(next, chunks, None) for _ in range(depth))
+        while (chunk := ahead.popleft().result()) is not None:
+            ahead.append(thread.submit(next, chunks, None))
+            yield chunk
+
+
 def train_chunks(
-    images: jax.Array,
-    labels: jax.Array,
-    order: jax.Array,
+    images: Any,
+    labels: Any,
+    order: Any,
     first_step: int = 0,
     *,
     chunk_steps: int,
@@ -107,11 +165,13 @@ def train_chunks(
 ) -> Iterator[dict[str, jax.Array]]:
     """Yields the batches of an epoch in chunks, see `chunk_grid`.
 
-    Args and chunks as in `take_chunk`; `first_step` is the end of a chunk.
+    Args and chunks as in `take_chunk`, or where the images are on the host, `read_chunk`;
+    `first_step` is the end of a chunk.
     """
     steps = steps_per_epoch(len(order), batch_size)
+    gather = take_chunk if isinstance(images, jax.Array) else read_chunk
     for chunk_step, num_steps in chunk_grid(first_step, steps, chunk_steps):
-        yield take_chunk(
+        yield gather(
             images,
             labels,
             order,
@@ -123,16 +183,18 @@ def train_chunks(
 
 
 def eval_chunks(
-    images: jax.Array, labels: jax.Array, *, batch_size: int, sharding: NamedSharding
-) -> Iterator[dict[str, jax.Array]]:
+    images: Any, labels: Any, *, batch_size: int, sharding: NamedSharding
+) -> Generator[dict[str, jax.Array]]:
     """Yields all examples in their own order, in chunks of one size, the end padded.
 
-    Args and chunks as in `take_chunk`.
+    Args and chunks as in `train_chunks`.
     """
-    order = jnp.arange(len(images), dtype=jnp.int32)
+    on_device = isinstance(images, jax.Array)
+    gather = take_chunk if on_device else read_chunk
+    order = (jnp if on_device else np).arange(len(images), dtype=jnp.int32)
     num_steps = max(1, EVAL_IMAGES // batch_size)
-    for first_step in range(0, steps_per_epoch(len(images), batch_size), num_steps):
-        yield take_chunk(
+    chunks = (
+        gather(
             images,
             labels,
             order,
@@ -141,3 +203,6 @@ def eval_chunks(
             batch_size=batch_size,
             sharding=sharding,
         )
+        for first_step in range(0, steps_per_epoch(len(images), batch_size), num_steps)
+    )
+    return chunks if on_device else prefetch(chunks)

@@ -16,6 +16,7 @@ import numpy as np
 from mnist_jax import clock
 from mnist_jax.checkpoint import delete_checkpoints, open_saver, prune, restore_state
 from mnist_jax.config import Config, config_differences
+from mnist_jax.hashing import network_sha256
 from mnist_jax.history import json_number, read_json, write_history, write_json
 from mnist_jax.members import (
     Member,
@@ -40,7 +41,6 @@ from mnist_jax.task import (
     create_task,
     how_to_go_on,
     last_checkpoint,
-    network_sha256,
     progress_bar,
     step_options,
     transferred,
@@ -104,9 +104,14 @@ def population(
             "watch.patience must be 0 in a population, whose members train equally long, got "
             f"{config.watch.patience}"
         )
+    if config.data.loader != "memory":
+        raise ValueError(
+            "data.loader must be memory in a population, which gathers its batches on the device, "
+            f"got {config.data.loader!r}"
+        )
     members = create_members(config, seeds, vary or {})
     for member in members:
-        create_model(**vars(member.config.model))  # or it says what does not fit
+        create_model(num_classes=2, **vars(member.config.model))  # or it says what does not fit
     other = None
     if against is not None:
         other = read_population(against)
@@ -191,7 +196,7 @@ def _population(
     watch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
-    program = _compile(config, members, splits, total_steps)
+    program = _compile(config, members, splits, len(task.info.label_names), total_steps)
     state = program.state
     frozen = frozen_parameters(state.params, config.freeze)
     if saved:
@@ -315,7 +320,7 @@ def _population(
                 "val_accuracy": rows[-1]["val_accuracy"],
                 "best_step": step,  # of those that are saved
                 "steps": step,
-                "params_sha256": network_sha256(single),
+                "params_sha256": network_sha256(single.eval_variables),
                 **{name: sha for name, sha in origin.items() if name.endswith("_sha256")},
                 "seconds": watch.seconds | {"total": sum(watch.seconds.values())},
                 **origin["environment"],
@@ -347,7 +352,7 @@ def _population(
 
 
 def _compile(
-    config: Config, members: list[Member], splits: Any, total_steps: int
+    config: Config, members: list[Member], splits: Any, num_classes: int, total_steps: int
 ) -> PopulationProgram:
     def build(values: dict[str, Any]) -> Parts:
         def varied(section: str) -> dict[str, Any]:
@@ -365,7 +370,7 @@ def _compile(
         )
         options = {name: value for name, value in values.items() if "." not in name}
         return Parts(
-            create_model(**(vars(config.model) | varied("model"))),
+            create_model(num_classes=num_classes, **(vars(config.model) | varied("model"))),
             tx,
             step_options(config) | options | varied("augment"),
         )

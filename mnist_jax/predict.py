@@ -1,32 +1,27 @@
-"""Applies a trained network to images."""
+"""Classifies arrays of images, and image files."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mnist_jax.loader import eval_chunks
-from mnist_jax.models import create_model
-from mnist_jax.sharding import create_mesh, replicated, split_batch
-from mnist_jax.steps import run_predict_steps
-from mnist_jax.workdir import load_trained
+from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.image_files import read_image
+from mnist_jax.handwriting import Drawing, prepare_drawing, prepare_picture, side_by_side
+from mnist_jax.history import atomic_file
+from mnist_jax.network import Network, Predictions, load_network
+
+UNSURE = 0.5  # the probability below which a class is said with a question mark
 
 
-class Predictions(NamedTuple):
-    """Probabilities float32 [N, num_classes] and the likeliest classes int32 [N]."""
-
-    probabilities: np.ndarray
-    classes: np.ndarray
-
-
-def predict(workdir: str | Path, images: np.ndarray, step: int | str = "latest") -> Predictions:
-    """Classifies images.
+def predict(workdir: str | Path, images: Any, step: int | str = "latest") -> Predictions:
+    """Classifies images, a batch at a time.
 
     Args:
-        workdir: a directory that `train` has written.
-        images: uint8 [N, H, W, C], of the shape trained on.
+        workdir: a directory that `train` has written, or a file that `export` has.
+        images: [N, H, W, C], or [N, H, W] of one channel, of the shape trained on: integers 0 to
+            255, or floats in [0, 1]. Any number of them.
         step: a saved step, "latest", or "best" by validation accuracy.
 
     Returns:
@@ -36,29 +31,92 @@ def predict(workdir: str | Path, images: np.ndarray, step: int | str = "latest")
         FileNotFoundError: there is no trained network in `workdir`.
         ValueError: it has no such step, cannot be read, or the images do not fit it.
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise ValueError(
-            "images must be uint8 [N, H, W, C], N at least 1, got "
-            f"{images.dtype} {list(images.shape)}"
+    return load_network(workdir, step).predict(images)
+
+
+class FilePrediction(NamedTuple):
+    """What a network says of an image file.
+
+    Attributes:
+        image: the file.
+        label: the name of the likeliest class; None where there is nothing to classify.
+        probability: of it.
+        runner_up: the name of the class after it.
+        runner_up_probability: of that.
+        problem: why the answer is not to be trusted; empty where nothing speaks against it.
+    """
+
+    image: str
+    label: str | None
+    probability: float
+    runner_up: str | None
+    runner_up_probability: float
+    problem: str
+
+    def __str__(self) -> str:
+        if self.label is None:
+            return f"{self.image}: no answer: {self.problem}"
+        answers = (
+            f"{self.label} ({self.probability:.1%}), "
+            f"or {self.runner_up} ({self.runner_up_probability:.1%})"
         )
-    mesh = create_mesh()
-    trained = load_trained(workdir, step, replicated(mesh))
-    model = create_model(**vars(trained.config.model))
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(images[:1].shape))
-    if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, trained.variables):
-        raise ValueError(
-            f"the network in {workdir} was trained on images of another shape than "
-            f"{list(images.shape[1:])}"
-        )
-    on_device = jax.device_put(images, replicated(mesh))
-    labels = jnp.zeros(len(images), jnp.int32)  # chunks carry some; here unused
-    blocks = []
-    for chunk in eval_chunks(
-        on_device, labels, batch_size=trained.config.batch_size, sharding=split_batch(mesh)
-    ):
-        outputs = run_predict_steps(trained.variables, model.apply, chunk["image"])
-        mask = np.asarray(chunk["mask"])
-        blocks.append([np.asarray(output)[mask] for output in outputs])
-    probabilities, classes = map(np.concatenate, zip(*blocks, strict=True))
-    return Predictions(probabilities, classes)
+        return f"{self.image}: {answers}" + (f"; but {self.problem}" if self.problem else "")
+
+
+def predict_files(
+    network: Network, paths: Sequence[str | Path], *, show: bool = False
+) -> list[FilePrediction]:
+    """Classifies image files, each prepared as the images were that the network was trained on.
+
+    Where those are light drawings on black, such as MNIST's, see `handwriting.prepare_drawing`;
+    where not, an image is made grey or coloured, and scaled.
+
+    Args:
+        network: see `load_network`.
+        paths: image files of any size.
+        show: also writes beside each file, as FILE.seen.png, it and what the network is given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file is not an image; nothing is written then.
+    """
+    drawings = [_prepare(path, network.info) for path in paths]
+    images = np.stack([drawing.pixels for drawing in drawings])
+    answers = network.predict(images)
+    if show:
+        for path, image in zip(paths, images, strict=True):
+            with atomic_file(Path(f"{path}.seen.png")) as file:
+                side_by_side(read_image(path), image).save(file, "PNG")
+    rows = zip(paths, drawings, answers.probabilities, answers.classes, strict=True)
+    names = network.info.label_names
+    return [_answer(str(path), drawing, p, first, names) for path, drawing, p, first in rows]
+
+
+def _prepare(path: str | Path, info: DataInfo) -> Drawing:
+    picture = read_image(path)
+    if info.drawing_box:
+        return prepare_drawing(picture, info.image_shape, info.drawing_box)
+    return Drawing(prepare_picture(picture, info.image_shape))
+
+
+def _answer(
+    image: str,
+    drawing: Drawing,
+    probabilities: np.ndarray,
+    first: int,
+    label_names: tuple[str, ...],
+) -> FilePrediction:
+    if drawing.blank:
+        return FilePrediction(image, None, 0.0, None, 0.0, drawing.problem)
+    second = next(other for other in np.argsort(-probabilities, kind="stable") if other != first)
+    problem = drawing.problem
+    if not problem and probabilities[first] < UNSURE:
+        problem = "the network is not sure"
+    return FilePrediction(
+        image,
+        label_names[first],
+        float(probabilities[first]),
+        label_names[second],
+        float(probabilities[second]),
+        problem,
+    )

@@ -1,7 +1,8 @@
 """A training as compiled calls: all that is decided before the first step."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +11,13 @@ import optax
 from flax import linen as nn
 
 from mnist_jax import rng
+from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.loader import (
+    chunk_grid,
     epoch_order,
     epochs_between,
     eval_chunks,
+    prefetch,
     steps_per_epoch,
     train_chunks,
 )
@@ -36,7 +40,7 @@ class Program(NamedTuple):
     """
 
     state: TrainState
-    train_chunks: Callable[[int, int], Iterator[Batch]]
+    train_chunks: Callable[[int, int], Generator[Batch]]
     run_chunk: Callable[[TrainState, Batch, float], tuple[TrainState, Sums]]
     measure: Callable[[TrainState, str], dict[str, float]]
 
@@ -53,6 +57,8 @@ def compile_program(
 ) -> Program:
     """Places the data on the devices, initialises the state and compiles the steps.
 
+    Images that are `StreamedImages` stay where they are: a thread reads ahead what is needed.
+
     Args:
         model: images -> logits.
         tx: the optimizer.
@@ -63,7 +69,9 @@ def compile_program(
         options: of `steps.train_step`: `ema_decay`, `label_smoothing`, augmentations.
     """
     mesh = create_mesh()
-    data = jax.block_until_ready(jax.device_put(splits, replicated(mesh)))
+    data, streams_images = splits, isinstance(splits["train"][0], StreamedImages)
+    if not streams_images:
+        data = jax.block_until_ready(jax.device_put(splits, replicated(mesh)))
     images, labels = data["train"]
     num_examples, *image_shape = images.shape
     num_steps = steps_per_epoch(num_examples, batch_size)
@@ -74,25 +82,32 @@ def compile_program(
     state = jax.device_put(state, replicated(mesh))
     layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
 
-    def run_chunks(first_step: int, last_step: int) -> Iterator[Batch]:
+    def chunks_between(first_step: int, last_step: int) -> Generator[Batch]:
         for epoch, epoch_step in epochs_between(first_step, last_step, num_steps):
             order = epoch_order(streams["shuffle"], epoch, num_examples)
             yield from train_chunks(
                 images, labels, order, epoch_step, chunk_steps=chunk_steps, **layout
             )
 
-    by_size = {len(chunk["label"]): chunk for chunk in run_chunks(0, num_steps)}  # one or two
+    def run_chunks(first_step: int, last_step: int) -> Generator[Batch]:
+        chunks = chunks_between(first_step, last_step)
+        return prefetch(chunks) if streams_images else chunks
+
+    # The last chunk of each size; there are one or two sizes.
+    by_size = {size: first for first, size in chunk_grid(0, num_steps, chunk_steps)}
     # The old state's buffers become the new state's: whoever passes one in must not use it again.
     run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
     compiled = {
-        size: run.lower(state, chunk, step_rngs, np.float32(1)).compile()
-        for size, chunk in by_size.items()
+        size: run.lower(
+            state, _first(run_chunks(first_step, num_steps)), step_rngs, np.float32(1)
+        ).compile()
+        for size, first_step in by_size.items()
     }
     chunks_to_measure = {
         split: functools.partial(eval_chunks, *data[split], **layout)
         for split in ("validation", "test")
     }
-    some_chunk = next(chunks_to_measure["validation"]())
+    some_chunk = _first(chunks_to_measure["validation"]())
     run_eval_chunk = run_eval_steps.lower(
         state.eval_variables, state.apply_fn, some_chunk
     ).compile()
@@ -108,3 +123,8 @@ def compile_program(
         return mean_metrics(run_eval_chunk(variables, c) for c in chunks_to_measure[split]())
 
     return Program(state, run_chunks, run_chunk, measure)
+
+
+def _first(chunks: Generator[Batch]) -> Batch:
+    with contextlib.closing(chunks):
+        return next(chunks)

@@ -166,19 +166,14 @@ def run_ensemble_steps(
     return jax.lax.map(ensemble_step, chunk)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def run_predict_steps(
+def predict_step(
     variables: Variables, apply_fn: Callable[..., jax.Array], images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Classifies batches of images, uint8 [k, B, H, W, C].
+    """Classifies a batch of images: uint8 [B, H, W, C], or float32, scaled to [0, 1] already.
 
     Returns:
-        The class probabilities float32 [k, B, num_classes], and the classes int32 [k, B]. The class
-        is taken from the logits, as in `eval_step`: rounding can make two probabilities equal.
+        The class probabilities float32 [B, num_classes], and the classes int32 [B]. The class is
+        taken from the logits, as in `eval_step`: rounding can make two probabilities equal.
     """
-
-    def predict_step(images):
-        logits = apply_fn(variables, scale(images))
-        return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)
-
-    return jax.lax.map(predict_step, images)
+    logits = apply_fn(variables, scale(images) if images.dtype == jnp.uint8 else images)
+    return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)

@@ -169,7 +169,7 @@ def _check_search_space(config: Config, search_space: SearchSpace) -> None:
     for values in itertools.islice(combinations, CHECKED):
         tried = dict(zip(search_space, values, strict=True))
         try:
-            create_model(**vars(replace_fields(config, tried).model))
+            create_model(num_classes=2, **vars(replace_fields(config, tried).model))
         except ValueError as error:
             raise ValueError(f"the search space does not fit the config: {error}") from error
 

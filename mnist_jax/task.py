@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from mnist_jax.checkpoint import check_checkpoints, read_progress
 from mnist_jax.config import Config
-from mnist_jax.datasets import Split, check_labels, load_splits
+from mnist_jax.datasets import DataInfo, Split, load_splits
 from mnist_jax.environment import environment
-from mnist_jax.hashing import tree_sha256
+from mnist_jax.handwriting import drawing_box
+from mnist_jax.hashing import data_sha256, tree_sha256
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.retention import is_scheduled
 from mnist_jax.sharding import create_mesh, replicated
@@ -24,6 +26,8 @@ from mnist_jax.transfer import frozen_parameters, transfer
 from mnist_jax.workdir import check_same_run, load_trained
 
 Row = dict[str, Any]
+
+SAMPLE = 1000  # images that tell how the training images are drawn
 
 # Of a run: the rows of its epochs; of an unfinished epoch, the sums and the seconds.
 BEGINNING = {"history": [], "sums": [], "seconds": 0.0}
@@ -34,6 +38,7 @@ class Task(NamedTuple):
 
     Attributes:
         splits: images and labels of "train", "validation" and "test".
+        info: what the network has to know of them.
         origin: what a checkpoint must have been made of, for a run to go on from it.
         steps_per_epoch: the last batch may be padded.
         total_steps: of all epochs.
@@ -41,6 +46,7 @@ class Task(NamedTuple):
     """
 
     splits: dict[str, Split]
+    info: DataInfo
     origin: dict[str, Any]
     steps_per_epoch: int
     total_steps: int
@@ -49,15 +55,19 @@ class Task(NamedTuple):
 
 def create_task(config: Config) -> Task:
     """Loads the data and counts the steps; ValueError where the config and the data do not fit."""
-    splits = load_splits(**vars(config.data))
-    check_labels(splits, config.model.num_classes)
+    splits, label_names = load_splits(**vars(config.data))
+    images = splits["train"].images
+    sample = images[np.arange(min(len(images), SAMPLE))]
+    info = DataInfo(tuple(images.shape[1:]), label_names, drawing_box(sample))
     num_steps = steps_per_epoch(len(splits["train"].labels), config.batch_size)
     total_steps = config.epochs * num_steps
     if total_steps >= 2**31:
         raise ValueError(f"epochs must make fewer than 2**31 steps, got {total_steps:,}")
     origin = {
         "config": dataclasses.asdict(config),
-        "data_sha256": tree_sha256({name: split._asdict() for name, split in splits.items()}),
+        "data_sha256": data_sha256(splits),
+        "data": info._asdict(),
+        "examples": {name: len(split.labels) for name, split in splits.items()},
         "environment": environment(),
     }
     scheduled = functools.partial(
@@ -67,7 +77,7 @@ def create_task(config: Config) -> Task:
         chunk_steps=config.chunk_steps,
         **vars(config.checkpoint),
     )
-    return Task(splits, origin, num_steps, total_steps, scheduled)
+    return Task(splits, info, origin, num_steps, total_steps, scheduled)
 
 
 def how_to_go_on(total_steps: int, overwrite: bool) -> str:
@@ -158,13 +168,3 @@ def transferred(
         for state, new in zip(states, found, strict=True)
     ]
     return states, tree_sha256(trained)
-
-
-def network_sha256(state: TrainState) -> str:
-    """SHA-256 of what is measured and predicted with, see `hashing.tree_sha256`.
-
-    That is the parameters; with batch normalisation, its running statistics, too; and of both the
-    running mean where one is kept.
-    """
-    variables = state.eval_variables
-    return tree_sha256(variables if "batch_stats" in variables else variables["params"])

@@ -20,7 +20,9 @@ from mnist_jax.checkpoint import (
     restore_variables,
 )
 from mnist_jax.config import Config
+from mnist_jax.datasets import data_info
 from mnist_jax.finite import check_finite, check_losses
+from mnist_jax.hashing import network_sha256
 from mnist_jax.history import best_row, write_history, write_json
 from mnist_jax.metrics import mean_metrics, total_sums
 from mnist_jax.models import create_model
@@ -37,7 +39,6 @@ from mnist_jax.task import (
     create_task,
     how_to_go_on,
     last_checkpoint,
-    network_sha256,
     progress_bar,
     step_options,
     transferred,
@@ -59,7 +60,8 @@ class Run(NamedTuple):
     """A finished training: its last state, a row an epoch, and what result.json holds.
 
     `result["seconds"]` are those of the process that finished the run. "import" is what it needed
-    before its first run, "eval" is validation and test, "checkpoint" is what training waited for.
+    before its first run, "data" also what training waited for its images, "eval" is validation and
+    test, "checkpoint" what training waited for saves.
     """
 
     state: TrainState
@@ -131,7 +133,7 @@ def _train(
     watch.seconds["import"] = IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
 
-    splits, origin, num_steps, total_steps, scheduled = create_task(config)
+    splits, info, origin, num_steps, total_steps, scheduled = create_task(config)
     num_examples = len(splits["train"].labels)
     saved, progress = [], BEGINNING
     if not overwrite:
@@ -140,7 +142,7 @@ def _train(
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     program = compile_program(
-        create_model(**vars(config.model)),
+        create_model(num_classes=len(info.label_names), **vars(config.model)),
         create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=total_steps),
         splits,
         seed=config.seed,
@@ -182,7 +184,11 @@ def _train(
         epoch_started = time.perf_counter() - progress["seconds"]
         scale = _rate_scale(history, config)
         last_step = step if stops_early(history, config.watch.patience) else total_steps
-        for chunk in program.train_chunks(step, last_step):
+        input_seconds = 0.0
+        watch.lap("train")
+        chunks = stack.enter_context(contextlib.closing(program.train_chunks(step, last_step)))
+        for chunk in chunks:
+            input_seconds += watch.lap("data")
             state, chunk_sums = program.run_chunk(state, chunk, scale)
             # Waits for the chunk before: the device always has one to go on with.
             if sums:
@@ -195,6 +201,7 @@ def _train(
             stops = bool(requests)
             saves = stops or scheduled(step)
             if not ends_epoch and not saves:
+                watch.lap("train")
                 continue
             check_losses(chunk_sums, step, num_steps)
             watch.lap("train")
@@ -214,16 +221,18 @@ def _train(
                         # augmentation, so the gap may be negative.
                         "generalization_gap": trained["accuracy"] - val["accuracy"],
                         "seconds": seconds,
+                        "input_seconds": input_seconds,
                         "examples_per_second": num_examples / seconds,
                     }
                 )
-                sums, epoch_started = [], time.perf_counter()
+                sums, epoch_started, input_seconds = [], time.perf_counter(), 0.0
                 watch.lap("eval")
                 check_finite({"val_loss": val["loss"]}, step, num_steps)
             # The losses are from before each update: of the last one they say nothing.
             check_finite(state, step, num_steps)
             if ends_epoch:
-                bar.write(_epoch_line(history[-1], config.epochs))
+                streams = config.data.loader == "stream"
+                bar.write(_epoch_line(history[-1], config.epochs, streams=streams))
                 write_history(workdir, history)
                 if write_events:
                     write_events(history[-1])
@@ -250,6 +259,7 @@ def _train(
                 if scale != _rate_scale(history, config) and step < total_steps:
                     scale = _rate_scale(history, config)
                     bar.write(f"a plateau: from here on the learning rate times {scale:.3g}")
+            watch.lap("train")
 
         saver.wait()
         best = best_step(history, scheduled)
@@ -271,7 +281,7 @@ def _train(
         "val_accuracy": measured["val_accuracy"],
         "best_step": best,
         "steps": step,
-        "params_sha256": network_sha256(state),
+        "params_sha256": network_sha256(state.eval_variables),
         **{name: sha for name, sha in origin.items() if name.endswith("_sha256")},
         "seconds": watch.seconds,
         **origin["environment"],
@@ -313,11 +323,12 @@ def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
     step = result["best_step"] if config.watch.patience else last_step
     total_steps = last_step // len(history) * config.epochs  # it may have stopped early
     sharding = replicated(create_mesh())
+    info = data_info(read_progress(checkpoints, step)["origin"]["data"])
     tx = create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=total_steps)
     variables = restore_variables(checkpoints, step, sharding)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        apply_fn=create_model(**vars(config.model)).apply,
+        apply_fn=create_model(num_classes=len(info.label_names), **vars(config.model)).apply,
         params=variables["params"],
         tx=tx,
         opt_state=jax.eval_shape(tx.init, variables["params"]),
@@ -328,11 +339,12 @@ def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
     return Run(state, history, result)
 
 
-def _epoch_line(row: Row, epochs: int) -> str:
+def _epoch_line(row: Row, epochs: int, *, streams: bool) -> str:
     width = int(math.log10(epochs)) + 1
     return (
         f"epoch {row['epoch']:{width}}/{epochs}  "
         f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
         f"validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}  "
         f"{row['seconds']:.1f} s, {row['examples_per_second']:,.0f} images/s"
+        + (f", waited {row['input_seconds']:.2f} s for images" if streams else "")
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flax import linen as nn
 from jax.sharding import Sharding
 
 from mnist_jax.checkpoint import (
@@ -20,16 +21,31 @@ from mnist_jax.checkpoint import (
     restore_variables,
 )
 from mnist_jax.config import Config, config_differences, config_from_dict
+from mnist_jax.datasets import DataInfo, Split, data_info, load_splits
+from mnist_jax.hashing import data_sha256
 from mnist_jax.history import best_row, read_json
+from mnist_jax.models import create_model
 from mnist_jax.state import Variables
 
 
 class Trained(NamedTuple):
-    """What a training gave: `create_model(**vars(config.model)).apply` takes the variables."""
+    """What a training gave.
+
+    Attributes:
+        config: the recipe.
+        model: `model.apply` takes the variables.
+        variables: what it computes with.
+        step: after how many updates.
+        info: what the network has to know of its data.
+        origin: what it was made of, see `task.Task`.
+    """
 
     config: Config
+    model: nn.Module
     variables: Variables
     step: int
+    info: DataInfo
+    origin: dict[str, Any]
 
 
 MEMBERS = "members"  # a directory that only a population has
@@ -249,18 +265,36 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
                 "latest and best name one of them"
             )
         variables = restore_variables(checkpoints, found[str(step)], sharding)
+        origin = read_progress(checkpoints, found[str(step)])["origin"]
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
         return load_trained(workdir, step, sharding)  # a run that is under way has pruned one
-    return Trained(config, variables, found[str(step)])
+    info = data_info(origin["data"])
+    model = create_model(num_classes=len(info.label_names), **vars(config.model))
+    return Trained(config, model, variables, found[str(step)], info, origin)
+
+
+def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Loads the splits that a network was trained, validated and tested on, see `load_splits`.
+
+    Raises ValueError where the dataset is no longer what it was.
+    """
+    splits, label_names = load_splits(**vars(trained.config.data))
+    same = label_names == trained.info.label_names
+    if not same or data_sha256(splits) != trained.origin["data_sha256"]:
+        raise ValueError(
+            f"the {'images' if same else 'classes'} of dataset {trained.config.data.dataset!r} are "
+            "no longer those that the network was trained on: train anew, in another --workdir"
+        )
+    return splits, label_names
 
 
 def check_same_run(found: dict[str, Any], expected: dict[str, Any], checkpoints: Path) -> None:
     """Compares what a checkpoint was made of with the run that wants to go on from it.
 
     Args:
-        found: `config`, `data_sha256` and `environment`, as the checkpoint has them.
+        found: `config`, `data_sha256`, `data` and `environment`, as the checkpoint has them.
         expected: the same of the run.
         checkpoints: named in messages.
 
@@ -274,6 +308,11 @@ def check_same_run(found: dict[str, Any], expected: dict[str, Any], checkpoints:
         raise ValueError(
             f"{checkpoints} holds a run with another config or other data "
             f"({'; '.join(differences)}): choose another --workdir, or start anew with --overwrite"
+        )
+    if [*found["data"]["label_names"]] != [*expected["data"]["label_names"]]:
+        raise ValueError(
+            f"{checkpoints} holds a run whose classes have other names: choose another --workdir, "
+            "or start anew with --overwrite"
         )
     differences = config_differences(found["environment"], expected["environment"])
     if differences:

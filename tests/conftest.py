@@ -32,7 +32,8 @@ SMALL = Config(
 
 def create_reference(**fields: float | str) -> nn.Module:
     """The reference network, with some fields changed."""
-    return create_model(**vars(ModelConfig(**fields)))  # type: ignore[arg-type]
+    num_classes = fields.pop("num_classes", 10)
+    return create_model(num_classes=num_classes, **vars(ModelConfig(**fields)))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

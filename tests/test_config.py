@@ -42,7 +42,6 @@ def test_the_default_recipe_is_the_reference_recipe():
     }
     assert vars(config.model) == {
         "name": "cnn",
-        "num_classes": 10,
         "features": 32,
         "depth": 1,
         "kernel_size": 3,
@@ -81,7 +80,6 @@ def test_every_recipe_is_valid_and_says_how_to_run_it(path):
         (lambda: DataConfig(dataset="../mnist"), "data.dataset must be a tfds name"),
         (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction must be between"),
         (lambda: DataConfig(split_seed=-1), "data.split_seed must be 0 to"),
-        (lambda: ModelConfig(num_classes=1), "model.num_classes must be at least 2"),
         (lambda: ModelConfig(dropout_rate=1.0), "model.dropout_rate must be at least 0 and below"),
         (lambda: ModelConfig(features=0), "model.features must be at least 1"),
         (lambda: ModelConfig(depth=0), "model.depth must be at least 1"),

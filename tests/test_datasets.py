@@ -61,7 +61,8 @@ def test_validation_examples_are_those_of_scikit_learn(num_examples, fraction, s
 
 
 def test_reference_split_is_48000_12000_10000(mnist):
-    splits = load_splits("mnist", "train", "test", validation_fraction=0.2, split_seed=42)
+    splits, names = load_splits("mnist", "train", "test", validation_fraction=0.2, split_seed=42)
+    assert names == tuple("0123456789")
     train, validation = train_test_split(np.arange(60000), test_size=0.2, random_state=42)
     assert {name: len(split.labels) for name, split in splits.items()} == {
         "train": 48000,

@@ -5,12 +5,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "augment clock config datasets environment exported hashing ink metrics onnx_graph ops optimizer rng "
-    "sharding signals state statistics tensorboard",
-    "checkpoint compilation_cache finite handwriting history loader model_card models onnx_primitives stablehlo steps transfer",
+    "augment clock config datasets environment exported hashing ink metrics onnx_graph ops "
+    "optimizer rng sharding signals state statistics tensorboard",
+    "checkpoint compilation_cache finite handwriting history loader model_card models "
+    "onnx_primitives stablehlo steps transfer",
     "onnx_file overfitting population_program program retention trials workdir",
-    "members task",
-    "evaluate predict summary train",
+    "members network task",
+    "evaluate export predict summary train",
     "population sweep verify",
     "commands",
     "cli",

@@ -22,12 +22,13 @@ SMALL = {"features": 8, "depth": 2, "padding": "SAME", "hidden_size": 32}
 
 def choices(name: str) -> set[str]:
     """The fields of an architecture."""
-    return {field.name for field in dataclasses.fields(create_model(name))}
+    return {field.name for field in dataclasses.fields(create_model(name, 10))}
 
 
 def create_small(name: str, **fields: Any) -> nn.Module:
     """A small network of an architecture; what it has no choice of is left out."""
-    return create_model(name, **{k: v for k, v in (SMALL | fields).items() if k in choices(name)})
+    fields = {"num_classes": 10} | SMALL | fields
+    return create_model(name, **{k: v for k, v in fields.items() if k in choices(name)})
 
 
 NORMALISED = [name for name in model_names() if "batch_norm" in choices(name)]
@@ -166,24 +167,24 @@ def test_the_summary_counts_every_parameter_and_product(name, batch_norm):
 def test_an_unknown_model_names_the_known_ones():
     known = "cnn, deep_cnn, mlp, resnet, transformer"
     with pytest.raises(ValueError, match=rf"model.name is 'cnm'; expected one of {known}$"):
-        create_model("cnm")
+        create_model("cnm", 10)
     with pytest.raises(ValueError, match=r"model.name is 'layers'; expected one of cnn"):
-        create_model("layers")
+        create_model("layers", 10)
 
 
 def test_a_choice_that_an_architecture_does_not_have_is_refused():
-    create_model("mlp", pool_size=2, pool="max")  # the defaults are no choice
+    create_model("mlp", 10, pool_size=2, pool="max")  # the defaults are no choice
     message = (
         "model.pool_size is no choice of mlp, leave it at 2; "
-        "mlp has depth, dropout_rate, hidden_size, num_classes"
+        "mlp has depth, dropout_rate, hidden_size"
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
-        create_model("mlp", pool_size=3)
+        create_model("mlp", 10, pool_size=3)
 
 
 @pytest.mark.parametrize("name", ["cnn", "deep_cnn", "resnet"])
 def test_too_many_features_are_refused_before_memory_is(name):
-    model = create_model(name, depth=20, kernel_size=1)
+    model = create_model(name, 10, depth=20, kernel_size=1)
     with pytest.raises(
         ValueError, match=r"model.features \* 2\*\*\(model.depth - 1\) must be at most"
     ):
@@ -192,7 +193,7 @@ def test_too_many_features_are_refused_before_memory_is(name):
 
 @pytest.mark.parametrize(("features", "heads"), [(7, 1), (32, 2), (49, 1), (50, 2), (96, 6)])
 def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(features, heads):
-    model = create_model("transformer", features=features)
+    model = create_model("transformer", 10, features=features)
     found = []
 
     def record(next_fun, args, kwargs, context):

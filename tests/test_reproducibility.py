@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_jax import Config, train
-from mnist_jax.config import CheckpointConfig
+from mnist_jax.config import CheckpointConfig, replace_fields
 from mnist_jax.history import without_times
 from mnist_jax.program import Program, compile_program
 from mnist_jax.signals import Stopped
@@ -74,19 +74,21 @@ def stop_after(chunks: int, config: Config, workdir: Path) -> None:
             train(config, workdir)
 
 
-@settings(deadline=None, max_examples=3, derandomize=True)
+@settings(deadline=None, max_examples=4, derandomize=True)
 @given(
     stops=st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda stops: sum(stops) <= 6),
     every_epochs=st.integers(1, 2),
     every_steps=st.sampled_from([0, 1, 5]),
+    loader=st.sampled_from(["memory", "stream"]),
 )
 def test_a_run_may_be_stopped_after_any_chunk(
-    ragged, tmp_path_factory, stops, every_epochs, every_steps
+    ragged, tmp_path_factory, stops, every_epochs, every_steps, loader
 ):
-    """Two epochs are six chunks. The schedule of checkpoints does not matter."""
+    """Two epochs are six chunks. Neither the schedule of checkpoints nor the loader matters."""
     workdir = tmp_path_factory.mktemp("stopped")
     checkpoint = CheckpointConfig(every_epochs=every_epochs, every_steps=every_steps)
     config = dataclasses.replace(ragged[0], checkpoint=checkpoint)
+    config = replace_fields(config, {"data.loader": loader})
     for chunks in stops:
         stop_after(chunks, config, workdir)
     run = train(config, workdir)

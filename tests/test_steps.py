@@ -14,9 +14,9 @@ from mnist_jax.state import create_train_state
 from mnist_jax.steps import (
     eval_step,
     loss_fn,
+    predict_step,
     run_ensemble_steps,
     run_eval_steps,
-    run_predict_steps,
     run_steps,
     train_step,
 )
@@ -162,10 +162,11 @@ def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
     metrics = mean_metrics([run_eval_steps(state.eval_variables, state.apply_fn, chunk)])
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["accuracy"] == (logits.argmax(axis=1) == labels).mean()
-    probabilities, classes = run_predict_steps(state.eval_variables, state.apply_fn, chunk["image"])
+    images = chunk["image"].reshape(-1, 28, 28, 1)
+    probabilities, classes = predict_step(state.eval_variables, state.apply_fn, images)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(probabilities.reshape(128, 10)[:100], expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(classes.reshape(128)[:100], logits.argmax(axis=1))
+    np.testing.assert_allclose(probabilities[:100], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(classes[:100], logits.argmax(axis=1))
 
 
 def test_64_examples_are_learned_by_heart(mnist):
@@ -222,11 +223,11 @@ def test_an_ensemble_is_the_mean_of_the_probabilities(mnist):
     chunk = as_chunk(create_batch(mnist, np.arange(64), mask=np.arange(64) < 50))
     probabilities = np.mean(
         [
-            run_predict_steps(state.eval_variables, state.apply_fn, chunk["image"])[0]
+            predict_step(state.eval_variables, state.apply_fn, chunk["image"][0])[0]
             for state in states
         ],
         axis=0,
-    )[0, :50]
+    )[:50]
     labels = np.asarray(chunk["label"])[0, :50]
     variables, apply_fns = zip(*((s.eval_variables, s.apply_fn) for s in states), strict=True)
     found = mean_metrics([run_ensemble_steps(variables, apply_fns, chunk)])

@@ -27,7 +27,7 @@ def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
     """Compiles the chunks of the recipe; `epoch()` will train `epochs` of them, then validate."""
     num_steps = steps_per_epoch(len(data["train"][1]), config.batch_size)
     program = compile_program(
-        create_model(**vars(config.model)),
+        create_model(num_classes=10, **vars(config.model)),
         create_optimizer(**vars(config.optimizer), num_steps=config.epochs * num_steps),
         data,
         seed=seed,

@@ -1,18 +1,50 @@
 """Datasets of tfds as arrays, read without TensorFlow and kept decoded for the next start."""
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mnist_jax.datasets import cache, prepare
+from mnist_jax.datasets.decode import decode, open_split, stream_encoded
+
+LARGEST = 2**20  # classes; more is a slip
 
 
 class Split(NamedTuple):
-    """Images uint8 [N, H, W, C] and labels int32 [N]."""
+    """Images uint8 [N, H, W, C], in memory or `StreamedImages`, and labels int32 [N]."""
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
+
+
+class DataInfo(NamedTuple):
+    """What a network has to know of its data.
+
+    Attributes:
+        image_shape: (H, W, C).
+        label_names: of the classes, in their order.
+        drawing_box: pixels a side of the square that the drawings fill, where the images are light
+            drawings on black, see `handwriting.drawing_box`; 0: they are something else.
+    """
+
+    image_shape: tuple[int, ...]
+    label_names: tuple[str, ...]
+    drawing_box: int = 0
+
+
+def data_info(values: Mapping[str, Any]) -> DataInfo:
+    """Returns a `DataInfo` from what JSON has kept of it: lists, where it has tuples.
+
+    Raises ValueError, TypeError or LookupError for what is no such thing.
+    """
+    height, width, channels = values["image_shape"]
+    if not isinstance(values["label_names"], list | tuple):
+        raise TypeError("label_names must be a list")
+    names = tuple(map(str, values["label_names"]))
+    return DataInfo((int(height), int(width), int(channels)), names, int(values["drawing_box"]))
 
 
 def load_dataset(
@@ -36,111 +68,96 @@ def load_dataset(
             images of one size with integer labels.
         OSError: the data directory cannot be written.
     """
+    decoded = _load(name, split, data_dir)
+    return Split(decoded.images, decoded.labels)
+
+
+def _load(
+    name: str, split: str, data_dir: str | Path | None = None, *, stream: bool = False
+) -> cache.Decoded:
     prepared = prepare.prepared_dir(name, data_dir)
-    arrays = cache.load(prepared, split)
-    if arrays is None:
-        arrays = _read_split(prepared, name, split)
-        cache.save(prepared, split, arrays)
-    return Split(*arrays)
-
-
-def _read_split(prepared: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    import tensorflow_datasets as tfds  # slow, and not needed where the arrays are cached
-
-    try:
-        builder: Any = tfds.builder_from_directory(prepared)
-    except Exception as error:
-        raise _damaged(name, prepared, error) from error
-    image_key, label_key = builder.info.supervised_keys or ("image", "label")
-    try:
-        _check_slices(split, builder.info.splits)
-        source = builder.as_data_source(split)
-    except NotImplementedError:  # prepared as tfrecord, which only TensorFlow reads
-        source = prepare.read_with_tensorflow(builder, name, split)
-    except Exception as error:
-        raise ValueError(
-            f"dataset {name!r} cannot give the split {split!r} (it has "
-            f"{', '.join(builder.info.splits)}): {error}"
-        ) from error
-    try:
-        examples = [(example[image_key], example[label_key]) for example in source]
-    except Exception as error:
-        raise _damaged(name, prepared, error) from error
-    if len({np.shape(image) for image, _ in examples}) != 1:
-        raise ValueError(
-            f"dataset {name!r} must hold images of one size, one or more, in {split!r}"
-        )
-    images, labels = map(np.stack, zip(*examples, strict=True))
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4:
-        found = f"{images.dtype} {images.shape[1:]}"
-        raise ValueError(f"dataset {name!r} must hold uint8 images [H, W, C], found {found}")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        found = f"{labels.dtype} {labels.shape[1:]}"
-        raise ValueError(f"dataset {name!r} must hold one integer label an image, found {found}")
-    return images, labels.astype(np.int32)
-
-
-def _check_slices(split: str, splits: Any) -> None:
-    """Raises ValueError for a slice that ends before it begins: tfds would take far too much."""
-    import tensorflow_datasets as tfds
-
-    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits):
-        if None not in (part.from_, part.to) and part.from_ > part.to:
-            raise ValueError(f"it would begin at {part.from_} and end at {part.to}")
-
-
-def _damaged(name: str, prepared: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"dataset {name!r} cannot be read: {error}; delete {prepared} and it is prepared anew"
+    decoded = cache.load(prepared, split, stream=stream)
+    if decoded:
+        return decoded
+    source = open_split(prepared, name, split)
+    shape, blocks = decode(source)
+    if not stream:
+        images, labels = map(np.concatenate, zip(*blocks, strict=True))
+        cache.save(prepared, split, shape, [(images, labels)], source.label_names)
+        return cache.Decoded(images, labels, source.label_names)
+    cache.save(prepared, split, shape, blocks, source.label_names)
+    decoded = cache.load(prepared, split, stream=True)
+    if decoded:
+        return decoded
+    warnings.warn(
+        f"the decoded images of {name!r} find no place in {cache.cache_root()}: every epoch "
+        "decodes them anew, which is slow; set XDG_CACHE_HOME to a directory with room",
+        stacklevel=2,
     )
+    return stream_encoded(source)
 
 
 def load_splits(
-    dataset: str, train_split: str, test_split: str, validation_fraction: float, split_seed: int
-) -> dict[str, Split]:
+    dataset: str,
+    train_split: str,
+    test_split: str,
+    validation_fraction: float,
+    split_seed: int,
+    loader: str = "memory",
+) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the three parts that a recipe uses: "train", "validation" and "test".
 
-    Args: the fields of `DataConfig`.
+    Args: the fields of `DataConfig`. With the loader "stream", images are `StreamedImages`.
+
+    Returns:
+        The splits by name, and the names of the classes. A dataset that gives its classes no names
+        has as many as the largest label tells, and their numbers are the names.
 
     Raises:
-        ValueError: as `load_dataset`, or a part is empty, or the images are of several shapes.
+        ValueError: as `load_dataset`, or a part is empty, or the images are of several shapes, or a
+            label is none of the classes.
     """
-    images, labels = load_dataset(dataset, train_split)
-    train, validation = train_validation_split(len(images), validation_fraction, split_seed)
+    stream = loader == "stream"
+    images, labels, label_names = _load(dataset, train_split, stream=stream)
+    rows = train_validation_split(len(images), validation_fraction, split_seed)
+    test = _load(dataset, test_split, stream=stream)
     splits = {
-        "train": Split(images[train], labels[train]),
-        "validation": Split(images[validation], labels[validation]),
-        "test": load_dataset(dataset, test_split),
+        name: Split(images.take(part) if stream else images[part], labels[part])
+        for name, part in zip(("train", "validation"), rows, strict=True)
     }
+    splits["test"] = Split(test.images, test.labels)
     for part, split in splits.items():
         if not len(split.labels):
             raise ValueError(
                 f"dataset {dataset!r}: {len(labels)} examples in {train_split!r} and a validation "
                 f"fraction of {validation_fraction} leave none for {part}"
             )
-    if images.shape[1:] != splits["test"].images.shape[1:]:
+    if images.shape[1:] != test.images.shape[1:]:
         raise ValueError(
             f"dataset {dataset!r} must hold images of one shape, but those for training are "
-            f"{images.shape[1:]} and those for the test {splits['test'].images.shape[1:]}"
+            f"{images.shape[1:]} and those for the test {test.images.shape[1:]}"
         )
-    return splits
+    return splits, _check_labels(splits, label_names)
 
 
-def check_labels(splits: dict[str, Split], num_classes: int) -> None:
-    """Raises ValueError unless all labels are 0 to num_classes - 1."""
+def _check_labels(splits: dict[str, Split], label_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names, made of the labels where there are none."""
     for name, split in splits.items():
-        low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0:
+        if split.labels.min() < 0:
             raise ValueError(
-                f"a {name} label is {low}; labels must be 0 or more (is it unlabelled?)"
+                f"a {name} label is {split.labels.min()}; labels must be 0 or more (is it "
+                "unlabelled?)"
             )
-        if high >= num_classes:
-            raise ValueError(
-                f"the {name} labels are {low} to {high}, but model.num_classes is {num_classes}: "
-                f"set it to {high + 1}"
-            )
+    largest = max(int(split.labels.max()) for split in splits.values())
+    if largest >= LARGEST:
+        raise ValueError(f"labels must be below {LARGEST}, found {largest}")
+    label_names = label_names or tuple(map(str, range(largest + 1)))
+    if largest >= len(label_names) or len(label_names) < 2:
+        raise ValueError(
+            f"the largest label is {largest}, of {len(label_names)} classes; labels must be 0 to "
+            "the number of classes less one, and there must be 2 classes or more"
+        )
+    return label_names
 
 
 def train_validation_split(

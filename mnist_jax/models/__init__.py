@@ -1,7 +1,7 @@
 """The architectures: each file here, but for `layers`, defines one as a Linen class `Model`.
 
-A `Model` maps images to logits, and its dataclass fields are its choices among those of
-`ModelConfig`: one vocabulary for all. It is called as
+A `Model` maps images to logits. Its dataclass fields are `num_classes`, which the data tell, and
+its choices among those of `ModelConfig`: one vocabulary for all. It is called as
 
     model(images, train=False, mask=None)
 
@@ -26,11 +26,12 @@ def model_names() -> list[str]:
     return sorted({file.name for file in pkgutil.iter_modules(__path__)} - {"layers"})
 
 
-def create_model(name: str, **fields: Any) -> nn.Module:
+def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
     """Returns an architecture.
 
     Args:
         name: one of `model_names`.
+        num_classes: how many logits an image gets.
         **fields: some of `ModelConfig`; the others have their defaults. `dropout_rate` may also be
             a traced scalar.
 
@@ -40,7 +41,8 @@ def create_model(name: str, **fields: Any) -> nn.Module:
     if name not in model_names():
         raise ValueError(f"model.name is {name!r}; expected one of {', '.join(model_names())}")
     model = importlib.import_module(f"{__name__}.{name}").Model
-    choices = {field.name for field in dataclasses.fields(model)} - {"name", "parent"}  # Linen's
+    choices = {field.name for field in dataclasses.fields(model)}
+    choices -= {"num_classes", "name", "parent"}  # the last two are Linen's
     values = vars(ModelConfig())
     for field, value in fields.items():
         if field not in choices and value != values.get(field):
@@ -49,4 +51,4 @@ def create_model(name: str, **fields: Any) -> nn.Module:
                 f"{name} has {', '.join(sorted(choices))}"
             )
     values = values | fields
-    return model(**{field: values[field] for field in choices})
+    return model(num_classes=num_classes, **{field: values[field] for field in choices})

@@ -70,7 +70,7 @@ ARGUMENTS = {
     f"{NEW} --seeds 2 --epochs 0": "epochs must be at least 1, got 0",
     f"{NEW} --seeds 2 --watch.patience 3": "watch.patience must be 0 in a population",
     f"{NEW} --seeds 2 --model.name cnm": "model.name is 'cnm'",
-    f"{NEW} --seeds 2 --model.num-classes 5": "labels are 0 to 9, but model.num_classes is 5",
+    f"{NEW} --seeds 2 --data.loader stream": "data.loader must be memory in a population",
     f"{NEW} --seeds 2 --freeze nothing": "'nothing' fits no parameter",
     f"{NEW} --seeds 2 --init-from nowhere": "there is no trained network in nowhere",
     f"{NEW} --seeds 2 --init-from many": "many holds a population, not a network",

@@ -100,13 +100,22 @@ def test_another_config_is_refused_by_its_fields(unfinished):
 
 def test_other_data_is_refused_by_its_sum(unfinished, monkeypatch):
     def changed(**fields):
-        splits = load_splits(**fields)
+        splits, label_names = load_splits(**fields)
         splits["train"].images[7, 14, 14, 0] ^= 1
-        return splits
+        return splits, label_names
 
     before = contents(unfinished)
     monkeypatch.setattr(task, "load_splits", changed)
     with pytest.raises(ValueError, match=r"\(data_sha256 is '\w{64}', not '\w{64}'\)"):
+        train(HALF, unfinished)
+    assert contents(unfinished) == before
+
+
+def test_other_names_of_the_classes_are_refused(unfinished, monkeypatch):
+    before = contents(unfinished)
+    names = ("zero", *"123456789")
+    monkeypatch.setattr(task, "load_splits", lambda **fields: (load_splits(**fields)[0], names))
+    with pytest.raises(ValueError, match="a run whose classes have other names"):
         train(HALF, unfinished)
     assert contents(unfinished) == before
 

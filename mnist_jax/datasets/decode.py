@@ -1,0 +1,145 @@
+"""A split of a prepared dataset, decoded some images at a time."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnist_jax.datasets import cache, prepare
+from mnist_jax.datasets.streamed import StreamedImages
+
+BLOCK = 1024  # images decoded at a time
+
+
+class Source(NamedTuple):
+    """An opened split.
+
+    Attributes:
+        examples: dicts; by tfds's data source, or where only TensorFlow can read it, one by one.
+        num_examples: how many.
+        image_key: of an example.
+        label_key: of an example.
+        label_names: of the classes; empty where the dataset has none.
+        title: the dataset's name.
+        prepared: the dataset's directory.
+    """
+
+    examples: Any
+    num_examples: int
+    image_key: str
+    label_key: str
+    label_names: tuple[str, ...]
+    title: str
+    prepared: Path
+
+
+def open_split(prepared: Path, name: str, split: str) -> Source:
+    """Opens a split of the dataset `name`; ValueError where it has none such or is damaged."""
+    import tensorflow_datasets as tfds  # slow, and not needed where the arrays are cached
+
+    try:
+        builder: Any = tfds.builder_from_directory(prepared)
+    except Exception as error:
+        raise _damaged(name, prepared, error) from error
+    image_key, label_key = builder.info.supervised_keys or ("image", "label")
+    label_names = tuple(getattr(dict(builder.info.features).get(label_key), "names", None) or ())
+    try:
+        _check_slices(split, builder.info.splits)
+        examples = builder.as_data_source(split)
+    except NotImplementedError:  # prepared as tfrecord, which only TensorFlow reads
+        examples = prepare.read_with_tensorflow(builder, name, split)
+    except Exception as error:
+        raise ValueError(
+            f"dataset {name!r} cannot give the split {split!r} (it has "
+            f"{', '.join(builder.info.splits)}): {error}"
+        ) from error
+    num_examples = builder.info.splits[split].num_examples
+    return Source(examples, num_examples, image_key, label_key, label_names, name, prepared)
+
+
+def decode(source: Source) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
+    """Returns the shape of all images, (N, H, W, C), and an iterator over all blocks, checked.
+
+    Raises:
+        ValueError: the split is empty, damaged, or does not hold uint8 images of one size with an
+            integer label each; so does the iterator.
+    """
+    blocks = _blocks(source)
+    first = next(blocks, None)
+    if first is None:
+        raise _several_sizes(source)
+    return (source.num_examples, *first[0].shape[1:]), itertools.chain([first], blocks)
+
+
+def stream_encoded(source: Source) -> cache.Decoded:
+    """Streams the split from tfds itself, where the decoded images find no place in the cache.
+
+    Every epoch decodes them again: far slower, and still possible. ValueError where the split can
+    only be read from one end to the other.
+    """
+    if not hasattr(source.examples, "__getitems__"):
+        raise ValueError(
+            f"dataset {source.title!r} cannot be streamed: its format is read from one end to the "
+            f"other, and it cannot be decoded in {cache.cache_root()}; set XDG_CACHE_HOME to a "
+            "directory with room, or prepare the dataset with file_format='array_record'"
+        )
+    shape, blocks = decode(source)
+    labels = np.concatenate([labels for _, labels in blocks])
+
+    def read_rows(rows: np.ndarray) -> np.ndarray:
+        examples = source.examples.__getitems__(rows.tolist())
+        return np.stack([example[source.image_key] for example in examples]).reshape(-1, *shape[1:])
+
+    images = StreamedImages(read_rows, np.arange(shape[0]), shape[1:])
+    return cache.Decoded(images, labels, source.label_names)
+
+
+def _blocks(source: Source) -> Iterator[cache.Block]:
+    shapes, examples = set(), iter(source.examples)
+    while True:
+        try:
+            block = list(itertools.islice(examples, BLOCK))
+            pairs = [(example[source.image_key], example[source.label_key]) for example in block]
+        except Exception as error:
+            raise _damaged(source.title, source.prepared, error) from error
+        if not pairs:
+            return
+        shapes |= {np.shape(image) for image, _ in pairs}
+        if len(shapes) != 1:
+            raise _several_sizes(source)
+        images, labels = map(np.stack, zip(*pairs, strict=True))
+        yield _checked(images if images.ndim == 4 else images[..., None], labels, source.title)
+
+
+def _checked(images: np.ndarray, labels: np.ndarray, name: str) -> cache.Block:
+    if images.dtype != np.uint8 or images.ndim != 4:
+        found = f"{images.dtype} {images.shape[1:]}"
+        raise ValueError(f"dataset {name!r} must hold uint8 images [H, W, C], found {found}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        found = f"{labels.dtype} {labels.shape[1:]}"
+        raise ValueError(f"dataset {name!r} must hold one integer label an image, found {found}")
+    if (abs(labels.astype(np.float64)) >= 2**31).any():
+        raise ValueError(f"dataset {name!r} must hold labels of 32 bits, found {labels.max()}")
+    return images, labels.astype(np.int32)
+
+
+def _several_sizes(source: Source) -> ValueError:
+    return ValueError(f"dataset {source.title!r} must hold images of one size, one or more")
+
+
+def _check_slices(split: str, splits: Any) -> None:
+    """Raises ValueError for a slice that ends before it begins: tfds would take far too much."""
+    import tensorflow_datasets as tfds
+
+    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits):
+        if None not in (part.from_, part.to) and part.from_ > part.to:
+            raise ValueError(f"it would begin at {part.from_} and end at {part.to}")
+
+
+def _damaged(name: str, prepared: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"dataset {name!r} cannot be read: {error}; delete {prepared}, and it is prepared anew, or "
+        "import it again"
+    )

@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_jax import load_dataset, load_network
+from mnist_jax.cli import main
+from mnist_jax.datasets import DataInfo
+from mnist_jax.network import Network
+from mnist_jax.predict import predict_files
+
+
+@pytest.fixture(scope="module")
+def network(small_run) -> Network:
+    return load_network(small_run[0])
+
+
+@pytest.fixture
+def seven(tmp_path):
+    """A test image as a dark drawing on a large white sheet: a seven that the network knows."""
+    (digit, *_), _ = load_dataset("mnist", "test[:1]")
+    sheet = np.full((400, 500), 250, np.uint8)
+    enlarged = Image.fromarray(digit[..., 0]).resize((196, 196), Image.Resampling.BICUBIC)
+    sheet[100:296, 200:396] -= (np.asarray(enlarged) * 0.8).astype(np.uint8)
+    Image.fromarray(sheet).save(tmp_path / "seven.png")
+    Image.new("L", (400, 300), 240).save(tmp_path / "blank.png")
+    return tmp_path / "seven.png"
+
+
+def test_it_says_class_and_runner_up(small_run, seven, capsys):
+    assert main(["predict", str(seven), f"--workdir={small_run[0]}"]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"{seven}: 7 (")
+    assert "%), or " in line
+    assert line.count("\n") == 1
+
+
+def test_json_for_programs(small_run, seven, capsys):
+    blank = seven.parent / "blank.png"
+    assert main(["predict", str(seven), str(blank), "--json", f"--workdir={small_run[0]}"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["image"], first["label"], first["problem"]) == (str(seven), "7", "")
+    assert 1 >= first["probability"] > first["runner_up_probability"] > 0
+    assert first["runner_up"] in {*"012345689"}
+    assert (second["label"], second["probability"]) == (None, 0.0)
+    assert "blank" in second["problem"]
+
+
+def test_a_blank_sheet_gets_no_answer(network, seven):
+    (found,) = predict_files(network, [seven.parent / "blank.png"])
+    assert found.label is None
+    assert "no answer: blank" in str(found)
+
+
+def test_show_writes_what_the_network_is_given(network, seven):
+    predict_files(network, [seven], show=True)
+    with Image.open(seven.with_name("seven.png.seen.png")) as picture:
+        assert picture.width > picture.height
+    assert {path.name for path in seven.parent.iterdir()} == {
+        "seven.png",
+        "seven.png.seen.png",
+        "blank.png",
+    }
+
+
+def test_an_answer_that_the_network_is_not_sure_of_is_marked(network, seven):
+    unsure = network._replace(
+        apply=lambda _, batch: (np.full((len(batch), 10), 0.1), np.zeros(len(batch), int))
+    )
+    (found,) = predict_files(unsure, [seven])
+    assert "not sure" in found.problem
+    assert str(found).endswith(f"; but {found.problem}")
+
+
+def test_one_bad_file_among_good_ones_is_one_error_and_nothing_is_written(network, seven):
+    bad = seven.with_name("bad.png")
+    bad.write_bytes(seven.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"bad.png cannot be read"):
+        predict_files(network, [seven, bad], show=True)
+    assert not [*seven.parent.glob("*seen*")]
+
+
+def test_what_the_images_are_is_up_to_the_dataset(network, tmp_path):
+    """Colour images are scaled, and neither cropped nor centred."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    given = []
+
+    def apply(_, batch):
+        given.append(batch)
+        return np.full((len(batch), 2), 0.5), np.zeros(len(batch), int)
+
+    info = DataInfo(image_shape=(8, 12, 3), label_names=("a", "b"), drawing_box=0)
+    colour = network._replace(apply=apply, info=info)
+    (found,) = predict_files(colour, [tmp_path / "a.png"])
+    np.testing.assert_array_equal(given[0][0], pixels)
+    assert {found.label, found.runner_up} == {"a", "b"}
