@@ -16,7 +16,8 @@ def require(*packages: str) -> None:
     missing = [name for name in packages if not importlib.util.find_spec(name)]
     if missing:
         raise ValueError(
-            f"exported networks need {' and '.join(missing)}: `pip install mnist_jax[export]`"
+            f"exported networks need {' and '.join(missing)}: `pip install {' '.join(missing)}`, "
+            "or the extra `export`, which has all that they need"
         )
 
 
