@@ -16,9 +16,9 @@ from mnist_jax.evaluate import evaluate
 from mnist_jax.export import export
 from mnist_jax.history import atomic_file
 from mnist_jax.models import create_model
-from mnist_jax.network import load_network
+from mnist_jax.network import as_network, load_network
 from mnist_jax.population import population
-from mnist_jax.predict import predict, predict_files
+from mnist_jax.predict import predict_files
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.summary import format_table, summarize
 from mnist_jax.sweep import load_search_space, sweep
@@ -132,7 +132,7 @@ class Predict(Common):
         trained = load_trained(self.workdir, self.step, replicated(create_mesh()))
         splits, names = own_splits(trained)
         images, labels = splits[self.split]
-        probabilities, classes = predict(self.workdir, images, self.step)
+        probabilities, classes = as_network(trained).predict(images)
         with atomic_file(output) as file:
             np.savez(
                 file,

@@ -17,7 +17,7 @@ from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.stablehlo import from_stablehlo
 from mnist_jax.state import Variables
 from mnist_jax.steps import predict_step
-from mnist_jax.workdir import load_trained
+from mnist_jax.workdir import Trained, load_trained
 
 
 class Predictions(NamedTuple):
@@ -81,7 +81,11 @@ def load_network(workdir: str | Path, step: int | str = "latest") -> Network:
     """
     if Path(workdir).is_file():
         return _load_exported(Path(workdir))
-    trained = load_trained(workdir, step, replicated(create_mesh()))
+    return as_network(load_trained(workdir, step, replicated(create_mesh())))
+
+
+def as_network(trained: Trained) -> Network:
+    """Makes of what a training gave a function of images."""
     apply_fn: Any = trained.model.apply
     return Network(
         jax.jit(lambda variables, images: predict_step(variables, apply_fn, images)),
