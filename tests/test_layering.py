@@ -6,10 +6,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
     "augment clock config datasets environment exported hashing ink metrics onnx_graph ops "
-    "optimizer rng sharding signals state statistics tensorboard",
+    "optimizer pictures rng sharding signals state statistics tensorboard",
     "checkpoint compilation_cache finite handwriting history loader model_card models "
     "onnx_primitives stablehlo steps transfer",
-    "onnx_file overfitting population_program program retention trials workdir",
+    "features onnx_file overfitting population_program program retention trials workdir",
     "members network task",
     "evaluate export predict summary train",
     "population sweep verify",
