@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from browser import browser as browser
 from flax import linen as nn
 
 from mnist_jax import Config, train

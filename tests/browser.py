@@ -1,0 +1,24 @@
+"""A real browser for tests: Chromium, where it is installed."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# It is to talk to nobody but the page under test; without a sandbox it also runs as root, as in CI.
+ARGS = (
+    "--no-sandbox --no-first-run --disable-quic --disable-sync --disable-background-networking "
+    "--disable-component-update"
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium; the test is skipped where there is none."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no Chromium here ({', '.join(NAMES)})")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=ARGS.split())
