@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import json
 import logging
 import os
 import re
@@ -10,7 +11,8 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import tyro
@@ -33,12 +35,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = _parse(args)
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _show_warning
+        with _streams(quiet=command.quiet, only_result=command.json):
             if not command.no_compilation_cache:
                 use_compilation_cache()
-            return command.run() or 0
+            result = command.run()
+        if command.json:
+            print(json.dumps(result, indent=2))
+        return command.exit_code(result)
     except SystemExit:  # of --help
         return 0
     except KeyboardInterrupt as error:
@@ -72,8 +75,27 @@ def run() -> NoReturn:
     sys.exit(code)
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
-    print("warning:", _one_line(str(message)), file=sys.stderr)
+@contextlib.contextmanager
+def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
+    """Warnings go to standard error, a line each; progress and messages nowhere, if so wanted.
+
+    A progress bar shows itself on a terminal: standard error, unless `quiet`.
+    """
+    stderr = sys.stderr
+
+    def show_warning(message: Warning | str, *_: object) -> None:
+        print("warning:", _one_line(str(message)), file=stderr)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show_warning
+        nowhere = stack.enter_context(Path(os.devnull).open("w"))
+        if quiet or only_result:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if quiet:
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 def _one_line(message: str) -> str:

@@ -1,6 +1,5 @@
 """The commands: what each takes from the command line, and the one function that it calls."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mnist_jax.export import export
 from mnist_jax.history import atomic_file
 from mnist_jax.models import create_model
 from mnist_jax.network import as_network, load_network
+from mnist_jax.panel import show_result
 from mnist_jax.population import population
 from mnist_jax.predict import predict_files
 from mnist_jax.sharding import create_mesh, replicated
@@ -40,6 +40,18 @@ class Common:
     """Compile anew. Otherwise compiled programs are kept in the user's cache directory."""
     debug: bool = False
     """Show the traceback of an error."""
+    quiet: bool = False
+    """Print warnings and errors only."""
+    json: bool = False
+    """Print the result as JSON, and nothing else on standard output."""
+
+    def run(self) -> Any:
+        """Does it, prints what people read, and returns what `--json` prints."""
+        raise NotImplementedError
+
+    def exit_code(self, result: Any) -> int:  # noqa: ARG002
+        """The exit code, where `run` has returned."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -56,14 +68,11 @@ class Train(Common):
     tensorboard: bool = False
     """Also write event files for TensorBoard, to tensorboard/ in the workdir."""
 
-    def run(self) -> None:
-        name = self.config.stem if self.config else "default"
-        train(
-            self.recipe,
-            self.workdir or Path("runs", name),
-            overwrite=self.overwrite,
-            tensorboard=self.tensorboard,
-        )
+    def run(self) -> dict[str, Any]:
+        workdir = self.workdir or Path("runs", self.config.stem if self.config else "default")
+        found = train(self.recipe, workdir, overwrite=self.overwrite, tensorboard=self.tensorboard)
+        show_result(workdir, found.result)
+        return {"workdir": str(workdir), **found.result}
 
 
 @dataclass(frozen=True)
@@ -77,12 +86,13 @@ class Evaluate(Common):
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         found = evaluate(self.workdir, self.split, self.step)
         print(
             f"{self.split} loss {found['loss']:.4f}  accuracy {found['accuracy']:.2%} of "
             f"{found['count']:,} images  ({_steps(found['step'])})"
         )
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,8 +107,6 @@ class Predict(Common):
     """A file that `export` has written, in place of a workdir."""
     show: bool = False
     """Write FILE.seen.png beside each image: it, and what the network is given."""
-    json: bool = False
-    """Print JSON."""
     output: Path | None = None
     """An .npz file for a split: probabilities [N, classes], classes [N], the true labels [N], and
     the names of the classes."""
@@ -107,24 +115,21 @@ class Predict(Common):
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
 
-    def run(self) -> None:
+    def run(self) -> list[dict[str, Any]] | dict[str, Any]:
         if bool(self.images) == bool(self.output):
             raise ValueError("give image files, or --output FILE.npz for those of a split")
-        if self.output and (self.show or self.json):
-            raise ValueError("--show and --json are for image files, not for --output")
-        if self.images:
+        if self.output is None:
             network = load_network(self.model or self.workdir, self.step)
             found = predict_files(network, self.images, show=self.show)
-            if self.json:
-                print(json.dumps([answer._asdict() for answer in found], indent=2))
-            else:
-                print(*map(str, found), sep="\n")
-        elif self.model:
+            print(*map(str, found), sep="\n")
+            return [answer._asdict() for answer in found]
+        if self.show:
+            raise ValueError("--show is for image files, not for --output")
+        if self.model:
             raise ValueError("--output needs --workdir, which names the dataset, not --model")
-        elif self.output:
-            self._write_split(self.output)
+        return self._write_split(self.output)
 
-    def _write_split(self, output: Path) -> None:
+    def _write_split(self, output: Path) -> dict[str, Any]:
         if output.suffix != ".npz":
             raise ValueError(f"--output must end in .npz, got {output}")
         if not output.parent.is_dir():
@@ -142,6 +147,7 @@ class Predict(Common):
                 names=np.array(names),
             )
         print(f"{output}: probabilities {list(probabilities.shape)}, classes, labels, names")
+        return {"output": str(output), "shape": list(probabilities.shape)}
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ class Import(Common):
     overwrite: bool = False
     """Replace a dataset that was imported under this name."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         imported = import_dataset(
             self.name,
             self.source,
@@ -178,6 +184,7 @@ class Import(Common):
             overwrite=self.overwrite,
         )
         print(*describe(imported), sep="\n")
+        return imported._asdict() | {"path": str(imported.path)}
 
 
 @dataclass(frozen=True)
@@ -193,9 +200,10 @@ class Export(Common):
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
 
-    def run(self) -> None:
-        export(self.workdir, self.output, format=self.format, step=self.step)
+    def run(self) -> dict[str, Any]:
+        card = export(self.workdir, self.output, format=self.format, step=self.step)
         print(f"{self.output}: {self.output.stat().st_size:,} bytes, card: {self.output}.md")
+        return {"output": str(self.output), "card": card}
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,7 @@ class Summary(Common):
     num_classes: int | None = None
     """How many classes (default: those of the dataset)."""
 
-    def run(self) -> None:
+    def run(self) -> list[dict[str, Any]]:
         image_shape, num_classes = self.image_shape, self.num_classes
         if image_shape is None or num_classes is None:
             splits, label_names = load_splits(**vars(self.recipe.data))
@@ -220,7 +228,9 @@ class Summary(Common):
             if not all(1 <= size <= LARGEST for size in sizes):
                 raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
         model = create_model(num_classes=num_classes, **vars(self.recipe.model))
-        print(format_table(summarize(model, image_shape), image_shape))
+        layers = summarize(model, image_shape)
+        print(format_table(layers, image_shape))
+        return [layer._asdict() for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -242,9 +252,9 @@ class Population(Common):
     overwrite: bool = False
     """Delete the population that is in the workdir and start anew."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         name = self.config.stem if self.config else "default"
-        population(
+        return population(
             self.recipe,
             self.workdir or Path("runs", f"{name}-population"),
             seeds=self.seeds,
@@ -269,14 +279,23 @@ class Sweep(Common):
     storage: str | None = None
     """The URL of a database that several machines share (default: SQLite, in the workdir)."""
 
-    def run(self) -> None:
-        sweep(
+    def run(self) -> list[dict[str, Any]]:
+        trials = sweep(
             self.recipe,
             load_search_space(self.config),
             self.workdir or Path("runs", f"{self.config.stem}-sweep"),
             trials=self.trials,
             storage=self.storage,
         )
+        return [
+            {
+                "number": trial.number,
+                "state": trial.state.name.lower(),
+                "val_accuracy": trial.value,
+                "fields": trial.params,
+            }
+            for trial in trials
+        ]
 
 
 @dataclass(frozen=True)
@@ -286,12 +305,15 @@ class Verify(Common):
     workdir: Path
     """A directory that `train` has written."""
 
-    def run(self) -> int:
+    def run(self) -> dict[str, Any]:
         differences = verify(self.workdir)
         for line in differences:
             print(f"in {self.workdir} {line}")
         print(f"the bits {'differ' if differences else 'agree'}")
-        return DIFFERENT if differences else 0
+        return {"same_bits": not differences, "differences": differences}
+
+    def exit_code(self, result: Any) -> int:
+        return 0 if result["same_bits"] else DIFFERENT
 
 
 Command = Train | Evaluate | Predict | Import | Export | Summary | Population | Sweep | Verify

@@ -19,6 +19,7 @@ from mnist_jax.environment import environment
 from mnist_jax.handwriting import drawing_box
 from mnist_jax.hashing import data_sha256, tree_sha256
 from mnist_jax.loader import steps_per_epoch
+from mnist_jax.metrics import mean_metrics
 from mnist_jax.retention import is_scheduled
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.state import TrainState
@@ -87,10 +88,34 @@ def how_to_go_on(total_steps: int, overwrite: bool) -> str:
 
 
 def progress_bar(step: int, total_steps: int) -> tqdm:
-    """A bar on a terminal, nothing elsewhere."""
+    """A bar on a terminal, nothing elsewhere: steps, rate, time left."""
     return tqdm(
-        total=total_steps, initial=step, desc="training", unit="step", leave=False, disable=None
+        total=total_steps,
+        initial=step,
+        unit=" steps",
+        leave=False,
+        disable=None,
+        dynamic_ncols=True,
+        bar_format="{percentage:3.0f}% {bar} {n}/{total}, {rate_fmt}, {remaining} left{postfix}",
     )
+
+
+def show_accuracies(bar: tqdm, history: list[Row], sums: list[Any]) -> None:
+    """Shows beside the bar the training accuracy of a chunk, and the last validation accuracy.
+
+    Args:
+        bar: of `progress_bar`.
+        history: a row an epoch.
+        sums: of the epoch's chunks so far; the last one may still be computed, and is not asked.
+    """
+    if bar.disable:
+        return
+    shown = []
+    if len(sums) > 1:
+        shown.append(f"train {mean_metrics([sums[-2]])['accuracy']:.1%}")
+    if history:
+        shown.append(f"validation {history[-1]['val_accuracy']:.1%}")
+    bar.set_postfix_str(", ".join(shown), refresh=False)
 
 
 def step_options(config: Config) -> dict[str, Any]:

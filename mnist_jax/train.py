@@ -40,6 +40,7 @@ from mnist_jax.task import (
     how_to_go_on,
     last_checkpoint,
     progress_bar,
+    show_accuracies,
     step_options,
     transferred,
 )
@@ -195,6 +196,7 @@ def _train(
                 check_losses(sums[-1], step, num_steps)
             sums.append(chunk_sums)
             step += len(chunk["label"])
+            show_accuracies(bar, history, sums)
             bar.update(len(chunk["label"]))
 
             ends_epoch = step % num_steps == 0
@@ -292,7 +294,7 @@ def _train(
         print(f"stopped after epoch {history[-1]['epoch']}; the best was epoch {measured['epoch']}")
     print(
         f"test loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%} of "
-        f"{len(splits['test'].labels):,} images  ({watch.seconds['total']:.1f} s; see {workdir})"
+        f"{len(splits['test'].labels):,} images"
     )
     return Run(state, history, result)
 

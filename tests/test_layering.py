@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
     "augment clock config datasets environment exported hashing ink metrics onnx_graph ops "
-    "optimizer pictures rng sharding signals state statistics tensorboard",
+    "optimizer panel pictures rng sharding signals state statistics tensorboard",
     "checkpoint compilation_cache finite handwriting history loader model_card models "
     "onnx_primitives stablehlo steps transfer",
     "features onnx_file overfitting population_program program retention trials workdir",

@@ -1,0 +1,51 @@
+"""The last thing that a training shows: result, where it is, and what to do next."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+NEXT = {
+    "report": "curves and mistakes, on a page",
+    "serve": "draw, and see what it sees",
+    "verify": "train again, compare the bits",
+}
+
+
+def show_result(workdir: Path, result: dict[str, Any]) -> None:
+    """Prints a panel on a terminal; elsewhere the same as plain lines.
+
+    Args:
+        workdir: of the run.
+        result: what its result.json holds.
+    """
+    seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
+    total = seconds.pop("total", 0.0)
+    files = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
+    rows = [
+        ("time", f"{total:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())),
+        ("bits", f"params_sha256 {result['params_sha256'][:16]}..."),
+        ("files", f"{workdir}: {', '.join(files)}"),
+    ]
+    rows += [
+        ("next", f"mnist-jax {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
+        for command, purpose in NEXT.items()
+    ]
+    title = f"test accuracy {result['test_accuracy']:.2%}"
+    if sys.stdout.isatty():
+        _draw(title, rows)
+    else:
+        print(title, *(f"{name:6}{text}" for name, text in rows), sep="\n")
+
+
+def _draw(title: str, rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        line, mark, purpose = text.partition("  #")
+        table.add_row(Text(name, "bold"), Text.assemble(line, (mark + purpose, "dim")))
+    Console().print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False))
