@@ -342,7 +342,7 @@ def replace_fields(config: Config, values: dict[str, Any]) -> Config:
         ValueError: there is no such field, or the values are not valid together.
     """
     nested = dataclasses.asdict(config)
-    known = _flatten(nested)
+    known = flatten(nested)
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"unknown config field {name}; expected some of {', '.join(known)}")
@@ -373,7 +373,7 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     Args: nested dicts, such as `dataclasses.asdict` gives.
     """
-    before, after = _flatten(old), _flatten(new)
+    before, after = flatten(old), flatten(new)
     return [
         f"{name} is {before.get(name)!r}, not {after.get(name)!r}"
         for name in before | after
@@ -381,11 +381,12 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dicts under dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= (
-            _flatten(value, f"{prefix}{name}.")
+            flatten(value, f"{prefix}{name}.")
             if isinstance(value, dict)
             else {prefix + name: value}
         )

@@ -3,11 +3,15 @@
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from mnist_jax.models.layers import ConvPool
+from mnist_jax.pictures import sheet, visible
 from mnist_jax.state import Variables
+
+COLUMNS = 8  # of a sheet
 
 
 def first_filters(variables: Variables) -> jax.Array | None:
@@ -46,4 +50,54 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
     return {
         name.removesuffix("/__call__"): answers[name][0].transpose(3, 1, 2, 0)
         for name in sorted(answers)
+    }
+
+
+def filter_sheet(variables: Variables) -> np.ndarray | None:
+    """Draws the filters that slide over the image, on one scale: grey is 0, lighter is positive.
+
+    Returns:
+        uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn. None: there are none.
+    """
+    filters = first_filters(variables)
+    if filters is None:
+        return None
+    if filters.shape[-1] not in (1, 3):
+        filters = filters.mean(axis=-1, keepdims=True)
+    return sheet(visible(np.asarray(filters), signed=True), COLUMNS, ground=255)
+
+
+def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Draws the feature maps of a single image, a sheet a convolution: black is 0 or less.
+
+    Args:
+        maps: float [1, H', W', features] by name, of `feature_maps`.
+
+    Returns:
+        uint8 [H, W, 1] by name.
+    """
+    return {
+        name: sheet(visible(np.asarray(found[0]).transpose(2, 0, 1)[..., None]), COLUMNS)
+        for name, found in maps.items()
+    }
+
+
+def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Draws an image, the filters of a network, and what they find on it.
+
+    Args:
+        model: images -> logits.
+        variables: what it computes with.
+        image: uint8 [H, W, C].
+
+    Returns:
+        uint8 [H, W, C], C = 1 or 3, by name: "image", "filters", and "maps/" with the name of each
+        convolution. What the network or an image of so many channels has not is left out.
+    """
+    maps = feature_maps(model, variables, image[None].astype(np.float32) / 255)
+    filters = filter_sheet(variables)
+    return {
+        **({"image": image} if image.shape[-1] in (1, 3) else {}),
+        **({} if filters is None else {"filters": filters}),
+        **{f"maps/{name}": picture for name, picture in map_sheets(maps).items()},
     }

@@ -1,6 +1,7 @@
 """Trains a network: the one place where data, state, steps, checkpoints and history meet."""
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mnist_jax import clock
 from mnist_jax.checkpoint import (
@@ -19,8 +21,9 @@ from mnist_jax.checkpoint import (
     restore_state,
     restore_variables,
 )
-from mnist_jax.config import Config
+from mnist_jax.config import Config, flatten
 from mnist_jax.datasets import data_info
+from mnist_jax.features import drawn
 from mnist_jax.finite import check_finite, check_losses
 from mnist_jax.hashing import network_sha256
 from mnist_jax.history import best_row, write_history, write_json
@@ -55,6 +58,9 @@ from mnist_jax.workdir import (
 
 IMPORT_SECONDS = time.perf_counter() - clock.START
 PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
+
+# In TensorBoard's table of hyperparameters; others where they differ from the default.
+ALWAYS_SHOWN = ("seed", "epochs", "batch_size", "model.name", "optimizer.learning_rate")
 
 
 class Run(NamedTuple):
@@ -114,9 +120,11 @@ def train(
             "--overwrite trains anew, another --workdir beside it."
         )
         run = _complete_run(config, workdir, result)
-        if tensorboard:
-            with event_writer(workdir / "tensorboard", run.history):
-                pass  # the rows are written
+        if tensorboard and not (workdir / "tensorboard").exists():
+            with _event_writer(workdir, run.history, config) as write_events:
+                write_events(
+                    _test_row(result["steps"], result["test_loss"], result["test_accuracy"])
+                )
         return run
     workdir = workdir.absolute()  # wherever the program goes meanwhile
     with lock_workdir(workdir):
@@ -142,8 +150,9 @@ def _train(
     watch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
+    model = create_model(num_classes=len(info.label_names), **vars(config.model))
     program = compile_program(
-        create_model(num_classes=len(info.label_names), **vars(config.model)),
+        model,
         create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=total_steps),
         splits,
         seed=config.seed,
@@ -178,7 +187,7 @@ def _train(
         saver = stack.enter_context(open_saver(checkpoints, saved))
         write_events = None
         if tensorboard:
-            write_events = stack.enter_context(event_writer(workdir / "tensorboard", history))
+            write_events = stack.enter_context(_event_writer(workdir, history, config))
         requests = stack.enter_context(stop_requests())
         bar = stack.enter_context(progress_bar(step, total_steps))
         watch.lap("checkpoint")
@@ -237,7 +246,8 @@ def _train(
                 bar.write(_epoch_line(history[-1], config.epochs, streams=streams))
                 write_history(workdir, history)
                 if write_events:
-                    write_events(history[-1])
+                    example = splits["validation"].images[np.arange(1)][0]
+                    write_events(history[-1], drawn(model, state.eval_variables, example))
             if saves:
                 saver.wait()
                 prune(checkpoints, kept_steps(saved, history, scheduled))
@@ -274,6 +284,8 @@ def _train(
         watch.lap("checkpoint")
         if requests:
             raise Stopped(requests[0], saved_at.format(step))
+        if write_events:
+            write_events(_test_row(step, test["loss"], test["accuracy"]))
 
     watch.seconds["total"] = sum(watch.seconds.values())
     measured = history[-1] if not config.watch.patience else best_row(history)
@@ -339,6 +351,20 @@ def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
     )
     state = restore_state(checkpoints, step, state, sharding)
     return Run(state, history, result)
+
+
+def _event_writer(workdir: Path, history: list[Row], config: Config) -> Any:
+    default, values = (flatten(dataclasses.asdict(recipe)) for recipe in (Config(), config))
+    chosen = {
+        name: value
+        for name, value in values.items()
+        if name in ALWAYS_SHOWN or value != default[name]
+    }
+    return event_writer(workdir / "tensorboard", history, chosen)
+
+
+def _test_row(step: int, loss: float, accuracy: float) -> Row:
+    return {"step": step, "test_loss": loss, "test_accuracy": accuracy}
 
 
 def _epoch_line(row: Row, epochs: int, *, streams: bool) -> str:

@@ -1,26 +1,72 @@
 """Event files, read back with TensorBoard's own reader."""
 
+import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, create_reference
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore (made at run time)
 
 from mnist_jax import train
+from mnist_jax.datasets import load_splits
+from mnist_jax.features import drawn
 from mnist_jax.train import Run
 
 
 def assert_each_step_once(workdir: Path, run: Run) -> None:
     events = EventAccumulator(str(workdir / "tensorboard")).Reload()
-    names = set(run.history[0]) - {"epoch", "step"}
-    assert set(events.Tags()["scalars"]) == names
+    names = {*run.history[0]} - {"epoch", "step"}
+    tags = {tag.split("/")[1]: tag for tag in events.Tags()["scalars"]}
+    assert {*tags} == names | {"test_loss", "test_accuracy"}
+    assert tags["val_loss"] == "loss/val_loss"
+    (tested,) = events.Scalars(tags["test_accuracy"])
+    assert tested.step == run.result["steps"]
+    assert tested.value == pytest.approx(run.result["test_accuracy"])
     for name in names:
-        found = [(event.step, event.value) for event in events.Scalars(name)]
+        found = [(event.step, event.value) for event in events.Scalars(tags[name])]
         assert found == [(row["step"], pytest.approx(row[name])) for row in run.history]
 
 
 def test_a_row_of_the_history_is_a_point_of_each_curve(tmp_path):
+    run = train(SMALL, tmp_path, tensorboard=True)
+    assert_each_step_once(tmp_path, run)
+
+
+def test_pictures_show_what_the_network_looks_for_and_finds(tmp_path):
+    run = train(SMALL, tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["images"]) == {"image", "filters", "maps/conv1"}
+    expected = drawn(
+        create_reference(),
+        run.state.eval_variables,
+        load_splits(**vars(SMALL.data))[0]["validation"].images[0],
+    )
+    for name, picture in expected.items():
+        found = events.Images(name)
+        assert [event.step for event in found] == [8, 16]
+        pixels = np.asarray(Image.open(io.BytesIO(found[-1].encoded_image_string)).convert("L"))
+        times = pixels.shape[1] // picture.shape[1]
+        assert pixels.shape[1] >= 400
+        np.testing.assert_array_equal(pixels[::times, ::times], picture[..., 0])
+
+
+def test_hyperparameters_are_what_the_config_chooses(tmp_path):
+    train(SMALL, tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert found["optimizer.learning_rate"].number_value == pytest.approx(1e-3)
+    assert found["data.train_split"].string_value == "train[:1280]"
+    assert found["epochs"].number_value == 2
+    assert "augment.cutout" not in found
+
+
+def test_a_finished_run_gets_its_curves_later(tmp_path):
+    train(SMALL, tmp_path)
     run = train(SMALL, tmp_path, tensorboard=True)
     assert_each_step_once(tmp_path, run)
 
