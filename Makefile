@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test torture check format seeds advice benchmark clean
+.PHONY: train test docs torture check format seeds advice benchmark clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
@@ -14,6 +14,10 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# The pages of docs/, into build/docs.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 # Kills a small training N times, continues it each time, and compares every bit. An hour.
 N ?= 1000
@@ -25,6 +29,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python benchmarks/quick.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
@@ -58,8 +63,9 @@ $(VENV)/.created:
 	touch $@
 
 # A stamp is made when a step is done, so one that was interrupted is done again.
+# With what the training's last lines propose: a report, and a page to draw on.
 $(VENV)/.installed: $(VENV)/.created pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[report,serve]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
