@@ -1,0 +1,184 @@
+"""The documentation does what it says: examples run, commands parse, links lead somewhere."""
+
+import dataclasses
+import doctest
+import glob
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import mnist_jax
+from mnist_jax import Config
+from mnist_jax.cli import _parse, main
+from mnist_jax.commands import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLACEHOLDERS = {"DIR": "runs/default", "FILE": "file.png", "N": "3", "NAME": "mnist"}
+NOT_OURS = {  # options of other programs
+    "--against-file", "--count", "--editable", "--force", "--recipe",
+}  # fmt: skip
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(path: Path) -> str:
+    """The text of a page without its code blocks."""
+    return FENCE.sub("", path.read_text())
+
+
+def parsed(path: Path):
+    return Sybil([PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)]).parse(path)
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if [*parsed(path).examples()]], ids=name)
+def test_examples_run(path, tmp_path, monkeypatch):
+    """All of a page in order, in one namespace; what a page hides in a comment, too."""
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(os.environ):
+        for example in parsed(path).examples():
+            example.evaluate()
+
+
+@pytest.mark.parametrize(
+    "module", sorted(ROOT.glob("mnist_jax/**/*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_examples_in_docstrings_run(module):
+    if ">>>" in module.read_text():
+        dotted = ".".join(module.relative_to(ROOT).with_suffix("").parts)
+        __import__(dotted)
+        assert doctest.testmod(sys.modules[dotted], optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def commands_of(path: Path) -> Iterator[str]:
+    """The `mnist-jax` lines of a page's shell blocks, or of a recipe's docstring."""
+    text = path.read_text()
+    blocks = [text] if path.suffix == ".py" else [b for kind, b in FENCE.findall(text) if kind]
+    for block in blocks:
+        yield from re.findall(r"^ *(?:\$ )?(mnist-jax .*?) *(?:#.*)?$", block, re.MULTILINE)
+
+
+LINES = [
+    (path, line)
+    for path in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]
+    for line in commands_of(path)
+]
+
+
+@pytest.mark.parametrize(("path", "line"), LINES, ids=lambda x: x if isinstance(x, str) else "")
+def test_commands_are_understood(path, line, tmp_path, monkeypatch):
+    del path  # names the page in a failure
+    monkeypatch.chdir(tmp_path)
+    args = shlex.split(line)[1:]
+    for number, arg in enumerate(args):
+        args[number] = PLACEHOLDERS.get(arg, arg)
+        if arg.endswith(".json") and args[number - 1] == "--config":  # of a run that there was
+            Path(arg).parent.mkdir(parents=True)
+            Path(arg).write_text(json.dumps(dataclasses.asdict(Config())))
+    if "--help" in args:
+        assert main(args) == 0
+    else:
+        _parse(args)
+
+
+@pytest.fixture(scope="module")
+def options() -> dict[str, set[str]]:
+    """The options of each command, as its help tells them."""
+    found = {}
+    for command in COMMANDS:
+        done = subprocess.run(
+            [sys.executable, "-m", "mnist_jax", command, "--help"],
+            env=os.environ | {"COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found[command] = set(re.findall(r"--[a-z][\w.-]*", done.stdout))
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_options_in_the_text_exist(path, options):
+    known = set().union(*options.values(), NOT_OURS, {"--version"})
+    for code in re.findall(r"`([^`]+)`", prose(path)):
+        words = code.split()
+        if words[0] == "mnist-jax" and len(words) > 1 and words[1] != "COMMAND":
+            assert words[1] in COMMANDS, code
+            assert {w.partition("=")[0] for w in words if w[:2] == "--"} <= options[words[1]], code
+        elif words[0].startswith("--"):
+            assert {w.partition("=")[0] for w in words if w[:2] == "--"} <= known, code
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub, and MyST like it, makes of headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        page = path.parent / file if file else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_files_that_are_named_exist(path):
+    """In code: configs/x.py, benchmarks/x.py, tests/x.py, mnist_jax/x.py; NAME stands for any."""
+    text = path.read_text()
+    for found in re.findall(r"\b(?:configs|benchmarks|tests|mnist_jax)/[\w/*.]+\.(?:py|c)\b", text):
+        assert "NAME" in found or "mine" in found or glob.glob(str(ROOT / found)), found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_targets_of_make_exist(path):
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    text = path.read_text()
+    code = [*re.findall(r"`(make [^`]+)`", text), *re.findall(r"^make .*$", text, re.MULTILINE)]
+    for line in code:
+        named = [word for word in line.partition("#")[0].split()[1:] if "=" not in word]
+        assert {*named} <= {*targets}, line
+
+
+def test_every_page_is_on_the_site():
+    listed = re.findall(r"^\w+$", (ROOT / "docs/index.md").read_text(), re.MULTILINE)
+    assert {*listed} == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+        + [str(ROOT / "docs"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    api = (tmp_path / "api.html").read_text()
+    assert not [name for name in mnist_jax.__all__ if f'id="mnist_jax.{name}"' not in api]
+    links = [
+        link
+        for page in tmp_path.glob("*.html")
+        for link in re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"', page.read_text())
+    ]
+    assert not links  # nothing is fetched from elsewhere
