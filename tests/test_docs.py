@@ -84,7 +84,7 @@ def test_commands_are_understood(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = shlex.split(line)[1:]
     for number, arg in enumerate(args):
-        if args[number - 1] == "--config" and not (ROOT / arg).exists():  # a run's, the reader's
+        if args[number - 1] == "--config" and Path(arg).parent.name != "configs":  # the reader's
             Path(arg).parent.mkdir(parents=True, exist_ok=True)
             Path(arg).write_text(
                 json.dumps(dataclasses.asdict(Config()))
