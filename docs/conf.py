@@ -27,6 +27,7 @@ suppress_warnings = ["myst.html"]
 default_role = "literal"  # docstrings write `x` for code
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False  # "(images, labels): ..." is no type
+napoleon_attr_annotations = False
 napoleon_use_ivar = True  # attributes of a tuple are told once, by its docstring
 python_maximum_signature_line_length = 88
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -76,13 +77,26 @@ def help_of(command: str) -> str:
 
 def keep_colons(_: Sphinx, what: str, __: str, ___: Any, ____: Any, lines: list[str]) -> None:
     """Begins a field's docstring with an empty comment; Napoleon would read it as `type: text`."""
-    if what == "attribute":
+    if what in ("attribute", "property"):
         lines[:0] = ["..", ""]
 
 
+def without_parent(*event: Any) -> tuple[str, str] | None:
+    """Takes what Linen adds to each module off its signature."""
+    signature, returns = event[-2:]
+    return signature and (re.sub(r", parent: .*", ")", signature), returns)
+
+
+def is_alias(*event: Any) -> bool | None:
+    """Leaves out the fields of tuples, which the docstring of the class tells already."""
+    return True if str(event[3].__doc__).startswith("Alias for field") else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connects the functions that change a page, or a docstring, before it is read."""
+    """Connects the functions that change pages and docstrings before they are read."""
     app.connect("source-read", link_to_repository)
     app.connect("source-read", describe_commands)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before Napoleon
+    app.connect("autodoc-process-signature", without_parent)
+    app.connect("autodoc-skip-member", is_alias)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
