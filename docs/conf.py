@@ -96,6 +96,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connects the functions that change pages and docstrings before they are read."""
     app.connect("source-read", link_to_repository)
     app.connect("source-read", describe_commands)
+    app.connect("env-get-outdated", lambda *_: ["commands"])  # it is made of the code
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before Napoleon
     app.connect("autodoc-process-signature", without_parent)
     app.connect("autodoc-skip-member", is_alias)
