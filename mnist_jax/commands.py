@@ -19,6 +19,7 @@ from mnist_jax.network import as_network, load_network
 from mnist_jax.panel import show_result
 from mnist_jax.population import population
 from mnist_jax.predict import predict_files
+from mnist_jax.serve import serve
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.summary import format_table, summarize
 from mnist_jax.sweep import load_search_space, sweep
@@ -207,6 +208,23 @@ class Export(Common):
 
 
 @dataclass(frozen=True)
+class Serve(Common):
+    """Serve a page to draw on, where the network says what it sees; and a JSON API."""
+
+    workdir: Path = Path("runs/default")
+    """A directory that `train` has written."""
+    step: str = "latest"
+    """A saved step, latest, or best (by validation accuracy)."""
+    host: str = "127.0.0.1"
+    """The address to listen at; 0.0.0.0 lets anyone on the network use the page."""
+    port: int = 8000
+    """0: any that is free."""
+
+    def run(self) -> None:
+        serve(self.workdir, self.step, host=self.host, port=self.port)
+
+
+@dataclass(frozen=True)
 class Summary(Common):
     """Print the layers of the network: output shapes, parameters, FLOPs, and their purpose."""
 
@@ -316,11 +334,14 @@ class Verify(Common):
         return 0 if result["same_bits"] else DIFFERENT
 
 
-Command = Train | Evaluate | Predict | Import | Export | Summary | Population | Sweep | Verify
+Command = (
+    Train | Evaluate | Predict | Serve | Import | Export | Summary | Population | Sweep | Verify
+)
 COMMANDS = (
     "train",
     "evaluate",
     "predict",
+    "serve",
     "import",
     "export",
     "summary",
@@ -337,6 +358,7 @@ def create_parser(recipe: Config) -> Any:
         Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Serve, tyro.conf.subcommand("serve")]
         | Annotated[Import, tyro.conf.subcommand("import")]
         | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Summary, tyro.conf.subcommand("summary", default=Summary(recipe))]

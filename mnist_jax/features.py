@@ -12,6 +12,7 @@ from mnist_jax.pictures import sheet, visible
 from mnist_jax.state import Variables
 
 COLUMNS = 8  # of a sheet
+MOST = 64  # pictures on a sheet
 
 
 def first_filters(variables: Variables) -> jax.Array | None:
@@ -54,7 +55,7 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
 
 
 def filter_sheet(variables: Variables) -> np.ndarray | None:
-    """Draws the filters that slide over the image, on one scale: grey is 0, lighter is positive.
+    """Draws the filters that slide over the image, or the first: grey is 0, lighter is positive.
 
     Returns:
         uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn. None: there are none.
@@ -64,11 +65,11 @@ def filter_sheet(variables: Variables) -> np.ndarray | None:
         return None
     if filters.shape[-1] not in (1, 3):
         filters = filters.mean(axis=-1, keepdims=True)
-    return sheet(visible(np.asarray(filters), signed=True), COLUMNS, ground=255)
+    return sheet(visible(np.asarray(filters)[:MOST], signed=True), COLUMNS, ground=255)
 
 
 def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Draws the feature maps of a single image, a sheet a convolution: black is 0 or less.
+    """Draws the first feature maps of a single image, a sheet a convolution: black is 0 or less.
 
     Args:
         maps: float [1, H', W', features] by name, of `feature_maps`.
@@ -77,7 +78,7 @@ def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
         uint8 [H, W, 1] by name.
     """
     return {
-        name: sheet(visible(np.asarray(found[0]).transpose(2, 0, 1)[..., None]), COLUMNS)
+        name: sheet(visible(np.asarray(found[0]).transpose(2, 0, 1)[:MOST, ..., None]), COLUMNS)
         for name, found in maps.items()
     }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from mnist_jax.datasets import DataInfo
 from mnist_jax.datasets.image_files import read_image
@@ -80,7 +81,7 @@ def predict_files(
         FileNotFoundError: there is no such file.
         ValueError: a file is not an image; nothing is written then.
     """
-    drawings = [_prepare(path, network.info) for path in paths]
+    drawings = [prepare(read_image(path), network.info) for path in paths]
     images = np.stack([drawing.pixels for drawing in drawings])
     answers = network.predict(images)
     if show:
@@ -89,23 +90,40 @@ def predict_files(
                 side_by_side(read_image(path), image).save(file, "PNG")
     rows = zip(paths, drawings, answers.probabilities, answers.classes, strict=True)
     names = network.info.label_names
-    return [_answer(str(path), drawing, p, first, names) for path, drawing, p, first in rows]
+    return [answer(str(path), drawing, p, first, names) for path, drawing, p, first in rows]
 
 
-def _prepare(path: str | Path, info: DataInfo) -> Drawing:
-    picture = read_image(path)
+def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
+    """Makes of a picture what the images were that a network was trained on.
+
+    Args:
+        picture: of mode "L" or "RGB", of any size.
+        info: what the network knows of its images.
+
+    Raises:
+        ValueError: images of so many channels are no pictures.
+    """
     if info.drawing_box:
         return prepare_drawing(picture, info.image_shape, info.drawing_box)
     return Drawing(prepare_picture(picture, info.image_shape))
 
 
-def _answer(
+def answer(
     image: str,
     drawing: Drawing,
     probabilities: np.ndarray,
     first: int,
     label_names: tuple[str, ...],
 ) -> FilePrediction:
+    """Says in words what a network has found.
+
+    Args:
+        image: the file that it was.
+        drawing: what the network was given, see `prepare`.
+        probabilities: float [num_classes].
+        first: the likeliest class.
+        label_names: of all classes.
+    """
     if drawing.blank:
         return FilePrediction(image, None, 0.0, None, 0.0, drawing.problem)
     second = next(other for other in np.argsort(-probabilities, kind="stable") if other != first)

@@ -14,7 +14,8 @@ ARGS = (
 )
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it lives, an event loop runs in this thread, and no other one can.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Headless Chromium; the test is skipped where there is none."""
     path = next(filter(None, map(shutil.which, NAMES)), None)

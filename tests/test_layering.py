@@ -5,14 +5,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "augment clock config datasets environment exported hashing ink metrics onnx_graph ops "
-    "optimizer panel pictures rng sharding signals state statistics tensorboard",
-    "checkpoint compilation_cache finite handwriting history loader model_card models "
+    "augment batching clock config datasets environment exported hashing ink metrics onnx_graph "
+    "ops optimizer panel pictures rng sharding signals state statistics tensorboard",
+    "api checkpoint compilation_cache finite handwriting history loader model_card models "
     "onnx_primitives stablehlo steps transfer",
     "features onnx_file overfitting population_program program retention trials workdir",
     "members network task",
     "evaluate export predict summary train",
-    "population sweep verify",
+    "app population sweep verify",
+    "serve",
     "commands",
     "cli",
     "__init__ __main__",

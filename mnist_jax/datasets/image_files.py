@@ -2,14 +2,19 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 
 # What Pillow reads by itself. Not EPS: that would be a program, run by Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # More than any camera takes, and 300 MB in colour: a small file can claim any size.
 MAX_PIXELS = 100_000_000
+
+
+class TooManyPixelsError(ValueError):
+    """An image is larger than what is to be kept in memory; it was not decoded."""
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -30,38 +35,69 @@ def read_image(path: str | Path) -> Image.Image:
         if path.exists():
             raise ValueError(f"{path} is no file; expected an image")
         raise FileNotFoundError(f"there is no image {str(path)!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd metadata
+        return decode_image(path, str(path))
+
+
+def decode_image(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Does as `read_image` for a file, or what an open one holds; Pillow's warnings are passed on.
+
+    Args:
+        source: an image file.
+        name: what to call it in messages.
+        max_pixels: the largest picture that is decoded.
+
+    Raises:
+        TooManyPixelsError: it says that it is larger.
+        ValueError: it is no image of `FORMATS`, or is damaged.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd metadata
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ValueError(f"it has {width}x{height} pixels, at most {MAX_PIXELS:,} fit")
-                image.load()
-                return _flat(ImageOps.exif_transpose(image))
+        with Image.open(source, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise TooManyPixelsError(
+                    f"it has {width}x{height} pixels, at most {max_pixels:,} fit"
+                )
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # a copy only of what is turned
+            return _flat(image)
     except PermissionError:
         raise
     except Image.UnidentifiedImageError:
         raise ValueError(
-            f"{path} is no image that can be read: expected {', '.join(FORMATS)}"
+            f"{name} is no image that can be read: expected {', '.join(FORMATS)}"
         ) from None
     except Exception as error:  # a damaged file makes decoders fail in many ways
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        too_many = isinstance(error, TooManyPixelsError | Image.DecompressionBombError)
+        kind = TooManyPixelsError if too_many else ValueError
+        raise kind(f"{name} cannot be read as an image: {error}") from error
 
 
 def _flat(image: Image.Image) -> Image.Image:
     """Grey or colour of 8 bits, without transparency."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
+        values = np.array(image, np.float32)  # a large one: the rest happens in place
         white = next(
             (white for white in (1, 255) if image.mode == "F" and values.max() <= white), 65535
         )
-        return Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8))
+        values *= 255 / white
+        np.rint(values.clip(0, 255, out=values), out=values)
+        return Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        pixels = np.asarray(image, np.float32)
-        alpha = pixels[..., 3:] / 255
-        visible = (pixels[..., :3] * alpha).sum() / (3 * max(float(alpha.sum()), 1e-6))
-        ground = Image.new("RGBA", image.size, "white" if visible < 128 else "black")
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        on_black = _on("black", image)
+        alpha = ImageStat.Stat(image.getchannel("A")).mean[0] / 255
+        if np.mean(ImageStat.Stat(on_black).mean) >= 128 * alpha:
+            return on_black
+        del on_black
+        return _on("white", image)
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _on(ground: str, image: Image.Image) -> Image.Image:
+    """What is seen where an RGBA image lies on a ground."""
+    flat = Image.new("RGB", image.size, ground)
+    flat.paste(image, mask=image.getchannel("A"))
+    return flat

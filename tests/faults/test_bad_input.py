@@ -33,6 +33,7 @@ READERS = {
     "evaluate": "evaluate --workdir",
     "export": "export --format stablehlo --output new.stablehlo --workdir",
     "predict": "predict --output new.npz --workdir",
+    "serve": "serve --port 0 --workdir",
     "verify": "verify --workdir",
 }
 WRITERS = {
@@ -121,8 +122,8 @@ def option(field: str) -> str:
 LONG = "x" * 200
 MANY_DIGITS = "9" * 5000
 ARGUMENTS = {
-    "": "Expected one of {train, evaluate, predict, import, export",
-    "--": "Expected one of {train, evaluate, predict, import, export",
+    "": "Expected one of {train, evaluate, predict, serve, import",
+    "--": "Expected one of {train, evaluate, predict, serve, import",
     "trane": "Unrecognized options: trane (see mnist-jax --help)",
     "Train": "Unrecognized options: Train",
     "'train evaluate'": "Unrecognized options: train evaluate",
@@ -255,6 +256,13 @@ ARGUMENTS = {
     "predict --workdir run --output full.npz": "full.npz",
     f"predict --workdir run --output {LONG}{LONG}.npz": LONG,
     "predict --workdir run --output p.npz --step 3": "holds no step 3",
+    "serve": "there is no trained network in runs/default",
+    "serve --workdir run --step 3": "holds no step 3",
+    "serve --workdir run --port 65536": "--port must be 0 to 65535, got 65536",
+    "serve --workdir run --port http": "--port: invalid literal for int()",
+    "serve --workdir run --host ''": "cannot listen at ''",
+    "serve --workdir run --host nowhere.invalid": "cannot listen at 'nowhere.invalid'",
+    "serve --workdir run run": "Unrecognized options: run",
     "summary --workdir run": "--workdir",
     "summary --image-shape": "--image-shape",
     "summary --image-shape 28 28": "--image-shape",

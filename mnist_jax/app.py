@@ -1,0 +1,253 @@
+"""The page to draw on and its API, as an ASGI application of FastAPI."""
+
+import asyncio
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+
+from mnist_jax.api import (
+    IMAGE_BODY,
+    MAX_BYTES,
+    MAX_PIXELS,
+    PROBLEMS,
+    SLOWEST,
+    About,
+    Answer,
+    Explanation,
+    Health,
+)
+from mnist_jax.batching import Batcher, BusyError
+from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.image_files import TooManyPixelsError, decode_image
+from mnist_jax.handwriting import Drawing
+from mnist_jax.network import Network
+from mnist_jax.pictures import data_url
+from mnist_jax.predict import answer, prepare
+
+MAX_HELD = 200_000_000  # bytes of all uploads that are not prepared yet
+MAX_WAITING = 256  # pictures that wait to be prepared, and then for the network
+LARGEST_BATCH = 32  # images: by then the network's time is the smaller part
+PREPARED_AT_ONCE = 2  # pictures: a small one does not wait for a large one
+
+PAGE = {
+    "/": ("draw.html", "text/html; charset=utf-8"),
+    "/draw.css": ("draw.css", "text/css; charset=utf-8"),
+    "/draw.js": ("draw.js", "text/javascript; charset=utf-8"),
+}
+PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    # Nothing from elsewhere, whatever finds its way into the page.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Uploads:
+    """Takes in images: bounded in bytes and number, whoever sends them."""
+
+    def __init__(self, info: DataInfo):
+        """Makes it for one event loop and the images of one network."""
+        self.waiting = self.held = 0
+        self._info = info
+        self._free = asyncio.Semaphore(PREPARED_AT_ONCE)
+        self.executor = ThreadPoolExecutor(PREPARED_AT_ONCE, "prepare")
+
+    async def receive(self, request: Request) -> Drawing:
+        """Reads the body of a request, and makes of it what the network is given.
+
+        Raises:
+            HTTPException: it is no image, is too large, or comes too slowly.
+            BusyError: too much is waiting.
+        """
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            if not body:
+                raise HTTPException(400, "the request has no body; expected an image file")
+            return await self._prepare(request, body)
+        finally:
+            self.held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        if int(request.headers.get("content-length", 0)) > MAX_BYTES:
+            raise _too_many_bytes()
+        try:
+            async with asyncio.timeout(SLOWEST):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > MAX_BYTES:
+                        raise _too_many_bytes()
+                    if self.held + len(chunk) > MAX_HELD:
+                        raise BusyError
+                    self.held += len(chunk)
+                    body += chunk
+        except TimeoutError:
+            raise _unread(408, f"the upload took longer than {SLOWEST:.0f} seconds") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the upload was broken off") from None
+
+    async def _prepare(self, request: Request, body: bytearray) -> Drawing:
+        if self.waiting >= MAX_WAITING:
+            raise BusyError
+        self.waiting += 1
+        try:
+            async with self._free:
+                if await request.is_disconnected():
+                    raise HTTPException(400, "nobody waits for the answer any more")
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self.executor, _drawing, body, self._info)
+        finally:
+            self.waiting -= 1
+
+
+def _drawing(body: bytearray, info: DataInfo) -> Drawing:
+    try:
+        return prepare(decode_image(io.BytesIO(body), "the upload", MAX_PIXELS), info)
+    except TooManyPixelsError as error:
+        raise HTTPException(413, str(error)) from error
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+def _too_many_bytes() -> HTTPException:
+    return _unread(413, f"the upload is too large: at most {MAX_BYTES:,} bytes are read")
+
+
+def _unread(code: int, detail: str) -> HTTPException:
+    """An error after which the rest of the body is not read: the connection cannot go on."""
+    return HTTPException(code, detail, {"Connection": "close"})
+
+
+def create_app(
+    network: Network,
+    feature_sheets: Callable[[np.ndarray], dict[str, np.ndarray]],
+    about: About,
+    allowed_hosts: Sequence[str] = ("*",),
+) -> FastAPI:
+    """Returns the application, for one event loop.
+
+    Args:
+        network: what classifies.
+        feature_sheets: what the network is given, uint8 [H, W, C] -> a picture of the feature maps
+            by convolution, uint8 [H', W', 1].
+        about: what the page says of the network.
+        allowed_hosts: the names by which it may be called; "*" is any. A page of another site that
+            makes its own name mean this computer (DNS rebinding) is refused by it.
+    """
+    app = FastAPI(
+        title="mnist_jax",
+        summary="Classifies images.",
+        description="Send an image file as the body of a request: "
+        "`curl --data-binary @photo.jpg http://127.0.0.1:8000/api/predict`",
+        version="1",
+        docs_url=None,  # these would load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
+    _add_errors(app)
+    _add_page(app)
+    names = network.info.label_names
+    uploads = Uploads(network.info)
+
+    def classify(images: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
+        return list(zip(*network.predict(np.stack(images)), strict=True))
+
+    batcher = Batcher(
+        classify,
+        ThreadPoolExecutor(1, "network"),
+        largest=min(LARGEST_BATCH, network.batch_size),
+        waiting=MAX_WAITING,
+    )
+
+    async def answered(drawing: Drawing) -> dict[str, Any]:
+        if drawing.blank:
+            probabilities, first = np.zeros(0), 0
+        else:
+            probabilities, first = await batcher(drawing.pixels)
+        found = answer("", drawing, probabilities, first, names)._asdict()
+        del found["image"]  # it has no name
+        by_class = zip(names, probabilities.tolist(), strict=False)
+        return found | {"probabilities": dict(by_class)}
+
+    def explained(drawing: Drawing) -> dict[str, Any]:
+        sheets = feature_sheets(drawing.pixels)
+        maps = {name: data_url(picture) for name, picture in sheets.items()}
+        return {"seen": data_url(drawing.pixels), "feature_maps": maps}
+
+    @app.post("/api/predict", responses=PROBLEMS, openapi_extra=IMAGE_BODY)
+    async def predict(request: Request) -> Answer:
+        """Classifies an image: a photograph, a scan or a drawing."""
+        return Answer(**await answered(await uploads.receive(request)))
+
+    @app.post("/api/explain", responses=PROBLEMS, openapi_extra=IMAGE_BODY)
+    async def explain(request: Request) -> Explanation:
+        """Classifies an image, and shows what the network is given and what it finds there."""
+        drawing = await uploads.receive(request)
+        found = await answered(drawing)
+        loop = asyncio.get_running_loop()
+        return Explanation(
+            **found, **await loop.run_in_executor(uploads.executor, explained, drawing)
+        )
+
+    @app.get("/api/network")
+    async def network_() -> About:
+        """Says which network answers."""
+        return about
+
+    @app.get("/health")
+    async def health() -> Health:
+        """Says that the server is ready."""
+        return Health(
+            status="ok",
+            waiting=uploads.waiting,
+            held=uploads.held,
+            images=batcher.items,
+            batches=batcher.batches,
+        )
+
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = resources.files("mnist_jax") / "pages"
+    for path, (name, media_type) in PAGE.items():
+        content = (folder / name).read_bytes()
+
+        def page(content: bytes = content, media_type: str = media_type) -> Response:
+            return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+
+        # Starlette's route, not FastAPI's: there is nothing to check or to document.
+        app.add_route(path, lambda _, page=page: page(), include_in_schema=False)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error is one sentence of JSON."""
+
+    @app.exception_handler(StarletteHTTPException)
+    async def failed(request: Request, error: StarletteHTTPException) -> Response:
+        detail = {
+            404: "there is nothing here: the page is at /, and /openapi.json describes the API",
+            405: f"{request.url.path} does not take {request.method}",
+        }.get(error.status_code, error.detail)
+        return JSONResponse({"detail": detail}, error.status_code, error.headers)
+
+    @app.exception_handler(BusyError)
+    async def full(_request: Request, _error: BusyError) -> Response:
+        headers = {"Retry-After": "1", "Connection": "close"}
+        return JSONResponse({"detail": "too many images are waiting: try again"}, 503, headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_request: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": f"unexpected {type(error).__name__}"}, 500)

@@ -1,0 +1,77 @@
+"""One call for all that wait: what arrives while a batch is computed makes the next one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+
+class BusyError(Exception):
+    """More is waiting already than is to wait."""
+
+
+class Batcher:
+    """Computes items in batches, in the order in which they came.
+
+    Nothing waits for company: an item that finds the computer idle is computed alone.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[list[Any]], Sequence[Any]],
+        executor: Executor,
+        *,
+        largest: int,
+        waiting: int,
+    ):
+        """Makes a batcher for one event loop.
+
+        Args:
+            compute: items -> their results, in their order. An error is that of all items.
+            executor: where it runs, one call at a time.
+            largest: items in a batch, at most.
+            waiting: items that wait at a time, at most.
+        """
+        self._compute, self._executor = compute, executor
+        self._largest, self._limit = largest, waiting
+        self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self.items = self.batches = 0  # computed so far
+
+    async def __call__(self, item: Any) -> Any:
+        """Returns the result of an item; raises `BusyError`, or what `compute` has raised."""
+        if len(self._waiting) >= self._limit:
+            raise BusyError
+        result = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, result))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return await result
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                count = min(self._largest, len(self._waiting))
+                batch = [self._waiting.popleft() for _ in range(count)]
+                # Who waited for the others has gone away.
+                batch = [(item, result) for item, result in batch if not result.done()]
+                if batch:
+                    await self._compute_batch(batch)
+        finally:
+            self._worker = None
+
+    async def _compute_batch(self, batch: list[tuple[Any, asyncio.Future[Any]]]) -> None:
+        loop = asyncio.get_running_loop()
+        items = [item for item, _ in batch]
+        self.items, self.batches = self.items + len(items), self.batches + 1
+        try:
+            found = await loop.run_in_executor(self._executor, self._compute, items)
+        except Exception as error:
+            for _, result in batch:
+                if not result.done():
+                    result.set_exception(error)
+            return
+        for (_, result), value in zip(batch, found, strict=True):
+            if not result.done():
+                result.set_result(value)

@@ -1,0 +1,377 @@
+// The page to draw on: strokes on a canvas, and what the network says of them while they grow.
+
+const PEN = 34; // pixels of the canvas's 560: as MNIST's strokes, where a digit fills the sheet
+const LARGEST = 20_000_000; // bytes of a photo, as the server has it
+const MOST_BARS = 10;
+
+const element = (id) => document.getElementById(id);
+const canvas = element("canvas");
+const paper = canvas.getContext("2d");
+
+let strokes = []; // each a list of points [x, y], in pixels of the canvas
+let drawing = null; // the stroke that is being drawn
+let photo = null; // a File, in place of strokes
+let subject = 0; // counts what is shown: an answer about something that is gone is dropped
+let changed = false; // since the last request
+let asking = false;
+let labels = [];
+
+// ---- Drawing
+
+function pointOf(event) {
+  const box = canvas.getBoundingClientRect();
+  const scale = canvas.width / box.width;
+  return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+}
+
+// A curve through the middles between points: a hand's corners, without the pointer's.
+function drawStroke(points) {
+  paper.beginPath();
+  paper.moveTo(...points[0]);
+  for (let i = 1; i < points.length - 1; i++) {
+    const [x, y] = points[i];
+    const [nextX, nextY] = points[i + 1];
+    paper.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
+  }
+  paper.lineTo(...points.at(-1)); // of a single point a dot, as the ends are round
+  paper.stroke();
+}
+
+const colour = (name) => getComputedStyle(document.body).getPropertyValue(name);
+
+function fill(style) {
+  paper.fillStyle = style;
+  paper.fillRect(0, 0, canvas.width, canvas.height);
+}
+
+function redraw() {
+  fill("white");
+  paper.strokeStyle = "black";
+  paper.lineWidth = PEN;
+  paper.lineCap = paper.lineJoin = "round";
+  strokes.forEach(drawStroke);
+}
+
+let frame = 0;
+function update() {
+  changed = true;
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    if (!photo) redraw();
+    element("sheet").classList.toggle("photo", photo !== null);
+    const empty = !photo && !strokes.length;
+    element("hint").hidden = !empty;
+    element("clear").disabled = empty;
+    element("undo").disabled = !strokes.length;
+    if (empty) {
+      subject++;
+      showNothing();
+    } else {
+      ask();
+    }
+  });
+}
+
+function start(event) {
+  if (event.button > 0 || !event.isPrimary) return;
+  event.preventDefault(); // a mouse would select text
+  canvas.setPointerCapture(event.pointerId);
+  if (photo) clear();
+  drawing = [pointOf(event)];
+  strokes.push(drawing);
+  update();
+}
+
+function move(event) {
+  if (!drawing || !event.isPrimary) return;
+  const events = event.getCoalescedEvents?.() ?? [];
+  drawing.push(...(events.length ? events : [event]).map(pointOf));
+  update();
+}
+
+function stop(event) {
+  if (event.isPrimary) drawing = null;
+}
+
+function undo() {
+  if (!strokes.length) return;
+  drawing = null;
+  strokes.pop();
+  update();
+}
+
+function clear() {
+  drawing = photo = null;
+  strokes = [];
+  subject++;
+  tell("");
+  update();
+}
+
+// ---- A photo
+
+async function open(file) {
+  clear();
+  if (file.size > LARGEST) {
+    tell(`${file.name} is too large: at most ${LARGEST / 1e6} MB are read.`);
+    return;
+  }
+  photo = file;
+  const shown = subject;
+  update();
+  try {
+    const picture = await createImageBitmap(file);
+    if (shown !== subject) return;
+    const scale = Math.min(canvas.width / picture.width, canvas.height / picture.height);
+    const [width, height] = [picture.width * scale, picture.height * scale];
+    fill(colour("--track"));
+    const [left, top] = [(canvas.width - width) / 2, (canvas.height - height) / 2];
+    paper.drawImage(picture, left, top, width, height);
+  } catch {
+    if (shown === subject) showName(file.name); // no browser shows TIFF; the server reads it
+  }
+}
+
+function showName(name) {
+  fill(colour("--track"));
+  paper.fillStyle = colour("--quiet");
+  paper.font = "24px system-ui, sans-serif";
+  paper.textAlign = "center";
+  paper.fillText(name, canvas.width / 2, canvas.height / 2, canvas.width - 40);
+}
+
+// ---- The network's answer
+
+const picture = () => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
+// One request at a time, about what is there when the one before has its answer.
+async function ask() {
+  if (asking) return;
+  asking = true;
+  while (changed && (photo || strokes.length)) {
+    changed = false;
+    const shown = subject;
+    const response = await post(photo ?? (await picture()));
+    if (shown !== subject) continue;
+    if (response === null) {
+      tell("The server does not answer. When it is back, the page goes on by itself.");
+      await back();
+      tell("");
+      changed = true;
+    } else if (response.status === 503) {
+      await pause(1);
+      changed = true;
+    } else if (response.ok) {
+      tell("");
+      show(response.body);
+    } else {
+      showNothing("No answer.");
+      tell(sentence(response.body.detail));
+    }
+  }
+  asking = false;
+}
+
+async function post(body) {
+  try {
+    const response = await fetch("api/explain", { method: "POST", body });
+    return { ok: response.ok, status: response.status, body: await response.json() };
+  } catch {
+    return null;
+  }
+}
+
+async function back() {
+  for (;;) {
+    await pause(1);
+    try {
+      if ((await fetch("health")).ok) return;
+    } catch {
+      // not yet
+    }
+  }
+}
+
+const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + ".";
+
+function percent(probability) {
+  const shown = (100 * probability).toFixed(1);
+  return shown === "100.0" && probability < 1 ? "> 99.9%" : `${shown}%`;
+}
+
+function show(found) {
+  if (found.label === null) {
+    showNothing("There is nothing to see.", "Is the picture blank?");
+  } else {
+    setLabel(found.label);
+    element("sure").textContent = `${percent(found.probability)} sure`;
+    const second = percent(found.runner_up_probability);
+    const other = second === "0.0%" ? "Hardly anything else." : `or ${found.runner_up}, ${second}`;
+    element("doubt").textContent = found.problem ? sentence(found.problem) : other;
+    say(`${found.label}, ${percent(found.probability)}. ${sentence(found.problem)}`);
+    showBars(found.probabilities);
+  }
+  element("seen").src = found.seen;
+  element("seen").hidden = false;
+  showMaps(found.feature_maps);
+}
+
+function showNothing(why = "Nothing is drawn yet.", more = "") {
+  setLabel(null);
+  element("sure").textContent = why;
+  element("doubt").textContent = more;
+  say(photo || strokes.length ? `${why} ${more}` : "");
+  element("seen").hidden = true;
+  element("maps").replaceChildren();
+  showBars({});
+}
+
+function setLabel(label) {
+  const output = element("label");
+  output.textContent = label ?? "–";
+  output.classList.toggle("none", label === null);
+  output.classList.toggle("long", label !== null && label.length > 2);
+}
+
+// Few classes keep their places, so that the bars move; of many the likeliest are shown.
+function showBars(probabilities) {
+  const few = labels.length <= MOST_BARS;
+  const known = (name) => probabilities[name] ?? 0;
+  const ranked = few ? labels : [...labels].sort((a, b) => known(b) - known(a));
+  const names = ranked.slice(0, MOST_BARS);
+  const likeliest = Math.max(...names.map(known));
+  names.forEach((name, i) => {
+    const row = element("bars").children[i];
+    const [title, track, share] = row.children;
+    title.textContent = title.title = name;
+    track.firstChild.style.transform = `translateX(${100 * known(name) - 100}%)`;
+    share.textContent = name in probabilities ? percent(known(name)) : "";
+    row.classList.toggle("best", likeliest > 0 && known(name) === likeliest);
+  });
+}
+
+function makeBars() {
+  const parts = ["name", "track", "share"];
+  for (const _ of labels.slice(0, MOST_BARS)) {
+    const row = document.createElement("li");
+    row.append(...parts.map((part) => make("span", part)));
+    row.children[1].append(make("div", "fill"));
+    element("bars").append(row);
+  }
+  const longest = Math.min(13, Math.max(...labels.map((label) => label.length)));
+  element("bars").style.setProperty("--names", `${0.62 * longest}em`);
+  showBars({});
+}
+
+function make(kind, className) {
+  const made = document.createElement(kind);
+  made.className = className;
+  return made;
+}
+
+// Pictures are replaced in place: the page does not jump while one draws.
+function showMaps(maps) {
+  const names = Object.keys(maps);
+  const figures = element("maps");
+  if (figures.children.length !== names.length) {
+    figures.replaceChildren(
+      ...names.map((name) => {
+        const figure = make("figure", "");
+        const caption = make("figcaption", "");
+        caption.textContent = `Where the filters of ${name} find their patterns`;
+        const image = make("img", "");
+        image.alt = `The feature maps of ${name}`;
+        figure.append(caption, image);
+        return figure;
+      }),
+    );
+  }
+  names.forEach((name, i) => {
+    figures.children[i].lastChild.src = maps[name];
+  });
+}
+
+// A screen reader hears an answer when it has stood for a moment, not each while one draws.
+let speaking = 0;
+function say(text) {
+  clearTimeout(speaking);
+  speaking = setTimeout(() => {
+    if (element("spoken").textContent !== text) element("spoken").textContent = text;
+  }, 600);
+}
+
+function tell(text) {
+  element("notice").textContent = text;
+  element("notice").hidden = !text;
+}
+
+// ---- The start
+
+async function introduce() {
+  let response = null;
+  while (response === null) {
+    try {
+      response = await fetch("api/network");
+    } catch {
+      await back();
+    }
+  }
+  const network = await response.json();
+  labels = network.label_names;
+  const digits = labels.every((label) => /^[0-9]$/.test(label));
+  element("title").textContent = digits ? "Draw a digit" : "Draw, or open a photo";
+  const accuracy = network.test_accuracy;
+  const facts = [
+    `A ${network.architecture} trained on ${network.dataset}`,
+    `${network.params.toLocaleString("en")} parameters`,
+    `step ${network.step.toLocaleString("en")}`,
+    accuracy === null ? "" : `${(100 * accuracy).toFixed(2)}% of the test images right`,
+    digits ? "" : `${labels.length} classes`,
+  ];
+  const strange = network.drawings ? "" : " It has learned from pictures, not from drawings.";
+  element("about").textContent = `${facts.filter(Boolean).join(", ")}.${strange}`;
+  const [height, width] = network.image_shape;
+  element("size").textContent = `: ${width} × ${height} pixels`;
+  makeBars();
+}
+
+canvas.addEventListener("pointerdown", start);
+canvas.addEventListener("pointermove", move);
+canvas.addEventListener("pointerup", stop);
+canvas.addEventListener("pointercancel", stop);
+element("undo").addEventListener("click", undo);
+element("clear").addEventListener("click", clear);
+element("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  if (file) open(file);
+  event.target.value = ""; // so that the same one can be opened again
+});
+
+document.addEventListener("keydown", (event) => {
+  const letter = event.key.toLowerCase();
+  if (letter === "z" && (event.ctrlKey || event.metaKey)) undo();
+  else if (event.key === "Escape") clear();
+  else return;
+  event.preventDefault();
+});
+document.addEventListener("paste", (event) => {
+  const [file] = event.clipboardData.files;
+  if (file) open(file);
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  element("sheet").classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) element("sheet").classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  element("sheet").classList.remove("over");
+  const [file] = event.dataTransfer.files;
+  if (file) open(file);
+});
+
+await introduce();
+update();

@@ -1,0 +1,99 @@
+"""Batches of what waits: order, limits, errors, and those who go away."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mnist_jax.batching import Batcher, BusyError
+
+
+class Doubler:
+    """Doubles numbers, the first batch only when it is let go; it keeps what it was given."""
+
+    def __init__(self):
+        self.batches: list[list[int]] = []
+        self.go = threading.Event()
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        assert self.go.wait(10)
+        if -1 in items:
+            raise ValueError("-1 cannot be doubled")
+        return [2 * item for item in items]
+
+
+@pytest.fixture
+def doubler() -> Doubler:
+    return Doubler()
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+async def started(batcher: Batcher, doubler: Doubler, items: list[int]) -> list[asyncio.Task]:
+    """Lets items wait behind a first one, 0, that is being computed."""
+    tasks = [asyncio.create_task(batcher(0))]
+    while not doubler.batches:
+        await asyncio.sleep(0.001)
+    tasks += [asyncio.create_task(batcher(item)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_what_waits_is_computed_together_in_order(doubler, executor):
+    async def run():
+        batcher = Batcher(doubler, executor, largest=4, waiting=100)
+        tasks = await started(batcher, doubler, [1, 2, 3, 4, 5, 6])
+        doubler.go.set()
+        assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10, 12]
+        assert await batcher(7) == 14  # after it was idle
+        assert (batcher.items, batcher.batches) == (8, 4)
+
+    asyncio.run(run())
+    assert doubler.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
+
+
+def test_no_more_wait_than_are_to_wait(doubler, executor):
+    async def run():
+        batcher = Batcher(doubler, executor, largest=4, waiting=2)
+        tasks = await started(batcher, doubler, [1, 2])
+        with pytest.raises(BusyError):
+            await batcher(3)
+        doubler.go.set()
+        assert await asyncio.gather(*tasks) == [0, 2, 4]
+        assert await batcher(3) == 6
+
+    asyncio.run(run())
+
+
+def test_who_goes_away_is_not_computed_for_and_the_others_are(doubler, executor):
+    async def run():
+        batcher = Batcher(doubler, executor, largest=4, waiting=9)
+        first, gone, second = await started(batcher, doubler, [1, 2])
+        gone.cancel()
+        first.cancel()  # it is being computed: its result is dropped
+        await asyncio.sleep(0)
+        doubler.go.set()
+        assert await second == 4
+        assert (first.cancelled(), gone.cancelled()) == (True, True)
+
+    asyncio.run(run())
+    assert doubler.batches == [[0], [2]]
+
+
+def test_an_error_is_that_of_its_batch_and_the_next_is_computed(doubler, executor):
+    async def run():
+        batcher = Batcher(doubler, executor, largest=2, waiting=9)
+        tasks = await started(batcher, doubler, [1, -1, 3])
+        doubler.go.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert (found[0], found[3]) == (0, 6)
+        assert all("cannot be doubled" in str(error) for error in found[1:3])
+
+    asyncio.run(run())
