@@ -13,6 +13,7 @@ from mnist_jax.export import export
 from mnist_jax.network import load_network
 from mnist_jax.population import population
 from mnist_jax.predict import predict
+from mnist_jax.report import report
 from mnist_jax.statistics import compare
 from mnist_jax.train import train
 
@@ -27,5 +28,6 @@ __all__ = [
     "load_network",
     "population",
     "predict",
+    "report",
     "train",
 ]

@@ -122,7 +122,9 @@ def _parse(args: Sequence[str]) -> Command:
     for arg, following in itertools.zip_longest(args, args[1:]):
         if arg == "--workdir=" or (arg == "--workdir" and following == ""):
             raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
-    if "evaluate" in args and sum(arg.partition("=")[0] == "--workdir" for arg in args) > 1:
+    if {"evaluate", "report"} & {*args} and sum(
+        arg.partition("=")[0] == "--workdir" for arg in args
+    ) > 1:
         raise ValueError("--workdir must be given once, with all directories behind it")
     recipe = _recipe(args)
     printed = io.StringIO()

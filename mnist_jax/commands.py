@@ -19,6 +19,7 @@ from mnist_jax.network import as_network, load_network
 from mnist_jax.panel import show_result
 from mnist_jax.population import population
 from mnist_jax.predict import predict_files
+from mnist_jax.report import report
 from mnist_jax.serve import serve
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.summary import format_table, summarize
@@ -208,6 +209,22 @@ class Export(Common):
 
 
 @dataclass(frozen=True)
+class Report(Common):
+    """Write a page about a trained network, or a comparison of several: one HTML file."""
+
+    workdir: tuple[Path, ...] = (Path("runs/default"),)
+    """A directory that `train` has written, or several."""
+    output: Path | None = None
+    """The .html file (default: report.html in the workdir; of several, comparison.html here)."""
+
+    def run(self) -> dict[str, Any]:
+        written = report(self.workdir, self.output)
+        print(written.verdict)
+        print(f"{written.path}: {written.path.stat().st_size:,} bytes; open it in a browser")
+        return {"page": str(written.path), "networks": written.networks}
+
+
+@dataclass(frozen=True)
 class Serve(Common):
     """Serve a page to draw on, where the network says what it sees; and a JSON API."""
 
@@ -335,12 +352,23 @@ class Verify(Common):
 
 
 Command = (
-    Train | Evaluate | Predict | Serve | Import | Export | Summary | Population | Sweep | Verify
+    Train
+    | Evaluate
+    | Predict
+    | Report
+    | Serve
+    | Import
+    | Export
+    | Summary
+    | Population
+    | Sweep
+    | Verify
 )
 COMMANDS = (
     "train",
     "evaluate",
     "predict",
+    "report",
     "serve",
     "import",
     "export",
@@ -358,6 +386,7 @@ def create_parser(recipe: Config) -> Any:
         Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Serve, tyro.conf.subcommand("serve")]
         | Annotated[Import, tyro.conf.subcommand("import")]
         | Annotated[Export, tyro.conf.subcommand("export")]

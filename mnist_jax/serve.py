@@ -18,7 +18,7 @@ from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import Trained, load_trained, read_result
 
 if TYPE_CHECKING:
-    from mnist_jax.api import About
+    from mnist_jax.serving.api import About
 
 CONNECTIONS = 900  # at a time: a process may have 1024 files open
 LAST_REQUESTS = 3  # seconds that these have when the server is stopped
@@ -43,7 +43,7 @@ def serve(
     _require("fastapi", "uvicorn")
     import uvicorn
 
-    from mnist_jax.app import LARGEST_BATCH, create_app
+    from mnist_jax.serving.app import LARGEST_BATCH, create_app
 
     trained = load_trained(workdir, step, replicated(create_mesh()))
     network, sheets = as_network(trained), feature_sheets(trained)
@@ -81,7 +81,7 @@ def serve(
 
 def about(trained: Trained, workdir: str | Path) -> "About":
     """Returns what the page says of a network."""
-    from mnist_jax.api import About
+    from mnist_jax.serving.api import About
 
     result = read_result(Path(workdir)) or {}  # of an unfinished training there is none
     measured = result.get("best_step" if trained.config.watch.patience else "steps")

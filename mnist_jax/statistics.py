@@ -47,6 +47,31 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     return max(0.0, middle - half_width), min(1.0, middle + half_width)
 
 
+def paired_interval(only_first: int, only_second: int, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of the difference of two accuracies on the same images.
+
+    Images that both networks, or neither, got right say nothing of it, as in McNemar's test. Half
+    an image is added to each of the four counts, so that the interval holds what it promises also
+    where few differ.
+
+    Args:
+        only_first: images that the first network alone got right.
+        only_second: those that the second one alone did.
+        count: all images.
+
+    Returns:
+        (low, high) of the second accuracy less the first, fractions.
+
+    References:
+        A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
+        proportions", Statistics in Medicine 24, 2005.
+    """
+    difference = only_second - only_first
+    differing, total = only_first + only_second + 1, count + 2
+    half_width = 1.959964 * math.sqrt(differing - difference**2 / total) / total
+    return difference / total - half_width, difference / total + half_width
+
+
 def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """Compares two finished populations, seed by seed.
 

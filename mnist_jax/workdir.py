@@ -193,7 +193,8 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 def delete_leftovers(workdir: Path) -> None:
     """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
-    for name in ("config.json", "metrics.jsonl", "result.json", "population.json"):
+    names = ("config.json", "metrics.jsonl", "result.json", "population.json", "report.html")
+    for name in names:
         for leftover in workdir.glob(f".{name}.*.tmp"):
             leftover.unlink()
 
@@ -203,7 +204,7 @@ def delete_run(workdir: Path) -> None:
 
     The order never leaves a result without its checkpoint.
     """
-    for name in ("result.json", "metrics.jsonl"):
+    for name in ("report.html", "result.json", "metrics.jsonl"):
         (workdir / name).unlink(missing_ok=True)
     delete_checkpoints(workdir / "checkpoints")
     shutil.rmtree(workdir / "tensorboard", ignore_errors=True)

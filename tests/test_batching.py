@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mnist_jax.batching import Batcher, BusyError
+from mnist_jax.serving.batching import Batcher, BusyError
 
 
 class Doubler:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "augment batching clock config datasets environment exported hashing ink metrics onnx_graph "
-    "ops optimizer panel pictures rng sharding signals state statistics tensorboard",
-    "api checkpoint compilation_cache finite handwriting history loader model_card models "
+    "augment calibration clock config datasets environment exported hashing ink metrics onnx_graph "
+    "ops optimizer panel pictures plots rng sharding signals state statistics tensorboard",
+    "checkpoint compilation_cache finite handwriting history loader model_card models "
     "onnx_primitives stablehlo steps transfer",
     "features onnx_file overfitting population_program program retention trials workdir",
     "members network task",
-    "evaluate export predict summary train",
-    "app population sweep verify",
+    "evaluate export predict reporting summary train",
+    "population report serving sweep verify",
     "serve",
     "commands",
     "cli",
@@ -37,7 +37,7 @@ def imported(file: Path) -> set[str]:
 
 
 def test_every_file_has_a_layer():
-    packages = ("datasets", "models")
+    packages = ("datasets", "models", "reporting", "serving")
     found = {
         path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.name in packages
     }

@@ -37,6 +37,8 @@ def test_scikit_learns_digits_go_all_the_way(capsys):
         assert answers["names"].tolist() == [*"0123456789"]
         right = answers["classes"] == answers["labels"]
     assert right.mean() == result["test_accuracy"]
+    run("report --workdir run")
+    assert f"{result['test_accuracy']:.2%}</p>" in Path("run/report.html").read_text()
 
     picture = np.full((300, 300), 240, np.uint8)
     enlarged = Image.fromarray((images[0].reshape(8, 8) * 15).astype(np.uint8)).resize((150, 150))

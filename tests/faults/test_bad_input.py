@@ -33,6 +33,7 @@ READERS = {
     "evaluate": "evaluate --workdir",
     "export": "export --format stablehlo --output new.stablehlo --workdir",
     "predict": "predict --output new.npz --workdir",
+    "report": "report --output new.html --workdir",
     "serve": "serve --port 0 --workdir",
     "verify": "verify --workdir",
 }
@@ -223,6 +224,20 @@ ARGUMENTS = {
     "predict --model missing.onnx a.png": "there is no trained network in missing.onnx",
     "predict --model a-file a.png": "there is no a-file.json, the card",
     "predict --model run --output p.npz": "--output needs --workdir",
+    "report": "there is no trained network in runs/default",
+    "report run": "Unrecognized options: run",
+    "report --workdir": "workdir must be a directory, or several",
+    "report --workdir run --workdir run": "--workdir must be given once",
+    "report --workdir run missing": "there is no trained network in missing",
+    "report --workdir a-file": "a-file is a file",
+    "report --workdir run --output": "--output",
+    "report --workdir run --output ''": "--output must end in .html",
+    "report --workdir run --output .": "--output must end in .html",
+    "report --workdir run --output tiny.json": "--output must end in .html, got 'tiny.json'",
+    "report --workdir run --output no/such/p.html": "there is no directory no/such",
+    "report --workdir run --output a-file/p.html": "there is no directory a-file",
+    "report --workdir run --output loop/p.html": "there is no directory loop",
+    f"report --workdir run --output {LONG}{LONG}.html": LONG,
     "export --workdir run --format onnx": "--output",
     "export --workdir run --output new.onnx": "--format",
     "export --workdir run --output new.onnx --format pb": "pb",
@@ -303,7 +318,7 @@ def test_arbitrary_arguments(refuse, command, arguments):
 @examples
 @given(st.sampled_from(COMMANDS), st.from_regex("--[a-z.]{1,30}x[0-9]", fullmatch=True), text)
 def test_unknown_options_are_named(refuse, command, name, value):
-    workdir = ["--workdir", "run"] if command in ("evaluate", "predict", "verify") else []
+    workdir = ["--workdir", "run"] if command in ("evaluate", "predict", "report", "verify") else []
     others = {
         "predict": ["--output", "new.npz"],
         "import": ["letters", "a-file"],

@@ -14,7 +14,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
-from mnist_jax.api import (
+from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.image_files import TooManyPixelsError, decode_image
+from mnist_jax.handwriting import Drawing
+from mnist_jax.network import Network
+from mnist_jax.pictures import data_url
+from mnist_jax.predict import answer, prepare
+from mnist_jax.serving.api import (
     IMAGE_BODY,
     MAX_BYTES,
     MAX_PIXELS,
@@ -25,13 +31,7 @@ from mnist_jax.api import (
     Explanation,
     Health,
 )
-from mnist_jax.batching import Batcher, BusyError
-from mnist_jax.datasets import DataInfo
-from mnist_jax.datasets.image_files import TooManyPixelsError, decode_image
-from mnist_jax.handwriting import Drawing
-from mnist_jax.network import Network
-from mnist_jax.pictures import data_url
-from mnist_jax.predict import answer, prepare
+from mnist_jax.serving.batching import Batcher, BusyError
 
 MAX_HELD = 200_000_000  # bytes of all uploads that are not prepared yet
 MAX_WAITING = 256  # pictures that wait to be prepared, and then for the network
@@ -221,7 +221,7 @@ def create_app(
 
 
 def _add_page(app: FastAPI) -> None:
-    folder = resources.files("mnist_jax") / "pages"
+    folder = resources.files("mnist_jax.serving")
     for path, (name, media_type) in PAGE.items():
         content = (folder / name).read_bytes()
 

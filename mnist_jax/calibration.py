@@ -1,0 +1,55 @@
+"""Whether a network is as often right as it is sure."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+BINS = 15  # as in Guo et al.
+
+
+class Reliability(NamedTuple):
+    """Answers sorted into bins by their probability; the bins are equally wide and span 0 to 1.
+
+    Attributes:
+        confidence: float [B], the mean probability of the answers; NaN of an empty bin.
+        accuracy: float [B], the part of them that was right; NaN of an empty bin.
+        counts: int [B], how many there are.
+    """
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
+    """Sorts answers into bins; an answer on a border belongs to the lower bin.
+
+    Args:
+        confidence: float [N], the probability of each answer, which is the likeliest class.
+        right: bool [N], whether it is the true one.
+        bins: how many.
+
+    References:
+        C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks",
+        2017, https://arxiv.org/abs/1706.04599
+    """
+    confidence = np.asarray(confidence, np.float64)
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    counts = np.bincount(place, minlength=bins)
+    some = np.where(counts, counts, np.nan)
+    return Reliability(
+        np.bincount(place, confidence, bins) / some,
+        np.bincount(place, np.asarray(right, np.float64), bins) / some,
+        counts,
+    )
+
+
+def expected_calibration_error(found: Reliability) -> float:
+    """Returns the mean distance, over all answers, of confidence and accuracy in their bin.
+
+    References:
+        M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
+        Bayesian Binning", 2015; Guo et al. 2017, see `reliability`.
+    """
+    distance = np.nan_to_num(np.abs(found.confidence - found.accuracy))
+    return float(found.counts @ distance / max(found.counts.sum(), 1))

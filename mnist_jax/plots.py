@@ -1,0 +1,291 @@
+"""Figures of a training and its network: pure functions that return Matplotlib's `Figure`.
+
+They are drawn without pyplot, which keeps figures alive, and in one style: colours that the colour
+blind can tell apart, few lines, and letters that are readable at the width of a phone. `svg` makes
+of a figure a part of a page, light or dark.
+"""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:  # Matplotlib is an extra, and takes a third of a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design", 2008, https://jfly.uni-koeln.de/color/; strongest first.
+BLUE, VERMILION = "#0072b2", "#d55e00"
+COLOURS = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+INK = "#1b1b1d"  # of letters and lines; `svg` replaces it by the colour of the page's own letters
+WRITTEN = 20  # classes up to which each count is written into its cell
+NAMED = 30  # classes up to which each has its name on the axes
+STYLE: Any = {  # of Matplotlib's rcParams
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar in a label is a dollar
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "grid.color": INK,
+    "grid.alpha": 0.14,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+def learning_curves(
+    history: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ("accuracy", "loss")
+) -> "Figure":
+    """Draws what each epoch reached, in training and validation, and shades the gap between them.
+
+    Args:
+        history: rows with `epoch`, and `train_` and `val_` of each metric; at least one.
+        metrics: one panel each: "accuracy" (fractions), "loss" (nats an example).
+    """
+    with _panels(len(metrics)) as (figure, panels):
+        epochs = [row["epoch"] for row in history]
+        for axes, metric in zip(panels, metrics, strict=True):
+            train, val = ([row[f"{part}_{metric}"] for row in history] for part in ("train", "val"))
+            marker = "o" if len(epochs) < 20 else ""  # one epoch is a point, not a line
+            axes.fill_between(epochs, train, val, color=INK, alpha=0.1, linewidth=0, label="gap")
+            axes.plot(epochs, train, color=VERMILION, marker=marker, ms=3, label="training")
+            axes.plot(epochs, val, color=BLUE, marker=marker, ms=3, label="validation")
+            _by_epoch(axes, metric, epochs)
+            axes.legend()
+    return figure
+
+
+def compare_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    metrics: Sequence[str] = ("accuracy", "loss"),
+) -> "Figure":
+    """Draws what each epoch of several trainings reached in validation.
+
+    Args:
+        histories: by the name of each training, its rows, as in `learning_curves`.
+        metrics: one panel each.
+    """
+    with _panels(len(metrics)) as (figure, panels):
+        for axes, metric in zip(panels, metrics, strict=True):
+            longest: list[int] = []
+            for number, (name, history) in enumerate(histories.items()):
+                epochs = [row["epoch"] for row in history]
+                longest = max(longest, epochs, key=len)
+                axes.plot(
+                    epochs,
+                    [row[f"val_{metric}"] for row in history],
+                    color=COLOURS[number % len(COLOURS)],
+                    linestyle=("-", "--", ":", "-.")[number // len(COLOURS) % 4],
+                    marker="o" if len(epochs) < 20 else "",
+                    ms=3,
+                    label=_short(name, 30).lstrip("_"),  # what begins so is left out of a legend
+                )
+            _by_epoch(axes, f"validation {metric}", longest)
+            axes.legend(fontsize=9 if len(histories) <= 6 else 6)
+    return figure
+
+
+def confusion(counts: np.ndarray, label_names: Sequence[str]) -> "Figure":
+    """Draws which class was taken for which.
+
+    Right answers and mistakes have scales of their own, as most answers are right. The colour of a
+    mistake grows with the logarithm of its count, so that the rare ones are seen.
+
+    Args:
+        counts: int [K, K], by true class and by answer, as scikit-learn's confusion_matrix gives.
+        label_names: K of them; of many classes, only some are written.
+    """
+    from matplotlib.collections import PolyCollection
+
+    classes = len(counts)
+    side = max(0.96, classes / 110)  # of a thousand classes, one cell could not be seen
+    rows, columns = np.nonzero(counts)
+    wrong = rows != columns
+    mistakes = np.where(np.eye(classes, dtype=bool), 0, counts)
+    scale = np.log1p(max(int(mistakes.max()), 1))
+    shares = counts.diagonal() / counts.sum(axis=1).clip(min=1)
+    with _panels(1, height=4.2 if classes <= WRITTEN else 4.8) as (figure, (axes,)):
+        for part, colour, strength in (
+            (~wrong, BLUE, 0.08 + 0.3 * shares[rows]),
+            (wrong, VERMILION, 0.15 + 0.6 * np.log1p(counts[rows, columns]) / scale),
+        ):
+            corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side / 2
+            cells = np.stack([columns, rows], 1)[part][:, None] + corners
+            # Thousands of cells are one picture, which is smaller.
+            fills = [(colour, float(alpha)) for alpha in strength[part]]
+            axes.add_collection(
+                PolyCollection([*cells], facecolors=fills, lw=0, rasterized=len(cells) > 3000)
+            )
+        if classes <= WRITTEN:
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+                count = f"{counts[row, column]:,}"
+                size = 8.5 if classes <= 10 else 6
+                axes.text(column, row, count, ha="center", va="center", fontsize=size)
+        shown = range(0, classes, -(-classes // NAMED))
+        names = [_short(label_names[number], 14) for number in shown]
+        upright = max(map(len, names)) * len(names) > 40
+        axes.set_xticks(shown, names, rotation=90 if upright else 0)
+        axes.set_yticks(shown, names)
+        axes.tick_params(labelsize=9 if classes <= 10 else 6.5)
+        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
+        axes.set(xlabel="answer", ylabel="true class")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_alpha(0.3)
+    return figure
+
+
+def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray) -> "Figure":
+    """Draws how often the network was right where it was so sure.
+
+    Args:
+        confidence: the mean probability of the answers of each bin [B]; not read of an empty one.
+        accuracy: the part of them that was right [B].
+        counts: how many answers the bin has [B]. Bins are equally wide and span 0 to 1.
+    """
+    with _panels(1, height=3.2) as (figure, (axes,)):
+        width = 1 / len(counts)
+        some = np.flatnonzero(counts)
+        axes.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (3, 3)), label="as sure as right")
+        axes.bar(some * width, accuracy[some], width * 0.92, 0, align="edge", color=BLUE, alpha=0.3)
+        axes.plot(confidence[some], accuracy[some], color=BLUE, marker="o", ms=3.5, label="network")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="probability of the answer")
+        axes.set_title("part of the answers that was right")
+        axes.legend(loc="upper left")
+        _as_percent(axes.xaxis)
+        _as_percent(axes.yaxis)
+    return figure
+
+
+def phases(seconds: Mapping[str, float]) -> "Figure":
+    """Draws where the time went.
+
+    Args:
+        seconds: by phase; "total" is not drawn.
+    """
+    parts = {name: value for name, value in seconds.items() if name != "total"}
+    with _panels(1, height=0.6 + 0.24 * len(parts)) as (figure, (axes,)):
+        bars = axes.barh([*parts], [*parts.values()], color=BLUE, alpha=0.75, height=0.6)
+        axes.bar_label(bars, [f"{value:.2f} s" for value in parts.values()], padding=4)
+        axes.set_xlim(0, 1.2 * max([*parts.values(), 1e-9]))
+        axes.invert_yaxis()
+        axes.xaxis.set_visible(False)
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+def picture_grid(
+    pictures: np.ndarray, titles: Sequence[str] | None = None, columns: int = 5
+) -> "Figure":
+    """Draws pictures in rows, in order, each with its title above.
+
+    Args:
+        pictures: uint8 [N, H, W, C], C = 1 or 3, at least one.
+        titles: N of them; None: no titles.
+        columns: how many a row.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height = pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05)
+    with _style():
+        figure = Figure(figsize=(0.95 * columns, 0.95 * height * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for number, axes in enumerate(panels):
+            axes.set_axis_off()
+            if number < len(pictures):
+                # Grey images become colours here: there is then no scale to be guessed.
+                picture = np.broadcast_to(pictures[number], (*pictures.shape[1:3], 3))
+                axes.imshow(picture, interpolation="nearest")
+                if titles:
+                    axes.set_title(_short(titles[number], 24), loc="center", fontsize=8)
+    return figure
+
+
+def svg(figure: "Figure", name: str) -> str:
+    """Returns a figure as an `<svg>` element for the middle of a page.
+
+    It has no ground, its letters have the page's own font and colour, and it is as wide as its
+    place. Figures made alike give the same characters.
+
+    Args:
+        figure: of this file.
+        name: another one for each figure of a page: ids begin with it.
+    """
+    import matplotlib as mpl
+
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has letters that this font lacks
+        figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    return text.replace(INK, "currentColor").strip()
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        yield
+
+
+@contextlib.contextmanager
+def _panels(count: int, height: float = 2.7) -> Iterator[tuple["Figure", "list[Axes]"]]:
+    """A figure with some panels side by side, each as wide as a phone."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(4.4 * count, height), layout="constrained")
+        yield figure, [*figure.subplots(1, count, squeeze=False)[0]]
+
+
+def _by_epoch(axes: "Axes", title: str, epochs: Sequence[int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.6, epochs[0] + 0.6)
+    if title.endswith("accuracy"):
+        _as_percent(axes.yaxis)
+
+
+def _as_percent(axis: Any) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1))
+
+
+def _short(text: str, length: int) -> str:
+    """One line of at most so many characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= length else text[: length - 1] + "…"

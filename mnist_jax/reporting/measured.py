@@ -1,0 +1,129 @@
+"""A run as a report sees it: what it is made of, and each answer of its network."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mnist_jax.calibration import Reliability, expected_calibration_error, reliability
+from mnist_jax.hashing import network_sha256
+from mnist_jax.history import read_history
+from mnist_jax.network import as_network
+from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.statistics import wilson_interval
+from mnist_jax.workdir import Trained, load_trained, own_splits, read_result
+
+CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+class RunRecord(NamedTuple):
+    """What `train` has left in a directory.
+
+    Attributes:
+        workdir: the directory.
+        trained: the network; with early stopping the best one, otherwise the last.
+        result: what result.json holds; None of a run that is not finished.
+        history: its rows.
+    """
+
+    workdir: Path
+    trained: Trained
+    result: dict[str, Any] | None
+    history: list[dict[str, Any]]
+
+
+class Measured(NamedTuple):
+    """The answers of a network.
+
+    Attributes:
+        split: "test" or "validation".
+        images: uint8 [N, H, W, C], or `StreamedImages`.
+        labels: int [N], the true classes.
+        answers: int [N], the likeliest classes.
+        confidence: float [N], their probabilities.
+    """
+
+    split: str
+    images: Any
+    labels: np.ndarray
+    answers: np.ndarray
+    confidence: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Bool [N], whether the answer is the true class."""
+        return self.answers == self.labels
+
+    @property
+    def reliability(self) -> Reliability:
+        """Whether it is as often right as it is sure."""
+        return reliability(self.confidence, self.right)
+
+
+def read_run(workdir: str | Path) -> RunRecord:
+    """Reads what `train` has left; see `load_trained` for the errors."""
+    trained = load_trained(workdir, "latest", replicated(create_mesh()))
+    history = read_history(Path(workdir))
+    for row in history:
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(name), int | float) for name in CURVES
+        ):
+            raise ValueError(f"{Path(workdir) / 'metrics.jsonl'} is not the history of a training")
+    return RunRecord(Path(workdir), trained, read_result(Path(workdir)), history)
+
+
+def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
+    """Lets the network answer for each image of a split of its own data.
+
+    Returns:
+        The answers, and all splits.
+
+    Raises:
+        ValueError: the data are no longer those that it was trained on.
+    """
+    splits, _ = own_splits(run.trained)
+    images, labels = splits[split]
+    probabilities, answers = as_network(run.trained).predict(images)
+    confidence = probabilities[np.arange(len(labels)), answers]
+    return Measured(split, images, labels, answers, confidence), splits
+
+
+def phase_seconds(run: RunRecord) -> dict[str, float]:
+    """Returns the seconds of each phase, and their total; nothing of a run that is not finished."""
+    found = (run.result or {}).get("seconds")
+    known = found.items() if isinstance(found, dict) else ()
+    return {name: float(value) for name, value in known if isinstance(value, int | float)}
+
+
+def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
+    """Returns the numbers that a report begins with, as JSON can hold them.
+
+    `workdir` and `split`; `accuracy` in [0, 1] with `ci95`, its 95 % interval; `count` and `errors`
+    in images; `expected_calibration_error` and `mean_confidence` in [0, 1]; `step`, `parameters`,
+    `params_sha256`; and `seconds`, None of a run that is not finished.
+    """
+    count, right = len(measured.labels), int(measured.right.sum())
+    return {
+        "workdir": str(run.workdir),
+        "split": measured.split,
+        "accuracy": right / count,
+        "ci95": [*wilson_interval(right, count)],
+        "count": count,
+        "errors": count - right,
+        "expected_calibration_error": expected_calibration_error(measured.reliability),
+        "mean_confidence": float(measured.confidence.mean(dtype=np.float64)),
+        "step": run.trained.step,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.trained.variables["params"])),
+        "params_sha256": network_sha256(run.trained.variables),
+        "seconds": phase_seconds(run).get("total"),
+    }
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Says in one line what `figures` has found."""
+    low, high = found["ci95"]
+    return (
+        f"{found['workdir']}: {found['split']} accuracy {found['accuracy']:.2%} "
+        f"(95 % interval {low:.2%} to {high:.2%}), {found['errors']:,} of {found['count']:,} wrong"
+    )

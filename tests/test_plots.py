@@ -1,0 +1,156 @@
+"""Figures of any history, any number of classes and any names, as parts of a page."""
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mnist_jax import plots
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def history(epochs: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1 / epoch,
+            "val_loss": 1.1 / epoch,
+            "train_accuracy": 1 - 0.3 / epoch,
+            "val_accuracy": 1 - 0.4 / epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def texts(figure: Figure) -> list[str]:
+    root = ET.fromstring(plots.svg(figure, "f"))
+    return ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
+
+
+def curve(figure: Figure, label: str, panel: int = 0) -> list[float]:
+    (line,) = [line for line in figure.axes[panel].lines if line.get_label() == label]
+    return np.asarray(line.get_ydata()).tolist()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 50])
+def test_learning_curves_are_the_history(epochs):
+    rows = history(epochs)
+    figure = plots.learning_curves(rows)
+    for panel, metric in enumerate(("accuracy", "loss")):
+        assert curve(figure, "training", panel) == [row[f"train_{metric}"] for row in rows]
+        assert curve(figure, "validation", panel) == [row[f"val_{metric}"] for row in rows]
+    found = texts(figure)
+    assert {"accuracy", "loss", "training", "validation", "gap", "epoch"} <= {*found}
+    ticks = [text for text in found if text.isdigit()]
+    assert ticks  # epochs are whole
+    assert not any(re.fullmatch(r"\d+\.\d+", text) for text in texts(figure)[: len(ticks) // 2])
+
+
+def test_each_training_has_a_curve_and_a_name():
+    histories = {f"_run {number}": history(number + 1) for number in range(8)}
+    figure = plots.compare_curves(histories, ["loss"])
+    for name, rows in histories.items():
+        assert curve(figure, name.lstrip("_")) == [row["val_loss"] for row in rows]
+    styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(styles) == 8
+
+
+def test_counts_stand_in_their_cells():
+    counts = np.array([[1200, 0, 3], [0, 45, 0], [7, 0, 6]])
+    figure = plots.confusion(counts, ["a", "b", "c"])
+    places = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    assert places == {
+        "1,200": (0, 0),
+        "3": (2, 0),
+        "45": (1, 1),
+        "7": (0, 2),
+        "6": (2, 2),
+    }
+
+
+@pytest.mark.parametrize("classes", [2, 10, 47, 1000])
+def test_any_number_of_classes_is_readable(classes):
+    rng = np.random.default_rng(0)
+    counts = np.diag(rng.integers(0, 50, classes))  # some classes have no example
+    np.add.at(counts, tuple(rng.integers(0, classes, (2, 5 * classes))), 1)
+    figure = plots.confusion(counts, [f"class {number}" for number in range(classes)])
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) <= plots.NAMED
+    assert names[:2] == ["class 0", f"class {-(-classes // plots.NAMED)}"]
+    cells = [path for part in axes.collections for path in part.get_paths()]
+    assert len(cells) == np.count_nonzero(counts)
+    # On a phone, 390 pixels wide, a mistake has at least two of them.
+    assert min(np.ptp(np.asarray(path.vertices)[:, 0]) for path in cells) / classes * 390 * 0.8 >= 2
+    assert len(plots.svg(figure, "f")) < 600_000
+
+
+def test_reliability_leaves_out_empty_bins():
+    accuracy, counts = np.array([np.nan, 0.5, 0.75, 1]), np.array([0, 2, 4, 9])
+    figure = plots.reliability(np.array([np.nan, 0.4, 0.7, 0.99]), accuracy, counts)
+    assert curve(figure, "network") == [0.5, 0.75, 1]
+    assert len(figure.axes[0].patches) == 3
+
+
+def test_every_phase_but_the_total_is_a_bar():
+    figure = plots.phases({"import": 1.0, "train": 8.25, "eval": 0.0, "total": 9.25})
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1.0, 8.25, 0.0]  # type: ignore[attr-defined]
+    assert {"import", "train", "8.25 s"} <= {*texts(figure)}
+    assert "total" not in texts(figure)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_keep_their_pixels_and_titles(channels):
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 5, 4, channels), np.uint8)
+    figure = plots.picture_grid(pictures, [*"abcdefg"], columns=3)
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert (np.array(shown) == np.broadcast_to(pictures, (7, 5, 4, 3))).all()
+    assert [*filter(None, texts(figure))] == [*"abcdefg"]
+
+
+NAMES = ["</svg><script>alert(1)</script>", "$x", "漢字 ش", "x" * 500, "a\nb\0", "--><b>"]
+
+
+def test_names_are_text_whatever_they_hold():
+    figures = [
+        plots.confusion(np.ones((6, 6), int), NAMES),
+        plots.compare_curves({name: history(2) for name in NAMES}),
+        plots.picture_grid(np.zeros((6, 2, 2, 1), np.uint8), NAMES),
+    ]
+    for figure in figures:
+        found = plots.svg(figure, "f")
+        assert "<script" not in found
+        assert "<b>" not in found
+        assert "<!--" not in found
+        shown = texts(figure)
+        assert {"$x", "漢字 ش", "a b"} <= {*shown}
+        assert max(map(len, shown)) <= 30
+
+
+def test_a_figure_fits_into_any_page():
+    """Its ids are its own; letters have the page's colour and font; nothing is loaded."""
+    once, again = (plots.svg(plots.learning_curves(history(3)), "curves") for _ in range(2))
+    assert once == again
+    root = ET.fromstring(once)
+    assert "width" not in root.attrib
+    ids = {element.attrib["id"] for element in root.iter() if "id" in element.attrib}
+    assert ids
+    assert all(name.startswith("curves-") for name in ids)
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', once)
+    assert {*filter(None, sum(used, ()))} <= ids
+    assert plots.INK not in once
+    assert "currentColor" in once
+    assert "font:" not in once
+    assert "font-family" not in once
+    assert not re.search(r'(href|src)="(?!#)', once)
+
+
+def test_matplotlib_is_not_imported_before_it_is_needed():
+    code = "import sys, mnist_jax.plots; assert not {'matplotlib'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
