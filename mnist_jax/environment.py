@@ -3,11 +3,18 @@
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+# Colab's TPU machines set the first to "1" and the second to a kind such as v5e-1; Cloud's have one
+# of the latter two.
+TPU_VARIABLES = ("COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE", "TPU_NAME")
+TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")  # up to v4, and later ones
+GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl")
+EXTRAS = {"tpu": "jax[tpu]", "gpu": "jax[cuda13]"}
 
 
 def cpu_count() -> int | None:
@@ -29,3 +36,41 @@ def environment() -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def expected_accelerator(devices: str | Path = "/dev") -> str:
+    """Tells which accelerator this machine has, whether JAX finds it or not.
+
+    Args:
+        devices: where Linux lists devices.
+
+    Returns:
+        "tpu", "gpu" (of NVIDIA), or "cpu": there is none, or $JAX_PLATFORMS wants none.
+
+    References:
+        https://github.com/jax-ml/jax/blob/main/jax/_src/hardware_utils.py
+    """
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return "cpu"
+
+    def exists(patterns: tuple[str, ...]) -> bool:
+        return any(any(Path(devices).glob(pattern)) for pattern in patterns)
+
+    if any(os.environ.get(name) for name in TPU_VARIABLES) or exists(TPU_DEVICES):
+        return "tpu"
+    return "gpu" if exists(GPU_DEVICES) else "cpu"
+
+
+def missing_accelerator(devices: str | Path = "/dev") -> str:
+    """Says in a line that JAX does not use the accelerator of this machine; "" where it does.
+
+    Args:
+        devices: see `expected_accelerator`.
+    """
+    expected = expected_accelerator(devices)
+    if expected == "cpu" or jax.default_backend() != "cpu":
+        return ""
+    return (
+        f"this machine has a {expected.upper()}, but JAX {jax.__version__} does not find it and "
+        f'uses the CPU: pip install "{EXTRAS[expected]}=={jax.__version__}", and start anew'
+    )

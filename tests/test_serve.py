@@ -23,7 +23,6 @@ from fastapi import FastAPI
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 
-from mnist_jax import app as app_module
 from mnist_jax import load_dataset, train
 from mnist_jax import serve as serve_module
 from mnist_jax.cli import main
@@ -33,6 +32,7 @@ from mnist_jax.network import Network, as_network
 from mnist_jax.pictures import png
 from mnist_jax.predict import predict_files, prepare
 from mnist_jax.serve import about, feature_sheets
+from mnist_jax.serving import app as app_module
 from mnist_jax.serving.app import create_app
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import Trained, load_trained
