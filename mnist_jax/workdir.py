@@ -68,7 +68,10 @@ def read_config(workdir: Path) -> Config | None:
     try:
         return config_from_dict(read_json(path))
     except ValueError as error:
-        raise ValueError(f"{path} is not a config of this version: {error}") from error
+        raise ValueError(
+            f"{path} is not a config of this version: {error}; choose another --workdir, or delete "
+            f"{workdir}"
+        ) from error
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
