@@ -1,6 +1,7 @@
 """The last thing that a training shows: result, where it is, and what to do next."""
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def show_result(workdir: Path, result: dict[str, Any]) -> None:
         ("files", f"{workdir}: {', '.join(files)}"),
     ]
     rows += [
-        ("next", f"mnist-jax {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
+        ("next", f"{_program()} {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
         for command, purpose in NEXT.items()
     ]
     title = f"test accuracy {result['test_accuracy']:.2%}"
@@ -36,6 +37,14 @@ def show_result(workdir: Path, result: dict[str, Any]) -> None:
         _draw(title, rows)
     else:
         print(title, *(f"{name:6}{text}" for name, text in rows), sep="\n")
+
+
+def _program() -> str:
+    """How to call this program: it may lie in an environment that is not active."""
+    if shutil.which("mnist-jax"):
+        return "mnist-jax"
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == "mnist-jax" else "python -m mnist_jax"
 
 
 def _draw(title: str, rows: list[tuple[str, str]]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import struct
 import sys
 import termios
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mnist_jax.cli import main
+from mnist_jax.panel import show_result
 
 RECIPES = Path(__file__).parent.parent / "configs"
 SMOKE = ["train", "--config", str(RECIPES / "smoke.py"), "--epochs", "2", "--chunk-steps", "4"]
@@ -50,7 +52,7 @@ def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
     panel = plain[plain.index("╭") : plain.index("╯")]
     accuracy = json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"]
     assert f"test accuracy {accuracy:.2%}" in panel
-    assert "mnist-jax report" in panel
+    assert " report --workdir " in panel
     assert "metrics.jsonl" in panel
     assert "\x1b[1m" in text
     assert "\x1b[?25l" not in text  # a cursor that is hidden stays so when the process is killed
@@ -70,7 +72,24 @@ def test_elsewhere_there_are_plain_lines(tmp_path, command):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isprintable() or done.stdout.replace("\n", "").isprintable()
     assert "│" not in done.stdout
-    assert f"next  mnist-jax report --workdir '{workdir}'" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if " report " in line]
+    assert line.startswith("next  ")
+    proposed = shlex.split(line.removeprefix("next  "), comments=True)
+    assert proposed[-3:] == ["report", "--workdir", str(workdir)]
+
+
+def test_what_is_proposed_can_be_called(tmp_path, monkeypatch, capsys):
+    """With the environment active, by its path, or as a module."""
+    result = {"seconds": {"total": 1.0}, "params_sha256": "0" * 64, "test_accuracy": 0.5}
+    for path, called, expected in (
+        (Path(sys.executable).parent, "mnist-jax", "mnist-jax"),
+        ("/nowhere", ".venv/bin/mnist-jax", ".venv/bin/mnist-jax"),
+        ("/nowhere", "/x/mnist_jax/__main__.py", "python -m mnist_jax"),
+    ):
+        monkeypatch.setenv("PATH", str(path))
+        monkeypatch.setattr(sys, "argv", [called])
+        show_result(tmp_path, result)
+        assert f"next  {expected} report --workdir {tmp_path} " in capsys.readouterr().out
 
 
 def test_quiet_is_silent_but_for_warnings_and_errors(tmp_path, capfd):

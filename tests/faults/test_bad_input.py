@@ -123,8 +123,8 @@ def option(field: str) -> str:
 LONG = "x" * 200
 MANY_DIGITS = "9" * 5000
 ARGUMENTS = {
-    "": "Expected one of {train, evaluate, predict, serve, import",
-    "--": "Expected one of {train, evaluate, predict, serve, import",
+    "": "Expected one of {train, evaluate, predict, report, serve, import",
+    "--": "Expected one of {train, evaluate, predict, report, serve, import",
     "trane": "Unrecognized options: trane (see mnist-jax --help)",
     "Train": "Unrecognized options: Train",
     "'train evaluate'": "Unrecognized options: train evaluate",
