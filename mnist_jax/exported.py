@@ -1,6 +1,5 @@
 """What an exported network is in every format: uint8 images in, class probabilities out."""
 
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -9,16 +8,6 @@ INPUT, OUTPUT = "images", "probabilities"
 BATCH = 128  # images that a loaded network is given at once: more is no faster, and takes memory
 
 Classify = Callable[[np.ndarray], np.ndarray]
-
-
-def require(*packages: str) -> None:
-    """Raises ValueError where some of these packages, of the extra `export`, are not installed."""
-    missing = [name for name in packages if not importlib.util.find_spec(name)]
-    if missing:
-        raise ValueError(
-            f"exported networks need {' and '.join(missing)}: `pip install {' '.join(missing)}`, "
-            "or the extra `export`, which has all that they need"
-        )
 
 
 def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax.exported import INPUT, OUTPUT, Classify, in_batches, require
+from mnist_jax.exported import INPUT, OUTPUT, Classify, in_batches
+from mnist_jax.extras import require
 from mnist_jax.onnx_primitives import trace
 
 # The newest that onnxruntime 1.32 runs, the newest release, and the file format that came with it.
@@ -31,7 +32,7 @@ def to_onnx(
     Raises:
         ValueError: onnx is not installed, or the network uses something that has no translation.
     """
-    require("onnx")
+    require("an ONNX file", "onnx", extra="export")
     from onnx import TensorProto, checker, helper, numpy_helper
 
     graph, shape = trace(classify, image_shape)
@@ -73,7 +74,7 @@ def from_onnx(data: bytes) -> Classify:
     Raises:
         ValueError: onnxruntime is not installed; or the file is damaged, or is none of these.
     """
-    require("onnxruntime")
+    require("an ONNX file", "onnxruntime", extra="export")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -15,6 +15,7 @@ from mnist_jax import plots
 from mnist_jax.augment import augment, mixup
 from mnist_jax.calibration import BINS
 from mnist_jax.config import AugmentConfig, Config
+from mnist_jax.extras import require
 from mnist_jax.features import feature_maps, first_filters
 from mnist_jax.history import atomic_file
 from mnist_jax.pictures import visible
@@ -28,7 +29,7 @@ from mnist_jax.reporting.measured import (
     read_run,
     verdict,
 )
-from mnist_jax.reporting.page import figure, picture, render, require_report
+from mnist_jax.reporting.page import figure, picture, render
 
 MISTAKES = 25  # pictures of the most confident ones
 CONFUSIONS = 6  # pairs of classes that are said in words
@@ -67,7 +68,7 @@ def report(workdirs: str | Path | Sequence[str | Path], output: str | Path | Non
         ValueError: a run cannot be read, its data are others now, or a package is missing.
         OSError: the page cannot be written.
     """
-    require_report()
+    require("a report", "jinja2", "matplotlib", "sklearn", extra="report")
     paths = [workdirs] if isinstance(workdirs, str | Path) else [*workdirs]
     if not paths:
         raise ValueError("workdir must be a directory, or several, got none")

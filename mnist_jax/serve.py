@@ -1,6 +1,6 @@
 """Serves the page to draw on, with the network of a work directory."""
 
-import importlib.util
+import importlib
 import ipaddress
 import os
 import socket
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from mnist_jax.extras import require
 from mnist_jax.features import feature_maps, map_sheets
 from mnist_jax.network import as_network
 from mnist_jax.sharding import create_mesh, replicated
@@ -40,7 +41,7 @@ def serve(
         ValueError: it has no such step, cannot be read, or FastAPI or uvicorn is not installed.
         OSError: the address or the port cannot be had.
     """
-    _require("fastapi", "uvicorn")
+    require("the page", "fastapi", "uvicorn", extra="serve")
     import uvicorn
 
     from mnist_jax.serving.app import LARGEST_BATCH, create_app
@@ -126,12 +127,3 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OSError(
             f"cannot listen at {host!r}, port {port}: {reason}; choose another --host or --port"
         ) from error
-
-
-def _require(*packages: str) -> None:
-    missing = [name for name in packages if not importlib.util.find_spec(name)]
-    if missing:
-        raise ValueError(
-            f"the page needs {' and '.join(missing)}: `pip install {' '.join(missing)}`, or the "
-            "extra `serve`"
-        )

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jax import export, lax
 
-from mnist_jax.exported import Classify, in_batches, require
+from mnist_jax.exported import Classify, in_batches
+from mnist_jax.extras import require
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Network = Callable[[Any, jax.Array], jax.Array]
@@ -38,7 +39,7 @@ def to_stablehlo(
     Raises:
         ValueError: flatbuffers, with which `jax.export` writes, is not installed.
     """
-    require("flatbuffers")
+    require("an exported network", "flatbuffers", extra="export")
 
     @jax.jit
     def probabilities(images: jax.Array) -> jax.Array:
@@ -68,7 +69,7 @@ def from_stablehlo(data: bytes) -> Classify:
         ValueError: flatbuffers is not installed; or the file is damaged, is none of these, or was
             written by a version of JAX that this one cannot read.
     """
-    require("flatbuffers")
+    require("an exported network", "flatbuffers", extra="export")
     data, _, line = data.rpartition(b"\n")
     try:
         written = json.loads(line)

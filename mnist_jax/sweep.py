@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import json
 import time
@@ -25,6 +24,7 @@ import numpy as np
 
 from mnist_jax.checkpoint import delete_checkpoints
 from mnist_jax.config import Config, config_differences, read_recipe, replace_fields
+from mnist_jax.extras import require
 from mnist_jax.history import best_row, read_history, write_json
 from mnist_jax.models import create_model
 from mnist_jax.overfitting import stops_early
@@ -61,8 +61,7 @@ def load_search_space(path: str | Path) -> SearchSpace:
         FileNotFoundError: there is no such file.
         ValueError: it does not give a search space, or Optuna is not installed.
     """
-    if not importlib.util.find_spec("optuna"):
-        raise ValueError("a sweep needs Optuna: `pip install optuna plotly`")
+    require("a sweep", "optuna", extra="sweep")
     from optuna.distributions import BaseDistribution
 
     space = read_recipe(path, "get_search_space")

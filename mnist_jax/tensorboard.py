@@ -1,7 +1,6 @@
 """A training as TensorBoard's event files, written by tensorboardX, without TensorFlow."""
 
 import contextlib
-import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,15 +18,6 @@ GROUPS = {
 }
 TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in names}
 WIDTH = 400  # pixels, at least: filters of 3x3 are to be seen
-
-
-def require_tensorboard() -> None:
-    """Raises ValueError where tensorboardX, an extra, is not installed."""
-    if not importlib.util.find_spec("tensorboardX"):
-        raise ValueError(
-            "TensorBoard's files need tensorboardX: `pip install tensorboardX`, or leave out "
-            "--tensorboard"
-        )
 
 
 @contextlib.contextmanager

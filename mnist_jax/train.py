@@ -23,6 +23,7 @@ from mnist_jax.checkpoint import (
 )
 from mnist_jax.config import Config, flatten
 from mnist_jax.datasets import data_info
+from mnist_jax.extras import require
 from mnist_jax.features import drawn
 from mnist_jax.finite import check_finite, check_losses
 from mnist_jax.hashing import network_sha256
@@ -47,7 +48,7 @@ from mnist_jax.task import (
     step_options,
     transferred,
 )
-from mnist_jax.tensorboard import event_writer, require_tensorboard
+from mnist_jax.tensorboard import event_writer
 from mnist_jax.transfer import frozen_parameters
 from mnist_jax.workdir import (
     delete_leftovers,
@@ -109,7 +110,7 @@ def train(
     """
     workdir = Path(workdir)
     if tensorboard:
-        require_tensorboard()
+        require("--tensorboard", "tensorboardX", extra="tensorboard")
     result = previous_result(workdir, config, overwrite)
     if result:
         if (workdir / ".lock").exists():  # of a process that was killed after its last write

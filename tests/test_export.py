@@ -196,7 +196,7 @@ def test_the_file_holds_the_parameters_once(name, file_format):
 )
 def test_what_is_missing_to_write_is_named_with_the_remedy(file_format, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"need {package}: `pip install {package}`"):
+    with pytest.raises(ValueError, match=f"needs {package}: `pip install {package}`"):
         export_network("mlp", file_format)
 
 
@@ -206,7 +206,7 @@ def test_what_is_missing_to_write_is_named_with_the_remedy(file_format, package,
 def test_what_is_missing_to_read_is_named_with_the_remedy(file_format, package, monkeypatch):
     data = exported("mlp", file_format)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"need {package}: `pip install {package}`"):
+    with pytest.raises(ValueError, match=f"needs {package}: `pip install {package}`"):
         LOAD[file_format](data)
 
 

@@ -24,7 +24,6 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 
 from mnist_jax import load_dataset, train
-from mnist_jax import serve as serve_module
 from mnist_jax.cli import main
 from mnist_jax.config import Config, ModelConfig, OptimizerConfig
 from mnist_jax.datasets import DataInfo
@@ -457,7 +456,7 @@ def test_what_cannot_be_served_is_one_line(workdir, url, capsys, monkeypatch):
         captured = capsys.readouterr()
         assert message in captured.err
         assert (captured.out, len(captured.err.splitlines())) == ("", 1)
-    monkeypatch.setattr(serve_module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main(["serve", f"--workdir={workdir}"]) == 2
     assert "pip install fastapi uvicorn" in capsys.readouterr().err
 

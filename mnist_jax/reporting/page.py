@@ -1,6 +1,5 @@
 """A page that is one file: a template of this folder, with its figures and pictures inside."""
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +12,7 @@ if TYPE_CHECKING:  # extras, and slow to import
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-NEEDED = {"jinja2": "jinja2", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
 LARGEST_SIDE = 128  # pixels; a larger picture would only make the page heavy
-
-
-def require_report() -> None:
-    """Raises ValueError where a package of the extra `report` is not installed."""
-    missing = [NEEDED[name] for name in NEEDED if not importlib.util.find_spec(name)]
-    if missing:
-        raise ValueError(
-            f"a report needs {' and '.join(missing)}: `pip install {' '.join(missing)}`, or the "
-            "extra `report`, which has all that it needs"
-        )
 
 
 def render(template: str, **values: Any) -> bytes:

@@ -138,4 +138,4 @@ def test_without_optuna_one_line_says_what_to_install(refuse, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "optuna" else find_spec(name)
     )
     message = refuse(["sweep", "--config", "good.py", "--trials", "1"])
-    assert "a sweep needs Optuna: `pip install optuna plotly`" in message
+    assert "a sweep needs optuna: `pip install optuna`, or the extra `sweep`" in message
