@@ -63,8 +63,11 @@ def run() -> NoReturn:
         signal.signal(signum, raise_stopped)
     sys.unraisablehook = raise_unraisable
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it cannot read, it also raises
+    if sys.stderr is None:  # it was closed: errors go nowhere
+        sys.stderr = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # also in a pipe or a file
+        # At once, also in a pipe or a file; and a name that it has no letters for is spelled out.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     code = main()
     if code:
         # At once: threads that were saving, or compiling, would hold up or crash a tidy exit.
@@ -140,7 +143,8 @@ def _parse(args: Sequence[str]) -> Command:
         if not stop.code:
             raise
     # tyro draws a box: a title, the message, a rule, further help. The message is what is wanted.
-    lines = [line.strip("│ ") for line in printed.getvalue().splitlines()[1:]]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())  # on a terminal it has colours
+    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
     rules = [number for number, line in enumerate(lines) if not line.strip("─-╰╯")]
     start = 1 if rules[0] == 0 else 0  # without Unicode there is a rule below the title
     message = " ".join(lines[start : rules[start]])

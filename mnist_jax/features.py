@@ -1,5 +1,6 @@
 """What a network looks for, and what it finds: its filters and feature maps."""
 
+import functools
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ def first_filters(variables: Variables) -> jax.Array | None:
     return layer["kernel"].transpose(3, 0, 1, 2) if layer else None
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[str, jax.Array]:
     """Computes where on the images each filter of each convolution finds its pattern.
 
@@ -38,8 +40,8 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
         images: float32 [B, H, W, C] in [0, 1].
 
     Returns:
-        By the name of each convolution, in alphabetical order, its answers after the pooling: float
-        [B, H', W', features]. Positive ones go on. Empty where there is no convolution.
+        By the name of each convolution its answers after the pooling: float [B, H', W', features].
+        Positive ones go on. Empty where there is no convolution.
     """
     _, found = model.apply(
         variables,
@@ -49,8 +51,8 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
     )
     answers: dict[str, Any] = flatten_dict(found.get("intermediates", {}), sep="/")
     return {
-        name.removesuffix("/__call__"): answers[name][0].transpose(3, 1, 2, 0)
-        for name in sorted(answers)
+        name.removesuffix("/__call__"): answer[0].transpose(3, 1, 2, 0)
+        for name, answer in answers.items()
     }
 
 
@@ -75,11 +77,13 @@ def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
         maps: float [1, H', W', features] by name, of `feature_maps`.
 
     Returns:
-        uint8 [H, W, 1] by name.
+        uint8 [H, W, 1] by name, the first layer before the blocks.
     """
     return {
-        name: sheet(visible(np.asarray(found[0]).transpose(2, 0, 1)[:MOST, ..., None]), COLUMNS)
-        for name, found in maps.items()
+        name: sheet(
+            visible(np.asarray(maps[name][0]).transpose(2, 0, 1)[:MOST, ..., None]), COLUMNS
+        )
+        for name in sorted(maps, key=lambda name: (name.count("/"), name))
     }
 
 

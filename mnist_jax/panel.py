@@ -14,7 +14,7 @@ NEXT = {
 
 
 def show_result(workdir: Path, result: dict[str, Any]) -> None:
-    """Prints a panel on a terminal; elsewhere the same as plain lines.
+    """Prints a panel on a terminal that is wide enough; elsewhere the same as plain lines.
 
     Args:
         workdir: of the run.
@@ -33,9 +33,10 @@ def show_result(workdir: Path, result: dict[str, Any]) -> None:
         for command, purpose in NEXT.items()
     ]
     title = f"test accuracy {result['test_accuracy']:.2%}"
-    if sys.stdout.isatty():
+    needed = max(len(text) for _, text in rows) + 12  # with names and frame
+    if sys.stdout.isatty() and needed <= shutil.get_terminal_size().columns:
         _draw(title, rows)
-    else:
+    else:  # lines that a frame would break are to be copied
         print(title, *(f"{name:6}{text}" for name, text in rows), sep="\n")
 
 
@@ -55,6 +56,5 @@ def _draw(title: str, rows: list[tuple[str, str]]) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
-        line, mark, purpose = text.partition("  #")
-        table.add_row(Text(name, "bold"), Text.assemble(line, (mark + purpose, "dim")))
+        table.add_row(Text(name, "bold"), Text(text))
     Console().print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False))

@@ -20,6 +20,12 @@ TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in n
 WIDTH = 400  # pixels, at least: filters of 3x3 are to be seen
 
 
+def is_finished(directory: Path) -> bool:
+    """Tells whether a directory has the event file of a finished run: one ends with the test."""
+    files = sorted(directory.glob("events*"))
+    return bool(files) and TAGS["test_accuracy"].encode() in files[-1].read_bytes()[-100:]
+
+
 @contextlib.contextmanager
 def event_writer(
     directory: Path, history: list[dict[str, Any]], hyperparameters: dict[str, Any]
@@ -27,7 +33,8 @@ def event_writer(
     """Yields a function that appends the numbers of a row, and pictures, under the row's step.
 
     It begins with one file of the rows so far in place of what was in the directory, so that a run
-    which was stopped has each step once, in order. Pictures of the steps before are then gone.
+    which was stopped has each step once, in order. Their pictures are then gone, and their time is
+    that of writing.
 
     Args:
         directory: for the event files; what it held is deleted.
@@ -44,7 +51,8 @@ def event_writer(
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore (made at run time)
     from tensorboardX.summary import hparams, image, scalar
 
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        shutil.rmtree(directory)
     directory.mkdir(parents=True)
     # Not SummaryWriter: its errors, such as that of a full disk, end in a thread of its own.
     events = EventsWriter(str(directory / "events"))

@@ -48,7 +48,7 @@ from mnist_jax.task import (
     step_options,
     transferred,
 )
-from mnist_jax.tensorboard import event_writer
+from mnist_jax.tensorboard import event_writer, is_finished
 from mnist_jax.transfer import frozen_parameters
 from mnist_jax.workdir import (
     delete_leftovers,
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
     `result["seconds"]` are those of the process that finished the run. "import" is what it needed
     before its first run, "data" also what training waited for its images, "eval" is validation and
-    test, "checkpoint" what training waited for saves.
+    test, and TensorBoard's pictures, "checkpoint" what training waited for saves.
     """
 
     state: TrainState
@@ -121,8 +121,8 @@ def train(
             "--overwrite trains anew, another --workdir beside it."
         )
         run = _complete_run(config, workdir, result)
-        if tensorboard and not (workdir / "tensorboard").exists():
-            with _event_writer(workdir, run.history, config) as write_events:
+        if tensorboard and not is_finished(workdir / "tensorboard"):
+            with lock_workdir(workdir), _event_writer(workdir, run.history, config) as write_events:
                 write_events(
                     _test_row(result["steps"], result["test_loss"], result["test_accuracy"])
                 )
@@ -249,6 +249,8 @@ def _train(
                 if write_events:
                     example = splits["validation"].images[np.arange(1)][0]
                     write_events(history[-1], drawn(model, state.eval_variables, example))
+                    epoch_started = time.perf_counter()  # the pictures are not the next epoch's
+                    watch.lap("eval")
             if saves:
                 saver.wait()
                 prune(checkpoints, kept_steps(saved, history, scheduled))

@@ -71,6 +71,17 @@ def test_a_finished_run_gets_its_curves_later(tmp_path):
     assert_each_step_once(tmp_path, run)
 
 
+def test_a_finished_run_keeps_its_pictures_and_mends_its_curves(tmp_path):
+    run = train(SMALL, tmp_path, tensorboard=True)
+    (event_file,) = (tmp_path / "tensorboard").iterdir()
+    before = event_file.read_bytes()
+    train(SMALL, tmp_path, tensorboard=True)
+    assert event_file.read_bytes() == before
+    event_file.write_bytes(before[:-70])  # killed before it was told what the test has given
+    train(SMALL, tmp_path, tensorboard=True)
+    assert_each_step_once(tmp_path, run)
+
+
 def test_a_run_that_goes_on_has_each_step_once(tmp_path):
     """What was written before it was stopped, and after its last checkpoint, is not doubled."""
     train(SMALL, tmp_path, tensorboard=True)

@@ -8,6 +8,7 @@ import pty
 import re
 import shlex
 import struct
+import subprocess
 import sys
 import termios
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from mnist_jax.cli import main
-from mnist_jax.panel import show_result
+from mnist_jax.commands import COMMANDS
+from mnist_jax.panel import NEXT, show_result
 
 RECIPES = Path(__file__).parent.parent / "configs"
 SMOKE = ["train", "--config", str(RECIPES / "smoke.py"), "--epochs", "2", "--chunk-steps", "4"]
@@ -25,8 +27,9 @@ def on_a_terminal(columns: int, *args: str, **env: str) -> tuple[int, str]:
     """The exit code of a command, and what a terminal of so many columns gets of it."""
     pid, terminal = pty.fork()
     if not pid:
-        os.environ.update({"TERM": "xterm-256color", **env})
-        os.execv(sys.executable, [sys.executable, "-m", "mnist_jax", *args])
+        # Not execv: readline, which pytest imports, has set COLUMNS behind Python's back.
+        env = {**os.environ, "TERM": "xterm-256color", **env}
+        os.execve(sys.executable, [sys.executable, "-m", "mnist_jax", *args], env)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     found = b""
     with contextlib.suppress(OSError):  # the other end is closed
@@ -39,7 +42,7 @@ def on_a_terminal(columns: int, *args: str, **env: str) -> tuple[int, str]:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
     workdir = str(tmp_path / "run")
-    code, text = on_a_terminal(100, *SMOKE, "--workdir", workdir)
+    code, text = on_a_terminal(200, *SMOKE, "--workdir", workdir)
     assert code == 0, text
     bars = [line for line in re.split(r"[\r\n]+", text) if " left" in line]
     # Steps of all, rate, time left, both accuracies.
@@ -48,14 +51,28 @@ def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
         for line in bars
     )
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert max(map(len, re.split(r"[\r\n]+", plain))) <= 140  # lines of epochs are not cut
     panel = plain[plain.index("╭") : plain.index("╯")]
     accuracy = json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"]
     assert f"test accuracy {accuracy:.2%}" in panel
     assert " report --workdir " in panel
+    assert {*NEXT} <= {*COMMANDS}
     assert "metrics.jsonl" in panel
     assert "\x1b[1m" in text
     assert "\x1b[?25l" not in text  # a cursor that is hidden stays so when the process is killed
+    _, narrow = on_a_terminal(60, *SMOKE, "--workdir", workdir)
+    assert "╭" not in narrow  # a frame would break the lines that are to be copied
+    assert f" verify --workdir {workdir}  # " in narrow
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("columns", [20, 80])
+def test_a_terminal_gets_errors_of_one_line_without_colours(columns):
+    code, text = on_a_terminal(columns, "train", "--epochs", "many")
+    assert code == 2
+    assert text.startswith("error: ")
+    assert "--epochs" in text
+    assert "\x1b" not in text
+    assert text.count("\n") == 1
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -90,6 +107,19 @@ def test_what_is_proposed_can_be_called(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [called])
         show_result(tmp_path, result)
         assert f"next  {expected} report --workdir {tmp_path} " in capsys.readouterr().out
+
+
+def test_a_name_that_standard_output_has_no_letters_for_is_spelled_out(tmp_path, command):
+    workdir = tmp_path / "é"
+    done = command(*SMOKE, "--workdir", workdir, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\xe9: checkpoints, config.json" in done.stdout
+
+
+def test_standard_error_may_be_closed():
+    line = f"{sys.executable} -m mnist_jax evaluate --workdir nowhere 2>&-; echo $?"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
 
 
 def test_quiet_is_silent_but_for_warnings_and_errors(tmp_path, capfd):
