@@ -18,7 +18,7 @@ from typing import NoReturn
 import tyro
 
 import mnist_jax
-from mnist_jax.commands import COMMANDS, WRITERS, Command, create_parser
+from mnist_jax.commands import COMMANDS, WRITERS, Common, create_parser
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
 from mnist_jax.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
@@ -120,7 +120,7 @@ def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
     return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
-def _parse(args: Sequence[str]) -> Command:
+def _parse(args: Sequence[str]) -> Common:
     """Turns arguments into a command; raises ValueError, with tyro's message, for wrong ones."""
     for arg, following in itertools.zip_longest(args, args[1:]):
         if arg == "--workdir=" or (arg == "--workdir" and following == ""):

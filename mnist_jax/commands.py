@@ -1,5 +1,7 @@
 """The commands: what each takes from the command line, and the one function that it calls."""
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -351,54 +353,35 @@ class Verify(Common):
         return 0 if result["same_bits"] else DIFFERENT
 
 
-Command = (
-    Train
-    | Evaluate
-    | Predict
-    | Report
-    | Serve
-    | Import
-    | Export
-    | Summary
-    | Population
-    | Sweep
-    | Verify
-)
-COMMANDS = (
-    "train",
-    "evaluate",
-    "predict",
-    "report",
-    "serve",
-    "import",
-    "export",
-    "summary",
-    "population",
-    "sweep",
-    "verify",
-)
+COMMANDS: dict[str, type[Common]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "report": Report,
+    "serve": Serve,
+    "import": Import,
+    "export": Export,
+    "summary": Summary,
+    "population": Population,
+    "sweep": Sweep,
+    "verify": Verify,
+}
 WRITERS = ("train", "population", "sweep")  # these go on where they were stopped
 
 
 def create_parser(recipe: Config) -> Any:
     """Returns what tyro parses: one of the commands, with a recipe's values as defaults."""
-    return (
-        Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe))]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Predict, tyro.conf.subcommand("predict")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Serve, tyro.conf.subcommand("serve")]
-        | Annotated[Import, tyro.conf.subcommand("import")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Summary, tyro.conf.subcommand("summary", default=Summary(recipe))]
-        | Annotated[
-            Population, tyro.conf.subcommand("population", default=Population(recipe, tyro.MISSING))
-        ]
-        | Annotated[
-            Sweep, tyro.conf.subcommand("sweep", default=Sweep(recipe, tyro.MISSING, tyro.MISSING))
-        ]
-        | Annotated[Verify, tyro.conf.subcommand("verify")]
-    )
+    defaults = {
+        Train: Train(recipe),
+        Summary: Summary(recipe),
+        Population: Population(recipe, tyro.MISSING),
+        Sweep: Sweep(recipe, tyro.MISSING, tyro.MISSING),
+    }
+    commands: list[Any] = []
+    for name, command in COMMANDS.items():
+        default = {"default": defaults[command]} if command in defaults else {}
+        commands.append(Annotated[command, tyro.conf.subcommand(name, **default)])
+    return functools.reduce(operator.or_, commands)
 
 
 def _steps(step: int | list[int]) -> str:

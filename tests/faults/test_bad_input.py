@@ -316,7 +316,7 @@ def test_arbitrary_arguments(refuse, command, arguments):
 
 
 @examples
-@given(st.sampled_from(COMMANDS), st.from_regex("--[a-z.]{1,30}x[0-9]", fullmatch=True), text)
+@given(st.sampled_from([*COMMANDS]), st.from_regex("--[a-z.]{1,30}x[0-9]", fullmatch=True), text)
 def test_unknown_options_are_named(refuse, command, name, value):
     workdir = ["--workdir", "run"] if command in ("evaluate", "predict", "report", "verify") else []
     others = {
