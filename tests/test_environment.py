@@ -3,67 +3,90 @@
 import pytest
 
 from mnist_jax import environment
-from mnist_jax.environment import expected_accelerator, missing_accelerator
+
+GOOGLE, TPU_V5E = "0x1ae0", "0x0063"
 
 
 @pytest.fixture
-def devices(tmp_path, monkeypatch):
-    """A directory such as /dev without an accelerator, and no variable that tells of one."""
+def machine(tmp_path, monkeypatch):
+    """Directories such as /dev and PCI's without an accelerator, and no variable that tells."""
     for name in ("JAX_PLATFORMS", *environment.TPU_VARIABLES):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "vfio").mkdir()
-    for name in ("null", "nvram", "vfio/vfio", "accelerometer"):
-        (tmp_path / name).touch()
+    (tmp_path / "dev/vfio").mkdir(parents=True)
+    for name in ("null", "nvram", "vfio/vfio", "vfio/17", "accelerometer"):
+        (tmp_path / "dev" / name).touch()
+    add_card(tmp_path, "0x8086", TPU_V5E)  # another vendor may use the same number
+    add_card(tmp_path, GOOGLE, "0x0042")  # a network card, gVNIC
     return tmp_path
 
 
+def add_card(machine, vendor, model):
+    card = machine / "pci" / f"{vendor}-{model}"
+    card.mkdir(parents=True)
+    (card / "vendor").write_text(f"{vendor}\n")
+    (card / "device").write_text(f"{model}\n")
+
+
+def expected_accelerator(machine):
+    return environment.expected_accelerator(machine / "dev", machine / "pci")
+
+
+def missing_accelerator(machine):
+    return environment.missing_accelerator(machine / "dev", machine / "pci")
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    {
-        "accel0": "tpu",
-        "vfio/0": "tpu",
-        "nvidia0": "gpu",
-        "nvidiactl": "gpu",
-        "nvme0": "cpu",
-    }.items(),
+    ("name", "expected"), {"nvidia0": "gpu", "nvidiactl": "gpu", "nvme0": "cpu"}.items()
 )
-def test_a_device_tells(devices, name, expected):
-    assert expected_accelerator(devices) == "cpu"
-    (devices / name).touch()
-    assert expected_accelerator(devices) == expected
+def test_a_device_tells(machine, name, expected):
+    assert expected_accelerator(machine) == "cpu"
+    (machine / "dev" / name).touch()
+    assert expected_accelerator(machine) == expected
+
+
+@pytest.mark.parametrize("model", environment.TPU_MODELS)
+def test_a_tpu_on_the_bus_tells(machine, model):
+    assert expected_accelerator(machine) == "cpu"
+    add_card(machine, GOOGLE, model)
+    assert expected_accelerator(machine) == "tpu"
+
+
+def test_a_machine_without_a_pci_bus_has_no_accelerator(machine, tmp_path):
+    assert environment.expected_accelerator(machine / "dev", tmp_path / "none") == "cpu"
 
 
 @pytest.mark.parametrize(
     ("name", "value"), {"COLAB_TPU_1VM": "1", "TPU_ACCELERATOR_TYPE": "v5e-1"}.items()
 )
-def test_a_variable_of_a_tpu_machine_tells(devices, monkeypatch, name, value):
+def test_a_variable_of_a_tpu_machine_tells(machine, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    assert expected_accelerator(devices) == "tpu"
+    assert expected_accelerator(machine) == "tpu"
 
 
-def test_colab_sets_the_variable_to_nothing_where_there_is_no_tpu(devices, monkeypatch):
-    monkeypatch.setenv("COLAB_TPU_1VM", "")
-    assert expected_accelerator(devices) == "cpu"
+@pytest.mark.parametrize("value", ["", "0"])
+def test_a_variable_can_say_that_there_is_no_tpu(machine, monkeypatch, value):
+    monkeypatch.setenv("COLAB_TPU_1VM", value)
+    assert expected_accelerator(machine) == "cpu"
 
 
-def test_nothing_is_missing_where_the_cpu_was_asked_for(devices, monkeypatch):
-    (devices / "nvidia0").touch()
+def test_nothing_is_missing_where_the_cpu_was_asked_for(machine, monkeypatch):
+    (machine / "dev/nvidia0").touch()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert expected_accelerator(devices) == "cpu"
-    assert missing_accelerator(devices) == ""
+    assert expected_accelerator(machine) == "cpu"
+    assert missing_accelerator(machine) == ""
 
 
-def test_an_accelerator_that_jax_does_not_use_is_told_in_one_line(devices, monkeypatch):
+def test_an_accelerator_that_jax_does_not_use_is_told_in_one_line(machine, monkeypatch):
     monkeypatch.setattr(environment.jax, "default_backend", lambda: "cpu")
-    assert missing_accelerator(devices) == ""
-    (devices / "accel0").touch()
-    line = missing_accelerator(devices)
+    assert missing_accelerator(machine) == ""
+    add_card(machine, GOOGLE, TPU_V5E)
+    line = missing_accelerator(machine)
     assert "has a TPU" in line
     assert "jax[tpu]" in line
     assert "\n" not in line
 
 
-def test_nothing_is_missing_where_jax_uses_the_accelerator(devices, monkeypatch):
-    (devices / "accel0").touch()
+def test_nothing_is_missing_where_jax_uses_the_accelerator(machine, monkeypatch):
+    add_card(machine, GOOGLE, TPU_V5E)
     monkeypatch.setattr(environment.jax, "default_backend", lambda: "tpu")
-    assert missing_accelerator(devices) == ""
+    assert missing_accelerator(machine) == ""

@@ -24,6 +24,10 @@ TRAIN_SPLIT, TEST_SPLIT = "train[:1280]", "test[:500]"
 EPOCHS, TRAIN_SPLIT, TEST_SPLIT = 2, "train[:640]", "test[:200]"
 """,
 }
+EDITED_IDEA = """
+ideas["the reference"] = dataclasses.replace(short, label_smoothing=0.1)
+show_ideas([try_out("the reference", ideas["the reference"])])
+"""
 BOX = "No accelerator in use"
 LIBRARIES = {"IPython", "PIL", "jax", "matplotlib", "mnist_jax", "numpy", "sklearn"}
 LIBRARIES |= sys.stdlib_module_names
@@ -51,6 +55,9 @@ def run_smoke(name: str, directory: Path) -> Any:
     notebook = read(name)
     (settings,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     settings.source = SMOKE[name]
+    if name == "mnist":
+        (place,) = (n for n, cell in enumerate(notebook.cells) if "def try_out(" in cell.source)
+        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(EDITED_IDEA))
     return execute(notebook, directory)
 
 
@@ -146,8 +153,15 @@ def test_the_curves_replace_the_message_while_it_trains(mnist_notebook):
 
 def test_everything_is_shown(mnist_notebook):
     kinds = shown(mnist_notebook)
-    assert kinds.count("image/png") == 16
-    assert kinds.count("text/markdown") == 3  # spatial dimensions, advice, transfer
+    assert kinds.count("image/png") == 17
+    # Spatial dimensions, advice, the edited idea, transfer.
+    assert kinds.count("text/markdown") == 4
+
+
+def test_an_edited_idea_is_tried_again(mnist_notebook):
+    (cell,) = (c for c in mnist_notebook.cells if c.source == EDITED_IDEA)
+    (table, *_) = (o for o in cell.outputs if o.output_type == "display_data")
+    assert "| the reference |" in table.data["text/markdown"]
 
 
 def test_the_report_is_shown(mnist_notebook):
@@ -164,13 +178,24 @@ def test_more_devices_train_the_same_network(pod_notebook):
     assert "different networks: True" in printed
 
 
-@pytest.mark.skipif(jax.device_count() > 1, reason="these devices are real")
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu" and jax.device_count() > 1, reason="these devices are real"
+)
 def test_fake_devices_are_called_so(pod_notebook):
     printed = stream(pod_notebook, "stdout")
     assert "on 8 fake devices of the CPU" in printed
     assert "These devices are fake" in printed
     (table, *_) = outputs(pod_notebook, "execute_result")
     assert "| cpu 7 | `[0:2, 112:128, 0:28, 0:28, 0:1]` |" in table.data["text/markdown"]
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the devices are real")
+def test_fake_devices_stay_fake_when_the_first_cells_run_again(tmp_path):
+    notebook = read("tpu_pod")
+    (last,) = (n for n, cell in enumerate(notebook.cells) if "jax.device_count()} {" in cell.source)
+    codes = [cell.source for cell in notebook.cells[: last + 1] if cell.cell_type == "code"]
+    notebook.cells = [nbformat.v4.new_code_cell(code) for code in 2 * codes]
+    assert stream(execute(notebook, tmp_path), "stdout").count("on 8 fake devices of the CPU") == 2
 
 
 def test_no_cell_warns(mnist_notebook, pod_notebook):
