@@ -51,9 +51,16 @@ def read_history(workdir: Path) -> list[dict[str, Any]]:
     """Reads metrics.jsonl; ValueError where it is not what `write_history` writes."""
     path = workdir / "metrics.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read: line {number} is not JSON") from error
+    return rows
 
 
 def without_times(values: dict[str, Any]) -> dict[str, Any]:

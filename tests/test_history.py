@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import atomic_file, read_json, write_history, write_json
+from mnist_jax.history import atomic_file, read_history, read_json, write_history, write_json
 
 
 def write_forever(path: str) -> None:
@@ -53,6 +53,18 @@ def test_json_files(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a.json is not JSON"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+    write_history(tmp_path, [{"epoch": 1}, {"epoch": 2}])
+    path = tmp_path / "metrics.jsonl"
+    for text in ("{", "[" * 100_000, '{"epoch": 3} 4'):
+        path.write_text('{"epoch": 1}\n{"epoch": 2}\n' + text)
+        with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read: line 3 is not JSON"):
+            read_history(tmp_path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read: .*utf-8"):
+        read_history(tmp_path)
 
 
 def test_a_hash_tells_path_dtype_shape_and_bits():
