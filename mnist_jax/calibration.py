@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 BINS = 15  # as in Guo et al.
+DRAWS = 200  # the mean of so many varies by about a hundredth of itself
 
 
 class Reliability(NamedTuple):
@@ -53,3 +54,23 @@ def expected_calibration_error(found: Reliability) -> float:
     """
     distance = np.nan_to_num(np.abs(found.confidence - found.accuracy))
     return float(found.counts @ distance / max(found.counts.sum(), 1))
+
+
+def chance_calibration_error(confidence: np.ndarray) -> float:
+    """Returns the error that a perfectly calibrated network would have on so many answers.
+
+    It is above 0, as the answers of a bin are seldom right exactly as often as they should be. So
+    an error is to be held against this one. Each answer is drawn to be right as often as its
+    probability says; the draws are the same each time.
+
+    Args:
+        confidence: float [N], the probability of each answer.
+
+    References:
+        J. Broecker and L. A. Smith, "Increasing the Reliability of Reliability Diagrams", Weather
+        and Forecasting 22, 2007, https://doi.org/10.1175/WAF993.1: consistency resampling.
+    """
+    rng = np.random.default_rng(0)
+    draws = (rng.random(len(confidence)) < confidence for _ in range(DRAWS))
+    errors = [expected_calibration_error(reliability(confidence, right)) for right in draws]
+    return float(np.mean(errors))

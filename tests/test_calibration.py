@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from mnist_jax.calibration import expected_calibration_error, reliability
+from mnist_jax.calibration import (
+    chance_calibration_error,
+    expected_calibration_error,
+    reliability,
+)
 
 ANSWERS = st.lists(
     st.tuples(st.floats(0, 1) | st.integers(0, 15).map(lambda n: n / 15), st.booleans()), min_size=1
@@ -44,3 +48,17 @@ def test_the_error_is_what_confidence_is_off_by():
     for right, error in ((9, 0.0), (5, 0.4), (10, 0.1), (0, 0.9)):
         found = reliability(confidence, np.arange(10) < right)
         assert expected_calibration_error(found) == pytest.approx(error, abs=1e-6)
+
+
+def test_chance_is_what_calibrated_networks_have_on_average():
+    rng = np.random.default_rng(1)
+    confidence = rng.beta(8, 1, 500)
+    errors = [
+        expected_calibration_error(reliability(confidence, rng.random(500) < confidence))
+        for _ in range(400)
+    ]
+    found = chance_calibration_error(confidence)
+    assert found == pytest.approx(np.mean(errors), rel=0.05)
+    assert found == chance_calibration_error(confidence)
+    assert chance_calibration_error(np.repeat(confidence, 100)) < found / 5
+    assert chance_calibration_error(np.ones(10)) == 0
