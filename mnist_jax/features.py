@@ -40,8 +40,9 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
         images: float32 [B, H, W, C] in [0, 1].
 
     Returns:
-        By the name of each convolution its answers after the pooling: float [B, H', W', features].
-        Positive ones go on. Empty where there is no convolution.
+        By the name of each convolution its answers after the pooling: float [B, H', W', features],
+        before any normalisation and rectifier. Where a rectifier follows at once, positive ones go
+        on; after a normalisation, those above another number. Empty where there is no convolution.
     """
     _, found = model.apply(
         variables,

@@ -1,15 +1,12 @@
 """Figures of a training and its network: pure functions that return Matplotlib's `Figure`.
 
 They are drawn without pyplot, which keeps figures alive, and in one style: colours that the colour
-blind can tell apart, few lines, and letters that are readable at the width of a phone. `svg` makes
-of a figure a part of a page, light or dark.
+blind can tell apart, few lines, and letters that are readable at the width of a phone.
+`reporting.page.svg` makes of a figure a part of a page, light or dark.
 """
 
 import contextlib
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +15,15 @@ if TYPE_CHECKING:  # Matplotlib is an extra, and takes a third of a second
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color Universal Design", 2008, https://jfly.uni-koeln.de/color/; strongest first.
+# Okabe and Ito, "Color Universal Design", 2008, https://jfly.uni-koeln.de/color/; a page
+# has its accent in place of the blue.
 BLUE, VERMILION = "#0072b2", "#d55e00"
-COLOURS = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-INK = "#1b1b1d"  # of letters and lines; `svg` replaces it by the colour of the page's own letters
+# A third one of theirs, and darker ones than their others: 3:1 on white, and on a dark page.
+COLOURS = (BLUE, VERMILION, "#009e73", "#b8558f", "#8a6d00", "#7a7a80")
+INK = "#1b1b1d"  # of letters and lines; a page has the colour of its own letters in its place
+TINY = 1e-9  # of accuracies, a difference that no images make
 WRITTEN = 20  # classes up to which each count is written into its cell
+DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # of the numbers on a logarithmic axis; or finer
 NAMED = 30  # classes up to which each has its name on the axes
 STYLE: Any = {  # of Matplotlib's rcParams
     "font.size": 9,
@@ -52,54 +53,55 @@ STYLE: Any = {  # of Matplotlib's rcParams
 
 
 def learning_curves(
-    history: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ("accuracy", "loss")
+    history: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str] = ("accuracy", "loss"),
+    *,
+    gap: bool = True,
 ) -> "Figure":
     """Draws what each epoch reached, in training and validation, and shades the gap between them.
 
     Args:
         history: rows with `epoch`, and `train_` and `val_` of each metric; at least one.
         metrics: one panel each: "accuracy" (fractions), "loss" (nats an example).
+        gap: whether to shade; it says nothing where the two are not of the same kind.
     """
     with _panels(len(metrics)) as (figure, panels):
         epochs = [row["epoch"] for row in history]
         for axes, metric in zip(panels, metrics, strict=True):
             train, val = ([row[f"{part}_{metric}"] for row in history] for part in ("train", "val"))
             marker = "o" if len(epochs) < 20 else ""  # one epoch is a point, not a line
-            axes.fill_between(epochs, train, val, color=INK, alpha=0.1, linewidth=0, label="gap")
-            axes.plot(epochs, train, color=VERMILION, marker=marker, ms=3, label="training")
+            if gap:
+                axes.fill_between(epochs, train, val, color=INK, alpha=0.1, lw=0, label="gap")
+            # Dashed: in grey print, too, the two are told apart.
+            axes.plot(epochs, train, "--", color=VERMILION, marker=marker, ms=3, label="training")
             axes.plot(epochs, val, color=BLUE, marker=marker, ms=3, label="validation")
-            _by_epoch(axes, metric, epochs)
+            _by_epoch(axes, metric, epochs, [*train, *val])
             axes.legend()
     return figure
 
 
-def compare_curves(
-    histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    metrics: Sequence[str] = ("accuracy", "loss"),
-) -> "Figure":
+def compare_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> "Figure":
     """Draws what each epoch of several trainings reached in validation.
 
     Args:
         histories: by the name of each training, its rows, as in `learning_curves`.
-        metrics: one panel each.
+        metric: "accuracy" or "loss".
     """
-    with _panels(len(metrics)) as (figure, panels):
-        for axes, metric in zip(panels, metrics, strict=True):
-            longest: list[int] = []
-            for number, (name, history) in enumerate(histories.items()):
-                epochs = [row["epoch"] for row in history]
-                longest = max(longest, epochs, key=len)
-                axes.plot(
-                    epochs,
-                    [row[f"val_{metric}"] for row in history],
-                    color=COLOURS[number % len(COLOURS)],
-                    linestyle=("-", "--", ":", "-.")[number // len(COLOURS) % 4],
-                    marker="o" if len(epochs) < 20 else "",
-                    ms=3,
-                    label=_short(name, 30).lstrip("_"),  # what begins so is left out of a legend
-                )
-            _by_epoch(axes, f"validation {metric}", longest)
-            axes.legend(fontsize=9 if len(histories) <= 6 else 6)
+    with _panels(1) as (figure, (axes,)):
+        for number, (name, history) in enumerate(histories.items()):
+            axes.plot(
+                [row["epoch"] for row in history],
+                [row[f"val_{metric}"] for row in history],
+                color=COLOURS[number % len(COLOURS)],
+                linestyle=("-", "--", ":", "-.")[number // len(COLOURS) % 4],
+                marker="o" if len(history) < 20 else "",
+                ms=3,
+                label=_short(name, 30).lstrip("_"),  # what begins so is left out of a legend
+            )
+        rows = [row for history in histories.values() for row in history]
+        values = [row[f"val_{metric}"] for row in rows]
+        _by_epoch(axes, f"validation {metric}", [row["epoch"] for row in rows], values)
+        axes.legend(fontsize=9 if len(histories) <= 6 else 6)
     return figure
 
 
@@ -153,23 +155,48 @@ def confusion(counts: np.ndarray, label_names: Sequence[str]) -> "Figure":
     return figure
 
 
-def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray) -> "Figure":
+def reliability(
+    confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, intervals: np.ndarray
+) -> "Figure":
     """Draws how often the network was right where it was so sure.
 
     Args:
         confidence: the mean probability of the answers of each bin [B]; not read of an empty one.
         accuracy: the part of them that was right [B].
-        counts: how many answers the bin has [B]. Bins are equally wide and span 0 to 1.
+        counts: how many answers the bin has [B]; they are written above the axis.
+        intervals: between which parts the true one lies [B, 2].
     """
     with _panels(1, height=3.2) as (figure, (axes,)):
-        width = 1 / len(counts)
         some = np.flatnonzero(counts)
+        low, high = intervals[some].T
+        lengths = np.stack([accuracy[some] - low, high - accuracy[some]]).clip(min=0)
         axes.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (3, 3)), label="as sure as right")
-        axes.bar(some * width, accuracy[some], width * 0.92, 0, align="edge", color=BLUE, alpha=0.3)
-        axes.plot(confidence[some], accuracy[some], color=BLUE, marker="o", ms=3.5, label="network")
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="probability of the answer")
-        axes.set_title("part of the answers that was right")
-        axes.legend(loc="upper left")
+        axes.errorbar(
+            confidence[some], accuracy[some], lengths, fmt="none", ecolor=BLUE, elinewidth=1.2
+        )
+        axes.plot(
+            confidence[some],
+            accuracy[some],
+            "o",
+            color=BLUE,
+            ms=4.5,
+            label="network",
+            clip_on=False,
+        )
+        for number in some:
+            axes.text(
+                (number + 0.5) / len(counts),
+                -0.13,
+                f"{counts[number]:,}",
+                rotation=90,
+                ha="center",
+                va="bottom",
+                fontsize=6.5,
+            )
+        axes.set(xlim=(0, 1), ylim=(-0.15, 1), xlabel="probability of the answer")
+        axes.set_ylabel("part that was right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # above, where no dot is
+        axes.set_yticks(np.linspace(0, 1, 6))
         _as_percent(axes.xaxis)
         _as_percent(axes.yaxis)
     return figure
@@ -222,33 +249,6 @@ def picture_grid(
     return figure
 
 
-def svg(figure: "Figure", name: str) -> str:
-    """Returns a figure as an `<svg>` element for the middle of a page.
-
-    It has no ground, its letters have the page's own font and colour, and it is as wide as its
-    place. Figures made alike give the same characters.
-
-    Args:
-        figure: of this file.
-        name: another one for each figure of a page: ids begin with it.
-    """
-    import matplotlib as mpl
-
-    file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the browser has letters that this font lacks
-        figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    return text.replace(INK, "currentColor").strip()
-
-
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
     import matplotlib as mpl
@@ -267,16 +267,64 @@ def _panels(count: int, height: float = 2.7) -> Iterator[tuple["Figure", "list[A
         yield figure, [*figure.subplots(1, count, squeeze=False)[0]]
 
 
-def _by_epoch(axes: "Axes", title: str, epochs: Sequence[int]) -> None:
+def _by_epoch(axes: "Axes", title: str, epochs: Sequence[int], values: Sequence[float]) -> None:
+    """Names the axes, and spreads the last epochs, which the first would press flat otherwise."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if len(epochs) == 1:
+    if len({*epochs}) == 1:
         axes.set_xlim(epochs[0] - 0.6, epochs[0] + 0.6)
     if title.endswith("accuracy"):
-        _as_percent(axes.yaxis)
+        _by_error(axes, values)
+    elif min(values) > 0:
+        axes.set_yscale("log")
+        _label(axes)
+
+
+def _by_error(axes: "Axes", accuracies: Sequence[float]) -> None:
+    """Makes the axis logarithmic in the part that is wrong: from 90% to 99% is as far as to 99.9%.
+
+    Where nothing is wrong, the logarithm has no end: a little is added to each part.
+    """
+    errors = 1 - np.array(accuracies)
+    least = float(errors.min(initial=1, where=errors > TINY))
+    added = 0.0 if errors.min() > TINY else least / 2
+    if np.ptp(errors) > TINY:
+        axes.set_yscale(
+            "function",
+            functions=(
+                lambda shares: -np.log10((1 - shares + added).clip(min=1e-12)),
+                lambda scaled: 1 + added - 10.0**-scaled,
+            ),
+        )
+    elif added:
+        axes.set_ylim(0.9, 1.003)
+    _label(axes, lambda share: 1 - share if share > 0.9 * least else 1.0, "%")
+
+
+def _label(axes: "Axes", place: Callable[[float], float] = float, unit: str = "") -> None:
+    """Writes round numbers beside the axis; Matplotlib's own where too few of them are seen.
+
+    Args:
+        axes: with their limits.
+        place: where a round number is written.
+        unit: "" or "%".
+    """
+    from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, NullLocator
+
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(AutoLocator())
+    for digits in DIGITS:
+        places = {place(digit * 10.0**power) for power in range(-9, 9) for digit in digits}
+        seen = sorted(each for each in places if low <= each <= high)
+        if len(seen) > 2:
+            axes.yaxis.set_major_locator(FixedLocator(seen))
+            break
+    factor = 100 if unit else 1
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:.6g}{unit}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _as_percent(axis: Any) -> None:
@@ -286,6 +334,8 @@ def _as_percent(axis: Any) -> None:
 
 
 def _short(text: str, length: int) -> str:
-    """One line of at most so many characters."""
+    """One line of at most so many characters; what is left out is in the middle."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2]}…{text[len(text) - (length - 1) // 2 :]}"

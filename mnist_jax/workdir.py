@@ -196,7 +196,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 def delete_leftovers(workdir: Path) -> None:
     """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
-    names = ("config.json", "metrics.jsonl", "result.json", "population.json", "report.html")
+    names = ("config.json", "metrics.jsonl", "result.json", "population.json")
     for name in names:
         for leftover in workdir.glob(f".{name}.*.tmp"):
             leftover.unlink()

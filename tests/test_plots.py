@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from mnist_jax import plots
+from mnist_jax.reporting.page import svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -29,7 +32,7 @@ def history(epochs: int) -> list[dict[str, Any]]:
 
 
 def texts(figure: Figure) -> list[str]:
-    root = ET.fromstring(plots.svg(figure, "f"))
+    root = ET.fromstring(svg(figure, "f"))
     return ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
 
 
@@ -52,9 +55,68 @@ def test_learning_curves_are_the_history(epochs):
     assert not any(re.fullmatch(r"\d+\.\d+", text) for text in texts(figure)[: len(ticks) // 2])
 
 
+def test_curves_are_told_apart_in_grey_print():
+    lines = plots.learning_curves(history(3), ["loss"]).axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["--", "-"]
+
+
+def test_no_gap_is_shaded_where_it_says_nothing():
+    assert len(plots.learning_curves(history(3), ["loss"]).axes[0].collections) == 1
+    assert not plots.learning_curves(history(3), ["loss"], gap=False).axes[0].collections
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 2), min_size=1, max_size=30))
+def test_any_accuracy_has_its_place(accuracies):
+    rows = [
+        {"epoch": epoch, "train_accuracy": train, "val_accuracy": val}
+        for epoch, (train, val) in enumerate(accuracies, 1)
+    ]
+    figure = plots.learning_curves(rows, ["accuracy"])
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    for line in axes.lines:
+        assert np.isfinite(axes.transData.transform(line.get_xydata())).all()
+        values = np.asarray(line.get_ydata())
+        assert ((low <= values) & (values <= high)).all()
+
+
+def test_the_last_epochs_are_legible():
+    """From 99% to 99.5% is a good part of the height, however bad the first epoch was."""
+    rows = [
+        {"epoch": epoch, "train_accuracy": value, "val_accuracy": value}
+        for epoch, value in enumerate([0.3, 0.9, 0.99, 0.995], 1)
+    ]
+    figure = plots.learning_curves(rows, ["accuracy"])
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    heights = axes.transAxes.inverted().transform(
+        axes.transData.transform([(1, row["val_accuracy"]) for row in rows])
+    )[:, 1]
+    assert heights[3] - heights[2] > 0.1
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert {"90%", "99%"} <= {*names}
+
+
+def luminance(colour: str) -> float:
+    """https://www.w3.org/TR/WCAG21/#dfn-relative-luminance"""
+    parts = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#151517"])
+def test_lines_stand_out_from_the_page(ground):
+    for colour in plots.COLOURS:
+        if ground != "#ffffff" and colour == plots.BLUE:
+            continue  # it becomes the accent of the dark page
+        dark, light = sorted([luminance(colour), luminance(ground)])
+        assert (light + 0.05) / (dark + 0.05) >= 3, colour
+
+
 def test_each_training_has_a_curve_and_a_name():
     histories = {f"_run {number}": history(number + 1) for number in range(8)}
-    figure = plots.compare_curves(histories, ["loss"])
+    figure = plots.compare_curves(histories, "loss")
     for name, rows in histories.items():
         assert curve(figure, name.lstrip("_")) == [row["val_loss"] for row in rows]
     styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
@@ -88,14 +150,18 @@ def test_any_number_of_classes_is_readable(classes):
     assert len(cells) == np.count_nonzero(counts)
     # On a phone, 390 pixels wide, a mistake has at least two of them.
     assert min(np.ptp(np.asarray(path.vertices)[:, 0]) for path in cells) / classes * 390 * 0.8 >= 2
-    assert len(plots.svg(figure, "f")) < 600_000
+    assert len(svg(figure, "f")) < 600_000
 
 
 def test_reliability_leaves_out_empty_bins():
     accuracy, counts = np.array([np.nan, 0.5, 0.75, 1]), np.array([0, 2, 4, 9])
-    figure = plots.reliability(np.array([np.nan, 0.4, 0.7, 0.99]), accuracy, counts)
+    intervals = np.array([[0, 1], [0.1, 0.9], [0.3, 0.95], [0.7, 1]])
+    figure = plots.reliability(np.array([np.nan, 0.4, 0.7, 0.99]), accuracy, counts, intervals)
     assert curve(figure, "network") == [0.5, 0.75, 1]
-    assert len(figure.axes[0].patches) == 3
+    (bars,) = figure.axes[0].collections
+    reached = [np.asarray(path.vertices)[:, 1].tolist() for path in bars.get_paths()]
+    np.testing.assert_allclose(reached, intervals[1:])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["2", "4", "9"]
 
 
 def test_every_phase_but_the_total_is_a_bar():
@@ -114,17 +180,28 @@ def test_pictures_keep_their_pixels_and_titles(channels):
     assert [*filter(None, texts(figure))] == [*"abcdefg"]
 
 
+def test_long_names_keep_their_ends():
+    names = [f"{'a' * 50} {end}" for end in ("left", "right")]
+    (first, second) = [
+        label.get_text()
+        for label in plots.confusion(np.ones((2, 2), int), names).axes[0].get_yticklabels()
+    ]
+    assert first.endswith("left")
+    assert second.endswith("right")
+    assert len(first) == len(second) == 14
+
+
 NAMES = ["</svg><script>alert(1)</script>", "$x", "漢字 ش", "x" * 500, "a\nb\0", "--><b>"]
 
 
 def test_names_are_text_whatever_they_hold():
     figures = [
         plots.confusion(np.ones((6, 6), int), NAMES),
-        plots.compare_curves({name: history(2) for name in NAMES}),
+        plots.compare_curves({name: history(2) for name in NAMES}, "loss"),
         plots.picture_grid(np.zeros((6, 2, 2, 1), np.uint8), NAMES),
     ]
     for figure in figures:
-        found = plots.svg(figure, "f")
+        found = svg(figure, "f")
         assert "<script" not in found
         assert "<b>" not in found
         assert "<!--" not in found
@@ -135,7 +212,7 @@ def test_names_are_text_whatever_they_hold():
 
 def test_a_figure_fits_into_any_page():
     """Its ids are its own; letters have the page's colour and font; nothing is loaded."""
-    once, again = (plots.svg(plots.learning_curves(history(3)), "curves") for _ in range(2))
+    once, again = (svg(plots.learning_curves(history(3)), "curves") for _ in range(2))
     assert once == again
     root = ET.fromstring(once)
     assert "width" not in root.attrib
@@ -145,6 +222,7 @@ def test_a_figure_fits_into_any_page():
     used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', once)
     assert {*filter(None, sum(used, ()))} <= ids
     assert plots.INK not in once
+    assert once.count(plots.BLUE) == once.count(f"var(--accent, {plots.BLUE})") > 0
     assert "currentColor" in once
     assert "font:" not in once
     assert "font-family" not in once

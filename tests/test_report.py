@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import itertools
 import json
 import re
 import shlex
@@ -28,8 +29,12 @@ from mnist_jax.cli import _parse, main
 from mnist_jax.commands import Train
 from mnist_jax.config import AugmentConfig, DataConfig, ModelConfig, WatchConfig, load_config
 from mnist_jax.datasets.prepare import prepared_dir
+from mnist_jax.reporting.comparison import _headline
+from mnist_jax.reporting.measured import Measured, RunRecord
+from mnist_jax.reporting.page import readable, spelled
+from mnist_jax.reporting.single import _early_stop, _what_training_figures_are
 from mnist_jax.statistics import paired_interval, wilson_interval
-from mnist_jax.workdir import delete_run
+from mnist_jax.workdir import Trained, delete_leftovers, delete_run
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "$x & <!-- 漢字 ش", "long " * 40]
 VOID = {"meta", "link", "img"}
@@ -83,7 +88,8 @@ def table(text: str, caption: str) -> list[list[str]]:
         part for part in re.findall(r"<table.*?</table>", text, re.DOTALL) if caption in part
     ]
     rows = re.findall(r"<tr.*?</tr>", found, re.DOTALL)
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[re.sub("<[^>]*>", "", cell) for cell in row] for row in cells]
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +168,11 @@ def test_the_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist):
     errors = round(500 * (1 - result["test_accuracy"]))
     low, high = wilson_interval(500 - errors, 500)
     assert f"{result['test_accuracy']:.2%} of 500 test images are named correctly" in said
-    assert f"between {low:.2%} and {high:.2%} (95% interval)" in said
+    assert f"between {low:.2%} and {high:.2%} (95% interval, for images like these" in said
     assert f"{errors} of 500" in said
     assert result["params_sha256"] in said
+    chance = found["chance_calibration_error"]
+    assert f"{found['expected_calibration_error']:.2%} ({chance:.2%} would be chance)" in said
 
     labels = mnist["test"].labels[:500]
     _, answers = predict(small, mnist["test"].images[:500])
@@ -221,6 +229,77 @@ def test_a_run_that_is_not_finished_shows_validation(small, tmp_path):
     assert "No epoch is finished yet" in check_page(workdir / "report.html")
 
 
+def run_of(config: Config, epochs: int, shown: int, *, done: bool = True) -> RunRecord:
+    """A run that has a history, and no network."""
+    history = [{"epoch": epoch, "step": 10 * epoch} for epoch in range(1, epochs + 1)]
+    unread: Any = None
+    trained = Trained(config, unread, unread, 10 * shown, unread, {})
+    return RunRecord(Path("run"), trained, {"steps": 1} if done else None, history)
+
+
+def test_a_run_through_all_epochs_has_not_stopped_early():
+    config = Config(epochs=3, watch=WatchConfig(patience=1))
+    best = "he network shown is that of epoch 2, which was the best in validation."
+    assert _early_stop(run_of(config, 3, 2)) == f"T{best}"
+    stopped = dataclasses.replace(config, epochs=9)
+    assert (
+        _early_stop(run_of(stopped, 3, 2))
+        == f"The training stopped early, after epoch 3 of 9; t{best}"
+    )
+    assert _early_stop(run_of(stopped, 3, 2, done=False)) == f"T{best}"
+    assert _early_stop(run_of(dataclasses.replace(config, epochs=1), 1, 1)) == ""
+    assert _early_stop(run_of(Config(epochs=3), 3, 3)) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "learns, with units silenced, so they"),
+        ({"model": ModelConfig(dropout_rate=0)}, "while the network learns, so they"),
+        (
+            {"augment": AugmentConfig(shift=1)},
+            "learns, on changed images, with units silenced, so they",
+        ),
+        ({"label_smoothing": 0.1}, "the loss is of smoothed labels, and cannot"),
+        (
+            {"label_smoothing": 0.1, "augment": AugmentConfig(mixup_alpha=0.1)},
+            "loss and accuracy are of mixed images, and cannot",
+        ),
+    ],
+)
+def test_what_is_said_of_training_figures_is_that_of_the_recipe(changes, said):
+    found = _what_training_figures_are(Config(**changes))
+    assert said in found
+    assert ("cannot be compared" in found) == ("cannot" in said)
+
+
+def test_the_time_is_that_of_all_epochs_however_often_it_was_stopped(small, tmp_path):
+    workdir = Path(shutil.copytree(small, tmp_path / "run"))
+    result = json.loads((workdir / "result.json").read_text())
+    result["seconds"]["total"] = 0.25  # the last process only wrote the result
+    (workdir / "result.json").write_text(json.dumps(result))
+    history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    written = report(workdir)
+    expected = sum(row["seconds"] for row in history)
+    assert written.networks[0]["seconds"] == pytest.approx(expected)
+    assert f"training {expected:.1f} s" in check_page(written.path)
+    assert "total 0." not in written.path.read_text()
+
+
+def test_a_probability_below_one_is_never_all():
+    assert [spelled(share) for share in (0.5, 0.9994, 0.9996, 1.0)] == [
+        "50.0%",
+        "99.9%",
+        ">99.9%",
+        ">99.9%",
+    ]
+
+
+def test_a_name_that_shows_nothing_shows_its_escapes():
+    names = ["a", "\u200b", "\u202eb", " \t", ""]
+    assert readable(names) == ["a", "\\u200b", "\u202eb", "(blank)", "(blank)"]
+
+
 def test_names_of_classes_are_text(hostile):
     said = check_page(report(hostile).path)
     assert HOSTILE[0] in said
@@ -242,6 +321,14 @@ def test_a_network_without_mistakes(easy):
     assert "which was the best in validation" in said
 
 
+def test_an_epoch_that_was_chosen_by_the_images_shown_is_said_to_be(easy, small, tmp_path):
+    for run, chosen in ((easy, True), (small, False)):
+        workdir = Path(shutil.copytree(run, tmp_path / run.name))
+        (workdir / "result.json").unlink()
+        said = check_page(report(workdir).path)
+        assert ("The epoch was chosen by these images" in said) == chosen
+
+
 @pytest.mark.usefixtures("own_data")
 def test_a_thousand_classes(tmp_path):
     train(own_config("many"), tmp_path)
@@ -260,6 +347,7 @@ def test_each_layer_has_its_maps(name, layers, tmp_path):
     said = check_page(report(tmp_path).path)
     assert "Filters of the first layer" in said
     assert said.count("Feature maps of") == layers
+    assert "before whatever follows" in said
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +365,11 @@ def test_networks_are_compared_image_by_image(small, other, mnist, tmp_path):
     answers = [predict(workdir, mnist["test"].images[:500]).classes for workdir in (small, other)]
     first, second = (found == labels for found in answers)
     low, high = paired_interval(int((first & ~second).sum()), int((second & ~first).sum()), 500)
+    chance = [found["chance_calibration_error"] for found in written.networks]
+    errors = [found["expected_calibration_error"] for found in written.networks]
+    for error, floor in zip(errors, chance, strict=True):
+        assert f"{error:.2%} ({floor:.2%})" in said
+    assert "the highest test accuracy of several flatters" in said
     points = 100 * (second.mean() - first.mean())
     assert f"{points:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})" in said
     assert f"answer {(answers[0] != answers[1]).sum()} images differently" in said
@@ -286,6 +379,29 @@ def test_networks_are_compared_image_by_image(small, other, mnist, tmp_path):
         "model.name",
     ]
     assert len(written.networks) == 2
+
+
+def answers(right: str) -> Measured:
+    """Of images of class 0; a 1 in the text is a right answer."""
+    found = np.array([int(letter == "0") for letter in right])
+    return Measured("test", None, np.zeros_like(found), found, np.ones(len(found)))
+
+
+@pytest.mark.parametrize(
+    ("all_right", "said"),
+    [
+        ({"a": "1" * 90 + "0" * 10, "b": "1" * 100}, "b is better than a by 10.00 points (+"),
+        ({"a": "10" * 50, "b": "10" * 49 + "11"}, "No difference to be seen between b and a (+1"),
+        ({"a": "10" * 50, "b": "01" * 50}, "A tie: a and b are right equally often (-"),
+        ({"a": "10", "b": "01", "c": "10", "d": "00"}, "A tie: a, b and c are right"),
+        ({"a": "1"}, ""),
+    ],
+)
+def test_the_headline_names_a_winner_only_where_there_is_one(all_right, said):
+    measured = [(name, answers(right)) for name, right in all_right.items()]
+    found = {_headline(order) for order in itertools.permutations(measured)}
+    assert len(found) == 1
+    assert found.pop().startswith(said)
 
 
 def test_networks_of_other_training_images_are_compared_on_the_same_test(small, tmp_path):
@@ -300,6 +416,7 @@ def test_networks_of_other_training_images_are_compared_on_the_same_test(small, 
 def test_a_network_and_itself_do_not_differ(small, tmp_path):
     said = check_page(report([small, small], tmp_path / "page.html").path)
     assert "the recipes are the same" in said
+    assert f"A tie: {small} and {small} are right equally often" in said
     assert "give the same answer for each image" in said
 
 
@@ -355,9 +472,21 @@ def test_bad_places_are_refused(small, tmp_path):
 
 def test_a_damaged_history_is_named(small, tmp_path):
     workdir = Path(shutil.copytree(small, tmp_path / "run"))
-    for text in ("[1]\n", "{}\n", "not JSON\n", '{"epoch": "1"}\n'):
-        (workdir / "metrics.jsonl").write_text(text)
-        with pytest.raises(ValueError, match=r"metrics\.jsonl"):
+    first, *_ = (workdir / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(first)
+    mad = [
+        {"epoch": 10**400},
+        {"epoch": 1e308},
+        {"epoch": 3},
+        {"val_loss": float("inf")},
+        {"val_loss": float("nan")},
+        {"train_loss": -1},
+        {"val_accuracy": 1.5},
+    ]
+    rows = [json.dumps(row | {"epoch": 2} | change) for change in mad]
+    for text in ("[1]", "{}", "not JSON", '{"epoch": "2"}', *rows):
+        (workdir / "metrics.jsonl").write_text(f"{first}\n{text}\n")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl .*line 2"):
             report(workdir)
 
 
@@ -376,6 +505,11 @@ def test_a_start_does_not_wait_for_what_draws():
 def test_a_report_goes_with_its_run(small, tmp_path):
     workdir = Path(shutil.copytree(small, tmp_path / "run"))
     report(workdir)
+    assert not [*workdir.glob(".*.tmp")]
+    other = workdir / ".report.html.1.tmp"  # of a report that is being written
+    other.touch()
+    delete_leftovers(workdir)
+    assert other.exists()
     delete_run(workdir)
     assert not (workdir / "report.html").exists()
 
@@ -444,6 +578,15 @@ def test_letters_are_legible_in_the_dark(pages, show):
         "figure svg", "all => all.map(svg => getComputedStyle(svg).backgroundColor)"
     )
     assert {*backgrounds} == {"rgba(0, 0, 0, 0)"}
+
+
+def test_a_name_that_turns_the_text_about_ends_with_itself(pages, show):
+    page = show(pages[2])
+    for part in ("strong", "h3", "tbody .name", ".pictures span"):
+        found = page.eval_on_selector_all(
+            part, "all => all.map(each => getComputedStyle(each).unicodeBidi)"
+        )
+        assert {*found} == {"isolate"}, part
 
 
 def test_no_figure_is_cut_in_print(pages, show):

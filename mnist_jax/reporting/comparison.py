@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from mnist_jax import plots
 from mnist_jax.hashing import data_sha256
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
-from mnist_jax.reporting.page import figure, picture
+from mnist_jax.reporting.page import figure, picture, readable, spelled
 from mnist_jax.statistics import paired_interval
 
 DISAGREEMENTS = 25  # pictures
@@ -33,8 +33,15 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
     networks = [figures(run, each) for run, each in zip(runs, measured, strict=True)]
     paired = [each == data[0] for each in data]
     rows = [
-        found | {"letter": letter, "difference": _difference(measured[0], each) if same else None}
-        for found, letter, each, same in zip(networks, letters, measured, paired, strict=True)
+        found
+        | {
+            "letter": letter,
+            "difference": _difference(measured[0], each) if same else None,
+            "val_accuracy": _val_accuracy(run),
+        }
+        for run, found, letter, each, same in zip(
+            runs, networks, letters, measured, paired, strict=True
+        )
     ]
     rows[0]["difference"] = None
     histories = {
@@ -45,11 +52,18 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
     values = {
         "split": split,
         "rows": rows,
+        "headline": _headline(
+            [
+                (found["workdir"], each)
+                for found, each, same in zip(networks, measured, paired, strict=True)
+                if same
+            ]
+        ),
         "paired": [letter for letter, same in zip(letters, paired, strict=True) if same],
         "others": [letter for letter, same in zip(letters, paired, strict=True) if not same],
         "curves": [
             figure(
-                plots.compare_curves(histories, [metric]),
+                plots.compare_curves(histories, metric),
                 f"curves-{metric}",
                 f"A curve a network: the {metric} in validation by epoch.",
             )
@@ -61,7 +75,7 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         "disagreements": _disagreements(
             [each for each, same in zip(measured, paired, strict=True) if same],
             [letter for letter, same in zip(letters, paired, strict=True) if same],
-            runs[0].trained.info.label_names,
+            readable(runs[0].trained.info.label_names),
         ),
         "pixelated": max(runs[0].trained.info.image_shape[:2]) < 64,
     }
@@ -83,6 +97,32 @@ def _difference(first: Measured, other: Measured) -> dict[str, float]:
         "low": 100 * low,
         "high": 100 * high,
     }
+
+
+def _headline(measured: Sequence[tuple[str, Measured]]) -> str:
+    """Says which network is best, if the images tell; the order of the networks is no matter.
+
+    Args:
+        measured: of each network its name, and its answers for the same images.
+    """
+    if len(measured) < 2:
+        return ""
+    ordered = sorted(measured, key=lambda each: (-int(each[1].right.sum()), each[0]))
+    (best, first), (second, other) = ordered[:2]
+    found = _difference(other, first)
+    points, size = found["points"], f"{found['low']:+.2f} to {found['high']:+.2f}"
+    if found["low"] > 0:
+        return f"{best} is better than {second} by {points:.2f} points ({size})."
+    tied = [name for name, each in ordered if each.right.sum() == first.right.sum()]
+    if len(tied) > 1:
+        return f"A tie: {', '.join(tied[:-1])} and {tied[-1]} are right equally often ({size})."
+    return f"No difference to be seen between {best} and {second} ({points:+.2f}, {size})."
+
+
+def _val_accuracy(run: RunRecord) -> float | None:
+    """That of the network shown; None where its epoch is not finished."""
+    found = [row["val_accuracy"] for row in run.history if row.get("step") == run.trained.step]
+    return found[0] if found else None
 
 
 def _differing_fields(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
@@ -108,7 +148,11 @@ def _disagreements(
                 "picture": picture(image),
                 "shown": names[int(measured[0].labels[number])],
                 "answers": [
-                    (letter, names[int(each.answers[number])], f"{each.confidence[number]:.0%}")
+                    (
+                        letter,
+                        names[int(each.answers[number])],
+                        spelled(float(each.confidence[number])),
+                    )
                     for letter, each in zip(letters, measured, strict=True)
                 ],
             }

@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mnist_jax.calibration import Reliability, expected_calibration_error, reliability
+from mnist_jax.calibration import (
+    Reliability,
+    chance_calibration_error,
+    expected_calibration_error,
+    reliability,
+)
 from mnist_jax.hashing import network_sha256
 from mnist_jax.history import read_history
 from mnist_jax.network import as_network
@@ -14,6 +19,7 @@ from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.statistics import wilson_interval
 from mnist_jax.workdir import Trained, load_trained, own_splits, read_result
 
+LARGEST = 1e39  # float32, which losses are, has no such number
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
@@ -65,12 +71,25 @@ def read_run(workdir: str | Path) -> RunRecord:
     """Reads what `train` has left; see `load_trained` for the errors."""
     trained = load_trained(workdir, "latest", replicated(create_mesh()))
     history = read_history(Path(workdir))
-    for row in history:
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(name), int | float) for name in CURVES
-        ):
-            raise ValueError(f"{Path(workdir) / 'metrics.jsonl'} is not the history of a training")
+    for number, row in enumerate(history, 1):
+        if not _is_row(row, number):
+            raise ValueError(
+                f"{Path(workdir) / 'metrics.jsonl'} is not the history of a training: see line "
+                f"{number}"
+            )
     return RunRecord(Path(workdir), trained, read_result(Path(workdir)), history)
+
+
+def _is_row(row: Any, epoch: int) -> bool:
+    """Tells whether a row can be drawn: hostile numbers are larger than a figure is wide."""
+    if not isinstance(row, dict):
+        return False
+    values = [row.get(name) for name in CURVES]
+    return (
+        all(isinstance(value, int | float) and 0 <= value < LARGEST for value in values)
+        and row["epoch"] == epoch
+        and max(row["train_accuracy"], row["val_accuracy"]) <= 1
+    )
 
 
 def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
@@ -100,8 +119,9 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
     """Returns the numbers that a report begins with, as JSON can hold them.
 
     `workdir` and `split`; `accuracy` in [0, 1] with `ci95`, its 95 % interval; `count` and `errors`
-    in images; `expected_calibration_error` and `mean_confidence` in [0, 1]; `step`, `parameters`,
-    `params_sha256`; and `seconds`, None of a run that is not finished.
+    in images; `expected_calibration_error`, `chance_calibration_error`, which a perfectly
+    calibrated network would have, and `mean_confidence` in [0, 1]; `step`, `parameters`,
+    `params_sha256`; and `seconds` that all epochs took together, None where that is not known.
     """
     count, right = len(measured.labels), int(measured.right.sum())
     return {
@@ -112,12 +132,20 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
         "count": count,
         "errors": count - right,
         "expected_calibration_error": expected_calibration_error(measured.reliability),
+        "chance_calibration_error": chance_calibration_error(measured.confidence),
         "mean_confidence": float(measured.confidence.mean(dtype=np.float64)),
         "step": run.trained.step,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.trained.variables["params"])),
         "params_sha256": network_sha256(run.trained.variables),
-        "seconds": phase_seconds(run).get("total"),
+        "seconds": _training_seconds(run.history),
     }
+
+
+def _training_seconds(history: list[dict[str, Any]]) -> float | None:
+    """The time of all epochs, also of those before a run was stopped and went on."""
+    seconds = [row.get("seconds") for row in history]
+    known = [value for value in seconds if isinstance(value, int | float) and 0 <= value < LARGEST]
+    return sum(known) if known and len(known) == len(seconds) else None
 
 
 def verdict(found: dict[str, Any]) -> str:

@@ -1,18 +1,23 @@
 """A page that is one file: a template of this folder, with its figures and pictures inside."""
 
+import io
+import re
+import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from mnist_jax import plots
 from mnist_jax.pictures import data_url
-from mnist_jax.plots import svg
 
 if TYPE_CHECKING:  # extras, and slow to import
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
 LARGEST_SIDE = 128  # pixels; a larger picture would only make the page heavy
+SHEET_SIDE = 1024  # of a sheet, which is eight pictures wide
 
 
 def render(template: str, **values: Any) -> bytes:
@@ -53,19 +58,67 @@ def figure(drawn: "Figure", name: str, description: str) -> "Markup":
     return Markup(text)  # Matplotlib has escaped the names in it
 
 
-def picture(image: np.ndarray) -> str:
+def svg(figure: "Figure", name: str) -> str:
+    """Returns a figure as an `<svg>` element for the middle of a page.
+
+    It has no ground, its letters have the page's own font and colour, its blue is the page's
+    `--accent`, and it is as wide as its place. Figures made alike give the same characters.
+
+    Args:
+        figure: of `plots`.
+        name: another one for each figure of a page: ids begin with it.
+    """
+    import matplotlib as mpl
+
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has letters that this font lacks
+        figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    return (
+        text.replace(plots.INK, "currentColor")
+        .replace(plots.BLUE, f"var(--accent, {plots.BLUE})")
+        .strip()
+    )
+
+
+def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
     """Returns an image as a URL that holds it.
 
     Args:
-        image: uint8 [H, W, C]. Large ones are made smaller. Where C is neither 1 nor 3, the mean
-            of the channels is what is seen.
+        image: uint8 [H, W, C]. Where C is neither 1 nor 3, the mean of the channels is what is
+            seen.
+        largest: pixels a side; a larger picture is made smaller.
     """
     if image.shape[-1] not in (1, 3):
         image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
-    largest = max(image.shape[:2])
-    if largest > LARGEST_SIDE:
-        height, width = (max(1, side * LARGEST_SIDE // largest) for side in image.shape[:2])
+    longest = max(image.shape[:2])
+    if longest > largest:
+        height, width = (max(1, side * largest // longest) for side in image.shape[:2])
         squeezed = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         small = squeezed.resize((width, height), Image.Resampling.BOX)
         image = np.asarray(small).reshape(height, width, image.shape[-1])
     return data_url(image)
+
+
+def readable(names: Iterable[str]) -> list[str]:
+    """Returns the names of classes; of those that show nothing, the escapes."""
+    return [
+        name
+        if any(letter.isprintable() and not letter.isspace() for letter in name)
+        else name.strip().encode("unicode_escape").decode() or "(blank)"
+        for name in names
+    ]
+
+
+def spelled(probability: float) -> str:
+    """Spells a probability in percent; one below 1 is never 100%."""
+    text = f"{probability:.1%}"
+    return ">99.9%" if text == "100.0%" else text

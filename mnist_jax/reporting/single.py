@@ -1,0 +1,281 @@
+"""What a page says of one network."""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from mnist_jax import plots
+from mnist_jax.augment import augment, mixup
+from mnist_jax.calibration import BINS
+from mnist_jax.config import AugmentConfig, Config
+from mnist_jax.features import MOST, feature_maps, filter_sheet, first_filters, map_sheets
+from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure, phase_seconds
+from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable, spelled
+from mnist_jax.statistics import wilson_interval
+
+MISTAKES = 25  # pictures of the most confident ones
+CONFUSIONS = 6  # pairs of classes that are said in words
+ROWS = 30  # classes in a table; of more, those found worst
+EXAMPLES = 6  # training images that are shown augmented
+
+
+def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Returns the figures of a run, and what its page is filled with.
+
+    They are of the test images; of a run that is not finished, of the validation images.
+    """
+    measured, splits = measure(run, "test" if run.result else "validation")
+    config, names = run.trained.config, readable(run.trained.info.label_names)
+    found = figures(run, measured)
+    made_with = run.result or run.trained.origin["environment"]
+    versions = made_with.get("versions")
+    values = {
+        "found": found,
+        "result": run.result,
+        "made": _how_it_was_made(run, found["parameters"], len(splits["train"].labels)),
+        "early": _early_stop(run),
+        "chosen_by": bool(config.watch.patience and not run.result and len(run.history) > 1),
+        "curves": _curves(run),
+        "heed": _what_training_figures_are(config),
+        "comparable": not config.augment.mixup_alpha,
+        "last": run.history[-1] if run.history else None,
+        "confusion": _confusion(measured, names),
+        "classes": _classes(measured, names),
+        "num_classes": len(names),
+        "reliability": _reliability(measured),
+        "bins": BINS,
+        "in_last_bin": measured.reliability.counts[-1] / len(measured.labels),
+        "mistakes": _mistakes(measured, names),
+        "short_names": max(map(len, names)) <= 3,
+        "pixelated": max(run.trained.info.image_shape[:2]) < 64,
+        "features": _features(run, measured, names),
+        "normalised": config.model.batch_norm,
+        "augmented": _augmented(config, splits["train"].images),
+        "phases": _phases(run),
+        "config": _config_rows(config),
+        "environment": {
+            name: made_with.get(name)
+            for name in ("platform", "device_kind", "device_count", "cpu_count")
+        },
+        "versions": versions if isinstance(versions, dict) else {},
+        "again": _command(config),
+        "verify": shlex.join(["mnist-jax", "verify", "--workdir", str(run.workdir)]),
+    }
+    return [found], values
+
+
+def _how_it_was_made(run: RunRecord, parameters: int, examples: int) -> str:
+    config, info = run.trained.config, run.trained.info
+    height, width, channels = info.image_shape
+    epochs = len(run.history) if run.result else config.epochs
+    kind = {1: "grey ", 3: "colour "}.get(channels, "")
+    changed = [name for name, value in vars(config.augment).items() if value]
+    augmented = f", changed at random each time ({', '.join(changed)})" if changed else ""
+    begun = f", beginning from {config.init_from}" if config.init_from else ""
+    return (
+        f"A {config.model.name} of {parameters:,} parameters, "
+        f"{'trained' if run.result else 'being trained'} for {epochs} "
+        f"{'epoch' if epochs == 1 else 'epochs'} on {examples:,} {kind}images of "
+        f"{config.data.dataset} ({height}x{width} pixels, {len(info.label_names):,} classes)"
+        f"{augmented}, in batches of {config.batch_size} by {config.optimizer.name} with a "
+        f"learning rate of {config.optimizer.learning_rate:g} ({config.optimizer.schedule}) and "
+        f"seed {config.seed}{begun}."
+    )
+
+
+def _early_stop(run: RunRecord) -> str:
+    """Says which epoch's network this is, where it may be another one than the last."""
+    patience, epochs = run.trained.config.watch.patience, run.trained.config.epochs
+    shown = [row["epoch"] for row in run.history if row.get("step") == run.trained.step]
+    if not patience or not shown or len(run.history) == 1:
+        return ""
+    last = run.history[-1]["epoch"]
+    kept = f"he network shown is that of epoch {shown[0]}, which was the best in validation."
+    if run.result and last < epochs:
+        return f"The training stopped early, after epoch {last} of {epochs}; t{kept}"
+    return f"T{kept}"
+
+
+def _curves(run: RunRecord) -> list[Any]:
+    if not run.history:
+        return []
+    last = run.history[-1]
+    config = run.trained.config
+    comparable = {
+        "accuracy": not config.augment.mixup_alpha,
+        "loss": not (config.augment.mixup_alpha or config.label_smoothing),
+    }
+    return [
+        figure(
+            plots.learning_curves(run.history, [metric], gap=gap),
+            f"curves-{metric}",
+            f"Curves of the {metric} by epoch; after the last one {last[f'train_{metric}']:.4g} in "
+            f"training and {last[f'val_{metric}']:.4g} in validation.",
+        )
+        for metric, gap in comparable.items()
+    ]
+
+
+def _what_training_figures_are(config: Config) -> str:
+    """Says why the figures in training are not those that validation would give."""
+    changed = ", on changed images" if config.augment != AugmentConfig() else ""
+    silenced = ", with units silenced" if config.model.dropout_rate else ""
+    said = (
+        f"Training figures are taken while the network learns{changed}{silenced}, so they may lie "
+        "below validation."
+    )
+    if config.augment.mixup_alpha:
+        said += " In training, loss and accuracy are of mixed images, and cannot be compared."
+    elif config.label_smoothing:
+        said += " In training, the loss is of smoothed labels, and cannot be compared."
+    return said
+
+
+def _confusion(measured: Measured, names: Sequence[str]) -> dict[str, Any]:
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(measured.labels, measured.answers, labels=range(len(names)))
+    mistakes = np.where(np.eye(len(names), dtype=bool), 0, counts)
+    most = np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = [divmod(int(place), len(names)) for place in most if mistakes.flat[place]]
+    description = "A table of colours: which class was taken for which, and how often."
+    return {
+        "figure": figure(plots.confusion(counts, names), "confusion", description),
+        "most": [(names[true], names[said], int(counts[true, said])) for true, said in pairs],
+    }
+
+
+def _classes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class; of many classes, of those with the lowest F1."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    undefined: Any = np.nan  # of a class without an example, or without an answer
+    scores: Any = precision_recall_fscore_support(
+        measured.labels, measured.answers, labels=range(len(names)), zero_division=undefined
+    )
+    precision, recall, f1, support = scores
+    shown = range(len(names)) if len(names) <= ROWS else np.argsort(f1, kind="stable")[:ROWS]
+    return [
+        {
+            "name": names[int(number)],
+            "precision": _percent(precision[number]),
+            "recall": _percent(recall[number]),
+            "f1": _percent(f1[number]),
+            "support": int(support[number]),
+        }
+        for number in shown
+    ]
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{share:.2%}"
+
+
+def _reliability(measured: Measured) -> Any:
+    found = measured.reliability
+    right = np.nan_to_num(found.accuracy * found.counts).round().astype(int)
+    intervals = np.array(
+        [
+            wilson_interval(int(some), int(count)) if count else (0.0, 1.0)
+            for some, count in zip(right, found.counts, strict=True)
+        ]
+    )
+    return figure(
+        plots.reliability(*found, intervals),
+        "reliability",
+        "Dots: how often the network was right, by the probability of its answer.",
+    )
+
+
+def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
+    wrong = np.flatnonzero(~measured.right)
+    worst = wrong[np.argsort(-measured.confidence[wrong], kind="stable")][:MISTAKES]
+    return [
+        {
+            "picture": picture(image),
+            "shown": names[int(measured.labels[number])],
+            "answer": names[int(measured.answers[number])],
+            "probability": spelled(float(measured.confidence[number])),
+        }
+        for number, image in zip(worst, measured.images[worst], strict=True)
+    ]
+
+
+def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[str, Any] | None:
+    """Filters, and what they find on the first image; None where there is no convolution."""
+    trained = run.trained
+    filters, drawn = first_filters(trained.variables), filter_sheet(trained.variables)
+    if filters is None or drawn is None:
+        return None
+    image = measured.images[np.arange(1)]
+    maps = feature_maps(trained.model, trained.variables, jnp.asarray(image, jnp.float32) / 255)
+    sheets = [
+        (f"Feature maps of {name}", sheet, maps[name].shape[-1])
+        for name, sheet in map_sheets(maps).items()
+    ]
+    return {
+        "image": picture(image[0]),
+        "label": names[int(measured.labels[0])],
+        "sheets": [
+            {
+                "title": title + (f", the first {MOST} of {count}" if count > MOST else ""),
+                "picture": picture(sheet, SHEET_SIDE),
+            }
+            for title, sheet, count in [
+                ("Filters of the first layer", drawn, len(filters)),
+                *sheets,
+            ]
+        ],
+    }
+
+
+def _augmented(config: Config, images: Any) -> list[list[str]]:
+    """Some training images, and below them what the network was given in their place."""
+    options = dict(vars(config.augment))
+    if config.augment == AugmentConfig():
+        return []
+    alpha = options.pop("mixup_alpha")
+    originals = images[np.arange(min(EXAMPLES, len(images)))]
+    rows = [originals]
+    for number in range(3):
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        changed = augment(jnp.asarray(originals, jnp.float32) / 255, key, **options)
+        changed = mixup(changed, jnp.ones(len(originals), bool), key, alpha=alpha)
+        rows.append(np.round(np.asarray(changed) * 255).clip(0, 255).astype(np.uint8))
+    return [[picture(image) for image in row] for row in rows]
+
+
+def _phases(run: RunRecord) -> Any:
+    seconds = phase_seconds(run)
+    if not seconds:
+        return None
+    drawn = {name: value for name, value in seconds.items() if name != "total"}
+    said = ", ".join(f"{name} {value:.1f} s" for name, value in drawn.items())
+    return figure(plots.phases(seconds), "phases", f"Bars: {said}.")
+
+
+def _config_rows(config: Config) -> list[tuple[str, Any, Any]]:
+    """Each field with its value and, where it differs, the default; None where it does not."""
+    values, defaults = (
+        flatten_dict(dataclasses.asdict(each), sep=".") for each in (config, Config())
+    )
+    return [
+        (name, value, defaults[name] if value != defaults[name] else None)
+        for name, value in values.items()
+    ]
+
+
+def _command(config: Config) -> str:
+    """The command that trains by this config, an option a line."""
+    words = ["mnist-jax train"]
+    for name, value, default in _config_rows(config):
+        if default is not None:
+            option = "--" + name.replace("_", "-")
+            words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
+    return " \\\n  ".join([*words, "--workdir runs/again"])
