@@ -87,7 +87,8 @@ def compare_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], metric:
         histories: by the name of each training, its rows, as in `learning_curves`.
         metric: "accuracy" or "loss".
     """
-    with _panels(1) as (figure, (axes,)):
+    lines = -(-len(histories) // 2)
+    with _panels(1, height=2.7 + 0.18 * lines) as (figure, (axes,)):
         for number, (name, history) in enumerate(histories.items()):
             axes.plot(
                 [row["epoch"] for row in history],
@@ -96,12 +97,12 @@ def compare_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], metric:
                 linestyle=("-", "--", ":", "-.")[number // len(COLOURS) % 4],
                 marker="o" if len(history) < 20 else "",
                 ms=3,
-                label=_short(name, 30).lstrip("_"),  # what begins so is left out of a legend
+                label=_short(name, 24).lstrip("_"),  # what begins so is left out of a legend
             )
         rows = [row for history in histories.values() for row in history]
         values = [row[f"val_{metric}"] for row in rows]
         _by_epoch(axes, f"validation {metric}", [row["epoch"] for row in rows], values)
-        axes.legend(fontsize=9 if len(histories) <= 6 else 6)
+        figure.legend(loc="outside lower left", ncols=2)  # inside, many would hide the curves
     return figure
 
 

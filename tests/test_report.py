@@ -298,6 +298,8 @@ def test_a_probability_below_one_is_never_all():
 def test_a_name_that_shows_nothing_shows_its_escapes():
     names = ["a", "\u200b", "\u202eb", " \t", ""]
     assert readable(names) == ["a", "\\u200b", "\u202eb", "(blank)", "(blank)"]
+    first, second = readable([f"{'a' * 50} {end}" for end in ("left", "right")])
+    assert (len(first), first[-5:], second[-6:]) == (32, " left", " right")
 
 
 def test_names_of_classes_are_text(hostile):

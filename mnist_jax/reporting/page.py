@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # extras, and slow to import
     from matplotlib.figure import Figure
 
 LARGEST_SIDE = 128  # pixels; a larger picture would only make the page heavy
+LONGEST = 32  # characters of a class
 SHEET_SIDE = 1024  # of a sheet, which is eight pictures wide
 
 
@@ -109,13 +110,17 @@ def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
 
 
 def readable(names: Iterable[str]) -> list[str]:
-    """Returns the names of classes; of those that show nothing, the escapes."""
-    return [
+    """Returns the names of classes, long ones without their middle.
+
+    Of a name that shows nothing, these are the escapes of its characters.
+    """
+    shown = [
         name
         if any(letter.isprintable() and not letter.isspace() for letter in name)
         else name.strip().encode("unicode_escape").decode() or "(blank)"
         for name in names
     ]
+    return [name if len(name) <= LONGEST else f"{name[:16]}…{name[-15:]}" for name in shown]
 
 
 def spelled(probability: float) -> str:

@@ -46,7 +46,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "comparable": not config.augment.mixup_alpha,
         "last": run.history[-1] if run.history else None,
         "confusion": _confusion(measured, names),
-        "classes": _classes(measured, names),
+        "classes": _classes(measured, names, run.trained.info.label_names),
         "num_classes": len(names),
         "reliability": _reliability(measured),
         "bins": BINS,
@@ -151,7 +151,9 @@ def _confusion(measured: Measured, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _classes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
+def _classes(
+    measured: Measured, names: Sequence[str], full_names: Sequence[str]
+) -> list[dict[str, Any]]:
     """Precision, recall and F1 of each class; of many classes, of those with the lowest F1."""
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -164,6 +166,7 @@ def _classes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "name": names[int(number)],
+            "full_name": full_names[int(number)],
             "precision": _percent(precision[number]),
             "recall": _percent(recall[number]),
             "f1": _percent(f1[number]),
