@@ -240,6 +240,10 @@ class Serve(Common):
     """0: any that is free."""
 
     def run(self) -> None:
+        if self.quiet or self.json:
+            raise ValueError(
+                "serve prints where it listens: --quiet and --json are for the other commands"
+            )
         serve(self.workdir, self.step, host=self.host, port=self.port)
 
 

@@ -90,7 +90,10 @@ def predict_files(
                 side_by_side(read_image(path), image).save(file, "PNG")
     rows = zip(paths, drawings, answers.probabilities, answers.classes, strict=True)
     names = network.info.label_names
-    return [answer(str(path), drawing, p, first, names) for path, drawing, p, first in rows]
+    return [
+        FilePrediction(str(path), **answer(drawing, probabilities, first, names))
+        for path, drawing, probabilities, first in rows
+    ]
 
 
 def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
@@ -109,32 +112,30 @@ def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
 
 
 def answer(
-    image: str,
-    drawing: Drawing,
-    probabilities: np.ndarray,
-    first: int,
-    label_names: tuple[str, ...],
-) -> FilePrediction:
+    drawing: Drawing, probabilities: np.ndarray, first: int, label_names: tuple[str, ...]
+) -> dict[str, Any]:
     """Says in words what a network has found.
 
     Args:
-        image: the file that it was.
         drawing: what the network was given, see `prepare`.
         probabilities: float [num_classes].
         first: the likeliest class.
         label_names: of all classes.
+
+    Returns:
+        The fields of `FilePrediction`, but for the file.
     """
     if drawing.blank:
-        return FilePrediction(image, None, 0.0, None, 0.0, drawing.problem)
-    second = next(other for other in np.argsort(-probabilities, kind="stable") if other != first)
-    problem = drawing.problem
-    if not problem and probabilities[first] < UNSURE:
-        problem = "the network is not sure"
-    return FilePrediction(
-        image,
-        label_names[first],
-        float(probabilities[first]),
-        label_names[second],
-        float(probabilities[second]),
-        problem,
-    )
+        label, probability, runner_up, runner_up_probability = None, 0.0, None, 0.0
+    else:
+        second = next(c for c in np.argsort(-probabilities, kind="stable") if c != first)
+        label, probability = label_names[first], float(probabilities[first])
+        runner_up, runner_up_probability = label_names[second], float(probabilities[second])
+    unsure = "the network is not sure" if not drawing.blank and probability < UNSURE else ""
+    return {
+        "label": label,
+        "probability": probability,
+        "runner_up": runner_up,
+        "runner_up_probability": runner_up_probability,
+        "problem": drawing.problem or unsure,
+    }

@@ -1,5 +1,6 @@
 """Serves the page to draw on, with the network of a work directory."""
 
+import contextlib
 import importlib
 import ipaddress
 import os
@@ -14,15 +15,12 @@ import numpy as np
 
 from mnist_jax.extras import require
 from mnist_jax.features import feature_maps, map_sheets
-from mnist_jax.network import as_network
+from mnist_jax.network import Network, as_network
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import Trained, load_trained, read_result
 
 if TYPE_CHECKING:
     from mnist_jax.serving.api import About
-
-CONNECTIONS = 900  # at a time: a process may have 1024 files open
-LAST_REQUESTS = 3  # seconds that these have when the server is stopped
 
 
 def serve(
@@ -42,42 +40,24 @@ def serve(
         OSError: the address or the port cannot be had.
     """
     require("the page", "fastapi", "uvicorn", extra="serve")
-    import uvicorn
+    from mnist_jax.serving.app import create_app
+    from mnist_jax.serving.server import create_server
 
-    from mnist_jax.serving.app import LARGEST_BATCH, create_app
-
-    trained = load_trained(workdir, step, replicated(create_mesh()))
-    network, sheets = as_network(trained), feature_sheets(trained)
-    listener = _listen(host, port)
-    address, port = listener.getsockname()[:2]
-    is_private = ipaddress.ip_address(address).is_loopback
-    names = {host, address, "localhost", "127.0.0.1", "[::1]"} if is_private else {"*"}
-    app = create_app(network, sheets, about(trained, workdir), sorted(names))
-
-    # Compiles, and imports SciPy, before the first visitor waits for it.
-    blank = np.zeros(network.info.image_shape, np.uint8)
-    for size in (2**power for power in range(LARGEST_BATCH.bit_length())):
-        network.predict(np.stack([blank] * size))
-    sheets(blank)
-    importlib.import_module("mnist_jax.ink")
-
-    url = f"http://{f'[{address}]' if ':' in address else address}:{port}/"
-    print(f"{url} (Ctrl-C ends it)")
-    if not is_private:
-        print(f"anyone who can reach this computer can use it: it listens at {address}")
-    config = uvicorn.Config(
-        app,
-        access_log=False,
-        lifespan="off",
-        limit_concurrency=CONNECTIONS,
-        log_config=None,
-        log_level="error",
-        server_header=False,
-        timeout_graceful_shutdown=LAST_REQUESTS,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of what is uploaded
-        uvicorn.Server(config).run([listener])
+    with _listen(host, port) as listener:  # first: a port that is taken is told at once
+        address, port = listener.getsockname()[:2]
+        trained = load_trained(workdir, step, replicated(create_mesh()))
+        network, sheets = as_network(trained), feature_sheets(trained)
+        is_private = ipaddress.ip_address(address).is_loopback
+        names = {host, address, "localhost", "127.0.0.1", "[::1]"} if is_private else {"*"}
+        server = create_server(create_app(network, sheets, about(trained, workdir), sorted(names)))
+        _compile(network, sheets)
+        # Ctrl-C is how it ends, no error: uvicorn raises the signal again when all is closed.
+        with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
+            warnings.simplefilter("ignore")  # Pillow's, of what is uploaded
+            print(f"{_url(address, port)} (Ctrl-C ends it)")
+            if not is_private:
+                print(f"anyone who can reach this computer can use it: it listens at {address}")
+            server.run([listener])
 
 
 def about(trained: Trained, workdir: str | Path) -> "About":
@@ -87,7 +67,6 @@ def about(trained: Trained, workdir: str | Path) -> "About":
     result = read_result(Path(workdir)) or {}  # of an unfinished training there is none
     measured = result.get("best_step" if trained.config.watch.patience else "steps")
     return About(
-        workdir=str(workdir),
         step=trained.step,
         architecture=trained.config.model.name,
         dataset=trained.config.data.dataset,
@@ -110,6 +89,24 @@ def feature_sheets(trained: Trained) -> Callable[[np.ndarray], dict[str, np.ndar
         return map_sheets(compute(trained.variables, image[None].astype(np.float32) / 255))
 
     return sheets
+
+
+def _compile(network: Network, sheets: Callable[[np.ndarray], dict[str, np.ndarray]]) -> None:
+    """Compiles, and imports SciPy, before the first visitor waits for it."""
+    from mnist_jax.serving.app import LARGEST_BATCH
+
+    blank = np.zeros(network.info.image_shape, np.uint8)
+    for size in (2**power for power in range(LARGEST_BATCH.bit_length())):
+        network.predict(np.stack([blank] * size))
+    sheets(blank)
+    importlib.import_module("mnist_jax.ink")
+
+
+def _url(address: str, port: int) -> str:
+    """Returns where a browser on this computer finds it."""
+    # No browser goes to the addresses that mean all.
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}/"
 
 
 def _listen(host: str, port: int) -> socket.socket:

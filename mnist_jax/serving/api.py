@@ -41,7 +41,6 @@ class Explanation(Answer):
 class About(BaseModel):
     """The network that answers."""
 
-    workdir: str = Field(description="where it was loaded from")
     step: int = Field(description="after how many updates of its training")
     architecture: str = Field(description="the name of the model")
     dataset: str = Field(description="what it was trained on")
@@ -71,7 +70,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         f"{MAX_PIXELS:,} pixels.",
         422: "The upload is no image that can be read.",
         500: "An unexpected error: the server's log says more.",
-        503: "Too many images are waiting: try again, after the seconds of Retry-After.",
+        503: "Too many images are waiting: try again, after the seconds of Retry-After. Or the "
+        "server stops.",
     }.items()
 }
 IMAGE_BODY = {
