@@ -12,7 +12,7 @@ let strokes = []; // each a list of points [x, y], in pixels of the canvas
 let drawing = null; // the stroke that is being drawn
 let photo = null; // a File, in place of strokes
 let subject = 0; // counts what is shown: an answer about something that is gone is dropped
-let changed = false; // since the last request
+let changed = false; // since the last request, on the canvas
 let asking = false;
 let labels = [];
 
@@ -54,9 +54,9 @@ function redraw() {
 
 let frame = 0;
 function update() {
-  changed = true;
   frame ||= requestAnimationFrame(() => {
     frame = 0;
+    changed = true; // not before: what is sent is on the canvas
     if (!photo) redraw();
     element("sheet").classList.toggle("photo", photo !== null);
     const empty = !photo && !strokes.length;
@@ -64,9 +64,9 @@ function update() {
     element("clear").disabled = empty;
     element("undo").disabled = !strokes.length;
     if (empty) {
-      subject++;
       showNothing();
     } else {
+      if (element("label").classList.contains("none")) showNothing("Asking…");
       ask();
     }
   });
@@ -97,13 +97,15 @@ function undo() {
   if (!strokes.length) return;
   drawing = null;
   strokes.pop();
-  update();
+  if (strokes.length) update();
+  else clear();
 }
 
 function clear() {
   drawing = photo = null;
   strokes = [];
   subject++;
+  setLabel(null);
   tell("");
   update();
 }
@@ -155,11 +157,10 @@ async function ask() {
     const response = await post(photo ?? (await picture()));
     if (shown !== subject) continue;
     if (response === null) {
-      tell("The server does not answer. When it is back, the page goes on by itself.");
       await back();
-      tell("");
       changed = true;
     } else if (response.status === 503) {
+      tell("The server is busy.");
       await pause(1);
       changed = true;
     } else if (response.ok) {
@@ -175,29 +176,37 @@ async function ask() {
 
 async function post(body) {
   try {
-    const response = await fetch("api/explain", { method: "POST", body });
+    const signal = AbortSignal.timeout(60_000);
+    const response = await fetch("api/explain", { method: "POST", body, signal });
     return { ok: response.ok, status: response.status, body: await response.json() };
   } catch {
     return null;
   }
 }
 
-async function back() {
-  for (;;) {
-    await pause(1);
-    try {
-      if ((await fetch("health")).ok) return;
-    } catch {
-      // not yet
-    }
+async function get(path) {
+  try {
+    const response = await fetch(path, { signal: AbortSignal.timeout(10_000) });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null;
   }
+}
+
+// Says so all the while: to clear the sheet takes the notice away.
+async function back() {
+  do {
+    tell("The server does not answer. When it is back, the page goes on by itself.");
+    await pause(1);
+  } while ((await get("health")) === null);
+  tell("");
 }
 
 const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + ".";
 
 function percent(probability) {
   const shown = (100 * probability).toFixed(1);
-  return shown === "100.0" && probability < 1 ? "> 99.9%" : `${shown}%`;
+  return shown === "100.0" && probability < 1 ? ">\u00a099.9%" : `${shown}%`;
 }
 
 function show(found) {
@@ -237,7 +246,8 @@ function setLabel(label) {
 // Few classes keep their places, so that the bars move; of many the likeliest are shown.
 function showBars(probabilities) {
   const few = labels.length <= MOST_BARS;
-  const known = (name) => probabilities[name] ?? 0;
+  const has = (name) => Object.hasOwn(probabilities, name); // a class may be named "constructor"
+  const known = (name) => (has(name) ? probabilities[name] : 0);
   const ranked = few ? labels : [...labels].sort((a, b) => known(b) - known(a));
   const names = ranked.slice(0, MOST_BARS);
   const likeliest = Math.max(...names.map(known));
@@ -246,7 +256,7 @@ function showBars(probabilities) {
     const [title, track, share] = row.children;
     title.textContent = title.title = name;
     track.firstChild.style.transform = `translateX(${100 * known(name) - 100}%)`;
-    share.textContent = name in probabilities ? percent(known(name)) : "";
+    share.textContent = has(name) ? percent(known(name)) : "";
     row.classList.toggle("best", likeliest > 0 && known(name) === likeliest);
   });
 }
@@ -309,15 +319,11 @@ function tell(text) {
 // ---- The start
 
 async function introduce() {
-  let response = null;
-  while (response === null) {
-    try {
-      response = await fetch("api/network");
-    } catch {
-      await back();
-    }
+  let network = await get("api/network");
+  while (network === null) {
+    await back();
+    network = await get("api/network");
   }
-  const network = await response.json();
   labels = network.label_names;
   const digits = labels.every((label) => /^[0-9]$/.test(label));
   element("title").textContent = digits ? "Draw a digit" : "Draw, or open a photo";
