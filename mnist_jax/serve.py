@@ -83,10 +83,10 @@ def feature_sheets(trained: Trained) -> Callable[[np.ndarray], dict[str, np.ndar
 
     It takes uint8 [H, W, C], and returns uint8 [H', W', 1] by the name of each convolution.
     """
-    compute = jax.jit(lambda variables, images: feature_maps(trained.model, variables, images))
 
     def sheets(image: np.ndarray) -> dict[str, np.ndarray]:
-        return map_sheets(compute(trained.variables, image[None].astype(np.float32) / 255))
+        images = image[None].astype(np.float32) / 255
+        return map_sheets(feature_maps(trained.model, trained.variables, images))
 
     return sheets
 

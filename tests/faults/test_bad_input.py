@@ -271,7 +271,7 @@ ARGUMENTS = {
     "predict --workdir run --output full.npz": "full.npz",
     f"predict --workdir run --output {LONG}{LONG}.npz": LONG,
     "predict --workdir run --output p.npz --step 3": "holds no step 3",
-    "serve": "there is no trained network in runs/default",
+    "serve --port 0": "there is no trained network in runs/default",
     "serve --workdir run --step 3": "holds no step 3",
     "serve --workdir run --port 65536": "--port must be 0 to 65535, got 65536",
     "serve --workdir run --port http": "--port: invalid literal for int()",
