@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from flax.traverse_util import flatten_dict
+
 LARGEST = 2**20  # of what a network or a batch has many of: more is a slip, and no memory holds it
 FLOAT32_MAX = 3.4028234663852886e38  # what is more becomes infinite where it is computed with
 # What each optimizer takes beside its learning rate: whatever else were set would change nothing.
@@ -342,7 +344,7 @@ def replace_fields(config: Config, values: dict[str, Any]) -> Config:
         ValueError: there is no such field, or the values are not valid together.
     """
     nested = dataclasses.asdict(config)
-    known = flatten(nested)
+    known = flatten_dict(nested, sep=".")
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"unknown config field {name}; expected some of {', '.join(known)}")
@@ -373,21 +375,9 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     Args: nested dicts, such as `dataclasses.asdict` gives.
     """
-    before, after = flatten(old), flatten(new)
+    before, after = (flatten_dict(values, sep=".") for values in (old, new))
     return [
         f"{name} is {before.get(name)!r}, not {after.get(name)!r}"
         for name in before | after
         if name not in before or name not in after or before[name] != after[name]
     ]
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested dicts under dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: value}
-        )
-    return flat

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from mnist_jax import clock
 from mnist_jax.checkpoint import (
@@ -21,7 +22,7 @@ from mnist_jax.checkpoint import (
     restore_state,
     restore_variables,
 )
-from mnist_jax.config import Config, flatten
+from mnist_jax.config import Config
 from mnist_jax.datasets import data_info
 from mnist_jax.extras import require
 from mnist_jax.features import drawn
@@ -357,7 +358,9 @@ def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
 
 
 def _event_writer(workdir: Path, history: list[Row], config: Config) -> Any:
-    default, values = (flatten(dataclasses.asdict(recipe)) for recipe in (Config(), config))
+    default, values = (
+        flatten_dict(dataclasses.asdict(recipe), sep=".") for recipe in (Config(), config)
+    )
     chosen = {
         name: value
         for name, value in values.items()
