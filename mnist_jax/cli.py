@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 use_compilation_cache()
             result = command.run()
         if command.json:
-            print(json.dumps(result, indent=2))
+            print(json.dumps(result, indent=2, allow_nan=False))
         return command.exit_code(result)
     except SystemExit:  # of --help
         return 0
@@ -125,9 +125,9 @@ def _parse(args: Sequence[str]) -> Common:
     for arg, following in itertools.zip_longest(args, args[1:]):
         if arg == "--workdir=" or (arg == "--workdir" and following == ""):
             raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
-    if {"evaluate", "report"} & {*args} and sum(
-        arg.partition("=")[0] == "--workdir" for arg in args
-    ) > 1:
+    command = next((arg for arg in args if arg in COMMANDS), "")
+    workdirs = sum(arg.partition("=")[0] == "--workdir" for arg in args)
+    if command in ("evaluate", "report") and workdirs > 1:
         raise ValueError("--workdir must be given once, with all directories behind it")
     recipe = _recipe(args)
     printed = io.StringIO()
@@ -151,8 +151,7 @@ def _parse(args: Sequence[str]) -> Common:
     message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
     if "Perhaps you meant:" in lines:
         message += f"; perhaps you meant {lines[lines.index('Perhaps you meant:') + 1].split()[0]}"
-    command = next((f" {arg}" for arg in args if arg in COMMANDS), "")
-    raise ValueError(f"{message} (see mnist-jax{command} --help)")
+    raise ValueError(f"{message} (see mnist-jax{' ' * bool(command)}{command} --help)")
 
 
 def _recipe(args: Sequence[str]) -> Config:

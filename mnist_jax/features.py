@@ -1,6 +1,7 @@
 """What a network looks for, and what it finds: its filters and feature maps."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -84,8 +85,14 @@ def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
         name: sheet(
             visible(np.asarray(maps[name][0]).transpose(2, 0, 1)[:MOST, ..., None]), COLUMNS
         )
-        for name in sorted(maps, key=lambda name: (name.count("/"), name))
+        for name in sorted(maps, key=_place)
     }
+
+
+def _place(name: str) -> tuple[int, list[str | int]]:
+    """Sorts the layers of the network before those of its blocks, and the tenth after the ninth."""
+    parts = re.split(r"(\d+)", name)
+    return name.count("/"), [int(part) if part.isdigit() else part for part in parts]
 
 
 def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -46,6 +46,11 @@ def serve(
     with _listen(host, port) as listener:  # first: a port that is taken is told at once
         address, port = listener.getsockname()[:2]
         trained = load_trained(workdir, step, replicated(create_mesh()))
+        channels = trained.info.image_shape[2]
+        if channels not in (1, 3):
+            raise ValueError(
+                f"a drawing has 1 or 3 channels, the network of {workdir} is for {channels}"
+            )
         network, sheets = as_network(trained), feature_sheets(trained)
         is_private = ipaddress.ip_address(address).is_loopback
         names = {host, address, "localhost", "127.0.0.1", "[::1]"} if is_private else {"*"}

@@ -80,9 +80,17 @@ def read_result(workdir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result = read_json(path)
-    expected = {"steps": int, "test_accuracy": float, "params_sha256": str}
-    if not isinstance(result, dict) or any(
-        not isinstance(result.get(name), kind) for name, kind in expected.items()
+    expected: dict[str, Any] = {
+        "steps": int,
+        "test_loss": float,
+        "test_accuracy": float,
+        "params_sha256": str,
+        "seconds": dict,
+    }
+    if (
+        not isinstance(result, dict)
+        or any(not isinstance(result.get(name), kind) for name, kind in expected.items())
+        or not all(isinstance(value, int | float) for value in result["seconds"].values())
     ):
         raise ValueError(f"{path} is not a result of a training")
     return result
@@ -196,8 +204,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 def delete_leftovers(workdir: Path) -> None:
     """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
-    names = ("config.json", "metrics.jsonl", "result.json", "population.json")
-    for name in names:
+    for name in ("config.json", "metrics.jsonl", "result.json", "population.json"):
         for leftover in workdir.glob(f".{name}.*.tmp"):
             leftover.unlink()
 

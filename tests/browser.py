@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # It is to talk to nobody but the page under test; without a sandbox it also runs as root, as in CI.
@@ -21,5 +21,6 @@ def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"no Chromium here ({', '.join(NAMES)})")
+    expect.set_options(timeout=30_000)  # the cores may be busy
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=path, args=ARGS.split())

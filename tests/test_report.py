@@ -291,7 +291,7 @@ def test_a_probability_below_one_is_never_all():
         "50.0%",
         "99.9%",
         ">99.9%",
-        ">99.9%",
+        "100.0%",
     ]
 
 
@@ -501,7 +501,8 @@ def test_a_missing_package_is_named(small, monkeypatch):
 def test_a_start_does_not_wait_for_what_draws():
     code = "import sys, mnist_jax.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"matplotlib", "jinja2", "sklearn"} & {*done.stdout.split()}
+    slow = {"matplotlib", "jinja2", "sklearn", "fastapi", "uvicorn", "pydantic", "tensorboardX"}
+    assert not slow & {*done.stdout.split()}
 
 
 def test_a_report_goes_with_its_run(small, tmp_path):

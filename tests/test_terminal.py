@@ -25,21 +25,25 @@ SMOKE = ["train", "--config", str(RECIPES / "smoke.py"), "--epochs", "2", "--chu
 
 def on_a_terminal(columns: int, *args: str, **env: str) -> tuple[int, str]:
     """The exit code of a command, and what a terminal of so many columns gets of it."""
-    pid, terminal = pty.fork()
-    if not pid:
-        # Not execv: readline, which pytest imports, has set COLUMNS behind Python's back.
-        env = {**os.environ, "TERM": "xterm-256color", **env}
-        os.execve(sys.executable, [sys.executable, "-m", "mnist_jax", *args], env)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_jax", *args],
+        env={**os.environ, "TERM": "xterm-256color", **env},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+    )
+    os.close(inside)
     found = b""
     with contextlib.suppress(OSError):  # the other end is closed
         while data := os.read(terminal, 1 << 16):
             found += data
     os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), found.decode()
+    return process.wait(), found.decode()
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
     workdir = str(tmp_path / "run")
     code, text = on_a_terminal(200, *SMOKE, "--workdir", workdir)
@@ -64,7 +68,6 @@ def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
     assert f" verify --workdir {workdir}  # " in narrow
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("columns", [20, 80])
 def test_a_terminal_gets_errors_of_one_line_without_colours(columns):
     code, text = on_a_terminal(columns, "train", "--epochs", "many")
@@ -75,7 +78,6 @@ def test_a_terminal_gets_errors_of_one_line_without_colours(columns):
     assert text.count("\n") == 1
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_terminal_that_wants_no_colours_gets_none(tmp_path):
     _, text = on_a_terminal(80, *SMOKE, "--workdir", str(tmp_path / "run"), NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", text)

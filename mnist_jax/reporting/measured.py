@@ -19,7 +19,7 @@ from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.statistics import wilson_interval
 from mnist_jax.workdir import Trained, load_trained, own_splits, read_result
 
-LARGEST = 1e39  # float32, which losses are, has no such number
+TOO_LARGE = 1e39  # float32, which losses are, has no such number
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
@@ -86,7 +86,7 @@ def _is_row(row: Any, epoch: int) -> bool:
         return False
     values = [row.get(name) for name in CURVES]
     return (
-        all(isinstance(value, int | float) and 0 <= value < LARGEST for value in values)
+        all(isinstance(value, int | float) and 0 <= value < TOO_LARGE for value in values)
         and row["epoch"] == epoch
         and max(row["train_accuracy"], row["val_accuracy"]) <= 1
     )
@@ -120,7 +120,7 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
 
     `workdir` and `split`; `accuracy` in [0, 1] with `ci95`, its 95 % interval; `count` and `errors`
     in images; `expected_calibration_error`, `chance_calibration_error`, which a perfectly
-    calibrated network would have, and `mean_confidence` in [0, 1]; `step`, `parameters`,
+    calibrated network would have, and `mean_confidence` in [0, 1]; `step`, `params`,
     `params_sha256`; and `seconds` that all epochs took together, None where that is not known.
     """
     count, right = len(measured.labels), int(measured.right.sum())
@@ -135,7 +135,7 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
         "chance_calibration_error": chance_calibration_error(measured.confidence),
         "mean_confidence": float(measured.confidence.mean(dtype=np.float64)),
         "step": run.trained.step,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.trained.variables["params"])),
+        "params": sum(leaf.size for leaf in jax.tree.leaves(run.trained.variables["params"])),
         "params_sha256": network_sha256(run.trained.variables),
         "seconds": _training_seconds(run.history),
     }
@@ -143,9 +143,9 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
 
 def _training_seconds(history: list[dict[str, Any]]) -> float | None:
     """The time of all epochs, also of those before a run was stopped and went on."""
-    seconds = [row.get("seconds") for row in history]
-    known = [value for value in seconds if isinstance(value, int | float) and 0 <= value < LARGEST]
-    return sum(known) if known and len(known) == len(seconds) else None
+    seconds: list[Any] = [row.get("seconds") for row in history]
+    known = all(isinstance(value, int | float) and 0 <= value < TOO_LARGE for value in seconds)
+    return sum(seconds) if seconds and known else None
 
 
 def verdict(found: dict[str, Any]) -> str:

@@ -126,4 +126,4 @@ def readable(names: Iterable[str]) -> list[str]:
 def spelled(probability: float) -> str:
     """Spells a probability in percent; one below 1 is never 100%."""
     text = f"{probability:.1%}"
-    return ">99.9%" if text == "100.0%" else text
+    return ">99.9%" if text == "100.0%" and probability < 1 else text

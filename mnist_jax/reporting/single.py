@@ -38,7 +38,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
     values = {
         "found": found,
         "result": run.result,
-        "made": _how_it_was_made(run, found["parameters"], len(splits["train"].labels)),
+        "made": _how_it_was_made(run, found["params"], len(splits["train"].labels)),
         "early": _early_stop(run),
         "chosen_by": bool(config.watch.patience and not run.result and len(run.history) > 1),
         "curves": _curves(run),

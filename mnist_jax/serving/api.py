@@ -64,7 +64,7 @@ class Health(BaseModel):
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem, "description": description}
     for code, description in {
-        400: "There is no image in the request.",
+        400: "There is no image in the request, or the upload was broken off.",
         408: f"The upload took longer than {SLOWEST:.0f} seconds.",
         413: f"The upload has more than {MAX_BYTES:,} bytes, or the image more than "
         f"{MAX_PIXELS:,} pixels.",

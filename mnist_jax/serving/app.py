@@ -224,7 +224,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Makes every error of the application one sentence of JSON.
+    """Makes every error behind the check of the host one sentence of JSON.
 
     None closes the connection: who is still sending would be cut off before it reads the answer.
     """

@@ -98,6 +98,16 @@ def test_a_damaged_result_is_made_anew(finished, tmp_path, content):
     assert_done_again(workdir, finished[1])
 
 
+@pytest.mark.parametrize("seconds", [None, "long", {"total": "long"}])
+def test_a_result_without_its_times_is_made_anew(finished, tmp_path, seconds):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    result = json.loads((workdir / "result.json").read_text()) | {"seconds": seconds}
+    (workdir / "result.json").write_text(json.dumps(result))
+    with pytest.warns(UserWarning, match=r"result.json is not .*; it is made anew"):
+        train(CONFIG, workdir)
+    assert_done_again(workdir, finished[1])
+
+
 def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     (workdir / "checkpoints" / "16" / "variables" / "_METADATA").write_text("{}")

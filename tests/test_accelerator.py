@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnist_jax import environment
+from mnist_jax import accelerator
 
 GOOGLE, TPU_V5E = "0x1ae0", "0x0063"
 
@@ -10,7 +10,7 @@ GOOGLE, TPU_V5E = "0x1ae0", "0x0063"
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Directories such as /dev and PCI's without an accelerator, and no variable that tells."""
-    for name in ("JAX_PLATFORMS", *environment.TPU_VARIABLES):
+    for name in ("JAX_PLATFORMS", *accelerator.TPU_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "dev/vfio").mkdir(parents=True)
     for name in ("null", "nvram", "vfio/vfio", "vfio/17", "accelerometer"):
@@ -28,11 +28,11 @@ def add_card(machine, vendor, model):
 
 
 def expected_accelerator(machine):
-    return environment.expected_accelerator(machine / "dev", machine / "pci")
+    return accelerator.expected_accelerator(machine / "dev", machine / "pci")
 
 
 def missing_accelerator(machine):
-    return environment.missing_accelerator(machine / "dev", machine / "pci")
+    return accelerator.missing_accelerator(machine / "dev", machine / "pci")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_device_tells(machine, name, expected):
     assert expected_accelerator(machine) == expected
 
 
-@pytest.mark.parametrize("model", environment.TPU_MODELS)
+@pytest.mark.parametrize("model", accelerator.TPU_MODELS)
 def test_a_tpu_on_the_bus_tells(machine, model):
     assert expected_accelerator(machine) == "cpu"
     add_card(machine, GOOGLE, model)
@@ -52,7 +52,7 @@ def test_a_tpu_on_the_bus_tells(machine, model):
 
 
 def test_a_machine_without_a_pci_bus_has_no_accelerator(machine, tmp_path):
-    assert environment.expected_accelerator(machine / "dev", tmp_path / "none") == "cpu"
+    assert accelerator.expected_accelerator(machine / "dev", tmp_path / "none") == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_nothing_is_missing_where_the_cpu_was_asked_for(machine, monkeypatch):
 
 
 def test_an_accelerator_that_jax_does_not_use_is_told_in_one_line(machine, monkeypatch):
-    monkeypatch.setattr(environment.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(accelerator.jax, "default_backend", lambda: "cpu")
     assert missing_accelerator(machine) == ""
     add_card(machine, GOOGLE, TPU_V5E)
     line = missing_accelerator(machine)
@@ -88,5 +88,5 @@ def test_an_accelerator_that_jax_does_not_use_is_told_in_one_line(machine, monke
 
 def test_nothing_is_missing_where_jax_uses_the_accelerator(machine, monkeypatch):
     add_card(machine, GOOGLE, TPU_V5E)
-    monkeypatch.setattr(environment.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(accelerator.jax, "default_backend", lambda: "tpu")
     assert missing_accelerator(machine) == ""
