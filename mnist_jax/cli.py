@@ -126,6 +126,10 @@ def _parse(args: Sequence[str]) -> Common:
         if arg == "--workdir=" or (arg == "--workdir" and following == ""):
             raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
     command = next((arg for arg in args if arg in COMMANDS), "")
+    see = f"(see mnist-jax{' ' * bool(command)}{command} --help)"
+    for arg in args:
+        if re.match("--[^a-zA-Z]", arg):  # tyro takes it for the name of a file
+            raise ValueError(f"Unrecognized options: {arg} {see}")
     workdirs = sum(arg.partition("=")[0] == "--workdir" for arg in args)
     if command in ("evaluate", "report") and workdirs > 1:
         raise ValueError("--workdir must be given once, with all directories behind it")
@@ -151,7 +155,7 @@ def _parse(args: Sequence[str]) -> Common:
     message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
     if "Perhaps you meant:" in lines:
         message += f"; perhaps you meant {lines[lines.index('Perhaps you meant:') + 1].split()[0]}"
-    raise ValueError(f"{message} (see mnist-jax{' ' * bool(command)}{command} --help)")
+    raise ValueError(f"{message} {see}")
 
 
 def _recipe(args: Sequence[str]) -> Config:

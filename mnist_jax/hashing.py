@@ -74,12 +74,13 @@ def find_damage(directory: Path) -> str | None:
         PermissionError: a file may not be read; it can be well.
     """
     try:
-        lines = (directory / SUMS).read_text().splitlines()
+        # Not splitlines: a line end with a flipped bit is a vertical tab, which ends lines there.
+        *lines, rest = (directory / SUMS).read_bytes().decode().split("\n")
     except PermissionError:
         raise
     except (OSError, UnicodeDecodeError):
-        lines = []
-    if not lines:
+        lines, rest = [], ""
+    if not lines or rest:
         return f"its {SUMS} cannot be read"
     sums = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
     for name in sorted(sums.keys() | set(_files(directory))):

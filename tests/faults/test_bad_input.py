@@ -224,6 +224,8 @@ ARGUMENTS = {
     "predict --model missing.onnx a.png": "there is no trained network in missing.onnx",
     "predict --model a-file a.png": "there is no a-file.json, the card",
     "predict --model run --output p.npz": "--output needs --workdir",
+    "predict --workdir run --output new.npz --.x0=": "Unrecognized options: --.x0= (see",
+    "predict --workdir run --1.png": "Unrecognized options: --1.png (see mnist-jax predict --help)",
     "report": "there is no trained network in runs/default",
     "report run": "Unrecognized options: run",
     "report --workdir": "workdir must be a directory, or several",
