@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.extras import require
 from mnist_jax.features import feature_maps, map_sheets
 from mnist_jax.network import Network, as_network
 from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.steps import scale
 from mnist_jax.workdir import Trained, load_trained, read_result
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def feature_sheets(trained: Trained) -> Callable[[np.ndarray], dict[str, np.ndar
     """
 
     def sheets(image: np.ndarray) -> dict[str, np.ndarray]:
-        images = image[None].astype(np.float32) / 255
+        images = scale(jnp.asarray(image[None]))
         return map_sheets(feature_maps(trained.model, trained.variables, images))
 
     return sheets

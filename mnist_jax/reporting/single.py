@@ -18,6 +18,7 @@ from mnist_jax.features import MOST, feature_maps, filter_sheet, first_filters, 
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure, phase_seconds
 from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable, spelled
 from mnist_jax.statistics import wilson_interval
+from mnist_jax.steps import scale
 
 MISTAKES = 25  # pictures of the most confident ones
 CONFUSIONS = 6  # pairs of classes that are said in words
@@ -217,7 +218,7 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
     if filters is None or drawn is None:
         return None
     image = measured.images[np.arange(1)]
-    maps = feature_maps(trained.model, trained.variables, jnp.asarray(image, jnp.float32) / 255)
+    maps = feature_maps(trained.model, trained.variables, scale(jnp.asarray(image)))
     sheets = [
         (f"Feature maps of {name}", sheet, maps[name].shape[-1])
         for name, sheet in map_sheets(maps).items()
@@ -248,7 +249,7 @@ def _augmented(config: Config, images: Any) -> list[list[str]]:
     rows = [originals]
     for number in range(3):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        changed = augment(jnp.asarray(originals, jnp.float32) / 255, key, **options)
+        changed = augment(scale(jnp.asarray(originals)), key, **options)
         changed = mixup(changed, jnp.ones(len(originals), bool), key, alpha=alpha)
         rows.append(np.round(np.asarray(changed) * 255).clip(0, 255).astype(np.uint8))
     return [[picture(image) for image in row] for row in rows]
