@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath  # Orbax's handlers take no other paths
 from jax.sharding import Sharding
 
+from mnist_jax.distributed import by_first_process
 from mnist_jax.hashing import find_damage, sync, write_sums
 from mnist_jax.state import TrainState, Variables
 
@@ -55,7 +56,10 @@ def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
 
 
 class Saver:
-    """Saves training states in the background, one at a time. See `open_saver`."""
+    """Saves training states in the background, one at a time. See `open_saver`.
+
+    All processes make the same calls: Orbax lets each write what it alone has, and waits for all.
+    """
 
     def __init__(self, directory: Path):
         self._directory = directory.absolute()  # Orbax takes no other
@@ -106,14 +110,7 @@ def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
     than the sound ones are set aside under another name, until `remove_set_aside`.
     """
     _ignore_late_errors()
-    directory.mkdir(parents=True, exist_ok=True)
-    _remove(directory, SAVING, DELETED)
-    for checkpoint in _listed(directory):
-        if int(checkpoint.name) not in sound:
-            aside = checkpoint.with_name(checkpoint.name + ASIDE)
-            if aside.exists():
-                _remove(directory, aside.name)
-            checkpoint.rename(aside)
+    _tidy(directory, sound)
     with _quiet():
         saver = Saver(directory)
         try:
@@ -126,6 +123,19 @@ def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
             raise
 
 
+@by_first_process
+def _tidy(directory: Path, sound: Iterable[int]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove(directory, SAVING, DELETED)
+    for checkpoint in _listed(directory):
+        if int(checkpoint.name) not in sound:
+            aside = checkpoint.with_name(checkpoint.name + ASIDE)
+            if aside.exists():
+                _remove(directory, aside.name)
+            checkpoint.rename(aside)
+
+
+@by_first_process
 def prune(directory: Path, keep: Iterable[int]) -> None:
     """Takes the checkpoints of all other steps off the list. No save may be under way.
 
@@ -245,6 +255,7 @@ def _listed(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
+@by_first_process
 def _remove(directory: Path, *names: str) -> None:
     """Deletes what has one of the names in its own."""
     for path in directory.glob("*"):

@@ -21,9 +21,11 @@ import mnist_jax
 from mnist_jax.commands import COMMANDS, WRITERS, Common, create_parser
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
+from mnist_jax.distributed import LOST
 from mnist_jax.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 
-# Exit codes: 0 done; 4 `verify` found other bits; 128 + N stopped by signal N; and
+# Exit codes: 0 done; 4 `verify` found other bits; 5 one of several processes was lost; 128 + N
+# stopped by signal N; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
 
 
@@ -38,8 +40,9 @@ def main(args: Sequence[str] | None = None) -> int:
         with _streams(quiet=command.quiet, only_result=command.json):
             if not command.no_compilation_cache:
                 use_compilation_cache()
-            result = command.run()
-        if command.json:
+            with command.joined() as first, contextlib.nullcontext() if first else _silence():
+                result = command.run()
+        if command.json and first:
             print(json.dumps(result, indent=2, allow_nan=False))
         return command.exit_code(result)
     except SystemExit:  # of --help
@@ -101,6 +104,18 @@ def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """For the other ones of several processes: what they would say, the first one says."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        yield
+
+
 def _one_line(message: str) -> str:
     """The message without line ends, and with what a terminal would obey spelled out."""
     line = " ".join(message.split())
@@ -111,6 +126,8 @@ def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
     """The exit code and the message for an error."""
     if isinstance(error, FloatingPointError):
         return DIVERGED, str(error)
+    if isinstance(error, ConnectionError) and not error.errno:
+        return LOST, str(error)
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
         hint = "; what is saved stays, and the same command goes on" if args[0] in WRITERS else ""

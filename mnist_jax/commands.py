@@ -1,9 +1,10 @@
 """The commands: what each takes from the command line, and the one function that it calls."""
 
+import contextlib
 import functools
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ import tyro
 from mnist_jax.config import LARGEST, Config
 from mnist_jax.datasets import load_splits
 from mnist_jax.datasets.importing import describe, import_dataset
+from mnist_jax.distributed import joined
 from mnist_jax.evaluate import evaluate
 from mnist_jax.export import export
 from mnist_jax.history import atomic_file
@@ -57,6 +59,25 @@ class Common:
         """The exit code, where `run` has returned."""
         return 0
 
+    def joined(self) -> contextlib.AbstractContextManager[bool]:
+        """What `run` is called in; tells whether this process is the first, or the only one."""
+        return contextlib.nullcontext(True)
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Several processes as one, on one machine or many: start the same command in each.
+
+    Slurm, Open MPI, GKE and Cloud TPU tell their processes what stands here.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT, where process 0 waits for the others."""
+    num_processes: int | None = None
+    """How many there are; 1: this one is alone, whatever started it."""
+    process_id: int | None = None
+    """The number of this one, from 0."""
+
 
 @dataclass(frozen=True)
 class Train(Common):
@@ -71,12 +92,16 @@ class Train(Common):
     """Delete the run that is in the workdir and start anew."""
     tensorboard: bool = False
     """Also write event files for TensorBoard, to tensorboard/ in the workdir."""
+    distributed: Distributed = field(default_factory=Distributed)
 
     def run(self) -> dict[str, Any]:
         workdir = self.workdir or Path("runs", self.config.stem if self.config else "default")
         found = train(self.recipe, workdir, overwrite=self.overwrite, tensorboard=self.tensorboard)
         show_result(workdir, found.result)
         return {"workdir": str(workdir), **found.result}
+
+    def joined(self) -> contextlib.AbstractContextManager[bool]:
+        return joined(**vars(self.distributed))
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,7 @@ class Evaluate(Common):
     """Which examples."""
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
+    distributed: Distributed = field(default_factory=Distributed)
 
     def run(self) -> dict[str, Any]:
         found = evaluate(self.workdir, self.split, self.step)
@@ -97,6 +123,9 @@ class Evaluate(Common):
             f"{found['count']:,} images  ({_steps(found['step'])})"
         )
         return found
+
+    def joined(self) -> contextlib.AbstractContextManager[bool]:
+        return joined(**vars(self.distributed))
 
 
 @dataclass(frozen=True)

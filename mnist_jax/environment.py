@@ -20,11 +20,12 @@ def cpu_count() -> int | None:
 
 
 def environment() -> dict[str, Any]:
-    """Returns `platform`, `device_kind`, `device_count`, `cpu_count` and `versions`."""
+    """Returns `platform`, `device_kind`, the counts of devices, processes and cores, `versions`."""
     return {
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
         "cpu_count": cpu_count(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},

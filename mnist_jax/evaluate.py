@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from mnist_jax.config import config_differences
 from mnist_jax.loader import eval_chunks
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.sharding import create_mesh, replicated, split_batch
+from mnist_jax.sharding import create_mesh, place, replicated, split_batch
 from mnist_jax.steps import run_ensemble_steps, run_eval_steps
 from mnist_jax.workdir import load_trained, own_splits
 
@@ -56,7 +54,7 @@ def evaluate(
         raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
     images, labels = splits[split]
     if config.data.loader == "memory":
-        images, labels = jax.device_put((images, labels), replicated(mesh))
+        images, labels = place((images, labels), replicated(mesh))
     chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
     variables = tuple(network.variables for network in trained)
     apply_fns = tuple(network.model.apply for network in trained)

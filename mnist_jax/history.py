@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mnist_jax.distributed import by_first_process
 from mnist_jax.hashing import sync
 
 TIMES = ("seconds", "input_seconds", "examples_per_second")
@@ -33,6 +34,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+@by_first_process
 def write_json(path: Path, values: Any) -> None:
     """Writes a JSON file, at once or not at all; ValueError for a number that is not finite."""
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
@@ -40,6 +42,7 @@ def write_json(path: Path, values: Any) -> None:
         file.write(text.encode())
 
 
+@by_first_process
 def write_history(workdir: Path, history: list[dict[str, Any]]) -> None:
     """Writes metrics.jsonl, a line an epoch, at once or not at all."""
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)

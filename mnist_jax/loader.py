@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from mnist_jax.sharding import place
+
 # Images in one compiled call of an evaluation, or one batch if that is more. One size for every
 # split means one compilation.
 EVAL_IMAGES = 2048
@@ -131,6 +133,8 @@ def read_chunk(
 ) -> dict[str, jax.Array]:
     """Gathers on the host what `take_chunk` does on the devices, and sends it to them.
 
+    Of several processes, each reads only the images for its own devices.
+
     Args and result as there, but for `images`: a NumPy array or `StreamedImages`.
     """
     index, mask = chunk_index(
@@ -140,8 +144,11 @@ def read_chunk(
         batch_size=batch_size,
         devices=sharding.mesh.size,
     )
-    chunk = {"image": images[index], "label": labels[index], "mask": mask}
-    return jax.device_put(chunk, sharding)
+    shape = (*index.shape, *images.shape[1:])
+    return {
+        "image": jax.make_array_from_callback(shape, sharding, lambda own: images[index[own[:2]]]),
+        **place({"label": labels[index], "mask": mask}, sharding),
+    }
 
 
 def prefetch(chunks: Iterator[Any], depth: int = 2) -> Generator[Any]:

@@ -22,7 +22,7 @@ from mnist_jax.loader import (
     train_chunks,
 )
 from mnist_jax.metrics import Sums, mean_metrics
-from mnist_jax.sharding import create_mesh, replicated, split_batch
+from mnist_jax.sharding import create_mesh, place, replicated, split_batch
 from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import Batch, run_eval_steps, run_steps
 
@@ -69,17 +69,22 @@ def compile_program(
         options: of `steps.train_step`: `ema_decay`, `label_smoothing`, augmentations.
     """
     mesh = create_mesh()
+    whole = replicated(mesh)
     data, streams_images = splits, isinstance(splits["train"][0], StreamedImages)
     if not streams_images:
-        data = jax.block_until_ready(jax.device_put(splits, replicated(mesh)))
+        data = jax.block_until_ready(place(splits, whole))
     images, labels = data["train"]
     num_examples, *image_shape = images.shape
     num_steps = steps_per_epoch(num_examples, batch_size)
-    streams = jax.device_put({role: rng.stream(seed, role) for role in rng.ROLES}, replicated(mesh))
+    streams = jax.jit(
+        lambda seed: {role: rng.stream(seed, role) for role in rng.ROLES}, out_shardings=whole
+    )(np.uint32(seed))
     step_rngs = {role: streams[role] for role in ("dropout", "augment")}
     averaged = options.get("ema_decay", 0.0) > 0
-    state = create_train_state(model, tx, streams["init"], tuple(image_shape), averaged=averaged)
-    state = jax.device_put(state, replicated(mesh))
+    init = functools.partial(
+        create_train_state, model, tx, image_shape=tuple(image_shape), averaged=averaged
+    )
+    state = jax.jit(init, out_shardings=whole)(streams["init"])
     layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
 
     def chunks_between(first_step: int, last_step: int) -> Generator[Batch]:
@@ -96,7 +101,7 @@ def compile_program(
     # The last chunk of each size; there are one or two sizes.
     by_size = {size: first for first, size in chunk_grid(0, num_steps, chunk_steps)}
     # The old state's buffers become the new state's: whoever passes one in must not use it again.
-    run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
+    run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0, out_shardings=whole)
     compiled = {
         size: run.lower(
             state, _first(run_chunks(first_step, num_steps)), step_rngs, np.float32(1)

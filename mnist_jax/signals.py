@@ -14,11 +14,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The signal `signum` has stopped what was going on."""
+    """The signal `signum` has stopped what was going on.
 
-    def __init__(self, signum: int, where: str = ""):
+    `agreed`: of several processes, all of them were stopped here.
+    """
+
+    def __init__(self, signum: int, where: str = "", *, agreed: bool = False):
         super().__init__(f"stopped by {signal.Signals(signum).name}{where}")
         self.signum = signum
+        self.agreed = agreed
 
 
 def raise_stopped(signum: int, _frame: object) -> NoReturn:

@@ -24,6 +24,7 @@ from mnist_jax.checkpoint import (
 )
 from mnist_jax.config import Config
 from mnist_jax.datasets import data_info
+from mnist_jax.distributed import agreement, from_first, is_first
 from mnist_jax.extras import require
 from mnist_jax.features import drawn
 from mnist_jax.finite import check_finite, check_losses
@@ -52,6 +53,7 @@ from mnist_jax.task import (
 from mnist_jax.tensorboard import event_writer, is_finished
 from mnist_jax.transfer import frozen_parameters
 from mnist_jax.workdir import (
+    check_shared,
     delete_leftovers,
     delete_run,
     lock_workdir,
@@ -92,6 +94,9 @@ def train(
     the run in between. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a
     second one at once. The test split is used once, at the end.
 
+    Several processes call it alike, with a workdir that all of them see, see `distributed.joined`;
+    the first one writes there.
+
     Args:
         config: the recipe.
         workdir: a directory for the results, made where there is none. It receives config.json,
@@ -112,7 +117,7 @@ def train(
     workdir = Path(workdir)
     if tensorboard:
         require("--tensorboard", "tensorboardX", extra="tensorboard")
-    result = previous_result(workdir, config, overwrite)
+    result = from_first(lambda: previous_result(workdir, config, overwrite))
     if result:
         if (workdir / ".lock").exists():  # of a process that was killed after its last write
             with contextlib.suppress(OSError), lock_workdir(workdir):
@@ -122,7 +127,7 @@ def train(
             "--overwrite trains anew, another --workdir beside it."
         )
         run = _complete_run(config, workdir, result)
-        if tensorboard and not is_finished(workdir / "tensorboard"):
+        if tensorboard and is_first() and not is_finished(workdir / "tensorboard"):
             with lock_workdir(workdir), _event_writer(workdir, run.history, config) as write_events:
                 write_events(
                     _test_row(result["steps"], result["test_loss"], result["test_accuracy"])
@@ -148,7 +153,7 @@ def _train(
     num_examples = len(splits["train"].labels)
     saved, progress = [], BEGINNING
     if not overwrite:
-        saved, progress = _last_checkpoint(checkpoints, origin, scheduled)
+        saved, progress = from_first(lambda: _last_checkpoint(checkpoints, origin, scheduled))
     watch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
@@ -176,6 +181,7 @@ def _train(
     delete_leftovers(workdir)
     if overwrite or not (workdir / "config.json").exists():
         write_json(workdir / "config.json", origin["config"])
+    check_shared(workdir)
     history, sums = list(progress["history"]), list(progress["sums"])
     write_history(workdir, history)  # without what was written after the checkpoint
     step = int(state.step)
@@ -188,9 +194,10 @@ def _train(
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         write_events = None
-        if tensorboard:
+        if tensorboard and is_first():
             write_events = stack.enter_context(_event_writer(workdir, history, config))
         requests = stack.enter_context(stop_requests())
+        agree = agreement()
         bar = stack.enter_context(progress_bar(step, total_steps))
         watch.lap("checkpoint")
         epoch_started = time.perf_counter() - progress["seconds"]
@@ -211,8 +218,8 @@ def _train(
             bar.update(len(chunk["label"]))
 
             ends_epoch = step % num_steps == 0
-            stops = bool(requests)
-            saves = stops or scheduled(step)
+            stop_signal = agree(max(requests, default=0))
+            saves = stop_signal or scheduled(step)
             if not ends_epoch and not saves:
                 watch.lap("train")
                 continue
@@ -249,7 +256,8 @@ def _train(
                 write_history(workdir, history)
                 if write_events:
                     example = splits["validation"].images[np.arange(1)][0]
-                    write_events(history[-1], drawn(model, state.eval_variables, example))
+                    variables = jax.device_get(state.eval_variables)
+                    write_events(history[-1], drawn(model, variables, example))
                     epoch_started = time.perf_counter()  # the pictures are not the next epoch's
                     watch.lap("eval")
             if saves:
@@ -263,9 +271,9 @@ def _train(
                 }
                 saver.save(state, progress)
                 saved.append(step)
-            if stops:
+            if stop_signal:
                 saver.wait()
-                raise Stopped(requests[0], saved_at.format(step))
+                raise Stopped(stop_signal, saved_at.format(step), agreed=True)
             watch.lap("checkpoint")
             if ends_epoch:
                 if on_epoch:
@@ -286,8 +294,9 @@ def _train(
         watch.lap("eval")
         prune(checkpoints, kept_steps(saved, history, scheduled))
         watch.lap("checkpoint")
-        if requests:
-            raise Stopped(requests[0], saved_at.format(step))
+        stop_signal = agree(max(requests, default=0)) or agree(0)
+        if stop_signal:
+            raise Stopped(stop_signal, saved_at.format(step), agreed=True)
         if write_events:
             write_events(_test_row(step, test["loss"], test["accuracy"]))
 

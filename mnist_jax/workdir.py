@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from flax import linen as nn
 from jax.sharding import Sharding
 
@@ -22,6 +23,7 @@ from mnist_jax.checkpoint import (
 )
 from mnist_jax.config import Config, config_differences, config_from_dict
 from mnist_jax.datasets import DataInfo, Split, data_info, load_splits
+from mnist_jax.distributed import by_first_process, from_first, is_first
 from mnist_jax.hashing import data_sha256
 from mnist_jax.history import best_row, read_json
 from mnist_jax.models import create_model
@@ -161,13 +163,17 @@ def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str,
 def lock_workdir(workdir: Path) -> Iterator[None]:
     """Makes the directory where there is none, and keeps other writers out of it.
 
-    The lock is the kernel's, on an open file: it ends with the process, however that ends.
-    Directories made here are removed again where nothing was written into them.
+    Of several processes, the first one has it for all. The lock is the kernel's, on an open file:
+    it ends with the process, however that ends. Directories made here are removed again where
+    nothing was written into them.
 
     Raises:
         BlockingIOError: another process is training there.
         OSError: the directory cannot be made or written to.
     """
+    if not is_first():
+        yield
+        return
     made = [path for path in (workdir, *workdir.parents) if not path.exists()]
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / ".lock"
@@ -202,6 +208,17 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
                     directory.rmdir()
 
 
+def check_shared(workdir: Path) -> None:
+    """Raises FileNotFoundError where not all processes see what the first one has written."""
+    from_first(lambda: None)  # it has come as far as this
+    if not (workdir / "config.json").exists():
+        raise FileNotFoundError(
+            f"process {jax.process_index()} does not see the workdir {workdir} of the first one: "
+            "give a --workdir on a file system that all machines share"
+        )
+
+
+@by_first_process
 def delete_leftovers(workdir: Path) -> None:
     """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
     for name in ("config.json", "metrics.jsonl", "result.json", "population.json"):
@@ -209,6 +226,7 @@ def delete_leftovers(workdir: Path) -> None:
             leftover.unlink()
 
 
+@by_first_process
 def delete_run(workdir: Path) -> None:
     """Deletes a run but for config.json, which the next run replaces and which marks it as ours.
 

@@ -8,6 +8,7 @@ LAYERS = [
     "accelerator augment calibration clock config datasets environment exported extras hashing "
     "ink metrics onnx_graph ops optimizer panel pictures plots rng sharding signals state "
     "statistics tensorboard",
+    "distributed",
     "checkpoint compilation_cache finite handwriting history loader model_card models "
     "onnx_primitives stablehlo steps transfer",
     "features onnx_file overfitting population_program program retention trials workdir",
