@@ -19,7 +19,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -144,20 +144,29 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 def _join(
     coordinator: str | None, num_processes: int | None, process_id: int | None, start_seconds: int
 ) -> dict[int, socket.socket]:
+    """Waits for the others; returns the peers that are watched from now on."""
+    failed = (
+        f"the processes of {coordinator or launcher()} did not come together: start every one of "
+        "them, with the same address and number"
+    )
+    # JAX would end the process by itself, with a stack trace.
+    timer = threading.Timer(start_seconds, _end, [f"{failed}, within {start_seconds} s"])
+    timer.daemon = True
+    timer.start()
+    # It waits in compiled code, where no handler of Python's runs; and it takes SIGTERM for itself.
+    handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, initialization_timeout=start_seconds
+            coordinator, num_processes, process_id, initialization_timeout=start_seconds + 60
         )
+        with _quiet_stdout():
+            peers = _meet()
     except (RuntimeError, ValueError) as error:
-        where = coordinator or launcher()
-        raise ConnectionError(
-            f"the processes of {where} did not all come together within {start_seconds} s: start "
-            f"every one of them, with the same address and number ({error})"
-        ) from error
-    for signum in SIGNALS:  # JAX has taken SIGTERM, for a preemption service of its own
-        signal.signal(signum, signal.getsignal(signum) or signal.SIG_DFL)
-    with _quiet_stdout():
-        peers = _meet()
+        raise ConnectionError(f"{failed} ({error})") from error
+    finally:
+        timer.cancel()
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
     threading.Thread(target=_watch, args=(peers,), daemon=True).start()
     return peers
 
@@ -249,25 +258,31 @@ def agreement() -> Callable[[int], int]:
 def _meet() -> dict[int, socket.socket]:
     """Connects every process with the first one; returns its peers by number."""
     count = jax.process_count()
-    server = socket.create_server(("", 0), backlog=count) if is_first() else None
-    port = server.getsockname()[1] if server else 0
-    token, port, hosts = from_first(lambda: [secrets.token_hex(16), port, _addresses()])
-    peer = None if server else _call(hosts, port, f"{token} {jax.process_index()}\n".encode())
-    connected = multihost_utils.process_allgather(np.array(bool(server or peer)))
-    if not connected.all():
-        warnings.warn(
-            f"processes {np.flatnonzero(~connected).tolist()} do not reach the first one at port "
-            f"{port} of {', '.join(hosts)}: a lost process is noticed by JAX alone, later",
-            stacklevel=5,
+    with socket.create_server(("", 0), backlog=count) as server:  # the first one's is called
+        token, port, hosts = from_first(
+            lambda: [secrets.token_hex(16), server.getsockname()[1], _addresses()]
         )
-        return {}
-    if not server:
-        return {0: peer}
+        peer = None if is_first() else _call(hosts, port, f"{token} {jax.process_index()}\n")
+        connected = multihost_utils.process_allgather(np.array(is_first() or peer is not None))
+        if not connected.all():
+            warnings.warn(
+                f"processes {np.flatnonzero(~connected).tolist()} do not reach the first one at "
+                f"port {port} of {', '.join(hosts)}: JAX alone notices a lost process, later",
+                stacklevel=5,
+            )
+            return {}
+        return {0: peer} if peer else _answer(server, token, count - 1)
+
+
+def _answer(server: socket.socket, token: str, count: int) -> dict[int, socket.socket]:
+    """Accepts the calls of so many processes, which have made them; others have no token."""
     peers = {}
-    with server:
-        while len(peers) < count - 1:
-            caller, _ = server.accept()
-            said, _, number = caller.makefile("rb").readline(100).decode().partition(" ")
+    while len(peers) < count:
+        caller, _ = server.accept()
+        caller.settimeout(10)
+        with contextlib.suppress(OSError, ValueError):
+            said, _, number = caller.makefile().readline(100).partition(" ")
+            caller.settimeout(None)
             if said == token:
                 peers[int(number)] = caller
     return peers
@@ -282,11 +297,11 @@ def _addresses() -> list[str]:
     return names
 
 
-def _call(hosts: list[str], port: int, greeting: bytes) -> socket.socket | None:
+def _call(hosts: list[str], port: int, greeting: str) -> socket.socket | None:
     for host in hosts:
         with contextlib.suppress(OSError):
             peer = socket.create_connection((host, port), timeout=10)
-            peer.sendall(greeting)
+            peer.sendall(greeting.encode())
             peer.settimeout(None)
             return peer
     return None
@@ -319,12 +334,16 @@ def _lose(number: int, how: str, peers: dict[int, socket.socket]) -> None:
         return
     for peer in peers.values():
         _send(peer, f"lost {number};".encode())
-    line = (
-        f"error: process {number} of {jax.process_count()} {how}; what is saved stays, and the "
-        "same command, in every process, goes on\n"
+    _end(
+        f"process {number} of {jax.process_count()} {how}; what is saved stays, and the same "
+        "command, in every process, goes on"
     )
+
+
+def _end(message: str) -> NoReturn:
+    """Ends this process from any thread, whatever the others are waiting for."""
     with contextlib.suppress(OSError):
-        os.write(2, line.encode())
+        os.write(2, f"error: {message}\n".encode())
     os._exit(LOST)
 
 

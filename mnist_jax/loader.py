@@ -144,9 +144,13 @@ def read_chunk(
         batch_size=batch_size,
         devices=sharding.mesh.size,
     )
+
+    def read(own: Any) -> np.ndarray:  # what a device gets, as slices of the chunk
+        return images[index[own[:2]]]
+
     shape = (*index.shape, *images.shape[1:])
     return {
-        "image": jax.make_array_from_callback(shape, sharding, lambda own: images[index[own[:2]]]),
+        "image": jax.make_array_from_callback(shape, sharding, read),
         **place({"label": labels[index], "mask": mask}, sharding),
     }
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def train(
     workdir = Path(workdir)
     if tensorboard:
         require("--tensorboard", "tensorboardX", extra="tensorboard")
-    result = from_first(lambda: previous_result(workdir, config, overwrite))
+    result = from_first(functools.partial(previous_result, workdir, config, overwrite))
     if result:
         if (workdir / ".lock").exists():  # of a process that was killed after its last write
             with contextlib.suppress(OSError), lock_workdir(workdir):

@@ -1,0 +1,293 @@
+"""Several processes as one: real ones on this machine, over Gloo, disturbed and continued."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from mnist_jax import train
+from mnist_jax.checkpoint import check_checkpoints
+from mnist_jax.distributed import LOST, from_first, joined, launcher
+from mnist_jax.hashing import tree_sha256
+from mnist_jax.history import read_history, without_times
+from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.workdir import load_trained
+
+OPTIONS = [
+    *("--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"),
+    *("--epochs", "6", "--chunk-steps", "4"),
+]
+COMMAND = "from mnist_jax.cli import run; run()"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(
+    count: int, workdir: Path, *options: str, code: str = COMMAND
+) -> list[subprocess.Popen[str]]:
+    """Starts `train`, or another program with its arguments, in so many processes."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", code, "train", *OPTIONS, "--workdir", str(workdir)),
+                *("--distributed.coordinator", f"localhost:{port}"),
+                *("--distributed.num-processes", str(count)),
+                *("--distributed.process-id", str(number)),
+                *options,
+            ],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Waits for all: exit codes, what they have printed, and their errors."""
+    found = []
+    try:
+        for process in processes:
+            stdout, stderr = process.communicate(timeout=120)
+            found.append((process.returncode, stdout, stderr))
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def wait_for_epochs(workdir: Path, count: int, processes: list[subprocess.Popen[str]]) -> None:
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < count:
+        assert all(process.poll() is None for process in processes), ends(processes)
+        time.sleep(0.01)
+
+
+def bits(workdir: Path) -> dict[str, object]:
+    """What a finished run has left, but for times."""
+    trained = load_trained(workdir, "latest", replicated(create_mesh()))
+    return {
+        "result": without_times(json.loads((workdir / "result.json").read_text())),
+        "history": [without_times(row) for row in read_history(workdir)],
+        "steps": check_checkpoints(workdir / "checkpoints"),
+        "variables": tree_sha256(trained.variables),
+        "files": sorted(path.name for path in workdir.iterdir()),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Finished runs by the number of their processes."""
+    runs = {}
+
+    def run(count: int) -> Path:
+        if count not in runs:
+            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+            found = ends(start(count, workdir))
+            assert [(code, stderr) for code, _, stderr in found] == [(0, "")] * count
+            assert "test accuracy" in found[0][1]
+            assert [stdout for _, stdout, _ in found[1:]] == [""] * (count - 1)  # one writes logs
+            runs[count] = workdir
+        return runs[count]
+
+    return run
+
+
+@pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 0)])
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bits(
+    count, victim, undisturbed, tmp_path
+):
+    expected = bits(undisturbed(count))
+    processes = start(count, tmp_path / "run")
+    wait_for_epochs(tmp_path / "run", 2, processes)
+    processes[victim].kill()
+    killed = time.monotonic()
+    found = ends(processes)
+    assert time.monotonic() - killed < 10
+    for number, (code, _, stderr) in enumerate(found):
+        if number != victim:
+            assert code == LOST, stderr
+            assert stderr.splitlines()[-1].startswith(f"error: process {victim} of {count} has")
+    assert not (tmp_path / "run" / "result.json").exists()
+    found = ends(start(count, tmp_path / "run"))
+    assert [code for code, _, _ in found] == [0] * count, found
+    assert "continuing after step" in found[0][1]
+    assert bits(tmp_path / "run") == expected
+
+
+def test_a_signal_to_one_saves_in_all_and_other_devices_continue(undisturbed, tmp_path, command):
+    """Two processes are stopped; one process with four devices finishes."""
+    processes = start(2, tmp_path)
+    wait_for_epochs(tmp_path, 1, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    found = ends(processes)
+    assert [code for code, _, _ in found] == [143, 143], found
+    said = {stderr for _, _, stderr in found}
+    assert len(said) == 1, said
+    assert "stopped by SIGTERM after step" in said.pop()
+    steps, damaged = check_checkpoints(tmp_path / "checkpoints")
+    assert not damaged
+    finished = command(
+        *("train", *OPTIONS, "--workdir", tmp_path),
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert f"continuing after step {steps[-1]}" in finished.stdout
+    assert "process_count is 2, not 1" in finished.stderr
+    for row, expected in zip(read_history(tmp_path), read_history(undisturbed(2)), strict=True):
+        assert row["step"] == expected["step"]
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
+        assert row["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=0.02)
+
+
+def test_two_processes_continue_what_one_has_begun(tmp_path, undisturbed):
+    config = dataclasses.replace(SMALL, epochs=6)
+
+    def stop(row):
+        if row["epoch"] == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(config, tmp_path, on_epoch=stop)
+    found = ends(start(2, tmp_path))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert "continuing after step 24" in found[0][1]
+    losses = [
+        [row["train_loss"] for row in read_history(path)] for path in (tmp_path, undisturbed(2))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_what_the_first_process_refuses_all_refuse(undisturbed):
+    found = ends(start(2, undisturbed(2), "--seed", "7"))
+    for code, stdout, stderr in found:
+        assert (code, stdout) == (2, "")
+        assert "seed is 0, not 7" in stderr
+
+
+def test_a_complete_run_is_complete_for_all(undisturbed):
+    found = ends(start(2, undisturbed(2), "--json"))
+    assert [(code, stderr) for code, _, stderr in found] == [(0, "")] * 2
+    assert json.loads(found[0][1])["steps"] == 48
+    assert found[1][1] == ""
+
+
+def test_a_workdir_that_is_not_shared_is_told(tmp_path):
+    alone = f"import os; os.chdir({str(tmp_path)!r}); os.mkdir(str(os.getpid())); "
+    alone += "os.chdir(str(os.getpid())); "
+    first, second = ends(start(2, Path("run"), code=alone + COMMAND))
+    assert second[0] == 2
+    assert "does not see the workdir" in second[2]
+    assert "on a file system that all machines share" in second[2]
+    assert first[0] == LOST
+
+
+def test_a_process_that_hangs_is_lost(tmp_path):
+    soon = "from mnist_jax import distributed; distributed.SILENT_SECONDS = 3.0; "
+    processes = start(2, tmp_path / "run", "--epochs", "1000", code=soon + COMMAND)
+    wait_for_epochs(tmp_path / "run", 1, processes)
+    processes[1].send_signal(signal.SIGSTOP)
+    code, _, stderr = ends(processes[:1])[0]
+    processes[1].kill()
+    processes[1].communicate()
+    assert code == LOST
+    assert "process 1 of 2 gives no sign of life for 3 s" in stderr
+
+
+def test_processes_that_do_not_come_are_told(tmp_path):
+    few = "from mnist_jax import distributed; "
+    few += "distributed.joined.__wrapped__.__kwdefaults__['start_seconds'] = 3; "
+    processes = start(2, tmp_path / "run", code=few + COMMAND)
+    processes[0].kill()
+    processes[0].communicate()
+    [(code, _, stderr)] = ends(processes[1:])
+    assert code == LOST
+    assert "did not come together" in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_streaming_reads_in_each_process_only_its_own(tmp_path, undisturbed):
+    code = COMMAND.replace("run()", "").replace("run;", "main;")
+    code += "import sys, atexit; from mnist_jax.datasets.streamed import StreamedImages; "
+    code += "read, rows = StreamedImages.__getitem__, []; "
+    code += "StreamedImages.__getitem__ = lambda s, i: rows.append(i.shape) or read(s, i); "
+    code += "code = main(); print('shapes', sorted(set(rows)), file=sys.stderr); sys.exit(code)"
+    found = ends(start(2, tmp_path / "run", "--data.loader", "stream", code=code))
+    assert [code for code, _, _ in found] == [0, 0], found
+    for _, _, stderr in found:
+        shapes = stderr.splitlines()[-1]
+        assert "(4, 64)" in shapes  # of a chunk of 4 steps of 128
+        assert "(4, 128)" not in shapes
+    expected, streamed = bits(undisturbed(2)), bits(tmp_path / "run")
+    assert streamed["variables"] == expected["variables"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, ""),
+        (
+            {
+                "SLURM_JOB_ID": "7",
+                "SLURM_STEP_NODELIST": "node[1-2]",
+                "SLURM_NTASKS": "2",
+                "SLURM_PROCID": "1",
+                "SLURM_LOCALID": "0",
+            },
+            "Slurm",
+        ),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, ""),  # without srun
+        (
+            {
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "OMPI_COMM_WORLD_RANK": "1",
+                "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911",
+            },
+            "Open MPI",
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}, "GKE"),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, ""),
+    ],
+)
+def test_launchers_are_known_by_what_they_tell(variables, name, monkeypatch):
+    for known in [known for known in os.environ if known.startswith(("SLURM", "OMPI", "TPU"))]:
+        monkeypatch.delenv(known)
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    assert launcher() == name
+
+
+def test_alone_there_is_nothing_to_wait_for():
+    with joined(num_processes=1) as first:
+        assert first
+    assert from_first(lambda: [1, "a"]) == [1, "a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"coordinator": "localhost:1"}, "go together"),
+        ({"num_processes": 2, "process_id": 0}, "go together"),
+        ({"coordinator": "localhost", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
+        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "process-id"),
+        ({"coordinator": "localhost:1", "num_processes": 0, "process_id": 0}, "process-id"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, wrong):
+    with pytest.raises(ValueError, match=wrong), joined(**options):
+        pass
