@@ -1,4 +1,5 @@
 import importlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +52,15 @@ def problems(draw):
     kernel = rng.normal(size=(height, width, channels, features))
     if draw(st.booleans()):  # few distinct values: ties in the pooling windows
         images, kernel = np.round(images), np.round(kernel)
-    return images, kernel, options, rng
+    devices = draw(st.integers(1, 3))  # for the parts that gradients are computed in
+    return images, kernel, options, devices, rng
 
 
 @pytest.mark.parametrize("lowering", ["matmul", "xla"])
 @settings(max_examples=10, deadline=None)
 @given(problems())
 def test_values_and_gradients_equal_those_of_xla_in_float64(lowering, problem):
-    images, kernel, options, rng = problem
+    images, kernel, options, devices, rng = problem
 
     def ours(images, kernel):
         return conv_pool(images, kernel, lowering=lowering, **options)
@@ -74,7 +76,7 @@ def test_values_and_gradients_equal_those_of_xla_in_float64(lowering, problem):
             outputs.append((conv(images, kernel), output, *vjp(cotangent)))
         return outputs
 
-    with enable_x64(True):
+    with enable_x64(True), mock.patch.object(jax, "device_count", return_value=devices):
         shape = jax.eval_shape(theirs, images, kernel).shape
         found, expected = values_and_gradients(images, kernel, rng.normal(size=shape))
         for value, wanted in zip(found, expected, strict=True):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import random
 import re
 import shutil
@@ -165,39 +164,6 @@ def test_all_members_are_one_program_compiled_once(tmp_path, caplog):
     assert compiled.count("run_members") == 1
     assert compiled.count("create_train_state") == 1
     assert "run_steps" not in compiled
-
-
-DEVICES = """
-import sys; sys.path.insert(0, 'tests')
-import conftest, jax, mnist_jax
-from mnist_jax.population_program import compile_population
-def compile_and_look(*args, **fields):
-    program = compile_population(*args, **fields)
-    chunk = next(program.train_chunks(0, 1))
-    for leaf in jax.tree.leaves((program.state, chunk.orders)):
-        assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [1] * 4, leaf.sharding
-        assert len({shard.device for shard in leaf.addressable_shards}) == 4
-    return program
-mnist_jax.population.__globals__['compile_population'] = compile_and_look
-mnist_jax.population(conftest.SMALL, sys.argv[1], seeds=3)
-"""
-
-
-def test_three_members_spread_over_four_devices_and_agree(run, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES, str(tmp_path / "four")],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    four = strict_json(tmp_path / "four" / "population.json")
-    assert (four["device_count"], four["seeds"]) == (4, [0, 1, 2])
-    np.testing.assert_allclose(four["test_accuracy"], run[1]["test_accuracy"], atol=0.02)
-    for one, many in zip(read_history(run[0]), read_history(tmp_path / "four"), strict=True):
-        np.testing.assert_allclose(many["train_loss"], one["train_loss"], rtol=1e-3)
-        np.testing.assert_allclose(many["val_loss"], one["val_loss"], rtol=1e-2)
 
 
 def test_vectorised_members_agree(run, tmp_path, monkeypatch):

@@ -1,0 +1,158 @@
+"""Times training steps on more and more devices, or processes, and compares their losses.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --processes 1 2 4
+
+Weak scaling gives every device a batch of 128 of its own, strong scaling divides one batch of 128.
+Every row is trained by processes of their own, which all wait while another row has its turn. With
+GPUs there, a row takes as many of them; else the devices are fake: FAKE DEVICES SHARE THE CORES of
+one processor, so their times show what sharding costs, and no speed. So it is with processes on one
+machine, which are joined by `jax.distributed` and sum over gloo.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from machine import describe, headline
+
+from mnist_jax import Config, load_dataset
+from mnist_jax.models import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.program import compile_program
+
+BATCH, STEPS, ROUNDS = 128, 5, 5
+
+
+class Row(NamedTuple):
+    """What is timed: so many devices, one batch for all of them, so many processes."""
+
+    devices: int
+    batch_size: int
+    processes: int = 1
+
+
+def train_rounds(row: Row, coordinator: str, process: int) -> None:
+    """Trains a chunk for each line on stdin, and prints its seconds, losses and devices."""
+    if row.processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(coordinator, row.processes, process)
+    config = Config()
+    images, labels = load_dataset("mnist", f"train[:{8 * BATCH * STEPS}]")
+    few = images[:BATCH], labels[:BATCH]
+    program = compile_program(
+        create_model(num_classes=10, **vars(config.model)),
+        create_optimizer(**vars(config.optimizer), num_steps=STEPS * ROUNDS),
+        {"train": (images, labels), "validation": few, "test": few},
+        seed=0,
+        batch_size=row.batch_size,
+        chunk_steps=STEPS,
+    )
+    state, chunks = program.state, program.train_chunks(0, 10**6)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        state, sums = program.run_chunk(state, next(chunks), 1.0)
+        losses = np.asarray(sums["loss_sum"]) / np.asarray(sums["count"])
+        found = [time.perf_counter() - start, losses.tolist(), jax.device_count()]
+        print(json.dumps([*found, jax.default_backend()]), flush=True)
+
+
+def start(row: Row) -> list[subprocess.Popen[str]]:
+    """Starts the processes of a row."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        coordinator = f"localhost:{found.getsockname()[1]}"
+    each = row.devices // row.processes
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={each}",
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(each))),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, "--row", *map(str, row), coordinator, str(process)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(row.processes)
+    ]
+
+
+def turn(processes: list[subprocess.Popen[str]]) -> Any:
+    """Lets the processes of a row train a chunk; returns what the slowest one printed."""
+    for process in processes:
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError):  # what it printed is above
+            process.stdin.write("\n")
+            process.stdin.flush()
+    lines = [process.stdout.readline() for process in processes if process.stdout]
+    if not all(lines):
+        raise SystemExit("error: a process ended, see above")
+    return max(map(json.loads, lines))
+
+
+def main() -> None:
+    """Prints a row for each way."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--processes", type=int, nargs="+")
+    parser.add_argument("--row", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.row:
+        *row, coordinator, process = args.row
+        return train_rounds(Row(*map(int, row)), coordinator, int(process))
+    counts = args.processes or args.devices
+    sizes = [(n, size) for n in counts for size in (BATCH * n, BATCH)]
+    rows = [Row(n, size, n if args.processes else 1) for n, size in dict.fromkeys(sizes)]
+    groups = {row: start(row) for row in rows}
+    try:
+        rounds = [{row: turn(groups[row]) for row in rows} for _ in range(ROUNDS + 1)]
+    finally:
+        for process in [process for group in groups.values() for process in group]:
+            process.kill()
+            process.wait()
+
+    def rate(row: Row) -> float:
+        seconds = statistics.median(found[row][0] for found in rounds[1:])
+        return STEPS * row.batch_size / seconds
+
+    def losses(row: Row) -> np.ndarray:
+        return np.concatenate([found[row][1] for found in rounds])
+
+    what = "processes" if args.processes else "devices"
+    print(
+        f"| scaling | {what} | whole batch | images/s | of one's | efficiency | loss differs by |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, one in (("weak", rows[0]), ("strong", Row(1, BATCH))):
+        for row in rows:
+            devices, size, _ = row
+            if size != (BATCH * devices if name == "weak" else BATCH):
+                continue
+            if rounds[0][row][2] != devices:
+                print(f"| {name} | {devices} | {size} | not measured: no such number here | | | |")
+                continue
+            speed = rate(row) / rate(one)
+            differs = f"{np.abs(losses(row) / losses(one) - 1).max():.0e}" if size == BATCH else ""
+            print(
+                f"| {name} | {devices} | {size} | {rate(row):,.0f} | {speed:.2f} | "
+                f"{speed / devices:.2f} | {differs} |"
+            )
+    print(f"\nMedians of {ROUNDS} rounds of {STEPS} steps. {headline(describe())}")
+    if {found[3] for found in rounds[0].values()} == {"cpu"}:
+        print("All share the cores of one processor: this shows what sharding costs, and no speed.")
+    return None
+
+
+if __name__ == "__main__":
+    main()
