@@ -259,6 +259,9 @@ class Config:
     """Examples a step."""
     chunk_steps: int = 75
     """Steps in one compiled call; progress is shown once a call."""
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """What the network multiplies in where it is trained; parameters, optimizer and losses stay
+    float32, and so does evaluation."""
     label_smoothing: float = 0.0
     """The part of each label that is spread over all classes."""
     ema_decay: float = 0.0

@@ -29,6 +29,7 @@ def loss_fn(
     batch: Batch,
     keys: Rngs,
     *,
+    precision: str = "float32",
     label_smoothing: float | jax.Array = 0.0,
     mixup_alpha: float | jax.Array = 0.0,
     **strengths: float | jax.Array,
@@ -40,6 +41,10 @@ def loss_fn(
         state: gives the model and its batch statistics.
         batch: as in `train_step`.
         keys: the step's own, by role.
+        precision: what the network multiplies in: `float32`, `tensorfloat32` or `bfloat16`. JAX
+            has these names for what it makes of products of float32, see
+            https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision; with `bfloat16`, what is
+            multiplied has that type, too.
         label_smoothing: the part of each label that is spread over all classes.
         mixup_alpha: see `augment.mixup`; 0: none.
         strengths: of the other augmentations, by name, see `augment.augment`.
@@ -51,14 +56,19 @@ def loss_fn(
     mask = batch["mask"]
     images = augment(scale(batch["image"]), keys["augment"], **strengths)
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
-    logits, updates = state.apply_fn(
-        {"params": params, "batch_stats": state.batch_stats},
-        mix(images),
-        train=True,
-        mask=mask,
-        rngs={"dropout": keys["dropout"]},
-        mutable=["batch_stats"],
-    )
+    # Rounded in here, the parameters still get gradients of their own type, float32.
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    params, inputs = jax.tree.map(lambda x: x.astype(dtype), (params, mix(images)))
+    with jax.default_matmul_precision(precision):
+        logits, updates = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats},
+            inputs,
+            train=True,
+            mask=mask,
+            rngs={"dropout": keys["dropout"]},
+            mutable=["batch_stats"],
+        )
+    logits = logits.astype(jnp.float32)
     targets = None
     if not (is_off(mixup_alpha) and is_off(label_smoothing)):
         targets = mix(jax.nn.one_hot(batch["label"], logits.shape[-1]))
@@ -76,7 +86,7 @@ def train_step(
     *,
     ema_decay: float | jax.Array = 0.0,
     freeze: str = "",
-    **options: float | jax.Array,
+    **options: Any,
 ) -> tuple[TrainState, Sums]:
     """Makes one update of the parameters.
 
@@ -119,9 +129,21 @@ def train_step(
     return state, sums
 
 
+def eval_logits(
+    variables: Variables, apply_fn: Callable[..., jax.Array], images: jax.Array
+) -> jax.Array:
+    """Returns the logits float32 [B, num_classes] of images float32 [B, H, W, C] in [0, 1].
+
+    Whatever a network was trained in, it is measured and predicts in float32, also on GPUs and
+    TPUs, where JAX's own default is less.
+    """
+    with jax.default_matmul_precision("float32"):
+        return apply_fn(variables, images)
+
+
 def eval_step(variables: Variables, apply_fn: Callable[..., jax.Array], batch: Batch) -> Sums:
     """Returns the metric sums of a batch, without dropout and augmentation."""
-    logits = apply_fn(variables, scale(batch["image"]))
+    logits = eval_logits(variables, apply_fn, scale(batch["image"]))
     return metric_sums(logits, batch["label"], batch["mask"])
 
 
@@ -139,7 +161,9 @@ def run_steps(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        return train_step(state, batch, rngs, rate_scale, **options)
+        # `precision` is the network's alone: augmentation and optimizer multiply in float32.
+        with jax.default_matmul_precision("float32"):
+            return train_step(state, batch, rngs, rate_scale, **options)
 
     return jax.lax.scan(step, state, chunk)
 
@@ -159,7 +183,7 @@ def run_ensemble_steps(
     def ensemble_step(batch: Batch) -> Sums:
         images = scale(batch["image"])
         pairs = zip(apply_fns, variables, strict=True)
-        logs = [jax.nn.log_softmax(apply_fn(network, images)) for apply_fn, network in pairs]
+        logs = [jax.nn.log_softmax(eval_logits(network, fn, images)) for fn, network in pairs]
         mean = jax.nn.logsumexp(jnp.stack(logs), axis=0) - jnp.log(len(logs))
         return metric_sums(mean, batch["label"], batch["mask"])
 
@@ -175,5 +199,6 @@ def predict_step(
         The class probabilities float32 [B, num_classes], and the classes int32 [B]. The class is
         taken from the logits, as in `eval_step`: rounding can make two probabilities equal.
     """
-    logits = apply_fn(variables, scale(images) if images.dtype == jnp.uint8 else images)
+    images = scale(images) if images.dtype == jnp.uint8 else images
+    logits = eval_logits(variables, apply_fn, images)
     return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)

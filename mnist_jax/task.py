@@ -123,6 +123,7 @@ def step_options(config: Config) -> dict[str, Any]:
     return {
         "ema_decay": config.ema_decay,
         "freeze": config.freeze,
+        "precision": config.precision,
         "label_smoothing": config.label_smoothing,
         **vars(config.augment),
     }

@@ -57,6 +57,7 @@ def test_the_default_recipe_is_the_reference_recipe():
     assert not any(vars(config.augment).values())
     assert not any([config.label_smoothing, config.ema_decay, config.init_from, config.freeze])
     assert (config.watch.patience, config.watch.plateau_patience) == (0, 0)
+    assert config.precision == "float32"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)
@@ -76,6 +77,7 @@ def test_every_recipe_is_valid_and_says_how_to_run_it(path):
         (lambda: Config(seed=2**32), "seed must be 0 to"),
         (lambda: Config(batch_size=-3), "batch_size must be at least 1, got -3"),
         (lambda: Config(chunk_steps=0), "chunk_steps must be at least 1"),
+        (lambda: Config(precision="float16"), "Config.precision must be one of ('float32', 'tens"),  # type: ignore
         (lambda: Config(model={}), "Config.model must be of type ModelConfig"),  # type: ignore
         (lambda: DataConfig(dataset="../mnist"), "data.dataset must be a tfds name"),
         (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction must be between"),
@@ -113,6 +115,12 @@ def test_what_is_not_valid_does_not_exist(build, message):
 )
 def test_json_gives_the_same_config_back(config):
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_a_field_that_an_older_file_does_not_have_gets_its_default():
+    older = dataclasses.asdict(Config(epochs=3))
+    del older["precision"], older["model"]["lowering"]
+    assert config_from_dict(older) == Config(epochs=3)
 
 
 def test_unknown_fields_are_named():

@@ -13,7 +13,7 @@ from conftest import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_jax import Config, train
+from mnist_jax import Config, population, train
 from mnist_jax.config import CheckpointConfig, replace_fields
 from mnist_jax.history import without_times
 from mnist_jax.program import Program, compile_program
@@ -96,3 +96,15 @@ def test_a_run_may_be_stopped_after_any_chunk(
     if every_epochs == 2:  # then the first epoch is not saved, and cannot be the best
         expected[0]["best_step"] = run.result["steps"]
     assert bits(run) == expected
+
+
+def test_so_it_is_in_bfloat16(tmp_path):
+    """Neither chunks, loader, a stop nor other members change a bit."""
+    config = dataclasses.replace(SMALL, epochs=1, batch_size=100, precision="bfloat16")
+    expected = train(config, tmp_path / "whole")
+    other = replace_fields(config, {"chunk_steps": 3, "data.loader": "stream"})
+    stop_after(2, other, tmp_path / "stopped")
+    assert bits(train(other, tmp_path / "stopped")) == bits(expected)
+    members = population(config, tmp_path / "members", seeds=2)
+    for name in ("params_sha256", "test_loss"):
+        assert members[name][0] == expected.result[name]

@@ -93,6 +93,21 @@ def test_loss_and_gradients_equal_numpy_in_float64(mnist):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * scale, err_msg=str(path))
 
 
+@pytest.mark.parametrize("lowering", ["matmul", "xla"])
+def test_so_they_do_in_bfloat16_as_far_as_it_goes(mnist, lowering):
+    """Where rounding turns a rectifier on or off, a whole number is gained or lost."""
+    state = create_state(dropout_rate=0.0, lowering=lowering)
+    batch = create_batch(mnist, np.arange(128))
+    loss, grads, _ = numpy_loss_and_grads(state.params, *(x[:128] for x in mnist["train"]))
+    (found, _), found_grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params, state, batch, RNGS, precision="bfloat16"
+    )
+    assert found == pytest.approx(loss, rel=5e-3)
+    for expected, ours in zip(*map(jax.tree.leaves, (grads, found_grads)), strict=True):
+        assert ours.dtype == jnp.float32
+        assert np.linalg.norm(ours - expected) < 0.1 * np.linalg.norm(expected)
+
+
 def test_an_update_is_that_of_adam(mnist):
     state = create_state(dropout_rate=0.0)
     before = jax.tree.map(np.asarray, state.params)

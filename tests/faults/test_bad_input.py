@@ -148,6 +148,7 @@ ARGUMENTS = {
     "train --model.name mlp --model.pool-size 3": "model.pool_size is no choice of mlp",
     "train --model.batch-norm=yes": "yes",  # it takes no value
     "train --model.lowering gpu": "--model.lowering",
+    "train --precision float16": "--precision",
     "train --optimizer.schedule ''": "--optimizer.schedule",
     "train --optimizer.name adamm": "--optimizer.name",
     "train --optimizer.momentum 0.5": "optimizer.momentum must stay at 0.9 with adam",

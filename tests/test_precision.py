@@ -1,0 +1,193 @@
+"""What a step multiplies in, and that all the rest stays float32."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from mnist_jax import Config, rng
+from mnist_jax.config import OptimizerConfig
+from mnist_jax.models import create_model, model_names
+from mnist_jax.ops import conv_pool
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.state import TrainState, create_train_state
+from mnist_jax.steps import (
+    loss_fn,
+    predict_step,
+    run_ensemble_steps,
+    run_eval_steps,
+    run_steps,
+    train_step,
+)
+
+PRECISIONS = get_args(get_type_hints(Config)["precision"])
+RNGS = {role: rng.stream(0, role) for role in ("dropout", "augment")}
+STEPS, SIZE = 3, 16
+MODELS: dict[str, dict[str, Any]] = {
+    "cnn": {"features": 4},
+    "deep_cnn": {"features": 4, "batch_norm": True},
+    "mlp": {},
+    "resnet": {"features": 4, "batch_norm": True},
+    "transformer": {"features": 16, "kernel_size": 7},
+}
+every_model = pytest.mark.parametrize("name", model_names())
+Product = tuple[str, str, lax.Precision]
+
+
+def create_state(name: str, optimizer: str = "adam", **fields: Any) -> TrainState:
+    model = create_model(name, num_classes=10, **(MODELS[name] | fields))
+    tx = create_optimizer(**vars(OptimizerConfig(name=optimizer)), num_steps=STEPS)  # type: ignore[arg-type]
+    return create_train_state(model, tx, rng.stream(0, "init"), (28, 28, 1), averaged=True)
+
+
+@pytest.fixture(scope="module")
+def chunk(mnist) -> dict[str, jax.Array]:
+    images, labels = (x[: STEPS * SIZE] for x in mnist["train"])
+    return {
+        "image": jnp.asarray(images).reshape(STEPS, SIZE, *images.shape[1:]),
+        "label": jnp.asarray(labels).reshape(STEPS, SIZE),
+        "mask": jnp.ones((STEPS, SIZE), bool).at[-1, -5:].set(False),
+    }
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All that a traced function computes, in its loops and calls, too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in jax.tree.leaves([*eqn.params.values()]):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def products(function: Any, *args: Any) -> list[Product]:
+    """The types that each matrix product and convolution takes and gives, and its precision."""
+    found = []
+    for eqn in equations(jax.make_jaxpr(function)(*args).jaxpr):
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            taken, given = ({str(x.aval.dtype) for x in xs} for xs in (eqn.invars, eqn.outvars))
+            precision = {*eqn.params["precision"]}
+            assert [len(taken), len(precision)] == [1, 1]
+            found.append((taken.pop(), given.pop(), precision.pop()))
+    return found
+
+
+EXPECTED: dict[str, Product] = {
+    "float32": ("float32", "float32", lax.Precision.HIGHEST),
+    "tensorfloat32": ("float32", "float32", lax.Precision.HIGH),
+    "bfloat16": ("bfloat16", "bfloat16", lax.Precision.DEFAULT),
+}
+
+
+@every_model
+@pytest.mark.parametrize("lowering", ["matmul", "xla"])
+def test_all_products_of_a_network_are_of_the_precision_asked_for(chunk, name, lowering):
+    state = create_state(name, **({} if name == "mlp" else {"lowering": lowering}))
+    for precision in PRECISIONS:
+        run = functools.partial(run_steps, precision=precision)
+        assert {*products(run, state, chunk, RNGS)} == {EXPECTED[precision]}
+
+
+def test_float32_is_the_default(chunk):
+    assert Config().precision == "float32"
+    assert {*products(run_steps, create_state("cnn"), chunk, RNGS)} == {EXPECTED["float32"]}
+
+
+def test_augmentation_and_optimizer_multiply_in_float32(chunk):
+    state = create_state("cnn", optimizer="muon")
+    plain = products(functools.partial(run_steps, precision="bfloat16"), state, chunk, RNGS)
+    options = {"precision": "bfloat16", "elastic": 1.0, "mixup_alpha": 0.2}
+    bent = products(functools.partial(run_steps, **options), state, chunk, RNGS)
+    assert {*plain} == {*bent} == {EXPECTED["float32"], EXPECTED["bfloat16"]}
+    count = [found.count(EXPECTED["float32"]) for found in (plain, bent)]
+    assert 0 < count[0] < count[1]
+    assert plain.count(EXPECTED["bfloat16"]) == bent.count(EXPECTED["bfloat16"]) == 8
+
+
+@every_model
+def test_every_network_learns_in_bfloat16_and_its_state_stays_float32(chunk, name):
+    losses, grads = {}, {}
+    for precision in ("float32", "bfloat16"):
+        state = before = create_state(name)
+        step = jax.jit(functools.partial(train_step, precision=precision, label_smoothing=0.1))
+        losses[precision] = []
+        for number in range(STEPS):
+            state, sums = step(state, jax.tree.map(lambda x, i=number: x[i], chunk), RNGS)
+            losses[precision].append(sums["loss_sum"])
+            # Adam's mean of the gradients; of the first step, a tenth of its gradient.
+            means = jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "mu"))
+            grads.setdefault(precision, np.concatenate([np.ravel(mean) for mean in means]))
+        assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, before)
+        assert {x.dtype for x in jax.tree.leaves(state.variables)} == {np.dtype(np.float32)}
+        assert jax.tree.all(jax.tree.map(lambda x: jnp.isfinite(x).all(), state.variables))
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.03)
+    error = np.linalg.norm(grads["bfloat16"] - grads["float32"])
+    assert 0 < error < 0.1 * np.linalg.norm(grads["float32"])
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU has it")
+def test_a_cpu_has_no_tensorfloat32_and_takes_float32(chunk):
+    state = create_state("cnn")
+    ours, theirs = (
+        jax.jit(functools.partial(run_steps, precision=precision))(state, chunk, RNGS)
+        for precision in ("float32", "tensorfloat32")
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize("lowering", ["matmul", "xla"])
+@pytest.mark.parametrize("pool", ["max", "mean"])
+def test_convolutions_are_exact_where_bfloat16_is(lowering, pool):
+    """Whole numbers, all sums below 256: equal maxima, too, give the same one the gradient."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(-1, 2, (2, 7, 6, 3))
+    kernel = draw.integers(-1, 2, (3, 3, 2, 4))
+    grad = 4 * draw.integers(-1, 2, (4, 2, 2, 3))  # a mean is of four
+
+    def values_and_gradients(dtype, lowering):
+        def conv(images, kernel):
+            return conv_pool(images, kernel, pool=pool, pool_size=2, lowering=lowering)
+
+        outputs, vjp = jax.vjp(conv, jnp.asarray(images, dtype), jnp.asarray(kernel, dtype))
+        return outputs, *vjp(jnp.asarray(grad, dtype))
+
+    found = values_and_gradients(jnp.bfloat16, lowering)
+    expected = values_and_gradients(jnp.float32, "xla")
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(ours.astype(jnp.float32), theirs)
+
+
+def test_no_large_array_of_a_convolution_goes_back_to_float32(chunk):
+    batch = jax.tree.map(lambda x: x[0], chunk)
+    for lowering in ("matmul", "xla"):
+        state = create_state("cnn", lowering=lowering)
+        grad = jax.grad(functools.partial(loss_fn, precision="bfloat16"), has_aux=True)
+        widened = [
+            eqn.outvars[0].aval.shape
+            for eqn in equations(jax.make_jaxpr(grad)(state.params, state, batch, RNGS).jaxpr)
+            if eqn.primitive.name == "convert_element_type"
+            and (eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype) == (jnp.bfloat16, jnp.float32)
+        ]
+        # The logits, and the gradient of each parameter.
+        shapes = [(SIZE, 10), *(x.shape for x in jax.tree.leaves(state.params))]
+        assert sorted(widened) == sorted(shapes)
+
+
+def test_networks_are_measured_and_predict_in_float32_whatever_the_default_is(chunk):
+    state = create_state("cnn")
+    apply_fn, variables = state.apply_fn, state.eval_variables
+    with jax.default_matmul_precision("bfloat16"):
+        for found in (
+            products(lambda v: run_eval_steps(v, apply_fn, chunk), variables),
+            products(lambda v: run_ensemble_steps((v,), (apply_fn,), chunk), variables),
+            products(lambda v: predict_step(v, apply_fn, chunk["image"][0]), variables),
+        ):
+            assert {*found} == {EXPECTED["float32"]}
+            assert len(found) == 3
