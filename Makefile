@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test docs torture check format seeds advice benchmark clean
+.PHONY: train test docs torture check format seeds advice benchmark benchmark-accelerator clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
@@ -54,6 +54,10 @@ benchmark: $(VENV)/.installed-benchmarks
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/conv.py
+
+# The tables of docs/performance.md for a GPU or a TPU: the recipes, a population, a step's floor.
+benchmark-accelerator: $(VENV)/.installed
+	@$(BIN)/python benchmarks/accelerator.py --json runs/benchmark/accelerator.json
 
 clean:
 	rm -rf $(VENV) build dist

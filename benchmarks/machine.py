@@ -1,9 +1,13 @@
-"""The machine that a benchmark runs on, and how fast it multiplies matrices."""
+"""The machine that a benchmark runs on, and how fast it multiplies matrices and copies memory."""
 
 import datetime
+import importlib.metadata
 import os
 import platform
+import shutil
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +49,72 @@ def headline(machine: dict[str, Any]) -> str:
     )
 
 
+def device() -> dict[str, Any]:
+    """Describes the devices that JAX uses.
+
+    Returns:
+        `platform`, `kind` and `count`; `driver`, what nvidia-smi says or, elsewhere, JAX's own
+        version of the platform; and `packages`, the versions of jax's packages.
+    """
+    first = jax.devices()[0]
+    driver = " ".join(first.client.platform_version.split())
+    if first.platform == "gpu" and (program := shutil.which("nvidia-smi")):
+        query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+        driver = f"NVIDIA driver {answer[0]}" if answer else driver
+    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name}
+    packages = {
+        name: version
+        for name, version in sorted(installed.items())
+        if name.startswith(("jax", "libtpu", "nvidia-cudnn"))
+    }
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": jax.device_count(),
+        "driver": driver,
+        "packages": packages,
+    }
+
+
 def matmul_rates(
-    sizes: tuple[int, ...] = (1024, 1536, 2048, 3072), repeats: int = 5
+    sizes: tuple[int, ...] = (1024, 1536, 2048, 3072),
+    repeats: int = 5,
+    dtype: str = "float32",
+    precision: str | None = "highest",
 ) -> dict[int, float]:
-    """Measures how fast JAX multiplies two square float32 matrices.
+    """Measures how fast JAX multiplies two square matrices.
+
+    Args:
+        sizes: rows and columns.
+        repeats: of each size.
+        dtype: of the matrices.
+        precision: of the products, as `jnp.matmul` takes it; None is JAX's default.
 
     Returns:
         FLOPs a second by size, the best of `repeats`.
     """
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest"))
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
     rates = {}
     for size in sizes:
-        a, b = jax.random.normal(jax.random.key(0), (2, size, size))
-        product(a, b).block_until_ready()  # compiles
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            product(a, b).block_until_ready()
-            seconds.append(time.perf_counter() - start)
-        rates[size] = 2 * size**3 / min(seconds)
+        a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+        rates[size] = 2 * size**3 / best_seconds(lambda a=a, b=b: product(a, b), repeats)
     return rates
+
+
+def copy_bandwidth(size: int = 2**28, repeats: int = 5) -> float:
+    """Measures bytes read and written a second, by adding one to an array of `size` bytes."""
+    add = jax.jit(lambda x: x + 1)
+    x = jnp.zeros(size // 4, jnp.float32)
+    return 2 * x.nbytes / best_seconds(lambda: add(x), repeats)
+
+
+def best_seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Returns the seconds of the fastest call, from its start until its result is there."""
+    jax.block_until_ready(run())  # compiles
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

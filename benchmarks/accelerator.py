@@ -1,0 +1,366 @@
+"""Measures the recipes, a population and a step's floor on the accelerator that JAX uses.
+
+    python benchmarks/accelerator.py [--sections NAME ...] [--json FILE] [--profile DIR]
+    python benchmarks/accelerator.py --quick
+
+It prints tables for the documentation. The goals are of one GPU of H200's class: 99 % within 0.1 s
+of training, and 50 networks of 99 % a second in a population. Candidates take turns, a whole
+training each, so what else the machine does meets all of them. The test images are used once, at
+the end. `--quick` tries the same code in about a minute, also on a CPU; its figures mean nothing.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from machine import best_seconds, copy_bandwidth, describe, device, headline, matmul_rates
+from programs import Training, compile_members, compile_training, step_cost
+
+from mnist_jax import Config
+from mnist_jax.accelerator import missing_accelerator
+from mnist_jax.config import LARGEST, load_config, replace_fields
+from mnist_jax.hashing import network_sha256
+
+RECIPES = {"reference": "default", "fast": "fast", "accurate": "accurate"}
+# Runs on an NVIDIA GPU repeat their bits with it, but for max-pooling by XLA's own operation, whose
+# gradient has no implementation then: https://openxla.org/xla/determinism
+SAME_BITS = "--xla_gpu_deterministic_ops=true"
+GOALS = {"seconds_to_99": 0.1, "networks_per_second": 50}
+# How a product is computed: type of the matrices, and `precision` of the product.
+PRODUCTS = {
+    "float32": ("float32", "highest"),
+    "tensorfloat32": ("float32", "tensorfloat32"),
+    "bfloat16": ("bfloat16", None),
+    "default": ("float32", None),
+}
+
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Measures section after section, prints each as a table, and writes them all as JSON."""
+    args = parse_arguments()
+    if args.child:
+        print(json.dumps(bits_and_seconds(replace_fields(recipe("reference", args), args.child))))
+        return
+    if jax.default_backend() == "cpu" and not args.quick:
+        why = missing_accelerator() or f"JAX {jax.__version__} finds no accelerator"
+        sys.exit(
+            f"nothing is measured: {why}. --quick tries the same code on the CPU; "
+            "`make benchmark` measures a CPU"
+        )
+    report: dict[str, Any] = {"device": device(), "machine": describe(), "goals": GOALS}
+    about = report["device"]
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    print(f"{about['count']} x {about['kind']} ({about['platform']}), {about['driver']}.")
+    print(f"{packages}. {headline(report['machine'])}")
+    for name in args.sections:
+        try:
+            report[name] = SECTIONS[name](args)
+        except jax.errors.JaxRuntimeError as error:  # the others are worth having all the same
+            report[name] = [{"failed": brief(error)}]
+        print(f"\n## {name}\n")
+        print("\n".join(table(report[name])), flush=True)
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
+    if args.profile:
+        for name in args.recipes:
+            profile(recipe(name, args), args.profile / name)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, also on a CPU")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="default: all")
+    parser.add_argument("--members", nargs="+", type=int, metavar="N", help="of the populations")
+    parser.add_argument("--rounds", type=int, metavar="N", help="timed, after a first one")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="a trace of a chunk a recipe")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.recipes = args.recipes or (["fast"] if args.quick else list(RECIPES))
+    args.rounds = args.rounds or (1 if args.quick else 5)
+    args.members = args.members or ((1, 2) if args.quick else (1, 8, 32, 128))
+    return args
+
+
+def recipe(name: str, args: argparse.Namespace) -> Config:
+    """Loads a recipe of `RECIPES`; with --quick, less of it."""
+    config = load_config(str(Path(__file__).parents[1] / "configs" / f"{RECIPES[name]}.py"))
+    if not args.quick:
+        return config
+    few = {"data.train_split": "train[:1280]", "data.test_split": "test[:500]"}
+    return replace_fields(config, few | {"epochs": 1, "chunk_steps": 100})
+
+
+def variants(config: Config, args: argparse.Namespace) -> list[Config]:
+    """A recipe as it is, with each other precision, and with the other lowering."""
+    if args.quick:
+        return [config]
+    others = [replace_fields(config, {"precision": value}) for value in precisions(config)]
+    other = "xla" if jax.default_backend() == "cpu" else "matmul"
+    return [config, *others, replace_fields(config, {"model.lowering": other})]
+
+
+def precisions(config: Config) -> list[str]:
+    """The values of `precision` that a config does not have; none where it has no such field."""
+    values = typing.get_args(typing.get_type_hints(Config).get("precision"))
+    return [value for value in values if value != precision(config)]
+
+
+def precision(config: Config) -> str:
+    """How a config computes its products; "default" is what JAX does of its own accord."""
+    return dataclasses.asdict(config).get("precision", "default")
+
+
+@functools.cache
+def best_rates(quick: bool) -> dict[str, float]:
+    """FLOPs a second of matrix products by precision, "memory" in bytes a second, "call" in s."""
+    sizes = (256,) if quick else (2048, 4096, 8192)
+    found = {
+        name: max(matmul_rates(sizes, dtype=dtype, precision=level).values())
+        for name, (dtype, level) in PRODUCTS.items()
+    }
+    found["memory"] = copy_bandwidth(2**22 if quick else 2**30)
+    nothing, one = jax.jit(lambda x: x + 1), jax.numpy.zeros(())
+    return found | {"call": best_seconds(lambda: nothing(one), 100)}
+
+
+def measure_rates(args: argparse.Namespace) -> Rows:
+    """What a floor is made of."""
+    found = best_rates(args.quick)
+    rows: Rows = [
+        {"rate": f"matrix products, {name}", "value": found[name] / 1e12, "unit": "TFLOP/s"}
+        for name in PRODUCTS
+    ]
+    return [
+        *rows,
+        {"rate": "memory, read and written", "value": found["memory"] / 1e9, "unit": "GB/s"},
+        {"rate": "a call and its answer", "value": 1e6 * found["call"], "unit": "µs"},
+    ]
+
+
+def measure_recipes(args: argparse.Namespace) -> Rows:
+    """Whole trainings without validation, and a step beside the floor of its arithmetic."""
+    found = {name: variants(recipe(name, args), args) for name in args.recipes}
+    runs = [
+        (name, config, Training(compile_training(config)))
+        for name, configs in found.items()
+        for config in configs
+    ]
+    seconds = rounds(args, [(run, config.epochs * run.num_steps) for _, config, run in runs])
+    rows = []
+    for (name, config, run), (first, *later) in zip(runs, seconds, strict=True):
+        steps = config.epochs * run.num_steps
+        middle = statistics.median(later)
+        test = run.compiled.program.measure(run.state, "test")["accuracy"]
+        rows.append(
+            {
+                "recipe": name,
+                "precision": precision(config),
+                "lowering": config.model.lowering,
+                "compile, s": run.compiled.seconds,
+                "first training, s": first,
+                "training, s": later,
+                "an epoch, s": middle / config.epochs,
+                "images/s": round(steps * config.batch_size / middle),
+                "test accuracy, %": 100 * test,
+                "99 % within 0.1 s": "yes" if test >= 0.99 and middle <= 0.1 else "no",
+            }
+        )
+    return rows
+
+
+def measure_steps(args: argparse.Namespace) -> Rows:
+    """One step beside its floor: arithmetic at the best rate, and bytes at that of the memory."""
+    best = best_rates(args.quick)
+    rows = []
+    for name in args.recipes:
+        for config in variants(recipe(name, args), args):
+            compiled = compile_training(config)
+            cost, run = step_cost(compiled), Training(compiled)
+            [(_, *later)] = rounds(args, [(run, run.num_steps)])
+            arithmetic = 1e3 * cost["flops_needed"] / best[precision(config)]
+            memory = 1e3 * cost["bytes"] / best["memory"]
+            step = 1e3 * statistics.median(later) / run.num_steps
+            rows.append(
+                {
+                    "recipe": name,
+                    "precision": precision(config),
+                    "lowering": config.model.lowering,
+                    "MFLOP needed": cost["flops_needed"] / 1e6,
+                    "MFLOP compiled": cost["flops"] / 1e6,
+                    "MB": cost["bytes"] / 1e6,
+                    "kernels": cost["kernels"],
+                    "arithmetic, ms": arithmetic,
+                    "memory, ms": memory,
+                    "a step, ms": step,
+                    "times the floor": step / max(arithmetic, memory),
+                }
+            )
+    return rows
+
+
+def measure_chunks(args: argparse.Namespace) -> Rows:
+    """What it costs to start the device: steps in a call, from one to an epoch."""
+    runs = []
+    for name in args.recipes:
+        own = recipe(name, args).chunk_steps
+        for length in (1, own) if args.quick else (1, 10, own, LARGEST):
+            config = dataclasses.replace(recipe(name, args), chunk_steps=length)
+            runs.append((name, length, Training(compile_training(config))))
+    seconds = rounds(args, [(run, run.num_steps) for _, _, run in runs])
+    return [
+        {
+            "recipe": name,
+            "steps in a call": min(length, run.num_steps),
+            "compile, s": run.compiled.seconds,
+            "a step, ms": [1e3 * value / run.num_steps for value in later],
+        }
+        for (name, length, run), (_, *later) in zip(runs, seconds, strict=True)
+    ]
+
+
+def measure_population(args: argparse.Namespace) -> Rows:
+    """Networks of the fast recipe that are trained at once, each from a seed of its own."""
+    rows: Rows = []
+    for config in variants(recipe("fast", args), args):
+        for members in args.members:
+            row: dict[str, Any] = {
+                "members": members,
+                "precision": precision(config),
+                "lowering": config.model.lowering,
+            }
+            rows.append(row)
+            run = None  # the memory of the one before is free again
+            try:
+                run = Training(compile_members(config, members), members)
+                steps = config.epochs * run.num_steps
+                [(first, *later)] = rounds(args, [(run, steps)])
+                tests = run.compiled.program.measure(run.state, "test")
+            except jax.errors.JaxRuntimeError as error:  # the memory does not suffice
+                row["training, s"] = brief(error)
+                continue
+            middle = statistics.median(later)
+            reached = sum(test["accuracy"] >= 0.99 for test in tests)
+            row |= {
+                "compile, s": run.compiled.seconds,
+                "first training, s": first,
+                "training, s": later,
+                "networks/s": members / middle,
+                "reach 99 %": f"{reached} of {members}",
+                "networks to 99 %/s": reached / middle,
+            }
+    return rows
+
+
+def measure_same_bits(args: argparse.Namespace) -> Rows:
+    """An epoch in processes of their own, as JAX is and with the flag for the same bits."""
+    if jax.default_backend() == "tpu":
+        return [{"flag": "a TPU has none, and belongs to one process"}]
+    asked = [("auto", ""), ("auto", SAME_BITS), ("matmul", ""), ("matmul", SAME_BITS)]
+    rows = []
+    for lowering, flag in asked[-1:] if args.quick else asked:
+        row: dict[str, Any] = {"lowering": lowering, "flag": flag or "none"}
+        answers = [run_child({"model.lowering": lowering}, flag, args) for _ in range(2)]
+        rows.append(row)
+        if errors := [answer for answer in answers if isinstance(answer, str)]:
+            row["an epoch, s"] = errors[0]
+            continue
+        row["an epoch, s"] = [s for answer in answers for s in answer["seconds"]]
+        row["same bits twice"] = "yes" if len({a["params_sha256"] for a in answers}) == 1 else "no"
+    return rows
+
+
+def run_child(fields: dict[str, Any], flag: str, args: argparse.Namespace) -> dict[str, Any] | str:
+    """Has another process train; returns what it found, or the last line of its error."""
+    env = os.environ | {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
+        # This process has reserved most of the memory, and no cache may choose the same kernels.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+    child = ["--child", json.dumps(fields), *(["--quick"] if args.quick else [])]
+    done = subprocess.run(
+        [sys.executable, __file__, *child], env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        return (done.stderr.strip() or "no message").splitlines()[-1][:80]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def bits_and_seconds(config: Config) -> dict[str, Any]:
+    """Trains an epoch a few times; returns the seconds of all but the first, and the last bits."""
+    run = Training(compile_training(config))
+    seconds = [run.run(run.num_steps) for _ in range(4)]
+    return {
+        "seconds": seconds[1:],
+        "params_sha256": network_sha256(jax.device_get(run.state.eval_variables)),
+    }
+
+
+def rounds(args: argparse.Namespace, runs: Sequence[tuple[Training, int]]) -> list[list[float]]:
+    """Lets trainings take turns; returns the seconds of each, of the first round too."""
+    found = [[run.run(steps) for run, steps in runs] for _ in range(args.rounds + 1)]
+    return [list(column) for column in zip(*found, strict=True)]
+
+
+def brief(error: Exception) -> str:
+    """The beginning of an error message, as it fits a table."""
+    return str(error).partition("\n")[0][:80].replace("|", "/")
+
+
+def profile(config: Config, directory: Path) -> None:
+    """Writes a trace of one chunk, for XProf or Perfetto."""
+    run = Training(compile_training(config))
+    steps = min(config.chunk_steps, run.num_steps)
+    run.run(steps)
+    started = time.perf_counter()
+    with jax.profiler.trace(directory):
+        run.run(steps)
+    print(f"{directory}: {steps} steps, {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+def spelled(cell: Any) -> str:
+    """Spells a number with three digits that count, and several as "median (least-most)"."""
+    if isinstance(cell, list):
+        median, least, most = map(spelled, (float(statistics.median(cell)), min(cell), max(cell)))
+        return f"{median} ({least}-{most})"
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
+    return str(cell)
+
+
+def table(rows: Rows) -> list[str]:
+    """Returns the lines of a Markdown table, with a column for each name in the rows."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(spelled(row.get(name, '')) for name in names)} |" for row in rows]
+    return lines
+
+
+SECTIONS = {
+    "rates": measure_rates,
+    "same bits": measure_same_bits,
+    "recipes": measure_recipes,
+    "steps": measure_steps,
+    "chunks": measure_chunks,
+    "population": measure_population,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Recipes as `train` and `population` compile them, timed by compiled calls alone.
+
+Checkpoints, the history and the validation between epochs are left out: what is measured is the
+device, and how well it is kept busy.
+"""
+
+import functools
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+
+from mnist_jax import Config, population, rng, train
+from mnist_jax.loader import steps_per_epoch, take_chunk
+from mnist_jax.steps import run_steps
+from mnist_jax.summary import step_flops
+
+# What stands in a compiled program and is no work of its own.
+NO_KERNELS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "call")
+
+
+class Compiled(NamedTuple):
+    """A program, what it was made of, and what that took.
+
+    Attributes:
+        program: of `program.compile_program` or `population_program.compile_population`.
+        arguments: what these were given.
+        seconds: for placing the data, compiling and initialising.
+        num_steps: in an epoch.
+        beginning: the state before the first step, on the host: training uses up the program's own.
+    """
+
+    program: Any
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    seconds: float
+    num_steps: int
+    beginning: Any
+
+
+class _EnoughError(Exception):
+    """Ends a verb as soon as it has compiled."""
+
+
+@functools.cache
+def compile_training(config: Config) -> Compiled:
+    """Compiles what `train` would for this config, whatever it makes of it; once."""
+    return _compiled(train, "compile_program", config)
+
+
+def compile_members(config: Config, members: int) -> Compiled:
+    """Compiles what `population` would for this config and as many seeds."""
+    return _compiled(population, "compile_population", config, seeds=members)
+
+
+def _compiled(verb: Callable[..., Any], name: str, config: Config, **options: Any) -> Compiled:
+    compile_program, found = verb.__globals__[name], []
+
+    def compile_and_leave(*args: Any, **fields: Any) -> None:
+        start = time.perf_counter()
+        program = compile_program(*args, **fields)
+        jax.block_until_ready(program.state)
+        seconds = time.perf_counter() - start
+        splits = next(argument for argument in args if isinstance(argument, dict))
+        num_steps = steps_per_epoch(len(splits["train"][1]), config.batch_size)
+        beginning = jax.device_get(program.state)
+        found.append(Compiled(program, (args, fields), seconds, num_steps, beginning))
+        raise _EnoughError
+
+    patched = mock.patch.dict(verb.__globals__, {name: compile_and_leave})
+    with tempfile.TemporaryDirectory() as workdir, patched:
+        try:
+            verb(config, workdir, **options)
+        except _EnoughError:
+            return found[0]
+    raise AssertionError(f"{verb.__name__} has compiled nothing")
+
+
+class Training:
+    """A training that can be repeated; `state` is that after the last one."""
+
+    def __init__(self, compiled: Compiled, members: int = 0):
+        self.compiled, self.num_steps = compiled, compiled.num_steps
+        self.scale = [1.0] * members if members else 1.0
+        self.shardings = jax.tree.map(lambda x: x.sharding, compiled.program.state)
+        self.state: Any = None
+
+    def run(self, steps: int) -> float:
+        """Trains from the beginning; returns the seconds until the last step is computed."""
+        program, sums = self.compiled.program, []
+        state = jax.block_until_ready(jax.device_put(self.compiled.beginning, self.shardings))
+        self.state = None  # its memory is free again
+        start = time.perf_counter()
+        for chunk in program.train_chunks(0, steps):
+            state, chunk_sums = program.run_chunk(state, chunk, self.scale)
+            jax.block_until_ready(sums[-1:])  # of the chunk before, as in train
+            sums.append(chunk_sums)
+        jax.block_until_ready((state, sums))
+        seconds = time.perf_counter() - start
+        self.state = state
+        return seconds
+
+
+def step_cost(compiled: Compiled) -> dict[str, float]:
+    """Counts what one step needs, and what XLA has made of it.
+
+    Returns:
+        `flops_needed`, see `summary.step_flops`; by XLA's count `flops` and `bytes`; and `kernels`,
+        the operations that the device starts one after another.
+    """
+    (model, _, splits), fields = compiled.arguments
+    batch_size = fields["batch_size"]
+    options = {k: v for k, v in fields.items() if k not in ("seed", "batch_size", "chunk_steps")}
+    images, labels = splits["train"]
+    chunk = take_chunk(images, labels, np.arange(batch_size), 0, num_steps=1, batch_size=batch_size)
+    rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
+    # Of a loop of one step XLA leaves the step.
+    run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
+    made = run.lower(compiled.program.state, chunk, rngs, np.float32(1)).compile()
+    cost = made.cost_analysis() or {}
+    return {
+        "flops_needed": step_flops(model, images.shape[1:], batch_size),
+        "flops": cost.get("flops", 0.0),
+        "bytes": cost.get("bytes accessed", 0.0),
+        "kernels": count_kernels(made.as_text() or ""),
+    }
+
+
+def count_kernels(hlo: str) -> int:
+    """Counts the operations of a compiled program that its device starts one after another.
+
+    Those of a loop count once. XLA may gather some in a command buffer (a CUDA graph), which is a
+    computation of its own, and is started as one.
+    """
+    count, counted = 0, False
+    for line in hlo.splitlines():
+        if line.endswith("{"):
+            counted = line.startswith("ENTRY") or "command_buffer" in line.split("(")[0]
+        operation = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (?:\(.*?\)|\S+) ([\w-]+)\(", line)
+        count += bool(counted and operation and operation[1] not in NO_KERNELS)
+    return count
