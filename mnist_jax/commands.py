@@ -15,6 +15,7 @@ from mnist_jax.config import LARGEST, Config
 from mnist_jax.datasets import load_splits
 from mnist_jax.datasets.importing import describe, import_dataset
 from mnist_jax.distributed import joined
+from mnist_jax.doctor import Finding, doctor
 from mnist_jax.evaluate import evaluate
 from mnist_jax.export import export
 from mnist_jax.history import atomic_file
@@ -32,7 +33,7 @@ from mnist_jax.train import train
 from mnist_jax.verify import verify
 from mnist_jax.workdir import load_trained, own_splits
 
-DIFFERENT = 4  # the exit code of `verify` where the bits are not the same
+DIFFERENT = 4  # the exit code of `verify` and `doctor`: something is not as it should be
 
 # The fields of a recipe are options of their own, without a prefix: --epochs, --data.dataset.
 Recipe = Annotated[Config, tyro.conf.arg(name="")]
@@ -386,6 +387,23 @@ class Verify(Common):
         return 0 if result["same_bits"] else DIFFERENT
 
 
+@dataclass(frozen=True)
+class Doctor(Common):
+    """Tell what works here: accelerator, versions, devices, data, caches; and what to mend."""
+
+    def run(self) -> dict[str, Any]:
+        findings = []
+        for finding in doctor():
+            print(_line(finding))  # at once: the next one may take a while
+            findings.append(finding)
+        problems = sum(finding.problem for finding in findings)
+        print(f"{problems} to mend, marked with !" if problems else "All that is needed works.")
+        return {"works": not problems, "findings": [finding._asdict() for finding in findings]}
+
+    def exit_code(self, result: Any) -> int:
+        return 0 if result["works"] else DIFFERENT
+
+
 COMMANDS: dict[str, type[Common]] = {
     "train": Train,
     "evaluate": Evaluate,
@@ -398,6 +416,7 @@ COMMANDS: dict[str, type[Common]] = {
     "population": Population,
     "sweep": Sweep,
     "verify": Verify,
+    "doctor": Doctor,
 }
 WRITERS = ("train", "population", "sweep")  # these go on where they were stopped
 
@@ -421,6 +440,16 @@ def _steps(step: int | list[int]) -> str:
     if isinstance(step, int):
         return f"step {step}"
     return f"{len(step)} networks, steps {', '.join(map(str, step))}"
+
+
+def _line(finding: Finding) -> str:
+    """A line for the terminal, and one below for what to do."""
+    lines = [f"{'!' if finding.problem else ' '} {finding.what:<19} {finding.value}"]
+    if finding.advice:
+        lines.append(f"{'':>19}-> {finding.advice}")
+    return "\n".join(
+        "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines
+    )
 
 
 def _varied(options: Sequence[str]) -> dict[str, list[float]]:

@@ -1,16 +1,20 @@
 """Which accelerator a machine has, and whether it is used."""
 
+import importlib.metadata
+
+import jax
 import pytest
 
 from mnist_jax import accelerator
 
 GOOGLE, TPU_V5E = "0x1ae0", "0x0063"
+JAXLIB = importlib.metadata.version("jaxlib")
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Directories such as /dev and PCI's without an accelerator, and no variable that tells."""
-    for name in ("JAX_PLATFORMS", *accelerator.TPU_VARIABLES):
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", *accelerator.TPU_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "dev/vfio").mkdir(parents=True)
     for name in ("null", "nvram", "vfio/vfio", "vfio/17", "accelerometer"):
@@ -90,3 +94,125 @@ def test_nothing_is_missing_where_jax_uses_the_accelerator(machine, monkeypatch)
     add_card(machine, GOOGLE, TPU_V5E)
     monkeypatch.setattr(accelerator.jax, "default_backend", lambda: "tpu")
     assert missing_accelerator(machine) == ""
+
+
+def test_a_gpu_of_amd_tells_and_is_not_demanded(machine):
+    (machine / "dev/kfd").touch()
+    assert accelerator.present_accelerator(machine / "dev", machine / "pci") == "amd"
+    assert expected_accelerator(machine) == "cpu"  # a laptop's graphics are one, too
+    (machine / "dev/nvidia0").touch()
+    assert expected_accelerator(machine) == "gpu"
+
+
+def test_under_windows_the_driver_of_nvidia_tells(machine):
+    def present():
+        return accelerator.present_accelerator(machine / "dev", machine / "pci", machine / "wsl")
+
+    (machine / "dev/dxg").touch()
+    assert present() == "cpu"  # of another make
+    (machine / "wsl").mkdir()
+    (machine / "wsl/libcuda.so.1").touch()
+    assert present() == "gpu"
+    (machine / "dev/dxg").unlink()
+    assert present() == "cpu"
+
+
+@pytest.mark.parametrize("value", ["", "-1"])
+def test_a_gpu_can_be_hidden_by_the_user(machine, monkeypatch, value):
+    (machine / "dev/nvidia0").touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert expected_accelerator(machine) == "gpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert expected_accelerator(machine) == "cpu"
+    add_card(machine, GOOGLE, TPU_V5E)  # which the variable is not about
+    assert expected_accelerator(machine) == "tpu"
+
+
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}.104.05  Sat Aug 19 01:15:15 UTC 2023\n"
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}.65.06  Release Build\n"
+GCC = "GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n"
+
+
+@pytest.mark.parametrize("text", [CLOSED, OPEN])
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    {
+        580: "jax[cuda13]",
+        595: "jax[cuda13]",
+        579: "jax[cuda12]",
+        525: "jax[cuda12]",
+        524: "version 524: install 525 or newer",
+    }.items(),
+)
+def test_what_to_install_depends_on_the_driver(tmp_path, text, release, expected):
+    driver = tmp_path / "version"
+    driver.write_text(text.format(release) + GCC)
+    line = accelerator.remedy("gpu", driver)
+    assert expected in line
+    assert "nvidia-smi" not in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"Kernel Module unknown"])
+def test_a_driver_that_does_not_tell_its_version(tmp_path, content):
+    if content is not None:
+        (tmp_path / "version").write_bytes(content)
+    line = accelerator.remedy("gpu", tmp_path / "version")
+    assert f"jax[cuda13]=={jax.__version__}" in line
+    assert "580 or newer: nvidia-smi tells" in line
+
+
+def test_only_what_the_installed_jax_offers_is_named():
+    offered = importlib.metadata.metadata("jax").get_all("Provides-Extra") or []
+    rocm = [name for name in offered if name.startswith("rocm")]
+    assert f"jax[{rocm[0]}]==" in accelerator.remedy("amd")
+    assert "jax[tpu]==" in accelerator.remedy("tpu")
+
+
+@pytest.fixture
+def old_jax(tmp_path, monkeypatch):
+    """Has the metadata of a JAX that offers CUDA 12 alone, and nothing for AMD."""
+    install(tmp_path, monkeypatch, "jax", jax.__version__, "Provides-Extra: cuda12\n")
+
+
+def install(directory, monkeypatch, name, version, metadata=""):
+    """Makes Python find the metadata of a package that is not there."""
+    found = directory / f"{name.replace('-', '_')}-{version}.dist-info"
+    found.mkdir()
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}"
+    (found / "METADATA").write_text(text)
+    monkeypatch.syspath_prepend(str(directory))
+
+
+@pytest.mark.usefixtures("old_jax")
+def test_an_extra_that_the_installed_jax_lacks_is_not_named(tmp_path):
+    assert "jax[cuda12]" in accelerator.remedy("gpu", tmp_path / "none")
+    (tmp_path / "version").write_text(CLOSED.format(595))
+    assert "jax[cuda12]" in accelerator.remedy("gpu", tmp_path / "version")
+    assert accelerator.remedy("amd") == f"JAX {jax.__version__} has no package for it"
+
+
+def test_a_plugin_of_another_version_is_named(machine, monkeypatch):
+    (machine / "dev/nvidia0").touch()
+    monkeypatch.setattr(accelerator.jax, "default_backend", lambda: "cpu")
+    install(machine, monkeypatch, "jax-cuda13-plugin", "0.5.0")
+    line = missing_accelerator(machine)
+    assert f"jax-cuda13-plugin 0.5.0 does not fit jaxlib {JAXLIB}" in line
+    assert "pip install" in line
+
+
+def test_a_plugin_that_the_driver_is_too_old_for_is_named(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch, "jax-cuda13-plugin", JAXLIB)
+    (tmp_path / "version").write_text(CLOSED.format(535))
+    line = accelerator.remedy("gpu", tmp_path / "version")
+    assert line.startswith("uninstall jax-cuda13-plugin: it needs driver 580, this one is 535; pip")
+    assert "jax[cuda12]" in line
+
+
+def test_where_all_is_installed_nothing_is_to_install(machine, monkeypatch):
+    (machine / "dev/nvidia0").touch()
+    monkeypatch.setattr(accelerator.jax, "default_backend", lambda: "cpu")
+    install(machine, monkeypatch, "jax-cuda13-plugin", f"{JAXLIB}.post1")
+    line = missing_accelerator(machine)
+    assert "pip install" not in line
+    assert "`JAX_PLATFORMS=cuda mnist-jax doctor` tells what fails" in line

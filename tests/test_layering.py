@@ -5,15 +5,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "accelerator augment calibration clock config datasets environment exported extras hashing "
-    "ink metrics onnx_graph ops optimizer panel pictures plots rng sharding signals state "
-    "statistics tensorboard",
+    "accelerator augment calibration clock clusters config datasets devices environment exported "
+    "extras hashing ink metrics onnx_graph ops optimizer panel pictures plots rng sharding signals "
+    "state statistics tensorboard",
     "distributed",
     "checkpoint compilation_cache finite handwriting history loader model_card models "
     "onnx_primitives stablehlo steps transfer",
     "features onnx_file overfitting population_program program retention trials workdir",
     "members network task",
-    "evaluate export predict reporting summary train",
+    "doctor evaluate export predict reporting summary train",
     "population report serving sweep verify",
     "serve",
     "commands",

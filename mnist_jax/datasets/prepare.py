@@ -27,7 +27,7 @@ def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
     """
     root = data_root(data_dir)
     name = ALIASES.get(name, name)
-    return _find(root, name) or _prepare(root, name)
+    return find(root, name) or _prepare(root, name)
 
 
 def data_root(data_dir: str | Path | None) -> Path:
@@ -44,7 +44,8 @@ def is_own(name: str) -> bool:
     return (Path(__file__).parent / name / f"{name}_dataset_builder.py").is_file()
 
 
-def _find(root: Path, name: str) -> Path | None:
+def find(root: Path, name: str) -> Path | None:
+    """Returns the directory of the newest version that is prepared in a data directory, or None."""
     name, _, version = name.partition(":")
     found = (info.parent for info in root.glob(f"{name}/{version or '*'}/dataset_info.json"))
     versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
@@ -61,7 +62,7 @@ def _prepare(root: Path, name: str) -> Path:
             "there"
         )
     _prepare_with_tensorflow(root, name)
-    prepared = _find(root, name)
+    prepared = find(root, name)
     if not prepared:
         raise ValueError(f"dataset {name!r} has several configs: name one, as in {name}/CONFIG")
     return prepared
@@ -69,7 +70,7 @@ def _prepare(root: Path, name: str) -> Path:
 
 def _prepare_own(root: Path, name: str) -> Path:
     with locked(root, name):
-        prepared = _find(root, name)  # by the process that we have waited for
+        prepared = find(root, name)  # by the process that we have waited for
         if not prepared:
             module = importlib.import_module(f"mnist_jax.datasets.{name}.{name}_dataset_builder")
             builder = module.Builder(data_dir=root, file_format="array_record")
