@@ -159,8 +159,9 @@ def delete_checkpoints(directory: Path) -> None:
 
 
 def read_progress(directory: Path, step: int) -> dict[str, Any]:
-    """Returns the JSON values that were saved with a state."""
-    return _restore(directory, step, progress=ocp.args.JsonRestore())["progress"]
+    """Returns the JSON values that were saved with a state; any process alone may ask."""
+    path = _path(directory, step) / "progress"
+    return {**ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())}
 
 
 def restore_state(directory: Path, step: int, state: TrainState, sharding: Sharding) -> TrainState:

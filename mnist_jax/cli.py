@@ -21,11 +21,11 @@ import mnist_jax
 from mnist_jax.commands import COMMANDS, WRITERS, Common, create_parser
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
-from mnist_jax.distributed import LOST
+from mnist_jax.peers import LOST
 from mnist_jax.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 
-# Exit codes: 0 done; 4 `verify` found other bits; 5 one of several processes was lost; 128 + N
-# stopped by signal N; and
+# Exit codes: 0 done; 4 `verify` found other bits, or `doctor` something to mend; 5 one of several
+# processes was lost; 128 + N stopped by signal N; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
 
 

@@ -14,7 +14,6 @@ import tyro
 from mnist_jax.config import LARGEST, Config
 from mnist_jax.datasets import load_splits
 from mnist_jax.datasets.importing import describe, import_dataset
-from mnist_jax.distributed import joined
 from mnist_jax.doctor import Finding, doctor
 from mnist_jax.evaluate import evaluate
 from mnist_jax.export import export
@@ -22,6 +21,7 @@ from mnist_jax.history import atomic_file
 from mnist_jax.models import create_model
 from mnist_jax.network import as_network, load_network
 from mnist_jax.panel import show_result
+from mnist_jax.peers import joined
 from mnist_jax.population import population
 from mnist_jax.predict import predict_files
 from mnist_jax.report import report

@@ -6,11 +6,13 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEAT_SECONDS = 1.0  # in which signals are one request: Slurm preempts by two, milliseconds apart
 
 
 class Stopped(KeyboardInterrupt):
@@ -55,14 +57,20 @@ if AS_MODULE or Path(*sys.argv[:1]).name == "mnist-jax":
         signal.signal(_signum, exit_at_once)
 
 
+def _is_second(times: list[float]) -> bool:
+    """Adds the time of a signal to those before; tells whether it is more than a repetition."""
+    times.append(time.monotonic())
+    return times[-1] - times[0] > REPEAT_SECONDS
+
+
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
     """Yields a list that receives the signal which asks to stop.
 
     It is filled by a thread, so also while the main thread computes in compiled code. A second
-    signal ends the command at once; in another program it does what it did there before. Outside
-    the main thread, where Python allows no handlers, the list stays empty. Where an error ends the
-    `with` block, a request that came before it is passed on.
+    signal, later than `REPEAT_SECONDS`, ends the command at once; in another program it does what
+    it did there before. Outside the main thread, where Python allows no handlers, the list stays
+    empty. Where an error ends the `with` block, a request that came before it is passed on.
     """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -74,17 +82,19 @@ def stop_requests() -> Iterator[list[int]]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     handled = []
+    received_at: list[float] = []
+    handled_at: list[float] = []
 
     def receive() -> None:
         while received := reader.recv(1):  # the number of a signal; nothing at the end
             if received[0] in SIGNALS:
                 requests.append(received[0])
-                if len(requests) > 1 and is_command:
+                if _is_second(received_at) and is_command:
                     os._exit(128 + received[0])
 
     def handle(signum: int, _frame: object) -> None:
         handled.append(signum)
-        if len(handled) > 1:
+        if _is_second(handled_at):
             restore()
             signal.raise_signal(signum)
 

@@ -95,7 +95,7 @@ def train(
     the run in between. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a
     second one at once. The test split is used once, at the end.
 
-    Several processes call it alike, with a workdir that all of them see, see `distributed.joined`;
+    Several processes call it alike, with a workdir that all of them see, see `peers.joined`;
     the first one writes there.
 
     Args:

@@ -15,9 +15,10 @@ from conftest import SMALL
 
 from mnist_jax import train
 from mnist_jax.checkpoint import check_checkpoints
-from mnist_jax.distributed import LOST, from_first, joined, launcher
+from mnist_jax.distributed import from_first
 from mnist_jax.hashing import tree_sha256
 from mnist_jax.history import read_history, without_times
+from mnist_jax.peers import LOST, joined
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import load_trained
 
@@ -197,7 +198,7 @@ def test_a_workdir_that_is_not_shared_is_told(tmp_path):
 
 
 def test_a_process_that_hangs_is_lost(tmp_path):
-    soon = "from mnist_jax import distributed; distributed.SILENT_SECONDS = 3.0; "
+    soon = "from mnist_jax import peers; peers.SILENT_SECONDS = 3.0; "
     processes = start(2, tmp_path / "run", "--epochs", "1000", code=soon + COMMAND)
     wait_for_epochs(tmp_path / "run", 1, processes)
     processes[1].send_signal(signal.SIGSTOP)
@@ -209,8 +210,8 @@ def test_a_process_that_hangs_is_lost(tmp_path):
 
 
 def test_processes_that_do_not_come_are_told(tmp_path):
-    few = "from mnist_jax import distributed; "
-    few += "distributed.joined.__wrapped__.__kwdefaults__['start_seconds'] = 3; "
+    few = "from mnist_jax import peers; "
+    few += "peers.joined.__wrapped__.__kwdefaults__['start_seconds'] = 3; "
     processes = start(2, tmp_path / "run", code=few + COMMAND)
     processes[0].kill()
     processes[0].communicate()
@@ -235,41 +236,6 @@ def test_streaming_reads_in_each_process_only_its_own(tmp_path, undisturbed):
         assert "(4, 128)" not in shapes
     expected, streamed = bits(undisturbed(2)), bits(tmp_path / "run")
     assert streamed["variables"] == expected["variables"]
-
-
-@pytest.mark.parametrize(
-    ("variables", "name"),
-    [
-        ({}, ""),
-        (
-            {
-                "SLURM_JOB_ID": "7",
-                "SLURM_STEP_NODELIST": "node[1-2]",
-                "SLURM_NTASKS": "2",
-                "SLURM_PROCID": "1",
-                "SLURM_LOCALID": "0",
-            },
-            "Slurm",
-        ),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, ""),  # without srun
-        (
-            {
-                "OMPI_COMM_WORLD_SIZE": "2",
-                "OMPI_COMM_WORLD_RANK": "1",
-                "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911",
-            },
-            "Open MPI",
-        ),
-        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}, "GKE"),
-        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, ""),
-    ],
-)
-def test_launchers_are_known_by_what_they_tell(variables, name, monkeypatch):
-    for known in [known for known in os.environ if known.startswith(("SLURM", "OMPI", "TPU"))]:
-        monkeypatch.delenv(known)
-    for key, value in variables.items():
-        monkeypatch.setenv(key, value)
-    assert launcher() == name
 
 
 def test_alone_there_is_nothing_to_wait_for():

@@ -11,7 +11,6 @@ from test_accelerator import install
 from mnist_jax import doctor as doctor_module
 from mnist_jax import extras
 from mnist_jax.cli import main
-from mnist_jax.clusters import Place, places
 from mnist_jax.datasets.mnist_idx import mnist_idx_dataset_builder as builder_module
 from mnist_jax.devices import wrong_on
 from mnist_jax.doctor import Finding, doctor, find_accelerator
@@ -315,51 +314,3 @@ def test_what_jax_needs_to_start_is_named(driver, monkeypatch):
     found = find_accelerator([], "Unable to initialize backend 'cuda'", "gpu", driver)
     assert "jax[cuda13]" in found.advice
     assert found.advice.endswith("; or unset JAX_PLATFORMS, which is cuda")
-
-
-SLURM = {
-    "SLURM_PROCID": "2",
-    "SLURM_NTASKS": "8",
-    "SLURM_JOB_ID": "7",
-    "SLURM_STEP_NODELIST": "a[1-2]",
-    "SLURM_LOCALID": "0",
-}
-OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
-TPU = {"TPU_WORKER_ID": "3", "TPU_WORKER_HOSTNAMES": "a,b,c,d"}
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, []),
-        ({"SLURM_JOB_ID": "7"}, []),  # a shell of `salloc`
-        (SLURM, [Place("Slurm", "2", "8")]),
-        (OPEN_MPI, [Place("Open MPI", "1", "4", ("OMPI_MCA_orte_hnp_uri",))]),
-        (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}, [Place("Open MPI", "1", "4")]),
-        (TPU, [Place("Cloud TPU", "3", "4")]),
-        (SLURM | TPU, [Place("Slurm", "2", "8"), Place("Cloud TPU", "3", "4")]),
-    ],
-)
-def test_a_cluster_tells_which_process_this_is(environ, expected):
-    assert places(environ) == expected
-
-
-def test_jax_recognizes_a_cluster_by_the_same_variables(monkeypatch):
-    """A change of JAX's own names would make ours a lie."""
-    from jax._src.clusters import OmpiCluster, SlurmCluster
-
-    for cluster, environ in (
-        (SlurmCluster, SLURM),
-        (OmpiCluster, OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}),
-    ):
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        assert cluster.is_env_present()
-        [place] = places(environ)
-        told = (cluster.get_process_id(), cluster.get_process_count())
-        assert told == (int(place.number), int(place.processes))
-        needed = {*environ} - {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}
-        for name in needed:
-            monkeypatch.delenv(name)
-            assert not cluster.is_env_present()
-            monkeypatch.setenv(name, environ[name])

@@ -5,10 +5,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "accelerator augment calibration clock clusters config datasets devices environment exported "
+    "accelerator augment calibration clock config datasets devices environment exported "
     "extras hashing ink metrics onnx_graph ops optimizer panel pictures plots rng sharding signals "
     "state statistics tensorboard",
-    "distributed",
+    "clusters distributed",
+    "peers",
     "checkpoint compilation_cache finite handwriting history loader model_card models "
     "onnx_primitives stablehlo steps transfer",
     "features onnx_file overfitting population_program program retention trials workdir",
