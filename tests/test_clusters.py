@@ -104,7 +104,7 @@ def test_the_hosts_of_a_cloud_tpu_are_asked_of_its_server(monkeypatch):
             self.end_headers()
             self.wfile.write(b"a:1:10.0.0.1,b:2:10.0.0.2")
 
-        def log_message(self, format, *args):  # noqa: A002, ARG002
+        def log_message(self, format, *args):  # noqa: A002
             pass
 
     for name in [name for name in os.environ if name.startswith(("COLAB", "TPU", "JAX_PLATFORMS"))]:
