@@ -7,7 +7,8 @@ Weak scaling gives every device a batch of 128 of its own, strong scaling divide
 Every row is trained by processes of their own, which all wait while another row has its turn. With
 GPUs there, a row takes as many of them; else the devices are fake: FAKE DEVICES SHARE THE CORES of
 one processor, so their times show what sharding costs, and no speed. So it is with processes on one
-machine, which are joined by `jax.distributed` and sum over gloo.
+machine, a device each, which are joined as those of `mnist-jax train --distributed...` are: on a
+CPU they sum over Gloo.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from machine import describe, headline
 from mnist_jax import Config, load_dataset
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
+from mnist_jax.peers import joined
 from mnist_jax.program import compile_program
 
 BATCH, STEPS, ROUNDS = 128, 5, 5
@@ -41,11 +43,8 @@ class Row(NamedTuple):
     processes: int = 1
 
 
-def train_rounds(row: Row, coordinator: str, process: int) -> None:
+def train_rounds(row: Row) -> None:
     """Trains a chunk for each line on stdin, and prints its seconds, losses and devices."""
-    if row.processes > 1:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(coordinator, row.processes, process)
     config = Config()
     images, labels = load_dataset("mnist", f"train[:{8 * BATCH * STEPS}]")
     few = images[:BATCH], labels[:BATCH]
@@ -72,14 +71,14 @@ def start(row: Row) -> list[subprocess.Popen[str]]:
         found.bind(("localhost", 0))
         coordinator = f"localhost:{found.getsockname()[1]}"
     each = row.devices // row.processes
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={each}",
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(each))),
-    }
+    fake = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={each}"}
+    gpus = [*map(str, range(row.devices))]
     return [
         subprocess.Popen(
             [sys.executable, __file__, "--row", *map(str, row), coordinator, str(process)],
-            env=environment,
+            env=os.environ
+            | fake
+            | {"CUDA_VISIBLE_DEVICES": ",".join(gpus[process * each : (process + 1) * each])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -110,7 +109,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.row:
         *row, coordinator, process = args.row
-        return train_rounds(Row(*map(int, row)), coordinator, int(process))
+        row = Row(*map(int, row))
+        with joined(coordinator, row.processes, int(process)):
+            return train_rounds(row)
     counts = args.processes or args.devices
     sizes = [(n, size) for n in counts for size in (BATCH * n, BATCH)]
     rows = [Row(n, size, n if args.processes else 1) for n, size in dict.fromkeys(sizes)]
@@ -118,8 +119,12 @@ def main() -> None:
     try:
         rounds = [{row: turn(groups[row]) for row in rows} for _ in range(ROUNDS + 1)]
     finally:
-        for process in [process for group in groups.values() for process in group]:
-            process.kill()
+        processes = [process for group in groups.values() for process in group]
+        for process in processes:
+            assert process.stdin
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()  # that ends it, together with the others of its row
+        for process in processes:
             process.wait()
 
     def rate(row: Row) -> float:
@@ -130,6 +135,8 @@ def main() -> None:
         return np.concatenate([found[row][1] for found in rounds])
 
     what = "processes" if args.processes else "devices"
+    how = ", joined by jax.distributed, a device each" if args.processes else " of one process"
+    print(f"Steps of the reference network in float32, on {what}{how}.\n")
     print(
         f"| scaling | {what} | whole batch | images/s | of one's | efficiency | loss differs by |"
     )

@@ -373,6 +373,19 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     )
 
 
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """Adds what the config of an older version lacks: later fields, with their defaults.
+
+    Args:
+        values: nested dicts, as `dataclasses.asdict` gave; a run may have added something.
+
+    Returns:
+        One dict of all, by names such as "optimizer.learning_rate".
+    """
+    defaults = flatten_dict(dataclasses.asdict(Config()), sep=".")
+    return defaults | flatten_dict(values, sep=".")
+
+
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns a line for each value that differs: "optimizer.learning_rate is 0.001, not 0.01".
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+UNTOLD = {"process_count": 1}  # what older versions did not tell, and how it was
 
 
 def cpu_count() -> int | None:

@@ -18,7 +18,7 @@ from mnist_jax.onnx_file import to_onnx
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.stablehlo import to_stablehlo
 from mnist_jax.state import Variables
-from mnist_jax.steps import scale
+from mnist_jax.steps import eval_logits, scale
 from mnist_jax.workdir import load_trained, read_result
 
 
@@ -116,8 +116,8 @@ def _lowered(model: nn.Module, lowering: str) -> nn.Module:
 
 
 def _probabilities(model: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
-    logits: Any = model.apply(variables, scale(images))
-    return jax.nn.softmax(logits)
+    apply_fn: Any = model.apply
+    return jax.nn.softmax(eval_logits(variables, apply_fn, scale(images)))
 
 
 def write_export(output: Path, data: bytes, card: dict[str, Any]) -> None:

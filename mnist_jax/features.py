@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.pictures import sheet, visible
 from mnist_jax.state import Variables
-from mnist_jax.steps import scale
+from mnist_jax.steps import eval_logits, scale
 
 COLUMNS = 8  # of a sheet
 MOST = 64  # pictures on a sheet
@@ -47,12 +47,12 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
         before any normalisation and rectifier. Where a rectifier follows at once, positive ones go
         on; after a normalisation, those above another number. Empty where there is no convolution.
     """
-    _, found = model.apply(
-        variables,
-        images,
+    capture: Any = functools.partial(
+        model.apply,
         capture_intermediates=lambda module, _: isinstance(module, ConvPool),
         mutable=["intermediates"],
     )
+    _, found = eval_logits(variables, capture, images)
     answers: dict[str, Any] = flatten_dict(found.get("intermediates", {}), sep="/")
     return {
         name.removesuffix("/__call__"): answer[0].transpose(3, 1, 2, 0)

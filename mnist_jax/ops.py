@@ -151,39 +151,27 @@ def _slices(images: jax.Array, axis: int, size: int, step: int) -> jax.Array:
     )
 
 
-@jax.custom_vjp
 def _product(matrix: jax.Array, windows: jax.Array) -> jax.Array:
     """The product over the first axis of the windows: [P, K], [K, H, W, B] -> [P, H, W, B].
 
-    The batch, which may be split over devices, stays an axis of its own: to make one axis of it and
-    the places, XLA would have every device gather the windows of all.
+    Its gradient sums over places and batch. As several axes they would make XLA transpose an array:
+    4 % of a step of the reference network, half of one of a deeper one. As one axis they would make
+    every device gather the windows of all, where the batch is split over devices. So they become
+    one axis on each device, which moves nothing.
     """
-    return jnp.tensordot(matrix, windows, 1)
+    parts = _devices_of_a_batch()
+    if windows.shape[-1] % parts:
+        parts = 1
+    by_part = windows.reshape(*windows.shape[:-1], parts, -1)  # [K, H, W, parts, B / parts]
+    by_part = jnp.moveaxis(by_part, -2, 0).reshape(parts, len(windows), -1)
+    products = jnp.broadcast_to(matrix, (parts, *matrix.shape)) @ by_part
+    products = products.reshape(parts, len(matrix), *windows.shape[1:3], -1)
+    return jnp.moveaxis(products, 0, -2).reshape(len(matrix), *windows.shape[1:])
 
 
-def _product_forward(
-    matrix: jax.Array, windows: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _product(matrix, windows), (matrix, windows)
-
-
-def _product_backward(residuals: tuple[jax.Array, jax.Array], grad: jax.Array):
-    matrix, windows = residuals
-    # A sum over several axes at once, as `tensordot` has it, makes XLA transpose one of the arrays:
-    # 4 % of a step of the reference network, half of one of a deeper one. So places and batch do
-    # become one axis here, but device by device, which moves nothing.
-    devices = jax.device_count()
-    parts = devices if windows.shape[-1] % devices == 0 else 1
-
-    def by_part(x: jax.Array) -> jax.Array:
-        """[N, H, W, B] -> [parts, N, H * W * B / parts]."""
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], parts, -1), -2, 0).reshape(parts, len(x), -1)
-
-    matrix_grads = jnp.einsum("dpi,dki->dpk", by_part(grad), by_part(windows))
-    return matrix_grads.sum(axis=0), jnp.tensordot(matrix.T, grad, 1)
-
-
-_product.defvjp(_product_forward, _product_backward)
+def _devices_of_a_batch() -> int:
+    """All of them; in a `shard_map` each has batches of its own."""
+    return 1 if jax.sharding.get_abstract_mesh().manual_axes else jax.device_count()
 
 
 @jax.custom_vjp

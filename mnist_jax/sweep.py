@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_jax.checkpoint import delete_checkpoints
-from mnist_jax.config import Config, config_differences, read_recipe, replace_fields
+from mnist_jax.config import Config, completed, config_differences, read_recipe, replace_fields
 from mnist_jax.extras import require
 from mnist_jax.history import best_row, read_history, write_json
 from mnist_jax.models import create_model
@@ -241,7 +241,12 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
                 before = study.user_attrs.get("made_of")
                 if before is None:
                     study.set_user_attr("made_of", made_of)
-            differences = config_differences(before or made_of, made_of)
+            differences = config_differences(
+                *(
+                    made | {"config": completed(made["config"])}
+                    for made in (before or made_of, made_of)
+                )
+            )
             if differences:
                 raise ValueError(
                     f"{workdir} holds a search with another config or search space "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.config import config_differences
-from mnist_jax.environment import environment
+from mnist_jax.environment import UNTOLD, environment
 from mnist_jax.history import read_history, without_times
 from mnist_jax.signals import Stopped
 from mnist_jax.train import train
@@ -36,7 +36,7 @@ def verify(workdir: str | Path) -> list[str]:
     if result is None:
         raise FileNotFoundError(f"the run in {workdir} is not finished; `train` continues it")
     now = environment()
-    then = {name: result.get(name) for name in now}
+    then = UNTOLD | {name: result[name] for name in now if name in result}
     if then != now:
         warnings.warn(
             f"the run in {workdir} was made in another environment "

@@ -21,9 +21,10 @@ from mnist_jax.checkpoint import (
     read_progress,
     restore_variables,
 )
-from mnist_jax.config import Config, config_differences, config_from_dict
+from mnist_jax.config import Config, completed, config_differences, config_from_dict
 from mnist_jax.datasets import DataInfo, Split, data_info, load_splits
 from mnist_jax.distributed import by_first_process, from_first, is_first
+from mnist_jax.environment import UNTOLD
 from mnist_jax.hashing import data_sha256
 from mnist_jax.history import best_row, read_json
 from mnist_jax.models import create_model
@@ -331,7 +332,10 @@ def check_same_run(found: dict[str, Any], expected: dict[str, Any], checkpoints:
         ValueError: they have another config or other data. Another environment is a warning.
     """
     differences = config_differences(
-        *({**made["config"], "data_sha256": made["data_sha256"]} for made in (found, expected))
+        *(
+            {**completed(made["config"]), "data_sha256": made["data_sha256"]}
+            for made in (found, expected)
+        )
     )
     if differences:
         raise ValueError(
@@ -343,7 +347,7 @@ def check_same_run(found: dict[str, Any], expected: dict[str, Any], checkpoints:
             f"{checkpoints} holds a run whose classes have other names: choose another --workdir, "
             "or start anew with --overwrite"
         )
-    differences = config_differences(found["environment"], expected["environment"])
+    differences = config_differences(UNTOLD | found["environment"], expected["environment"])
     if differences:
         warnings.warn(
             f"the run in {checkpoints} goes on in another environment ({'; '.join(differences)}): "

@@ -98,10 +98,11 @@ def see_training(splits: dict[str, Any], batch_size: int) -> dict[str, Any]:
         epochs.append(sorted(np.concatenate([numbers(c) for c in chunks]).tolist()))
         shards = [x.data.shape[1] for x in chunks[0]["image"].addressable_shards]
         chunks.clear()
-        with tempfile.TemporaryDirectory() as directory:
-            with open_saver(Path(directory), []) as saver:
-                saver.save(state, {})
-            state = restore_state(Path(directory), num_steps * (epoch + 1), state, whole)
+        if epoch == 0:
+            with tempfile.TemporaryDirectory() as directory:
+                with open_saver(Path(directory), []) as saver:
+                    saver.save(state, {})
+                state = restore_state(Path(directory), num_steps, state, whole)
     return {
         "losses": np.concatenate(losses).tolist(),
         "epochs": epochs,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec
 
 from mnist_jax.ops import conv_pool
 
@@ -54,6 +55,24 @@ def problems(draw):
         images, kernel = np.round(images), np.round(kernel)
     devices = draw(st.integers(1, 3))  # for the parts that gradients are computed in
     return images, kernel, options, devices, rng
+
+
+def test_a_batch_is_divided_by_the_devices_but_not_that_of_each(monkeypatch):
+    """In a shard_map, as of a population, every device has batches of its own."""
+    monkeypatch.setattr(jax, "device_count", lambda: 7)
+    images, kernel = np.zeros((1, 5, 5, 21), np.float32), np.zeros((3, 3, 1, 2), np.float32)
+
+    def grad(images, kernel):
+        return jax.grad(lambda k: conv_pool(images, k, pool_size=3, lowering="matmul").sum())(
+            kernel
+        )
+
+    mesh = jax.make_mesh((1,), ("member",), axis_types=(AxisType.Auto,))
+    of_each = jax.shard_map(
+        grad, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False
+    )
+    assert "f32[7," in str(jax.make_jaxpr(grad)(images, kernel))
+    assert "f32[7," not in str(jax.make_jaxpr(of_each)(images, kernel))
 
 
 @pytest.mark.parametrize("lowering", ["matmul", "xla"])

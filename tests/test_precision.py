@@ -1,6 +1,7 @@
 """What a step multiplies in, and that all the rest stays float32."""
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import lax
+from jax import export, lax
 
 from mnist_jax import Config, rng
 from mnist_jax.config import OptimizerConfig
+from mnist_jax.export import export_model
+from mnist_jax.features import feature_maps
 from mnist_jax.models import create_model, model_names
 from mnist_jax.ops import conv_pool
 from mnist_jax.optimizer import create_optimizer
@@ -97,6 +100,18 @@ def test_all_products_of_a_network_are_of_the_precision_asked_for(chunk, name, l
 def test_float32_is_the_default(chunk):
     assert Config().precision == "float32"
     assert {*products(run_steps, create_state("cnn"), chunk, RNGS)} == {EXPECTED["float32"]}
+
+
+@every_model
+def test_a_rate_of_dropout_that_is_traced_changes_nothing_of_it(chunk, name):
+    """As where members of a population have rates of their own."""
+
+    def run(rate, state):
+        model = create_model(name, num_classes=10, **MODELS[name], dropout_rate=rate)
+        return run_steps(state.replace(apply_fn=model.apply), chunk, RNGS, precision="bfloat16")
+
+    found = products(run, jnp.float32(0.1), create_state(name))
+    assert {*found} == {EXPECTED["bfloat16"]}
 
 
 def test_augmentation_and_optimizer_multiply_in_float32(chunk):
@@ -191,3 +206,17 @@ def test_networks_are_measured_and_predict_in_float32_whatever_the_default_is(ch
         ):
             assert {*found} == {EXPECTED["float32"]}
             assert len(found) == 3
+
+
+def test_so_do_exported_networks_and_what_is_drawn_of_them():
+    model = create_model("cnn", num_classes=10, **MODELS["cnn"])
+    variables = jax.jit(model.init)(rng.stream(0, "init"), jnp.zeros((1, 28, 28, 1)))
+    classes = {"label_names": [*"0123456789"], "description": ""}
+    with jax.default_matmul_precision("bfloat16"):
+        data = export_model(model, variables, (28, 28, 1), "stablehlo", **classes)
+        drawn = products(lambda v: feature_maps(model, v, jnp.zeros((1, 28, 28, 1))), variables)
+    program = export.deserialize(bytearray(data.rpartition(b"\n")[0])).mlir_module()
+    found = re.findall(r"stablehlo\.(?:dot_general|convolution).*", program)
+    assert found
+    assert all("HIGHEST" in line for line in found)
+    assert {*drawn} == {EXPECTED["float32"]}

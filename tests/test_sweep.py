@@ -144,6 +144,18 @@ def test_a_complete_search_says_so_and_prints_the_best_first(finished, capsys):
     assert load_study(workdir) == before
 
 
+def test_a_search_of_an_older_version_goes_on_with_the_defaults_of_new_fields(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "search")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{workdir}/sweep.db")
+    study = optuna.load_study(study_name="sweep", storage=storage)
+    made_of = study.user_attrs["made_of"]
+    del made_of["config"]["precision"]
+    study.set_user_attr("made_of", made_of)
+    storage.remove_session()
+    storage.engine.dispose()
+    assert len(sweep(TINY, SPACE, workdir, trials=2)) == TRIALS
+
+
 def test_another_config_or_search_space_is_refused(finished):
     workdir, _ = finished
     with pytest.raises(ValueError, match=r"another config .* \(config.epochs is 6, not 5\): choos"):

@@ -104,4 +104,5 @@ class Dropout(nn.Module):
             return x
         keep = 1 - self.rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        return jnp.where(kept, x / keep, 0)
+        # A traced rate is float32, and would make float32 of all that comes after it.
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)

@@ -1,5 +1,6 @@
 """What must not go on: a second writer, another config, other data, another model."""
 
+import copy
 import dataclasses
 import errno
 import fcntl
@@ -16,11 +17,11 @@ import pytest
 from conftest import SMALL
 
 from mnist_jax import task, train
-from mnist_jax.checkpoint import check_checkpoints
+from mnist_jax.checkpoint import check_checkpoints, read_progress
 from mnist_jax.config import CheckpointConfig, OptimizerConfig
 from mnist_jax.datasets import load_splits
 from mnist_jax.environment import cpu_count
-from mnist_jax.workdir import lock_workdir
+from mnist_jax.workdir import check_same_run, lock_workdir
 
 HALF = dataclasses.replace(SMALL, checkpoint=CheckpointConfig(every_steps=4))
 
@@ -131,6 +132,20 @@ def test_checkpoints_of_another_model_are_refused_by_its_fields(unfinished, tmp_
     with pytest.raises(ValueError, match=r"\(model.features is 8, not 32\)"):
         train(HALF, workdir)
     assert contents(workdir) == before
+
+
+def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_new_fields(unfinished):
+    origin = read_progress(unfinished / "checkpoints", 16)["origin"]
+    older = copy.deepcopy(origin)
+    del older["config"]["precision"], older["config"]["augment"]["elastic"]
+    del older["environment"]["process_count"]
+    check_same_run(older, origin, unfinished)  # without a warning
+    newer = origin | {"config": origin["config"] | {"precision": "bfloat16"}}
+    with pytest.raises(ValueError, match=r"\(precision is 'float32', not 'bfloat16'\)"):
+        check_same_run(older, newer, unfinished)
+    of_population = origin | {"config": origin["config"] | {"population": {"seeds": [0]}}}
+    with pytest.raises(ValueError, match=r"\(population.seeds is None, not \[0\]\)"):
+        check_same_run(older, of_population, unfinished)
 
 
 def test_other_versions_are_warned_of_and_it_goes_on(unfinished, small_run, tmp_path, monkeypatch):
