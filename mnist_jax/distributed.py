@@ -51,15 +51,37 @@ def from_first(function: Callable[[], Any]) -> Any:
             value = function()
         except Exception as raised:
             error = raised
-    said = np.frombuffer(json.dumps([value, error and str(error)]).encode(), np.uint8)
+    message = None if error is None else str(error)
+    said = np.frombuffer(json.dumps([value, message]).encode(), np.uint8)
     length = multihost_utils.broadcast_one_to_all(np.int32(len(said)))
     said = multihost_utils.broadcast_one_to_all(np.resize(said, int(length)))
     value, message = json.loads(bytes(np.asarray(said)))
     if error:
         raise error
-    if message:
+    if message is not None:
         raise ValueError(message)
     return value
+
+
+def check_alike(what: str, values: Any) -> None:
+    """Compares what every process was started with: others would train something else, or wait.
+
+    Args:
+        what: names it in the message.
+        values: made of what JSON has, or of what has a text, such as paths.
+
+    Raises:
+        ValueError: in every process, where one has other values than the first one.
+    """
+    if jax.process_count() == 1:
+        return
+    own = json.dumps(values, default=str)
+    alike = multihost_utils.process_allgather(np.array(own == from_first(lambda: own)))
+    if not alike.all():
+        raise ValueError(
+            f"processes {np.flatnonzero(~alike).tolist()} have other {what} than process 0: start "
+            "the same command in every process"
+        )
 
 
 def agreement() -> Callable[[int], int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.config import config_differences
+from mnist_jax.distributed import check_alike
 from mnist_jax.loader import eval_chunks
 from mnist_jax.metrics import mean_metrics
 from mnist_jax.sharding import create_mesh, place, replicated, split_batch
@@ -32,6 +33,7 @@ def evaluate(
         ValueError: it has no such step or split, cannot be read, or the networks of an ensemble
             were trained on different data.
     """
+    check_alike("options", [workdir, split, step])
     workdirs = [workdir] if isinstance(workdir, str | Path) else list(workdir)
     if not workdirs:
         raise ValueError("workdir must be a directory, or several, got none")

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -66,15 +67,22 @@ def joined(
         yield True
         return
     peers = _join(where, arguments, start_seconds)
+    sockets = [*peers.values()]  # open until the end: to close one may undo what was sent
+    others_leave = threading.Event()
+    threading.Thread(target=_watch, args=(peers, others_leave), daemon=True).start()
     try:
-        yield jax.process_index() == 0
+        yield is_first()
     except BaseException as error:
         if isinstance(error, FloatingPointError) or (isinstance(error, Stopped) and error.agreed):
-            _leave(peers)
+            _leave(sockets, peers, others_leave)
         else:
-            time.sleep(2 * BEAT_SECONDS)  # a loss that has caused the error is told instead of it
+            if not isinstance(error, KeyboardInterrupt):
+                time.sleep(BEAT_SECONDS)  # a loss that has caused the error is told instead of it
+            peers.clear()  # what comes from now on is no loss: others may end alike
+            # JAX ends the others, with a stack trace, when the first one is gone: it goes last.
+            time.sleep(BEAT_SECONDS * (1 + is_first()))
         raise
-    _leave(peers)
+    _leave(sockets, peers, others_leave)
 
 
 def _checked(
@@ -97,6 +105,14 @@ def _checked(
             "distributed.process-id must be 0 to num-processes - 1, got "
             f"{process_id} of {num_processes}"
         )
+    if process_id == 0:
+        try:
+            socket.create_server(("", int(port[1]))).close()
+        except OSError as error:  # JAX would crash
+            raise ValueError(
+                f"distributed.coordinator: port {port[1]} is in use, or not allowed, here: "
+                "choose another"
+            ) from error
     names = ("coordinator_address", "num_processes", "process_id")
     return dict(zip(names, given, strict=True))
 
@@ -109,34 +125,58 @@ def _join(
         f"the processes of {where} did not come together: start every one of them, with the same "
         "address and number"
     )
-    # JAX would end the process by itself, with a stack trace.
-    timer = threading.Timer(start_seconds, _end, [f"{failed}, within {start_seconds} s"])
-    timer.daemon = True
-    timer.start()
     # It waits in compiled code, where no handler of Python's runs; and it takes SIGTERM for itself.
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
-        jax.distributed.initialize(
-            **arguments, initialization_timeout=math.ceil(start_seconds) + 60
-        )
-        with _quiet_stdout():
-            peers = _meet()
-    except (RuntimeError, ValueError) as error:
+        with _ends_after(start_seconds, f"{failed}, within {start_seconds} s"):
+            jax.distributed.initialize(
+                **arguments, initialization_timeout=math.ceil(start_seconds) + 60
+            )
+            _check_devices()
+            with _quiet_stdout():
+                return _meet()
+    except RuntimeError as error:
         raise ConnectionError(f"{failed} ({error})") from error
     finally:
-        timer.cancel()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-    threading.Thread(target=_watch, args=(peers,), daemon=True).start()
-    return peers
 
 
-def _leave(peers: dict[int, socket.socket]) -> None:
-    sockets = [*peers.values()]  # open until all have left: to close one may undo what was sent
+def _check_devices() -> None:
+    counts = Counter(device.process_index for device in jax.devices())
+    if len({*counts.values()}) > 1:
+        jax.distributed.shutdown()  # as all of them do
+        raise ValueError(
+            "every process must have as many devices as the others, got "
+            f"{', '.join(str(counts[number]) for number in sorted(counts))}"
+        )
+
+
+def _leave(
+    sockets: list[socket.socket], peers: dict[int, socket.socket], others_leave: threading.Event
+) -> None:
+    """Waits until all have done their work; whoever is lost before that is told."""
+    if not is_first():
+        _say(sockets, LEAVING)
+    if peers:
+        others_leave.wait()  # the first one hears it of all others, and then tells them
     peers.clear()  # what comes from now on is no loss
-    for peer in sockets:
-        _send(peer, LEAVING)
-    jax.distributed.shutdown()  # waits for the others
+    if is_first():
+        _say(sockets, LEAVING)
+    with _ends_after(SILENT_SECONDS, "the work is done, but a process was lost in leaving"):
+        jax.distributed.shutdown()  # waits for the others
+
+
+@contextlib.contextmanager
+def _ends_after(seconds: float, message: str) -> Iterator[None]:
+    """Ends this process where the `with` block lasts longer: JAX would do it with a stack trace."""
+    timer = threading.Timer(seconds, _end, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
@@ -204,9 +244,10 @@ def _call(hosts: list[str], port: int, greeting: str) -> socket.socket | None:
     return None
 
 
-def _watch(peers: dict[int, socket.socket]) -> None:
-    """Gives signs of life to the peers and waits for theirs, until all have left."""
+def _watch(peers: dict[int, socket.socket], others_leave: threading.Event) -> None:
+    """Gives signs of life to the peers, waits for theirs, and tells when all are leaving."""
     heard = dict.fromkeys(peers, time.monotonic())
+    leaving = set()
     selector = selectors.DefaultSelector()
     for number, peer in peers.items():
         selector.register(peer, selectors.EVENT_READ, number)
@@ -214,23 +255,23 @@ def _watch(peers: dict[int, socket.socket]) -> None:
         for key, _ in selector.select(BEAT_SECONDS):
             said = _receive(key.fileobj)
             told = re.search(rb"lost (\d+);", said)
-            if LEAVING in said and key.data in peers:
-                del peers[key.data]
-                selector.unregister(key.fileobj)
-            elif told or said == ENDED:
+            if LEAVING in said:
+                leaving.add(key.data)
+            if leaving >= peers.keys():
+                others_leave.set()
+            if told or said == ENDED:
                 _lose(int(told[1]) if told else key.data, "has ended", peers)
             heard[key.data] = time.monotonic()
-        for number, peer in [*peers.items()]:
-            _send(peer, BEAT)
+        _say([*peers.values()], BEAT)
+        for number in [*peers]:
             if time.monotonic() - heard[number] > SILENT_SECONDS:
                 _lose(number, f"gives no sign of life for {SILENT_SECONDS:.0f} s", peers)
 
 
 def _lose(number: int, how: str, peers: dict[int, socket.socket]) -> None:
-    if not peers:  # this process is leaving, too
+    if not peers:  # this process is ending, too
         return
-    for peer in peers.values():
-        _send(peer, f"lost {number};".encode())
+    _say([*peers.values()], f"lost {number};".encode())
     _end(
         f"process {number} of {jax.process_count()} {how}; what is saved stays, and the same "
         "command, in every process, goes on"
@@ -244,9 +285,10 @@ def _end(message: str) -> NoReturn:
     os._exit(LOST)
 
 
-def _send(peer: socket.socket, said: bytes) -> None:
-    with contextlib.suppress(OSError):  # it is gone, or does not listen: receiving tells
-        peer.send(said, socket.MSG_DONTWAIT)
+def _say(peers: list[socket.socket], said: bytes) -> None:
+    for peer in peers:
+        with contextlib.suppress(OSError):  # it is gone, or does not listen: receiving tells
+            peer.send(said, socket.MSG_DONTWAIT)
 
 
 def _receive(peer: Any) -> bytes:

@@ -25,7 +25,7 @@ from mnist_jax.checkpoint import (
 )
 from mnist_jax.config import Config
 from mnist_jax.datasets import data_info
-from mnist_jax.distributed import agreement, from_first, is_first
+from mnist_jax.distributed import agreement, check_alike, from_first, is_first
 from mnist_jax.extras import require
 from mnist_jax.features import drawn
 from mnist_jax.finite import check_finite, check_losses
@@ -118,6 +118,7 @@ def train(
     workdir = Path(workdir)
     if tensorboard:
         require("--tensorboard", "tensorboardX", extra="tensorboard")
+    check_alike("options", [dataclasses.asdict(config), overwrite])
     result = from_first(functools.partial(previous_result, workdir, config, overwrite))
     if result:
         if (workdir / ".lock").exists():  # of a process that was killed after its last write
@@ -151,6 +152,7 @@ def _train(
     checkpoints = workdir / "checkpoints"
 
     splits, info, origin, num_steps, total_steps, scheduled = create_task(config)
+    check_alike("data", origin["data_sha256"])
     num_examples = len(splits["train"].labels)
     saved, progress = [], BEGINNING
     if not overwrite:

@@ -24,7 +24,7 @@ from mnist_jax.workdir import load_trained
 
 OPTIONS = [
     *("--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"),
-    *("--epochs", "6", "--chunk-steps", "4"),
+    *("--epochs", "4", "--chunk-steps", "4"),
 ]
 COMMAND = "from mnist_jax.cli import run; run()"
 
@@ -38,16 +38,20 @@ def free_port() -> int:
 def start(
     count: int, workdir: Path, *options: str, code: str = COMMAND
 ) -> list[subprocess.Popen[str]]:
-    """Starts `train`, or another program with its arguments, in so many processes."""
+    """Starts `train`, or another program with its arguments, in so many processes.
+
+    In the options, and in the program, NUMBER stands for that of the process.
+    """
     port = free_port()
     return [
         subprocess.Popen(
             [
-                *(sys.executable, "-c", code, "train", *OPTIONS, "--workdir", str(workdir)),
+                *(sys.executable, "-c", code.replace("NUMBER", str(number))),
+                *("train", *OPTIONS, "--workdir", str(workdir)),
                 *("--distributed.coordinator", f"localhost:{port}"),
                 *("--distributed.num-processes", str(count)),
                 *("--distributed.process-id", str(number)),
-                *options,
+                *(option.replace("NUMBER", str(number)) for option in options),
             ],
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
@@ -108,21 +112,27 @@ def undisturbed(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 0)])
-def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bits(
-    count, victim, undisturbed, tmp_path
+@pytest.mark.parametrize(
+    ("count", "victim", "signum", "how"),
+    [(2, 1, signal.SIGSTOP, "gives no sign of life for 3 s"), (4, 0, signal.SIGKILL, "has ended")],
+)
+def test_a_lost_process_ends_the_others_and_the_run_goes_on_to_the_same_bits(
+    count, victim, signum, how, undisturbed, tmp_path
 ):
     expected = bits(undisturbed(count))
-    processes = start(count, tmp_path / "run")
-    wait_for_epochs(tmp_path / "run", 2, processes)
-    processes[victim].kill()
+    soon = "from mnist_jax import peers; peers.SILENT_SECONDS = 3.0; "
+    processes = start(count, tmp_path / "run", code=soon + COMMAND)
+    wait_for_epochs(tmp_path / "run", 3, processes)  # two are saved
+    processes[victim].send_signal(signum)
     killed = time.monotonic()
+    lost = processes.pop(victim)
     found = ends(processes)
     assert time.monotonic() - killed < 10
-    for number, (code, _, stderr) in enumerate(found):
-        if number != victim:
-            assert code == LOST, stderr
-            assert stderr.splitlines()[-1].startswith(f"error: process {victim} of {count} has")
+    lost.kill()
+    ends([lost])
+    for code, _, stderr in found:
+        assert code == LOST, stderr
+        assert stderr.splitlines()[-1].startswith(f"error: process {victim} of {count} {how}")
     assert not (tmp_path / "run" / "result.json").exists()
     found = ends(start(count, tmp_path / "run"))
     assert [code for code, _, _ in found] == [0] * count, found
@@ -130,14 +140,25 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bits(
     assert bits(tmp_path / "run") == expected
 
 
-def test_a_signal_to_one_saves_in_all_and_other_devices_continue(undisturbed, tmp_path, command):
-    """Two processes are stopped; one process with four devices finishes."""
+def test_one_process_two_and_one_with_four_devices_go_on_with_one_run(
+    undisturbed, tmp_path, command
+):
+    """A signal to one of the two saves, and ends both."""
+
+    def stop(row):
+        if row["epoch"] == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(dataclasses.replace(SMALL, epochs=4), tmp_path, on_epoch=stop)
     processes = start(2, tmp_path)
-    wait_for_epochs(tmp_path, 1, processes)
+    wait_for_epochs(tmp_path, 2, processes)
     processes[1].send_signal(signal.SIGTERM)
     found = ends(processes)
     assert [code for code, _, _ in found] == [143, 143], found
-    said = {stderr for _, _, stderr in found}
+    assert "continuing after step 8 " in found[0][1]
+    assert "process_count is 1, not 2" in found[0][2].splitlines()[0]
+    said = {stderr.splitlines()[-1] for _, _, stderr in found}
     assert len(said) == 1, said
     assert "stopped by SIGTERM after step" in said.pop()
     steps, damaged = check_checkpoints(tmp_path / "checkpoints")
@@ -155,24 +176,6 @@ def test_a_signal_to_one_saves_in_all_and_other_devices_continue(undisturbed, tm
         assert row["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=0.02)
 
 
-def test_two_processes_continue_what_one_has_begun(tmp_path, undisturbed):
-    config = dataclasses.replace(SMALL, epochs=6)
-
-    def stop(row):
-        if row["epoch"] == 3:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train(config, tmp_path, on_epoch=stop)
-    found = ends(start(2, tmp_path))
-    assert [code for code, _, _ in found] == [0, 0], found
-    assert "continuing after step 24" in found[0][1]
-    losses = [
-        [row["train_loss"] for row in read_history(path)] for path in (tmp_path, undisturbed(2))
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-
-
 def test_what_the_first_process_refuses_all_refuse(undisturbed):
     found = ends(start(2, undisturbed(2), "--seed", "7"))
     for code, stdout, stderr in found:
@@ -183,8 +186,57 @@ def test_what_the_first_process_refuses_all_refuse(undisturbed):
 def test_a_complete_run_is_complete_for_all(undisturbed):
     found = ends(start(2, undisturbed(2), "--json"))
     assert [(code, stderr) for code, _, stderr in found] == [(0, "")] * 2
-    assert json.loads(found[0][1])["steps"] == 48
+    assert json.loads(found[0][1])["steps"] == 32
     assert found[1][1] == ""
+
+
+def test_processes_with_other_options_are_refused(tmp_path):
+    for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs", "1NUMBER")):
+        assert (code, stdout) == (2, "")
+        assert stderr == (
+            "error: processes [1] have other options than process 0: start the same command in "
+            "every process\n"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_other_data_are_refused(tmp_path):
+    other = "import mnist_jax.task as task; task.data_sha256 = lambda _: 'NUMBER'; "
+    for code, _, stderr in ends(start(2, tmp_path / "run", code=other + COMMAND)):
+        assert code == 2
+        assert "processes [1] have other data than process 0" in stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_with_more_devices_is_refused(tmp_path):
+    more = "import os; os.environ['XLA_FLAGS'] = "
+    more += "'--xla_force_host_platform_device_count=1NUMBER'; "
+    for code, _, stderr in ends(start(2, tmp_path / "run", code=more + COMMAND)):
+        assert code == 2
+        assert stderr == (
+            "error: every process must have as many devices as the others, got 10, 11\n"
+        )
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_process_killed_while_another_leaves_is_lost(late, undisturbed):
+    """One process has finished and waits for the other."""
+    slow = "import time, mnist_jax.commands as commands; show = commands.show_result; "
+    slow += "commands.show_result = lambda *a: "
+    slow += f"NUMBER == {late} and (print('late', flush=True), time.sleep(60)); "
+    slow += "from mnist_jax import cli; cli._silence = lambda: cli.contextlib.nullcontext(); "
+    processes = start(2, undisturbed(2), code=slow + COMMAND)
+    for line in processes[late].stdout:
+        if line == "late\n":
+            break
+    time.sleep(1)  # in which the other one has come to its end
+    processes[late].kill()
+    killed = time.monotonic()
+    [(code, _, stderr)] = ends(processes[1 - late : 2 - late])
+    ends([processes[late]])
+    assert time.monotonic() - killed < 10
+    assert code == LOST
+    assert stderr.splitlines()[-1].startswith(f"error: process {late} of 2 has ended")
 
 
 def test_a_workdir_that_is_not_shared_is_told(tmp_path):
@@ -195,18 +247,6 @@ def test_a_workdir_that_is_not_shared_is_told(tmp_path):
     assert "does not see the workdir" in second[2]
     assert "on a file system that all machines share" in second[2]
     assert first[0] == LOST
-
-
-def test_a_process_that_hangs_is_lost(tmp_path):
-    soon = "from mnist_jax import peers; peers.SILENT_SECONDS = 3.0; "
-    processes = start(2, tmp_path / "run", "--epochs", "1000", code=soon + COMMAND)
-    wait_for_epochs(tmp_path / "run", 1, processes)
-    processes[1].send_signal(signal.SIGSTOP)
-    code, _, stderr = ends(processes[:1])[0]
-    processes[1].kill()
-    processes[1].communicate()
-    assert code == LOST
-    assert "process 1 of 2 gives no sign of life for 3 s" in stderr
 
 
 def test_processes_that_do_not_come_are_told(tmp_path):
@@ -236,6 +276,16 @@ def test_streaming_reads_in_each_process_only_its_own(tmp_path, undisturbed):
         assert "(4, 128)" not in shapes
     expected, streamed = bits(undisturbed(2)), bits(tmp_path / "run")
     assert streamed["variables"] == expected["variables"]
+
+
+def test_a_port_in_use_is_told():
+    with socket.create_server(("", 0)) as server:
+        options = {"coordinator": f"localhost:{server.getsockname()[1]}", "num_processes": 2}
+        with (
+            pytest.raises(ValueError, match="in use"),
+            joined(**options, process_id=0),
+        ):
+            pass
 
 
 def test_alone_there_is_nothing_to_wait_for():

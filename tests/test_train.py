@@ -41,6 +41,7 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         "platform",
         "device_kind",
         "device_count",
+        "process_count",
         "cpu_count",
         "versions",
     }

@@ -83,7 +83,7 @@ def test_a_second_signal_does_not_wait_and_does_no_harm(tmp_path):
     with start(tmp_path, *one_chunk_an_epoch, until="metrics.jsonl") as process:
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        time.sleep(1.2)  # sooner, it would be a repetition of the first
         assert process.poll() is None  # it waits for its chunk
         process.send_signal(signal.SIGTERM)
         sent = time.perf_counter()
@@ -160,6 +160,7 @@ def test_a_second_signal_in_a_notebook_interrupts_and_does_not_exit():
         while not requests:
             time.sleep(0.01)
         assert requests == [signal.SIGINT]
+        time.sleep(1.1)  # sooner, it would be a repetition
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
