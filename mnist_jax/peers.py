@@ -246,7 +246,8 @@ def _call(hosts: list[str], port: int, greeting: str) -> socket.socket | None:
 
 def _watch(peers: dict[int, socket.socket], others_leave: threading.Event) -> None:
     """Gives signs of life to the peers, waits for theirs, and tells when all are leaving."""
-    heard = dict.fromkeys(peers, time.monotonic())
+    spoken = time.monotonic()
+    heard = dict.fromkeys(peers, spoken)
     leaving = set()
     selector = selectors.DefaultSelector()
     for number, peer in peers.items():
@@ -262,7 +263,9 @@ def _watch(peers: dict[int, socket.socket], others_leave: threading.Event) -> No
             if told or said == ENDED:
                 _lose(int(told[1]) if told else key.data, "has ended", peers)
             heard[key.data] = time.monotonic()
-        _say([*peers.values()], BEAT)
+        if time.monotonic() - spoken > BEAT_SECONDS:  # and not in answer to every sign of theirs
+            spoken = time.monotonic()
+            _say([*peers.values()], BEAT)
         for number in [*peers]:
             if time.monotonic() - heard[number] > SILENT_SECONDS:
                 _lose(number, f"gives no sign of life for {SILENT_SECONDS:.0f} s", peers)
