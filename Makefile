@@ -55,7 +55,7 @@ benchmark: $(VENV)/.installed-benchmarks
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/conv.py
 
-# The tables of docs/performance.md for a GPU or a TPU: the recipes, a population, a step's floor.
+# The tables of docs/accelerators.md, for a GPU or a TPU: the recipes, a population, a step's floor.
 benchmark-accelerator: $(VENV)/.installed
 	@$(BIN)/python benchmarks/accelerator.py --json runs/benchmark/accelerator.json
 

@@ -117,14 +117,9 @@ def variants(config: Config, args: argparse.Namespace) -> list[Config]:
 
 
 def precisions(config: Config) -> list[str]:
-    """The values of `precision` that a config does not have; none where it has no such field."""
-    values = typing.get_args(typing.get_type_hints(Config).get("precision"))
-    return [value for value in values if value != precision(config)]
-
-
-def precision(config: Config) -> str:
-    """How a config computes its products; "default" is what JAX does of its own accord."""
-    return dataclasses.asdict(config).get("precision", "default")
+    """The values of `precision` that a config does not have."""
+    values = typing.get_args(typing.get_type_hints(Config)["precision"])
+    return [value for value in values if value != config.precision]
 
 
 @functools.cache
@@ -171,7 +166,7 @@ def measure_recipes(args: argparse.Namespace) -> Rows:
         rows.append(
             {
                 "recipe": name,
-                "precision": precision(config),
+                "precision": config.precision,
                 "lowering": config.model.lowering,
                 "compile, s": run.compiled.seconds,
                 "first training, s": first,
@@ -194,13 +189,13 @@ def measure_steps(args: argparse.Namespace) -> Rows:
             compiled = compile_training(config)
             cost, run = step_cost(compiled), Training(compiled)
             [(_, *later)] = rounds(args, [(run, run.num_steps)])
-            arithmetic = 1e3 * cost["flops_needed"] / best[precision(config)]
+            arithmetic = 1e3 * cost["flops_needed"] / best[config.precision]
             memory = 1e3 * cost["bytes"] / best["memory"]
             step = 1e3 * statistics.median(later) / run.num_steps
             rows.append(
                 {
                     "recipe": name,
-                    "precision": precision(config),
+                    "precision": config.precision,
                     "lowering": config.model.lowering,
                     "MFLOP needed": cost["flops_needed"] / 1e6,
                     "MFLOP compiled": cost["flops"] / 1e6,
@@ -242,7 +237,7 @@ def measure_population(args: argparse.Namespace) -> Rows:
         for members in args.members:
             row: dict[str, Any] = {
                 "members": members,
-                "precision": precision(config),
+                "precision": config.precision,
                 "lowering": config.model.lowering,
             }
             rows.append(row)

@@ -28,7 +28,7 @@ srun --kill-on-bad-exit=0 --wait=90 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     mnist-jax train "$@" || code=$?
 
 # 143: stopped and saved; 5: another process was lost; 137: this one was killed. The same command goes
-# on. The limit is for what gets lost each time, by too little memory say.
+# on. The limit is for what gets lost each time, by too little memory or a full disk.
 if [[ " 143 5 137 " == *" $code "* ]] && ((${SLURM_RESTART_COUNT:-0} < 100)); then
     scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script
 fi

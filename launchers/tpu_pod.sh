@@ -10,7 +10,7 @@ shift 2
 
 # To change: what all machines mount at /mnt/shared, such as a Filestore instance (NFS). The directory
 # of --workdir lies there; mnist-jax cannot write to gs:// itself.
-share=${SHARE:-10.0.0.2:/share}
+share=10.0.0.2:/share
 
 on_all_machines() {
     gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"

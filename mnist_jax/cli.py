@@ -21,7 +21,7 @@ import mnist_jax
 from mnist_jax.commands import COMMANDS, WRITERS, Common, create_parser
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
-from mnist_jax.peers import LOST
+from mnist_jax.peers import LOST, LostError
 from mnist_jax.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 
 # Exit codes: 0 done; 4 `verify` found other bits, or `doctor` something to mend; 5 one of several
@@ -126,7 +126,7 @@ def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
     """The exit code and the message for an error."""
     if isinstance(error, FloatingPointError):
         return DIVERGED, str(error)
-    if isinstance(error, ConnectionError) and not error.errno:
+    if isinstance(error, LostError):
         return LOST, str(error)
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""

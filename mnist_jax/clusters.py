@@ -1,4 +1,4 @@
-"""Which process of a job this is, as what has started it tells."""
+"""Which process of a job this is: what the cluster tells it."""
 
 import re
 import urllib.request

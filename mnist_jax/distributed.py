@@ -41,7 +41,8 @@ def from_first(function: Callable[[], Any]) -> Any:
         function: its value is made of what JSON has.
 
     Raises:
-        ValueError: in every process, with the same message, where the function raises anything.
+        Whatever the function raises, in the first process; in the others a ValueError with its
+            message.
     """
     if jax.process_count() == 1:
         return function()

@@ -198,17 +198,17 @@ def find_caches() -> Iterator[Finding]:
         return
     compiled = jax.config.values["jax_compilation_cache_dir"]
     own = "JAX_COMPILATION_CACHE_DIR" if "JAX_COMPILATION_CACHE_DIR" in os.environ else ""
-    for what, place, variable in (
+    for what, directory, variable in (
         ("compiled programs", compiled or root / "compiled", own or "XDG_CACHE_HOME"),
         ("decoded datasets", root / "arrays", "XDG_CACHE_HOME"),
     ):
-        if "://" in str(place):  # a bucket
-            yield Finding(what, f"in {place}")
-        elif not can_write(Path(place)):
+        if "://" in str(directory):  # a bucket
+            yield Finding(what, f"in {directory}")
+        elif not can_write(Path(directory)):
             advice = f"to start faster, set {variable} to a directory that can be written"
-            yield Finding(what, f"not kept: {place} cannot be written", advice)
+            yield Finding(what, f"not kept: {directory} cannot be written", advice)
         else:
-            yield Finding(what, f"{_size(Path(place)) / 1e6:,.1f} MB in {place}")
+            yield Finding(what, f"{_size(Path(directory)) / 1e6:,.1f} MB in {directory}")
 
 
 def find_extras() -> Iterator[Finding]:

@@ -30,6 +30,10 @@ SILENT_SECONDS = 30.0  # after which a process is lost: it hangs, or its machine
 BEAT, LEAVING, ENDED = b".", b"L", b""
 
 
+class LostError(ConnectionError):
+    """Other processes of a training are not there, or not any more."""
+
+
 @contextlib.contextmanager
 def joined(
     coordinator: str | None = None,
@@ -56,7 +60,7 @@ def joined(
 
     Raises:
         ValueError: only some of the arguments are given, or they do not fit.
-        ConnectionError: not all processes came.
+        LostError: not all processes came.
     """
     arguments, where = {}, coordinator
     if (coordinator, num_processes, process_id) != (None, None, None):
@@ -123,12 +127,12 @@ def _join(
     """Waits for the others; returns the peers that are watched from now on."""
     failed = (
         f"the processes of {where} did not come together: start every one of them, with the same "
-        "address and number"
+        "coordinator and num-processes"
     )
     # It waits in compiled code, where no handler of Python's runs; and it takes SIGTERM for itself.
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
-        with _ends_after(start_seconds, f"{failed}, within {start_seconds} s"):
+        with _ends_after(start_seconds, f"{failed}, within {start_seconds:g} s"):
             jax.distributed.initialize(
                 **arguments, initialization_timeout=math.ceil(start_seconds) + 60
             )
@@ -136,7 +140,7 @@ def _join(
             with _quiet_stdout():
                 return _meet()
     except RuntimeError as error:
-        raise ConnectionError(f"{failed} ({error})") from error
+        raise LostError(f"{failed} ({error})") from error
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
@@ -255,13 +259,15 @@ def _watch(peers: dict[int, socket.socket], others_leave: threading.Event) -> No
     while peers:
         for key, _ in selector.select(BEAT_SECONDS):
             said = _receive(key.fileobj)
-            told = re.search(rb"lost (\d+);", said)
+            told = re.search(rb"lost ([1-9]\d*);", said)  # the first one tells of the others
             if LEAVING in said:
                 leaving.add(key.data)
             if leaving >= peers.keys():
                 others_leave.set()
-            if told or said == ENDED:
-                _lose(int(told[1]) if told else key.data, "has ended", peers)
+            if told:
+                _lose(int(told[1]), "is lost", peers)
+            elif said == ENDED:
+                _lose(key.data, "has ended", peers)
             heard[key.data] = time.monotonic()
         if time.monotonic() - spoken > BEAT_SECONDS:  # and not in answer to every sign of theirs
             spoken = time.monotonic()

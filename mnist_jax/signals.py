@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM as requests: the first one is waited for, the second one is not."""
+"""SIGINT (Ctrl-C) and SIGTERM as requests: the first one is waited for, a later one is not."""
 
 import contextlib
 import os

@@ -93,7 +93,7 @@ def train(
 
     On a CPU the same config gives the same bits on the same machine and versions, whatever stopped
     the run in between. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a
-    second one at once. The test split is used once, at the end.
+    second one, more than a second later, at once. The test split is used once, at the end.
 
     Several processes call it alike, with a workdir that all of them see, see `peers.joined`;
     the first one writes there.
@@ -121,6 +121,7 @@ def train(
     check_alike("options", [dataclasses.asdict(config), overwrite])
     result = from_first(functools.partial(previous_result, workdir, config, overwrite))
     if result:
+        check_shared(workdir)
         if (workdir / ".lock").exists():  # of a process that was killed after its last write
             with contextlib.suppress(OSError), lock_workdir(workdir):
                 pass
@@ -173,6 +174,7 @@ def _train(
     state = program.state
     frozen = frozen_parameters(state.params, config.freeze)
     if saved:
+        check_shared(workdir)
         state = restore_state(checkpoints, saved[-1], state, replicated(create_mesh()))
         origin = progress["origin"] | origin  # with the network that it began from
     elif config.init_from:

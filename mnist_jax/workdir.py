@@ -210,13 +210,19 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 
 def check_shared(workdir: Path) -> None:
-    """Raises FileNotFoundError where not all processes see what the first one has written."""
-    from_first(lambda: None)  # it has come as far as this
-    if not (workdir / "config.json").exists():
+    """Raises FileNotFoundError where not all processes see the config.json of the first one."""
+    path = workdir / "config.json"
+    written = from_first(lambda: _time_of_writing(path))
+    if not path.exists() or _time_of_writing(path) != written:  # it may have one of its own
         raise FileNotFoundError(
             f"process {jax.process_index()} does not see the workdir {workdir} of the first one: "
             "give a --workdir on a file system that all machines share"
         )
+
+
+def _time_of_writing(path: Path) -> int:
+    with path.open() as file:  # opened, as a network's file system may have old news otherwise
+        return os.fstat(file.fileno()).st_mtime_ns
 
 
 @by_first_process

@@ -168,7 +168,12 @@ def test_slurm_queues_again_what_was_stopped(cluster, tmp_path):
             assert script.poll() is None
             time.sleep(0.1)
         os.kill(int((tmp_path / "tasks").read_text().split()[1]), signal.SIGTERM)
-        _, errors = script.communicate(timeout=60)
+        try:
+            _, errors = script.communicate(timeout=300)
+        finally:  # what still trains would go on for long
+            for task in (tmp_path / "tasks").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(task), signal.SIGKILL)
     assert "which is saved" in errors
     assert (tmp_path / "scontrol").read_text() == f"requeue {cluster['SLURM_JOB_ID']}\n"
     assert script.returncode == -signal.SIGTERM
@@ -181,6 +186,7 @@ def test_slurm_queues_again_what_was_stopped(cluster, tmp_path):
         ((2, 2), 0, False),  # bad input
         ((3, 3), 0, False),  # diverged
         ((143, 143), 0, True),  # stopped, and saved
+        ((2, 5), 0, True),  # one task had a full disk, and the other one lost it
         ((137, 5), 0, True),  # one task was killed
         ((5, 5), 99, True),
         ((5, 5), 100, False),
