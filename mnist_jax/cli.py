@@ -18,7 +18,7 @@ from typing import NoReturn
 import tyro
 
 import mnist_jax
-from mnist_jax.commands import COMMANDS, WRITERS, Common, create_parser
+from mnist_jax.commands import COMMANDS, WRITERS, Common, create_parser, printable
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
 from mnist_jax.peers import LOST, LostError
@@ -118,8 +118,7 @@ def _silence() -> Iterator[None]:
 
 def _one_line(message: str) -> str:
     """The message without line ends, and with what a terminal would obey spelled out."""
-    line = " ".join(message.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(" ".join(message.split()))
 
 
 def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:

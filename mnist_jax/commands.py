@@ -80,8 +80,18 @@ class Distributed:
     """The number of this one, from 0."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeveralProcesses(Common):
+    """The options of a command that several processes can run as one."""
+
+    distributed: Distributed = field(default_factory=Distributed)
+
+    def joined(self) -> contextlib.AbstractContextManager[bool]:
+        return joined(**vars(self.distributed))
+
+
 @dataclass(frozen=True)
-class Train(Common):
+class Train(SeveralProcesses):
     """Train a network, or continue the unfinished run in the workdir."""
 
     recipe: Recipe
@@ -93,7 +103,6 @@ class Train(Common):
     """Delete the run that is in the workdir and start anew."""
     tensorboard: bool = False
     """Also write event files for TensorBoard, to tensorboard/ in the workdir."""
-    distributed: Distributed = field(default_factory=Distributed)
 
     def run(self) -> dict[str, Any]:
         workdir = self.workdir or Path("runs", self.config.stem if self.config else "default")
@@ -101,12 +110,9 @@ class Train(Common):
         show_result(workdir, found.result)
         return {"workdir": str(workdir), **found.result}
 
-    def joined(self) -> contextlib.AbstractContextManager[bool]:
-        return joined(**vars(self.distributed))
-
 
 @dataclass(frozen=True)
-class Evaluate(Common):
+class Evaluate(SeveralProcesses):
     """Measure a trained network, or several as an ensemble, on a split of their dataset."""
 
     workdir: tuple[Path, ...]
@@ -115,7 +121,6 @@ class Evaluate(Common):
     """Which examples."""
     step: str = "latest"
     """A saved step, latest, or best (by validation accuracy)."""
-    distributed: Distributed = field(default_factory=Distributed)
 
     def run(self) -> dict[str, Any]:
         found = evaluate(self.workdir, self.split, self.step)
@@ -124,9 +129,6 @@ class Evaluate(Common):
             f"{found['count']:,} images  ({_steps(found['step'])})"
         )
         return found
-
-    def joined(self) -> contextlib.AbstractContextManager[bool]:
-        return joined(**vars(self.distributed))
 
 
 @dataclass(frozen=True)
@@ -447,9 +449,12 @@ def _line(finding: Finding) -> str:
     lines = [f"{'!' if finding.problem else ' '} {finding.what:<19} {finding.value}"]
     if finding.advice:
         lines.append(f"{'':>19}-> {finding.advice}")
-    return "\n".join(
-        "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines
-    )
+    return "\n".join(map(printable, lines))
+
+
+def printable(line: str) -> str:
+    """Spells out what a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _varied(options: Sequence[str]) -> dict[str, list[float]]:
