@@ -6,14 +6,22 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test docs torture check format seeds advice benchmark benchmark-accelerator clean
+.PHONY: train test test-all mutants docs torture check format seeds advice benchmark benchmark-accelerator clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
 	$(BIN)/mnist-jax train
 
+# The promises, each once: the same tests with the same examples in the same order, on all cores.
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow" -p no:randomly
+
+# All tests, in an order and with examples that are drawn; SEED repeats them.
+SEED := $(or $(SEED),$(shell od -An -N3 -tu4 /dev/urandom | tr -d ' '))
+test-all: $(VENV)/.installed-dev
+	@echo "to repeat it: make test-all SEED=$(SEED)"
+	$(PYTEST) --randomly-seed=$(SEED) --hypothesis-profile=drawn --hypothesis-seed=$(SEED)
 
 # The pages of docs/, into build/docs.
 docs: $(VENV)/.installed-dev

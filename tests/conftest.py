@@ -1,40 +1,54 @@
-"""What the tests share: the real MNIST, and one small training run."""
+"""The same start for every test, whoever runs it, and what they share: MNIST, a small run."""
 
+import contextlib
+import gc
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
-from browser import browser as browser
-from flax import linen as nn
 
-from mnist_jax import Config, train
-from mnist_jax.compilation_cache import use_compilation_cache
-from mnist_jax.config import DataConfig, ModelConfig
-from mnist_jax.datasets import Split, load_dataset
-from mnist_jax.models import create_model
-from mnist_jax.train import Run
+# Before their import: their asserts explain themselves, and stay with `python -O`.
+pytest.register_assert_rewrite("browser", "harness", "helpers")
+
+from browser import browser as browser  # noqa: E402
+from helpers import SMALL  # noqa: E402
+
+from mnist_jax import train  # noqa: E402
+from mnist_jax.compilation_cache import use_compilation_cache  # noqa: E402
+from mnist_jax.datasets import Split, load_dataset  # noqa: E402
+from mnist_jax.train import Run  # noqa: E402
+
+# `nohup make test &` and many a daemon start programs with SIGINT ignored, or with signals blocked,
+# and every process that a test starts inherits that. (Python itself ignores the two left out.)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+for _signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        is_int = _signum is signal.SIGINT
+        signal.signal(_signum, signal.default_int_handler if is_int else signal.SIG_DFL)
 
 # What JAX would broadcast without a word is an error here. (Strict dtypes too would be, but Optax
 # raises a float to an int32 power.)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 use_compilation_cache()  # most tests that train compile the same programs
 
-SMALL = Config(
-    epochs=2,
-    batch_size=128,
-    chunk_steps=4,
-    data=DataConfig(train_split="train[:1280]", test_split="test[:500]"),
-)
+# The examples of `make test` are the same every time; `make test-all` draws its own.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("drawn", deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile("fixed")
 
 
-def create_reference(**fields: float | str) -> nn.Module:
-    """The reference network, with some fields changed."""
-    num_classes = fields.pop("num_classes", 10)
-    return create_model(num_classes=num_classes, **vars(ModelConfig(**fields)))  # type: ignore[arg-type]
+@pytest.fixture(scope="module", autouse=True)
+def free_memory() -> Iterator[None]:
+    """Compiled programs and their data live as long as JAX's caches, which have no limit."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +63,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     return workdir, train(SMALL, workdir)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python -m mnist_jax ARGS` in a process of its own."""
 
@@ -63,3 +77,20 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 9 MB in memory, which the test may give another size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", str(disk)], check=True)
+        yield disk

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import create_reference
+from helpers import create_reference
 
 from mnist_jax.checkpoint import open_saver, restore_state
 from mnist_jax.config import OptimizerConfig

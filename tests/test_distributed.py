@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import peers, train
 from mnist_jax.checkpoint import check_checkpoints

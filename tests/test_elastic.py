@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import population, train
 from mnist_jax.config import replace_fields

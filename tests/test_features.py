@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import create_reference
+from helpers import create_reference
 
 from mnist_jax.datasets import load_dataset
 from mnist_jax.features import feature_maps, first_filters

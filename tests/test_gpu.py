@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import Config, predict, rng
 from mnist_jax.config import load_config, replace_fields

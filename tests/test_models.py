@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import create_reference
 from flax import linen as nn
+from helpers import create_reference
 from jax import lax
 
 from mnist_jax import rng

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import export, load_dataset, load_network, predict, train
 from mnist_jax.config import replace_fields

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import Config, evaluate, train
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 from scipy import stats
 
 from mnist_jax import Config, compare, evaluate, population, train

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

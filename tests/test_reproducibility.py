@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import create_reference
+from helpers import create_reference
 
 from mnist_jax import rng
 from mnist_jax.config import OptimizerConfig

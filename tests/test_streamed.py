@@ -4,7 +4,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st

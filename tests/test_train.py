@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 from sklearn.metrics import accuracy_score
 
 from mnist_jax import evaluate, load_dataset, predict, program, train

@@ -3,7 +3,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import task, train
 from mnist_jax.datasets import load_splits

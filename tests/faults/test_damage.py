@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import evaluate, train
 from mnist_jax.checkpoint import check_checkpoints

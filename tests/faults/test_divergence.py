@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import train
 from mnist_jax.checkpoint import check_checkpoints, restore_variables

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import task, train
 from mnist_jax.checkpoint import check_checkpoints, read_progress

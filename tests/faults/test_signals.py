@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 
 from mnist_jax import train
 from mnist_jax.checkpoint import check_checkpoints
@@ -132,10 +132,10 @@ def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, mo
 
 # What a test runner does around `train`: it has handlers of its own.
 HOST = """
-import signal, sys, conftest, mnist_jax
+import signal, sys, helpers, mnist_jax
 signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-mnist_jax.train(conftest.SMALL, sys.argv[1])
+mnist_jax.train(helpers.SMALL, sys.argv[1])
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """

@@ -1,0 +1,146 @@
+"""What tests share: a small recipe, the reference network, what a run leaves, how to stop it."""
+
+import contextlib
+import itertools
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+import pytest
+from flax import linen as nn
+
+from mnist_jax import Config
+from mnist_jax.config import DataConfig, ModelConfig
+from mnist_jax.hashing import tree_sha256
+from mnist_jax.history import read_history, without_times
+from mnist_jax.models import create_model
+from mnist_jax.signals import Stopped
+from mnist_jax.train import Run
+
+# 1,024 images for training, 8 steps an epoch; 256 for validation.
+SMALL = Config(
+    epochs=2,
+    batch_size=128,
+    chunk_steps=4,
+    data=DataConfig(train_split="train[:1280]", test_split="test[:500]"),
+)
+
+
+def create_reference(**fields: float | str) -> nn.Module:
+    """The reference network, with some fields changed."""
+    num_classes = fields.pop("num_classes", 10)
+    return create_model(num_classes=num_classes, **vars(ModelConfig(**fields)))  # type: ignore[arg-type]
+
+
+def strict_json(path: Path) -> Any:
+    """Reads JSON that may hold no NaN."""
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path}: {name}"))
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    """The history of a run, without its times."""
+    return [without_times(row) for row in read_history(workdir)]
+
+
+def results(run: Run) -> list[dict[str, Any]]:
+    """What a run has computed, without its times: the result, and a row an epoch."""
+    return [without_times(values) for values in (run.result, *run.history)]
+
+
+def bits(root: Path) -> dict[str, Any]:
+    """All that finished runs have left below `root`, by path, but for times and random names."""
+    found: dict[str, Any] = dict.fromkeys(listing(root), "is there")
+    for path in root.rglob("*.json*"):
+        name = str(path.relative_to(root))
+        if path.name in ("config.json", "result.json", "population.json"):
+            found[name] = without_times(strict_json(path))
+        elif path.name == "metrics.jsonl":
+            found[name] = rows(path.parent)
+    for item in sorted(root.glob("**/checkpoints/*/*/_METADATA")):
+        with ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(item.parent)
+        found[str(item.parent.relative_to(root))] = tree_sha256(arrays)
+    return found
+
+
+def listing(root: Path) -> list[str]:
+    """The files and directories below `root`; Orbax's files of data have random names."""
+    paths = (str(path.relative_to(root)) for path in root.rglob("*"))
+    return sorted({re.sub(r"/d/[0-9a-f]{32}$", "/d/*", path) for path in paths})
+
+
+def contents(root: Path) -> dict[Path, str | bytes | None]:
+    """What lies below a directory: files with their bytes, links with their targets."""
+    found: dict[Path, str | bytes | None] = {}
+    for path in root.rglob("*"):
+        if path.is_symlink():
+            found[path] = str(path.readlink())
+        else:
+            found[path] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def times(root: Path) -> dict[Path, int]:
+    """When each file and directory below `root` was last changed: nothing may rewrite them."""
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def make_files(root: Path, files: dict[str, str | bytes]) -> None:
+    """Makes files; a name with a slash at its end is a directory, "@TARGET" is a link."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir()
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content.startswith("@"):
+            path.symlink_to(content[1:])
+        else:
+            path.write_text(content)
+
+
+def wait_until(
+    condition: Callable[[], object], processes: Iterable[Any] = (), seconds: float = 120
+) -> None:
+    """Waits until the condition holds, as long as the processes live.
+
+    Args:
+        condition: is asked every few milliseconds.
+        processes: of `subprocess`; a test fails, with their errors, where one has ended.
+        seconds: after which something hangs. No test is about being faster than this.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it hangs"
+        time.sleep(0.005)
+
+
+def stop_after(chunks: int, run: Callable[..., Any], *args: Any, **options: Any) -> None:
+    """Calls `train` or `population`; a signal comes while the last of some chunks is computed."""
+    names, requests, computed = run.__globals__, [], itertools.count(1)
+    (compiler,) = {"compile_program", "compile_population"} & names.keys()
+    compile_it = names[compiler]
+
+    def compile_counted(*args: Any, **fields: Any) -> Any:
+        program = compile_it(*args, **fields)
+
+        def run_chunk(*state_and_chunk: Any) -> Any:
+            if next(computed) == chunks:
+                requests.append(signal.SIGTERM)
+            return program.run_chunk(*state_and_chunk)
+
+        return program._replace(run_chunk=run_chunk)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(names, compiler, compile_counted)
+        patch.setitem(names, "stop_requests", lambda: contextlib.nullcontext(requests))
+        with pytest.raises(Stopped, match="stopped by SIGTERM after step"):
+            run(*args, **options)
