@@ -23,6 +23,10 @@ test-all: $(VENV)/.installed-dev
 	@echo "to repeat it: make test-all SEED=$(SEED)"
 	$(PYTEST) --randomly-seed=$(SEED) --hypothesis-profile=drawn --hypothesis-seed=$(SEED)
 
+# Changes one expression of the core at a time, and counts the changes that `make test` does not notice.
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python tests/mutants.py --seed $(SEED)
+
 # The pages of docs/, into build/docs.
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

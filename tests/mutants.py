@@ -1,0 +1,198 @@
+"""Changes one expression of the core at a time, and counts the changes that no quick test notices.
+
+    python tests/mutants.py --mutants 60 --seed 1
+
+Each mutant is a copy of the checkout with one change, drawn at random. The tests of its file run
+first, then all of `make test`; the mutant is killed by the first one that fails. A mutant that
+computes the same as the original cannot be killed: those that were drawn so far are in SAME, with
+the reason. The exit code is 1 where more than 5 % of the others survive.
+"""
+
+import argparse
+import ast
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    *("augment", "checkpoint", "hashing", "loader", "metrics", "optimizer", "overfitting"),
+    *("population", "population_program", "program", "retention", "rng", "steps", "train"),
+]
+LIMIT = 900  # seconds after which a mutant hangs, and so is noticed
+MOST_SURVIVE = 0.05
+
+# Mutants that compute the same, by file and change, and why they do.
+SAME: dict[tuple[str, str], str] = {}
+
+OTHER = {
+    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
+    **{ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In},
+    **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And},
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult},
+    **{ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult},
+    **{ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd},
+}
+OTHER_NAME = {"min": "max", "any": "all", "ceil": "floor", "minimum": "maximum", "argmax": "argmin"}
+OTHER_NAME |= {new: old for old, new in OTHER_NAME.items()}
+
+
+class Mutant(NamedTuple):
+    """A change of one expression: the bytes from `start` to `end` of a file become `new`."""
+
+    path: Path
+    line: int
+    start: int
+    end: int
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.change()}"
+
+    def change(self) -> str:
+        old = (ROOT / self.path).read_bytes()[self.start : self.end].decode()
+        return " ".join(f"{old}  ->  {self.new}".split())
+
+
+def mutants(path: Path) -> Iterator[Mutant]:
+    """Yields all mutants of a file below the root."""
+    source = (ROOT / path).read_bytes()
+    starts = [0, *(match.end() for match in re.finditer(b"\n", source))]
+    for old, new in changes(ast.parse(source)):
+        start = starts[old.lineno - 1] + old.col_offset
+        end = starts[old.end_lineno - 1] + old.end_col_offset
+        yield Mutant(path, old.lineno, start, end, new)
+
+
+def changes(node: ast.AST) -> Iterator[tuple[Any, str]]:
+    """Yields the nodes of a tree that have another one, and its text.
+
+    What people read stays (docstrings, errors), and so do annotations, imports and decorators.
+    """
+    if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom | ast.arg):
+        return
+    children = ast.iter_child_nodes(node)
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        children = node.body
+        if isinstance(node, ast.FunctionDef):
+            children = [*node.args.defaults, *filter(None, node.args.kw_defaults), *node.body]
+    elif isinstance(node, ast.AnnAssign):
+        children = [node.value] if node.value else []
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return
+    for child in children:
+        yield from changes(child)
+
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield node, "..."
+    elif isinstance(node, ast.AugAssign):
+        yield node, f"{ast.unparse(node.target)} = {ast.unparse(node.value)}"
+    elif isinstance(node, ast.If | ast.IfExp | ast.While):
+        yield node.test, f"(not ({ast.unparse(node.test)}))"
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in OTHER:
+        other = OTHER[type(node.ops[0])]()
+        yield node, spelled(ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
+    elif isinstance(node, ast.BoolOp):
+        yield node, spelled(ast.BoolOp(OTHER[type(node.op)](), node.values))
+    elif isinstance(node, ast.BinOp) and type(node.op) in OTHER:
+        yield node, spelled(ast.BinOp(node.left, OTHER[type(node.op)](), node.right))
+    elif isinstance(node, ast.UnaryOp):
+        yield node, spelled(node.operand)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        value = node.value
+        yield node, repr(not value if isinstance(value, bool) else 2 * value or 1)
+    elif isinstance(node, ast.Name) and node.id in OTHER_NAME:
+        yield node, OTHER_NAME[node.id]
+    elif isinstance(node, ast.Attribute) and node.attr in OTHER_NAME:
+        yield node, f"{ast.unparse(node.value)}.{OTHER_NAME[node.attr]}"
+    elif isinstance(node, ast.Call):
+        yield from ((keyword, "**{}") for keyword in node.keywords if keyword.arg)
+
+
+def spelled(node: ast.expr) -> str:
+    return f"({ast.unparse(ast.fix_missing_locations(node))})"
+
+
+def is_noticed(mutant: Mutant, checkout: Path) -> bool:
+    """Tells whether a quick test fails, or hangs, in a checkout that gets the mutant."""
+    source = (ROOT / mutant.path).read_bytes()
+    changed = source[: mutant.start] + mutant.new.encode() + source[mutant.end :]
+    (checkout / mutant.path).write_bytes(changed)
+    try:
+        return any(fails(checkout, tests) for tests in (own_tests(mutant.path.stem), []))
+    finally:
+        (checkout / mutant.path).write_bytes(source)
+
+
+def own_tests(module: str) -> list[str]:
+    """The files of tests that import a module; first the one of its name."""
+    imports = re.compile(rf"mnist_jax\.{module}\b|from mnist_jax import [\w, ]*\b{module}\b")
+    found = [
+        path for path in (ROOT / "tests").rglob("test_*.py") if imports.search(path.read_text())
+    ]
+    found.sort(key=lambda path: (path.stem != f"test_{module}", path))
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def fails(checkout: Path, tests: list[str]) -> bool:
+    """Tells whether a quick test of some files, or of all, fails."""
+    options = ["-x", "-q", "-m", "not slow", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *tests],
+            cwd=checkout,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    return done.returncode not in (0, 5)  # 5: there is no such test
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("modules", nargs="*", default=MODULES, help="names; all of the core")
+    parser.add_argument("--mutants", type=int, default=60, help="how many to draw")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    files = [Path("mnist_jax", f"{module}.py") for module in args.modules]
+    all_mutants = [mutant for path in files for mutant in mutants(path)]
+    drawn = random.Random(args.seed).sample(all_mutants, min(args.mutants, len(all_mutants)))
+    drawn = [mutant for mutant in drawn if (mutant.path.stem, mutant.change()) not in SAME]
+
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(args.jobs) as pool:
+        checkouts: SimpleQueue[Path] = SimpleQueue()
+        for number in range(args.jobs):
+            ignore = shutil.ignore_patterns(".git", ".venv", "runs", "build", "__pycache__")
+            checkouts.put(shutil.copytree(ROOT, Path(directory, str(number)), ignore=ignore))
+        checkout = checkouts.get()
+        if fails(checkout, []):
+            sys.exit("error: the quick tests fail without a mutant")
+        checkouts.put(checkout)
+
+        def run(mutant: Mutant) -> bool:
+            checkout = checkouts.get()
+            noticed = is_noticed(mutant, checkout)
+            checkouts.put(checkout)
+            print("killed  " if noticed else "SURVIVES", mutant, flush=True)
+            return noticed
+
+        survived = sum(not noticed for noticed in pool.map(run, drawn))
+    print(f"{survived} of {len(drawn)} survive, of {len(all_mutants)} possible; seed {args.seed}")
+    sys.exit(survived > MOST_SURVIVE * len(drawn))
+
+
+if __name__ == "__main__":
+    main()
