@@ -303,6 +303,7 @@ def _population(
                 scales = now
 
         saver.wait()
+        watch.lap("checkpoint")
         test = program.measure(state, "test")
         watch.lap("eval")
         state = program.collect(state)

@@ -206,9 +206,9 @@ def _train(
         bar = stack.enter_context(progress_bar(step, total_steps))
         watch.lap("checkpoint")
         epoch_started = time.perf_counter() - progress["seconds"]
+        input_seconds = progress.get("input_seconds", 0.0)  # older checkpoints have none
         scale = _rate_scale(history, config)
         last_step = step if stops_early(history, config.watch.patience) else total_steps
-        input_seconds = 0.0
         watch.lap("train")
         chunks = stack.enter_context(contextlib.closing(program.train_chunks(step, last_step)))
         for chunk in chunks:
@@ -272,6 +272,7 @@ def _train(
                     "history": history,
                     "sums": [total_sums(sums)] if sums else [],
                     "seconds": time.perf_counter() - epoch_started,
+                    "input_seconds": input_seconds,
                     "origin": origin,
                 }
                 saver.save(state, progress)
@@ -291,6 +292,7 @@ def _train(
             watch.lap("train")
 
         saver.wait()
+        watch.lap("checkpoint")
         best = best_step(history, scheduled)
         if config.watch.patience and best:
             state = restore_state(checkpoints, best, state, replicated(create_mesh()))

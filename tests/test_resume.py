@@ -1,0 +1,276 @@
+"""All that a resumed run remembers: as if nothing had stopped it after each of its chunks."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import bits, stop_after
+from scripted import LESSON, Script, scripted
+
+from mnist_jax import Config, population, train
+from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
+from mnist_jax.hashing import tree_sha256
+from mnist_jax.history import read_history, read_json
+from mnist_jax.train import Run
+
+VARIED = {"ema_decay": [0.0, 0.5]}
+
+
+def undisturbed(run: Callable[..., Any], *args: Any, script: dict[str, Any], **options: Any):
+    with scripted(run, **script) as played:
+        return run(*args, **options), played
+
+
+def stopped(
+    chunks: int, run: Callable[..., Any], *args: Any, script: dict[str, Any], **options: Any
+) -> tuple[Any, list[Any], Script]:
+    """Stops the run after each of some chunks, then lets it end.
+
+    Returns:
+        What it returns, the rates of all chunks, and the script of the last process.
+    """
+    rates = []
+    for _ in range(chunks):
+        with scripted(run, **script) as played:
+            stop_after(1, run, *args, **options)
+        rates += played.rates
+        assert len(played.rates) == 1
+    with scripted(run, **script) as played:
+        result = run(*args, **options)
+    return result, rates + played.rates, played
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert bits(one) == bits(other)
+    # The clock is known: the rows are the same with their times.
+    assert read_history(one) == read_history(other)
+
+
+@pytest.fixture(scope="module")
+def plateau(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, dict[str, Any], Path, Any]:
+    """A run whose validation loss gets worse, with a running mean of its parameters."""
+    config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
+    script = {"losses": [1.0, 2.0, 3.0], "accuracies": [0.5, 0.7, 0.6], "averaged": True}
+    workdir = tmp_path_factory.mktemp("plateau")
+    run, played = undisturbed(train, config, workdir, script=script)
+    assert played.rates == [1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5]
+    return config, script, workdir, run
+
+
+def test_a_run_stopped_after_every_chunk_is_the_same(plateau, tmp_path, capsys):
+    """Rows, sums, seconds, plateaus, the running mean, checkpoints."""
+    config, script, workdir, whole = plateau
+    run, rates, _ = stopped(8, train, config, tmp_path, script=script)
+    assert rates == [1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5]
+    assert_same(tmp_path, workdir)
+    assert tree_sha256(run.state) == tree_sha256(whole.state)
+    assert [float(tree["layer"]["kernel"]) for tree in (run.state.params, average(run))] == [24, 12]
+    assert [row["seconds"] for row in run.history] == [3, 3, 3]
+    assert (run.result["val_accuracy"], run.result["best_step"]) == (0.6, 16)
+    assert (run.result["test_loss"], run.history[-1]["val_loss"]) == (4.0, 3.0)
+    assert [row["examples_per_second"] for row in run.history] == [16 / 3] * 3
+    out = capsys.readouterr().out
+    told = re.findall("continuing after step (.*)", out)
+    assert told == [f"{step} of 24" for step in (3, 6, 8, 11, 14, 16, 19, 22)]
+    assert "a plateau" not in out  # the processes that would have told it were stopped there
+
+
+def average(run: Run) -> Any:
+    return run.state.average["params"]
+
+
+def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):
+    config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
+    undisturbed(train, config, tmp_path, script={"losses": [1.0, 2.0, 3.0]})
+    told = re.findall("a plateau.*", capsys.readouterr().out)
+    assert told == ["a plateau: from here on the learning rate times 0.5"]
+
+
+def test_what_was_begun_after_the_checkpoint_is_forgotten(plateau, tmp_path):
+    """Of a run that ended between two checkpoints, by no signal."""
+    config, script, workdir, _ = plateau
+
+    def interrupt(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise InterruptedError
+
+    with scripted(train, **script), pytest.raises(InterruptedError):
+        train(config, tmp_path, on_epoch=interrupt)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 7}\n' * 3)
+    with scripted(train, **script) as played:
+        train(config, tmp_path)
+    assert played.rates == [0.5] * 3
+    assert_same(tmp_path, workdir)
+
+
+@pytest.mark.parametrize("chunks", [5, 11, 12])
+def test_early_stopping_counts_the_epochs_before_a_stop(tmp_path, chunks, capsys):
+    """Two epochs after the best, the second; a stop may come with the last chunk of all."""
+    config = dataclasses.replace(LESSON, epochs=9, watch=WatchConfig(patience=2))
+    script = {"accuracies": [0.5, 0.6, 0.4, 0.4, 0.9]}
+    run, rates, played = stopped(chunks, train, config, tmp_path / "run", script=script)
+    assert len(rates) == 12
+    assert len(played.rates) == 12 - chunks
+    whole, _ = undisturbed(train, config, tmp_path / "whole", script=script)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert (run.result["steps"], run.result["best_step"], run.result["val_accuracy"]) == (
+        32,
+        16,
+        0.6,
+    )
+    assert int(run.state.step) == int(whole.state.step) == 16
+    assert capsys.readouterr().out.count("stopped after epoch 4; the best was epoch 2\n") == 2
+
+
+@pytest.mark.parametrize(("chunks", "resumed_at"), [(7, 8), (13, 0)])
+def test_a_run_whose_best_checkpoint_is_damaged_goes_on_before_it(tmp_path, chunks, resumed_at):
+    """The second epoch is the best; the first checkpoint is kept until that of the fourth."""
+    config = dataclasses.replace(LESSON, epochs=5)
+    script: dict[str, Any] = {"accuracies": [0.5, 0.9, 0.6]}
+    with scripted(train, **script):
+        stop_after(chunks, train, config, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "16" / "SHA256SUMS").unlink()
+    with (
+        scripted(train, **script) as played,
+        pytest.warns(UserWarning, match="checkpoints/16 is damaged and left out"),
+    ):
+        train(config, tmp_path / "run")
+    assert len(played.rates) == 15 - 3 * resumed_at // 8
+    undisturbed(train, config, tmp_path / "whole", script=script)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_resumed_run_keeps_the_network_that_it_began_from(tmp_path, monkeypatch):
+    calls = []
+
+    def transferred(states: Any, *_: Any) -> Any:
+        calls.append(len(states))
+        return states, "the sum of the source"
+
+    monkeypatch.setitem(train.__globals__, "transferred", transferred)
+    config = dataclasses.replace(LESSON, epochs=1, init_from="elsewhere")
+    run, _, _ = stopped(2, train, config, tmp_path, script={})
+    assert calls == [1]
+    assert run.result["init_sha256"] == "the sum of the source"
+
+
+LOSSES = [[1.0, 1.0], [2.0, 0.5], [3.0, 0.5]]
+RATES = [[1, 1]] * 6 + [[0.5, 1]] * 3
+
+
+def test_a_population_stopped_after_every_chunk_is_the_same(tmp_path, capsys):
+    """Rows, sums, seconds, and of each member the plateaus and the running mean."""
+    config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
+    script = {"losses": LOSSES, "accuracies": [[0.5, 0.1], [0.7, 0.2]], "averaged": True}
+    how: dict[str, Any] = {"seeds": 1, "vary": VARIED, "script": script}
+    whole, played = undisturbed(population, config, tmp_path / "whole", **how)
+    assert played.rates == RATES
+    out = capsys.readouterr().out
+    assert "a plateau of ema_decay=0.0_seed-0: the learning rate times 0.5\n" in out
+    assert out.count("a plateau of ema_decay=0.5") == 1  # after the last epoch
+    result, rates, _ = stopped(8, population, config, tmp_path / "run", **how)
+    assert rates == RATES
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert [row["seconds"] for row in read_history(tmp_path / "run")] == [3, 3, 3]
+    assert [row["examples_per_second"] for row in read_history(tmp_path / "run")] == [32 / 3] * 3
+    told = re.findall("continuing after step (.*)", capsys.readouterr().out)
+    assert told == [f"{step} of 24" for step in (3, 6, 8, 11, 14, 16, 19, 22)]
+    # The member without a running mean has the parameters, the other one their mean.
+    assert result["params_sha256"] == whole["params_sha256"]
+    assert result["test_loss"] == [4.0, 1.5]
+    assert result["params_sha256"] == [
+        tree_sha256({"layer": {"kernel": np.float32(value)}}) for value in (24, 12)
+    ]
+    for member, number in (("ema_decay=0.0_seed-0", 0), ("ema_decay=0.5_seed-0", 1)):
+        directory = tmp_path / "run" / "members" / member
+        assert read_json(directory / "result.json")["val_accuracy"] == [0.7, 0.2][number]
+        assert [row["val_loss"] for row in read_history(directory)] == [
+            losses[number] for losses in LOSSES
+        ]
+
+
+def test_a_resumed_population_remembers_who_has_diverged(tmp_path, capsys):
+    script = {"losses": [[1.0, 1.0], [1.0, np.nan]], "diverges": {1: 12}}
+    how: dict[str, Any] = {"seeds": 2, "script": script}
+    undisturbed(population, LESSON, tmp_path / "whole", **how)
+    line = "seed-1 diverged in epoch 2, step 13; the others go on\n"
+    assert capsys.readouterr().out.count(line) == 1
+    result, _, _ = stopped(8, population, LESSON, tmp_path / "run", **how)
+    assert capsys.readouterr().out.count(line) == 1
+    assert result["diverged"] == [None, {"epoch": 2, "step": 13}]
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    rows = read_history(tmp_path / "run")
+    assert [row["train_loss"][1] is None for row in rows] == [False, True, True]
+    assert [row["val_loss"][1] for row in rows] == [1.0, None, None]
+    assert [path.name for path in (tmp_path / "run" / "members").iterdir()] == ["seed-0"]
+
+
+def test_a_resumed_population_keeps_the_network_that_it_began_from(tmp_path, monkeypatch):
+    calls = []
+
+    def transferred(states: Any, *_: Any) -> Any:
+        calls.append(len(states))
+        return states, "the sum of the source"
+
+    monkeypatch.setitem(population.__globals__, "transferred", transferred)
+    config = dataclasses.replace(LESSON, epochs=1, init_from="elsewhere")
+    stopped(2, population, config, tmp_path, script={}, seeds=2)
+    assert calls == [2]
+    for member in (tmp_path / "members").iterdir():
+        assert read_json(member / "result.json")["init_sha256"] == "the sum of the source"
+
+
+def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
+    config = dataclasses.replace(LESSON, epochs=1, augment=AugmentConfig(shift=1.0))
+    vary = {"label_smoothing": [0.1, 0.2], "augment.shift": [2.0]}
+    accuracies = [[0.5, 0.75, 0.25, 0.25]]
+    with scripted(population, accuracies=accuracies):
+        result = population(config, tmp_path / "two", seeds=2, vary=vary)
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines[1] == (
+        "label_smoothing=0.2 augment.shift=2.0 test accuracy 25.00 ± 0.00 % "
+        "(95 % interval 25.00 to 25.00, 2 seeds)"
+    )
+    assert lines[0].startswith("label_smoothing=0.1 augment.shift=2.0 test accuracy 62.50 ± 17.68")
+    assert lines[0].endswith(", 2 seeds)")
+    assert [one["mean"] for one in result["combinations"]] == [0.625, 0.25]
+    with scripted(population, accuracies=[[0.5, 0.5, 0.25]]):
+        population(config, tmp_path / "three", seeds=3)
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert lines[0] == "seed-0  test 50.00%  validation 50.00%"
+    assert lines[3].startswith("test accuracy 41.67 ± 14.43 % (95 % interval ")
+    assert lines[3].endswith(", 3 seeds)")
+
+
+def test_a_training_tells_these_lines(tmp_path, capsys):
+    config = replace_fields(LESSON, {"epochs": 10, "data.loader": "stream"})
+    with scripted(train, accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
+        train(config, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11
+    assert lines[1] == (
+        "epoch  2/10  train loss 0.0354 accuracy 50.00%  validation loss 1.0000 accuracy 62.50%  "
+        "12.8 s, 1 images/s, waited 0.75 s for images"
+    )
+    assert lines[9].startswith("epoch 10/10  train loss")
+    assert lines[10] == "test loss 2.0000  accuracy 62.50% of 4 images"
+
+
+def test_a_population_tells_these_lines(tmp_path, capsys):
+    config = dataclasses.replace(LESSON, epochs=10)
+    with scripted(population, accuracies=[[0.5, 0.75]]):
+        population(config, tmp_path, seeds=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "epoch  1/10  train accuracy 50.00 ± 8.84 %  validation accuracy 62.50 ± 17.68 %  "
+        "3.0 s, 11 images/s"
+    )
+    assert lines[9].startswith("epoch 10/10  train accuracy")
+    assert lines[10:12] == [
+        "seed-0  test 50.00%  validation 50.00%",
+        "seed-1  test 75.00%  validation 75.00%",
+    ]
