@@ -1,0 +1,91 @@
+"""Sums of metrics against NumPy, and the exactness of their means."""
+
+import itertools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnist_jax.metrics import mean_metrics, metric_sums, total_sums
+
+LOGITS = np.array([[2, 0, -1], [0, 3, 1], [1, 1, 0], [0, 0, 5], [4, 0, 0], [0, 1, 0]], np.float32)
+LABELS = np.array([0, 1, 1, 2, 0, 1], np.int32)
+MASK = np.array([True, True, True, True, False, False])
+
+
+def cross_entropy(targets: np.ndarray) -> np.ndarray:
+    logits = LOGITS.astype(np.float64)
+    return -(targets * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1)
+
+
+def test_sums_are_those_of_numpy_over_the_real_examples():
+    found = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK)))
+    expected = cross_entropy(np.eye(3)[LABELS])[:4].sum()
+    np.testing.assert_allclose(found["loss_sum"], expected, rtol=1e-6)
+    # All but the third: of equal logits the first class is the answer.
+    assert (int(found["correct"]), int(found["count"])) == (3, 4)
+    dtypes = {"loss_sum": jnp.float32, "correct": jnp.int32, "count": jnp.int32}
+    assert {name: value.dtype for name, value in found.items()} == dtypes
+    assert all(value.shape == () for value in found.values())
+
+
+def test_targets_take_the_place_of_labels_in_the_loss_alone():
+    targets = np.full((6, 3), 0.1) + 0.7 * np.eye(3)[[1, 0, 2, 1, 1, 1]]
+    found = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK, targets.astype(np.float32))))
+    np.testing.assert_allclose(found["loss_sum"], cross_entropy(targets)[:4].sum(), rtol=1e-6)
+    assert (int(found["correct"]), int(found["count"])) == (3, 4)
+
+
+def test_what_is_padding_may_be_anything():
+    expected = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK)))
+    for value in (0, np.nan, np.inf, 1e30):
+        logits = np.where(MASK[:, None], LOGITS, value).astype(np.float32)
+        found = metric_sums(*map(jnp.asarray, (logits, LABELS, MASK)))
+        assert found == expected
+    none = metric_sums(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.zeros(6, bool))
+    assert {name: float(value) for name, value in none.items()} == dict.fromkeys(expected, 0.0)
+
+
+def sums(losses: list[float], correct: int = 1, count: int = 2) -> dict[str, jax.Array]:
+    number = len(losses)
+    return {
+        "loss_sum": np.array(losses),
+        "correct": np.full(number, correct, np.int32),
+        "count": np.full(number, count, np.int32),
+    }  # type: ignore[return-value]
+
+
+def test_means_are_by_examples_not_by_batches():
+    found = mean_metrics([sums([4.0, 2.0], correct=3, count=4), sums([3.0], correct=1, count=2)])
+    assert found == {"loss": 9 / 10, "accuracy": 7 / 10}
+
+
+def test_losses_are_added_exactly():
+    found = mean_metrics([sums([1e16, 1.0]), sums([-1e16]), sums([1.0])])
+    assert found["loss"] == 2 / 8
+    assert sum([1e16, 1.0, -1e16, 1.0]) != 2
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=12), st.data())
+def test_the_same_means_come_of_any_division_into_chunks_and_back_from_json(losses, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(losses)))) | {0, len(losses)})
+    parts = [sums(losses[start:end]) for start, end in itertools.pairwise(cuts)]
+    whole = mean_metrics([sums(losses)])
+    assert whole["loss"] == math.fsum(losses) / (2 * len(losses))
+    assert mean_metrics(parts) == whole
+    saved = json.loads(json.dumps(total_sums(parts[:-1]))) if parts[:-1] else None
+    assert mean_metrics([*([saved] if saved else []), parts[-1]]) == whole
+
+
+def test_totals_keep_the_losses_apart_and_in_order():
+    found = total_sums([sums([3.0, 1.0]), sums([2.0], correct=0, count=1)])
+    assert found == {"loss_sum": [3.0, 1.0, 2.0], "correct": 2, "count": 5}
+    assert {type(found["correct"]), type(found["count"])} == {int}
+    grid = {"loss_sum": np.arange(4.0).reshape(2, 2), "correct": np.ones((2, 2), np.int32)}
+    many = total_sums([grid | {"count": np.full((2, 2), 3)}])  # type: ignore[dict-item]
+    assert many == {"loss_sum": [0.0, 1.0, 2.0, 3.0], "correct": 4, "count": 12}
+    assert total_sums([]) == {"loss_sum": [], "correct": 0, "count": 0}

@@ -1,0 +1,215 @@
+"""Augmentations and pooling at exact pixels; steps of a network that can be computed by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mnist_jax.augment import blank, mixup, warp
+from mnist_jax.ops import conv_pool
+from mnist_jax.state import TrainState
+from mnist_jax.steps import loss_fn, run_ensemble_steps, scale, train_step
+
+
+def blanked(centre: tuple[int, int], size: int) -> list[str]:
+    """What is left of six rows of seven ones."""
+    found = blank(jnp.ones((1, 6, 7, 1)), jnp.array([centre]), size)[0, ..., 0]
+    return ["".join("#" if pixel else "." for pixel in row) for row in np.asarray(found)]
+
+
+def test_cutout_blanks_these_pixels(subtests):
+    """Of an even size the centre is the pixel after the middle."""
+    rows, hole = "#######", {1: "###.###", 2: "##..###", 3: "##...##", 4: "#....##", 5: "#.....#"}
+    for size, first, last in ((1, 3, 3), (2, 2, 3), (3, 2, 4), (4, 1, 4), (5, 1, 5)):
+        with subtests.test(msg=f"size {size}"):
+            expected = [hole[size] if first <= row <= last else rows for row in range(6)]
+            assert blanked((3, 3), size) == expected
+    for what, centre, size, expected in (
+        ("nothing", (3, 3), 0, [rows] * 6),
+        ("a corner, even", (0, 0), 2, [".######", *[rows] * 5]),
+        ("a corner, odd", (0, 0), 3, ["..#####"] * 2 + [rows] * 4),
+        ("the last corner, even", (5, 6), 4, [rows] * 3 + ["####..."] * 3),
+        ("the last corner, odd", (5, 6), 3, [rows] * 4 + ["#####.."] * 2),
+        ("all", (3, 3), 9, ["......."] * 6),
+    ):
+        with subtests.test(msg=what):
+            assert blanked(centre, size) == expected
+
+
+compiled_warp = jax.jit(warp)
+
+
+def moved(pixel: tuple[int, int], **moves: float) -> dict[tuple[int, int], float]:
+    """Where a pixel of an image of 9 x 9 goes, and what is there then."""
+    numbers = {"down": 0.0, "right": 0.0, "angle": 0.0, "factor": 1.0, "slant": 0.0} | moves
+    down, right, *others = (jnp.full(1, numbers[name]) for name in numbers)
+    angle, factor, slant = others
+    found = compiled_warp(
+        jnp.zeros((1, 9, 9, 1)).at[0, *pixel, 0].set(1.0),
+        shift=jnp.stack([down, right], axis=1),
+        angle=angle,
+        factor=factor,
+        slant=slant,
+        field=jnp.zeros((2, 1, 9, 9)),
+    )[0, ..., 0]
+    values = np.asarray(found).round(4)
+    return {(int(i), int(j)): float(values[i, j]) for i, j in np.argwhere(values)}
+
+
+def test_moves_take_a_pixel_to_these_places(subtests):
+    """The centre is (4, 4)."""
+    quarter, eighth = np.pi / 2, np.arctan(1.0)
+    for moves, pixel, places in (
+        ({"down": 1, "right": -2}, (4, 4), {(5, 2): 1}),
+        ({"down": 0.25}, (4, 4), {(4, 4): 0.75, (5, 4): 0.25}),
+        ({"down": -5}, (4, 4), {}),
+        ({"right": 8}, (0, 0), {(0, 8): 1}),
+        ({"angle": quarter}, (4, 6), {(2, 4): 1}),  # anticlockwise
+        ({"angle": -quarter}, (4, 6), {(6, 4): 1}),
+        ({"angle": 2 * quarter}, (1, 2), {(7, 6): 1}),
+        ({"factor": 0.5}, (2, 4), {(3, 4): 1}),
+        ({"factor": 2.0}, (3, 4), {(1, 4): 0.5, (2, 3): 0.5, (2, 4): 1, (2, 5): 0.5, (3, 4): 0.5}),
+        ({"slant": eighth}, (6, 4), {(6, 6): 1}),  # below the centre to the right
+        ({"slant": eighth}, (2, 4), {(2, 2): 1}),
+        ({"slant": eighth}, (4, 7), {(4, 7): 1}),
+        # Sized, slanted, turned and moved, in this order.
+        ({"slant": eighth, "angle": quarter}, (6, 4), {(2, 6): 1}),
+        ({"angle": quarter, "down": 1}, (4, 6), {(3, 4): 1}),
+        ({"factor": 0.5, "right": 2}, (4, 8), {(4, 8): 1}),
+    ):
+        with subtests.test(msg=f"{moves} {pixel}"):
+            found = moved(pixel, **moves)
+            if moves.get("factor") == 2.0:  # the eight neighbours, too
+                found = {place: value for place, value in found.items() if place in places}
+            assert found == places
+
+
+def test_a_field_tells_where_a_pixel_is_read_down_then_right():
+    field = jnp.zeros((2, 1, 5, 5)).at[0, 0, 2, 2].set(1.0).at[1, 0, 0, 0].set(3.0)
+    images = jnp.arange(25.0).reshape(1, 5, 5, 1) / 25
+    zero, one = jnp.zeros(1), jnp.ones(1)
+    none = {"shift": jnp.zeros((1, 2)), "angle": zero, "factor": one, "slant": zero}
+    found = compiled_warp(images, **none, field=field)
+    changed = np.argwhere(np.abs(np.asarray(found - images))[0, ..., 0] > 1e-6).tolist()
+    assert changed == [[0, 0], [2, 2]]
+    assert found[0, 2, 2, 0] == pytest.approx(17 / 25)
+    assert found[0, 0, 0, 0] == pytest.approx(3 / 25)
+
+
+def test_pixels_are_scaled_to_zero_to_one():
+    images = jnp.array([0, 51, 255], jnp.uint8)
+    np.testing.assert_allclose(scale(images), [0, 0.2, 1], rtol=1e-6)
+    assert scale(images).dtype == jnp.float32
+
+
+def test_the_gradient_of_a_maximum_of_more_than_256_goes_to_one_place():
+    """A byte numbers the places of a kernel in a pooling window as long as there are 256."""
+    window = np.zeros((1, 17, 17, 3), np.float32)
+    for image, (row, column) in enumerate([(16, 16), (0, 1), (16, 0)]):
+        window[0, row, column, image] = 1.0
+
+    @jax.jit
+    @jax.grad
+    def gradient(images: jax.Array) -> jax.Array:
+        return conv_pool(images, jnp.ones((1, 1, 1, 1)), pool_size=17, lowering="matmul").sum()
+
+    np.testing.assert_array_equal(gradient(window), window)
+
+
+def test_mixup_takes_neighbours_that_are_no_padding(monkeypatch):
+    monkeypatch.setattr(jax.random, "beta", lambda *_: jnp.float32(0.25))
+    mask = jnp.array([True, True, True, False, False])
+    found = mixup(jnp.arange(5.0) * 4, mask, jax.random.key(0), alpha=1.0)
+    # The neighbour of the first is padding; the fourth is.
+    assert found.tolist() == [0.0, 1.0, 5.0, 12.0, 16.0]
+
+
+def linear_state(classes: int) -> TrainState:
+    """A network whose logits are the first pixels."""
+
+    def apply_fn(variables, images, **_):
+        logits = images.reshape(len(images), -1)[:, :classes] + variables["params"]["bias"]
+        return (logits, {}) if _ else logits
+
+    return TrainState(
+        step=jnp.int32(0),
+        apply_fn=apply_fn,
+        params={"bias": jnp.zeros((1, classes))},  # type: ignore[arg-type]
+        tx=None,  # type: ignore[arg-type]
+        opt_state=(),
+        batch_stats={},
+        average={},
+    )
+
+
+@pytest.mark.parametrize(("freeze", "mean"), [("", 3.0), ("norm", 1.0), ("bias", 3.0)])
+def test_a_step_replaces_the_batch_statistics_that_are_not_frozen(freeze, mean):
+    state, tx = linear_state(3), optax.sgd(0.1)
+    apply_fn = state.apply_fn
+
+    def apply_with_statistics(variables, images, **options):
+        logits, _ = apply_fn(variables, images, **options)
+        mean = variables["batch_stats"]["norm"]["mean"]
+        return logits, {"batch_stats": {"norm": {"mean": mean + 2}}}
+
+    state = state.replace(
+        apply_fn=apply_with_statistics,
+        tx=tx,
+        opt_state=tx.init(state.params),
+        batch_stats={"norm": {"mean": jnp.ones(())}},
+    )
+    batch = {"image": jnp.zeros((2, 2, 2, 1), jnp.uint8), "label": jnp.zeros(2, int)}
+    keys = {role: jax.random.key(0) for role in ("dropout", "augment")}
+    after, _ = train_step(state, batch | {"mask": jnp.ones(2, bool)}, keys, freeze=freeze)
+    assert float(after.batch_stats["norm"]["mean"]) == mean
+    assert int(after.step) == 1
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def test_the_loss_mixes_images_and_targets_alike_and_leaves_padding_out(monkeypatch):
+    """With smoothed labels, in NumPy; the padding has images and labels of its own."""
+    monkeypatch.setattr(jax.random, "beta", lambda *_: jnp.float32(0.75))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 2, 2, 1)).astype(np.uint8)
+    labels, mask = np.array([0, 2, 1, 1, 2, 0]), np.arange(6) < 4
+    x, y = images.reshape(6, 4)[:, :3] / 255, np.eye(3)[labels]
+    for values in (x, y):
+        before = values.copy()
+        for n in (1, 2, 3):  # the neighbour of the first is padding
+            values[n] = 0.75 * before[n] + 0.25 * before[n - 1]
+    targets = 0.8 * y + 0.2 / 3
+    expected = -(targets * log_softmax(x)).sum(axis=1)[mask].mean()
+    state = linear_state(3)
+    batch = jax.tree.map(jnp.asarray, {"image": images, "label": labels, "mask": mask})
+    keys = {role: jax.random.key(0) for role in ("dropout", "augment")}
+    compiled = jax.jit(loss_fn, static_argnames=("mixup_alpha", "label_smoothing"))
+    options = {"mixup_alpha": 0.3, "label_smoothing": 0.2}
+    loss, (sums, _) = compiled(state.params, state, batch, keys, **options)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert int(sums["count"]) == 4
+    assert int(sums["correct"]) == (x.argmax(axis=1) == labels)[mask].sum()
+    plain, _ = compiled(state.params, state, batch, keys)
+    logits = log_softmax(images.reshape(6, 4)[:, :3] / 255)
+    assert float(plain) == pytest.approx(-logits[np.arange(4), labels[:4]].mean(), rel=1e-5)
+
+
+def test_the_sums_of_an_ensemble_are_those_of_the_mean_probabilities():
+    """Of three networks, over a chunk of two batches, the last one with padding."""
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (2, 5, 2, 2, 1)).astype(np.uint8)
+    labels, mask = rng.integers(0, 3, (2, 5)), np.arange(10).reshape(2, 5) < 7
+    biases = 3 * rng.normal(size=(3, 1, 3))
+    logits = images.reshape(2, 5, 4)[..., :3] / 255 + biases[:, None]
+    mean = np.exp(log_softmax(logits)).mean(axis=0)
+    chunk = jax.tree.map(jnp.asarray, {"image": images, "label": labels, "mask": mask})
+    variables = tuple({"params": {"bias": jnp.asarray(bias, jnp.float32)}} for bias in biases)
+    found = run_ensemble_steps(variables, (linear_state(3).apply_fn,) * 3, chunk)
+    losses = -np.log(np.take_along_axis(mean, labels[..., None], -1)[..., 0])
+    np.testing.assert_allclose(found["loss_sum"], (losses * mask).sum(axis=1), rtol=1e-5)
+    right = (mean.argmax(axis=-1) == labels) & mask
+    assert found["correct"].tolist() == right.sum(axis=1).tolist()
+    assert found["count"].tolist() == [5, 2]

@@ -1,0 +1,210 @@
+"""The compiled program of a training, and of a population, on a network of next to nothing."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from mnist_jax import loader, rng
+from mnist_jax.loader import (
+    chunk_grid,
+    chunk_index,
+    epoch_order,
+    epochs_between,
+    eval_chunks,
+    steps_per_epoch,
+)
+from mnist_jax.metrics import mean_metrics
+from mnist_jax.population_program import Parts, compile_population, member_sums
+from mnist_jax.program import compile_program
+from mnist_jax.sharding import create_mesh, split_batch
+from mnist_jax.state import create_train_state
+from mnist_jax.steps import run_eval_steps, run_steps
+
+SEED = 2**32 - 2
+OPTIONS: dict[str, Any] = {"ema_decay": 0.5, "cutout": 2}  # the one compiled the fastest
+
+
+class Small(nn.Module):
+    """With dropout, so that every role of keys is used."""
+
+    rate: float = 0.3
+
+    @nn.compact
+    def __call__(self, images, *, train=False, mask=None):  # noqa: ARG002
+        x = nn.Dropout(self.rate)(images.reshape(len(images), -1), deterministic=not train)
+        return nn.Dense(3)(x)
+
+
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (count, 4, 4, 1)).astype(np.uint8)
+    return images, draw.integers(0, 3, count).astype(np.int32)
+
+
+# 5 steps an epoch, the last one of 2 examples, in chunks of 2, 2 and 1.
+SPLITS = {"train": drawn(18, 0), "validation": drawn(7, 1), "test": drawn(5, 2)}
+LAYOUT = {"batch_size": 4, "chunk_steps": 2}
+TX = optax.sgd(0.1)
+
+
+@functools.cache
+def compiled() -> tuple[Any, Any]:
+    """Makes a state, and a step of one batch."""
+
+    def create(key: jax.Array) -> Any:
+        return create_train_state(Small(), TX, key, (4, 4, 1), averaged=True)
+
+    return jax.jit(create), jax.jit(functools.partial(run_steps, **OPTIONS))
+
+
+def by_hand(seed: int, steps: int = 10) -> tuple[Any, list[Any]]:
+    """The state after some steps from the beginning, and the sums of each."""
+    create, step = compiled()
+    keys = {role: rng.stream(seed, role) for role in ("dropout", "augment")}
+    state, sums = create(rng.stream(seed, "init")), []
+    images, labels = SPLITS["train"]
+    for number in range(steps):
+        epoch, place = divmod(number, 5)
+        order = np.asarray(epoch_order(rng.stream(seed, "shuffle"), epoch, 18))
+        own = order[4 * place : 4 * place + 4]
+        mask, own = np.arange(4) < len(own), np.resize(own, 4)
+        chunk = {"image": images[own], "label": labels[own], "mask": mask}
+        scale = np.float32(1 if number < 5 else 0.25)
+        state, found = step(state, {name: x[None] for name, x in chunk.items()}, keys, scale)
+        sums.append(found)
+    return state, sums
+
+
+def measured(state: Any, split: str) -> dict[str, float]:
+    images, labels = SPLITS[split]
+    batch = {"image": images, "label": labels, "mask": np.ones(len(labels), bool)}
+    chunk = {name: x[None] for name, x in batch.items()}
+    return mean_metrics([run_eval_steps(state.eval_variables, Small().apply, chunk)])
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+def test_a_program_makes_the_steps_of_its_seed():
+    """Two epochs; each role's key, order, batch, rate and option is where it belongs."""
+    program = compile_program(Small(), TX, SPLITS, seed=SEED, **LAYOUT, **OPTIONS)
+    state, sums, sizes = program.state, [], []
+    for chunk in program.train_chunks(0, 10):
+        sizes.append(len(chunk["label"]))
+        state, found = program.run_chunk(state, chunk, 1.0 if len(sizes) <= 3 else 0.25)
+        sums.append(found)
+    assert sizes == [2, 2, 1] * 2
+    expected, wanted = by_hand(SEED)
+    assert int(state.step) == 10
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(program.state))  # it is used up
+    assert_close((state.params, state.average), (expected.params, expected.average))
+    assert_close(
+        *(
+            {name: np.concatenate([np.ravel(s[name]) for s in each]) for name in wanted[0]}
+            for each in (sums, wanted)
+        )
+    )
+    for split in ("validation", "test"):
+        assert program.measure(state, split) == pytest.approx(measured(expected, split), rel=1e-4)
+    # From the end of any chunk the same batches follow.
+    rest = [*program.train_chunks(7, 10)]
+    assert [len(chunk["label"]) for chunk in rest] == [2, 1]
+    last = [*program.train_chunks(0, 10)][-2:]
+    jax.tree.map(np.testing.assert_array_equal, rest, last)
+    assert [*program.train_chunks(10, 10)] == []
+
+
+def test_without_a_running_mean_the_parameters_are_measured():
+    program = compile_program(Small(), TX, SPLITS, seed=SEED, **LAYOUT)
+    assert program.state.average == {}
+    assert_close(program.state.params, by_hand(SEED, 0)[0].params)
+
+
+def test_a_population_program_makes_the_steps_of_every_seed():
+    seeds = [SEED, 3]
+
+    def build(values: dict[str, Any]) -> Parts:
+        return Parts(Small(), optax.sgd(values.get("rate", 7.0)), OPTIONS)
+
+    program = compile_population(
+        build, SPLITS, seeds=seeds, values={"rate": [0.1, 0.1]}, averaged=True, **LAYOUT
+    )
+    state, sums = program.state, []
+    chunks = [*program.train_chunks(0, 10)]
+    assert [(chunk.first_step, chunk.num_steps) for chunk in chunks] == [(0, 2), (2, 2), (4, 1)] * 2
+    for number, chunk in enumerate(chunks):
+        state, found = program.run_chunk(state, chunk, [1.0, 1.0] if number < 3 else [0.25, 0.25])
+        sums.append(jax.device_get(found))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(program.state))  # it is used up
+    again = program.place(program.collect(state))
+    assert_close(state.params, again.params)
+    assert np.asarray([again.step, state.step]).tolist() == [[10, 10]] * 2
+    metrics = [program.measure(state, split) for split in ("validation", "test")]
+    for member, seed in enumerate(seeds):
+        expected, wanted = by_hand(seed)
+        for found, theirs in ((state.params, expected.params), (state.average, expected.average)):
+            assert_close(jax.tree.map(lambda x, n=member: x[n], found), theirs)
+        assert mean_metrics(member_sums(sums, member)) == pytest.approx(mean_metrics(wanted))
+        for found, split in zip(metrics, ("validation", "test"), strict=True):
+            assert found[member] == pytest.approx(measured(expected, split), rel=1e-4)
+
+
+def test_chunks_end_on_multiples_and_at_the_end_of_the_epoch(subtests):
+    for first, steps, chunk, expected in (
+        (0, 8, 3, [(0, 3), (3, 3), (6, 2)]),
+        (3, 8, 3, [(3, 3), (6, 2)]),
+        (0, 8, 4, [(0, 4), (4, 4)]),
+        (0, 8, 100, [(0, 8)]),
+        (0, 1, 1, [(0, 1)]),
+        (6, 8, 3, [(6, 2)]),
+    ):
+        with subtests.test(msg=f"{first} {steps} {chunk}"):
+            assert [*chunk_grid(first, steps, chunk)] == expected
+
+
+def test_epochs_between_steps_begin_at_their_own(subtests):
+    for first, last, steps, expected in (
+        (0, 24, 8, [(0, 0), (1, 0), (2, 0)]),
+        (3, 24, 8, [(0, 3), (1, 0), (2, 0)]),
+        (8, 24, 8, [(1, 0), (2, 0)]),
+        (23, 24, 8, [(2, 7)]),
+        (24, 24, 8, []),
+        (0, 9, 8, [(0, 0), (1, 0)]),
+    ):
+        with subtests.test(msg=f"{first} {last}"):
+            assert [*epochs_between(first, last, steps)] == expected
+    assert [steps_per_epoch(n, 4) for n in (1, 4, 5, 8)] == [1, 1, 2, 2]
+
+
+def test_an_index_names_the_examples_of_each_batch_and_masks_the_rest():
+    order = np.arange(10, 17)
+    index, mask = chunk_index(order, 1, num_steps=3, batch_size=3, devices=2)
+    # Three, filled up to four for two devices; the epoch ends in the second batch.
+    assert index.tolist() == [[13, 14, 15, 16], [16] * 4, [16] * 4]
+    assert mask.tolist() == [[True] * 3 + [False], [True] + [False] * 3, [False] * 4]
+    assert chunk_index(order, 0, num_steps=1, batch_size=3)[0].tolist() == [[10, 11, 12]]
+
+
+def test_evaluations_are_in_chunks_of_so_many_images(monkeypatch, subtests):
+    images, labels = SPLITS["train"]
+    for size, batch_size, shapes in (
+        (8, 4, [(2, 4)] * 3),
+        (7, 4, [(1, 4)] * 5),
+        (2, 4, [(1, 4)] * 5),  # a batch at least
+        (100, 4, [(25, 4)]),
+    ):
+        monkeypatch.setattr(loader, "EVAL_IMAGES", size)
+        layout = {"batch_size": batch_size, "sharding": split_batch(create_mesh())}
+        for place in (np.asarray, jax.device_put):  # on the host, and on the device
+            with subtests.test(msg=f"{size} {place.__name__}"):
+                chunks = [*eval_chunks(place(images), place(labels), **layout)]
+                assert [chunk["mask"].shape for chunk in chunks] == shapes
+                found = [np.asarray(chunk["label"])[np.asarray(chunk["mask"])] for chunk in chunks]
+                np.testing.assert_array_equal(np.concatenate(found), labels)

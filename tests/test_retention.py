@@ -1,0 +1,158 @@
+"""Which steps are saved and which stay: tables, and a definition that walks along the run."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import stop_after
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import LESSON, scripted
+
+from mnist_jax import population, train
+from mnist_jax.checkpoint import Saver, check_checkpoints, prune
+from mnist_jax.config import CheckpointConfig
+from mnist_jax.retention import best_step, is_scheduled, kept_steps
+
+
+def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]:
+    return [
+        epoch * steps_per_epoch + end
+        for epoch in range(epochs)
+        for end in [*range(chunk_steps, steps_per_epoch, chunk_steps), steps_per_epoch]
+    ]
+
+
+def scheduled(**fields: int) -> list[int]:
+    """The chunk ends with a checkpoint, in 5 epochs of 10 steps, chunks of 4, 4 and 2."""
+    run = {"epochs": 5, "steps_per_epoch": 10, "chunk_steps": 4}
+    when = {"every_epochs": 1, "every_steps": 0}
+    run, when = ({name: fields.get(name, part[name]) for name in part} for part in (run, when))
+    return [step for step in chunk_ends(**run) if is_scheduled(step, **run, **when)]
+
+
+def test_the_schedule_saves_these_steps(subtests):
+    for fields, steps in (
+        ({}, [10, 20, 30, 40, 50]),
+        ({"every_epochs": 2}, [20, 40, 50]),  # the last epoch always
+        ({"every_epochs": 3}, [30, 50]),
+        ({"every_epochs": 5}, [50]),
+        ({"every_epochs": 9}, [50]),
+        # At the end of the chunk in which a multiple of `every_steps` lies.
+        ({"every_epochs": 9, "every_steps": 5}, [8, 10, 18, 20, 28, 30, 38, 40, 48, 50]),
+        ({"every_epochs": 9, "every_steps": 7}, [8, 14, 24, 28, 38, 44, 50]),
+        ({"every_epochs": 9, "every_steps": 8}, [8, 18, 24, 34, 40, 48, 50]),
+        ({"every_epochs": 9, "every_steps": 25}, [28, 50]),
+        ({"every_epochs": 9, "every_steps": 51}, [50]),
+        ({"every_steps": 15}, [10, 18, 20, 30, 40, 48, 50]),
+        ({"every_steps": 1, "epochs": 2}, [4, 8, 10, 14, 18, 20]),
+        ({"every_steps": 3, "chunk_steps": 75}, [10, 20, 30, 40, 50]),
+        ({"every_steps": 20, "every_epochs": 9, "chunk_steps": 1}, [20, 40, 50]),
+        ({"every_steps": 2, "steps_per_epoch": 1}, [1, 2, 3, 4, 5]),
+    ):
+        with subtests.test(msg=str(fields)):
+            assert scheduled(**fields) == steps
+
+
+@settings(max_examples=200)
+@given(
+    epochs=st.integers(1, 5),
+    steps_per_epoch=st.integers(1, 12),
+    chunk_steps=st.integers(1, 14),
+    every_epochs=st.integers(1, 6),
+    every_steps=st.integers(0, 30),
+)
+def test_the_schedule_is_that_of_a_walk_along_the_run(
+    epochs, steps_per_epoch, chunk_steps, every_epochs, every_steps
+):
+    run = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "chunk_steps": chunk_steps}
+    ends, saved = chunk_ends(**run), []
+    for start, end in itertools.pairwise([0, *ends]):
+        steps = range(start + 1, end + 1)
+        passes = every_steps and any(step % every_steps == 0 for step in steps)
+        finished = [n for n in range(1, epochs + 1) if n * steps_per_epoch == end]
+        if passes or any(n % every_epochs == 0 or n == epochs for n in finished):
+            saved.append(end)
+    assert scheduled(**run, every_epochs=every_epochs, every_steps=every_steps) == saved
+
+
+def rows(accuracies: dict[int, float]) -> list[dict[str, Any]]:
+    return [{"step": step, "val_accuracy": value} for step, value in accuracies.items()]
+
+
+def test_the_best_step_is_one_that_the_schedule_saves(subtests):
+    for accuracies, best in (
+        ({}, None),
+        ({10: 0.9}, None),  # an epoch that is not saved
+        ({10: 0.9, 20: 0.5}, 20),
+        ({10: 0.9, 20: 0.5, 30: 0.8, 40: 0.6}, 40),
+        ({20: 0.6, 40: 0.5}, 20),
+        ({20: 0.6, 40: 0.6}, 40),  # of equal ones the newest
+        ({20: 0.6, 40: 0.7, 60: 0.7, 80: 0.1}, 60),
+    ):
+        with subtests.test(msg=str(accuracies)):
+            assert best_step(rows(accuracies), lambda step: step % 20 == 0) == best
+
+
+def test_these_of_the_saved_steps_are_kept(subtests):
+    """The schedule saves the multiples of 10; all others, a signal."""
+    for saved, accuracies, kept in (
+        ([], {}, set()),
+        ([4], {}, {4}),
+        ([10], {10: 0.5}, {10}),
+        ([10, 20], {10: 0.5, 20: 0.6}, {10, 20}),
+        ([10, 20, 30], {10: 0.5, 20: 0.6, 30: 0.7}, {20, 30}),
+        ([10, 20, 30], {10: 0.9, 20: 0.6, 30: 0.7}, {10, 20, 30}),
+        ([10, 20, 30, 40], {10: 0.5, 20: 0.9, 30: 0.6, 40: 0.7}, {20, 30, 40}),
+        ([10, 20, 30, 40], {10: 0.7, 20: 0.7, 30: 0.6, 40: 0.6}, {20, 30, 40}),
+        ([10, 20, 30, 40], {}, {30, 40}),  # of a population, which has no best step
+        ([10, 20, 24], {10: 0.9, 20: 0.6}, {10, 20, 24}),  # the newest, of whatever kind
+        ([10, 20, 24, 30], {10: 0.5, 20: 0.6, 30: 0.7}, {20, 30}),
+        ([4, 8], {}, {8}),
+        ([10, 14, 18, 20], {10: 0.5, 20: 0.6}, {10, 20}),
+    ):
+        with subtests.test(msg=f"{saved} {accuracies}"):
+            assert kept_steps(saved, rows(accuracies), lambda step: step % 10 == 0) == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "accuracies", "saved", "kept"),
+    [
+        ({"every_epochs": 2}, [0.1, 0.2, 0.3], [16, 24], [16, 24]),
+        ({"every_epochs": 3, "every_steps": 5}, [0.1, 0.2, 0.3], [6, 11, 16, 22, 24], [22, 24]),
+        ({}, [0.3, 0.9, 0.4, 0.5, 0.1], [8, 16, 24, 32, 40], [16, 32, 40]),
+    ],
+)
+def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
+    tmp_path, monkeypatch, fields, accuracies, saved, kept
+):
+    """Epochs of 8 steps in chunks of 3, 3 and 2."""
+    found, save = [], Saver.save
+
+    def recorded(self: Saver, state: Any, progress: Any) -> None:
+        found.append(int(state.step))
+        save(self, state, progress)
+
+    def checked(directory: Path, keep: set[int]) -> None:
+        assert not [*directory.glob("*.deleted")]  # the next save deletes what was pruned
+        prune(directory, keep)
+
+    monkeypatch.setattr(Saver, "save", recorded)
+    monkeypatch.setitem(train.__globals__, "prune", checked)
+    config = dataclasses.replace(
+        LESSON, epochs=len(accuracies), checkpoint=CheckpointConfig(**fields)
+    )
+    with scripted(train, accuracies=accuracies):
+        run = train(config, tmp_path)
+    assert found == saved
+    assert check_checkpoints(tmp_path / "checkpoints") == (kept, {})
+    assert run.result["best_step"] in kept
+
+
+@pytest.mark.parametrize(("chunks", "kept"), [(4, [8, 11]), (7, [8, 16, 19]), (10, [16, 24, 27])])
+def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chunks, kept):
+    with scripted(population, accuracies=[0.9, 0.1]):
+        stop_after(chunks, population, dataclasses.replace(LESSON, epochs=4), tmp_path, seeds=1)
+    assert check_checkpoints(tmp_path / "checkpoints") == (kept, {})

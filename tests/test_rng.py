@@ -1,0 +1,108 @@
+"""The random bits that a seed has for ever: of JAX's Threefry, written down on 2026-11-26."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnist_jax import rng
+from mnist_jax.augment import augment, blank, mixup, smooth_noise, warp
+from mnist_jax.loader import epoch_order
+
+# The two words of each role's key, in the order of ROLES.
+KEYS = {
+    0: {
+        "init": [1797259609, 2579123966],
+        "shuffle": [928981903, 3453687069],
+        "dropout": [4146024105, 2718843009],
+        "augment": [2467461003, 3840466878],
+    },
+    1: {
+        "init": [507451445, 1853169794],
+        "shuffle": [1948878966, 4237131848],
+        "dropout": [2441914641, 3819641963],
+        "augment": [3568232559, 2761185182],
+    },
+    2**32 - 1: {
+        "init": [2973345818, 897673333],
+        "shuffle": [3461607691, 1112781462],
+        "dropout": [3122495753, 3444035234],
+        "augment": [567453946, 3439652919],
+    },
+}
+
+
+def keys() -> dict[int, dict[str, list[int]]]:
+    return {
+        seed: {role: jax.random.key_data(rng.stream(seed, role)).tolist() for role in rng.ROLES}
+        for seed in KEYS
+    }
+
+
+def test_the_keys_of_all_roles_never_change():
+    assert rng.ROLES[:4] == ("init", "shuffle", "dropout", "augment")
+    assert keys() == KEYS
+
+
+@pytest.mark.parametrize("partitionable", [True, False])
+def test_the_keys_do_not_depend_on_how_jax_is_configured(partitionable):
+    with jax.default_prng_impl("rbg"), jax.threefry_partitionable(partitionable):
+        assert keys() == KEYS
+        assert str(jax.random.key_impl(rng.stream(0, "init"))) == "threefry2x32"
+
+
+def test_a_traced_seed_has_the_keys_of_the_number():
+    """As in `compile_program`; above 2**31, too."""
+    traced = jax.jit(lambda seed: {role: rng.stream(seed, role) for role in rng.ROLES})
+    for seed, expected in KEYS.items():
+        found = jax.tree.map(lambda key: jax.random.key_data(key).tolist(), traced(np.uint32(seed)))
+        assert found == expected
+
+
+def test_the_bits_drawn_of_a_key_never_change():
+    with jax.threefry_partitionable(True):  # JAX's default since 0.5
+        assert jax.random.bits(rng.stream(7, "init"), (3,)).tolist() == [
+            3725328165,
+            2389352394,
+            1291398195,
+        ]
+        for epoch, order in enumerate(
+            ([10, 5, 3, 11, 4, 6, 1, 0, 8, 7, 9, 2], [10, 6, 1, 9, 2, 11, 4, 3, 7, 5, 8, 0])
+        ):
+            assert epoch_order(rng.stream(0, "shuffle"), epoch, 12).tolist() == order
+
+
+def test_each_augmentation_has_its_own_key_by_its_place(monkeypatch):
+    """An independent `augment`: the places are part of the bits."""
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 9, 8, 1)), jnp.float32)
+
+    def found(key: jax.Array) -> jax.Array:
+        strengths = {"shift": 2.0, "rotation": 30.0, "scale": 0.3, "shear": 20.0, "elastic": 0.5}
+        return augment(images, key, **strengths, cutout=3)
+
+    def expected(key: jax.Array) -> jax.Array:
+        shift, rotation, scale, shear, elastic, cutout = (
+            jax.random.fold_in(key, place) for place in range(6)
+        )
+
+        def uniform(key: jax.Array, strength: float, *shape: int) -> jax.Array:
+            return jax.random.uniform(key, (4, *shape), minval=-strength, maxval=strength)
+
+        warped = warp(
+            images,
+            shift=uniform(shift, 2.0, 2),
+            angle=uniform(rotation, np.pi / 6),
+            factor=1 + uniform(scale, 0.3),
+            slant=uniform(shear, np.pi / 9),
+            field=0.5 * smooth_noise(elastic, 4, 9, 8),
+        )
+        return blank(warped, jax.random.randint(cutout, (4, 2), 0, jnp.array([[9, 8]])), 3)
+
+    key = jax.random.key(3)
+    np.testing.assert_allclose(*jax.jit(lambda key: (found(key), expected(key)))(key), atol=1e-5)
+
+    drawn = []
+    monkeypatch.setattr(jax.random, "beta", lambda *args: drawn.append(args) or jnp.float32(0.25))
+    mixed = mixup(images, jnp.ones(4, bool), key, alpha=0.5)
+    np.testing.assert_allclose(mixed, 0.25 * images + 0.75 * jnp.roll(images, 1, axis=0), atol=1e-6)
+    assert drawn == [(jax.random.fold_in(key, 6), 0.5, 0.5)]

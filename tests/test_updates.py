@@ -1,0 +1,186 @@
+"""The updates of every optimizer against its formula, in NumPy and float64."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnist_jax.config import OptimizerConfig
+from mnist_jax.optimizer import create_optimizer, is_frozen
+
+STEPS, RATE, DECAY = 6, 0.03, 0.2
+B1, B2, EPS, MOMENTUM = 0.8, 0.95, 0.05, 0.7
+SHAPES = {"conv": {"kernel": (2, 1, 2, 3)}, "out": {"kernel": (2, 4), "bias": (4,)}}
+
+Leaf = np.ndarray
+
+
+def drawn(seed: int) -> dict[str, dict[str, Leaf]]:
+    rng = np.random.default_rng(seed)
+    return {
+        layer: {name: rng.normal(size=shape) for name, shape in leaves.items()}
+        for layer, leaves in SHAPES.items()
+    }
+
+
+GRADS = [drawn(seed) for seed in range(STEPS)]
+
+
+def run(*, grads: Any = GRADS, freeze: str = "", **fields: Any) -> list[dict[str, Any]]:
+    """The parameters after each step."""
+    config = OptimizerConfig(learning_rate=RATE, **fields)
+    tx = create_optimizer(**vars(config), num_steps=STEPS, freeze=freeze)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), drawn(100))
+    grads = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float32), *grads)
+
+    def step(carry: Any, grad: Any) -> Any:
+        params, state = carry
+        update, state = tx.update(grad, state, params)
+        params = jax.tree.map(jnp.add, params, update)
+        return (params, state), params
+
+    _, after = jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g))(params, grads)
+    return [jax.tree.map(lambda x, n=n: np.asarray(x[n]), after) for n in range(STEPS)]
+
+
+class Rule:
+    """What a step subtracts from one leaf, divided by the rate."""
+
+    def __init__(self, kernel: bool, decays: bool) -> None:
+        self.mean, self.square, self.count = 0.0, 0.0, 0
+        self.kernel, self.decay = kernel, DECAY * decays
+
+    def adam(self, grad: Leaf, _: Leaf, nesterov: bool = False) -> Leaf:
+        self.count += 1
+        self.mean = B1 * self.mean + (1 - B1) * grad
+        self.square = B2 * self.square + (1 - B2) * grad**2
+        mean = self.mean / (1 - B1**self.count)
+        if nesterov:
+            mean = B1 * self.mean / (1 - B1 ** (self.count + 1)) + (1 - B1) * grad / (
+                1 - B1**self.count
+            )
+        return mean / (np.sqrt(self.square / (1 - B2**self.count)) + EPS)
+
+    def adamw(self, grad: Leaf, x: Leaf) -> Leaf:
+        return self.adam(grad, x) + self.decay * x
+
+    def nadam(self, grad: Leaf, x: Leaf) -> Leaf:
+        return self.adam(grad, x, nesterov=True) + self.decay * x
+
+    def lion(self, grad: Leaf, x: Leaf) -> Leaf:
+        sign = np.sign(B1 * self.mean + (1 - B1) * grad)
+        self.mean = B2 * self.mean + (1 - B2) * grad
+        return sign + self.decay * x
+
+    def sgd(self, grad: Leaf, x: Leaf) -> Leaf:
+        grad = grad + self.decay * x
+        self.mean = MOMENTUM * self.mean + grad
+        return grad + MOMENTUM * self.mean
+
+    def muon(self, grad: Leaf, x: Leaf) -> Leaf:
+        if not self.kernel:
+            return self.nadam(grad, x)
+        self.count += 1
+        self.mean = MOMENTUM * self.mean + (1 - MOMENTUM) * grad
+        ahead = MOMENTUM * self.mean / (1 - MOMENTUM ** (self.count + 1))
+        ahead = ahead + (1 - MOMENTUM) * grad / (1 - MOMENTUM**self.count)
+        matrix = ahead.reshape(-1, ahead.shape[-1])
+        fan_in, fan_out = matrix.shape
+        matrix = matrix / (np.linalg.norm(matrix) + EPS)
+        for _ in range(5):  # of Newton and Schulz, with the authors' numbers
+            square = matrix @ matrix.T
+            matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
+        size = 0.2 * np.sqrt(max(fan_in, fan_out))
+        return size * matrix.reshape(ahead.shape) + self.decay * x
+
+
+def expected(
+    name: str, *, decay: str = "kernels", rates: list[float] = [RATE] * STEPS, grads: Any = GRADS
+) -> list[dict[str, Any]]:
+    params, after = drawn(100), []
+    rules = {
+        layer: {leaf: Rule(leaf == "kernel", decay in ("all", f"{leaf}s")) for leaf in leaves}
+        for layer, leaves in SHAPES.items()
+    }
+    for rate, grad in zip(rates, grads, strict=True):
+        for layer, leaves in params.items():
+            for leaf, x in leaves.items():
+                direction = getattr(rules[layer][leaf], name)(grad[layer][leaf], x)
+                leaves[leaf] = x - rate * direction
+        after.append({layer: dict(leaves) for layer, leaves in params.items()})
+    return after
+
+
+def assert_close(found: Any, wanted: Any, rtol: float = 1e-4) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5), found, wanted)
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "adam": {"b1": B1, "b2": B2, "eps": EPS},
+    "adamw": {"b1": B1, "b2": B2, "eps": EPS, "weight_decay": DECAY},
+    "nadam": {"b1": B1, "b2": B2, "eps": EPS, "weight_decay": DECAY},
+    "lion": {"b1": B1, "b2": B2, "weight_decay": DECAY},
+    "sgd": {"momentum": MOMENTUM, "weight_decay": DECAY},
+    "muon": {"momentum": MOMENTUM, "b1": B1, "b2": B2, "eps": EPS, "weight_decay": DECAY},
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_updates_are_those_of_the_formula(name):
+    assert_close(run(name=name, **FIELDS[name]), expected(name), 2e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_biases_decay_where_all_do(name):
+    assert_close(run(name=name, decay="all", **FIELDS[name]), expected(name, decay="all"), 2e-3)
+
+
+def test_a_schedule_multiplies_the_rate_of_each_step_and_the_decay():
+    rates = [RATE * 0.5 * (1 + np.cos(np.pi * step / STEPS)) for step in range(STEPS)]
+    found = run(name="adamw", schedule="cosine", **FIELDS["adamw"])
+    assert_close(found, expected("adamw", rates=rates))
+
+
+def norm(tree: Any) -> float:
+    return float(np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree))))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_clipping_is_of_all_gradients_together_and_before_the_optimizer(name):
+    """All are longer than the limit but the first."""
+    first = jax.tree.map(lambda x: x / 100, GRADS[0])
+    found = run(name=name, clip_norm=0.5, grads=[first, *GRADS[1:]], **FIELDS[name])
+    clipped = [jax.tree.map(lambda x, g=g: 0.5 * x / norm(g), g) for g in GRADS[1:]]
+    assert_close(found, expected(name, grads=[first, *clipped]))
+
+
+def test_what_is_frozen_stays_and_does_not_count_for_the_norm():
+    grads = [{**grad, "conv": {"kernel": 1e3 * grad["conv"]["kernel"]}} for grad in GRADS]
+    found = run(name="sgd", clip_norm=100.0, freeze="conv", grads=grads, **FIELDS["sgd"])
+    for after, wanted in zip(found, expected("sgd"), strict=True):
+        assert_close(after["out"], wanted["out"])
+        assert_close(after["conv"], drawn(100)["conv"], 1e-6)
+
+
+def test_patterns_name_parameters_and_layers(subtests):
+    path = tuple(map(jax.tree_util.DictKey, ("conv1", "kernel")))
+    for freeze, frozen in (
+        ("", False),
+        ("conv1", True),
+        ("conv*", True),
+        ("conv", False),
+        ("*/kernel", True),
+        ("*/bias", False),
+        ("*/bias, conv1", True),
+        ("dense , */bias", False),
+        ("kernel", False),
+        ("conv1/kernel", True),
+        ("conv1/ker", False),
+        ("Conv1", False),
+        ("conv[12]", True),
+        ("*", True),
+    ):
+        with subtests.test(msg=freeze):
+            assert is_frozen(path, freeze) is frozen
