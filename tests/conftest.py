@@ -13,8 +13,9 @@ import hypothesis
 import jax
 import pytest
 
-# Before their import: their asserts explain themselves, and stay with `python -O`.
-pytest.register_assert_rewrite("browser", "harness", "helpers")
+# What tests import, before they do: its asserts explain themselves, and stay with `python -O`.
+_files = (path.stem for path in Path(__file__).parent.rglob("*.py"))
+pytest.register_assert_rewrite(*(name for name in _files if not name.startswith("test_")))
 
 from browser import browser as browser  # noqa: E402
 from helpers import SMALL  # noqa: E402
