@@ -1,10 +1,15 @@
 """A real browser for tests: Chromium, where it is installed."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # It is to talk to nobody but the page under test; without a sandbox it also runs as root, as in CI.
@@ -21,6 +26,9 @@ def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"no Chromium here ({', '.join(NAMES)})")
-    expect.set_options(timeout=30_000)  # the cores may be busy
+    # At the top of the file, every test would wait for this import.
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=120_000)  # the cores may be busy
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=path, args=ARGS.split())

@@ -1,6 +1,7 @@
 """What tests share: a small recipe, the reference network, what a run leaves, how to stop it."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import re
@@ -28,6 +29,13 @@ SMALL = Config(
     batch_size=128,
     chunk_steps=4,
     data=DataConfig(train_split="train[:1280]", test_split="test[:500]"),
+)
+# 512 images, of which a small network sees 64 a step: also 8 steps an epoch, in chunks of 4.
+TINY = dataclasses.replace(
+    SMALL,
+    batch_size=64,
+    data=DataConfig(train_split="train[:640]", test_split="test[:200]"),
+    model=ModelConfig(features=4, hidden_size=16),
 )
 
 

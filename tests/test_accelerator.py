@@ -1,9 +1,11 @@
 """Which accelerator a machine has, and whether it is used."""
 
 import importlib.metadata
+import shutil
 
 import jax
 import pytest
+from fake_packages import install
 
 from mnist_jax import accelerator
 
@@ -29,6 +31,7 @@ def add_card(machine, vendor, model):
     card.mkdir(parents=True)
     (card / "vendor").write_text(f"{vendor}\n")
     (card / "device").write_text(f"{model}\n")
+    return card
 
 
 def expected_accelerator(machine):
@@ -39,38 +42,40 @@ def missing_accelerator(machine):
     return accelerator.missing_accelerator(machine / "dev", machine / "pci")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), {"nvidia0": "gpu", "nvidiactl": "gpu", "nvme0": "cpu"}.items()
-)
-def test_a_device_tells(machine, name, expected):
+def test_a_device_of_nvidia_tells_of_a_gpu(machine):
     assert expected_accelerator(machine) == "cpu"
-    (machine / "dev" / name).touch()
-    assert expected_accelerator(machine) == expected
+    for name, expected in {"nvidia0": "gpu", "nvidiactl": "gpu", "nvme0": "cpu"}.items():
+        device = machine / "dev" / name
+        device.touch()
+        assert expected_accelerator(machine) == expected, name
+        device.unlink()
 
 
-@pytest.mark.parametrize("model", accelerator.TPU_MODELS)
-def test_a_tpu_on_the_bus_tells(machine, model):
+def test_a_card_of_google_tells_of_a_tpu(machine):
     assert expected_accelerator(machine) == "cpu"
-    add_card(machine, GOOGLE, model)
-    assert expected_accelerator(machine) == "tpu"
+    for model in accelerator.TPU_MODELS:
+        card = add_card(machine, GOOGLE, model)
+        assert expected_accelerator(machine) == "tpu", model
+        shutil.rmtree(card)
 
 
 def test_a_machine_without_a_pci_bus_has_no_accelerator(machine, tmp_path):
     assert accelerator.expected_accelerator(machine / "dev", tmp_path / "none") == "cpu"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), {"COLAB_TPU_1VM": "1", "TPU_ACCELERATOR_TYPE": "v5e-1"}.items()
-)
-def test_a_variable_of_a_tpu_machine_tells(machine, monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-    assert expected_accelerator(machine) == "tpu"
+VARIABLES = {
+    ("COLAB_TPU_1VM", "1"): "tpu",
+    ("COLAB_TPU_1VM", "0"): "cpu",
+    ("COLAB_TPU_1VM", ""): "cpu",
+    ("TPU_ACCELERATOR_TYPE", "v5e-1"): "tpu",
+}
 
 
-@pytest.mark.parametrize("value", ["", "0"])
-def test_a_variable_can_say_that_there_is_no_tpu(machine, monkeypatch, value):
-    monkeypatch.setenv("COLAB_TPU_1VM", value)
-    assert expected_accelerator(machine) == "cpu"
+def test_variables_tell_of_a_tpu(machine, monkeypatch):
+    for variable, expected in VARIABLES.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(*variable)
+            assert expected_accelerator(machine) == expected, variable
 
 
 def test_nothing_is_missing_where_the_cpu_was_asked_for(machine, monkeypatch):
@@ -117,13 +122,11 @@ def test_under_windows_the_driver_of_nvidia_tells(machine):
     assert present() == "cpu"
 
 
-@pytest.mark.parametrize("value", ["", "-1"])
-def test_a_gpu_can_be_hidden_by_the_user(machine, monkeypatch, value):
+def test_a_gpu_can_be_hidden_by_the_user(machine, monkeypatch):
     (machine / "dev/nvidia0").touch()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert expected_accelerator(machine) == "gpu"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert expected_accelerator(machine) == "cpu"
+    for value, expected in {"0": "gpu", "": "cpu", "-1": "cpu"}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert expected_accelerator(machine) == expected, value
     add_card(machine, GOOGLE, TPU_V5E)  # which the variable is not about
     assert expected_accelerator(machine) == "tpu"
 
@@ -133,33 +136,33 @@ OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}.65.06  Relea
 GCC = "GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n"
 
 
-@pytest.mark.parametrize("text", [CLOSED, OPEN])
-@pytest.mark.parametrize(
-    ("release", "expected"),
-    {
-        580: "jax[cuda13]",
-        595: "jax[cuda13]",
-        579: "jax[cuda12]",
-        525: "jax[cuda12]",
-        524: "version 524: install 525 or newer",
-    }.items(),
-)
-def test_what_to_install_depends_on_the_driver(tmp_path, text, release, expected):
+RELEASES = {
+    580: "jax[cuda13]",
+    595: "jax[cuda13]",
+    579: "jax[cuda12]",
+    525: "jax[cuda12]",
+    524: "version 524: install 525 or newer",
+}
+
+
+@pytest.mark.parametrize("text", [CLOSED, OPEN], ids=["closed", "open"])
+def test_the_package_to_install_depends_on_the_driver(tmp_path, text):
     driver = tmp_path / "version"
-    driver.write_text(text.format(release) + GCC)
-    line = accelerator.remedy("gpu", driver)
-    assert expected in line
-    assert "nvidia-smi" not in line
-    assert "\n" not in line
+    for release, expected in RELEASES.items():
+        driver.write_text(text.format(release) + GCC)
+        line = accelerator.remedy("gpu", driver)
+        assert expected in line, release
+        assert "nvidia-smi" not in line
+        assert "\n" not in line
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"Kernel Module unknown"])
-def test_a_driver_that_does_not_tell_its_version(tmp_path, content):
-    if content is not None:
-        (tmp_path / "version").write_bytes(content)
-    line = accelerator.remedy("gpu", tmp_path / "version")
-    assert f"jax[cuda13]=={jax.__version__}" in line
-    assert "580 or newer: nvidia-smi tells" in line
+def test_the_version_of_a_driver_that_does_not_tell_it_is_asked_for(tmp_path):
+    for content in (None, b"", b"\xff\xfe", b"Kernel Module unknown"):
+        if content is not None:
+            (tmp_path / "version").write_bytes(content)
+        line = accelerator.remedy("gpu", tmp_path / "version")
+        assert f"jax[cuda13]=={jax.__version__}" in line, content
+        assert "580 or newer: nvidia-smi tells" in line
 
 
 def test_only_what_the_installed_jax_offers_is_named():
@@ -173,15 +176,6 @@ def test_only_what_the_installed_jax_offers_is_named():
 def old_jax(tmp_path, monkeypatch):
     """Has the metadata of a JAX that offers CUDA 12 alone, and nothing for AMD."""
     install(tmp_path, monkeypatch, "jax", jax.__version__, "Provides-Extra: cuda12\n")
-
-
-def install(directory, monkeypatch, name, version, metadata=""):
-    """Makes Python find the metadata of a package that is not there."""
-    found = directory / f"{name.replace('-', '_')}-{version}.dist-info"
-    found.mkdir()
-    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}"
-    (found / "METADATA").write_text(text)
-    monkeypatch.syspath_prepend(str(directory))
 
 
 @pytest.mark.usefixtures("old_jax")

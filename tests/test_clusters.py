@@ -1,8 +1,7 @@
 """What a process is told of its place, and what JAX makes of it."""
 
 import os
-
-import pytest
+import urllib.request
 
 from mnist_jax.clusters import Place, place_among_several, places
 
@@ -17,38 +16,38 @@ OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
 TPU = {"TPU_WORKER_ID": "3", "TPU_WORKER_HOSTNAMES": "a,b,c,d"}
 
 
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, []),
-        ({"SLURM_JOB_ID": "7"}, []),  # a shell of `salloc`
-        (SLURM, [Place("Slurm", "2", "8")]),
-        (OPEN_MPI, [Place("Open MPI", "1", "4", ("OMPI_MCA_orte_hnp_uri",))]),
-        (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}, [Place("Open MPI", "1", "4")]),
-        (
-            OPEN_MPI | {"PMIX_NAMESPACE": "prterun-node-1-4097@1"},
-            [
-                Place(
-                    *("Open MPI", "1", "4", ()),
-                    {
-                        "coordinator_address": "node-1:61441",
-                        "num_processes": 4,
-                        "process_id": 1,
-                        "local_device_ids": 0,
-                    },
-                )
-            ],
-        ),
-        (TPU, [Place("Cloud TPU", "3", "4")]),
-        (
-            TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"},
-            [Place("Cloud TPU", "7", "8")],
-        ),
-        (SLURM | TPU, [Place("Slurm", "2", "8"), Place("Cloud TPU", "3", "4")]),
-    ],
-)
-def test_a_cluster_tells_which_process_this_is(environ, expected):
-    assert places(environ) == expected
+PLACES: list[tuple[dict[str, str], list[Place]]] = [
+    ({}, []),
+    ({"SLURM_JOB_ID": "7"}, []),  # a shell of `salloc`
+    (SLURM, [Place("Slurm", "2", "8")]),
+    (OPEN_MPI, [Place("Open MPI", "1", "4", ("OMPI_MCA_orte_hnp_uri",))]),
+    (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}, [Place("Open MPI", "1", "4")]),
+    (
+        OPEN_MPI | {"PMIX_NAMESPACE": "prterun-node-1-4097@1"},
+        [
+            Place(
+                *("Open MPI", "1", "4", ()),
+                {
+                    "coordinator_address": "node-1:61441",
+                    "num_processes": 4,
+                    "process_id": 1,
+                    "local_device_ids": 0,
+                },
+            )
+        ],
+    ),
+    (TPU, [Place("Cloud TPU", "3", "4")]),
+    (
+        TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"},
+        [Place("Cloud TPU", "7", "8")],
+    ),
+    (SLURM | TPU, [Place("Slurm", "2", "8"), Place("Cloud TPU", "3", "4")]),
+]
+
+
+def test_a_cluster_tells_which_process_this_is():
+    for environ, expected in PLACES:
+        assert places(environ) == expected, environ
 
 
 def test_jax_recognizes_a_cluster_by_the_same_variables(monkeypatch):
@@ -72,22 +71,22 @@ def test_jax_recognizes_a_cluster_by_the_same_variables(monkeypatch):
             monkeypatch.setenv(name, environ[name])
 
 
-@pytest.mark.parametrize(
-    ("environ", "cluster"),
-    [
-        ({}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, None),  # without srun
-        (SLURM, "Slurm"),
-        (SLURM | {"SLURM_NTASKS": "1"}, None),
-        (OPEN_MPI, None),  # JAX does not recognize it, and there is nothing else to go by
-        (SLURM | OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}, "Open MPI"),
-        (TPU, "Cloud TPU"),
-        (TPU | {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
-    ],
-)
-def test_only_a_job_of_several_processes_is_joined(environ, cluster):
-    found = place_among_several(environ)
-    assert (found and found.cluster) == cluster
+JOINED: list[tuple[dict[str, str], str | None]] = [
+    ({}, None),
+    ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, None),  # without srun
+    (SLURM, "Slurm"),
+    (SLURM | {"SLURM_NTASKS": "1"}, None),
+    (OPEN_MPI, None),  # JAX does not recognize it, and there is nothing else to go by
+    (SLURM | OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}, "Open MPI"),
+    (TPU, "Cloud TPU"),
+    (TPU | {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+]
+
+
+def test_only_a_job_of_several_processes_is_joined():
+    for environ, cluster in JOINED:
+        found = place_among_several(environ)
+        assert (found and found.cluster) == cluster, environ
 
 
 def test_the_hosts_of_a_cloud_tpu_are_asked_of_its_server(monkeypatch):
@@ -110,6 +109,8 @@ def test_the_hosts_of_a_cloud_tpu_are_asked_of_its_server(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("COLAB", "TPU", "JAX_PLATFORMS"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TPU_NAME", "slice")  # so this machine has a TPU
+    urlopen = urllib.request.urlopen  # which has to wait for longer where much else is done
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, **_: urlopen(url, timeout=60))
     with HTTPServer(("localhost", 0), Metadata) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         environ = {"GCE_METADATA_IP": f"localhost:{server.server_port}"}

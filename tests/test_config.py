@@ -3,6 +3,8 @@ import json
 import math
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,48 +62,51 @@ def test_the_default_recipe_is_the_reference_recipe():
     assert config.precision == "float32"
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)
-def test_every_recipe_is_valid_and_says_how_to_run_it(path):
-    assert isinstance(load_config(path), Config)
-    command = "sweep" if path.name == "sweep.py" else "train"
-    assert f"mnist-jax {command} --config configs/{path.name}" in path.read_text()
+def test_every_recipe_is_valid_and_says_how_to_run_it(subtests):
+    for path in sorted(RECIPES.glob("*.py")):
+        with subtests.test(path.name):
+            assert isinstance(load_config(path), Config)
+            command = "sweep" if path.name == "sweep.py" else "train"
+            told = f"mnist-jax {command} --config configs/{path.name}"
+            assert told in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: Config(epochs=0), "epochs must be at least 1, got 0"),
-        (lambda: Config(epochs=2.5), "Config.epochs must be of type int, got 2.5"),  # type: ignore
-        (lambda: Config(epochs=True), "Config.epochs must be of type int, got True"),
-        (lambda: Config(seed=-1), "seed must be 0 to"),
-        (lambda: Config(seed=2**32), "seed must be 0 to"),
-        (lambda: Config(batch_size=-3), "batch_size must be at least 1, got -3"),
-        (lambda: Config(chunk_steps=0), "chunk_steps must be at least 1"),
-        (lambda: Config(precision="float16"), "Config.precision must be one of ('float32', 'tens"),  # type: ignore
-        (lambda: Config(model={}), "Config.model must be of type ModelConfig"),  # type: ignore
-        (lambda: DataConfig(dataset="../mnist"), "data.dataset must be a tfds name"),
-        (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction must be between"),
-        (lambda: DataConfig(split_seed=-1), "data.split_seed must be 0 to"),
-        (lambda: ModelConfig(dropout_rate=1.0), "model.dropout_rate must be at least 0 and below"),
-        (lambda: ModelConfig(features=0), "model.features must be at least 1"),
-        (lambda: ModelConfig(depth=0), "model.depth must be at least 1"),
-        (lambda: ModelConfig(stride=0), "model.stride must be at least 1"),
-        (lambda: ModelConfig(pool="median"), "ModelConfig.pool must be one of ('max'"),  # type: ignore
-        (lambda: ModelConfig(lowering="gpu"), "ModelConfig.lowering must be one of ('auto'"),  # type: ignore
-        (lambda: OptimizerConfig(schedule="linear"), "schedule must be one of"),  # type: ignore
-        (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate must be above 0"),
-        (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate must be above"),
-        (lambda: OptimizerConfig(eps=math.inf), "optimizer.eps must be above 0 and finite"),
-        (lambda: OptimizerConfig(b2=1.0), "optimizer.b2 must be at least 0 and below 1"),
-        (lambda: OptimizerConfig(b1=True), "OptimizerConfig.b1 must be of type float, got True"),
-        (lambda: OptimizerConfig(b1="a"), "OptimizerConfig.b1 must be of type float"),  # type: ignore
-        (lambda: CheckpointConfig(every_epochs=0), "checkpoint.every_epochs must be at least 1"),
-    ],
-)
-def test_what_is_not_valid_does_not_exist(build, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        build()
-    assert message in str(error.value)
+INVALID: list[tuple[Callable[[], object], str]] = [
+    (lambda: Config(epochs=0), "epochs must be at least 1, got 0"),
+    (lambda: Config(epochs=2.5), "Config.epochs must be of type int, got 2.5"),  # type: ignore
+    (lambda: Config(epochs=True), "Config.epochs must be of type int, got True"),
+    (lambda: Config(seed=-1), "seed must be 0 to"),
+    (lambda: Config(seed=2**32), "seed must be 0 to"),
+    (lambda: Config(batch_size=-3), "batch_size must be at least 1, got -3"),
+    (lambda: Config(chunk_steps=0), "chunk_steps must be at least 1"),
+    (lambda: Config(precision="float16"), "Config.precision must be one of ('float32', 'tens"),  # type: ignore
+    (lambda: Config(model={}), "Config.model must be of type ModelConfig"),  # type: ignore
+    (lambda: DataConfig(dataset="../mnist"), "data.dataset must be a tfds name"),
+    (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction must be between"),
+    (lambda: DataConfig(split_seed=-1), "data.split_seed must be 0 to"),
+    (lambda: ModelConfig(dropout_rate=1.0), "model.dropout_rate must be at least 0 and below"),
+    (lambda: ModelConfig(features=0), "model.features must be at least 1"),
+    (lambda: ModelConfig(depth=0), "model.depth must be at least 1"),
+    (lambda: ModelConfig(stride=0), "model.stride must be at least 1"),
+    (lambda: ModelConfig(pool="median"), "ModelConfig.pool must be one of ('max'"),  # type: ignore
+    (lambda: ModelConfig(lowering="gpu"), "ModelConfig.lowering must be one of ('auto'"),  # type: ignore
+    (lambda: OptimizerConfig(schedule="linear"), "schedule must be one of"),  # type: ignore
+    (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate must be above 0"),
+    (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate must be above"),
+    (lambda: OptimizerConfig(eps=math.inf), "optimizer.eps must be above 0 and finite"),
+    (lambda: OptimizerConfig(b2=1.0), "optimizer.b2 must be at least 0 and below 1"),
+    (lambda: OptimizerConfig(b1=True), "OptimizerConfig.b1 must be of type float, got True"),
+    (lambda: OptimizerConfig(b1="a"), "OptimizerConfig.b1 must be of type float"),  # type: ignore
+    (lambda: CheckpointConfig(every_epochs=0), "checkpoint.every_epochs must be at least 1"),
+]
+
+
+def test_invalid_values_are_refused(subtests):
+    for build, message in INVALID:
+        with subtests.test(message):
+            with pytest.raises(ValueError) as error:  # noqa: PT011
+                build()
+            assert message in str(error.value)
 
 
 @given(
@@ -142,30 +147,31 @@ def test_differences_name_fields_and_values():
     assert config_differences(old, new)[0] == "epochs is 10, not None"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.py", "1 / 0", "a.py: ZeroDivisionError: division by zero"),
-        ("a.py", "import sys; sys.exit(3)", "a.py: SystemExit: 3"),
-        ("a.py", "x = (", "a.py: SyntaxError"),
-        ("a.py", "config = 3", "a.py must define get_config() -> Config"),
-        ("a.py", "def get_config(): return 3", "a.py must define get_config() -> Config"),
-        ("a.py", "def get_config(): return {}['lr']", "a.py: KeyError: 'lr'"),
-        (
-            "a.py",
-            "from mnist_jax import Config\ndef get_config(): return Config(epoch=3)",
-            "unexpected keyword argument 'epoch'",
-        ),
-        ("a.json", "{", "a.json: JSONDecodeError"),
-        ("a.json", '{"epoch": 3}', "unknown config field epoch"),
-    ],
-)
-def test_a_config_file_that_is_no_config_is_named(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        load_config(tmp_path / name)
-    assert message in str(error.value)
-    assert name in str(error.value)
+NO_CONFIGS = [
+    ("a.py", "1 / 0", "a.py: ZeroDivisionError: division by zero"),
+    ("a.py", "import sys; sys.exit(3)", "a.py: SystemExit: 3"),
+    ("a.py", "x = (", "a.py: SyntaxError"),
+    ("a.py", "config = 3", "a.py must define get_config() -> Config"),
+    ("a.py", "def get_config(): return 3", "a.py must define get_config() -> Config"),
+    ("a.py", "def get_config(): return {}['lr']", "a.py: KeyError: 'lr'"),
+    (
+        "a.py",
+        "from mnist_jax import Config\ndef get_config(): return Config(epoch=3)",
+        "unexpected keyword argument 'epoch'",
+    ),
+    ("a.json", "{", "a.json: JSONDecodeError"),
+    ("a.json", '{"epoch": 3}', "unknown config field epoch"),
+]
+
+
+def test_a_config_file_that_is_no_config_is_named(tmp_path, subtests):
+    for name, text, message in NO_CONFIGS:
+        with subtests.test(text):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(ValueError) as error:  # noqa: PT011
+                load_config(tmp_path / name)
+            assert message in str(error.value)
+            assert name in str(error.value)
 
 
 def test_a_missing_config_file_is_named():
@@ -173,21 +179,22 @@ def test_a_missing_config_file_is_named():
         load_config("nowhere/x.py")
 
 
+@pytest.mark.slow
 def test_a_wheel_carries_data_and_recipes(tmp_path):
     """What `pip install .` leaves works in any directory."""
     wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
-    subprocess.run([*wheel, str(RECIPES.parent)], check=True, capture_output=True)
+    done = subprocess.run(
+        [*wheel, str(RECIPES.parent)], capture_output=True, text=True, check=False
+    )
+    if "No matching distribution found for hatchling" in done.stderr:
+        pytest.skip("there is no package index, from which pip gets what builds a wheel")
+    assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("*.whl")
-    listing = subprocess.run(
-        [sys.executable, "-m", "zipfile", "-l", str(file)],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    for name in ("configs/default.py", "datasets/mnist_idx/train-images-idx3-ubyte.gz"):
-        assert f"mnist_jax/{name}" in listing
     unpacked = tmp_path / "site"
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(file), str(unpacked)], check=True)
+    with zipfile.ZipFile(file) as archive:
+        names = {"configs/default.py", "datasets/mnist_idx/train-images-idx3-ubyte.gz"}
+        assert {f"mnist_jax/{name}" for name in names} <= {*archive.namelist()}
+        archive.extractall(unpacked)
     code = (
         "import mnist_jax.config as c; print(c.__file__, c.load_config('configs/smoke.py').epochs)"
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import pytest
-from test_accelerator import install
+from fake_packages import install
 
 from mnist_jax import doctor as doctor_module
 from mnist_jax import extras
@@ -45,7 +45,7 @@ def answer(done):
     return by_name(Finding(**finding) for finding in found["findings"])
 
 
-def test_it_tells_of_everything_a_line_each(command, tmp_path):
+def test_doctor_tells_of_everything_a_line_each(command, tmp_path):
     done = command("doctor", JAX_PLATFORMS="cpu", TFDS_DATA_DIR=str(tmp_path / "tfds"))
     assert (done.returncode, done.stderr) == (0, "")
     first, *lines, last = done.stdout.splitlines()
@@ -62,6 +62,7 @@ def test_it_tells_of_everything_a_line_each(command, tmp_path):
     assert not (tmp_path / "tfds").exists()  # it changes nothing
 
 
+@pytest.mark.slow
 def test_every_device_is_tried(command, tmp_path):
     done = command(
         *("doctor", "--json"),
@@ -79,6 +80,7 @@ def test_every_device_is_tried(command, tmp_path):
     assert f"in {tmp_path}" in found["compiled programs"].value
 
 
+@pytest.mark.slow
 def test_where_jax_does_not_start_all_the_rest_is_told(command):
     if any(device.platform == "tpu" for device in jax.devices()):
         pytest.skip("JAX may start with it here")
@@ -104,6 +106,7 @@ def test_jax_may_fail_without_a_word(monkeypatch):
     assert "cluster" in found
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_told_and_no_fault(command, tmp_path):
     (tmp_path / "file").touch()
     done = command("doctor", "--json", JAX_PLATFORMS="cpu", XDG_CACHE_HOME=str(tmp_path / "file/x"))
@@ -127,7 +130,7 @@ def test_data_that_can_never_be_prepared_is_a_fault(tmp_path, monkeypatch, capsy
     assert out.endswith("1 to mend, marked with !\n")
 
 
-def test_without_a_home_directory(monkeypatch):
+def test_without_a_home_directory_a_variable_is_advised(monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -155,7 +158,7 @@ def test_a_damaged_bundled_file_is_a_fault(tmp_path, monkeypatch):
     assert found.value.endswith("train-labels-idx1-ubyte.gz, t10k-labels-idx1-ubyte.gz")
 
 
-def test_what_breaks_in_one_part_does_not_hide_the_others(monkeypatch):
+def test_an_error_in_one_part_does_not_hide_the_others(monkeypatch):
     def broken(*_):
         raise TypeError("Descriptors cannot\nbe created directly")
 
@@ -209,10 +212,10 @@ def test_a_package_of_another_version_is_a_fault(tmp_path, monkeypatch):
     assert found["other packages"].value == "tyro 2.0"
 
 
-@pytest.mark.parametrize(("version", "fits"), {"3.10.9": 0, "3.13.7": 1, "3.14.0": 0}.items())
-def test_python_has_a_range(monkeypatch, version, fits):
-    monkeypatch.setattr(platform, "python_version", lambda: version)
-    assert next(doctor_module.find_versions()).problem == (not fits)
+def test_python_has_a_range(monkeypatch):
+    for version, fits in {"3.10.9": False, "3.13.7": True, "3.14.0": False}.items():
+        monkeypatch.setattr(platform, "python_version", lambda version=version: version)
+        assert next(doctor_module.find_versions()).problem != fits, version
 
 
 def test_the_versions_of_python_are_those_of_the_project():
@@ -229,7 +232,7 @@ Provides-Extra: report
 """
 
 
-def test_of_an_installed_package_the_metadata_tell(tmp_path, monkeypatch):
+def test_the_metadata_of_an_installed_package_tell_its_requirements(tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "CHECKOUT", tmp_path)
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'another'\n")
     install(tmp_path, monkeypatch, "mnist_jax", "0.1.0", METADATA)
@@ -242,7 +245,7 @@ def test_of_an_installed_package_the_metadata_tell(tmp_path, monkeypatch):
     assert told["extra serve"].value == "not known"
 
 
-def test_a_checkout_tells_what_it_needs_itself():
+def test_a_checkout_tells_its_requirements_itself():
     found = extras.requirements()
     assert {"jax", "numpy", "packaging"} <= {each.name for each in found[""]}
     assert {*doctor_module.EXTRAS} < {*found}

@@ -11,6 +11,8 @@ from sklearn.datasets import load_digits
 from mnist_jax import evaluate
 from mnist_jax.cli import main
 
+SMALL_MODEL = "--model.features 4 --model.hidden-size 16"
+
 
 @pytest.fixture(autouse=True)
 def own_place(tmp_path, monkeypatch) -> None:
@@ -29,7 +31,7 @@ def test_scikit_learns_digits_go_all_the_way(capsys):
     run("import digits digits.npz")
     assert "pixels of 0 to 16 became 0 to 255" in capsys.readouterr().out
     run("train --data.dataset digits --workdir run --batch-size 32 --epochs 6")
-    result = json.loads(Path("run/result.json").read_text())
+    result = json.loads(Path("run/result.json").read_text(encoding="utf-8"))
     assert result["test_accuracy"] > 0.9
     run("evaluate --workdir run --split validation")
     run("predict --workdir run --output answers.npz")
@@ -38,7 +40,9 @@ def test_scikit_learns_digits_go_all_the_way(capsys):
         right = answers["classes"] == answers["labels"]
     assert right.mean() == result["test_accuracy"]
     run("report --workdir run")
-    assert f"{result['test_accuracy']:.2%}</p>" in Path("run/report.html").read_text()
+    assert f"{result['test_accuracy']:.2%}</p>" in Path("run/report.html").read_text(
+        encoding="utf-8"
+    )
 
     picture = np.full((300, 300), 240, np.uint8)
     enlarged = Image.fromarray((images[0].reshape(8, 8) * 15).astype(np.uint8)).resize((150, 150))
@@ -57,7 +61,8 @@ def test_scikit_learns_digits_go_all_the_way(capsys):
         assert found["probability"] == pytest.approx(answer["probability"], abs=1e-5)
 
 
-def test_names_of_classes_are_said(capsys):
+@pytest.mark.slow
+def test_names_of_classes_are_told_by_every_command(capsys):
     rng = np.random.default_rng(0)
     for name, colour in (("red apple", (200, 30, 30)), ("Grün", (30, 180, 40))):
         for part, count in (("train", 40), ("test", 8)):
@@ -68,19 +73,23 @@ def test_names_of_classes_are_said(capsys):
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     run("import fruit photos")
     assert "classes: Grün, red apple" in capsys.readouterr().out
-    run("train --data.dataset fruit --workdir run --batch-size 8 --epochs 3")
+    run(f"train --data.dataset fruit --workdir run --batch-size 8 --epochs 3 {SMALL_MODEL}")
     capsys.readouterr()
     run("predict --workdir run photos/test/Grün/0.png")
     assert capsys.readouterr().out.startswith("photos/test/Grün/0.png: Grün (")
     run("export --workdir run --format onnx --output net.onnx")
-    assert json.loads(Path("net.onnx.json").read_text())["labels"] == ["Grün", "red apple"]
+    assert json.loads(Path("net.onnx.json").read_text(encoding="utf-8"))["labels"] == [
+        "Grün",
+        "red apple",
+    ]
 
 
-def test_a_dataset_imported_anew_is_not_measured_with_the_old_network(capsys):
+@pytest.mark.slow
+def test_a_dataset_imported_again_is_not_measured_with_the_old_network(capsys):
     images, labels = load_digits(return_X_y=True)
     np.savez("digits.npz", x=images[:300], y=labels[:300])
     run("import digits digits.npz")
-    run("train --data.dataset digits --workdir run --epochs 1")
+    run(f"train --data.dataset digits --workdir run --epochs 1 {SMALL_MODEL}")
     for images_now, labels_now, what in (
         (images[300:600], labels[300:600], "images"),
         (images[:300], labels[:300] + 1, "classes"),

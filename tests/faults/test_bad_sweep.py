@@ -1,13 +1,6 @@
 """Bad input for `sweep`: exit code 2, one line on standard error, and nothing written."""
 
-import contextlib
 import importlib.util
-import shlex
-
-import pytest
-from test_bad_input import contents, make
-
-from mnist_jax.cli import main
 
 HEAD = """
 from mnist_jax import Config
@@ -95,41 +88,21 @@ ARGUMENTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    root = tmp_path_factory.mktemp("bad-sweep")
-    files: dict[str, str | bytes] = {name: text for name, (text, _) in BAD_RECIPES.items()}
-    files |= {"good.py": GOOD, "a-file": "", "of-train/config.json": "{}", "lost/trials/": ""}
-    make(root, files | {"broken/sweep.db": "no database " * 100})
-    with contextlib.chdir(root):
-        yield root
+FILES = {name: text for name, (text, _) in BAD_RECIPES.items()} | {
+    "good.py": GOOD,
+    "of-train/config.json": "{}",
+    "lost/trials/": "",
+    "broken/sweep.db": "no database " * 100,
+}
 
 
-@pytest.fixture
-def refuse(tree, capfd):
-    """Runs a command that has to be refused; returns the message."""
-
-    def run(arguments: list[str]) -> str:
-        before = contents(tree)
-        code = main(arguments)
-        out, err = capfd.readouterr()
-        assert (code, out, err.count("\n")) == (2, "", 1), err
-        assert err.startswith("error: ")
-        assert contents(tree) == before
-        return err
-
-    return run
+def test_bad_recipes_of_a_sweep_are_named(refuse_each):
+    start = "sweep --trials 1 --workdir new --config"
+    refuse_each({f"{start} {name}": message for name, (_, message) in BAD_RECIPES.items()})
 
 
-@pytest.mark.parametrize("name", BAD_RECIPES)
-def test_recipes(name, refuse):
-    message = refuse(["sweep", "--config", name, "--trials", "1", "--workdir", "new"])
-    assert BAD_RECIPES[name][1] in message
-
-
-@pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_arguments(arguments, refuse):
-    assert ARGUMENTS[arguments] in refuse(shlex.split(arguments))
+def test_bad_arguments_of_a_sweep_are_named(refuse_each):
+    refuse_each(ARGUMENTS)
 
 
 def test_without_optuna_one_line_says_what_to_install(refuse, monkeypatch):

@@ -1,0 +1,184 @@
+"""Bad arrays and bad options to import: one line that names it, and nothing is written."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sources import WHOLE, Case, X, Y, damaged, file, header, made, npy, npz, zipped
+
+from mnist_jax.datasets.importing import import_dataset
+
+SHAPE = "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 4, %s)}"
+NPZ: dict[str, Case] = {
+    "other names": (
+        npz(x=None, images=X),
+        "x.npz must hold x_train, y_train, x_test and y_test, or x and y; found 'images', 'y'",
+    ),
+    "names that lead elsewhere": (npz(x=None, **{"../x": X, "/y": Y}), "found '../x', '/y', 'y'"),
+    "two of one name": (
+        made(("x.npz", zipped({"x.npy": npy(X), "y.npy": npy(Y), "x.npy*": npy(X)}))),
+        "x.npz holds two arrays of one name",
+    ),
+    "objects": (npz(y=np.array([{}, *"abcde"], object)), "y holds Python objects, which are not"),
+    "a pickle": (npz(y=pickle.dumps(Y)), "x.npz: y is no array: the magic string is not correct"),
+    "records": (npz(y=np.zeros(6, [("a", int)])), "y must hold integers or strings, found [('a'"),
+    "complex": (npz(x=X.astype(complex)), "x must hold real numbers, found complex128"),
+    "dates": (npz(y=Y.astype("M8[D]")), "y must hold integers or strings, found datetime64"),
+    "by columns": (npz(x=np.asfortranarray(X)), "x is stored by columns; save it by rows"),
+    "cut short": (made(("x.npz", WHOLE[:-100])), "x.npz is damaged: File is not a zip file"),
+    "damaged": (
+        made(("x.npz", damaged(zipped({"x.npy": npy(X), "y.npy": npy(Y)}), 210))),
+        "x.npz: x is damaged: Bad CRC-32",
+    ),
+    "deflated and damaged": (made(("x.npz", damaged(WHOLE, 60))), "x.npz: x is damaged: "),
+    "an unknown compression": (
+        made(("x.npz", WHOLE.replace(b"\x08\0", b"\x63\0"))),
+        "x.npz: x is damaged: That compression method is not supported",
+    ),
+    "a password": (
+        made(("x.npz", WHOLE.replace(b"\x14\0\0\0\x08", b"\x14\0\1\0\x08"))),
+        "is encrypted, password required",
+    ),
+    "a header that says more": (npz(x=header(SHAPE % 5) + bytes(96)), "x must have 120 bytes for"),
+    "a header that says less": (npz(x=header(SHAPE % 3) + bytes(96)), "x must have 72 bytes for"),
+    "a negative size": (
+        npz(x=header(SHAPE % -4) + bytes(96)),
+        "x cannot have the shape (6, 4, -4)",
+    ),
+    "sizes that overflow": (npz(x=header(SHAPE % 2**62) + bytes(96)), "bytes for uint8 [6, 4, 46"),
+    "a size that is true": (npz(x=header(SHAPE % True) + bytes(24)), "cannot have the shape"),
+    "a header that is no dict": (npz(x=header("[]")), "x is no array: Header is not a dictionary"),
+    "a header that calls": (npz(x=header("open('x')")), "x is no array: "),
+    "a header of brackets": (npz(x=header("(" * 9000)), "x is no array: "),
+    "a header that is cut": (npz(x=header("{", length=9000)), "x is no array: EOF: reading array"),
+    "a header of 4 GB": (npz(x=header("{", b"\2\0", 2**32 - 1)), "x is no array: EOF: reading"),
+    "a new version": (npz(x=header("{}", b"\3\0")), "x is no array: version (3, 0)"),
+    "not even a header": (npz(x=b""), "x is no array: "),
+    "no images": (npz(x=X[:0], y=Y[:0]), "x must hold images"),
+    "no pixels": (npz(x=X[:, :, :0]), "x must hold images"),
+    "rows without pixels": (npz(x=X[:, 0, :0]), "x must hold images"),
+    "one axis": (npz(x=Y), "x must hold images, [N, H, W], [N, H, W, C] or [N, pixels], found [6]"),
+    "five axes": (npz(x=X[..., None, None]), "x must hold images"),
+    "channels first": (npz(x=X.reshape(6, 1, 1, 16).repeat(2, -1)), "last axis of [N, H, W, C]"),
+    "rows of no square": (
+        npz(x=X.reshape(6, 16)[:, :15]),
+        "x has 15 pixels an image, which is not",
+    ),
+    "unequal counts": (npz(y=Y[:5]), "x has 6 images, but x.npz: y has 5 labels"),
+    "no label axis": (
+        npz(y=np.array(1)),
+        "y must hold one label an image, [N] or [N, 1], found []",
+    ),
+    "one-hot labels": (npz(y=np.eye(6)), "y must hold one label an image, [N] or [N, 1], found [6"),
+    "fractions as labels": (npz(y=Y / 2), "y must hold integers, found 0.5"),
+    "labels that are no number": (npz(y=Y + np.nan), "y must hold integers, found nan"),
+    "labels that are no text": (
+        npz(y=np.array([b"\xff", b"a"] * 3)),
+        "y is damaged: 'utf-8' codec",
+    ),
+    "no number": (npz(x=np.where(X == 37, np.nan, X)), "image 2 of x.npz: x has a pixel of nan"),
+    "infinite": (npz(x=np.where(X == 37, -np.inf, X)), "image 2 of x.npz: x has a pixel of -inf"),
+    "infinite halves": (npz(x=np.where(X == 37, np.float16(np.inf), X)), "has a pixel of inf"),
+    "negative": (
+        npz(x=X - 0.5),
+        "image 0 of x.npz: x has a pixel of -0.5; expected 0 to 65535 (pi",
+    ),
+    "too large": (npz(x=X.astype(int) * 700), "x has a pixel of 65800; expected 0 to 65535"),
+    "too large for a double": (npz(x=X * np.longdouble("1e4000")), "expected 0 to 65535"),
+    "bytes and not bytes": (
+        npz(x=None, y=None, x_train=X, y_train=Y, x_test=X / 255, y_test=Y),
+        "image 0 of x.npz: x_train is of bytes and image 0 of x.npz: x_test is not",
+    ),
+    "one class": (npz(y=Y * 0), "there must be two classes or more, found only '0'"),
+    "a class without a name": (npz(y=np.array(["", *"abcde"])), "the class '' must have a name"),
+    "a class of spaces": (npz(y=np.array([" a", *"abcde"])), "without spaces around it"),
+    "a class of two lines": (npz(y=np.array(["a\nb", *"abcde"])), r"the class 'a\nb' must have a"),
+    "a class that the terminal obeys": (npz(y=np.array(["\x1b[2J", *"abcde"])), "control charact"),
+    "a class of half a character": (npz(y=np.array(["\ud800", *"abcde"])), "control characters"),
+    "a class with a long name": (npz(y=np.array(["a" * 256, *"abcde"])), "1 to 255 characters"),
+    "a number too long": (npz(y=np.array(["9" * 5000, *"12345"])), "1 to 255 characters"),
+}
+
+
+def test_bad_arrays_are_named(refuse_each_source):
+    refuse_each_source(NPZ)
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "no name": ({"name": ""}, "the name of a dataset must be of a to z, 0 to 9 and _"),
+    "a path as name": ({"name": "../x"}, "got '../x'"),
+    "capitals": ({"name": "Mine"}, "got 'Mine'"),
+    "a digit first": ({"name": "1x"}, "got '1x'"),
+    "a line end": ({"name": "mine\n"}, r"got 'mine\n'"),
+    "a long name": ({"name": "a" * 101}, "at most 100 of them"),
+    "mnist": ({"name": "mnist"}, "'mnist' has a meaning already"),
+    "mnist_idx": ({"name": "mnist_idx"}, "'mnist_idx' has a meaning already"),
+    "downloads": ({"name": "downloads"}, "'downloads' has a meaning already"),
+    "another's dataset": ({"name": "cats"}, "cats/1.0.0 is there already, and was not imported"),
+    "overwriting it": ({"name": "cats", "overwrite": True}, "cats/1.0.0 is there already, and was"),
+    "no size": ({"size": (0, 4)}, "size must be a height and a width of 1 or more"),
+    "a huge size": ({"size": (10**5, 10**5)}, "not huge, got (100000, 100000)"),
+    "two channels": ({"channels": 2}, "channels must be 1 or 3, got 2"),
+    "a range upside down": ({"pixel_range": (1.0, 0.0)}, "the lower first, got (1.0, 0.0)"),
+    "a range without end": ({"pixel_range": (0.0, np.inf)}, "pixel_range must be two numbers"),
+    "a range of no number": ({"pixel_range": (np.nan, 1.0)}, "pixel_range must be two numbers"),
+    "a range that is too small": (
+        {"pixel_range": (0.0, 50.0)},
+        "image 3 of x.npz: x has a pixel of 51; expected 0 to 50",
+    ),
+    "no test": ({"test_fraction": 0.0}, "test_fraction must be between 0 and 1, got 0.0"),
+    "only a test": ({"test_fraction": 1.0}, "test_fraction must be between 0 and 1"),
+    "none to train on": (
+        {"test_fraction": 0.99},
+        "6 images and a test_fraction of 0.99 leave none",
+    ),
+    "no number": ({"test_fraction": np.nan}, "test_fraction must be between 0 and 1, got nan"),
+    "a negative seed": ({"seed": -1}, "seed must be from 0 to 2**32 - 1, got -1"),
+    "a large seed": ({"seed": 2**32}, "seed must be from 0 to 2**32 - 1"),
+}
+
+
+def test_bad_options_are_named(refuse_source, subtests):
+    (source,) = npz()()
+    for name, (options, message) in OPTIONS.items():
+        with subtests.test(name):
+            assert message in refuse_source([source], **options)
+
+
+def test_two_channels_cannot_become_three(refuse_source):
+    (source,) = npz(x=X.reshape(6, 2, 4, 2))()
+    assert "images of 2 channels cannot be made to have 3" in refuse_source([source], channels=3)
+
+
+def test_an_imported_dataset_is_overwritten_only_on_demand(refuse_source):
+    (source,) = npz()()
+    import_dataset("mine", [source])
+    assert "the dataset mine is in" in refuse_source([source])
+    foreign = Path(os.environ["TFDS_DATA_DIR"], "mine/2.0.0/metadata.json")
+    foreign.parent.mkdir()
+    for content in ("{}", "[]", "{", '{"made_by": "others"}', "[" * 10**5):
+        foreign.write_text(content)
+        assert "2.0.0 is there already, and was not imported" in refuse_source(
+            [source], overwrite=True
+        )
+
+
+@pytest.mark.usefixtures("here")
+def test_a_data_directory_that_cannot_be_written_is_named(subtests):
+    file("file", "x")
+    for root in ("file", "file/below", "/proc/none"):
+        with (
+            subtests.test(root),
+            pytest.raises(ValueError, match=f"mine cannot be prepared in {root}: .*TFDS_DATA_DIR"),
+        ):
+            import_dataset("mine", npz()(), data_dir=root)
+
+
+def test_a_full_disk_is_named_and_left_clean(small_disk, refuse_source, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(small_disk))
+    random = np.random.default_rng(0).integers(0, 256, (6, 1500, 1500), np.uint8)
+    assert "No space left on device" in refuse_source(npz(x=random)())
+    assert "No space left on device" not in str(import_dataset("mine", npz()()))

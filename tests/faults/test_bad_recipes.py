@@ -1,0 +1,254 @@
+"""Bad recipes: exit code 2, one line on standard error that names it, and nothing written."""
+
+import contextlib
+import dataclasses
+import json
+import typing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_jax import Config
+
+MANY_DIGITS = "9" * 5000
+ANYTHING = bytes(range(256))
+IMPORT = "from mnist_jax import Config\n"
+ZEROS = "0" * 400
+# Files with a part of the message.
+BAD_RECIPES: dict[str, tuple[str | bytes, str]] = {
+    "raises.py": ("1 / 0", "raises.py: ZeroDivisionError: division by zero"),
+    "raises-lines.py": (
+        "raise ValueError('a\\nb\\r\\n\\nc')",
+        "raises-lines.py: ValueError: a b c",
+    ),
+    "raises-text.py": ("raise 'x'", "raises-text.py: TypeError"),
+    "raises-all.py": ("class E(BaseException): pass\nraise E('x')", "raises-all.py: E: x"),
+    "exits.py": ("import sys; sys.exit(0)", "exits.py: SystemExit: 0"),
+    "exits-none.py": ("raise SystemExit", "exits-none.py: SystemExit"),
+    "exits-late.py": ("def get_config(): raise SystemExit(3)", "exits-late.py: SystemExit: 3"),
+    "empty.py": ("", "empty.py must define get_config() -> Config"),
+    "no-function.py": ("get_config = 3", "no-function.py must define get_config() -> Config"),
+    "none.py": ("def get_config(): pass", "none.py must define get_config() -> Config"),
+    "dict.py": ("def get_config(): return {}", "dict.py must define get_config() -> Config"),
+    "class.py": (IMPORT + "def get_config(): return Config", "class.py must define get_config()"),
+    "argument.py": ("def get_config(x): pass", "argument.py: TypeError: get_config() missing"),
+    "value.py": (IMPORT + "def get_config(): return Config(epochs='3')", "value.py: ValueError"),
+    "forever.py": ("def get_config(): return get_config()", "forever.py: RecursionError"),
+    "imports.py": ("import nothing_there", "imports.py: ModuleNotFoundError"),
+    "relative.py": ("from . import x", "relative.py: ImportError"),
+    "syntax.py": ("x = (", "syntax.py: SyntaxError"),
+    "nested.py": ("x = " + "(" * 1000, "nested.py: SyntaxError"),
+    "latin.py": (b"x = '\xff'", "latin.py: SyntaxError"),
+    "binary.py": (ANYTHING, "binary.py: "),
+    "directory.py/": ("", "there is no config file 'directory.py/'"),
+    "unreadable.py": ("@/proc/self/mem", "unreadable.py: OSError"),
+    "recipe.toml": ("epochs = 3", "recipe.toml must define get_config() -> Config"),
+    "no-suffix": ("epochs", "no-suffix: NameError"),
+    "empty.json": ("", "empty.json: JSONDecodeError"),
+    "open.json": ("{", "open.json: JSONDecodeError"),
+    "two.json": ("{} {}", "two.json: JSONDecodeError: Extra data"),
+    "comma.json": ('{"epochs": 3,}', "comma.json: JSONDecodeError"),
+    "quotes.json": ("{'epochs': 3}", "quotes.json: JSONDecodeError"),
+    "bom.json": ("\ufeff{}", "bom.json: JSONDecodeError"),
+    "binary.json": (b"\xff" + ANYTHING, "binary.json: UnicodeDecodeError"),
+    "utf16.json": ("{}".encode("utf-16"), "utf16.json: UnicodeDecodeError"),
+    "directory.json/": ("", "there is no config file 'directory.json/'"),
+    "unreadable.json": ("@/proc/self/mem", "unreadable.json: OSError"),
+    "deep.json": ("[" * 100_000, "deep.json: RecursionError"),
+    "deep-object.json": ('{"data":' * 3000 + "1" + "}" * 3000, "deep-object.json: Recursion"),
+    "null.json": ("null", "a config must be an object, got None"),
+    "list.json": ("[]", "a config must be an object, got []"),
+    "number.json": ("3", "a config must be an object, got 3"),
+    "unknown.json": ('{"epoch": 3}', "unknown config field epoch"),
+    "unknown-inside.json": ('{"model": {"x": 3}}', "unknown config field model.x"),
+    "unknown-lines.json": ('{"a\\nb": 1}', "unknown config field a b"),
+    "unknown-surrogate.json": ('{"\\ud800": 1}', "unknown config field"),
+    "nan.json": ('{"optimizer": {"eps": NaN}}', "optimizer.eps must be above 0 and finite"),
+    "infinity.json": ('{"optimizer": {"eps": Infinity}}', "optimizer.eps must be above 0"),
+    "overflow.json": ('{"epochs": 1e999}', "Config.epochs must be of type int, got inf"),
+    "huge-seed.json": (f'{{"seed": 1{ZEROS}}}', "seed must be 0 to 2**32 - 1"),
+    "digits.json": (f'{{"seed": {MANY_DIGITS}}}', "digits.json: ValueError"),
+}
+FILES = {name: content for name, (content, _) in BAD_RECIPES.items()} | {
+    "huge-learning-rate.json": f'{{"optimizer": {{"learning_rate": 1{ZEROS}}}}}',
+    "huge-eps.json": f'{{"optimizer": {{"eps": 1{ZEROS}}}}}',
+}
+
+
+@pytest.mark.parametrize("command", ["train", "summary"])
+def test_bad_files_are_named(command, refuse_each):
+    refuse_each({f"{command} --config {name}": told for name, (_, told) in BAD_RECIPES.items()})
+
+
+def test_numbers_too_large_for_a_float_are_named(refuse_each):
+    refuse_each(
+        {
+            "train --config huge-learning-rate.json --workdir new": "optimizer.learning_rate",
+            "train --config huge-eps.json --workdir new": "optimizer.eps",
+        }
+    )
+
+
+def types(config: type = Config, prefix: str = "") -> dict[str, type]:
+    """The fields of the recipe with their types: {"seed": int, "data.dataset": str, ...}."""
+    found: dict[str, type] = {}
+    for name, kind in typing.get_type_hints(config).items():
+        if dataclasses.is_dataclass(kind):
+            found |= types(typing.cast(type, kind), f"{prefix}{name}.")
+        else:
+            found[prefix + name] = str if typing.get_origin(kind) is typing.Literal else kind
+    return found
+
+
+TYPES = types()
+text = st.text(st.characters(exclude_characters="\0"))
+not_positive = st.integers(max_value=0)
+not_uint32 = st.integers(max_value=-1) | st.integers(min_value=2**32)
+not_above_0 = st.floats(max_value=0) | st.sampled_from([float("nan"), float("inf")])
+negative = st.integers(max_value=-1)
+not_from_0 = st.floats(max_value=0, exclude_max=True) | st.sampled_from(
+    [float("nan"), float("inf")]
+)
+not_below_1 = (
+    st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1) | st.just(float("nan"))
+)
+OUT_OF_RANGE = {
+    "seed": not_uint32,
+    "epochs": not_positive,
+    "batch_size": not_positive,
+    "chunk_steps": not_positive,
+    "data.dataset": text.map("../{}".format),
+    "data.validation_fraction": not_above_0 | st.floats(min_value=1),
+    "data.split_seed": not_uint32,
+    "model.features": not_positive,
+    "model.depth": not_positive,
+    "model.kernel_size": not_positive,
+    "model.stride": not_positive,
+    "model.pool_size": not_positive,
+    "model.hidden_size": not_positive,
+    "model.dropout_rate": not_below_1,
+    "optimizer.learning_rate": not_above_0,
+    "optimizer.b1": not_below_1,
+    "optimizer.b2": not_below_1,
+    "optimizer.eps": not_above_0,
+    "optimizer.warmup": not_below_1,
+    "optimizer.momentum": not_below_1,
+    "optimizer.weight_decay": not_from_0,
+    "optimizer.clip_norm": not_from_0,
+    "augment.shift": not_from_0,
+    "augment.rotation": not_from_0 | st.floats(min_value=180),
+    "augment.scale": not_below_1,
+    "augment.shear": not_from_0 | st.floats(min_value=90),
+    "augment.elastic": not_from_0,
+    "augment.cutout": negative,
+    "augment.mixup_alpha": not_from_0,
+    "watch.patience": negative,
+    "watch.plateau_patience": negative,
+    "watch.plateau_factor": not_above_0 | st.floats(min_value=1),
+    "label_smoothing": not_below_1,
+    "ema_decay": not_below_1,
+    "checkpoint.every_epochs": not_positive,
+    "checkpoint.every_steps": negative,
+}
+
+
+def option(field: str, value: object) -> str:
+    return f"--{field.replace('_', '-')}={value}"
+
+
+def recipe(tree: Path, field: str, value: object) -> str:
+    """Writes a recipe with one field beside the tree, and returns its path."""
+    for name in reversed(field.split(".")):
+        value = {name: value}
+    path = tree.parent / "recipe.json"
+    path.write_text(json.dumps(value))
+    return str(path)
+
+
+@pytest.mark.parametrize("how", ["file", pytest.param("option", marks=pytest.mark.slow)])
+def test_values_out_of_range_are_named(how, tree, refuse, subtests):
+    def check(field: str) -> None:
+        @settings(max_examples=5 if how == "file" else 3)
+        @given(value=OUT_OF_RANGE[field], command=st.sampled_from(["train", "summary"]))
+        def refused(value: object, command: str) -> None:
+            if how == "file":
+                error = refuse([command, "--config", recipe(tree, field, value)])
+            else:
+                error = refuse([command, "--config", "tiny.json", option(field, value)])
+            assert f"{field} must be" in error or f"{field} must stay at" in error
+
+        refused()
+
+    for field in OUT_OF_RANGE:
+        with subtests.test(field):
+            check(field)
+
+
+@pytest.mark.slow  # the table of bad arguments has some
+def test_options_that_are_no_numbers_are_named(refuse, subtests):
+    def fits(kind: type, value: str) -> bool:
+        with contextlib.suppress(ValueError):
+            kind(value)
+            return True
+        return False
+
+    def check(field: str, kind: type) -> None:
+        @settings(max_examples=3)
+        @given(value=text.filter(lambda value: not fits(kind, value)))
+        def refused(value: str) -> None:
+            error = refuse(["train", "--config", "tiny.json", option(field, value)])
+            assert option(field, "")[:-1] in error
+
+        refused()
+
+    for field, kind in TYPES.items():
+        if kind not in (str, bool):
+            with subtests.test(field):
+                check(field, kind)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def test_values_of_another_type_are_named(tree, refuse, subtests):
+    def check(field: str, kind: type) -> None:
+        def is_of_another(value: object) -> bool:
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            return not fits or isinstance(value, bool) != (kind is bool)  # to Python, it is an int
+
+        @settings(max_examples=5)
+        @given(value=json_values.filter(is_of_another))
+        def refused(value: object) -> None:
+            error = refuse(["train", "--config", recipe(tree, field, value)])
+            assert "recipe.json: " in error
+            assert f"{field.split('.')[-1]} must be" in error
+
+        refused()
+
+    for field, kind in (
+        TYPES | dict.fromkeys(("data", "model", "optimizer", "checkpoint"), dict)
+    ).items():
+        with subtests.test(field):
+            check(field, kind)
+
+
+def is_no_object(content: bytes) -> bool:
+    with contextlib.suppress(ValueError):
+        return not isinstance(json.loads(content), dict)
+    return True
+
+
+def test_arbitrary_bytes_are_no_recipe(tree, refuse):
+    @settings(max_examples=15)
+    @given(st.binary().filter(is_no_object))
+    def refused(content: bytes) -> None:
+        (tree.parent / "recipe.json").write_bytes(content)
+        assert "recipe.json" in refuse(["summary", "--config", str(tree.parent / "recipe.json")])
+
+    refused()

@@ -1,0 +1,171 @@
+"""Bad workdirs: exit code 2, one line on standard error that names it, and nothing written."""
+
+import json
+
+import pytest
+
+# The recipe tiny.json.
+TINY_JSON = json.dumps(
+    {
+        "epochs": 1,
+        "data": {"train_split": "train[:1280]", "test_split": "test[:500]"},
+        "model": {"features": 1, "hidden_size": 1},
+    }
+)
+LONG = "x" * 200
+DEEP = "[" * 100_000
+FILES: dict[str, str | bytes] = {
+    "loop": "@loop",
+    "dangling": "@nothing",
+    # Configs of another kind.
+    "null-config/config.json": "null",
+    "null-config-of-run/config.json": "null",
+    "null-config-of-run/checkpoints/": "",
+    "list-config/config.json": "[]",
+    "number-config/config.json": "3",
+    "empty-config/config.json": "",
+    "open-config/config.json": "{",
+    "deep-config/config.json": DEEP,
+    "binary-config/config.json": bytes(range(256)),
+    "directory-config/config.json/": "",
+    "unreadable-config/config.json": "@/proc/self/mem",
+    "wrong-config/config.json": '{"epochs": -1}',
+    "foreign-config/config.json": '{"architectures": ["Bert"]}',
+    # Of other tools.
+    "foreign-checkpoints/checkpoints/model.pt": "precious",
+    "foreign-checkpoints-file/checkpoints": "precious",
+    "foreign-metrics/metrics.jsonl": "precious",
+    "foreign-metrics-directory/metrics.jsonl/precious": "",
+    "foreign-result/result.json": "precious",
+    "foreign-result-directory/result.json/": "",
+    # Runs with something wrong.
+    "not-started/config.json": TINY_JSON,
+    "no-checkpoints/config.json": TINY_JSON,
+    "no-checkpoints/result.json": '{"steps": 8, "test_accuracy": 0.1}',
+    "no-step/config.json": TINY_JSON,
+    "no-step/checkpoints/": "",
+    "checkpoints-file/config.json": TINY_JSON,
+    "checkpoints-file/checkpoints": "precious",
+    "checkpoints-dangling/config.json": TINY_JSON,
+    "checkpoints-dangling/checkpoints": "@nothing",
+    "checkpoints-loop/config.json": TINY_JSON,
+    "checkpoints-loop/checkpoints": "@checkpoints",
+    "metrics-directory/config.json": TINY_JSON,
+    "metrics-directory/metrics.jsonl/": "",
+    "metrics-directory-of-run/config.json": TINY_JSON,
+    "metrics-directory-of-run/checkpoints": "@../run/checkpoints",
+    "metrics-directory-of-run/metrics.jsonl/": "",
+    "file-step/config.json": TINY_JSON,
+    "file-step/checkpoints/8": "precious",
+    "negative-step/config.json": TINY_JSON,
+    "negative-step/checkpoints/-8/": "",
+    "empty-step/config.json": TINY_JSON,
+    "empty-step/checkpoints/8/": "",
+    "step-0/config.json": TINY_JSON,
+    "step-0/checkpoints/0/": "",
+    "padded-step/config.json": TINY_JSON,
+    "padded-step/checkpoints/0008/": "",
+    "arabic-step/config.json": TINY_JSON,
+    "arabic-step/checkpoints/٩/": "",
+    "huge-step/config.json": TINY_JSON,
+    f"huge-step/checkpoints/{LONG.replace('x', '9')}/": "",
+}
+
+# The commands that read a workdir, and those that write it, up to its name.
+READERS = {
+    "evaluate": "evaluate --workdir",
+    "export": "export --format stablehlo --output new.stablehlo --workdir",
+    "predict": "predict --output new.npz --workdir",
+    "report": "report --output new.html --workdir",
+    "serve": "serve --port 0 --workdir",
+    "verify": "verify --workdir",
+}
+TRAIN = "train --config tiny.json --workdir"
+OVERWRITE = "train --config tiny.json --overwrite --workdir"
+
+# What is wrong, with a part of the message.
+UNUSABLE = {
+    "a-file": "the workdir a-file is a file",
+    "a-file/below": "a-file/below",
+    "/dev/null": "the workdir /dev/null is a file",
+    "/proc/none": "/proc/none",
+    "loop": "loop",
+    "loop/below": "loop/below",
+    "dangling": "dangling",
+    LONG + LONG: LONG,
+    "null-config": "null-config",
+    "null-config-of-run": "null-config-of-run",
+    "list-config": "list-config/config.json is not a config of this version",
+    "number-config": "number-config/config.json is not a config of this version",
+    "wrong-config": "wrong-config/config.json is not a config of this version: epochs must be",
+    "foreign-config": "foreign-config/config.json is not a config of this version: unknown",
+    "empty-config": "empty-config/config.json is not JSON",
+    "open-config": "open-config/config.json is not JSON",
+    "binary-config": "binary-config/config.json is not JSON",
+    "deep-config": "deep-config/config.json",
+    "directory-config": "directory-config/config.json",
+    "unreadable-config": "unreadable-config/config.json",
+    "foreign-checkpoints": "foreign-checkpoints",
+    "foreign-checkpoints-file": "foreign-checkpoints-file",
+    "foreign-metrics": "foreign-metrics",
+    "foreign-metrics-directory": "foreign-metrics-directory",
+    "foreign-result": "foreign-result",
+    "foreign-result-directory": "foreign-result-directory",
+}
+
+
+QUICK = ("evaluate", "overwrite")
+SLOW = ("train", *(name for name in READERS if name != "evaluate"))
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_workdirs_that_no_command_can_use_are_named(name, refuse_each):
+    command = (READERS | {"train": TRAIN, "overwrite": OVERWRITE})[name]
+    refuse_each({f"{command} {workdir}": message for workdir, message in UNUSABLE.items()})
+
+
+NO_NETWORK = {
+    "nowhere": "there is no trained network in nowhere",
+    "not-started": "there is no trained network in not-started",
+    "no-checkpoints": "there is no trained network in no-checkpoints",
+    "checkpoints-file": "there is no trained network in checkpoints-file",
+    "checkpoints-dangling": "there is no trained network in checkpoints-dangling",
+    "checkpoints-loop": "there is no trained network in checkpoints-loop",
+    "no-step": "no-step/checkpoints holds no step latest, but nothing yet",
+    "file-step": "file-step/checkpoints/8 is damaged and left out: its SHA256SUMS cannot be read",
+    "negative-step": "negative-step/checkpoints holds no step latest, but nothing yet",
+}
+DAMAGED = {
+    "empty-step": "empty-step/checkpoints/8 is damaged and left out: its SHA256SUMS cannot be read",
+    "step-0": "step-0/checkpoints/0 is damaged",
+    "padded-step": "holds no step latest",
+    "arabic-step": "holds no step latest",
+    "huge-step": "holds no step latest",
+}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_workdirs_without_a_network_are_named(command, refuse_each):
+    told = (NO_NETWORK | DAMAGED).items()
+    refuse_each({f"{READERS[command]} {workdir}": message for workdir, message in told})
+
+
+CANNOT_CONTINUE = {
+    "checkpoints-file": "checkpoints-file/checkpoints must be a directory",
+    "checkpoints-dangling": "checkpoints-dangling/checkpoints",
+    "checkpoints-loop": "checkpoints-loop/checkpoints",
+    "metrics-directory": "metrics-directory/metrics.jsonl",
+    "metrics-directory-of-run": "metrics-directory-of-run/metrics.jsonl",
+}
+
+
+def test_workdirs_that_cannot_be_continued_are_named(refuse_each):
+    refuse_each({f"{TRAIN} {workdir}": message for workdir, message in CANNOT_CONTINUE.items()})
+
+
+def test_a_run_with_another_config_is_named(refuse_each):
+    told = "run holds a run with another config ({} is "
+    changes = {"--epochs 3": "epochs", "--seed 1": "seed", "--optimizer.b1 0.5": "optimizer.b1"}
+    refuse_each({f"{TRAIN} run {change}": told.format(name) for change, name in changes.items()})
