@@ -19,7 +19,7 @@ class Doubler:
 
     def __call__(self, items: list[int]) -> list[int]:
         self.batches.append(items)
-        assert self.go.wait(10)
+        assert self.go.wait(120)
         if -1 in items:
             raise ValueError("-1 cannot be doubled")
         return [2 * item for item in items]
@@ -46,7 +46,7 @@ async def started(batcher: Batcher, doubler: Doubler, items: list[int]) -> list[
     return tasks
 
 
-def test_what_waits_is_computed_together_in_order(doubler, executor):
+def test_items_that_wait_are_computed_together_in_order(doubler, executor):
     async def run():
         batcher = Batcher(doubler, executor, largest=4, waiting=100)
         tasks = await started(batcher, doubler, [1, 2, 3, 4, 5, 6])
@@ -59,7 +59,7 @@ def test_what_waits_is_computed_together_in_order(doubler, executor):
     assert doubler.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
 
 
-def test_no_more_wait_than_are_to_wait(doubler, executor):
+def test_a_batcher_refuses_more_than_may_wait(doubler, executor):
     async def run():
         batcher = Batcher(doubler, executor, largest=4, waiting=2)
         tasks = await started(batcher, doubler, [1, 2])
@@ -72,7 +72,7 @@ def test_no_more_wait_than_are_to_wait(doubler, executor):
     asyncio.run(run())
 
 
-def test_who_goes_away_is_not_computed_for_and_the_others_are(doubler, executor):
+def test_cancelled_items_are_not_computed_and_the_others_are(doubler, executor):
     async def run():
         batcher = Batcher(doubler, executor, largest=4, waiting=9)
         first, gone, second = await started(batcher, doubler, [1, 2])
@@ -87,7 +87,7 @@ def test_who_goes_away_is_not_computed_for_and_the_others_are(doubler, executor)
     assert doubler.batches == [[0], [2]]
 
 
-def test_an_error_is_that_of_its_batch_and_the_next_is_computed(doubler, executor):
+def test_an_error_fails_only_its_own_batch(doubler, executor):
     async def run():
         batcher = Batcher(doubler, executor, largest=2, waiting=9)
         tasks = await started(batcher, doubler, [1, -1, 3])

@@ -1,21 +1,17 @@
 """Exported networks of every architecture, in both formats, against the model itself."""
 
-import dataclasses
-import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
+from exports import LOAD, NETWORKS, export_network, exported, network, probabilities
 
 from mnist_jax.export import export_model, write_export
 from mnist_jax.exported import BATCH, Classify
@@ -27,141 +23,93 @@ from mnist_jax.stablehlo import from_stablehlo
 from mnist_jax.steps import predict_step
 from mnist_jax.workdir import load_trained
 
-LOAD = {"stablehlo": from_stablehlo, "onnx": from_onnx}
-every_format = pytest.mark.parametrize("file_format", LOAD)
-SMALL = {"features": 4, "hidden_size": 8}
-# Together they make every choice that an architecture has, of one and three channels.
-NETWORKS = {
-    "cnn": ((28, 28, 1), {"num_classes": 10}),
-    "cnn, mean of windows": (
-        (13, 9, 3),
-        {"depth": 2, "padding": "SAME", "batch_norm": True, "pool": "mean", "num_classes": 2},
-    ),
-    "cnn, strides": ((15, 17, 3), {"pool": "stride", "pool_size": 3, "stride": 2}),
-    "deep_cnn": ((21, 19, 1), {"depth": 2, "batch_norm": True}),
-    "deep_cnn, padded": ((12, 12, 3), {"depth": 2, "padding": "SAME", "num_classes": 10_000}),
-    "mlp": ((7, 5, 3), {"depth": 2}),
-    "resnet": ((15, 17, 3), {"depth": 3}),
-    "resnet, normalised": ((28, 28, 1), {"depth": 2, "stride": 2, "batch_norm": True}),
-    "transformer": ((9, 10, 3), {"depth": 1, "kernel_size": 4}),
-    "transformer, two heads": ((8, 8, 1), {"depth": 2, "features": 32}),
-}
-
-
-@functools.cache
-def network(name: str) -> tuple[nn.Module, dict[str, Any], np.ndarray]:
-    """A model, its variables, and some images."""
-    shape, options = NETWORKS[name]
-    architecture = name.partition(",")[0]
-    fields = {field.name for field in dataclasses.fields(create_model(architecture, num_classes=5))}
-    small = {key: value for key, value in SMALL.items() if key in fields}
-    model = create_model(architecture, **({"num_classes": 5} | small | options))
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (2 * BATCH + 1, *shape), dtype=np.uint8)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))
-    # Biases and statistics as after some training: at first they are all 0 or 1.
-    variables = jax.tree.map(
-        lambda leaf: (
-            leaf + random.uniform(0, 0.3, leaf.shape).astype(np.float32) if leaf.ndim == 1 else leaf
-        ),
-        variables,
-    )
-    return model, jax.device_put(variables, replicated(create_mesh())), images
-
-
-@functools.cache
-def probabilities(name: str) -> np.ndarray:
-    """What the model computes of the images."""
-    model, variables, images = network(name)
-    apply_fn: Any = model.apply
-    found, _ = predict_step(variables, apply_fn, jnp.asarray(images))
-    assert found.min() < found.max() < 0.99
-    return np.asarray(found)
-
-
-def export_network(name: str, file_format: Any, labels: Sequence[str] = ("a", "b")) -> bytes:
-    model, variables, images = network(name)
-    shape = images.shape[1:]
-    return export_model(
-        model, variables, shape, file_format, label_names=labels, description="a test"
-    )
-
-
-exported = functools.cache(export_network)
-
 
 def load(name: str, file_format: str) -> Classify:
     return LOAD[file_format](exported(name, file_format))
 
 
-def test_every_architecture_is_here():
+def test_every_architecture_is_exported_here():
     assert {name.partition(",")[0] for name in NETWORKS} == set(model_names())
 
 
-@every_format
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_file_computes_what_the_model_does(name, file_format):
+FAST = ("cnn", "transformer, two heads")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in NETWORKS],
+)
+def test_exported_files_compute_what_the_model_does(name, subtests):
     expected = probabilities(name)
-    found = load(name, file_format)(network(name)[2])
-    assert (found.dtype, found.shape) == (np.float32, expected.shape)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    for file_format in LOAD:
+        with subtests.test(msg=file_format):
+            found = load(name, file_format)(network(name)[2])
+            assert (found.dtype, found.shape) == (np.float32, expected.shape)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-@every_format
-def test_a_trained_network_gives_every_test_image_the_same_class(file_format, small_run, mnist):
+@pytest.mark.slow
+def test_exported_files_of_a_trained_network_give_every_test_image_its_class(
+    small_run, mnist, subtests
+):
     workdir, run = small_run
     trained = load_trained(workdir, "latest", replicated(create_mesh()))
-    model = create_model("cnn", num_classes=10)
-    apply_fn: Any = model.apply
-    images: Any = mnist["test"].images
-    expected, classes = predict_step(trained.variables, apply_fn, images)
-    data = export_model(
-        model,
-        trained.variables,
-        (28, 28, 1),
-        file_format,
-        label_names=[*map(str, range(10))],
-        description="a test",
-    )
-    found = LOAD[file_format](data)(images)
-    np.testing.assert_array_equal(found.argmax(axis=1), np.asarray(classes).ravel())
-    np.testing.assert_allclose(found, np.asarray(expected).reshape(-1, 10), atol=1e-5)
     assert run.result["steps"] == trained.step
+    model, images = create_model("cnn", num_classes=10), mnist["test"].images
+    predict: Any = jax.jit(predict_step, static_argnums=1)
+    expected, classes = predict(trained.variables, model.apply, images)
+    file_format: Any
+    for file_format in LOAD:
+        with subtests.test(msg=file_format):
+            data = export_model(
+                model,
+                trained.variables,
+                (28, 28, 1),
+                file_format,
+                label_names=[*map(str, range(10))],
+                description="a test",
+            )
+            found = LOAD[file_format](data)(images)
+            np.testing.assert_array_equal(found.argmax(axis=1), np.asarray(classes))
+            np.testing.assert_allclose(found, np.asarray(expected), atol=1e-5)
 
 
-@every_format
-@pytest.mark.parametrize("count", [1, 3, BATCH, BATCH + 1])
-def test_any_number_of_images(count, file_format):
-    found = load("mlp", file_format)(network("mlp")[2][:count])
-    np.testing.assert_allclose(found, probabilities("mlp")[:count], atol=1e-5)
+def test_exported_files_take_any_number_of_images(subtests):
+    for file_format in LOAD:
+        classify = load("mlp", file_format)
+        for count in (1, 3, BATCH, BATCH + 1):
+            with subtests.test(msg=f"{file_format}, {count} images"):
+                found = classify(network("mlp")[2][:count])
+                np.testing.assert_allclose(found, probabilities("mlp")[:count], atol=1e-5)
 
 
-@every_format
-@pytest.mark.parametrize(
-    "images",
-    [
-        np.zeros((2, 7, 5, 1), np.uint8),
-        np.zeros((0, 7, 5, 3), np.uint8),
-        np.zeros((7, 5, 3), np.uint8),
-        np.zeros((2, 7, 5, 3), np.float32),
-    ],
-)
-def test_other_images_are_refused_with_the_shape_expected(images, file_format):
-    with pytest.raises(ValueError, match=r"images must be uint8 \[N, 7, 5, 3\], N at least 1, got"):
-        load("mlp", file_format)(images)
+def test_exported_files_refuse_other_images_with_the_shape_expected(subtests):
+    message = r"images must be uint8 \[N, 7, 5, 3\], N at least 1, got"
+    for file_format in LOAD:
+        classify = load("mlp", file_format)
+        for shape, dtype in (
+            ((2, 7, 5, 1), np.uint8),
+            ((0, 7, 5, 3), np.uint8),
+            ((7, 5, 3), np.uint8),
+            ((2, 7, 5, 3), np.float32),
+        ):
+            with (
+                subtests.test(msg=f"{file_format}, {np.dtype(dtype)} {shape}"),
+                pytest.raises(ValueError, match=message),
+            ):
+                classify(np.zeros(shape, dtype))
 
 
 EXPORT_IN_ANOTHER_PROCESS = """
-from test_export import exported, sha256
-print(*[sha256(exported("cnn, mean of windows", name)) for name in ("stablehlo", "onnx")])
+from exports import exported
+from hashlib import sha256
+for name in ("stablehlo", "onnx"):
+    print(sha256(exported("cnn, mean of windows", name)).hexdigest())
 """
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
+@pytest.mark.slow
 def test_the_same_network_gives_the_same_bytes_in_another_process_with_more_devices():
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     flags = "--xla_force_host_platform_device_count=2"
@@ -172,42 +120,38 @@ def test_the_same_network_gives_the_same_bytes_in_another_process_with_more_devi
         text=True,
         check=True,
     )
-    expected = [sha256(exported("cnn, mean of windows", name)) for name in LOAD]
-    assert ran.stdout.split() == expected
+    files = [exported("cnn, mean of windows", name) for name in LOAD]
+    assert ran.stdout.split() == [hashlib.sha256(data).hexdigest() for data in files]
 
 
-@every_format
-def test_nothing_of_the_machine_is_in_the_file(file_format):
-    data = exported("resnet", file_format)
-    for path in (str(Path(__file__).parent.parent), sys.prefix, ".py", "/usr", "/home"):
-        assert path.encode() not in data
+def test_exported_files_hold_nothing_of_the_machine(subtests):
+    for file_format in LOAD:
+        data = exported("resnet", file_format)
+        for path in (str(Path(__file__).parent.parent), sys.prefix, ".py", "/usr", "/home"):
+            with subtests.test(msg=f"{file_format}: {path}"):
+                assert path.encode() not in data
 
 
-@every_format
-@pytest.mark.parametrize("name", ["cnn", "transformer, two heads"])
-def test_the_file_holds_the_parameters_once(name, file_format):
-    _, variables, _ = network(name)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    assert size < len(exported(name, file_format)) < size + 50_000
+def test_exported_files_hold_the_parameters_once(subtests):
+    for file_format in LOAD:
+        for name in ("cnn", "transformer, two heads"):
+            with subtests.test(msg=f"{file_format}: {name}"):
+                size = sum(leaf.nbytes for leaf in jax.tree.leaves(network(name)[1]))
+                assert size < len(exported(name, file_format)) < size + 50_000
 
 
-@pytest.mark.parametrize(
-    ("file_format", "package"), [("stablehlo", "flatbuffers"), ("onnx", "onnx")]
-)
-def test_what_is_missing_to_write_is_named_with_the_remedy(file_format, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"needs {package}: `pip install {package}`"):
-        export_network("mlp", file_format)
-
-
-@pytest.mark.parametrize(
-    ("file_format", "package"), [("stablehlo", "flatbuffers"), ("onnx", "onnxruntime")]
-)
-def test_what_is_missing_to_read_is_named_with_the_remedy(file_format, package, monkeypatch):
-    data = exported("mlp", file_format)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"needs {package}: `pip install {package}`"):
-        LOAD[file_format](data)
+def test_a_missing_package_is_named_with_the_remedy(subtests, monkeypatch):
+    cases = [
+        ("stablehlo", "flatbuffers", export_network, "mlp", "stablehlo"),
+        ("stablehlo", "flatbuffers", from_stablehlo, exported("mlp", "stablehlo")),
+        ("onnx", "onnx", export_network, "mlp", "onnx"),
+        ("onnx", "onnxruntime", from_onnx, exported("mlp", "onnx")),
+    ]
+    for file_format, package, function, *arguments in cases:
+        with subtests.test(msg=f"{file_format}: {function}"), monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            with pytest.raises(ValueError, match=f"needs {package}: `pip install {package}`"):
+                function(*arguments)
 
 
 CARD = create_card(
@@ -241,7 +185,7 @@ def test_the_card_is_written_beside_the_network(tmp_path):
 
 
 @pytest.mark.parametrize("blocked", ["net.onnx.json", "net.onnx.md"])
-def test_where_the_card_cannot_be_written_the_network_is_not(blocked, tmp_path):
+def test_a_network_is_not_written_where_its_card_cannot_be(blocked, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"old")
     (tmp_path / blocked).mkdir()
     with pytest.raises(OSError, match=blocked):

@@ -1,3 +1,5 @@
+"""Photographs and drawings of digits, made into what a network is given."""
+
 import io
 from typing import Any
 
@@ -37,7 +39,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     return abs(a.astype(float) - b).sum() / (a.astype(float) + b).sum()
 
 
-def test_how_training_images_are_framed(mnist):
+def test_the_box_of_training_images_is_found(mnist):
     images = mnist["train"].images[:1000]
     assert drawing_box(images) == 20
     small = load_digits(return_X_y=True)[0].reshape(-1, 8, 8, 1) * 255 / 16
@@ -63,7 +65,7 @@ def test_a_drawing_is_framed_as_mnist_is(digits):
             assert abs((pixels * place).sum() / pixels.sum() - 14) <= 0.7
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     number=st.integers(0, 199),
     right=st.floats(0.1, 0.9),
@@ -73,7 +75,9 @@ def test_a_drawing_is_framed_as_mnist_is(digits):
     light=st.booleans(),
 )
 @example(number=3, right=0.5, down=0.5, size=0.5, width=250, light=False)
-def test_place_size_and_polarity_do_not_matter(digits, number, right, down, size, width, light):
+def test_place_size_and_polarity_do_not_change_a_digit(
+    digits, number, right, down, size, width, light
+):
     plain = prepare(taken(digits[number], Scene()))
     colours: Any = {"paper": (0.15,) * 3, "ink": (0.9,) * 3} if light else {}
     scene = Scene(right=right, down=down, size=size, width=width, **colours)
@@ -81,14 +85,16 @@ def test_place_size_and_polarity_do_not_matter(digits, number, right, down, size
     assert difference(prepare(taken(digits[number], scene)), plain) < 0.3
 
 
-def test_shadows_and_lines_are_not_drawn(digits):
+@pytest.mark.slow
+def test_shadows_and_ruled_lines_are_not_ink(digits):
     for number, digit in enumerate(digits[:10]):
         plain = prepare(taken(digit, Scene()))
         for scene in (Scene(shadow=0.4, softness=0.1), Scene(ruled="lines", slope=2.0)):
             assert difference(prepare(taken(digit, scene, number)), plain) < 0.45
 
 
-def test_a_blank_sheet_is_told():
+@pytest.mark.slow
+def test_a_blank_sheet_is_recognised():
     blank, rng = np.zeros((28, 28), np.uint8), np.random.default_rng(0)
     scenes = [draw_scene(rng)._replace(kind="jpeg", ruled="no") for _ in range(20)]
     drawings = [prepare_drawing(taken(blank, scene), SHAPE, BOX) for scene in scenes]
@@ -101,12 +107,12 @@ def test_a_blank_sheet_is_told():
     assert plain.blank
 
 
-def test_several_things_are_told(digits):
+def test_several_things_on_a_sheet_are_recognised(digits):
     row = np.concatenate([np.asarray(taken(digit, Scene(size=0.5))) for digit in digits[:3]], 1)
     assert "3 things" in prepare_drawing(Image.fromarray(row), SHAPE, BOX).problem
 
 
-def test_other_images_are_scaled_and_no_more():
+def test_images_that_are_no_drawings_are_only_scaled():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     np.testing.assert_array_equal(prepare_picture(Image.fromarray(pixels), (8, 12, 3)), pixels)
     grey = prepare_picture(Image.fromarray(pixels), (4, 6, 1))
@@ -115,13 +121,14 @@ def test_other_images_are_scaled_and_no_more():
         prepare_picture(Image.fromarray(pixels), (8, 12, 4))
 
 
-def test_what_is_seen_is_beside_the_picture():
+def test_side_by_side_shows_what_the_network_sees():
     sheet = side_by_side(Image.new("L", (400, 200), 255), np.full((28, 28, 1), 77, np.uint8))
     assert sheet.size == (560 + 10 + 280, 280)
     assert sheet.getpixel((5, 5)) == (255, 255, 255)
     assert sheet.getpixel((845, 5)) == (77, 77, 77)
 
 
+@pytest.mark.slow
 def test_photographs_are_read_nearly_as_well_as_their_digits(digits):
     """By the nearest training image, which is quick and needs no training."""
     images, labels = load_dataset("mnist", "train[:8000]")

@@ -27,7 +27,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.s
 def imported(file: Path) -> set[str]:
     """The modules of the package that a file imports, at its top or inside a function."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
             spelled = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -39,7 +39,7 @@ def imported(file: Path) -> set[str]:
     return names
 
 
-def test_every_file_has_a_layer():
+def test_every_file_of_the_package_has_a_layer():
     packages = ("datasets", "models", "reporting", "serving")
     found = {
         path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.name in packages
@@ -59,7 +59,7 @@ def test_imports_point_downward():
     assert not upward
 
 
-def test_the_test_sees_an_arrow_upward(tmp_path):
+def test_the_search_for_imports_finds_them(tmp_path):
     (tmp_path / "ops.py").write_text("def f():\n    from mnist_jax.train import train")
     assert imported(tmp_path / "ops.py") == {"train"}
     (tmp_path / "ops.py").write_text("from mnist_jax import cli")

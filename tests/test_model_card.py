@@ -1,3 +1,5 @@
+"""The card beside an exported network: its text, its example, and the file that it belongs to."""
+
 import dataclasses
 import json
 import subprocess
@@ -6,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exports import exported, network, probabilities
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from test_export import LOAD, exported, network, probabilities
 
 from mnist_jax import Config
 from mnist_jax.export import write_export
@@ -43,8 +45,8 @@ ALONE = "import sys; sys.modules.update(dict.fromkeys(['mnist_jax', 'flax', 'opt
 SAVE = "np.save('found.npy', probabilities)\n"
 
 
-@pytest.mark.parametrize("file_format", LOAD)
-def test_the_example_runs_without_this_package(file_format, tmp_path):
+@pytest.mark.parametrize("file_format", [pytest.param("stablehlo", marks=pytest.mark.slow), "onnx"])
+def test_the_example_of_a_card_runs_without_this_package(file_format, tmp_path):
     data = exported("cnn", file_format)
     name = f"it's a net.{file_format}"
     described = card(data, file_name=name, file_format=file_format, label_names=[*"abcdefghij"])
@@ -96,7 +98,7 @@ def test_the_card_says_what_is_known_of_the_network():
         assert fact in text
 
 
-def test_what_is_not_known_is_not_said():
+def test_a_card_says_nothing_of_what_is_not_known():
     text = format_card(card(figures={}, counts={}, data_sha256=None))
     assert "It was not measured." in text
     assert "None" not in text
@@ -106,15 +108,12 @@ def test_what_is_not_known_is_not_said():
     assert "loss" not in partly.partition("## What it is for")[0].partition("## How good")[2]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "ours"),
-    [("mnist", True), ("mnist:3.0.1", True), ("fashion_mnist", False), ("mnist_corrupted", False)],
-)
-def test_a_licence_is_named_only_for_data_that_is_known(dataset, ours):
-    config = {"data": {"dataset": dataset}}
-    licence = card(config=config)["licence"]["data"]
-    assert ("Yann LeCun" in licence) == ours
-    assert ("not known here" in licence) != ours
+def test_a_licence_is_named_only_for_data_that_is_known():
+    cases = {"mnist": True, "mnist:3.0.1": True, "fashion_mnist": False, "mnist_corrupted": False}
+    for dataset, is_ours in cases.items():
+        licence = card(config={"data": {"dataset": dataset}})["licence"]["data"]
+        assert ("Yann LeCun" in licence) == is_ours, dataset
+        assert ("not known here" in licence) != is_ours, dataset
 
 
 def test_the_same_network_has_the_same_card_wherever_it_is_made(tmp_path):
@@ -126,7 +125,7 @@ def test_the_same_network_has_the_same_card_wherever_it_is_made(tmp_path):
     assert str(tmp_path) not in json.dumps(first) + format_card(first)
 
 
-def test_labels_cannot_leave_their_place_in_the_text():
+def test_labels_cannot_leave_their_place_in_a_card():
     hostile = ["```\n# A title", "<b>", "| |"]
     lines = format_card(card(label_names=hostile)).splitlines()
     assert lines[lines.index("```json") + 1] == json.dumps(hostile)
@@ -134,19 +133,19 @@ def test_labels_cannot_leave_their_place_in_the_text():
 
 
 @given(count=st.integers(1, 100_000), data=st.data())
-def test_the_interval_is_that_of_scipy(count, data):
+def test_the_wilson_interval_is_that_of_scipy(count, data):
     successes = data.draw(st.integers(0, count))
     expected = binomtest(successes, count).proportion_ci(method="wilson")
     assert wilson_interval(successes, count) == pytest.approx(tuple(expected), abs=1e-6)
 
 
-def test_a_card_fits_its_file_alone():
+def test_a_card_fits_only_its_own_file():
     check_card(json.loads(json.dumps(card())), b"model")
     with pytest.raises(ValueError, match=r"^the file has the SHA-256 \w+, and its card names .*$"):
         check_card(card(), b"modem")
 
 
-@pytest.mark.parametrize("other", [None, [], "text", {}, {"sha256": None}, {"sha256": ["a"]}])
-def test_another_card_is_one_clear_line(other):
-    with pytest.raises(ValueError, match=r"^the card is none that mnist_jax has written[^\n]*$"):
-        check_card(other, b"model")
+def test_what_is_no_card_is_refused_in_one_line():
+    for other in (None, [], "text", {}, {"sha256": None}, {"sha256": ["a"]}):
+        with pytest.raises(ValueError, match=r"^the card is none that mnist_jax has [^\n]*$"):
+            check_card(other, b"model")

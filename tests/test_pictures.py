@@ -12,7 +12,7 @@ from mnist_jax.pictures import data_url, sheet, visible
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.sampled_from([1, 3]), st.integers(0, 3))
-def test_every_picture_lies_in_its_place(count, columns, channels, gap):
+def test_every_picture_of_a_sheet_lies_in_its_place(count, columns, channels, gap):
     pictures = np.random.default_rng(count).integers(0, 256, (count, 4, 5, channels), np.uint8)
     found = sheet(pictures, columns, gap=gap, ground=7)
     assert found.shape == (
@@ -35,7 +35,7 @@ def test_numbers_become_visible_on_one_scale():
 
 
 @given(st.sampled_from([1, 3]), st.integers(0, 99))
-def test_a_url_holds_the_picture(channels, seed):
+def test_a_data_url_holds_the_picture(channels, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, channels), np.uint8)
     head, _, body = data_url(pixels).partition(",")
     assert head == "data:image/png;base64"

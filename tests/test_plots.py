@@ -1,13 +1,10 @@
 """Figures of any history, any number of classes and any names, as parts of a page."""
 
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -41,18 +38,21 @@ def curve(figure: Figure, label: str, panel: int = 0) -> list[float]:
     return np.asarray(line.get_ydata()).tolist()
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 50])
-def test_learning_curves_are_the_history(epochs):
-    rows = history(epochs)
-    figure = plots.learning_curves(rows)
-    for panel, metric in enumerate(("accuracy", "loss")):
-        assert curve(figure, "training", panel) == [row[f"train_{metric}"] for row in rows]
-        assert curve(figure, "validation", panel) == [row[f"val_{metric}"] for row in rows]
-    found = texts(figure)
-    assert {"accuracy", "loss", "training", "validation", "gap", "epoch"} <= {*found}
-    ticks = [text for text in found if text.isdigit()]
-    assert ticks  # epochs are whole
-    assert not any(re.fullmatch(r"\d+\.\d+", text) for text in texts(figure)[: len(ticks) // 2])
+def test_learning_curves_are_the_history(subtests):
+    for epochs in (1, 2, 50):
+        with subtests.test(msg=f"{epochs} epochs"):
+            rows = history(epochs)
+            figure = plots.learning_curves(rows)
+            for panel, metric in enumerate(("accuracy", "loss")):
+                assert curve(figure, "training", panel) == [row[f"train_{metric}"] for row in rows]
+                assert curve(figure, "validation", panel) == [row[f"val_{metric}"] for row in rows]
+            found = texts(figure)
+            assert {"accuracy", "loss", "training", "validation", "gap", "epoch"} <= {*found}
+            ticks = [text for text in found if text.isdigit()]
+            assert ticks  # epochs are whole
+            assert not any(
+                re.fullmatch(r"\d+\.\d+", text) for text in texts(figure)[: len(ticks) // 2]
+            )
 
 
 def test_curves_are_told_apart_in_grey_print():
@@ -66,7 +66,7 @@ def test_no_gap_is_shaded_where_it_says_nothing():
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 1)] * 2), min_size=1, max_size=30))
-def test_any_accuracy_has_its_place(accuracies):
+def test_curves_of_any_accuracy_lie_within_their_axes(accuracies):
     rows = [
         {"epoch": epoch, "train_accuracy": train, "val_accuracy": val}
         for epoch, (train, val) in enumerate(accuracies, 1)
@@ -81,7 +81,7 @@ def test_any_accuracy_has_its_place(accuracies):
         assert ((low <= values) & (values <= high)).all()
 
 
-def test_the_last_epochs_are_legible():
+def test_the_last_epochs_of_curves_are_legible():
     """From 99% to 99.5% is a good part of the height, however bad the first epoch was."""
     rows = [
         {"epoch": epoch, "train_accuracy": value, "val_accuracy": value}
@@ -105,13 +105,14 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-@pytest.mark.parametrize("ground", ["#ffffff", "#151517"])
-def test_lines_stand_out_from_the_page(ground):
-    for colour in plots.COLOURS:
-        if ground != "#ffffff" and colour == plots.BLUE:
-            continue  # it becomes the accent of the dark page
-        dark, light = sorted([luminance(colour), luminance(ground)])
-        assert (light + 0.05) / (dark + 0.05) >= 3, colour
+def test_lines_of_figures_stand_out_from_the_page(subtests):
+    for ground in ("#ffffff", "#151517"):
+        with subtests.test(msg=ground):
+            for colour in plots.COLOURS:
+                if ground != "#ffffff" and colour == plots.BLUE:
+                    continue  # it becomes the accent of the dark page
+                dark, light = sorted([luminance(colour), luminance(ground)])
+                assert (light + 0.05) / (dark + 0.05) >= 3, colour
 
 
 def test_each_training_has_a_curve_and_a_name():
@@ -123,7 +124,7 @@ def test_each_training_has_a_curve_and_a_name():
     assert len(styles) == 8
 
 
-def test_counts_stand_in_their_cells():
+def test_counts_of_a_confusion_stand_in_their_cells():
     counts = np.array([[1200, 0, 3], [0, 45, 0], [7, 0, 6]])
     figure = plots.confusion(counts, ["a", "b", "c"])
     places = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
@@ -136,21 +137,25 @@ def test_counts_stand_in_their_cells():
     }
 
 
-@pytest.mark.parametrize("classes", [2, 10, 47, 1000])
-def test_any_number_of_classes_is_readable(classes):
-    rng = np.random.default_rng(0)
-    counts = np.diag(rng.integers(0, 50, classes))  # some classes have no example
-    np.add.at(counts, tuple(rng.integers(0, classes, (2, 5 * classes))), 1)
-    figure = plots.confusion(counts, [f"class {number}" for number in range(classes)])
-    axes = figure.axes[0]
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert len(names) <= plots.NAMED
-    assert names[:2] == ["class 0", f"class {-(-classes // plots.NAMED)}"]
-    cells = [path for part in axes.collections for path in part.get_paths()]
-    assert len(cells) == np.count_nonzero(counts)
-    # On a phone, 390 pixels wide, a mistake has at least two of them.
-    assert min(np.ptp(np.asarray(path.vertices)[:, 0]) for path in cells) / classes * 390 * 0.8 >= 2
-    assert len(svg(figure, "f")) < 600_000
+def test_a_confusion_of_any_number_of_classes_is_readable(subtests):
+    for classes in (2, 10, 47, 1000):
+        with subtests.test(msg=f"{classes} classes"):
+            rng = np.random.default_rng(0)
+            counts = np.diag(rng.integers(0, 50, classes))  # some classes have no example
+            np.add.at(counts, tuple(rng.integers(0, classes, (2, 5 * classes))), 1)
+            figure = plots.confusion(counts, [f"class {number}" for number in range(classes)])
+            axes = figure.axes[0]
+            names = [label.get_text() for label in axes.get_yticklabels()]
+            assert len(names) <= plots.NAMED
+            assert names[:2] == ["class 0", f"class {-(-classes // plots.NAMED)}"]
+            cells = [path for part in axes.collections for path in part.get_paths()]
+            assert len(cells) == np.count_nonzero(counts)
+            # On a phone, 390 pixels wide, a mistake has at least two of them.
+            assert (
+                min(np.ptp(np.asarray(path.vertices)[:, 0]) for path in cells) / classes * 390 * 0.8
+                >= 2
+            )
+            assert len(svg(figure, "f")) < 600_000
 
 
 def test_reliability_leaves_out_empty_bins():
@@ -171,16 +176,17 @@ def test_every_phase_but_the_total_is_a_bar():
     assert "total" not in texts(figure)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_keep_their_pixels_and_titles(channels):
-    pictures = np.random.default_rng(0).integers(0, 256, (7, 5, 4, channels), np.uint8)
-    figure = plots.picture_grid(pictures, [*"abcdefg"], columns=3)
-    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    assert (np.array(shown) == np.broadcast_to(pictures, (7, 5, 4, 3))).all()
-    assert [*filter(None, texts(figure))] == [*"abcdefg"]
+def test_pictures_keep_their_pixels_and_titles(subtests):
+    for channels in (1, 3):
+        with subtests.test(msg=f"{channels} channels"):
+            pictures = np.random.default_rng(0).integers(0, 256, (7, 5, 4, channels), np.uint8)
+            figure = plots.picture_grid(pictures, [*"abcdefg"], columns=3)
+            shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+            assert (np.array(shown) == np.broadcast_to(pictures, (7, 5, 4, 3))).all()
+            assert [*filter(None, texts(figure))] == [*"abcdefg"]
 
 
-def test_long_names_keep_their_ends():
+def test_long_names_in_figures_keep_their_ends():
     names = [f"{'a' * 50} {end}" for end in ("left", "right")]
     (first, second) = [
         label.get_text()
@@ -194,7 +200,7 @@ def test_long_names_keep_their_ends():
 NAMES = ["</svg><script>alert(1)</script>", "$x", "漢字 ش", "x" * 500, "a\nb\0", "--><b>"]
 
 
-def test_names_are_text_whatever_they_hold():
+def test_names_in_figures_are_text_whatever_they_hold():
     figures = [
         plots.confusion(np.ones((6, 6), int), NAMES),
         plots.compare_curves({name: history(2) for name in NAMES}, "loss"),
@@ -227,8 +233,3 @@ def test_a_figure_fits_into_any_page():
     assert "font:" not in once
     assert "font-family" not in once
     assert not re.search(r'(href|src)="(?!#)', once)
-
-
-def test_matplotlib_is_not_imported_before_it_is_needed():
-    code = "import sys, mnist_jax.plots; assert not {'matplotlib'} & {*sys.modules}"
-    subprocess.run([sys.executable, "-c", code], check=True)

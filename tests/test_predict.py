@@ -1,3 +1,5 @@
+"""Pictures in files, and the answers of `predict`."""
+
 import json
 
 import numpy as np
@@ -28,7 +30,7 @@ def seven(tmp_path):
     return tmp_path / "seven.png"
 
 
-def test_it_says_class_and_runner_up(small_run, seven, capsys):
+def test_the_predict_command_says_class_and_runner_up(small_run, seven, capsys):
     assert main(["predict", str(seven), f"--workdir={small_run[0]}"]) == 0
     line = capsys.readouterr().out
     assert line.startswith(f"{seven}: 7 (")
@@ -36,7 +38,7 @@ def test_it_says_class_and_runner_up(small_run, seven, capsys):
     assert line.count("\n") == 1
 
 
-def test_json_for_programs(small_run, seven, capsys):
+def test_the_predict_command_prints_json_for_programs(small_run, seven, capsys):
     blank = seven.parent / "blank.png"
     assert main(["predict", str(seven), str(blank), "--json", f"--workdir={small_run[0]}"]) == 0
     first, second = json.loads(capsys.readouterr().out)
@@ -76,12 +78,12 @@ def test_an_answer_that_the_network_is_not_sure_of_is_marked(network, seven):
 def test_one_bad_file_among_good_ones_is_one_error_and_nothing_is_written(network, seven):
     bad = seven.with_name("bad.png")
     bad.write_bytes(seven.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"bad.png cannot be read"):
+    with pytest.raises(ValueError, match=r"bad\.png cannot be read"):
         predict_files(network, [seven, bad], show=True)
     assert not [*seven.parent.glob("*seen*")]
 
 
-def test_what_the_images_are_is_up_to_the_dataset(network, tmp_path):
+def test_pictures_are_prepared_as_the_dataset_has_them(network, tmp_path):
     """Colour images are scaled, and neither cropped nor centred."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL, create_reference
+from helpers import TINY, create_reference
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore (made at run time)
@@ -31,19 +31,24 @@ def assert_each_step_once(workdir: Path, run: Run) -> None:
         assert found == [(row["step"], pytest.approx(row[name])) for row in run.history]
 
 
-def test_a_row_of_the_history_is_a_point_of_each_curve(tmp_path):
-    run = train(SMALL, tmp_path, tensorboard=True)
-    assert_each_step_once(tmp_path, run)
+@pytest.fixture(scope="module")
+def drawn_run(tmp_path_factory) -> tuple[Path, Run]:
+    workdir = tmp_path_factory.mktemp("tensorboard") / "run"
+    return workdir, train(TINY, workdir, tensorboard=True)
 
 
-def test_pictures_show_what_the_network_looks_for_and_finds(tmp_path):
-    run = train(SMALL, tmp_path, tensorboard=True)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+def test_a_row_of_the_history_is_a_point_of_each_curve(drawn_run):
+    assert_each_step_once(*drawn_run)
+
+
+def test_pictures_show_what_the_network_looks_for_and_finds(drawn_run):
+    workdir, run = drawn_run
+    events = EventAccumulator(str(workdir / "tensorboard")).Reload()
     assert set(events.Tags()["images"]) == {"image", "filters", "maps/conv1"}
     expected = drawn(
-        create_reference(),
+        create_reference(features=4, hidden_size=16),
         run.state.eval_variables,
-        load_splits(**vars(SMALL.data))[0]["validation"].images[0],
+        load_splits(**vars(TINY.data))[0]["validation"].images[0],
     )
     for name, picture in expected.items():
         found = events.Images(name)
@@ -54,40 +59,41 @@ def test_pictures_show_what_the_network_looks_for_and_finds(tmp_path):
         np.testing.assert_array_equal(pixels[::times, ::times], picture[..., 0])
 
 
-def test_hyperparameters_are_what_the_config_chooses(tmp_path):
-    train(SMALL, tmp_path, tensorboard=True)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+def test_hyperparameters_are_what_the_config_chooses(drawn_run):
+    events = EventAccumulator(str(drawn_run[0] / "tensorboard")).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     found = HParamsPluginData.FromString(content).session_start_info.hparams
     assert found["optimizer.learning_rate"].number_value == pytest.approx(1e-3)
-    assert found["data.train_split"].string_value == "train[:1280]"
+    assert found["data.train_split"].string_value == "train[:640]"
     assert found["epochs"].number_value == 2
     assert "augment.cutout" not in found
 
 
-def test_a_finished_run_gets_its_curves_later(tmp_path):
-    train(SMALL, tmp_path)
-    run = train(SMALL, tmp_path, tensorboard=True)
+def test_a_finished_run_gets_its_curves_later(drawn_run, tmp_path):
+    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "tensorboard")
+    run = train(TINY, tmp_path, tensorboard=True)
     assert_each_step_once(tmp_path, run)
 
 
-def test_a_finished_run_keeps_its_pictures_and_mends_its_curves(tmp_path):
-    run = train(SMALL, tmp_path, tensorboard=True)
+def test_a_finished_run_keeps_its_pictures_and_repairs_its_curves(drawn_run, tmp_path):
+    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
+    run = drawn_run[1]
     (event_file,) = (tmp_path / "tensorboard").iterdir()
     before = event_file.read_bytes()
-    train(SMALL, tmp_path, tensorboard=True)
+    train(TINY, tmp_path, tensorboard=True)
     assert event_file.read_bytes() == before
     event_file.write_bytes(before[:-70])  # killed before it was told what the test has given
-    train(SMALL, tmp_path, tensorboard=True)
+    train(TINY, tmp_path, tensorboard=True)
     assert_each_step_once(tmp_path, run)
 
 
-def test_a_run_that_goes_on_has_each_step_once(tmp_path):
+def test_a_resumed_run_has_each_step_once_in_its_curves(drawn_run, tmp_path):
     """What was written before it was stopped, and after its last checkpoint, is not doubled."""
-    train(SMALL, tmp_path, tensorboard=True)
+    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
     (tmp_path / "result.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "16")
     (event_file,) = (tmp_path / "tensorboard").iterdir()
     event_file.write_bytes(event_file.read_bytes()[:-7])  # killed in the middle of a point
-    run = train(SMALL, tmp_path, tensorboard=True)
+    run = train(TINY, tmp_path, tensorboard=True)
     assert_each_step_once(tmp_path, run)

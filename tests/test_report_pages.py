@@ -1,0 +1,162 @@
+"""Reports of other data than MNIST, and of other networks, and how a browser shows pages."""
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import SMALL
+from playwright.sync_api import Browser, Page
+from reports import HOSTILE, check_command, check_page, import_images, own_config
+from reports import easy as easy
+from reports import hostile as hostile
+from reports import other as other
+from reports import own_data as own_data
+from reports import small as small
+
+from mnist_jax import report, train
+from mnist_jax.config import ModelConfig
+
+pytestmark = pytest.mark.slow
+
+
+def test_hostile_names_of_classes_are_text_in_a_report(hostile):
+    check_command(hostile)
+    said = check_page(report(hostile).path)
+    assert HOSTILE[0] in said
+    assert HOSTILE[1] in said
+    assert "taken for" in said
+    assert "What it was trained on" in said
+    assert "--augment.mixup-alpha 0.2" in said
+    assert "colour images of hostile (12x16 pixels, 3 classes)" in said
+
+
+def test_the_report_of_a_network_without_mistakes_says_so(easy):
+    written = report(easy)
+    said = check_page(written.path)
+    assert written.networks[0]["errors"] == 0
+    assert "100.00% of 26 test images are named correctly" in said
+    assert "None: every answer is right" in said
+    assert "There are none among these 26 images" in said
+    assert "This network has no convolution" in said
+    assert "which was the best in validation" in said
+
+
+def test_an_epoch_that_was_chosen_by_the_images_shown_is_said_to_be(easy, small, tmp_path):
+    for run, chosen in ((easy, True), (small, False)):
+        workdir = Path(shutil.copytree(run, tmp_path / run.name))
+        (workdir / "result.json").unlink()
+        said = check_page(report(workdir).path)
+        assert ("The epoch was chosen by these images" in said) == chosen
+
+
+def test_a_report_of_a_thousand_classes_shows_those_with_the_lowest_f1(own_data, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3000, 8, 8), np.uint8)
+    import_images(own_data, "many", images, np.arange(3000) % 1000)
+    train(own_config("many"), tmp_path)
+    written = report(tmp_path)
+    said = check_page(written.path)
+    assert "The 30 of 1,000 classes with the lowest F1" in said
+    assert "1,000 classes" in said
+    assert written.path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet", 3), ("transformer", 1)])
+def test_each_layer_has_its_maps_in_a_report(name, layers, tmp_path):
+    model = ModelConfig(name=name, features=4, kernel_size=7 if name == "transformer" else 3)
+    data = dataclasses.replace(SMALL.data, train_split="train[:256]", test_split="test[:100]")
+    train(dataclasses.replace(SMALL, epochs=1, model=model, data=data), tmp_path)
+    said = check_page(report(tmp_path).path)
+    assert "Filters of the first layer" in said
+    assert said.count("Feature maps of") == layers
+    assert "before whatever follows" in said
+
+
+@pytest.fixture
+def show(browser: Browser):
+    """Opens a file in the browser; whatever it asks for, says or pops up is an error."""
+    contexts = []
+
+    def open_page(path: Path, **options: Any) -> Page:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: pytest.fail(message.text))
+        page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+        page.goto(path.as_uri())
+        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def pages(small, other, hostile, tmp_path_factory) -> list[Path]:
+    """Of one run, of several, and of one with names that are long."""
+    root = tmp_path_factory.mktemp("pages")
+    return [
+        report(small, root / "one.html").path,
+        report([small, other, hostile], root / "three.html").path,
+        report(hostile, root / "hostile.html").path,
+    ]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_a_report_is_never_wider_than_the_screen(pages, show, width):
+    for path in pages:
+        page = show(path, viewport={"width": width, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+        sizes = page.eval_on_selector_all(
+            "figure > svg", "all => all.map(svg => svg.getBoundingClientRect().width)"
+        )
+        assert sizes
+        assert all(width * 0.3 < size <= width for size in sizes)
+        letters = page.eval_on_selector_all(
+            "#confusion-figure_1 text, #curves-accuracy-figure_1 text",
+            "all => all.map(text => text.getBoundingClientRect().height)",
+        )
+        assert min(letters) > 5
+
+
+def test_letters_of_a_report_are_legible_in_the_dark(pages, show):
+    page = show(pages[0], color_scheme="dark")
+    ground, ink = page.evaluate(
+        "(style => [style.backgroundColor, style.color])(getComputedStyle(document.body))"
+    )
+    assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 150
+    assert sum(map(int, re.findall(r"\d+", ink)[:3])) > 600
+    fills = page.eval_on_selector_all(
+        "figure svg text", "all => all.map(text => getComputedStyle(text).fill)"
+    )
+    assert {*fills} == {ink}
+    backgrounds = page.eval_on_selector_all(
+        "figure svg", "all => all.map(svg => getComputedStyle(svg).backgroundColor)"
+    )
+    assert {*backgrounds} == {"rgba(0, 0, 0, 0)"}
+
+
+def test_a_name_that_turns_the_text_around_ends_with_itself_in_a_report(pages, show):
+    page = show(pages[2])
+    for part in ("strong", "h3", "tbody .name", ".pictures span"):
+        found = page.eval_on_selector_all(
+            part, "all => all.map(each => getComputedStyle(each).unicodeBidi)"
+        )
+        assert {*found} == {"isolate"}, part
+
+
+def test_no_figure_of_a_report_is_cut_in_print(pages, show):
+    page = show(pages[0], color_scheme="dark")
+    page.emulate_media(media="print")
+    breaks = page.eval_on_selector_all(
+        "figure, .pictures li, tr", "all => all.map(each => getComputedStyle(each).breakInside)"
+    )
+    assert {*breaks} == {"avoid"}
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
