@@ -1,7 +1,13 @@
-import json
+"""Compiled programs are kept on disk."""
+
 from pathlib import Path
 
-SMOKE = ("train", "--config", "configs/smoke.py", "--epochs", "1")
+import pytest
+from helpers import strict_json
+from processes import OPTIONS
+
+# Compiled quickly, rather than well.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def programs(cache: Path) -> dict[Path, float]:
@@ -10,53 +16,50 @@ def programs(cache: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime_ns for path in compiled.glob("*/*-cache")}
 
 
-def bits(workdir: Path) -> str:
-    return json.loads((workdir / "result.json").read_text())["params_sha256"]
-
-
+@pytest.mark.slow
 def test_programs_are_kept_for_the_user_alone_and_give_the_same_bits(tmp_path, command):
     cache = tmp_path / "cache"
     runs = [tmp_path / name for name in ("first", "second", "damaged", "without")]
-    first = command(*SMOKE, "--workdir", runs[0], XDG_CACHE_HOME=str(cache))
-    assert first.returncode == 0, first.stderr
+
+    def train(workdir: Path, *options: str, cache: Path = cache) -> None:
+        options = (*OPTIONS, "--epochs=1", *options, f"--workdir={workdir}")
+        done = command("train", *options, XDG_CACHE_HOME=str(cache), XLA_FLAGS=QUICK)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    train(runs[0])
     kept = programs(cache)
     assert any("run_steps" in path.name for path in kept)
     assert (cache / "mnist_jax" / "compiled").stat().st_mode & 0o777 == 0o700
 
-    second = command(*SMOKE, "--workdir", runs[1], XDG_CACHE_HOME=str(cache))
-    assert second.returncode == 0, second.stderr
+    train(runs[1])
     assert programs(cache) == kept
 
     for path in kept:
         path.write_bytes(path.read_bytes()[:100])
-    damaged = command(*SMOKE, "--workdir", runs[2], XDG_CACHE_HOME=str(cache))
-    assert (damaged.returncode, damaged.stderr) == (0, "")
+    train(runs[2])
 
-    nothing = tmp_path / "nothing"
-    without = command(
-        *SMOKE, "--no-compilation-cache", "--workdir", runs[3], XDG_CACHE_HOME=str(nothing)
-    )
-    assert without.returncode == 0, without.stderr
-    assert not programs(nothing)
-    assert len({bits(workdir) for workdir in runs}) == 1
+    train(runs[3], "--no-compilation-cache", cache=tmp_path / "nothing")
+    assert not programs(tmp_path / "nothing")
+    assert len({strict_json(run / "result.json")["params_sha256"] for run in runs}) == 1
 
 
-def test_a_cache_that_cannot_be_written_costs_time_and_no_more(tmp_path, command):
+def test_a_cache_that_cannot_be_written_costs_time_and_no_more(tmp_path, command, small_run):
     (tmp_path / "file").touch()
-    done = command(*SMOKE, "--workdir", tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "file"))
+    workdir = f"--workdir={small_run[0]}"
+    done = command("evaluate", workdir, XDG_CACHE_HOME=str(tmp_path / "file"), XLA_FLAGS=QUICK)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_directory_that_the_user_has_named_is_kept(tmp_path, command):
-    own = tmp_path / "own"
+@pytest.mark.slow
+def test_a_directory_that_the_user_has_named_is_kept(tmp_path, command, small_run):
     done = command(
-        *SMOKE,
-        "--workdir",
-        tmp_path / "run",
+        "evaluate",
+        f"--workdir={small_run[0]}",
         XDG_CACHE_HOME=str(tmp_path / "cache"),
-        JAX_COMPILATION_CACHE_DIR=str(own),
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        XLA_FLAGS=QUICK,
     )
     assert done.returncode == 0, done.stderr
-    assert own.is_dir()
+    assert (tmp_path / "own").is_dir()
     assert not programs(tmp_path / "cache")

@@ -1,65 +1,57 @@
 """Several processes as one: real ones on this machine, over Gloo, disturbed and continued."""
 
-import contextlib
-import dataclasses
 import json
 import os
-import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
+import types
 from pathlib import Path
 
 import pytest
-from helpers import SMALL
+from helpers import rows, stop_after, strict_json, wait_until
+from processes import CONFIG, OPTIONS, free_port, wait_for_line
 
 from mnist_jax import peers, train
 from mnist_jax.checkpoint import check_checkpoints
 from mnist_jax.distributed import from_first
 from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import read_history, without_times
+from mnist_jax.history import without_times
 from mnist_jax.peers import LOST, joined
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import load_trained
 
-OPTIONS = [
-    *("--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"),
-    *("--epochs", "6", "--chunk-steps", "4"),
-]
-COMMAND = "from mnist_jax.cli import run; run()"
-
-
-def free_port() -> int:
-    """Not of those that the system gives to others meanwhile."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("localhost", random.randint(20000, 29999)))
-            return probe.getsockname()[1]
+STEPS = 16
+TESTS = Path(__file__).parent
 
 
 def start(
-    count: int, workdir: Path, *options: str, code: str = COMMAND
+    count: int, workdir: Path, *options: str, before: str = "", waits_for_loss: object = False
 ) -> list[subprocess.Popen[str]]:
-    """Starts `train`, or another program with its arguments, in so many processes.
+    """Starts `train` in so many processes; NUMBER stands for that of each in all arguments.
 
-    In the options, and in the program, NUMBER stands for that of the process.
+    Args:
+        count: how many there are.
+        workdir: of them all.
+        options: beside OPTIONS.
+        before: code that comes before the command.
+        waits_for_loss: see `processes.be_process`.
     """
-    port = free_port()
+    code = f"import processes; processes.be_process(NUMBER, waits_for_loss={waits_for_loss})"
+    arguments = [
+        *("-c", f"{code}\n{before}\nprocesses.run()", "train", *OPTIONS, f"--workdir={workdir}"),
+        f"--distributed.coordinator=localhost:{free_port()}",
+        f"--distributed.num-processes={count}",
+        *("--distributed.process-id=NUMBER", *options),
+    ]
     return [
         subprocess.Popen(
-            [
-                *(sys.executable, "-c", code.replace("NUMBER", str(number))),
-                *("train", *OPTIONS, "--workdir", str(workdir)),
-                *("--distributed.coordinator", f"localhost:{port}"),
-                *("--distributed.num-processes", str(count)),
-                *("--distributed.process-id", str(number)),
-                *(option.replace("NUMBER", str(number)) for option in options),
-            ],
+            [sys.executable, *(argument.replace("NUMBER", str(number)) for argument in arguments)],
+            cwd=TESTS,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -69,61 +61,22 @@ def start(
 
 
 def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Waits for all: exit codes, what they have printed, and their errors."""
+    """Waits for all, the first one at last: exit codes, what they have printed, their errors."""
     found = []
     try:
-        for process in processes:
-            stdout, stderr = process.communicate(timeout=120)
-            found.append((process.returncode, stdout, stderr))
+        for process in reversed(processes):
+            stdout, stderr = process.communicate(timeout=300)  # it hangs after that
+            found.insert(0, (process.returncode, stdout, stderr))
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return found
 
 
-def wait_for_epochs(workdir: Path, count: int, processes: list[subprocess.Popen[str]]) -> None:
-    metrics, began = workdir / "metrics.jsonl", time.monotonic()
-    while not metrics.exists() or metrics.read_text().count("\n") < count:
-        assert all(process.poll() is None for process in processes), ends(processes)
-        assert time.monotonic() - began < 120
-        time.sleep(0.01)
-
-
-def bits(workdir: Path) -> dict[str, object]:
-    """What a finished run has left, but for times."""
-    trained = load_trained(workdir, "latest", replicated(create_mesh()))
-    return {
-        "result": without_times(json.loads((workdir / "result.json").read_text())),
-        "history": [without_times(row) for row in read_history(workdir)],
-        "steps": check_checkpoints(workdir / "checkpoints"),
-        "variables": tree_sha256(trained.variables),
-        "files": sorted(path.name for path in workdir.iterdir()),
-    }
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Finished runs by the number of their processes."""
-    runs = {}
-
-    def run(count: int) -> Path:
-        if count not in runs:
-            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-            found = ends(start(count, workdir))
-            assert [(code, stderr) for code, _, stderr in found] == [(0, "")] * count
-            assert "test accuracy" in found[0][1]
-            assert [stdout for _, stdout, _ in found[1:]] == [""] * (count - 1)  # one writes logs
-            runs[count] = workdir
-        return runs[count]
-
-    return run
-
-
 def assert_lost(victim: int, how: str, processes: list[subprocess.Popen[str]]) -> None:
-    """The others end soon, and name the victim; JAX may say something beside that."""
-    began, others = time.monotonic(), [p for p in processes if p is not processes[victim]]
-    found = ends(others)
-    assert time.monotonic() - began < 10
+    """The others end, and name the victim; JAX may say something beside that."""
+    found = ends([process for process in processes if process is not processes[victim]])
     processes[victim].kill()
     ends([processes[victim]])
     for code, _, stderr in found:
@@ -132,74 +85,104 @@ def assert_lost(victim: int, how: str, processes: list[subprocess.Popen[str]]) -
         assert any(said.startswith(line) for said in stderr.splitlines()), stderr
 
 
-@pytest.mark.parametrize(("count", "victim"), [(2, 0), (4, 3)])
-def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bits(
-    count, victim, undisturbed, tmp_path
+def bits(workdir: Path) -> dict[str, object]:
+    """What a finished run has left, but for times; `helpers.bits` cannot read it in one process."""
+    trained = load_trained(workdir, "latest", replicated(create_mesh()))
+    return {
+        "result": without_times(strict_json(workdir / "result.json")),
+        "history": rows(workdir),
+        "steps": check_checkpoints(workdir / "checkpoints"),
+        "variables": tree_sha256(trained.variables),
+        "files": sorted(path.name for path in workdir.iterdir()),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two processes."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    (code, stdout, stderr), other = ends(start(2, workdir))
+    assert (code, stderr) == (0, "")
+    assert "test accuracy" in stdout
+    assert other == (0, "", "")  # one writes logs
+    return workdir
+
+
+def test_a_killed_process_ends_the_other_and_the_run_resumes_to_the_same_bits(
+    undisturbed, tmp_path
 ):
-    expected = bits(undisturbed(count))
-    processes = start(count, tmp_path / "run")
-    wait_for_epochs(tmp_path / "run", 3, processes)  # two are saved
-    processes[victim].kill()
-    assert_lost(victim, "", processes)
+    # In the fourth epoch: two are saved.
+    kill = "if NUMBER == 0: processes.at_chunk(7, processes.kill)"
+    assert_lost(0, "", start(2, tmp_path / "run", before=kill, waits_for_loss=True))
     assert not (tmp_path / "run" / "result.json").exists()
-    found = ends(start(count, tmp_path / "run"))
-    assert [code for code, _, _ in found] == [0] * count, found
+    found = ends(start(2, tmp_path / "run"))
+    assert [code for code, _, _ in found] == [0, 0], found
     assert "continuing after step" in found[0][1]
-    assert bits(tmp_path / "run") == expected
+    assert bits(tmp_path / "run") == bits(undisturbed)
 
 
+@pytest.mark.slow
+def test_a_killed_process_ends_all_others(tmp_path):
+    """One hears of it from the first process, to which alone it is connected."""
+    kill = "if NUMBER == 2: processes.at_chunk(3, processes.kill)"
+    run = tmp_path / "run"
+    assert_lost(2, "", start(3, run, "--batch-size=48", before=kill, waits_for_loss=True))
+
+
+@pytest.mark.slow
 def test_a_process_that_hangs_is_lost(tmp_path):
-    soon = "from mnist_jax import peers; peers.SILENT_SECONDS = 3.0; "
-    processes = start(2, tmp_path / "run", "--epochs", "1000", code=soon + COMMAND)
-    wait_for_epochs(tmp_path / "run", 1, processes)
-    processes[0].send_signal(signal.SIGSTOP)
-    assert_lost(0, "gives no sign of life for 3 s", processes)
+    hang = """
+import os, signal
+def hang(_):
+    if NUMBER == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:
+        processes.peers.SILENT_SECONDS = 1.0  # from now on
+processes.at_chunk(3, hang)
+"""
+    processes = start(2, tmp_path / "run", before=hang, waits_for_loss=True)
+    assert_lost(0, "gives no sign of life for 1 s", processes)
 
 
-def test_the_watch_costs_nothing(monkeypatch):
-    """A sign of life is not an answer to one: two watches must not keep each other busy."""
-    said = []
+def test_a_sign_of_life_is_no_answer_to_another(monkeypatch):
+    """Two watches that answered would keep each other busy."""
+    now, heard, told = [0.0], [], []
+    say, receive = peers._say, peers._receive
     monkeypatch.setattr(peers, "BEAT_SECONDS", 0.1)
-    say = peers._say
-    monkeypatch.setattr(peers, "_say", lambda to, what: said.append(what) or say(to, what))
+    monkeypatch.setattr(peers, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(peers, "_say", lambda to, what: told.append(what) or say(to, what))
+    monkeypatch.setattr(peers, "_receive", lambda peer: [heard.append(1), receive(peer)][1])
     left, right = socket.socketpair()
     with left, right:
-        ours, theirs = {1: left}, {0: right}
-        watches = [
-            threading.Thread(target=peers._watch, args=(others, threading.Event()))
-            for others in (ours, theirs)
-        ]
-        for watch in watches:
-            watch.start()
-        time.sleep(1)
-        ours.clear()
-        theirs.clear()
-        for watch in watches:
-            watch.join()
-    assert 4 < len(said) < 100
+        others = {1: left}
+        watch = threading.Thread(target=peers._watch, args=(others, threading.Event()))
+        watch.start()
+        for count in range(1, 21):
+            right.send(peers.BEAT)
+            wait_until(lambda count=count: len(heard) == count)
+            if count == 10:
+                now[0] += 0.2
+                wait_until(lambda: told)
+        others.clear()
+        watch.join()
+    assert told == [peers.BEAT]
 
 
-def test_one_process_two_and_one_with_four_devices_go_on_with_one_run(
-    undisturbed, tmp_path, command
-):
+@pytest.mark.slow
+def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed, tmp_path, command):
     """A signal to one of the two saves, and ends both."""
-
-    def stop(row):
-        if row["epoch"] == 1:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train(dataclasses.replace(SMALL, epochs=6), tmp_path, on_epoch=stop)
-    processes = start(2, tmp_path)
-    wait_for_epochs(tmp_path, 2, processes)
-    processes[1].send_signal(signal.SIGTERM)
+    stop_after(3, train, CONFIG, tmp_path)
+    wait = "if NUMBER == 1: processes.at_chunk(2, processes.wait_for_signal)"
+    processes = start(2, tmp_path, before=wait)
+    wait_for_line(processes[1], "ready")
+    processes[1].terminate()
     found = ends(processes)
     assert [code for code, _, _ in found] == [143, 143], found
-    assert "continuing after step 8 " in found[0][1]
+    assert "continuing after step 6 " in found[0][1]
     assert "process_count is 1, not 2" in found[0][2].splitlines()[0]
-    said = {stderr.splitlines()[-1] for _, _, stderr in found}
-    assert len(said) == 1, said
-    assert "stopped by SIGTERM after step" in said.pop()
+    told = {stderr.splitlines()[-1] for _, _, stderr in found}
+    assert len(told) == 1, told
+    assert "stopped by SIGTERM after step" in told.pop()
     steps, damaged = check_checkpoints(tmp_path / "checkpoints")
     assert not damaged
     finished = command(
@@ -209,28 +192,30 @@ def test_one_process_two_and_one_with_four_devices_go_on_with_one_run(
     assert finished.returncode == 0, finished.stderr
     assert f"continuing after step {steps[-1]}" in finished.stdout
     assert "process_count is 2, not 1" in finished.stderr
-    for row, expected in zip(read_history(tmp_path), read_history(undisturbed(2)), strict=True):
+    for row, expected in zip(rows(tmp_path), rows(undisturbed), strict=True):
         assert row["step"] == expected["step"]
         assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
         assert row["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_what_the_first_process_refuses_all_refuse(undisturbed):
-    found = ends(start(2, undisturbed(2), "--seed", "7"))
-    for code, stdout, stderr in found:
+    for code, stdout, stderr in ends(start(2, undisturbed, "--seed=7")):
         assert (code, stdout) == (2, "")
-        assert "seed is 0, not 7" in stderr
+        assert "seed is 1, not 7" in stderr
 
 
-def test_a_complete_run_is_complete_for_all(undisturbed):
-    found = ends(start(2, undisturbed(2), "--json"))
+@pytest.mark.slow
+def test_a_complete_run_is_complete_for_all_processes(undisturbed):
+    found = ends(start(2, undisturbed, "--json"))
     assert [(code, stderr) for code, _, stderr in found] == [(0, "")] * 2
-    assert json.loads(found[0][1])["steps"] == 48
+    assert json.loads(found[0][1])["steps"] == STEPS
     assert found[1][1] == ""
 
 
+@pytest.mark.slow
 def test_processes_with_other_options_are_refused(tmp_path):
-    for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs", "1NUMBER")):
+    for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs=1NUMBER")):
         assert (code, stdout) == (2, "")
         assert stderr == (
             "error: processes [1] have other options than process 0: start the same command in "
@@ -239,88 +224,96 @@ def test_processes_with_other_options_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_with_other_data_are_refused(tmp_path):
     other = "import mnist_jax.task as task; task.data_sha256 = lambda _: 'NUMBER'; "
-    for code, _, stderr in ends(start(2, tmp_path / "run", code=other + COMMAND)):
+    for code, _, stderr in ends(start(2, tmp_path / "run", before=other)):
         assert code == 2
         assert "processes [1] have other data than process 0" in stderr
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_process_with_more_devices_is_refused(tmp_path):
     more = "import os; os.environ['XLA_FLAGS'] = "
     more += "'--xla_force_host_platform_device_count=1NUMBER'; "
-    for code, _, stderr in ends(start(2, tmp_path / "run", code=more + COMMAND)):
+    for code, _, stderr in ends(start(2, tmp_path / "run", before=more)):
         assert code == 2
         assert stderr == (
             "error: every process must have as many devices as the others, got 10, 11\n"
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [0, 1])
 def test_a_process_killed_while_another_leaves_is_lost(late, undisturbed):
     """One process has finished and waits for the other."""
-    slow = "import time, mnist_jax.commands as commands; show = commands.show_result; "
-    slow += "commands.show_result = lambda *a: "
-    slow += f"NUMBER == {late} and (print('late', flush=True), time.sleep(60)); "
-    slow += "from mnist_jax import cli; cli._silence = lambda: cli.contextlib.nullcontext(); "
-    processes = start(2, undisturbed(2), code=slow + COMMAND)
-    for line in processes[late].stdout:
-        if line == "late\n":
-            break
-    time.sleep(1)  # in which the other one has come to its end
+    slow = f"""
+import sys, threading, mnist_jax.commands as commands
+def show(*_):
+    if NUMBER == {late}:
+        threading.Event().wait()
+commands.show_result = show
+leave = processes.peers._leave
+def tell_and_leave(*args):
+    print("leaving", file=sys.__stdout__, flush=True)
+    leave(*args)
+processes.peers._leave = tell_and_leave
+"""
+    processes = start(2, undisturbed, before=slow)
+    wait_for_line(processes[1 - late], "leaving")
     processes[late].kill()
-    killed = time.monotonic()
-    [(code, _, stderr)] = ends(processes[1 - late : 2 - late])
-    ends([processes[late]])
-    assert time.monotonic() - killed < 10
-    assert code == LOST
-    assert stderr.splitlines()[-1].startswith(f"error: process {late} of 2 has ended")
+    assert_lost(late, "has ended", processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "a run of its own"])
 def test_a_workdir_that_is_not_shared_is_told(before, undisturbed, tmp_path):
     for number in range(2):
         (tmp_path / str(number)).mkdir()
         if before != "nothing":
-            workdir = shutil.copytree(undisturbed(2), tmp_path / str(number) / "run")
+            workdir = shutil.copytree(undisturbed, tmp_path / str(number) / "run")
             (workdir / "result.json").unlink()
             os.utime(workdir / "config.json", (number, number))
     chdir = f"import os; os.chdir({str(tmp_path / 'NUMBER')!r}); "
-    first, second = ends(start(2, Path("run"), code=chdir + COMMAND))
+    processes = start(2, Path("run"), before=chdir, waits_for_loss="NUMBER == 0")
+    first, second = ends(processes)
     assert second[0] == 2, second
     assert "does not see the workdir" in second[2]
     assert "on a file system that all machines share" in second[2]
     assert first[0] == LOST
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_told(tmp_path):
-    few = "from mnist_jax import peers; "
-    few += "peers.joined.__wrapped__.__kwdefaults__['start_seconds'] = 3; "
-    processes = start(2, tmp_path / "run", code=few + COMMAND)
+    few = "processes.peers.joined.__wrapped__.__kwdefaults__['start_seconds'] = 3; "
+    processes = start(2, tmp_path / "run", before=few)
     processes[0].kill()
-    processes[0].communicate()
     [(code, _, stderr)] = ends(processes[1:])
+    ends(processes[:1])
     assert code == LOST
     assert "did not come together" in stderr
     assert len(stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_streaming_reads_in_each_process_only_its_own(tmp_path, undisturbed):
-    code = COMMAND.replace("run()", "").replace("run;", "main;")
-    code += "import sys, atexit; from mnist_jax.datasets.streamed import StreamedImages; "
-    code += "read, rows = StreamedImages.__getitem__, []; "
-    code += "StreamedImages.__getitem__ = lambda s, i: rows.append(i.shape) or read(s, i); "
-    code += "code = main(); print('shapes', sorted(set(rows)), file=sys.stderr); sys.exit(code)"
-    found = ends(start(2, tmp_path / "run", "--data.loader", "stream", code=code))
+@pytest.mark.slow
+def test_streaming_reads_in_each_process_only_its_own_images(tmp_path, undisturbed):
+    code = """
+import atexit, sys
+from mnist_jax.datasets.streamed import StreamedImages
+read, rows = StreamedImages.__getitem__, set()
+StreamedImages.__getitem__ = lambda images, index: rows.add(index.shape) or read(images, index)
+atexit.register(lambda: print("shapes", sorted(rows), file=sys.stderr))
+"""
+    found = ends(start(2, tmp_path / "run", "--data.loader=stream", before=code))
     assert [code for code, _, _ in found] == [0, 0], found
     for _, _, stderr in found:
         shapes = stderr.splitlines()[-1]
-        assert "(4, 64)" in shapes  # of a chunk of 4 steps of 128
-        assert "(4, 128)" not in shapes
-    expected, streamed = bits(undisturbed(2)), bits(tmp_path / "run")
-    assert streamed["variables"] == expected["variables"]
+        assert "(2, 32)" in shapes  # of a chunk of 2 steps of 64
+        assert "(2, 64)" not in shapes
+    results = [strict_json(run / "result.json") for run in (undisturbed, tmp_path / "run")]
+    assert results[0]["params_sha256"] == results[1]["params_sha256"]
 
 
 def test_a_port_in_use_is_told():
@@ -333,22 +326,23 @@ def test_a_port_in_use_is_told():
             pass
 
 
-def test_alone_there_is_nothing_to_wait_for():
+def test_a_process_alone_has_nothing_to_wait_for():
     with joined(num_processes=1) as first:
         assert first
     assert from_first(lambda: [1, "a"]) == [1, "a"]
 
 
-@pytest.mark.parametrize(
-    ("options", "wrong"),
-    [
+def test_options_that_do_not_fit_are_refused(subtests):
+    for options, wrong in [
         ({"coordinator": "localhost:1"}, "go together"),
         ({"num_processes": 2, "process_id": 0}, "go together"),
         ({"coordinator": "localhost", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
         ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "process-id"),
         ({"coordinator": "localhost:1", "num_processes": 0, "process_id": 0}, "process-id"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, wrong):
-    with pytest.raises(ValueError, match=wrong), joined(**options):
-        pass
+    ]:
+        with (
+            subtests.test(msg=str(options)),
+            pytest.raises(ValueError, match=wrong),
+            joined(**options),
+        ):
+            pass

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SMALL
+from helpers import SMALL, strict_json
 
 from mnist_jax import Config, predict, rng
 from mnist_jax.config import load_config, replace_fields
@@ -61,7 +60,7 @@ def write(config: Config, path: Path) -> Path:
 
 
 def sha(workdir: Path) -> str:
-    return json.loads((workdir / "result.json").read_text())["params_sha256"]
+    return strict_json(workdir / "result.json")["params_sha256"]
 
 
 def start(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -74,13 +73,19 @@ def start(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("flags", [(SAME_BITS,), OTHERS], ids=["one", "others"])
-def test_xla_takes_the_flags(flags):
+RECIPES = [
+    "default",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("fast", "accurate")),
+]
+
+
+def test_xla_takes_the_flags():
     """XLA ends a process that gives it a flag it does not know; these are in CPU builds, too."""
-    done = start("import jax; print(jax.numpy.ones(3).sum())", *flags)
+    done = start("import jax; print(jax.numpy.ones(3).sum())", SAME_BITS, *OTHERS)
     assert (done.returncode, done.stdout) == (0, "3.0\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_xla_takes_no_other_flag():
     done = start("import jax; print(jax.numpy.ones(3).sum())", "--xla_gpu_no_such_flag=true")
     assert done.returncode != 0
@@ -88,9 +93,11 @@ def test_xla_takes_no_other_flag():
 
 
 def test_documentation_and_benchmark_have_the_same_flag():
-    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
     assert f"XLA_FLAGS={SAME_BITS}" in pages
-    assert f'SAME_BITS = "{SAME_BITS}"' in (ROOT / "benchmarks/accelerator.py").read_text()
+    assert f'SAME_BITS = "{SAME_BITS}"' in (ROOT / "benchmarks/accelerator.py").read_text(
+        encoding="utf-8"
+    )
 
 
 def step_for_cuda(config: Config) -> str:
@@ -111,7 +118,7 @@ def step_for_cuda(config: Config) -> str:
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.parametrize("recipe", ["default", "fast", "accurate"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_matrix_products_leave_out_the_operation_that_the_flag_refuses(recipe):
     """The gradient of XLA's own max-pooling; newer versions of XLA make scatters of it."""
     config = small(recipe)
@@ -121,7 +128,7 @@ def test_matrix_products_leave_out_the_operation_that_the_flag_refuses(recipe):
 
 
 @needs_gpu
-@pytest.mark.parametrize("recipe", ["default", "fast", "accurate"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_two_processes_train_the_same_bits(tmp_path, command, recipe):
     """Compiled anew each time, so that a kernel chosen by measuring would show."""
     config = write(small(recipe), tmp_path / "config.json")
@@ -134,7 +141,7 @@ def test_two_processes_train_the_same_bits(tmp_path, command, recipe):
 
 
 @needs_gpu
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, command):
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, command):
     fields = {"epochs": 8, "checkpoint.every_steps": 3}
     config = write(small("default", **fields), tmp_path / "config.json")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -142,19 +149,16 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, command):
     assert command("train", f"--config={config}", f"--workdir={whole}", **flags).returncode == 0
 
     args = ["train", f"--config={config}", f"--workdir={killed}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_jax", *args],
+    kill = "import processes; processes.at_chunk(8, processes.kill); processes.run()"
+    done = subprocess.run(
+        [sys.executable, "-c", kill, *args],
+        cwd=ROOT / "tests",
         env=os.environ | flags,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if (killed / "metrics.jsonl").exists() and (killed / "metrics.jsonl").read_text():
-            break  # an epoch is done
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (killed / "result.json").exists()
     done = command(*args, **flags)
     assert done.returncode == 0, done.stderr

@@ -6,41 +6,44 @@ import random
 import shutil
 from pathlib import Path
 
+import processes
 import pytest
-from helpers import SMALL
+from helpers import results, rows, strict_json, times
 
 from mnist_jax import evaluate, train
 from mnist_jax.checkpoint import check_checkpoints
-from mnist_jax.config import CheckpointConfig, DataConfig, OptimizerConfig
+from mnist_jax.config import CheckpointConfig
 from mnist_jax.history import without_times
 from mnist_jax.train import Run
+from mnist_jax.workdir import read_result
 
-CONFIG = dataclasses.replace(SMALL, checkpoint=CheckpointConfig(every_steps=4))
+# Its third epoch of four is the best one. A checkpoint in the middle of each epoch, and at its end.
+CONFIG = dataclasses.replace(processes.CONFIG, checkpoint=CheckpointConfig(every_steps=2))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """A run of 16 steps, 8 an epoch, with the checkpoints of the steps 12 and 16."""
+    """A run of 16 steps, 4 an epoch, with the checkpoints of the steps 12, 14 and 16."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     run = train(CONFIG, workdir)
-    assert check_checkpoints(workdir / "checkpoints") == ([12, 16], {})
+    assert check_checkpoints(workdir / "checkpoints") == ([12, 14, 16], {})
+    assert run.result["best_step"] == 12
     return workdir, run
 
 
 def assert_done_again(workdir: Path, run: Run) -> None:
-    again = json.loads((workdir / "result.json").read_text())
-    assert without_times(again) == without_times(run.result)
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [without_times(row) for row in rows] == [without_times(row) for row in run.history]
-    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["12", "16"]
+    assert without_times(strict_json(workdir / "result.json")) == results(run)[0]
+    assert rows(workdir) == results(run)[1:]
+    steps = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert steps == ["12", "14", "16"]
 
 
 @pytest.mark.parametrize(
     ("what", "how"),
     [
         ("variables", "flipped"),
-        ("optimizer", "truncated"),
-        ("progress", "removed"),
+        pytest.param("optimizer", "truncated", marks=pytest.mark.slow),
+        pytest.param("progress", "removed", marks=pytest.mark.slow),
         ("SHA256SUMS", "emptied"),
     ],
 )
@@ -63,13 +66,13 @@ def test_the_checkpoint_before_a_damaged_one_is_used(finished, tmp_path, capsys,
 
     with pytest.warns(UserWarning, match="/16 is damaged and left out: its .*SHA256SUMS"):
         train(CONFIG, workdir)
-    assert capsys.readouterr().out.startswith("continuing after step 12 of 16\n")
+    assert capsys.readouterr().out.startswith("continuing after step 14 of 16\n")
     assert_done_again(workdir, finished[1])
 
 
-def test_without_a_sound_checkpoint_it_begins_anew(finished, tmp_path, capsys):
+def test_a_run_without_a_sound_checkpoint_begins_again(finished, tmp_path, capsys):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    for step in ("12", "16"):
+    for step in ("12", "14", "16"):
         (workdir / "checkpoints" / step / "SHA256SUMS").unlink()
     with pytest.warns(UserWarning, match="is damaged"):
         train(CONFIG, workdir)
@@ -77,7 +80,7 @@ def test_without_a_sound_checkpoint_it_begins_anew(finished, tmp_path, capsys):
     assert_done_again(workdir, finished[1])
 
 
-def test_a_finished_run_whose_end_is_damaged_does_it_again(finished, tmp_path):
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_completed_again(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     (workdir / "checkpoints" / "16" / "progress" / "metadata").unlink()
     with pytest.warns(UserWarning, match="is damaged"):
@@ -85,24 +88,26 @@ def test_a_finished_run_whose_end_is_damaged_does_it_again(finished, tmp_path):
     assert_done_again(workdir, finished[1])
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"null", b"[]", b'{"steps": 16}', bytes(range(256)), b"[" * 10**5],
-    ids=["empty", "open", "null", "list", "parts", "binary", "deep"],
-)
-def test_a_damaged_result_is_made_anew(finished, tmp_path, content):
+def test_a_damaged_result_is_made_again(finished, tmp_path, subtests):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    (workdir / "result.json").write_bytes(content)
-    with pytest.warns(UserWarning, match=r"result.json is not .*; it is made anew"):
-        train(CONFIG, workdir)
-    assert_done_again(workdir, finished[1])
-
-
-@pytest.mark.parametrize("seconds", [None, "long", {"total": "long"}])
-def test_a_result_without_its_times_is_made_anew(finished, tmp_path, seconds):
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
-    result = json.loads((workdir / "result.json").read_text()) | {"seconds": seconds}
-    (workdir / "result.json").write_text(json.dumps(result))
+    result = strict_json(workdir / "result.json")
+    damaged = {
+        "empty": b"",
+        "open": b"{",
+        "null": b"null",
+        "list": b"[]",
+        "parts": b'{"steps": 16}',
+        "binary": bytes(range(256)),
+        "deep": b"[" * 10**5,
+        "no times": json.dumps(result | {"seconds": None}).encode(),
+        "a text for times": json.dumps(result | {"seconds": "long"}).encode(),
+        "a text for a time": json.dumps(result | {"seconds": {"total": "long"}}).encode(),
+    }
+    for name, content in damaged.items():
+        with subtests.test(msg=name):
+            (workdir / "result.json").write_bytes(content)
+            with pytest.raises(ValueError, match=r"result.json is not "):
+                read_result(workdir)
     with pytest.warns(UserWarning, match=r"result.json is not .*; it is made anew"):
         train(CONFIG, workdir)
     assert_done_again(workdir, finished[1])
@@ -111,41 +116,27 @@ def test_a_result_without_its_times_is_made_anew(finished, tmp_path, seconds):
 def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     (workdir / "checkpoints" / "16" / "variables" / "_METADATA").write_text("{}")
-    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    for step in ("latest", "best"):
+    before = times(workdir)
+    for step, expected in (("latest", 14), ("best", 12)):
         with pytest.warns(UserWarning, match="checkpoints/16 is damaged and left out"):
-            assert evaluate(workdir, step=step)["step"] == 12
+            assert evaluate(workdir, step=step)["step"] == expected
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(ValueError, match="holds no step 16, but the steps 12"),
+        pytest.raises(ValueError, match="holds no step 16, but the steps 12, 14"),
     ):
         evaluate(workdir, step=16)
-    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert times(workdir) == before
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_a_damaged_best_checkpoint_is_made_again(tmp_path, complete):
+@pytest.mark.parametrize("complete", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_damaged_best_checkpoint_is_made_again(finished, tmp_path, complete):
     """Otherwise `best_step` would name what is not there."""
-    # With this seed and step size the third of four epochs is the best one.
-    config = dataclasses.replace(
-        SMALL,
-        seed=2,
-        epochs=4,
-        data=DataConfig(train_split="train[:640]", test_split="test[:200]"),
-        optimizer=OptimizerConfig(learning_rate=0.03),
-        checkpoint=CheckpointConfig(every_steps=2),
-        chunk_steps=2,
-    )
-    workdir = tmp_path / "run"
-    run = train(config, workdir)
-    steps, _ = check_checkpoints(workdir / "checkpoints")
-    best = run.result["best_step"]
-    assert best == steps[0] < steps[-2]
-    (workdir / "checkpoints" / str(best) / "variables" / "_METADATA").write_text("{}")
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / "checkpoints" / "12" / "variables" / "_METADATA").write_text("{}")
     if not complete:
         (workdir / "result.json").unlink()
-    with pytest.warns(UserWarning, match=f"/{best} is damaged"):
-        again = train(config, workdir)
-    assert without_times(again.result) == without_times(run.result)
-    assert check_checkpoints(workdir / "checkpoints") == (steps, {})
-    assert evaluate(workdir, step="best")["step"] == best
+    with pytest.warns(UserWarning, match="/12 is damaged"):
+        again = train(CONFIG, workdir)
+    assert without_times(again.result) == without_times(finished[1].result)
+    assert check_checkpoints(workdir / "checkpoints") == ([12, 14, 16], {})
+    assert evaluate(workdir, step="best")["step"] == 12

@@ -4,8 +4,6 @@ import errno
 import os
 import re
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,14 +25,32 @@ class Fault(NamedTuple):
     epochs_kept: int  # at least; they are not trained again
 
 
-FAULTS = {
-    "full at the data of a checkpoint": Fault("ENOSPC", "writev *checkpoints/8[.]*", 5, 1),
-    "full at the result": Fault("ENOSPC", "* *result.json*", 1, harness.EPOCHS),
-    "read-only from the start": Fault("EROFS", "*", 1, 0),
-    "read-only while it deletes": Fault("EROFS", "unlink *checkpoints/OLD/*", 3, 1),
-    "no permission while it saves": Fault("EACCES", "* *checkpoints/8[.]*", 40, 1),
-    "broken while it saves": Fault("EIO", "* *checkpoints/8[.]*", 40, 1),
-}
+FAULTS = [
+    pytest.param(
+        Fault("ENOSPC", "writev *checkpoints/8[.]*", 5, 1), id="full at the data of a checkpoint"
+    ),
+    pytest.param(
+        Fault("ENOSPC", "* *result.json*", 1, harness.EPOCHS),
+        id="full at the result",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(Fault("EROFS", "*", 1, 0), id="read-only from the start", marks=pytest.mark.slow),
+    pytest.param(
+        Fault("EROFS", "unlink *checkpoints/OLD/*", 3, 1),
+        id="read-only while it deletes",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        Fault("EACCES", "* *checkpoints/8[.]*", 40, 1),
+        id="no permission while it saves",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        Fault("EIO", "* *checkpoints/8[.]*", 40, 1),
+        id="broken while it saves",
+        marks=pytest.mark.slow,
+    ),
+]
 
 
 def assert_one_line(outcome: harness.Outcome, error: str) -> None:
@@ -47,7 +63,7 @@ def assert_one_line(outcome: harness.Outcome, error: str) -> None:
     assert "Traceback" not in outcome.stdout, said
 
 
-def assert_continued(root: Path, outcome: harness.Outcome, epochs_kept: int) -> None:
+def assert_resumed(root: Path, outcome: harness.Outcome, epochs_kept: int) -> None:
     """Fails unless the command has trained only epochs that were not saved, to the same bits."""
     harness.assert_finished(root, outcome)
     trained = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/", outcome.stdout, re.MULTILINE)]
@@ -55,61 +71,37 @@ def assert_continued(root: Path, outcome: harness.Outcome, epochs_kept: int) -> 
     assert len(trained) <= harness.EPOCHS - epochs_kept, outcome.stdout
 
 
-@pytest.fixture(scope="module")
-def disturbed(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, tuple[Path, harness.Outcome, harness.Outcome]]:
-    """Each fault: the directory, how the command ended, and how the same command then did."""
-    directory = tmp_path_factory.mktemp("disk")
-
-    def disturb(name: str) -> tuple[Path, harness.Outcome, harness.Outcome]:
-        root, fault = directory / name, FAULTS[name]
-        first = harness.run(
-            root,
-            {
-                "FAULT_ERRNO": fault.error,
-                "FAULT_AT": fault.at.replace("checkpoints/OLD", old),
-                "FAULT_FROM": str(fault.number),
-            },
-        )
-        return root, first, harness.run(root, {})
-
-    old = harness.deleted_directories()[0]
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(FAULTS, pool.map(disturb, FAULTS), strict=True))
+def disturb(root: Path, fault: Fault) -> harness.Outcome:
+    """Runs the command with a fault."""
+    at = fault.at.replace("checkpoints/OLD", harness.deleted_directories()[0])
+    variables = {"FAULT_ERRNO": fault.error, "FAULT_AT": at, "FAULT_FROM": str(fault.number)}
+    return harness.run(root, variables)
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_disk_that_refuses_is_one_line(disturbed, name):
-    assert_one_line(disturbed[name][1], FAULTS[name].error)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_disk_that_fails_is_one_line_and_the_same_command_resumes(fault, tmp_path):
+    assert_one_line(disturb(tmp_path / "root", fault), fault.error)
+    assert_resumed(tmp_path / "root", harness.run(tmp_path / "root", {}), fault.epochs_kept)
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_the_same_command_continues_when_the_disk_is_well_again(disturbed, name):
-    root, _, second = disturbed[name]
-    assert_continued(root, second, FAULTS[name].epochs_kept)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system in memory, which the test may give another size."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(disk)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_is_one_line_and_costs_no_epoch(small_disk):
-    """A checkpoint has 3.5 MB, so the third one does not fit."""
+    """The third checkpoint does not fit."""
+    newest = (
+        harness.scratch()
+        / "undisturbed"
+        / "run"
+        / "checkpoints"
+        / str(harness.EPOCHS * harness.STEPS_PER_EPOCH)
+    )
+    harness.undisturbed()
+    pages = sum(-(-path.stat().st_size // 4096) for path in newest.rglob("*") if path.is_file())
+    resize(small_disk, f"{pages * 5 // 2 * 4}k")
     full = harness.run(small_disk, {})
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    continued = harness.run(small_disk, {})
+    resize(small_disk, "64m")
     assert_one_line(full, "ENOSPC")
-    assert_continued(small_disk, continued, 1)
+    assert_resumed(small_disk, harness.run(small_disk, {}), 1)
+
+
+def resize(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)

@@ -102,6 +102,7 @@ def test_a_fault_fails_what_needs_the_thing_that_is_missing(tmp_path):
         assert calls[-1].startswith(call), (name, calls)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace here")
 def test_the_kernel_sees_no_change_of_a_training_that_the_shim_does_not(tmp_path):
     """Who makes system calls of their own, past the C library, is found out here."""

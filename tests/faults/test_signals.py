@@ -1,166 +1,201 @@
 """SIGINT and SIGTERM, sent to the real command."""
 
-import json
+import contextlib
+import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import SMALL
+from helpers import bits, wait_until
+from processes import CONFIG, OPTIONS, wait_for_line
 
-from mnist_jax import train
+from mnist_jax import signals, train
 from mnist_jax.checkpoint import check_checkpoints
-from mnist_jax.history import read_history, without_times
+from mnist_jax.cli import main
 from mnist_jax.program import compile_program
 from mnist_jax.signals import Stopped, stop_requests
 
-OPTIONS = [
-    *("--epochs=2", "--chunk-steps=10", "--data.train-split=train[:30000]"),
-    "--checkpoint.every-steps=60",
-]
+TESTS = Path(__file__).parents[1]
+AS_DAEMONS_DO = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # SIGINT is ignored
 
 
-def start(workdir: Path, *options: str, until: str) -> subprocess.Popen[str]:
-    """Starts `train`; returns when there is something that matches `until` in the workdir."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_jax", "train", f"--workdir={workdir}", *options],
+@contextlib.contextmanager
+def started(*command: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A program, which is killed where it has not ended before."""
+    with subprocess.Popen(
+        [*map(str, command)],
+        cwd=TESTS,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    while not list(workdir.glob(until)):
-        assert process.poll() is None
-        time.sleep(0.01)
-    return process
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def train_with(code: str, workdir: Path, *options: str) -> list[str]:
+    """The command, with some code before it."""
+    program = f"import processes\n{code}\nprocesses.run()"
+    return [sys.executable, "-c", program, "train", *OPTIONS, *options, f"--workdir={workdir}"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(
-        [sys.executable, "-m", "mnist_jax", "train", f"--workdir={workdir}", *OPTIONS],
-        check=True,
-        capture_output=True,
-    )
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(CONFIG, workdir)
     return workdir
 
 
 @pytest.mark.parametrize(
-    ("signum", "options", "without"),
-    [(signal.SIGINT, [], ""), (signal.SIGTERM, ["--overwrite"], ", without --overwrite,")],
+    ("signum", "launcher", "options", "without"),
+    [
+        (signal.SIGINT, AS_DAEMONS_DO, [], ""),
+        (signal.SIGTERM, [], ["--overwrite"], ", without --overwrite,"),
+    ],
+    ids=["SIGINT", "SIGTERM"],
 )
-def test_a_signal_saves_says_how_to_go_on_and_changes_no_bit(
-    signum, options, without, undisturbed, tmp_path, command
+def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
+    signum, launcher, options, without, undisturbed, tmp_path, capsys
 ):
-    with start(tmp_path, *OPTIONS, *options, until="checkpoints/60") as process:
+    """SIGINT stops the command even where it was ignored when the command was started."""
+    workdir = tmp_path / "run"
+    code = "processes.at_chunk(5, processes.wait_for_signal)"
+    with started(*launcher, *train_with(code, workdir, *options)) as process:
+        wait_for_line(process, "ready")
         process.send_signal(signum)
-        sent = time.perf_counter()
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate()
     assert process.returncode == 128 + signum
-    assert time.perf_counter() - sent < 5  # 0.5 where the machine does nothing else
-    saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
-    step = max(saved)
     assert stderr == (
-        f"error: stopped by {signum.name} after step {step} of 376, which is saved; run the same "
+        f"error: stopped by {signum.name} after step 10 of 16, which is saved; run the same "
         f"command again{without} to go on\n"
     )
 
-    continued = command("train", f"--workdir={tmp_path}", *OPTIONS)
-    assert (continued.returncode, continued.stderr) == (0, "")
-    assert continued.stdout.startswith(f"continuing after step {step} of 376\n")
-    results = [json.loads((path / "result.json").read_text()) for path in (undisturbed, tmp_path)]
-    assert without_times(results[0]) == without_times(results[1])
-    histories = [list(map(without_times, read_history(path))) for path in (undisturbed, tmp_path)]
-    assert histories[0] == histories[1]
-    names = [sorted(p.name for p in path.glob("checkpoints/*")) for path in (undisturbed, tmp_path)]
-    assert names[0] == names[1]
+    assert main(["train", f"--workdir={workdir}", *OPTIONS]) == 0
+    resumed = capsys.readouterr()
+    assert resumed.err == ""
+    assert resumed.out.startswith("continuing after step 10 of 16\n")
+    assert bits(workdir) == bits(undisturbed)
 
 
+# A chunk that is computed for ever. What follows a signal at once is a repetition of it.
+ENDLESS = """
+import sys, threading, jax
+from mnist_jax import signals
+
+def compute(received):
+    threading.Thread(target=tell, args=(received,)).start()
+    jax.jit(lambda: jax.lax.while_loop(lambda x: x >= 0, lambda x: 0 * x, 0))().item()
+
+def tell(received):
+    processes.wait_for_signal(received)
+    while len(received) < 2:
+        processes.time.sleep(0.005)
+    signals.REPEAT_SECONDS = -1.0  # from now on
+    print("repeated", file=sys.__stdout__, flush=True)
+
+signals.REPEAT_SECONDS = 1e9
+processes.at_chunk(5, compute)
+"""
+
+
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait_and_does_no_harm(tmp_path):
-    one_chunk_an_epoch = ["--epochs=1000", "--chunk-steps=100000", "--batch-size=4"]  # seconds each
-    with start(tmp_path, *one_chunk_an_epoch, until="metrics.jsonl") as process:
-        time.sleep(0.5)
+    with started(*train_with(ENDLESS, tmp_path)) as process:
+        wait_for_line(process, "ready")
         process.send_signal(signal.SIGTERM)
-        time.sleep(1.2)  # sooner, it would be a repetition of the first
+        process.send_signal(signal.SIGINT)
+        wait_for_line(process, "repeated")
         assert process.poll() is None  # it waits for its chunk
         process.send_signal(signal.SIGTERM)
-        sent = time.perf_counter()
-        process.wait(timeout=60)
+        process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert time.perf_counter() - sent < 1
     assert check_checkpoints(tmp_path / "checkpoints")[1] == {}
 
 
-def test_a_signal_before_it_is_ready_leaves_nothing(tmp_path):
-    command = [sys.executable, "-m", "mnist_jax", "train", "--workdir", str(tmp_path / "run")]
-    for delay in (0.2, 0.3):  # in the imports
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            time.sleep(delay)
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert stderr == "error: stopped by SIGINT\n"
-        assert not (tmp_path / "run").exists()
+# Python imports it at its start: a signal comes when JAX is about to be imported.
+SITECUSTOMIZE = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jax":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_signal_during_the_imports_leaves_nothing(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    command = [sys.executable, "-m", "mnist_jax", "train", f"--workdir={tmp_path / 'run'}"]
+    with started(*command, PYTHONPATH=str(tmp_path)) as process:
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (130, "error: stopped by SIGINT\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, monkeypatch, capsys):
     """The last checkpoint is complete: nothing is trained again."""
+    requests: list[int] = []
 
     def compile_and_stop(*args, **fields):
         program = compile_program(*args, **fields)
 
         def measure(state, split):
             if split == "test":
-                signal.raise_signal(signal.SIGTERM)
-                time.sleep(0.1)  # until the thread has received it
+                requests.append(signal.SIGTERM)
             return program.measure(state, split)
 
         return program._replace(measure=measure)
 
     with monkeypatch.context() as patch:
         patch.setitem(train.__globals__, "compile_program", compile_and_stop)
+        stop = lambda: contextlib.nullcontext(requests)  # noqa: E731
+        patch.setitem(train.__globals__, "stop_requests", stop)
         with pytest.raises(Stopped, match="SIGTERM after step 16 of 16, which is saved; run the"):
-            train(SMALL, tmp_path)
+            train(CONFIG, tmp_path)
     assert not (tmp_path / "result.json").exists()
     capsys.readouterr()
-    train(SMALL, tmp_path)
+    train(CONFIG, tmp_path)
     assert "epoch" not in capsys.readouterr().out
     assert (tmp_path / "result.json").exists()
 
 
 # What a test runner does around `train`: it has handlers of its own.
 HOST = """
-import signal, sys, helpers, mnist_jax
+import signal, sys, mnist_jax.compilation_cache, processes
+mnist_jax.compilation_cache.use_compilation_cache()
 signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-mnist_jax.train(helpers.SMALL, sys.argv[1])
+mnist_jax.train(processes.CONFIG, sys.argv[1])
 signal.setitimer(signal.ITIMER_REAL, 0)
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+sys.exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
 """
 
 
+@pytest.mark.slow
 def test_other_signals_of_a_program_are_its_own(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", HOST, str(tmp_path / "run")],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    with started(sys.executable, "-c", HOST, tmp_path / "run") as process:
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (0, "")
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_second_signal_in_a_notebook_interrupts_and_does_not_exit():
+def test_a_second_signal_in_a_notebook_interrupts_and_does_not_exit(monkeypatch):
     before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", 1e9)
     with stop_requests() as requests:
-        signal.raise_signal(signal.SIGINT)
-        while not requests:
-            time.sleep(0.01)
-        assert requests == [signal.SIGINT]
-        time.sleep(1.1)  # sooner, it would be a repetition
+        for count in (1, 2):  # the second one is a repetition
+            signal.raise_signal(signal.SIGINT)
+            wait_until(lambda count=count: len(requests) == count)
+        assert requests == [signal.SIGINT] * 2
+        monkeypatch.setattr(signals, "REPEAT_SECONDS", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -176,6 +211,7 @@ def test_a_request_is_passed_on_where_an_error_ends_the_work():
         fail_when_asked()
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_garbage_collector_calls_back_is_not_lost():
     code = """
 import gc, os, signal, sys, time
@@ -190,9 +226,9 @@ signal.signal(signal.SIGTERM, raise_stopped)
 sys.unraisablehook = raise_unraisable
 gc.callbacks.append(call_back)
 gc.collect()
-time.sleep(20)
+time.sleep(300)
 """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stderr.splitlines()[-1] == "mnist_jax.signals.Stopped: stopped by SIGTERM"
-    assert "ignored" not in done.stderr
+    with started(sys.executable, "-c", code) as process:
+        _, stderr = process.communicate()
+    assert stderr.splitlines()[-1] == "mnist_jax.signals.Stopped: stopped by SIGTERM"
+    assert "ignored" not in stderr

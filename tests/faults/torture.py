@@ -14,8 +14,10 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import harness
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where pytest finds what tests share
+import harness
 
 KILLS_A_CHAIN = 5
 

@@ -1,0 +1,133 @@
+"""What tests start as programs: a small training, in which things happen at a chosen chunk.
+
+    python -c 'import processes; processes.at_chunk(3, processes.kill); processes.run()' train ...
+
+Whoever only watches a program may find it further than it was: here nothing comes too late.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+from jax._src import compiler, distributed  # private, see `be_process`
+
+from mnist_jax import peers, train
+from mnist_jax.cli import run as run
+from mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from mnist_jax.signals import stop_requests
+
+# With this seed and step size the third epoch is the best one, and its checkpoint stays when others
+# are deleted.
+EPOCHS, STEPS_PER_EPOCH, BEST_EPOCH = 4, 4, 3
+CONFIG = Config(
+    seed=1,
+    epochs=EPOCHS,
+    batch_size=64,
+    chunk_steps=2,
+    data=DataConfig(train_split="train[:320]", test_split="test[:100]"),
+    model=ModelConfig(features=4, hidden_size=8),
+    optimizer=OptimizerConfig(learning_rate=0.03),
+)
+
+
+def options(config: Config) -> list[str]:
+    """A config as `train` takes it."""
+    default, fields = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (Config(), config))
+    return [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in fields.items()
+        if value != default[name]
+    ]
+
+
+OPTIONS = options(CONFIG)
+
+
+def at_chunk(number: int, happen: Callable[[list[int]], None]) -> None:
+    """Has `train` call `happen`, with the signals received, when it begins a chunk, from 1 on."""
+    names, computed, received = train.__globals__, itertools.count(1), []
+    compile_program = names["compile_program"]
+
+    def compile_interrupted(*args: Any, **fields: Any) -> Any:
+        program = compile_program(*args, **fields)
+
+        def run_chunk(*state_and_chunk: Any) -> Any:
+            if next(computed) == number:
+                happen(received[-1])
+            return program.run_chunk(*state_and_chunk)
+
+        return program._replace(run_chunk=run_chunk)
+
+    @contextlib.contextmanager
+    def kept_requests() -> Iterator[list[int]]:
+        with stop_requests() as requests:
+            received.append(requests)
+            yield requests
+
+    names |= {"compile_program": compile_interrupted, "stop_requests": kept_requests}
+
+
+def kill(_received: list[int]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_signal(received: list[int]) -> None:
+    """Says "ready", whatever is silenced, and goes on when a signal has come."""
+    print("ready", file=sys.__stdout__, flush=True)
+    while not received:
+        time.sleep(0.005)
+
+
+def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
+    """Reads what a program prints, up to a line such as "ready"."""
+    if not process.stdout or f"{line}\n" not in iter(process.stdout.readline, ""):
+        raise AssertionError(f"it has ended without {line!r}: {process.communicate()}")
+
+
+def be_process(number: int, *, waits_for_loss: bool) -> None:
+    """Lets a program be one of several, without what such ones wait for by the clock.
+
+    Args:
+        number: of the process. Where the first one is to end last, it does when its input ends.
+        waits_for_loss: whether an error in it comes from the loss of another one; it then waits for
+            that to be told. Otherwise all end alike.
+    """
+
+    def sleep(seconds: float) -> None:
+        if seconds > peers.BEAT_SECONDS:
+            sys.stdin.read()
+        else:
+            time.sleep(100 if waits_for_loss else 0.01)
+
+    peers.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)  # type: ignore[assignment]
+
+    # JAX has the first process alone write to its cache: the others would compile each time.
+    write, state = compiler._cache_write, distributed.global_state
+
+    def write_always(*args: Any) -> None:
+        state.process_id = 0
+        try:
+            write(*args)
+        finally:
+            state.process_id = number
+
+    compiler._cache_write = write_always
+
+
+def free_port(low: int = 20000, high: int = 30000) -> int:
+    """A port that is free, and not of those that the system gives to others meanwhile."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", low + secrets.randbelow(high - low)))
+            return probe.getsockname()[1]
