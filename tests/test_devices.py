@@ -1,8 +1,10 @@
 """The promises about many devices, kept by 1, 2, 4 and 8 fake ones of the CPU.
 
-Run as a program, this file trains on the devices there are, and prints what it saw as JSON.
+Run as a program, this file trains on the first ones of its devices, as many as each of its
+arguments says, and prints what it saw as JSON.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -18,6 +21,7 @@ import pytest
 from helpers import create_reference
 
 from mnist_jax.checkpoint import open_saver, restore_state
+from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.datasets import load_dataset
 from mnist_jax.loader import steps_per_epoch, take_chunk
@@ -26,7 +30,10 @@ from mnist_jax.population_program import Parts, compile_population
 from mnist_jax.program import compile_program
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 
-DEVICES, BATCH_SIZES, EXAMPLES, SEEDS = (1, 2, 4, 8), (100, 128), 1050, 5
+# 6 steps an epoch, the last one of 25 examples; 100 is no multiple of 8, nor is 5.
+BATCH_SIZE, EXAMPLES, SEEDS = 100, 525, 5
+MARK = "--- other devices ---"
+MODEL = create_reference(features=4, hidden_size=16)
 
 
 def numbered_splits() -> dict[str, Any]:
@@ -35,7 +42,7 @@ def numbered_splits() -> dict[str, Any]:
     images = np.array(images)
     images[:, 0, :2, 0] = np.stack(divmod(np.arange(EXAMPLES), 256), axis=-1)
     splits = {"train": (images, labels)}
-    return splits | dict.fromkeys(("validation", "test"), (images[:301], labels[:301]))
+    return splits | dict.fromkeys(("validation", "test"), (images[:150], labels[:150]))
 
 
 def numbers(chunk: dict[str, jax.Array]) -> np.ndarray:
@@ -57,9 +64,9 @@ def collectives(program: str) -> list[str]:
     return re.findall(rf" ({kinds})(?:-start)?\(", program)
 
 
-def see_training(splits: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def see_training(splits: dict[str, Any]) -> dict[str, Any]:
     """Trains two epochs, the second one from a checkpoint; returns what there was to see."""
-    texts, compilations, num_steps = [], [], steps_per_epoch(EXAMPLES, batch_size)
+    texts, compilations, num_steps = [], [], steps_per_epoch(EXAMPLES, BATCH_SIZE)
     compile_lowered = jax.stages.Lowered.compile
 
     def compile_and_keep(lowered: Any) -> Any:
@@ -74,11 +81,11 @@ def see_training(splits: dict[str, Any], batch_size: int) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.stages.Lowered, "compile", compile_and_keep)
         program = compile_program(
-            create_reference(features=8),
+            MODEL,
             create_optimizer(**vars(OptimizerConfig()), num_steps=2 * num_steps),
             splits,
             seed=0,
-            batch_size=batch_size,
+            batch_size=BATCH_SIZE,
             chunk_steps=4,
         )
     state, whole = program.state, replicated(create_mesh())
@@ -120,12 +127,12 @@ def see_population(splits: dict[str, Any]) -> dict[str, Any]:
     """Trains 5 members for 6 steps; returns what there was to see."""
     tx = create_optimizer(**vars(OptimizerConfig()), num_steps=6)
     program = compile_population(
-        lambda _: Parts(create_reference(features=8), tx, {}),
+        lambda _: Parts(MODEL, tx, {}),
         splits,
         seeds=range(SEEDS),
         values={},
         averaged=False,
-        batch_size=175,
+        batch_size=BATCH_SIZE,
         chunk_steps=6,
     )
     (chunk,) = program.train_chunks(0, 6)
@@ -146,102 +153,95 @@ def see() -> dict[str, Any]:
     splits, mesh = numbered_splits(), create_mesh()
     images, labels = jax.device_put(splits["train"], replicated(mesh))
     gather = take_chunk.lower(
-        images, labels, labels, 0, num_steps=2, batch_size=100, sharding=split_batch(mesh)
+        images, labels, labels, 0, num_steps=2, batch_size=BATCH_SIZE, sharding=split_batch(mesh)
     )
     chunk_collectives = collectives(gather.compile().as_text() or "")
     del images
     return {
-        "trainings": {size: see_training(splits, size) for size in BATCH_SIZES},
+        "training": see_training(splits),
         "population": see_population(splits),
         "chunk_collectives": chunk_collectives,
     }
 
 
-@pytest.fixture(scope="module")
-def seen() -> dict[int, dict[str, Any]]:
-    """What `see` returns on each number of devices, and what was `copied` to them."""
-    found = {}
-    for devices in DEVICES:
-        done = subprocess.run(
-            [sys.executable, __file__],
-            env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        copied = re.findall(r"host-to-device transfer: aval=ShapedArray\((.*?\])", done.stderr)
-        found[devices] = json.loads(done.stdout) | {"copied": copied}
-    return found
+def see_on(*numbers_of_devices: int) -> dict[int, dict[str, Any]]:
+    """What `see` returns on the first ones of 8 devices, and what was `copied` to them."""
+    done = subprocess.run(
+        [sys.executable, __file__, *map(str, numbers_of_devices)],
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    logs = done.stderr.split(MARK)[1:]
+    copied = [re.findall(r"host-to-device transfer: aval=ShapedArray\((.*?\])", x) for x in logs]
+    found = json.loads(done.stdout)
+    return {
+        number: found[str(number)] | {"copied": of_number}
+        for number, of_number in zip(numbers_of_devices, copied, strict=True)
+    }
 
 
-@pytest.fixture(params=[(n, size) for n in DEVICES for size in BATCH_SIZES], ids=str)
-def training(request: pytest.FixtureRequest, seen: dict[int, Any]) -> tuple[int, int, Any, Any]:
-    """Number of devices, batch size, and what was seen on them and on one."""
-    devices, size = request.param
-    return devices, size, seen[devices]["trainings"][str(size)], seen[1]["trainings"][str(size)]
+def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
+    """The promises, of what was seen on some devices and on one."""
+    training, members = many["training"], many["population"]
+
+    def promise(text: str) -> contextlib.AbstractContextManager[Any]:
+        return subtests.test(msg=f"{text}, on {devices} of 8 devices")
+
+    with promise("the loss curves agree with one device"):
+        # To rounding, which a step hands on to all later ones.
+        for name in ("losses", "val_loss"):
+            np.testing.assert_allclose(training[name], one["training"][name], rtol=1e-4)
+    with promise("an epoch shows each example once"):
+        assert training["epochs"] == [[*range(EXAMPLES)]] * 2
+    with promise("a batch is split evenly and the parameters are whole"):
+        assert training["shards"] == [-(-BATCH_SIZE // devices)] * devices
+        assert training["replicated"]
+    with promise("the images are placed once on each device"):
+        assert training["copies_of_the_images"] == devices
+        assert training["images_stay"]
+    with promise("nothing but scalars is copied in the loop"):
+        # The number of a chunk's first step, the epoch, the scale of the learning rate.
+        assert many["copied"]  # else the guard tells nothing any more
+        assert {*many["copied"]} <= {"int32[]", "float32[]"}
+    with promise("nothing is compiled in the loop nor after a restore"):
+        assert training["compiled_in_the_loop"] == 0
+    with promise("devices exchange nothing but sums of gradients and metrics"):
+        assert len(training["collectives"]) == 3  # chunks of two sizes, and of an evaluation
+        for found in training["collectives"]:
+            assert {*found} == ({"all-reduce"} if devices > 1 else set())
+            assert len(found) <= 2  # XLA combines them by type
+    with promise("each device takes its part of a chunk from its own images"):
+        assert many["chunk_collectives"] == []
+    with promise("five members spread over the devices"):
+        assert members["members_by_device"] == [-(-SEEDS // devices)] * devices
+        assert members["split"]
+        assert members["collected"] == [[], [SEEDS]]  # all but the step, without what fills up
+    with promise("the members agree with those on one device"):
+        assert np.shape(members["losses"]) == (SEEDS, 6)
+        assert len({*members["val_losses"]}) == SEEDS
+        for name in ("losses", "val_losses"):
+            np.testing.assert_allclose(members[name], one["population"][name], rtol=1e-4)
 
 
-def test_the_loss_curves_agree_with_one_device(training):
-    """To rounding, which a step hands on to all later ones."""
-    _, _, many, one = training
-    np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-4)
-    np.testing.assert_allclose(many["val_loss"], one["val_loss"], rtol=1e-4)
-
-
-def test_an_epoch_shows_each_example_once(training):
-    assert training[2]["epochs"] == [[*range(EXAMPLES)]] * 2
-
-
-def test_a_batch_is_split_evenly_and_the_parameters_are_whole(training):
-    devices, size, many, _ = training
-    assert many["shards"] == [-(-size // devices)] * devices
-    assert many["replicated"]
-
-
-def test_the_images_are_placed_once_on_each_device(training):
-    devices, _, many, _ = training
-    assert many["copies_of_the_images"] == devices
-    assert many["images_stay"]
-
-
-@pytest.mark.parametrize("devices", DEVICES)
-def test_nothing_but_scalars_is_copied_in_the_loop(seen, devices):
-    """The number of a chunk's first step, the epoch, the scale of the learning rate."""
-    copied = seen[devices]["copied"]
-    assert copied  # else the guard tells nothing any more
-    assert {*copied} <= {"int32[]", "float32[]"}
-
-
-def test_nothing_is_compiled_in_the_loop_nor_after_a_restore(training):
-    assert training[2]["compiled_in_the_loop"] == 0
-
-
-def test_devices_exchange_nothing_but_sums(training):
-    """Of the gradients and the metrics; no example or activation leaves its device."""
-    devices, _, many, _ = training
-    assert len(many["collectives"]) == 3  # chunks of two sizes, and those of an evaluation
-    for found in many["collectives"]:
-        assert {*found} == ({"all-reduce"} if devices > 1 else set())
-        assert len(found) <= 2  # XLA combines them by type
-
-
-@pytest.mark.parametrize("devices", DEVICES)
-def test_each_device_takes_its_part_of_a_chunk_from_its_own_images(seen, devices):
-    assert seen[devices]["chunk_collectives"] == []
-
-
-@pytest.mark.parametrize("devices", DEVICES)
-def test_five_members_spread_over_the_devices_and_agree(seen, devices):
-    many, one = seen[devices]["population"], seen[1]["population"]
-    assert many["members_by_device"] == [-(-SEEDS // devices)] * devices
-    assert many["split"]
-    assert many["collected"] == [[], [SEEDS]]  # all but the step, without what fills up
-    assert np.shape(many["losses"]) == (SEEDS, 6)
-    assert len({*many["val_losses"]}) == SEEDS
-    np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-4)
-    np.testing.assert_allclose(many["val_losses"], one["val_losses"], rtol=1e-4)
+@pytest.mark.parametrize(
+    "numbers", [(1, 2), pytest.param((1, 4, 8), marks=pytest.mark.slow)], ids=str
+)
+def test_many_devices_train_as_one_does(subtests, numbers):
+    seen = see_on(*numbers)
+    for devices in numbers:
+        check(subtests, devices, seen[devices], seen[1])
 
 
 if __name__ == "__main__":
-    print(json.dumps(see()))
+    use_compilation_cache()
+    seen = {}
+    for number in map(int, sys.argv[1:]):
+        print(MARK, file=sys.stderr, flush=True)
+        jax.clear_caches()
+        with mock.patch.object(jax, "device_count", return_value=number):
+            seen[number] = see()
+    print(json.dumps(seen))

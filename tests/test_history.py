@@ -20,7 +20,7 @@ def write_forever(path: str) -> None:
 
 def test_a_reader_never_sees_a_part_even_when_the_writer_is_killed(tmp_path):
     context = multiprocessing.get_context("spawn")
-    writer = context.Process(target=write_forever, args=(str(tmp_path),))
+    writer = context.Process(target=write_forever, args=(str(tmp_path),), daemon=True)
     writer.start()
     file = tmp_path / "metrics.jsonl"
     while not file.exists():
@@ -42,7 +42,7 @@ def test_a_failed_write_leaves_the_old_text_and_nothing_else(tmp_path, monkeypat
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
 
 
-def test_json_files(tmp_path):
+def test_json_files_are_strict_and_named_where_they_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"a.json is not JSON: .*No such file"):
         read_json(tmp_path / "a.json")
     write_json(tmp_path / "a.json", {"a": [1, 0.1]})

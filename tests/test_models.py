@@ -1,6 +1,6 @@
 import dataclasses
-import math
-from pathlib import Path
+import functools
+import itertools
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ from jax import lax
 from mnist_jax import rng
 from mnist_jax.models import create_model, model_names
 from mnist_jax.models.layers import ConvPool, Dropout, batch_last, batch_norm, flatten
-from mnist_jax.summary import format_table, step_flops, summarize
 
 SMALL = {"features": 8, "depth": 2, "padding": "SAME", "hidden_size": 32}
 
@@ -33,10 +32,7 @@ def create_small(name: str, **fields: Any) -> nn.Module:
 
 NORMALISED = [name for name in model_names() if "batch_norm" in choices(name)]
 CONVOLVED = [name for name in model_names() if "lowering" in choices(name)]
-every_network = pytest.mark.parametrize(
-    ("name", "batch_norm"),
-    [(name, False) for name in model_names()] + [(name, True) for name in NORMALISED],
-)
+NETWORKS = [(name, False) for name in model_names()] + [(name, True) for name in NORMALISED]
 
 
 def random_images(count: int, *shape: int) -> jax.Array:
@@ -50,18 +46,28 @@ def init(model: nn.Module, images: jax.Array) -> dict[str, Any]:
 # Every architecture
 
 
-@every_network
-def test_any_images_and_classes(name, batch_norm):
-    model = create_small(name, batch_norm=batch_norm, num_classes=7)
-    for shape in ((15, 17, 3), (28, 28, 1)):
-        images = jnp.zeros((2, *shape))
-        logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-        assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
-        assert ("batch_stats" in variables) == batch_norm
+def test_every_network_takes_images_of_any_shape_and_any_number_of_classes(subtests):
+    for name, normalised in NETWORKS:
+        model = create_small(name, batch_norm=normalised, num_classes=7)
+        for shape in ((15, 17, 3), (28, 28, 1)):
+            with subtests.test(msg=f"{name}, batch_norm={normalised}, {shape}"):
+                images = jnp.zeros((2, *shape))
+                initialised = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+                logits, variables = initialised
+                assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+                assert ("batch_stats" in variables) == normalised
 
 
-@every_network
-def test_learns_64_examples_by_heart(name, batch_norm, mnist):
+def with_batch_norm_first(name: str, batch_norm: bool) -> Any:
+    """What could have batch normalisation and has none is left to `make test-all`."""
+    is_slow = name in NORMALISED and not batch_norm
+    return pytest.param(name, batch_norm, marks=pytest.mark.slow if is_slow else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_norm"), [with_batch_norm_first(*network) for network in NETWORKS]
+)
+def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
     images, labels = mnist["train"]
     images, labels = jnp.asarray(images[:64, ::2, ::2] / np.float32(255)), labels[:64]
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
@@ -90,8 +96,8 @@ def test_learns_64_examples_by_heart(name, batch_norm, mnist):
     assert (logits.argmax(axis=-1) == labels).all()
 
 
-@every_network
-def test_padding_changes_nothing_for_the_others(name, batch_norm):
+@pytest.mark.parametrize(("name", "batch_norm"), NETWORKS)
+def test_neither_padding_nor_in_evaluation_the_batch_matters_to_an_example(name, batch_norm):
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
     images = random_images(8, 14, 14, 1)
     variables = init(model, images)
@@ -111,18 +117,12 @@ def test_padding_changes_nothing_for_the_others(name, batch_norm):
     if batch_norm:  # where the mask is needed
         assert not np.allclose(apply(images.at[5:].set(9.0))[0][:5], alone)
 
-
-@every_network
-def test_in_evaluation_the_batch_does_not_matter(name, batch_norm):
-    model = create_small(name, batch_norm=batch_norm)
-    images = random_images(3, 14, 14, 1)
-    variables = init(model, images)
-    apply = jax.jit(model.apply)
-    logits = apply(variables, images)
-    np.testing.assert_allclose(logits[:1], apply(variables, images[:1]), rtol=1e-4, atol=1e-5)
+    evaluate = jax.jit(create_small(name, batch_norm=batch_norm).apply)
+    logits = evaluate(variables, images)
+    np.testing.assert_allclose(logits[:1], evaluate(variables, images[:1]), rtol=1e-4, atol=1e-5)
     if batch_norm:
         other = variables | {"batch_stats": jax.tree.map(lambda x: x + 1, variables["batch_stats"])}
-        assert not np.allclose(logits, apply(other, images))
+        assert not np.allclose(logits, evaluate(other, images))
 
 
 @pytest.mark.parametrize("name", CONVOLVED)
@@ -133,35 +133,6 @@ def test_the_lowering_does_not_change_the_network(name):
     np.testing.assert_allclose(
         *(jax.jit(model.apply)(variables, images) for model in (matmul, xla)), rtol=1e-4, atol=1e-5
     )
-
-
-def product_flops(jaxpr: Any) -> int:
-    """FLOPs of the convolutions and matrix products of a traced function."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        shapes = [var.aval.shape for var in eqn.invars]
-        outputs = math.prod(eqn.outvars[0].aval.shape)
-        if eqn.primitive.name == "dot_general":
-            contracted = eqn.params["dimension_numbers"][0][0]
-            total += 2 * outputs * math.prod(shapes[0][axis] for axis in contracted)
-        elif eqn.primitive.name == "conv_general_dilated":
-            total += 2 * outputs * math.prod(shapes[1][:-1])
-        total += sum(product_flops(x.jaxpr) for x in eqn.params.values() if hasattr(x, "jaxpr"))
-    return total
-
-
-@every_network
-def test_the_summary_counts_every_parameter_and_product(name, batch_norm):
-    model = create_small(name, batch_norm=batch_norm, lowering="xla")
-    images = random_images(1, 15, 17, 3)
-    layers = summarize(model, (15, 17, 3))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
-    assert sum(layer.params for layer in layers) == sum(sizes)
-    traced = jax.make_jaxpr(model.apply)(variables, images)
-    assert sum(layer.flops for layer in layers) == product_flops(traced.jaxpr)
-    assert layers[-1].shape == (10,)
-    assert all(layer.purpose for layer in layers)
 
 
 def test_an_unknown_model_names_the_known_ones():
@@ -182,54 +153,56 @@ def test_a_choice_that_an_architecture_does_not_have_is_refused():
         create_model("mlp", 10, pool_size=3)
 
 
-@pytest.mark.parametrize("name", ["cnn", "deep_cnn", "resnet"])
-def test_too_many_features_are_refused_before_memory_is(name):
-    model = create_model(name, 10, depth=20, kernel_size=1)
-    with pytest.raises(
-        ValueError, match=r"model.features \* 2\*\*\(model.depth - 1\) must be at most"
-    ):
-        model.init(jax.random.key(0), random_images(1, 4, 4, 1))
+def test_too_many_features_are_refused_before_memory_is(subtests):
+    message = r"model.features \* 2\*\*\(model.depth - 1\) must be at most"
+    for name in ("cnn", "deep_cnn", "resnet"):
+        model = create_model(name, 10, depth=20, kernel_size=1)
+        with subtests.test(msg=name), pytest.raises(ValueError, match=message):
+            model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
 
 
-@pytest.mark.parametrize(("features", "heads"), [(7, 1), (32, 2), (49, 1), (50, 2), (96, 6)])
-def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(features, heads):
-    model = create_model("transformer", 10, features=features)
-    found = []
+def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(subtests):
+    for features, heads in ((7, 1), (32, 2), (49, 1), (50, 2), (96, 6)):
+        model = create_model("transformer", 10, features=features)
+        found = []
 
-    def record(next_fun, args, kwargs, context):
-        if context.module.name == "attention":
-            found.append(context.module.heads)
-        return next_fun(*args, **kwargs)
+        def record(next_fun, args, kwargs, context, found=found):
+            if context.module.name == "attention":
+                found.append(context.module.heads)
+            return next_fun(*args, **kwargs)
 
-    with nn.intercept_methods(record):
-        jax.eval_shape(model.init, jax.random.key(0), random_images(1, 6, 6, 1))
-    assert found == [heads]
+        with subtests.test(msg=f"{features} features"):
+            with nn.intercept_methods(record):
+                jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
+            assert found == [heads]
 
 
 # What they are made of
 
 
-@pytest.mark.parametrize("padding", ["VALID", "SAME"])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("pool", ["max", "mean", "stride"])
-def test_conv_pool_is_what_lax_computes(pool, stride, padding):
+def test_conv_pool_is_what_lax_computes(subtests):
     images = random_images(2, 13, 16, 3)
-    layer = ConvPool(4, 3, stride, padding, pool, 2)
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4))
     variables = {"params": {"kernel": kernel, "bias": jnp.arange(4.0)}}
-    distance = 2 * stride if pool == "stride" else stride
-    expected = lax.conv_general_dilated(
-        images, kernel, (distance, distance), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    if pool != "stride":
-        reduce = nn.max_pool if pool == "max" else nn.avg_pool
-        expected = reduce(expected, (2, 2), (2, 2))
-    np.testing.assert_allclose(
-        jnp.asarray(layer.apply(variables, batch_last(images))),
-        batch_last(expected + jnp.arange(4.0).reshape(1, 1, 1, 4)),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def found_and_expected(pool, stride, padding):
+        distance = 2 * stride if pool == "stride" else stride
+        expected: Any = lax.conv_general_dilated(
+            images, kernel, (distance,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        if pool != "stride":
+            reduce = nn.max_pool if pool == "max" else nn.avg_pool
+            expected = reduce(expected, (2, 2), (2, 2))
+        layer = ConvPool(4, 3, stride, padding, pool, 2)
+        return (
+            layer.apply(variables, batch_last(images)),
+            batch_last(expected + jnp.arange(4.0).reshape(1, 1, 1, 4)),
+        )
+
+    for options in itertools.product(["max", "mean", "stride"], [1, 2], ["VALID", "SAME"]):
+        with subtests.test(msg=str(options)):
+            np.testing.assert_allclose(*found_and_expected(*options), rtol=1e-4, atol=1e-5)
 
 
 class Named(nn.Module):
@@ -269,22 +242,24 @@ def test_batch_norm_is_what_numpy_computes():
     )
 
 
-@pytest.mark.parametrize("rate", [0, 0.0, 0.1, 0.2, 0.5, 0.9])
-def test_dropout_has_the_bits_of_flax(rate):
+def test_dropout_has_the_bits_of_flax(subtests):
     x = jax.random.normal(jax.random.key(0), (50, 64))
     rngs = {"dropout": jax.random.key(1)}
 
-    @jax.jit
-    def flax():
+    def flax(rate):
         return Named(nn.Dropout(rate, name="dropout")).apply({}, x, False, rngs=rngs)
 
     def dropout(rate):
         return Named(Dropout(rate, name="dropout")).apply({}, x, train=True, rngs=rngs)
 
-    np.testing.assert_array_equal(jax.jit(lambda: dropout(rate))(), flax())
-    # A traced rate is a float32, and so is 1 - rate.
-    np.testing.assert_allclose(jax.jit(dropout)(jnp.float32(rate)), flax(), rtol=1e-6)
-    assert Named(Dropout(rate, name="dropout")).apply({}, x, train=False) is x
+    traced = jax.jit(dropout)
+    for rate in (0, 0.0, 0.1, 0.2, 0.5, 0.9):
+        with subtests.test(msg=f"{rate!r}"):
+            ours, theirs = jax.jit(lambda rate=rate: (dropout(rate), flax(rate)))()
+            np.testing.assert_array_equal(ours, theirs)
+            # A traced rate is a float32, and so is 1 - rate.
+            np.testing.assert_allclose(traced(jnp.float32(rate)), theirs, rtol=1e-6)
+            assert Named(Dropout(rate, name="dropout")).apply({}, x, train=False) is x
 
 
 def test_flatten_lines_up_one_channel_after_another():
@@ -297,8 +272,8 @@ def test_flatten_lines_up_one_channel_after_another():
 
 @pytest.fixture(scope="module")
 def params():
-    images = jnp.zeros((1, 28, 28, 1))
-    return create_reference().init(rng.stream(0, "init"), images)["params"]
+    model, images = create_reference(), jnp.zeros((1, 28, 28, 1))
+    return jax.jit(model.init)(rng.stream(0, "init"), images)["params"]
 
 
 def test_the_reference_network_has_347146_parameters(params):
@@ -340,7 +315,7 @@ def test_dropout_silences_hidden_units_and_scales_the_rest(params):
     assert kept.mean() == pytest.approx(0.75, abs=0.02)
 
 
-def test_fields_change_the_shapes():
+def test_the_fields_of_a_model_change_its_shapes():
     model = create_reference(num_classes=7, features=4, kernel_size=5, pool_size=3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))
     assert shapes["params"]["conv1"]["kernel"].shape == (5, 5, 3, 4)
@@ -354,51 +329,3 @@ def test_every_further_convolution_has_twice_the_filters():
     assert shapes["conv1"]["kernel"].shape == (3, 3, 3, 4)
     assert shapes["conv2"]["kernel"].shape == (3, 3, 4, 8)
     assert shapes["dense"]["kernel"].shape == (3 * 6 * 8, 64)
-
-
-def test_summary_is_computed_from_the_module():
-    layers = summarize(create_reference(), (28, 28, 1))
-    assert [(layer.name, layer.shape, layer.params) for layer in layers] == [
-        ("conv1", (26, 26, 32), 320),
-        ("max_pool", (13, 13, 32), 0),
-        ("flatten", (5408,), 0),
-        ("dense", (64,), 346176),
-        ("dropout", (64,), 0),
-        ("output", (10,), 650),
-    ]
-    # Multiplications and additions of one image: 26*26*32 outputs of 9 products each, and so on.
-    assert [layer.flops for layer in layers] == [389376, 0, 0, 692224, 0, 1280]
-    assert all(layer.purpose for layer in layers)
-    table = format_table(layers, (28, 28, 1))
-    assert "347,146" in table
-    assert "26x26x32" in table
-
-
-def test_a_step_needs_no_gradient_of_the_images():
-    # Forward, and the gradients of the weights and of the inputs; of the convolution only two.
-    assert step_flops(create_reference(), (28, 28, 1), 128) == 128 * (
-        2 * 389376 + 3 * (692224 + 1280)
-    )
-
-
-def test_summary_follows_the_fields():
-    layers = summarize(create_reference(features=8, kernel_size=5, pool_size=1), (12, 10, 3))
-    assert layers[0][:3] == ("conv1", (8, 6, 8), 5 * 5 * 3 * 8 + 8)
-    assert layers[1][:2] == ("flatten", (8 * 6 * 8,))
-
-
-def test_summary_of_what_pools_otherwise():
-    mean = create_reference(features=8, pool="mean", stride=2, padding="SAME", batch_norm=True)
-    assert [layer[:3] for layer in summarize(mean, (28, 28, 1))[:3]] == [
-        ("conv1", (14, 14, 8), 72),
-        ("mean_pool", (7, 7, 8), 0),
-        ("norm1", (7, 7, 8), 16),
-    ]
-    strided = summarize(create_reference(features=8, pool="stride"), (28, 28, 1))
-    assert [layer[:2] for layer in strided[:2]] == [("conv1", (13, 13, 8)), ("flatten", (1352,))]
-
-
-def test_the_readme_shows_the_table_as_it_is():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    image_shape = (28, 28, 1)
-    assert format_table(summarize(create_reference(), image_shape), image_shape) in readme

@@ -146,15 +146,21 @@ def test_the_lowering_is_chosen_in_one_place_and_can_be_forced(monkeypatch):
 
 @pytest.mark.parametrize("lowering", ["matmul", "xla"])
 @pytest.mark.parametrize("pool", ["max", "mean"])
-def test_not_a_number_is_not_hidden(lowering, pool):
+def test_not_a_number_is_hidden_neither_by_pooling_nor_from_gradients(lowering, pool):
     # In a corner: only one of the outputs in its pooling window is not a number.
     images = jnp.zeros((1, 5, 5, 1)).at[0, 0, 0, 0].set(jnp.nan)
     kernel = jnp.ones((3, 3, 1, 1))
-    output, vjp = jax.vjp(
-        lambda x, k: conv_pool(x, k, pool=pool, pool_size=2, lowering=lowering), images, kernel
-    )
+
+    @jax.jit
+    def output_and_gradient(images, kernel):
+        output, vjp = jax.vjp(
+            lambda x, k: conv_pool(x, k, pool=pool, pool_size=2, lowering=lowering), images, kernel
+        )
+        return output, vjp(jnp.ones_like(output))[1]
+
+    output, gradient = output_and_gradient(images, kernel)
     assert jnp.isnan(output).any()
-    assert jnp.isnan(vjp(jnp.ones_like(output))[1]).any()
+    assert jnp.isnan(gradient).any()
 
 
 def test_images_smaller_than_a_window_are_refused():
@@ -162,19 +168,15 @@ def test_images_smaller_than_a_window_are_refused():
         conv_pool(jnp.zeros((1, 3, 9, 1)), jnp.zeros((3, 3, 1, 2)), pool_size=2)
 
 
-@pytest.mark.parametrize("option", ["stride", "pool_size"])
-def test_a_stride_or_a_window_of_nothing_is_refused(option):
-    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
-        conv_pool(jnp.zeros((1, 9, 9, 1)), jnp.zeros((3, 3, 1, 2)), **{option: 0})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("lowering", ["matmul", "xla"])
-def test_a_kernel_for_other_channels_is_refused(lowering):
-    with pytest.raises(ValueError, match="images of 2 channels do not fit a kernel for 1"):
-        conv_pool(jnp.zeros((2, 9, 8, 3)), jnp.zeros((3, 3, 1, 4)), lowering=lowering)
-
-
-@pytest.mark.parametrize("option", ["padding", "pool", "lowering"])
-def test_unknown_names_are_refused(option):
-    with pytest.raises(ValueError, match=f"{option} is 'other'; expected one of "):
-        conv_pool(jnp.zeros((1, 9, 9, 1)), jnp.zeros((3, 3, 1, 2)), **{option: "other"})  # type: ignore[arg-type]
+def test_invalid_options_and_channels_are_refused(subtests):
+    images, kernel = jnp.zeros((1, 9, 9, 1)), jnp.zeros((3, 3, 1, 2))
+    at_least, one_of = "must be at least 1, got 0", "is 'other'; expected one of "
+    cases = [(option, 0, at_least) for option in ("stride", "pool_size")]
+    cases += [(option, "other", one_of) for option in ("padding", "pool", "lowering")]
+    for option, value, message in cases:
+        with subtests.test(msg=option), pytest.raises(ValueError, match=f"{option} {message}"):
+            conv_pool(images, kernel, **{option: value})  # type: ignore[arg-type]
+    for lowering in ("matmul", "xla"):
+        message = "images of 2 channels do not fit a kernel for 1"
+        with subtests.test(msg=lowering), pytest.raises(ValueError, match=message):
+            conv_pool(jnp.zeros((2, 9, 8, 3)), jnp.zeros((3, 3, 1, 4)), lowering=lowering)

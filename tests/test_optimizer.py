@@ -45,14 +45,15 @@ def test_one_cycle_rises_for_thirty_percent_and_falls_to_nothing(num_steps):
     assert sizes[-1] < 0.01 / 50
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 3])
-def test_the_shortest_runs_have_a_schedule_too(num_steps):
-    for fields in (
-        {"schedule": "one_cycle"},
-        {"schedule": "cosine", "warmup": 0.9},
-        {"schedule": "exponential", "warmup": 0.9},
-    ):
-        assert np.isfinite(updates(create(num_steps, **fields), num_steps)).all()
+def test_the_shortest_runs_have_a_schedule_too(subtests):
+    for num_steps in (1, 2, 3):
+        for fields in (
+            {"schedule": "one_cycle"},
+            {"schedule": "cosine", "warmup": 0.9},
+            {"schedule": "exponential", "warmup": 0.9},
+        ):
+            with subtests.test(msg=f"{num_steps} steps, {fields}"):
+                assert np.isfinite(updates(create(num_steps, **fields), num_steps)).all()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_clipping_limits_the_norm_of_all_gradients():
     )
 
 
-def test_what_an_optimizer_does_not_use_is_refused():
+def test_an_option_that_an_optimizer_does_not_use_is_refused():
     for name, choices in OPTIMIZER_CHOICES.items():
         for field, value in [("momentum", 0.5), ("b1", 0.5), ("weight_decay", 0.1), ("eps", 0.1)]:
             if field in choices:

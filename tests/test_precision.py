@@ -43,10 +43,17 @@ every_model = pytest.mark.parametrize("name", model_names())
 Product = tuple[str, str, lax.Precision]
 
 
+@functools.cache
 def create_state(name: str, optimizer: str = "adam", **fields: Any) -> TrainState:
     model = create_model(name, num_classes=10, **(MODELS[name] | fields))
     tx = create_optimizer(**vars(OptimizerConfig(name=optimizer)), num_steps=STEPS)  # type: ignore[arg-type]
-    return create_train_state(model, tx, rng.stream(0, "init"), (28, 28, 1), averaged=True)
+    create = functools.partial(create_train_state, model, tx, image_shape=(28, 28, 1))
+    return jax.jit(functools.partial(create, averaged=True))(rng.stream(0, "init"))
+
+
+def shape_of_state(name: str, **fields: Any) -> TrainState:
+    """What is enough to trace with."""
+    return jax.eval_shape(lambda: create_state.__wrapped__(name, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -89,33 +96,34 @@ EXPECTED: dict[str, Product] = {
 
 
 @every_model
-@pytest.mark.parametrize("lowering", ["matmul", "xla"])
+@pytest.mark.parametrize("lowering", ["matmul", pytest.param("xla", marks=pytest.mark.slow)])
 def test_all_products_of_a_network_are_of_the_precision_asked_for(chunk, name, lowering):
-    state = create_state(name, **({} if name == "mlp" else {"lowering": lowering}))
+    state = shape_of_state(name, **({} if name == "mlp" else {"lowering": lowering}))
     for precision in PRECISIONS:
         run = functools.partial(run_steps, precision=precision)
         assert {*products(run, state, chunk, RNGS)} == {EXPECTED[precision]}
 
 
-def test_float32_is_the_default(chunk):
+def test_float32_is_the_default_precision(chunk):
     assert Config().precision == "float32"
-    assert {*products(run_steps, create_state("cnn"), chunk, RNGS)} == {EXPECTED["float32"]}
+    assert {*products(run_steps, shape_of_state("cnn"), chunk, RNGS)} == {EXPECTED["float32"]}
 
 
-@every_model
-def test_a_rate_of_dropout_that_is_traced_changes_nothing_of_it(chunk, name):
+def test_a_traced_rate_of_dropout_leaves_all_products_in_bfloat16(chunk, subtests):
     """As where members of a population have rates of their own."""
+    for name in model_names():
 
-    def run(rate, state):
-        model = create_model(name, num_classes=10, **MODELS[name], dropout_rate=rate)
-        return run_steps(state.replace(apply_fn=model.apply), chunk, RNGS, precision="bfloat16")
+        def run(rate, state, name=name):
+            model = create_model(name, num_classes=10, **MODELS[name], dropout_rate=rate)
+            return run_steps(state.replace(apply_fn=model.apply), chunk, RNGS, precision="bfloat16")
 
-    found = products(run, jnp.float32(0.1), create_state(name))
-    assert {*found} == {EXPECTED["bfloat16"]}
+        with subtests.test(msg=name):
+            found = products(run, jnp.float32(0.1), shape_of_state(name))
+            assert {*found} == {EXPECTED["bfloat16"]}
 
 
 def test_augmentation_and_optimizer_multiply_in_float32(chunk):
-    state = create_state("cnn", optimizer="muon")
+    state = shape_of_state("cnn", optimizer="muon")
     plain = products(functools.partial(run_steps, precision="bfloat16"), state, chunk, RNGS)
     options = {"precision": "bfloat16", "elastic": 1.0, "mixup_alpha": 0.2}
     bent = products(functools.partial(run_steps, **options), state, chunk, RNGS)
@@ -125,7 +133,9 @@ def test_augmentation_and_optimizer_multiply_in_float32(chunk):
     assert plain.count(EXPECTED["bfloat16"]) == bent.count(EXPECTED["bfloat16"]) == 8
 
 
-@every_model
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "cnn" else pytest.mark.slow) for n in model_names()]
+)
 def test_every_network_learns_in_bfloat16_and_its_state_stays_float32(chunk, name):
     losses, grads = {}, {}
     for precision in ("float32", "bfloat16"):
@@ -165,6 +175,7 @@ def test_convolutions_are_exact_where_bfloat16_is(lowering, pool):
     kernel = draw.integers(-1, 2, (3, 3, 2, 4))
     grad = 4 * draw.integers(-1, 2, (4, 2, 2, 3))  # a mean is of four
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def values_and_gradients(dtype, lowering):
         def conv(images, kernel):
             return conv_pool(images, kernel, pool=pool, pool_size=2, lowering=lowering)
@@ -182,7 +193,7 @@ def test_convolutions_are_exact_where_bfloat16_is(lowering, pool):
 def test_no_large_array_of_a_convolution_goes_back_to_float32(chunk):
     batch = jax.tree.map(lambda x: x[0], chunk)
     for lowering in ("matmul", "xla"):
-        state = create_state("cnn", lowering=lowering)
+        state = shape_of_state("cnn", lowering=lowering)
         grad = jax.grad(functools.partial(loss_fn, precision="bfloat16"), has_aux=True)
         widened = [
             eqn.outvars[0].aval.shape
@@ -196,7 +207,7 @@ def test_no_large_array_of_a_convolution_goes_back_to_float32(chunk):
 
 
 def test_networks_are_measured_and_predict_in_float32_whatever_the_default_is(chunk):
-    state = create_state("cnn")
+    state = shape_of_state("cnn")
     apply_fn, variables = state.apply_fn, state.eval_variables
     with jax.default_matmul_precision("bfloat16"):
         for found in (
@@ -208,7 +219,7 @@ def test_networks_are_measured_and_predict_in_float32_whatever_the_default_is(ch
             assert len(found) == 3
 
 
-def test_so_do_exported_networks_and_what_is_drawn_of_them():
+def test_exported_networks_and_feature_maps_are_in_float32_whatever_the_default_is():
     model = create_model("cnn", num_classes=10, **MODELS["cnn"])
     variables = jax.jit(model.init)(rng.stream(0, "init"), jnp.zeros((1, 28, 28, 1)))
     classes = {"label_names": [*"0123456789"], "description": ""}

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -102,7 +101,7 @@ def in_order(trials):
     return [(t.number, t.state, t.params, t.value) for t in sorted(trials, key=lambda t: t.number)]
 
 
-def test_the_asked_number_of_trials_each_an_ordinary_run(finished):
+def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished):
     workdir, trials = finished
     assert [trial.number for trial in load_study(workdir)] == [0, 1, 2]
     assert trials == sorted(trials, key=lambda trial: -trial.value)
@@ -206,6 +205,7 @@ def rough(tmp_path_factory):
     return workdir, sweep(config, space, workdir, trials=7)
 
 
+@pytest.mark.slow
 def test_a_bad_trial_is_stopped_early_and_leaves_no_checkpoints(rough):
     workdir, trials = rough
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
@@ -218,6 +218,7 @@ def test_a_bad_trial_is_stopped_early_and_leaves_no_checkpoints(rough):
         assert not list((directory / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_counts_as_a_bad_one_and_the_search_goes_on(rough):
     _, trials = rough
     diverged = [trial for trial in trials if trial.params["optimizer.learning_rate"] == 1e30]
@@ -229,11 +230,42 @@ def test_a_diverged_trial_counts_as_a_bad_one_and_the_search_goes_on(rough):
     assert trials[0].params["optimizer.learning_rate"] == 1e-2
 
 
-def start(tmp_path: Path, trials: int) -> subprocess.Popen[str]:
-    (tmp_path / "recipe.py").write_text(RECIPE)
-    options = [f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run", f"--trials={trials}"]
+# `SIGNAL TRIAL ROOT ARGS...`: the command ARGS, which gets a signal when a trial has three rows,
+# and so a checkpoint of its first epoch; without a signal, it waits until another one runs a trial.
+DISTURBED = """
+import os, sys, time
+from pathlib import Path
+from mnist_jax import train
+from mnist_jax.cli import run
+from mnist_jax.sweep import sweep
+
+signum, trial, root, *sys.argv[1:] = sys.argv[1:]
+write_history, train_trial = train.__globals__["write_history"], sweep.__globals__["train"]
+
+def write_and_end(workdir, rows):
+    write_history(workdir, rows)
+    if workdir.name == trial and len(rows) == 3:
+        os.kill(os.getpid(), int(signum))
+
+def train_beside(*args, **options):
+    (Path(root) / f"began-{os.getpid()}").touch()
+    while len([*Path(root).glob("began-*")]) < 2:
+        time.sleep(0.005)
+    return train_trial(*args, **options)
+
+if int(signum):
+    train.__globals__["write_history"] = write_and_end
+else:
+    sweep.__globals__["train"] = train_beside
+run()
+"""
+
+
+def start(root: Path, trials: int, trial: int = -1, signum: int = 0) -> subprocess.Popen[str]:
+    (root / "recipe.py").write_text(RECIPE)
+    options = [f"--config={root}/recipe.py", f"--workdir={root}/run", f"--trials={trials}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "mnist_jax", "sweep", *options],
+        [sys.executable, "-c", DISTURBED, str(int(signum)), str(trial), root, "sweep", *options],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -241,48 +273,47 @@ def start(tmp_path: Path, trials: int) -> subprocess.Popen[str]:
     )
 
 
-def stop(tmp_path: Path, trial: int, signum: int) -> tuple[int, str, list[dict]]:
-    """Starts a search, and ends it by a signal when the trial has its first checkpoint."""
-    directory = tmp_path / "run" / "trials" / str(trial)
-    with start(tmp_path, TRIALS) as process:
-        while not (directory / "checkpoints" / "4").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.002)
-        process.send_signal(signum)
-        _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr, read_history(directory)
+def end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process has printed; one that hangs is killed."""
+    try:
+        return process.communicate(timeout=300)
+    finally:
+        process.kill()
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_trials_are_continued_and_counted_once(tmp_path, finished):
     """The rows from before each end stay, with their times; the results are those of `finished`."""
-    code, stderr, first = stop(tmp_path, 0, signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM
-    assert stderr == (
+    trials = tmp_path / "run" / "trials"
+    process = start(tmp_path, TRIALS, trial=0, signum=signal.SIGTERM)
+    assert end(process)[1] == (
         "error: stopped by SIGTERM; all trials are saved, the unfinished one too: run the same "
         "command again to go on\n"
     )
+    assert process.returncode == 128 + signal.SIGTERM
     assert [trial.state for trial in load_study(tmp_path / "run")] == [TrialState.RUNNING]
+    first = read_history(trials / "0")
 
-    code, _, second = stop(tmp_path, 1, signal.SIGKILL)
-    assert code == -signal.SIGKILL
+    process = start(tmp_path, TRIALS, trial=1, signum=signal.SIGKILL)
+    end(process)
+    assert process.returncode == -signal.SIGKILL
     assert [trial.state.name for trial in load_study(tmp_path / "run")] == ["COMPLETE", "RUNNING"]
+    second = read_history(trials / "1")
 
-    with start(tmp_path, TRIALS) as process:
-        stdout, stderr = process.communicate(timeout=120)
-    assert (process.returncode, stderr) == (0, "")
-    assert "is complete: 3 trials" in stdout
+    assert len(sweep(load_config(tmp_path / "recipe.py"), SPACE, tmp_path / "run", trials=3)) == 3
     assert in_order(load_study(tmp_path / "run")) == in_order(finished[1])
     for number, before in enumerate([first, second]):
-        rows = read_history(tmp_path / "run" / "trials" / str(number))
+        rows = read_history(trials / str(number))
         assert [row["epoch"] for row in rows] == EPOCHS
         assert 0 < len(before) < len(EPOCHS)
         assert rows[0] == before[0]  # also the seconds: it was not trained again
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_asked_number_of_trials(tmp_path):
-    with start(tmp_path, 5) as one, start(tmp_path, 5) as two:
-        outputs = [process.communicate(timeout=120) for process in (one, two)]
-    assert (one.returncode, two.returncode) == (0, 0), outputs
+    both = [start(tmp_path, 5), start(tmp_path, 5)]
+    outputs = [end(process) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     assert [stderr for _, stderr in outputs] == ["", ""]
     told = [re.findall(r"^trial (\d):", stdout, re.MULTILINE) for stdout, _ in outputs]
     assert all(told), "each has run some"

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers import SMALL
+from helpers import SMALL, TINY, times
 from sklearn.metrics import accuracy_score
 
 from mnist_jax import evaluate, load_dataset, predict, program, train
@@ -53,14 +53,14 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         assert row["examples_per_second"] * row["seconds"] == pytest.approx(1024)
 
 
-def test_seconds_add_up(small_run):
+def test_the_seconds_of_the_phases_add_up(small_run):
     seconds = small_run[1].result["seconds"]
     assert tuple(seconds) == PHASES
     assert all(value > 0 for value in seconds.values())
     assert sum(seconds.values()) == pytest.approx(2 * seconds["total"])
 
 
-def test_it_learns(small_run):
+def test_a_small_run_learns(small_run):
     history = small_run[1].history
     assert history[1]["train_loss"] < history[0]["train_loss"] < np.log(10)
     assert history[1]["val_accuracy"] > 0.6
@@ -74,16 +74,16 @@ def test_best_step_is_the_newest_of_the_best(small_run):
 
 def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys):
     workdir, run = small_run
-    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    before = times(workdir)
     again = train(SMALL, workdir)
     assert "is complete: test accuracy" in capsys.readouterr().out
     assert (again.history, again.result) == (run.history, run.result)
     assert tree_sha256(again.state) == tree_sha256(run.state)
-    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert before == times(workdir)
 
 
-def test_another_config_is_refused_and_overwrite_starts_anew(tmp_path):
-    config = dataclasses.replace(SMALL, epochs=1)
+def test_another_config_is_refused_and_overwrite_trains_again(tmp_path):
+    config = dataclasses.replace(TINY, epochs=1)
     train(config, tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     other = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=0.01))
@@ -129,14 +129,14 @@ def test_every_epoch_has_its_own_order(tmp_path, monkeypatch):
         return jax.numpy.asarray(orders[-1], jax.numpy.int32)
 
     monkeypatch.setattr(program, "epoch_order", recorded)
-    train(SMALL, tmp_path)
-    assert len({tuple(order) for order in orders}) == SMALL.epochs
+    train(TINY, tmp_path)
+    assert len({tuple(order) for order in orders}) == TINY.epochs
 
 
 def test_each_step_function_is_compiled_once(tmp_path, caplog):
     jax.clear_caches()
     with jax.log_compiles():
-        train(dataclasses.replace(SMALL, epochs=3), tmp_path)
+        train(dataclasses.replace(TINY, epochs=3), tmp_path)
     compiled = re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text)
     assert compiled.count("run_steps") == 1
     assert compiled.count("run_eval_steps") == 1  # validation and test have different lengths
@@ -178,7 +178,7 @@ def test_the_workdir_stays_where_it_was_named(tmp_path, monkeypatch):
         return program.compile_program(*args, **fields)
 
     monkeypatch.setitem(train.__globals__, "compile_program", compile_and_leave)
-    train(SMALL, "run")
+    train(TINY, "run")
     assert (tmp_path / "run" / "result.json").exists()
     assert check_checkpoints(tmp_path / "run" / "checkpoints") == ([8, 16], {})
     assert not list((tmp_path / "elsewhere").iterdir())
@@ -188,7 +188,7 @@ def test_overwrite_keeps_a_link_to_where_the_checkpoints_are(tmp_path):
     (tmp_path / "large-disk").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "large-disk")
-    (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(SMALL)))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
     for _ in range(2):
-        train(SMALL, tmp_path / "run", overwrite=True)
+        train(TINY, tmp_path / "run", overwrite=True)
         assert check_checkpoints(tmp_path / "large-disk") == ([8, 16], {})

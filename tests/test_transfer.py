@@ -51,7 +51,8 @@ def test_frozen_parameters_keep_their_bits_and_the_others_do_not(small_run, tmp_
     assert run.history[0]["val_accuracy"] > trained.history[0]["val_accuracy"]
 
 
-def test_the_head_is_made_anew_for_other_classes(small_run, tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+def test_the_head_is_initialised_for_other_classes(small_run, tmp_path, capsys, monkeypatch):
     source, trained = small_run
     twelve = tuple("0123456789ab")
     monkeypatch.setattr(task, "load_splits", lambda **data: (load_splits(**data)[0], twelve))
@@ -86,27 +87,16 @@ def test_what_fits_is_taken_and_the_rest_is_told():
     assert not found.variables["params"]["output"]["kernel"].any()
 
 
-@pytest.mark.parametrize(
-    ("old", "message"),
-    [
-        (
-            variables(conv1=(3, 3), output=(2, 4)),
-            r"params/conv1/bias is \[2\] here, but \[3\]",
-        ),
-        (
-            variables(a=(1,), b=(2,)),
-            "nothing of the trained network fits: its layers are a, b, not",
-        ),
-        (variables(output=(9, 9)), "nothing of the trained network fits"),
-        (
-            {"params": {"output": {"kernel": np.zeros((9, 5)), "bias": np.zeros(5)}}},
-            "nothing of the trained network fits",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused(old, message):
-    with pytest.raises(ValueError, match=message):
-        transfer(variables(conv1=(3, 2), output=(2, 5)), old)
+def test_a_network_that_does_not_fit_is_refused(subtests):
+    nothing = "nothing of the trained network fits"
+    for old, message in (
+        (variables(conv1=(3, 3), output=(2, 4)), r"params/conv1/bias is \[2\] here, but \[3\]"),
+        (variables(a=(1,), b=(2,)), f"{nothing}: its layers are a, b, not"),
+        (variables(output=(9, 9)), nothing),
+        ({"params": {"output": {"kernel": np.zeros((9, 5)), "bias": np.zeros(5)}}}, nothing),
+    ):
+        with subtests.test(msg=message), pytest.raises(ValueError, match=message):
+            transfer(variables(conv1=(3, 2), output=(2, 5)), old)
 
 
 def test_refusals_leave_nothing_behind(small_run, tmp_path):
@@ -128,21 +118,20 @@ def test_refusals_leave_nothing_behind(small_run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("freeze", "frozen"),
-    [
-        ("", []),
-        ("a", ["a/bias", "a/kernel"]),
-        ("*/bias", ["a/bias", "b/c/bias"]),
-        ("b/*", ["b/c/bias"]),
-        ("b/c, a/kernel", ["a/kernel", "b/c/bias"]),
-    ],
-)
-def test_patterns_are_those_of_a_shell(freeze, frozen):
+def test_patterns_of_frozen_parameters_are_those_of_a_shell(subtests):
     params = {"a": {"bias": 0, "kernel": 0}, "b": {"c": {"bias": 0}}}
-    assert frozen_parameters(params, freeze) == frozen
+    for freeze, frozen in {
+        "": [],
+        "a": ["a/bias", "a/kernel"],
+        "*/bias": ["a/bias", "b/c/bias"],
+        "b/*": ["b/c/bias"],
+        "b/c, a/kernel": ["a/kernel", "b/c/bias"],
+    }.items():
+        with subtests.test(msg=repr(freeze)):
+            assert frozen_parameters(params, freeze) == frozen
 
 
+@pytest.mark.slow
 def test_frozen_batch_statistics_stay_and_what_could_not_be_loaded_is_not_frozen(
     small_run, tmp_path
 ):

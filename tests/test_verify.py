@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+from helpers import times
 
 from mnist_jax.cli import main
 from mnist_jax.verify import verify
@@ -9,10 +10,10 @@ from mnist_jax.verify import verify
 
 def test_a_run_agrees_with_itself_and_is_left_alone(small_run, capsys):
     workdir, _ = small_run
-    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    before = times(workdir)
     assert main(["verify", "--workdir", str(workdir)]) == 0
     assert capsys.readouterr().out == "the bits agree\n"
-    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert before == times(workdir)
 
 
 def test_what_differs_is_named(small_run, tmp_path, capsys):

@@ -1,0 +1,58 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mnist_jax import compare
+from mnist_jax.statistics import comparison_line, mean_and_spread
+
+
+def test_mean_deviation_and_interval_are_those_of_scipy():
+    values = [0.98, 0.99, 0.985, 0.97]
+    found = mean_and_spread(values)
+    assert found["mean"] == pytest.approx(0.98125)
+    assert found["std"] == pytest.approx(np.sqrt(sum((x - 0.98125) ** 2 for x in values) / 3))
+    assert found["ci95"] == pytest.approx(
+        stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    )
+    assert mean_and_spread([0.5, 0.5]) == {"mean": 0.5, "std": 0.0, "ci95": [0.5, 0.5]}
+    assert mean_and_spread([0.5]) == {"mean": 0.5, "std": None, "ci95": None}
+
+
+def made_up(test: list[float], val: list[float], seeds: list[int] | None = None) -> dict[str, Any]:
+    seeds = seeds or list(range(len(test)))
+    return {"seeds": seeds, "values": {}, "test_accuracy": test, "val_accuracy": val}
+
+
+def test_a_comparison_of_populations_is_a_paired_t_test():
+    a = made_up([0.98, 0.97, 0.96, 0.99], [0.9, 0.8, 0.7, 0.6])
+    b = made_up([0.983, 0.972, 0.9625, 0.9925], [0.9, 0.81, 0.69, 0.6])
+    found = compare(a, b)
+    interval = stats.ttest_rel(b["test_accuracy"], a["test_accuracy"]).confidence_interval(0.95)
+    test = found["test_accuracy"]
+    assert (test["difference"] - test["half_width"], test["difference"] + test["half_width"]) == (
+        pytest.approx(interval)
+    )
+    assert comparison_line(found, "test") == (
+        "B is better by 0.25 ± 0.06 points on the test set (95 %, 4 pairs)"
+    )
+    assert comparison_line(compare(b, a), "test").startswith("B is worse by 0.25 ± 0.06 points")
+    assert comparison_line(found, "validation") == (
+        "no difference to be seen: B - A is +0.00 ± 1.30 points on the validation set "
+        "(95 %, 4 pairs)"
+    )
+    one = compare(made_up([0.5], [0.5]), made_up([0.6], [0.5]))
+    assert one["test_accuracy"]["half_width"] is None
+    assert comparison_line(one, "test").endswith(
+        "+10.00 points on the test set; one pair: no interval"
+    )
+    same = compare(a, a)
+    assert comparison_line(same, "test").startswith(
+        "no difference to be seen: B - A is +0.00 ± 0.00"
+    )
+
+
+def test_populations_of_different_seeds_are_not_compared():
+    with pytest.raises(ValueError, match=r"the seeds must be the same, got \[0, 1\] and \[1, 2\]"):
+        compare(made_up([0.5, 0.6], [0.5, 0.6]), made_up([0.5, 0.6], [0.5, 0.6], [1, 2]))
