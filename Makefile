@@ -13,7 +13,7 @@ train: $(VENV)/.installed
 	$(BIN)/mnist-jax train
 
 # The promises, each once: the same tests with the same examples in the same order, on all cores.
-PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" -p no:randomly
 

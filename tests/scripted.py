@@ -96,8 +96,8 @@ def scripted(
         averaged: whether there is a running mean.
         diverges: the steps, counted from 0, from which on members have no loss.
         seconds: what the calls of the program (`data`, `compile`, `run`, `eval`), of the saver
-            (`save`, `wait`) and of functions that `run` calls take, by name. A chunk takes one second where
-            nothing else is said, and all else none.
+            (`save`, `wait`) and of functions that `run` calls take, by name. Where nothing is said,
+            a chunk takes one second, and all else none.
     """
     names = run.__globals__
     script, takes = Script(Clock()), {"run": 1.0} | (seconds or {})

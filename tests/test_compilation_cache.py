@@ -43,6 +43,7 @@ def test_programs_are_kept_for_the_user_alone_and_give_the_same_bits(tmp_path, c
     assert len({strict_json(run / "result.json")["params_sha256"] for run in runs}) == 1
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_time_and_no_more(tmp_path, command, small_run):
     (tmp_path / "file").touch()
     workdir = f"--workdir={small_run[0]}"

@@ -54,6 +54,7 @@ def test_images_of_the_dataset_stay_as_they_are(digits):
     assert np.mean(same) > 0.95
 
 
+@pytest.mark.slow
 def test_a_drawing_is_framed_as_mnist_is(digits):
     """The longer side fills the box, and the centre of mass is that of MNIST's images."""
     rows, columns = np.indices((28, 28))

@@ -18,6 +18,7 @@ def write_forever(path: str) -> None:
         n += 1
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_part_even_when_the_writer_is_killed(tmp_path):
     context = multiprocessing.get_context("spawn")
     writer = context.Process(target=write_forever, args=(str(tmp_path),), daemon=True)

@@ -86,6 +86,7 @@ importing.import_dataset("mine", sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_the_next_import_cleans_up_what_a_kill_leaves(small, tmp_path, data_dir):
     np.savez(tmp_path / "x.npz", **small)
     victim = subprocess.Popen([sys.executable, "-c", STUCK, str(tmp_path / "x.npz")])

@@ -24,6 +24,7 @@ def stopped(tmp_path_factory):
     return workdir, train(OVERFITTING, workdir)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_run_with_its_best_network(stopped):
     workdir, run = stopped
     accuracies = [row["val_accuracy"] for row in run.history]
@@ -52,6 +53,7 @@ def test_a_run_that_stopped_early_is_complete(stopped, capsys):
     assert tree_sha256(again.state) == tree_sha256(run.state)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_result_stops_at_the_same_epoch(stopped, tmp_path):
     run, workdir = stopped[1], shutil.copytree(stopped[0], tmp_path / "run")
     (workdir / "result.json").unlink()

@@ -59,6 +59,7 @@ def test_a_member_has_the_bits_of_its_seed_alone(run, tmp_path):
     assert_members_are_solo_runs(run[0], solos)
 
 
+@pytest.mark.slow
 def test_batch_norm_running_means_and_plateaus_of_a_member_are_those_of_its_seed_alone(
     tmp_path, capsys
 ):
@@ -157,9 +158,8 @@ def test_vectorised_members_agree_with_mapped_ones(run, tmp_path, monkeypatch):
     np.testing.assert_allclose(many["test_loss"], run[1]["test_loss"], rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("chunk_steps", "stops"), [(4, [1, 1]), pytest.param(3, [1, 1, 3], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("chunk_steps", "stops"), [(4, [1, 1]), (3, [1, 1, 3])])
 def test_a_population_stopped_after_any_chunk_resumes_with_the_same_bits(
     run, tmp_path, chunk_steps, stops
 ):
@@ -172,6 +172,7 @@ def test_a_population_stopped_after_any_chunk_resumes_with_the_same_bits(
     assert rows(tmp_path) == rows(run[0])
 
 
+@pytest.mark.slow
 def test_a_population_killed_between_two_members_writes_them_again(run, tmp_path, monkeypatch):
     write_member = population.__globals__["write_member"]
 

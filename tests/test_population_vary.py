@@ -83,6 +83,7 @@ def test_dropout_and_augmentations_vary(tmp_path, fields):
     assert_close_to_solo_runs(tmp_path / "run", result, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_does_not_end_the_others(tmp_path, capsys):
     config = dataclasses.replace(TINY, optimizer=OptimizerConfig("sgd", momentum=0.9))
     vary = {"optimizer.learning_rate": [0.01, 1e30]}

@@ -70,6 +70,7 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     check_command(small)
 
 
+@pytest.mark.slow
 def test_two_reports_of_a_run_have_the_same_bytes(small, tmp_path):
     once, again = (report(small, tmp_path / name).path for name in ("a.html", "b.html"))
     assert once.read_bytes() == again.read_bytes()

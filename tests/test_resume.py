@@ -17,6 +17,7 @@ from mnist_jax.hashing import tree_sha256
 from mnist_jax.history import read_history, read_json
 from mnist_jax.train import Run
 
+slow = pytest.mark.slow
 VARIED = {"ema_decay": [0.0, 0.5]}
 
 
@@ -107,7 +108,7 @@ def test_what_was_begun_after_the_checkpoint_is_forgotten(plateau, tmp_path):
     assert_same(tmp_path, workdir)
 
 
-@pytest.mark.parametrize("chunks", [5, 11, 12])
+@pytest.mark.parametrize("chunks", [pytest.param(5, marks=slow), pytest.param(11, marks=slow), 12])
 def test_early_stopping_counts_the_epochs_before_a_stop(tmp_path, chunks, capsys):
     """Two epochs after the best, the second; a stop may come with the last chunk of all."""
     config = dataclasses.replace(LESSON, epochs=9, watch=WatchConfig(patience=2))

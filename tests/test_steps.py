@@ -24,10 +24,11 @@ from mnist_jax.steps import (
 )
 
 RNGS = {role: rng.stream(0, role) for role in ("dropout", "augment")}
+# Compiled whole: op by op, they are hundreds of programs.
+OPTIONS = ["ema_decay", "label_smoothing", "mixup_alpha", "precision", "rotation"]
+compiled_step = jax.jit(train_step, static_argnames=OPTIONS)
 compiled_steps = jax.jit(run_steps)
-loss_and_grads = jax.jit(
-    jax.value_and_grad(loss_fn, has_aux=True), static_argnames=["precision", "label_smoothing"]
-)
+loss_and_grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnames=OPTIONS)
 
 
 def create_state(learning_rate=1e-3, averaged=False, **fields):
@@ -114,7 +115,7 @@ def test_an_update_is_that_of_adam(mnist):
     state = create_state(dropout_rate=0.0)
     before = jax.tree.map(np.asarray, state.params)
     batch = create_batch(mnist, np.arange(32))
-    after, _ = train_step(state, batch, RNGS)
+    after, _ = compiled_step(state, batch, RNGS)
     _, grads, _ = numpy_loss_and_grads(before, *(x[:32] for x in mnist["train"]))
     for old, grad, new in zip(*map(jax.tree.leaves, (before, grads, after.params)), strict=True):
         # The first step: both means are the gradient itself, so it is the learning rate long.
@@ -129,8 +130,8 @@ def test_padding_changes_nothing(mnist):
     state = create_state(dropout_rate=0.0)
     indices = np.arange(40)
     padded = create_batch(mnist, np.arange(64), mask=np.arange(64) < 40)
-    exact, exact_sums = train_step(state, create_batch(mnist, indices), RNGS)
-    found, found_sums = train_step(state, padded, RNGS)
+    exact, exact_sums = compiled_step(state, create_batch(mnist, indices), RNGS)
+    found, found_sums = compiled_step(state, padded, RNGS)
     assert (found_sums["count"], found_sums["correct"]) == (40, exact_sums["correct"])
     np.testing.assert_allclose(found_sums["loss_sum"], exact_sums["loss_sum"], rtol=1e-6)
     jax.tree.map(
@@ -145,7 +146,7 @@ def test_a_chunk_is_its_steps_one_after_the_other(mnist):
     one_by_one = create_state()
     losses = []
     for batch in batches:
-        one_by_one, sums = jax.jit(train_step)(one_by_one, batch, RNGS)
+        one_by_one, sums = compiled_step(one_by_one, batch, RNGS)
         losses.append(sums["loss_sum"])
     state = create_state()
     at_once, sums = compiled_steps(state, as_chunk(*batches), RNGS)
@@ -161,7 +162,7 @@ def test_dropout_depends_on_the_step_and_on_nothing_else(mnist):
     state, batch = create_state(dropout_rate=0.5), create_batch(mnist, np.arange(64))
 
     def loss(step, stream):
-        _, sums = train_step(state.replace(step=jnp.int32(step)), batch, stream)
+        _, sums = compiled_step(state.replace(step=jnp.int32(step)), batch, stream)
         return float(sums["loss_sum"])
 
     assert loss(7, RNGS) == loss(7, RNGS)
@@ -190,7 +191,12 @@ def test_64_examples_are_learned_by_heart(mnist):
     state = create_state(dropout_rate=0.0)
     batch = create_batch(mnist, np.arange(64))
     state, _ = compiled_steps(state, as_chunk(*[batch] * 60), RNGS)
-    assert mean_metrics([eval_step(state.eval_variables, state.apply_fn, batch)])["accuracy"] == 1.0
+    assert (
+        mean_metrics(
+            [jax.jit(eval_step, static_argnums=1)(state.eval_variables, state.apply_fn, batch)]
+        )["accuracy"]
+        == 1.0
+    )
 
 
 def test_means_do_not_depend_on_the_chunks():
@@ -209,13 +215,13 @@ def test_smoothed_labels_give_every_class_a_share(mnist):
     _, _, logits = numpy_loss_and_grads(state.params, *(x[:32] for x in mnist["train"]))
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     targets = 0.9 * np.eye(10)[np.asarray(batch["label"])] + 0.1 / 10
-    loss, _ = loss_fn(state.params, state, batch, RNGS, label_smoothing=0.1)
+    (loss, _), _ = loss_and_grads(state.params, state, batch, RNGS, label_smoothing=0.1)
     assert loss == pytest.approx(-(targets * log_probs).sum(axis=1).mean(), rel=1e-5)
 
 
 def test_the_rate_scale_multiplies_the_update(mnist):
     state, batch = create_state(), create_batch(mnist, np.arange(32))
-    whole, half, none = (train_step(state, batch, RNGS, scale)[0] for scale in (1.0, 0.5, 0.0))
+    whole, half, none = (compiled_step(state, batch, RNGS, scale)[0] for scale in (1.0, 0.5, 0.0))
     for old, one, two, same in zip(
         *map(jax.tree.leaves, (s.params for s in (state, whole, half, none))), strict=True
     ):
@@ -227,7 +233,7 @@ def test_the_running_mean_is_what_is_measured(mnist):
     state, batch = create_state(averaged=True), create_batch(mnist, np.arange(32))
     expected = np.asarray(state.params["output"]["bias"])
     for step in range(1, 8):
-        state, _ = train_step(state, batch, RNGS, ema_decay=0.4)
+        state, _ = compiled_step(state, batch, RNGS, ema_decay=0.4)
         decay = min(0.4, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * np.asarray(state.params["output"]["bias"])
         found = np.asarray(state.eval_variables["params"]["output"]["bias"])
@@ -240,7 +246,9 @@ def test_an_ensemble_is_the_mean_of_the_probabilities(mnist):
     chunk = as_chunk(create_batch(mnist, np.arange(64), mask=np.arange(64) < 50))
     probabilities = np.mean(
         [
-            predict_step(state.eval_variables, state.apply_fn, chunk["image"][0])[0]
+            jax.jit(predict_step, static_argnums=1)(
+                state.eval_variables, state.apply_fn, chunk["image"][0]
+            )[0]
             for state in states
         ],
         axis=0,
@@ -258,7 +266,7 @@ def test_augmentation_depends_on_the_step_and_keeps_the_labels(mnist):
 
     def sums(step, stream, **strengths):
         rngs = RNGS | {"augment": stream}
-        return train_step(state.replace(step=jnp.int32(step)), batch, rngs, **strengths)[1]
+        return compiled_step(state.replace(step=jnp.int32(step)), batch, rngs, **strengths)[1]
 
     stream, plain = RNGS["augment"], sums(7, RNGS["augment"])
     for strengths in ({"rotation": 15.0}, {"mixup_alpha": 1.0}):

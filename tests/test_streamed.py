@@ -96,6 +96,7 @@ def test_without_room_for_decoded_images_they_are_decoded_every_time(memory, mon
         assert run.result[name] == memory[1].result[name]
 
 
+@pytest.mark.slow
 def test_the_wait_for_images_is_measured_and_told(monkeypatch, tmp_path, capsys):
     read = streamed.read_file_rows
 

@@ -164,6 +164,7 @@ def test_another_config_or_search_space_is_refused(finished):
         sweep(TINY, wider, workdir, trials=TRIALS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_suggestions_depend_on_the_seed_alone_and_go_on_after_a_pause(tmp_path):
     """Ten are drawn at random, the rest by TPE."""
@@ -339,6 +340,7 @@ def test_a_trial_killed_while_its_values_were_drawn_is_drawn_anew(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_another_storage_knows_the_study_by_the_name_of_the_workdir(tmp_path):
     """A trial without a directory here is under way on another machine."""
@@ -356,6 +358,7 @@ def test_another_storage_knows_the_study_by_the_name_of_the_workdir(tmp_path):
         sweep(TWO_EPOCHS, SPACE, tmp_path / "a", trials=3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_the_plots_are_one_page_without_other_files(tmp_path, capsys):
     pytest.importorskip("plotly")
@@ -369,6 +372,7 @@ def test_the_plots_are_one_page_without_other_files(tmp_path, capsys):
     assert "<script src" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_the_shipped_search_fits_its_recipe(tmp_path):
     recipe = Path(__file__).parent.parent / "configs" / "sweep.py"

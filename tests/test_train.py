@@ -184,6 +184,7 @@ def test_the_workdir_stays_where_it_was_named(tmp_path, monkeypatch):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.slow
 def test_overwrite_keeps_a_link_to_where_the_checkpoints_are(tmp_path):
     (tmp_path / "large-disk").mkdir()
     (tmp_path / "run").mkdir()

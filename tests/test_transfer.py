@@ -66,6 +66,7 @@ def test_the_head_is_initialised_for_other_classes(small_run, tmp_path, capsys, 
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_a_complete_run_needs_its_source_no_more(small_run, tmp_path):
     config = dataclasses.replace(ONE_EPOCH, init_from=str(small_run[0]), ema_decay=0.9)
     run = train(config, tmp_path)
@@ -99,6 +100,7 @@ def test_a_network_that_does_not_fit_is_refused(subtests):
             transfer(variables(conv1=(3, 2), output=(2, 5)), old)
 
 
+@pytest.mark.slow
 def test_refusals_leave_nothing_behind(small_run, tmp_path):
     for fields, message in [
         ({"init_from": str(tmp_path / "missing")}, "there is no trained network in"),

@@ -33,6 +33,7 @@ def test_what_differs_is_named(small_run, tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_another_environment_is_warned_of_and_does_not_count(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = json.loads((workdir / "result.json").read_text())

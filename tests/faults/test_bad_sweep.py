@@ -2,6 +2,8 @@
 
 import importlib.util
 
+import pytest
+
 HEAD = """
 from mnist_jax import Config
 from mnist_jax.config import DataConfig
@@ -96,6 +98,7 @@ FILES = {name: text for name, (text, _) in BAD_RECIPES.items()} | {
 }
 
 
+@pytest.mark.slow
 def test_bad_recipes_of_a_sweep_are_named(refuse_each):
     start = "sweep --trials 1 --workdir new --config"
     refuse_each({f"{start} {name}": message for name, (_, message) in BAD_RECIPES.items()})

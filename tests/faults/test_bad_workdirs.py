@@ -161,6 +161,7 @@ CANNOT_CONTINUE = {
 }
 
 
+@pytest.mark.slow
 def test_workdirs_that_cannot_be_continued_are_named(refuse_each):
     refuse_each({f"{TRAIN} {workdir}": message for workdir, message in CANNOT_CONTINUE.items()})
 

@@ -70,6 +70,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(finished, tmp_path, capsys,
     assert_done_again(workdir, finished[1])
 
 
+@pytest.mark.slow
 def test_a_run_without_a_sound_checkpoint_begins_again(finished, tmp_path, capsys):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     for step in ("12", "14", "16"):
@@ -128,7 +129,8 @@ def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_pa
     assert times(workdir) == before
 
 
-@pytest.mark.parametrize("complete", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("complete", [True, False])
 def test_a_damaged_best_checkpoint_is_made_again(finished, tmp_path, complete):
     """Otherwise `best_step` would name what is not there."""
     workdir = shutil.copytree(finished[0], tmp_path / "run")

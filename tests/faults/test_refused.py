@@ -112,6 +112,7 @@ def test_other_names_of_the_classes_are_refused(unfinished, monkeypatch):
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_model_are_refused_by_its_fields(unfinished, tmp_path):
     model = dataclasses.replace(CONFIG.model, features=8)
     other = dataclasses.replace(CONFIG, model=model)
