@@ -17,7 +17,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loa
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" -p no:randomly
 
-# All tests, in an order and with examples that are drawn; SEED repeats them.
+# All tests; the order in each file and the examples are drawn, and SEED repeats them.
 SEED := $(or $(SEED),$(shell od -An -N3 -tu4 /dev/urandom | tr -d ' '))
 test-all: $(VENV)/.installed-dev
 	@echo "to repeat it: make test-all SEED=$(SEED)"

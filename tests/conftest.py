@@ -11,8 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
-import jax
 import pytest
+
+# A cluster that the tests run on is not theirs to join; and their output has its own width, colours.
+CLUSTERS = ("SLURM_", "OMPI_", "PMIX_", "TPU_", "COLAB_")
+FOREIGN = (*CLUSTERS, "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
+for _name in [name for name in os.environ if name.startswith(FOREIGN)]:
+    del os.environ[_name]
+
+import jax  # noqa: E402
 
 # What tests import, before they do: its asserts explain themselves, and stay with `python -O`.
 _files = (path.stem for path in Path(__file__).parent.rglob("*.py"))
@@ -27,12 +34,12 @@ from mnist_jax.datasets import Split, load_dataset  # noqa: E402
 from mnist_jax.train import Run  # noqa: E402
 
 # `nohup make test &` and many a daemon start programs with SIGINT ignored, or with signals blocked,
-# and every process that a test starts inherits that. (Python itself ignores the two left out.)
+# and every process that a test starts inherits that. SIGHUP stays as it is: nohup is about it.
 signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-for _signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
-    if signal.getsignal(_signum) is signal.SIG_IGN:
-        is_int = _signum is signal.SIGINT
-        signal.signal(_signum, signal.default_int_handler if is_int else signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 # What JAX would broadcast without a word is an error here. (Strict dtypes too would be, but Optax
 # raises a float to an int32 power.)

@@ -12,5 +12,5 @@ def install(
     found = directory / f"{name.replace('-', '_')}-{version}.dist-info"
     found.mkdir()
     text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}"
-    (found / "METADATA").write_text(text)
+    (found / "METADATA").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(directory))

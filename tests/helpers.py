@@ -47,7 +47,9 @@ def create_reference(**fields: float | str) -> nn.Module:
 
 def strict_json(path: Path) -> Any:
     """Reads JSON that may hold no NaN."""
-    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path}: {name}"))
+    return json.loads(
+        path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{path}: {name}")
+    )
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
@@ -110,7 +112,7 @@ def make_files(root: Path, files: dict[str, str | bytes]) -> None:
         elif content.startswith("@"):
             path.symlink_to(content[1:])
         else:
-            path.write_text(content)
+            path.write_text(content, encoding="utf-8")
 
 
 def wait_until(

@@ -110,6 +110,7 @@ def be_process(number: int, *, waits_for_loss: bool) -> None:
         else:
             time.sleep(100 if waits_for_loss else 0.01)
 
+    peers.SILENT_SECONDS = 1e9  # a machine that is busy is not one that is lost
     peers.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)  # type: ignore[assignment]
 
     # JAX has the first process alone write to its cache: the others would compile each time.
@@ -126,7 +127,9 @@ def be_process(number: int, *, waits_for_loss: bool) -> None:
 
 
 def free_port(low: int = 20000, high: int = 30000) -> int:
-    """A port that is free, and not of those that the system gives to others meanwhile."""
+    """A port that is free, and not of those that the system, or another worker, takes meanwhile."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+    low, high = low + worker * (high - low) // 4, low + (worker + 1) * (high - low) // 4
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", low + secrets.randbelow(high - low)))

@@ -203,6 +203,8 @@ def scripted(
             patch.setitem(names, "compile_population", slow("compile", compile_population))
         patch.setattr(Saver, "save", slow("save", Saver.save))
         patch.setattr(Saver, "wait", slow("wait", Saver.wait))
-        for name in takes.keys() & names.keys():
+        others = takes.keys() - {"data", "run", "eval", "compile", "import", "save", "wait"}
+        assert others <= names.keys(), f"there is no function of these names: {others}"
+        for name in others:
             patch.setitem(names, name, slow(name, names[name]))
         yield script

@@ -29,8 +29,8 @@ def machine(tmp_path, monkeypatch):
 def add_card(machine, vendor, model):
     card = machine / "pci" / f"{vendor}-{model}"
     card.mkdir(parents=True)
-    (card / "vendor").write_text(f"{vendor}\n")
-    (card / "device").write_text(f"{model}\n")
+    (card / "vendor").write_text(f"{vendor}\n", encoding="utf-8")
+    (card / "device").write_text(f"{model}\n", encoding="utf-8")
     return card
 
 
@@ -71,7 +71,7 @@ VARIABLES = {
 }
 
 
-def test_variables_tell_of_a_tpu(machine, monkeypatch):
+def test_a_tpu_is_detected_from_environment_variables(machine, monkeypatch):
     for variable, expected in VARIABLES.items():
         with monkeypatch.context() as patch:
             patch.setenv(*variable)
@@ -101,7 +101,7 @@ def test_nothing_is_missing_where_jax_uses_the_accelerator(machine, monkeypatch)
     assert missing_accelerator(machine) == ""
 
 
-def test_a_gpu_of_amd_tells_and_is_not_demanded(machine):
+def test_an_amd_gpu_is_reported_but_not_required(machine):
     (machine / "dev/kfd").touch()
     assert accelerator.present_accelerator(machine / "dev", machine / "pci") == "amd"
     assert expected_accelerator(machine) == "cpu"  # a laptop's graphics are one, too
@@ -149,7 +149,7 @@ RELEASES = {
 def test_the_package_to_install_depends_on_the_driver(tmp_path, text):
     driver = tmp_path / "version"
     for release, expected in RELEASES.items():
-        driver.write_text(text.format(release) + GCC)
+        driver.write_text(text.format(release) + GCC, encoding="utf-8")
         line = accelerator.remedy("gpu", driver)
         assert expected in line, release
         assert "nvidia-smi" not in line
@@ -181,7 +181,7 @@ def old_jax(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("old_jax")
 def test_an_extra_that_the_installed_jax_lacks_is_not_named(tmp_path):
     assert "jax[cuda12]" in accelerator.remedy("gpu", tmp_path / "none")
-    (tmp_path / "version").write_text(CLOSED.format(595))
+    (tmp_path / "version").write_text(CLOSED.format(595), encoding="utf-8")
     assert "jax[cuda12]" in accelerator.remedy("gpu", tmp_path / "version")
     assert accelerator.remedy("amd") == f"JAX {jax.__version__} has no package for it"
 
@@ -197,7 +197,7 @@ def test_a_plugin_of_another_version_is_named(machine, monkeypatch):
 
 def test_a_plugin_that_the_driver_is_too_old_for_is_named(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "jax-cuda13-plugin", JAXLIB)
-    (tmp_path / "version").write_text(CLOSED.format(535))
+    (tmp_path / "version").write_text(CLOSED.format(535), encoding="utf-8")
     line = accelerator.remedy("gpu", tmp_path / "version")
     assert line.startswith("uninstall jax-cuda13-plugin: it needs driver 580, this one is 535; pip")
     assert "jax[cuda12]" in line

@@ -46,7 +46,7 @@ def test_the_benchmark_has_a_table_for_every_section_and_tells_what_it_ran_on(tm
     args = ("--quick", "--sections", *sections, "--members", 2, "--json", path)
     done = run(*args, **(cache if cache["JAX_COMPILATION_CACHE_DIR"] else {}))
     assert done.returncode == 0, done.stderr
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     device = jax.devices()[0].device_kind
     assert found["device"]["kind"] == device
     assert f"{jax.device_count()} x {device}" in done.stdout

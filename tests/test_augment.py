@@ -207,7 +207,7 @@ def test_strength_zero_is_the_identity_and_does_nothing():
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_the_key_decides(name):
+def test_the_same_key_gives_the_same_augmentation(name):
     images = noise(*SHAPE)
     first, again, other = (
         augmented(images, jax.random.key(seed), **{name: STRENGTHS[name]}) for seed in (0, 0, 1)
@@ -216,7 +216,7 @@ def test_the_key_decides(name):
     assert (first != other).any(axis=(1, 2, 3)).mean() > 0.99
 
 
-def test_what_one_draws_does_not_depend_on_the_others():
+def test_an_augmentation_draws_the_same_whatever_else_is_on():
     alone, _ = moments(augmented(blobs(1.5, 1.5), shift=3.0))
     together, _ = moments(
         augmented(blobs(1.5, 1.5), shift=3.0, rotation=30.0, scale=0.1, shear=10.0)
@@ -271,7 +271,7 @@ def test_shapes_stay_and_values_stay_in_zero_to_one(shape, seed, strengths):
     assert found.max() <= 1
 
 
-def test_white_stays_one():
+def test_augmentation_keeps_a_white_image_white():
     assert augmented(np.ones(SHAPE, np.float32), **STRENGTHS).max() == 1
 
 

@@ -86,7 +86,7 @@ def test_batch_statistics_and_the_running_mean_come_back_exactly(tmp_path):
 
 def test_nothing_saved_is_no_step(tmp_path):
     assert check_checkpoints(tmp_path / "new") == ([], {})
-    (tmp_path / "a-file").write_text("")
+    (tmp_path / "a-file").write_text("", encoding="utf-8")
     with pytest.raises(NotADirectoryError, match="a-file must be a directory"):
         check_checkpoints(tmp_path / "a-file")
 
@@ -100,7 +100,7 @@ def test_pruning_keeps_what_it_is_told(tmp_path):
     assert check_checkpoints(tmp_path) == ([2, 4], {})
 
 
-def test_what_a_kill_has_left_is_not_listed_and_is_removed(tmp_path):
+def test_leftovers_of_a_killed_save_are_not_listed_and_are_removed(tmp_path):
     save(tmp_path, 1)
     for leftover in ("2.orbax-checkpoint-tmp", "0.deleted"):
         shutil.copytree(tmp_path / "1", tmp_path / leftover)
@@ -167,7 +167,7 @@ def test_damage_to_any_file_is_found_and_named_or_does_no_harm(tmp_path, damage,
 def test_a_changed_line_end_of_the_sums_is_damage(tmp_path, subtests):
     save(tmp_path, 1)
     sums = tmp_path / "1" / "SHA256SUMS"
-    text = sums.read_text()
+    text = sums.read_text(encoding="utf-8")
     ends = [number for number, letter in enumerate(text) if letter == "\n"]
     for end in ("\v", "\f", "\r", "\r\n", "\x1c", "\x85", ""):
         with subtests.test(msg=repr(end)):

@@ -1,7 +1,9 @@
 """The command as a user types it."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from sklearn.metrics import accuracy_score
 
+from mnist_jax import Config
 from mnist_jax.cli import main
+from mnist_jax.commands import COMMANDS
 
 SMALL_MODEL = ["--model.features", "4", "--model.hidden-size", "16"]
 RECIPES = Path(__file__).parent.parent / "configs"
@@ -23,7 +28,7 @@ def test_the_smoke_recipe_from_start_to_scikit_learn(tmp_path, command, capsys):
     assert (trained.returncode, trained.stderr) == (0, "")
     lines = trained.stdout.splitlines()
     assert [line[:5] for line in lines[:5]] == ["epoch"] * 4 + ["test "]
-    result = json.loads((workdir / "result.json").read_text())
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     assert result["test_accuracy"] > 0.8
 
     def run(*args: object) -> str:
@@ -44,7 +49,9 @@ def test_the_smoke_recipe_from_start_to_scikit_learn(tmp_path, command, capsys):
 def test_the_workdir_is_named_after_the_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", f"--config={RECIPES / 'smoke.py'}", "--epochs=1", *SMALL_MODEL]) == 0
-    assert json.loads((tmp_path / "runs/smoke/config.json").read_text())["epochs"] == 1
+    assert (
+        json.loads((tmp_path / "runs/smoke/config.json").read_text(encoding="utf-8"))["epochs"] == 1
+    )
 
 
 def test_summary_prints_the_table(capsys):
@@ -54,14 +61,18 @@ def test_summary_prints_the_table(capsys):
     assert "10x10x8" in capsys.readouterr().out
 
 
-def test_help_lists_every_option(capsys, subtests):
+def test_help_lists_every_command_and_every_option_of_a_recipe(capsys, subtests):
     assert main(["--help"]) == 0
     commands = capsys.readouterr().out
-    for name in ("train", "evaluate", "predict", "summary"):
+    for name in COMMANDS:
         with subtests.test(name):
             assert name in commands
             assert main([name, "--help"]) == 0
             assert "--debug" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    options = {*re.findall(r"--[\w.-]+", capsys.readouterr().out)}
+    fields = flatten_dict(dataclasses.asdict(Config()), sep=".")
+    assert {f"--{field.replace('_', '-')}" for field in fields} <= options
 
 
 @pytest.mark.slow
@@ -83,7 +94,7 @@ def test_a_damaged_checkpoint_is_a_warning_of_one_line_for_every_command(
         assert error.startswith(f"warning: the checkpoint {workdir / 'checkpoints' / '16'} is dam")
         assert "variables/manifest.ocdbt is not as SHA256SUMS says" in error
         assert error.count("\n") == 1
-    result = json.loads((workdir / "result.json").read_text())
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     assert result["params_sha256"] == small_run[1].result["params_sha256"]
 
 
@@ -92,7 +103,7 @@ def test_the_last_config_counts_like_every_option(tmp_path, monkeypatch, capsys)
     for name, features in {"a.py": 3, "b.py": 5}.items():
         model = f"ModelConfig(features={features})"
         code = "from mnist_jax.config import *\ndef get_config(): return Config(model=%s)"
-        (tmp_path / name).write_text(code % model)
+        (tmp_path / name).write_text(code % model, encoding="utf-8")
     assert main(["summary", "--config", "a.py", "--config=b.py"]) == 0
     assert "26x26x5" in capsys.readouterr().out
 

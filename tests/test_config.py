@@ -167,7 +167,7 @@ NO_CONFIGS = [
 def test_a_config_file_that_is_no_config_is_named(tmp_path, subtests):
     for name, text, message in NO_CONFIGS:
         with subtests.test(text):
-            (tmp_path / name).write_text(text)
+            (tmp_path / name).write_text(text, encoding="utf-8")
             with pytest.raises(ValueError) as error:  # noqa: PT011
                 load_config(tmp_path / name)
             assert message in str(error.value)

@@ -35,7 +35,9 @@ def test_mnist_is_the_original_in_the_original_order(mnist, split, prefix, count
 
 
 def test_sums_are_those_that_tfds_records():
-    recorded = (Path(tfds.__file__).parent / "url_checksums" / "mnist.txt").read_text()
+    recorded = (Path(tfds.__file__).parent / "url_checksums" / "mnist.txt").read_text(
+        encoding="utf-8"
+    )
     sums = {line.split("\t")[3]: line.split("\t")[2] for line in recorded.splitlines()}
     assert sums == builder_module.SHA256
 
@@ -98,11 +100,11 @@ def start_preparing(data_dir: Path, home: Path, code: str = PREPARE) -> subproce
 def test_two_processes_prepare_at_once_and_others_data_is_left_alone(tmp_path, mnist):
     theirs = tmp_path / "data" / "mnist" / "3.0.1" / "dataset_info.json"
     theirs.parent.mkdir(parents=True)
-    theirs.write_text("prepared by tfds before")
+    theirs.write_text("prepared by tfds before", encoding="utf-8")
     processes = [start_preparing(tmp_path / "data", tmp_path / str(n)) for n in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert outputs == [f"{mnist['test'].labels.sum()}\n"] * 2
-    assert theirs.read_text() == "prepared by tfds before"
+    assert theirs.read_text(encoding="utf-8") == "prepared by tfds before"
     assert not list(tmp_path.glob("data/*/incomplete*"))
 
 
@@ -215,7 +217,7 @@ def test_labels_that_are_not_one_integer_each_are_refused(labels, message, tiny,
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
 def test_a_damaged_dataset_is_named_with_the_remedy(file, tiny):
-    (tiny / "tiny" / "1.0.0" / file).write_text("{")
+    (tiny / "tiny" / "1.0.0" / file).write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"cannot be read: .*; delete .*tiny/1.0.0"):
         load_dataset("tiny", "train", data_dir=tiny)
 
@@ -228,7 +230,7 @@ def test_a_dataset_that_cannot_be_prepared_is_one_clear_line(tmp_path, name):
 
 
 def test_a_data_directory_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("not a directory")
+    (tmp_path / "file").write_text("not a directory", encoding="utf-8")
     with pytest.raises(ValueError, match=r"cannot be prepared in .*/file: .* set TFDS_DATA_DIR"):
         load_dataset("mnist", "train", data_dir=tmp_path / "file")
 

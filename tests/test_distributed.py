@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import load_trained
 
 STEPS = 16
+STARTED: list[subprocess.Popen[str]] = []
 TESTS = Path(__file__).parent
 
 
@@ -46,7 +48,7 @@ def start(
         f"--distributed.num-processes={count}",
         *("--distributed.process-id=NUMBER", *options),
     ]
-    return [
+    processes = [
         subprocess.Popen(
             [sys.executable, *(argument.replace("NUMBER", str(number)) for argument in arguments)],
             cwd=TESTS,
@@ -58,6 +60,17 @@ def start(
         )
         for number in range(count)
     ]
+    STARTED.extend(processes)
+    return processes
+
+
+@pytest.fixture(autouse=True)
+def end_all() -> Iterator[None]:
+    """Leaves no process behind, not even where a test fails."""
+    yield
+    while STARTED:
+        STARTED[-1].kill()
+        STARTED.pop().communicate()
 
 
 def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
@@ -151,20 +164,28 @@ def test_a_sign_of_life_is_no_answer_to_another(monkeypatch):
     monkeypatch.setattr(peers, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(peers, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(peers, "_say", lambda to, what: told.append(what) or say(to, what))
-    monkeypatch.setattr(peers, "_receive", lambda peer: [heard.append(1), receive(peer)][1])
     left, right = socket.socketpair()
+    others = {1: left}
+
+    def receive_counted(peer: socket.socket) -> bytes:
+        said = receive(peer)
+        heard.append(said)
+        return said
+
+    monkeypatch.setattr(peers, "_receive", receive_counted)
+    watch = threading.Thread(target=peers._watch, args=(others, threading.Event()))
     with left, right:
-        others = {1: left}
-        watch = threading.Thread(target=peers._watch, args=(others, threading.Event()))
         watch.start()
-        for count in range(1, 21):
-            right.send(peers.BEAT)
-            wait_until(lambda count=count: len(heard) == count)
-            if count == 10:
-                now[0] += 0.2
-                wait_until(lambda: told)
-        others.clear()
-        watch.join()
+        try:
+            for count in range(1, 21):
+                right.send(peers.BEAT)
+                wait_until(lambda count=count: len(b"".join(heard)) == count)
+                if count == 10:
+                    now[0] += 0.2
+                    wait_until(lambda: told)
+        finally:  # a watch that saw the sockets closed would end this process
+            others.clear()
+            watch.join()
     assert told == [peers.BEAT]
 
 
@@ -199,7 +220,7 @@ def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed,
 
 
 @pytest.mark.slow
-def test_what_the_first_process_refuses_all_refuse(undisturbed):
+def test_all_processes_refuse_what_the_first_one_refuses(undisturbed):
     for code, stdout, stderr in ends(start(2, undisturbed, "--seed=7")):
         assert (code, stdout) == (2, "")
         assert "seed is 1, not 7" in stderr

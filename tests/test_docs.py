@@ -105,7 +105,8 @@ def test_commands_of_pages_and_recipes_are_understood(subtests, tmp_path, monkey
                     Path(arg).write_text(
                         json.dumps(dataclasses.asdict(Config()))
                         if arg.endswith(".json")
-                        else "from mnist_jax import Config as get_config"
+                        else "from mnist_jax import Config as get_config",
+                        encoding="utf-8",
                     )
             if "--help" in args:
                 assert main(args) == 0

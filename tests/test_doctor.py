@@ -29,7 +29,9 @@ def no_setting(monkeypatch):
 @pytest.fixture
 def driver(tmp_path):
     """A file of NVIDIA's driver."""
-    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n")
+    (tmp_path / "version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n", encoding="utf-8"
+    )
     return tmp_path / "version"
 
 
@@ -94,7 +96,7 @@ def test_where_jax_does_not_start_all_the_rest_is_told(command):
     assert {"jax", "bundled MNIST", "cluster"} < {*found}
 
 
-def test_jax_may_fail_without_a_word(monkeypatch):
+def test_doctor_reports_a_jax_error_that_has_no_message(monkeypatch):
     def fail():
         raise AssertionError  # as it does with JAX_PLATFORMS=cuda where there is no GPU
 
@@ -212,14 +214,14 @@ def test_a_package_of_another_version_is_a_fault(tmp_path, monkeypatch):
     assert found["other packages"].value == "tyro 2.0"
 
 
-def test_python_has_a_range(monkeypatch):
+def test_doctor_rejects_unsupported_python_versions(monkeypatch):
     for version, fits in {"3.10.9": False, "3.13.7": True, "3.14.0": False}.items():
         monkeypatch.setattr(platform, "python_version", lambda version=version: version)
         assert next(doctor_module.find_versions()).problem != fits, version
 
 
 def test_the_versions_of_python_are_those_of_the_project():
-    project = (extras.CHECKOUT / "pyproject.toml").read_text()
+    project = (extras.CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
     for minor in range(10, 16):
         told = f"Programming Language :: Python :: 3.{minor}" in project
         assert doctor_module.PYTHON.contains(f"3.{minor}.1") == told
@@ -234,7 +236,7 @@ Provides-Extra: report
 
 def test_the_metadata_of_an_installed_package_tell_its_requirements(tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "CHECKOUT", tmp_path)
-    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'another'\n")
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'another'\n", encoding="utf-8")
     install(tmp_path, monkeypatch, "mnist_jax", "0.1.0", METADATA)
     found = {name: [each.name for each in lines] for name, lines in extras.requirements().items()}
     assert found == {"": ["jax"], "report": ["no-such-package"]}
@@ -312,7 +314,7 @@ def test_a_tpu_of_another_process_is_told_in_a_line(driver, monkeypatch):
     assert found.problem
 
 
-def test_what_jax_needs_to_start_is_named(driver, monkeypatch):
+def test_doctor_names_what_jax_needs_to_start(driver, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     found = find_accelerator([], "Unable to initialize backend 'cuda'", "gpu", driver)
     assert "jax[cuda13]" in found.advice

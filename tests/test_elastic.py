@@ -76,7 +76,7 @@ def assert_losses_agree(moved: Path, still: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_stopped_resumes_on_other_devices_with_the_same_data_and_keys(tmp_path, subtests):
+def test_a_run_resumes_on_other_numbers_of_devices_with_the_same_data_and_keys(tmp_path, subtests):
     warned = follow_plan(tmp_path)
     still, sharding = tmp_path / "1-1", replicated(create_mesh())
     for before, after in MOVES:

@@ -180,8 +180,8 @@ def test_the_card_is_written_beside_the_network(tmp_path):
         "net.onnx.md",
     ]
     assert (tmp_path / "net.onnx").read_bytes() == b"model"
-    assert json.loads((tmp_path / "net.onnx.json").read_text()) == CARD
-    assert (tmp_path / "net.onnx.md").read_text() == format_card(CARD)
+    assert json.loads((tmp_path / "net.onnx.json").read_text(encoding="utf-8")) == CARD
+    assert (tmp_path / "net.onnx.md").read_text(encoding="utf-8") == format_card(CARD)
 
 
 @pytest.mark.parametrize("blocked", ["net.onnx.json", "net.onnx.md"])

@@ -55,7 +55,7 @@ def small(recipe: str, **fields: Any) -> Config:
 
 
 def write(config: Config, path: Path) -> Path:
-    path.write_text(json.dumps(dataclasses.asdict(config)))
+    path.write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
     return path
 
 

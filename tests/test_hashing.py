@@ -119,7 +119,7 @@ def summed(tmp_path):
 
 
 def test_the_file_of_sums_lists_what_lies_in_subdirectories(summed):
-    text = (summed / "SHA256SUMS").read_text()
+    text = (summed / "SHA256SUMS").read_text(encoding="utf-8")
     assert text == "".join(
         f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in FILES.items()
     )
@@ -128,8 +128,8 @@ def test_the_file_of_sums_lists_what_lies_in_subdirectories(summed):
         subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=summed, check=True)
 
 
-def test_what_lies_beside_the_sums_is_not_summed(summed):
-    (summed / "_NOTES").write_text("of Orbax")
+def test_files_beside_the_sums_are_not_summed(summed):
+    (summed / "_NOTES").write_text("of Orbax", encoding="utf-8")
     (summed / "items" / "directory").mkdir()
     assert find_damage(summed) is None
 

@@ -38,7 +38,7 @@ def test_idx_files_are_read(small, tmp_path, how, packed):
         ]
     ]
     if how == "folder":
-        (folder / "README.md").write_text("about")
+        (folder / "README.md").write_text("about", encoding="utf-8")
         imported = import_dataset("letters", [folder])
         assert imported.ignored == [str(folder / "README.md")]
     else:
@@ -149,14 +149,14 @@ def test_other_files_beside_images_are_ignored_and_told(tmp_path):
     cats = folder / "cat"
     (folder / ".git").mkdir()
     (cats / ".DS_Store").write_bytes(b"x")
-    (cats / "notes.txt").write_text("x")
+    (cats / "notes.txt").write_text("x", encoding="utf-8")
     os.mkfifo(cats / "pipe.png")
     with socket.socket(socket.AF_UNIX) as plug, contextlib.chdir(cats):
         plug.bind("plug.png")
     (cats / "loop.png").symlink_to("loop.png")
     (cats / "2.PNG").symlink_to("2.png")
-    (folder / "README").write_text("x")
-    (folder / os.fsdecode(b"\xff\x1b")).write_text("x")
+    (folder / "README").write_text("x", encoding="utf-8")
+    (folder / os.fsdecode(b"\xff\x1b")).write_text("x", encoding="utf-8")
     imported = import_dataset("mine", [folder])
     assert (imported.num_train, imported.num_test) == (4, 1)
     ignored = [
@@ -193,15 +193,15 @@ def test_csv_files_are_read(suffix, header, small, tmp_path):
 
 def test_csv_of_a_spreadsheet_is_read(tmp_path):
     text = '\ufeff"y",a,b,c,d\r\n"b, or not",0,1,.5,0\r\nc,1,1,1,"0"\r\n\r\n'
-    (tmp_path / "x.csv").write_text(text, newline="")
+    (tmp_path / "x.csv").write_text(text, newline="", encoding="utf-8")
     imported = import_dataset("mine", [tmp_path / "x.csv"], test_fraction=0.5)
     assert imported.names == ["b, or not", "c"]
     images = [load_dataset("mine", split).images.ravel().tolist() for split in ("train", "test")]
     assert sorted(images) == [[0, 255, 128, 0], [255, 255, 255, 0]]
 
 
-def test_a_letter_is_no_header(tmp_path):
-    (tmp_path / "x.csv").write_text("y,0,0,0,0\nx,1,1,1,1\nclass,1,0,0,0\n")
+def test_a_first_csv_row_labelled_with_a_letter_is_data(tmp_path):
+    (tmp_path / "x.csv").write_text("y,0,0,0,0\nx,1,1,1,1\nclass,1,0,0,0\n", encoding="utf-8")
     assert import_dataset("mine", [tmp_path / "x.csv"]).names == ["class", "x", "y"]
 
 

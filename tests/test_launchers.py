@@ -81,7 +81,7 @@ esac
 def write_programs(directory: Path, **programs: str) -> None:
     directory.mkdir(exist_ok=True)
     for name, text in programs.items():
-        (directory / name).write_text(text)
+        (directory / name).write_text(text, encoding="utf-8")
         (directory / name).chmod(0o755)
 
 
@@ -152,7 +152,7 @@ def test_slurm_trains_in_two_tasks(cluster, tmp_path):
     done = run(LAUNCHERS / "slurm.sh", *TINY, "--workdir", workdir, env=cluster)
     assert done.returncode == 0, done.stderr
     check_run(workdir, done.stdout)
-    options = (tmp_path / "srun").read_text()
+    options = (tmp_path / "srun").read_text(encoding="utf-8")
     assert "--kill-on-bad-exit=0" in options  # what one site sets otherwise would end saving
     assert not (tmp_path / "scontrol").exists()
 
@@ -164,16 +164,20 @@ def test_slurm_queues_again_what_was_stopped(cluster, tmp_path):
     command = [LAUNCHERS / "slurm.sh", *TINY, "--epochs=5000", "--workdir", workdir]
     with subprocess.Popen(command, env=cluster, stderr=subprocess.PIPE, text=True) as script:
         epochs = workdir / "metrics.jsonl"
-        wait_until(lambda: epochs.exists() and epochs.read_text(), [script], seconds=600)
-        os.kill(int((tmp_path / "tasks").read_text().split()[1]), signal.SIGTERM)
+        wait_until(
+            lambda: epochs.exists() and epochs.read_text(encoding="utf-8"), [script], seconds=600
+        )
+        os.kill(int((tmp_path / "tasks").read_text(encoding="utf-8").split()[1]), signal.SIGTERM)
         try:
             _, errors = script.communicate(timeout=600)
         finally:  # what still trains would go on for long
-            for task in (tmp_path / "tasks").read_text().split():
+            for task in (tmp_path / "tasks").read_text(encoding="utf-8").split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(task), signal.SIGKILL)
     assert "which is saved" in errors
-    assert (tmp_path / "scontrol").read_text() == f"requeue {cluster['SLURM_JOB_ID']}\n"
+    assert (tmp_path / "scontrol").read_text(
+        encoding="utf-8"
+    ) == f"requeue {cluster['SLURM_JOB_ID']}\n"
     assert script.returncode == -signal.SIGTERM
 
 
@@ -200,7 +204,7 @@ def test_slurm_queues_again_what_can_be_resumed(cluster, tmp_path, subtests):
 
 @pytest.fixture
 def jobset() -> dict:
-    return yaml.safe_load((LAUNCHERS / "jobset.yaml").read_text())
+    return yaml.safe_load((LAUNCHERS / "jobset.yaml").read_text(encoding="utf-8"))
 
 
 def test_jobset_has_the_fields_of_kubernetes(jobset):
@@ -266,6 +270,8 @@ def test_tpu_pod_trains_on_all_machines(cluster, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     check_run(workdir, done.stdout)
-    for line in re.findall("^compute.*", (tmp_path / "gcloud").read_text(), re.MULTILINE):
+    for line in re.findall(
+        "^compute.*", (tmp_path / "gcloud").read_text(encoding="utf-8"), re.MULTILINE
+    ):
         assert re.match(r"compute tpus tpu-vm (ssh slice|scp .+\.whl slice:) ", line)
         assert "--zone=zone-a --worker=all" in line

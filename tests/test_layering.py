@@ -60,7 +60,9 @@ def test_imports_point_downward():
 
 
 def test_the_search_for_imports_finds_them(tmp_path):
-    (tmp_path / "ops.py").write_text("def f():\n    from mnist_jax.train import train")
+    (tmp_path / "ops.py").write_text(
+        "def f():\n    from mnist_jax.train import train", encoding="utf-8"
+    )
     assert imported(tmp_path / "ops.py") == {"train"}
-    (tmp_path / "ops.py").write_text("from mnist_jax import cli")
+    (tmp_path / "ops.py").write_text("from mnist_jax import cli", encoding="utf-8")
     assert imported(tmp_path / "ops.py") == {"cli"}

@@ -40,7 +40,7 @@ def test_targets_take_the_place_of_labels_in_the_loss_alone():
     assert (int(found["correct"]), int(found["count"])) == (3, 4)
 
 
-def test_what_is_padding_may_be_anything():
+def test_metrics_ignore_padded_examples():
     expected = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK)))
     for value in (0, np.nan, np.inf, 1e30):
         logits = np.where(MASK[:, None], LOGITS, value).astype(np.float32)

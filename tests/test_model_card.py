@@ -56,7 +56,7 @@ def test_the_example_of_a_card_runs_without_this_package(file_format, tmp_path):
     code = described["run"]
     blank = "np.zeros((1, 28, 28, 1), np.uint8)"
     assert blank in code
-    assert code in (tmp_path / f"{name}.md").read_text()
+    assert code in (tmp_path / f"{name}.md").read_text(encoding="utf-8")
     real = code.replace(blank, "np.load('images.npy')")
     script = ALONE + code + real + SAVE
     ran = subprocess.run(
@@ -145,7 +145,7 @@ def test_a_card_fits_only_its_own_file():
         check_card(card(), b"modem")
 
 
-def test_what_is_no_card_is_refused_in_one_line():
+def test_an_invalid_card_is_refused_in_one_line():
     for other in (None, [], "text", {}, {"sha256": None}, {"sha256": ["a"]}):
         with pytest.raises(ValueError, match=r"^the card is none that mnist_jax has [^\n]*$"):
             check_card(other, b"model")

@@ -97,7 +97,7 @@ def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
 
 
 @pytest.mark.parametrize(("name", "batch_norm"), NETWORKS)
-def test_neither_padding_nor_in_evaluation_the_batch_matters_to_an_example(name, batch_norm):
+def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch_norm):
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
     images = random_images(8, 14, 14, 1)
     variables = init(model, images)

@@ -160,7 +160,7 @@ def test_a_file_without_its_card_is_refused(exported, tmp_path):
 def test_a_damaged_card_is_refused(exported, tmp_path, subtests):
     path = copy(exported, tmp_path)
     for card in ("", "{", "[]", "null", '{"sha256": 7}', '{"sha256": "0"}'):
-        path.with_name(f"{path.name}.json").write_text(card)
+        path.with_name(f"{path.name}.json").write_text(card, encoding="utf-8")
         with subtests.test(msg=card), pytest.raises(ValueError, match=re.escape(exported.name)):
             load_network(path)
 
@@ -171,7 +171,7 @@ def test_a_card_that_lacks_something_is_refused(exported, tmp_path, subtests):
     card = json.loads(card_path.read_text(encoding="utf-8"))
     for name in ("input", "labels", "format", "drawing_box"):
         rest = {key: value for key, value in card.items() if key != name}
-        card_path.write_text(json.dumps(rest))
+        card_path.write_text(json.dumps(rest), encoding="utf-8")
         message = "is not a card that `export` has written"
         with subtests.test(msg=name), pytest.raises(ValueError, match=message):
             load_network(path)

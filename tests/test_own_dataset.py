@@ -25,7 +25,7 @@ def run(line: str) -> None:
     assert main(line.split()) == 0, line
 
 
-def test_scikit_learns_digits_go_all_the_way(capsys):
+def test_an_imported_dataset_is_trained_reported_and_exported(capsys):
     images, labels = load_digits(return_X_y=True)  # 8x8 pixels, 0.0 to 16.0
     np.savez("digits.npz", x=images, y=labels)
     run("import digits digits.npz")

@@ -112,7 +112,7 @@ def test_a_complete_population_is_left_alone_and_compared_with_another(run, tmp_
     workdir, result = run
     before = times(workdir)
     other = result | {"test_accuracy": [x - 0.1 for x in result["test_accuracy"]]}
-    (tmp_path / "population.json").write_text(json.dumps(other))
+    (tmp_path / "population.json").write_text(json.dumps(other), encoding="utf-8")
     assert population(TINY, workdir, seeds=3, against=tmp_path) == result
     out = capsys.readouterr().out
     assert "is complete" in out
@@ -142,7 +142,7 @@ def test_a_finished_population_of_other_members_is_overwritten_only_if_asked(run
         population(TINY, workdir, seeds=1)
     with pytest.raises(ValueError, match=r"holds a population: choose another --workdir"):
         train(TINY, workdir, overwrite=True)
-    (workdir / "notes.txt").write_text("mine")
+    (workdir / "notes.txt").write_text("mine", encoding="utf-8")
     result = population(TINY, workdir, seeds=1, overwrite=True)
     assert result["params_sha256"] == run[1]["params_sha256"][:1]
     assert [path.name for path in (workdir / "members").iterdir()] == ["seed-0"]
@@ -216,7 +216,7 @@ def test_a_population_killed_and_stopped_in_turn_resumes_with_the_same_bits(tmp_
     config = dataclasses.replace(
         TINY, epochs=3, chunk_steps=2, checkpoint=CheckpointConfig(every_steps=2)
     )
-    (tmp_path / "recipe.json").write_text(json.dumps(dataclasses.asdict(config)))
+    (tmp_path / "recipe.json").write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
     population(config, tmp_path / "undisturbed", seeds=2)
     killed = tmp_path / "killed"
     options = ["population", f"--config={tmp_path / 'recipe.json'}", f"--workdir={killed}"]

@@ -31,7 +31,7 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     written = report(small)
     assert written.path == small / "report.html"
     said, text = check_page(written.path), written.path.read_text(encoding="utf-8")
-    result = json.loads((small / "result.json").read_text())
+    result = json.loads((small / "result.json").read_text(encoding="utf-8"))
     (found,) = written.networks
     assert found["accuracy"] == result["test_accuracy"]
     assert found["params_sha256"] == result["params_sha256"]
@@ -64,7 +64,10 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     np.fill_diagonal(counts, 0)
     shown, answer = divmod(int(counts.argmax()), 10)
     assert f"{shown} taken for {answer} : {counts.max()} times" in said
-    history = [json.loads(line) for line in (small / "metrics.jsonl").read_text().splitlines()]
+    history = [
+        json.loads(line)
+        for line in (small / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert f"accuracy is {history[-1]['train_accuracy']:.2%} in training" in said
     assert f"mnist-jax verify --workdir {shlex.quote(str(small))}" in said
     check_command(small)
@@ -80,7 +83,10 @@ def test_two_reports_of_a_run_have_the_same_bytes(small, tmp_path):
 def test_the_report_of_an_unfinished_run_shows_validation(small, tmp_path):
     workdir = Path(shutil.copytree(small, tmp_path / "run"))
     (workdir / "result.json").unlink()
-    history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    history = [
+        json.loads(line)
+        for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     (found,) = report(workdir).networks
     assert (found["split"], found["count"]) == ("validation", 256)
     assert found["accuracy"] == pytest.approx(history[-1]["val_accuracy"], abs=1e-9)
@@ -88,7 +94,7 @@ def test_the_report_of_an_unfinished_run_shows_validation(small, tmp_path):
     assert "This run is not finished" in said
     assert "of 256 validation images" in said
     assert "test accuracy" not in said
-    (workdir / "metrics.jsonl").write_text("")  # stopped in its first epoch
+    (workdir / "metrics.jsonl").write_text("", encoding="utf-8")  # stopped in its first epoch
     report(workdir)
     assert "No epoch is finished yet" in check_page(workdir / "report.html")
 
@@ -115,7 +121,7 @@ def test_a_run_through_all_epochs_has_not_stopped_early():
     assert _early_stop(run_of(Config(epochs=3), 3, 3)) == ""
 
 
-def test_what_is_said_of_training_figures_is_that_of_the_recipe(subtests):
+def test_a_report_describes_training_figures_by_the_recipe(subtests):
     smoothed = {"label_smoothing": 0.1}
     cases = [
         ({}, "learns, with units silenced, so they"),
@@ -139,15 +145,18 @@ def test_what_is_said_of_training_figures_is_that_of_the_recipe(subtests):
 
 def test_the_time_reported_is_that_of_all_epochs_however_often_the_run_was_stopped(small, tmp_path):
     workdir = Path(shutil.copytree(small, tmp_path / "run"))
-    result = json.loads((workdir / "result.json").read_text())
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     result["seconds"]["total"] = 0.25  # the last process only wrote the result
-    (workdir / "result.json").write_text(json.dumps(result))
-    history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (workdir / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    history = [
+        json.loads(line)
+        for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     written = report(workdir)
     expected = sum(row["seconds"] for row in history)
     assert written.networks[0]["seconds"] == pytest.approx(expected)
     assert f"training {expected:.1f} s" in check_page(written.path)
-    assert "total 0." not in written.path.read_text()
+    assert "total 0." not in written.path.read_text(encoding="utf-8")
 
 
 def test_a_probability_below_one_is_never_all():
@@ -193,7 +202,7 @@ def test_bad_places_of_reports_are_refused(small, tmp_path):
 
 def test_a_damaged_history_is_named_by_report(small, tmp_path):
     workdir = Path(shutil.copytree(small, tmp_path / "run"))
-    first, *_ = (workdir / "metrics.jsonl").read_text().splitlines()
+    first, *_ = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     row = json.loads(first)
     mad = [
         {"epoch": 10**400},
@@ -206,7 +215,7 @@ def test_a_damaged_history_is_named_by_report(small, tmp_path):
     ]
     rows = [json.dumps(row | {"epoch": 2} | change) for change in mad]
     for text in ("[1]", "{}", "not JSON", '{"epoch": "2"}', *rows):
-        (workdir / "metrics.jsonl").write_text(f"{first}\n{text}\n")
+        (workdir / "metrics.jsonl").write_text(f"{first}\n{text}\n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"metrics\.jsonl .*line 2"):
             report(workdir)
 

@@ -16,7 +16,7 @@ from mnist_jax.train import Run
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(small_run, tmp_path, command):
     again = tmp_path / "again"
-    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(SMALL)))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(SMALL)), encoding="utf-8")
     done = command("train", f"--config={tmp_path / 'config.json'}", f"--workdir={again}")
     assert done.returncode == 0
     assert results(train(SMALL, again)) == results(small_run[1])  # it is complete, and read

@@ -91,7 +91,7 @@ def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):
     assert told == ["a plateau: from here on the learning rate times 0.5"]
 
 
-def test_what_was_begun_after_the_checkpoint_is_forgotten(plateau, tmp_path):
+def test_work_after_the_last_checkpoint_is_forgotten(plateau, tmp_path):
     """Of a run that ended between two checkpoints, by no signal."""
     config, script, workdir, _ = plateau
 
@@ -101,7 +101,7 @@ def test_what_was_begun_after_the_checkpoint_is_forgotten(plateau, tmp_path):
 
     with scripted(train, **script), pytest.raises(InterruptedError):
         train(config, tmp_path, on_epoch=interrupt)
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 7}\n' * 3)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 7}\n' * 3, encoding="utf-8")
     with scripted(train, **script) as played:
         train(config, tmp_path)
     assert played.rates == [0.5] * 3
@@ -247,7 +247,7 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
     assert lines[3].endswith(", 3 seeds)")
 
 
-def test_a_training_tells_these_lines(tmp_path, capsys):
+def test_train_prints_a_line_per_epoch_and_the_test_result(tmp_path, capsys):
     config = replace_fields(LESSON, {"epochs": 10, "data.loader": "stream"})
     with scripted(train, accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
         train(config, tmp_path)
@@ -261,7 +261,7 @@ def test_a_training_tells_these_lines(tmp_path, capsys):
     assert lines[10] == "test loss 2.0000  accuracy 62.50% of 4 images"
 
 
-def test_a_population_tells_these_lines(tmp_path, capsys):
+def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
     config = dataclasses.replace(LESSON, epochs=10)
     with scripted(population, accuracies=[[0.5, 0.75]]):
         population(config, tmp_path, seeds=2)

@@ -96,7 +96,7 @@ def test_the_best_step_is_one_that_the_schedule_saves(subtests):
             assert best_step(rows(accuracies), lambda step: step % 20 == 0) == best
 
 
-def test_these_of_the_saved_steps_are_kept(subtests):
+def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
     """The schedule saves the multiples of 10; all others, a signal."""
     for saved, accuracies, kept in (
         ([], {}, set()),

@@ -114,7 +114,7 @@ def test_an_unexpected_error_is_one_sentence_and_the_next_request_is_answered(co
     assert client.post("/api/predict", content=FILES["grey"]()).json()["label"] == "7"
 
 
-def test_what_cannot_be_served_is_refused_in_one_line(workdir, capsys, monkeypatch):
+def test_serve_refuses_bad_arguments_in_one_line(workdir, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused = {

@@ -88,6 +88,6 @@ def test_a_summary_tells_how_a_network_pools():
 
 
 def test_the_readme_shows_the_table_as_it_is():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     image_shape = (28, 28, 1)
     assert format_table(summarize(create_reference(), image_shape), image_shape) in readme

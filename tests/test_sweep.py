@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from mnist_jax import Config, evaluate, program, train
+from mnist_jax.cli import main
 from mnist_jax.config import DataConfig, ModelConfig, load_config, replace_fields
 from mnist_jax.history import read_history, write_history
 from mnist_jax.sweep import load_search_space, sweep
@@ -99,6 +101,15 @@ def load_study(workdir: Path) -> list[optuna.trial.FrozenTrial]:
 
 def in_order(trials):
     return [(t.number, t.state, t.params, t.value) for t in sorted(trials, key=lambda t: t.number)]
+
+
+@pytest.mark.usefixtures("imitated")
+def test_the_sweep_command_answers_in_json(tmp_path, capsys):
+    (tmp_path / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    options = ["--config", str(tmp_path / "recipe.py"), "--workdir", str(tmp_path / "run")]
+    assert main(["sweep", *options, "--trials", "2", "--json"]) == 0
+    trials = json.loads(capsys.readouterr().out)
+    assert sorted(trial["number"] for trial in trials) == [0, 1]
 
 
 def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished):
@@ -263,7 +274,7 @@ run()
 
 
 def start(root: Path, trials: int, trial: int = -1, signum: int = 0) -> subprocess.Popen[str]:
-    (root / "recipe.py").write_text(RECIPE)
+    (root / "recipe.py").write_text(RECIPE, encoding="utf-8")
     options = [f"--config={root}/recipe.py", f"--workdir={root}/run", f"--trials={trials}"]
     return subprocess.Popen(
         [sys.executable, "-c", DISTURBED, str(int(signum)), str(trial), root, "sweep", *options],
@@ -366,7 +377,7 @@ def test_the_plots_are_one_page_without_other_files(tmp_path, capsys):
     assert "no plot of the parameter importances: " in capsys.readouterr().out
     sweep(TWO_EPOCHS, SPACE, tmp_path, trials=8)
     assert "no plot" not in capsys.readouterr().out
-    page = (tmp_path / "plots" / "sweep.html").read_text()
+    page = (tmp_path / "plots" / "sweep.html").read_text(encoding="utf-8")
     for title in ("optimization history", "parameter importances", "slices", "parallel coordinat"):
         assert f'"text":"{title}' in page
     assert "<script src" not in page

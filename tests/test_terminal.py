@@ -45,7 +45,7 @@ def on_a_terminal(columns: int, cwd: Path, *args: str) -> tuple[int, str]:
     process = subprocess.Popen(
         [sys.executable, *args],
         cwd=cwd,
-        env=env | {"TERM": "xterm-256color"},
+        env=env | {"TERM": "xterm-256color", "PYTHONUTF8": "1"},
         stdin=inside,
         stdout=inside,
         stderr=inside,
@@ -72,7 +72,9 @@ def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
     assert not any(COLOUR.search(line) for line in bars)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     panel = plain[plain.index("╭") : plain.index("╯")]
-    accuracy = json.loads((tmp_path / "run/result.json").read_text())["test_accuracy"]
+    accuracy = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))[
+        "test_accuracy"
+    ]
     assert f"test accuracy {accuracy:.2%}" in panel
     assert " report --workdir " in panel
     assert {*NEXT} <= {*COMMANDS}
@@ -124,7 +126,7 @@ def test_a_terminal_may_be_narrow_or_without_colours_and_errors_are_one_line(smo
 
 
 @pytest.mark.slow
-def test_elsewhere_there_are_plain_lines(tmp_path, command):
+def test_output_to_a_pipe_is_plain_lines(tmp_path, command):
     workdir = tmp_path / "a run"
     done = command(*SMOKE, "--workdir", workdir)
     assert (done.returncode, done.stderr) == (0, "")
@@ -201,7 +203,9 @@ def answer(smoke_run, tmp_path, monkeypatch, capfd):
 
 def test_commands_answer_in_json(answer):
     trained = answer(*SMOKE, "--workdir", "new")
-    assert trained == {"workdir": "new"} | json.loads(Path("new/result.json").read_text())
+    assert trained == {"workdir": "new"} | json.loads(
+        Path("new/result.json").read_text(encoding="utf-8")
+    )
     assert answer(*SMOKE, "--workdir", "run")["params_sha256"] == trained["params_sha256"]
     measured = answer("evaluate", "--workdir", "run")
     assert measured["accuracy"] == trained["test_accuracy"]
@@ -211,17 +215,22 @@ def test_commands_answer_in_json(answer):
     assert written == {"output": "p.npz", "shape": [512, 10]}
 
 
+def test_a_population_answers_in_json(answer):
+    members = answer("population", *SMOKE[1:], "--epochs", "1", "--seeds", "2", "--workdir", "two")
+    assert members["seeds"] == [0, 1]
+
+
 @pytest.mark.slow
 def test_more_commands_answer_in_json(answer):
     options = ("--format", "stablehlo", "--output", "net.stablehlo")
     exported = answer("export", "--workdir", "run", *options)
-    assert exported["card"] == json.loads(Path("net.stablehlo.json").read_text())
-    members = answer("population", *SMOKE[1:], "--seeds", "2", "--workdir", "two")
-    assert members["seeds"] == [0, 1]
+    assert exported["card"] == json.loads(Path("net.stablehlo.json").read_text(encoding="utf-8"))
     assert answer("verify", "--workdir", "run") == {"same_bits": True, "differences": []}
-    rows = Path("run/metrics.jsonl").read_text().splitlines()
+    rows = Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     row = json.loads(rows[0]) | {"val_loss": 0.0}
-    Path("run/metrics.jsonl").write_text("\n".join([json.dumps(row), *rows[1:], ""]))
+    Path("run/metrics.jsonl").write_text(
+        "\n".join([json.dumps(row), *rows[1:], ""]), encoding="utf-8"
+    )
     found = answer("verify", "--workdir", "run", code=4)
     assert not found["same_bits"]
     assert len(found["differences"]) == 1

@@ -26,8 +26,10 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         "metrics.jsonl",
         "result.json",
     ]
-    assert json.loads((workdir / "config.json").read_text()) == dataclasses.asdict(SMALL)
-    assert json.loads((workdir / "result.json").read_text()) == run.result
+    assert json.loads((workdir / "config.json").read_text(encoding="utf-8")) == dataclasses.asdict(
+        SMALL
+    )
+    assert json.loads((workdir / "result.json").read_text(encoding="utf-8")) == run.result
     assert read_history(workdir) == run.history
     assert set(run.result) == {
         "test_loss",
@@ -85,15 +87,15 @@ def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys)
 def test_another_config_is_refused_and_overwrite_trains_again(tmp_path):
     config = dataclasses.replace(TINY, epochs=1)
     train(config, tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     other = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=0.01))
     with pytest.raises(
         ValueError, match=r"another config \(optimizer.learning_rate is 0.001, not 0.01\)"
     ):
         train(other, tmp_path)
     run = train(other, tmp_path, overwrite=True)
-    assert run.result == json.loads((tmp_path / "result.json").read_text())
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert run.result == json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_run_without_its_config_is_refused(small_run, tmp_path):
@@ -108,11 +110,11 @@ def test_a_run_without_its_config_is_refused(small_run, tmp_path):
 def test_overwrite_deletes_no_other_tools_files_and_nothing_before_it_is_sure(small_run, tmp_path):
     theirs = tmp_path / "theirs" / "checkpoints" / "model.pt"
     theirs.parent.mkdir(parents=True)
-    theirs.write_text("precious")
-    (tmp_path / "theirs" / "config.json").write_text('{"name": "other tool"}')
+    theirs.write_text("precious", encoding="utf-8")
+    (tmp_path / "theirs" / "config.json").write_text('{"name": "other tool"}', encoding="utf-8")
     with pytest.raises(ValueError, match="unknown config field name"):
         train(SMALL, tmp_path / "theirs", overwrite=True)
-    assert theirs.read_text() == "precious"
+    assert theirs.read_text(encoding="utf-8") == "precious"
 
     ours = shutil.copytree(small_run[0], tmp_path / "ours")
     too_large = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, kernel_size=40))
@@ -189,7 +191,9 @@ def test_overwrite_keeps_a_link_to_where_the_checkpoints_are(tmp_path):
     (tmp_path / "large-disk").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "large-disk")
-    (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
+    (tmp_path / "run" / "config.json").write_text(
+        json.dumps(dataclasses.asdict(TINY)), encoding="utf-8"
+    )
     for _ in range(2):
         train(TINY, tmp_path / "run", overwrite=True)
         assert check_checkpoints(tmp_path / "large-disk") == ([8, 16], {})

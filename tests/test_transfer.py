@@ -79,7 +79,7 @@ def test_a_complete_run_needs_its_source_no_more(small_run, tmp_path):
     assert tree_sha256(found.variables) == tree_sha256(run.state.average)
 
 
-def test_what_fits_is_taken_and_the_rest_is_told():
+def test_transfer_takes_the_layers_that_fit_and_names_the_rest():
     new = variables(conv1=(3, 2), middle=(2, 2), output=(2, 5))
     old = jax.tree.map(np.ones_like, variables(conv1=(3, 2), other=(4,), output=(2, 4)))
     found = transfer(new, old)

@@ -156,7 +156,7 @@ def test_clipping_is_of_all_gradients_together_and_before_the_optimizer(name):
     assert_close(found, expected(name, grads=[first, *clipped]))
 
 
-def test_what_is_frozen_stays_and_does_not_count_for_the_norm():
+def test_frozen_parameters_stay_and_do_not_count_for_the_norm():
     grads = [{**grad, "conv": {"kernel": 1e3 * grad["conv"]["kernel"]}} for grad in GRADS]
     found = run(name="sgd", clip_norm=100.0, freeze="conv", grads=grads, **FIELDS["sgd"])
     for after, wanted in zip(found, expected("sgd"), strict=True):

@@ -16,14 +16,16 @@ def test_a_run_agrees_with_itself_and_is_left_alone(small_run, capsys):
     assert before == times(workdir)
 
 
-def test_what_differs_is_named(small_run, tmp_path, capsys):
+def test_verify_names_what_differs(small_run, tmp_path, capsys):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
-    result = json.loads((workdir / "result.json").read_text())
-    (workdir / "result.json").write_text(json.dumps(result | {"params_sha256": "0" * 64}))
-    rows = (workdir / "metrics.jsonl").read_text().splitlines()
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    (workdir / "result.json").write_text(
+        json.dumps(result | {"params_sha256": "0" * 64}), encoding="utf-8"
+    )
+    rows = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     first = json.loads(rows[0])
     rows[0] = json.dumps(first | {"train_loss": 2.5})
-    (workdir / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    (workdir / "metrics.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     assert main(["verify", "--workdir", str(workdir)]) == 4
     lines = capsys.readouterr().out.splitlines()
     assert lines.pop() == "the bits differ"
@@ -36,12 +38,12 @@ def test_what_differs_is_named(small_run, tmp_path, capsys):
 @pytest.mark.slow
 def test_another_environment_is_warned_of_and_does_not_count(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
-    result = json.loads((workdir / "result.json").read_text())
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     del result["process_count"]  # as in older versions
-    (workdir / "result.json").write_text(json.dumps(result))
+    (workdir / "result.json").write_text(json.dumps(result), encoding="utf-8")
     assert verify(workdir) == []
     result["versions"]["jax"] = "0.1"
-    (workdir / "result.json").write_text(json.dumps(result))
+    (workdir / "result.json").write_text(json.dumps(result), encoding="utf-8")
     with pytest.warns(UserWarning, match=r"versions.jax is '0.1', not .*bits may differ"):
         assert verify(workdir) == []
 

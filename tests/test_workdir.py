@@ -64,7 +64,7 @@ def test_an_overwriting_run_that_is_stopped_has_no_older_result(tmp_path):
         with scripted(train):
             stop_after(1, train, LESSON, tmp_path, overwrite=True)
         assert files(tmp_path) == {"config.json", "metrics.jsonl", "checkpoints"}
-        assert (tmp_path / "metrics.jsonl").read_text() == ""
+        assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == ""
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
         with scripted(train, accuracies=[accuracy]):
             run = train(LESSON, tmp_path)
@@ -74,7 +74,7 @@ def test_an_overwriting_run_that_is_stopped_has_no_older_result(tmp_path):
 def test_an_overwriting_population_that_is_stopped_has_no_older_result(tmp_path):
     with scripted(population):
         population(LESSON, tmp_path, seeds=2)
-    (tmp_path / ".population.json.7.tmp").write_text("{")
+    (tmp_path / ".population.json.7.tmp").write_text("{", encoding="utf-8")
     with scripted(population):
         stop_after(1, population, LESSON, tmp_path, seeds=2, overwrite=True)
     assert files(tmp_path) == {"config.json", "metrics.jsonl", "checkpoints", "members"}
@@ -123,4 +123,4 @@ def test_opening_sets_aside_what_is_not_sound_again_and_again(tmp_path):
         with open_saver(tmp_path, [8]):
             pass
         assert files(tmp_path) == {"8", "16.aside"}
-        assert (tmp_path / "16.aside" / "a").read_text() == text
+        assert (tmp_path / "16.aside" / "a").read_text(encoding="utf-8") == text

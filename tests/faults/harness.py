@@ -150,7 +150,7 @@ def written(log: Path) -> bool:
 
 def read_log(log: Path) -> list[str]:
     """The calls of a log, by number: threads write their lines in any order."""
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     numbered = (line.split(" ", 1) for line in lines)
     return [call for _, call in sorted((int(number), call) for number, call in numbered)]
 

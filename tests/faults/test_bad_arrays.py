@@ -160,7 +160,7 @@ def test_an_imported_dataset_is_overwritten_only_on_demand(refuse_source):
     foreign = Path(os.environ["TFDS_DATA_DIR"], "mine/2.0.0/metadata.json")
     foreign.parent.mkdir()
     for content in ("{}", "[]", "{", '{"made_by": "others"}', "[" * 10**5):
-        foreign.write_text(content)
+        foreign.write_text(content, encoding="utf-8")
         assert "2.0.0 is there already, and was not imported" in refuse_source(
             [source], overwrite=True
         )

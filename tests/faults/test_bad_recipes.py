@@ -163,7 +163,7 @@ def recipe(tree: Path, field: str, value: object) -> str:
     for name in reversed(field.split(".")):
         value = {name: value}
     path = tree.parent / "recipe.json"
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value), encoding="utf-8")
     return str(path)
 
 

@@ -274,7 +274,7 @@ BOMBS: dict[str, Case] = {
 }
 
 
-def test_what_unpacks_to_far_too_much_is_not_unpacked(refuse_each_source, monkeypatch):
+def test_decompression_bombs_are_not_unpacked(refuse_each_source, monkeypatch):
     """The limit is made small; the labels of the first case would tell, but come later."""
     monkeypatch.setattr(streams, "MAX_UNPACKED", 1 << 20)
     refuse_each_source(BOMBS)

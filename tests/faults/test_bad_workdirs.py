@@ -1,6 +1,7 @@
 """Bad workdirs: exit code 2, one line on standard error that names it, and nothing written."""
 
 import json
+import os
 
 import pytest
 
@@ -14,6 +15,7 @@ TINY_JSON = json.dumps(
 )
 LONG = "x" * 200
 DEEP = "[" * 100_000
+ARABIC_NINE = os.fsdecode("٩".encode())  # whatever the file names of this locale are
 FILES: dict[str, str | bytes] = {
     "loop": "@loop",
     "dangling": "@nothing",
@@ -66,7 +68,7 @@ FILES: dict[str, str | bytes] = {
     "padded-step/config.json": TINY_JSON,
     "padded-step/checkpoints/0008/": "",
     "arabic-step/config.json": TINY_JSON,
-    "arabic-step/checkpoints/٩/": "",
+    f"arabic-step/checkpoints/{ARABIC_NINE}/": "",
     "huge-step/config.json": TINY_JSON,
     f"huge-step/checkpoints/{LONG.replace('x', '9')}/": "",
 }

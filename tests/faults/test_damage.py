@@ -116,7 +116,7 @@ def test_a_damaged_result_is_made_again(finished, tmp_path, subtests):
 
 def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    (workdir / "checkpoints" / "16" / "variables" / "_METADATA").write_text("{}")
+    (workdir / "checkpoints" / "16" / "variables" / "_METADATA").write_text("{}", encoding="utf-8")
     before = times(workdir)
     for step, expected in (("latest", 14), ("best", 12)):
         with pytest.warns(UserWarning, match="checkpoints/16 is damaged and left out"):
@@ -134,7 +134,7 @@ def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_pa
 def test_a_damaged_best_checkpoint_is_made_again(finished, tmp_path, complete):
     """Otherwise `best_step` would name what is not there."""
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    (workdir / "checkpoints" / "12" / "variables" / "_METADATA").write_text("{}")
+    (workdir / "checkpoints" / "12" / "variables" / "_METADATA").write_text("{}", encoding="utf-8")
     if not complete:
         (workdir / "result.json").unlink()
     with pytest.warns(UserWarning, match="/12 is damaged"):

@@ -75,7 +75,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
         pytest.warns(UserWarning, match="cannot be locked .No locks available.: see to it"),
         lock_workdir(tmp_path / "run"),
     ):
-        (tmp_path / "run" / "result").write_text("")
+        (tmp_path / "run" / "result").write_text("", encoding="utf-8")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
 
 

@@ -121,7 +121,7 @@ def test_the_kernel_sees_no_change_of_a_training_that_the_shim_does_not(tmp_path
         pytest.skip(f"strace cannot trace here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
 
-    calls = (line.split(maxsplit=1)[1] for line in trace.read_text().splitlines())
+    calls = (line.split(maxsplit=1)[1] for line in trace.read_text(encoding="utf-8").splitlines())
     below_root = [call for call in calls if str(root) in call and not READING.match(call)]
     kernel = collections.Counter(
         "rmdir" if "AT_REMOVEDIR" in call else re.sub(r"(at2?)?\(.*", "", call)

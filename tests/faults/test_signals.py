@@ -132,9 +132,10 @@ sys.meta_path.insert(0, Finder())
 
 
 def test_a_signal_during_the_imports_leaves_nothing(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
     command = [sys.executable, "-m", "mnist_jax", "train", f"--workdir={tmp_path / 'run'}"]
-    with started(*command, PYTHONPATH=str(tmp_path)) as process:
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with started(*command, PYTHONPATH=paths) as process:
         _, stderr = process.communicate()
     assert (process.returncode, stderr) == (130, "error: stopped by SIGINT\n")
     assert not (tmp_path / "run").exists()
@@ -201,7 +202,7 @@ def test_a_second_signal_in_a_notebook_interrupts_and_does_not_exit(monkeypatch)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_request_is_passed_on_where_an_error_ends_the_work():
+def test_a_pending_interrupt_is_raised_when_the_work_fails():
     def fail_when_asked() -> None:
         with stop_requests():
             signal.raise_signal(signal.SIGINT)

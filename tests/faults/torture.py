@@ -38,6 +38,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
     args = parser.parse_args()
+    if sys.flags.optimize:
+        print("error: `python -O` drops the asserts that compare the bits", file=sys.stderr)
+        return 2
     if harness.MISSING:
         print(f"error: {harness.MISSING}", file=sys.stderr)
         return 2
