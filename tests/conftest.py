@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# A cluster that the tests run on is not theirs to join; and their output has its own width, colours.
+# A cluster that the tests run on is not theirs to join; their output has its own width and colours.
 CLUSTERS = ("SLURM_", "OMPI_", "PMIX_", "TPU_", "COLAB_")
 FOREIGN = (*CLUSTERS, "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
 for _name in [name for name in os.environ if name.startswith(FOREIGN)]:
