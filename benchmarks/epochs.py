@@ -86,7 +86,7 @@ class Peer:
             [sys.executable, script, data, *command.options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log.open("w"),
+            stderr=log.open("w", encoding="utf-8"),
             text=True,
             env=os.environ | (command.env or {}),
         )

@@ -118,7 +118,8 @@ def main() -> None:
             )
         peak = Path(f"/proc/{server.pid}/status")
         if peak.exists():
-            line = next(line for line in peak.read_text().splitlines() if line.startswith("VmHWM"))
+            lines = peak.read_text(encoding="utf-8").splitlines()
+            line = next(line for line in lines if line.startswith("VmHWM"))
             print(f"Largest resident memory of the server: {int(line.split()[1]) // 1024} MB.")
     finally:
         server.terminate()

@@ -169,9 +169,10 @@ def _numbers(version: str) -> str:
 def _driver_release(file: str | Path) -> int | None:
     """The first number of the driver's version: 580 of 580.65.06."""
     try:
-        found = re.search(r"Kernel Module.*?\s(\d+)\.", Path(file).read_text(errors="replace"))
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+    found = re.search(r"Kernel Module.*?\s(\d+)\.", text)
     return int(found[1]) if found else None
 
 

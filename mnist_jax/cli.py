@@ -96,7 +96,7 @@ def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show_warning
-        nowhere = stack.enter_context(Path(os.devnull).open("w"))
+        nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
         if quiet or only_result:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         if quiet:
@@ -108,7 +108,7 @@ def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
 def _silence() -> Iterator[None]:
     """For the other ones of several processes: what they would say, the first one says."""
     with (
-        Path(os.devnull).open("w") as nowhere,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
         warnings.catch_warnings(action="ignore"),

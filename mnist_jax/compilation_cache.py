@@ -45,7 +45,7 @@ def use_compilation_cache() -> None:
 
 def _processor_key() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     # "flags" are x86's instruction sets, "Features" Arm's.
     features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     return hashlib.sha256(

@@ -325,7 +325,7 @@ def read_recipe(path: str | Path, function: str) -> Any:
         raise FileNotFoundError(f"there is no config file {str(path)!r}")
     try:
         if file.suffix == ".json":
-            values = json.loads(file.read_text())
+            values = json.loads(file.read_text(encoding="utf-8"))
             return config_from_dict(values) if function == "get_config" else None
         found = runpy.run_path(str(file)).get(function)
         return found() if callable(found) else None

@@ -36,7 +36,7 @@ def requirements() -> dict[str, list[Requirement]]:
     """
     project = CHECKOUT / "pyproject.toml"
     if project.is_file():
-        told = tomllib.loads(project.read_text()).get("project", {})
+        told = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {})
         if told.get("name") == "mnist_jax":
             extras = {"": told["dependencies"]} | told["optional-dependencies"]
             return {name: [*map(Requirement, lines)] for name, lines in extras.items()}

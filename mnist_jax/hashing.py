@@ -53,7 +53,7 @@ def write_sums(directory: Path) -> None:
     disk when this returns.
     """
     text = "".join(f"{_sha256(directory / name)}  {name}\n" for name in _files(directory))
-    (directory / SUMS).write_text(text)
+    (directory / SUMS).write_text(text, encoding="utf-8")
     for path in [directory, *directory.rglob("*")]:
         sync(path)
 

@@ -54,7 +54,7 @@ def read_history(workdir: Path) -> list[dict[str, Any]]:
     """Reads metrics.jsonl; ValueError where it is not what `write_history` writes."""
     path = workdir / "metrics.jsonl"
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     rows = []
@@ -79,7 +79,7 @@ def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """Reads a JSON file; ValueError where it cannot be read, or is not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 

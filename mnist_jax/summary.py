@@ -90,7 +90,7 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     with nn.intercept_methods(record):
         images = jax.ShapeDtypeStruct((BATCH, *image_shape), jnp.float32)
         jax.eval_shape(model.init, jax.random.key(0), images)
-    return layers
+    return [*layers]  # a copy: with `python -O`, Flax leaves its interceptor in place
 
 
 def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:

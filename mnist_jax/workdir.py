@@ -221,7 +221,8 @@ def check_shared(workdir: Path) -> None:
 
 
 def _time_of_writing(path: Path) -> int:
-    with path.open() as file:  # opened, as a network's file system may have old news otherwise
+    # Opened, as a network's file system may have old news otherwise.
+    with path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime_ns
 
 

@@ -30,7 +30,7 @@ def imported_versions(place: Path, overwrite: bool) -> list[Path]:
 
 def _was_imported(version: Path) -> bool:
     try:
-        metadata = json.loads((version / "metadata.json").read_text())
+        metadata = json.loads((version / "metadata.json").read_text(encoding="utf-8"))
         return metadata["made_by"] == MADE_BY and bool(_version(version))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
