@@ -124,3 +124,11 @@ def test_opening_sets_aside_what_is_not_sound_again_and_again(tmp_path):
             pass
         assert files(tmp_path) == {"8", "16.aside"}
         assert (tmp_path / "16.aside" / "a").read_text(encoding="utf-8") == text
+
+
+def test_a_population_is_overwritten_before_it_is_finished(tmp_path):
+    with scripted(population):
+        stop_after(1, population, LESSON, tmp_path, seeds=1)
+    with scripted(population):
+        population(LESSON, tmp_path, seeds=2, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "members").iterdir()) == ["seed-0", "seed-1"]
