@@ -34,7 +34,7 @@ def examples(chunks, sharding):
     return np.concatenate(found)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.integers(1, 400), st.integers(1, 70), st.integers(1, 9))
 def test_an_epoch_shows_each_example_once_in_its_order(num_examples, batch_size, chunk_steps):
     order = epoch_order(rng.stream(0, "shuffle"), 3, num_examples)

@@ -96,7 +96,15 @@ def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
     assert (logits.argmax(axis=-1) == labels).all()
 
 
-@pytest.mark.parametrize(("name", "batch_norm"), NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "batch_norm"),
+    [
+        pytest.param(
+            *network, marks=() if network[0] in ("cnn", "transformer") else pytest.mark.slow
+        )
+        for network in NETWORKS
+    ],
+)
 def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch_norm):
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
     images = random_images(8, 14, 14, 1)

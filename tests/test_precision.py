@@ -133,9 +133,8 @@ def test_augmentation_and_optimizer_multiply_in_float32(chunk):
     assert plain.count(EXPECTED["bfloat16"]) == bent.count(EXPECTED["bfloat16"]) == 8
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "cnn" else pytest.mark.slow) for n in model_names()]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", model_names())
 def test_every_network_learns_in_bfloat16_and_its_state_stays_float32(chunk, name):
     losses, grads = {}, {}
     for precision in ("float32", "bfloat16"):

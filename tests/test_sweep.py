@@ -112,6 +112,7 @@ def test_the_sweep_command_answers_in_json(tmp_path, capsys):
     assert sorted(trial["number"] for trial in trials) == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished):
     workdir, trials = finished
     assert [trial.number for trial in load_study(workdir)] == [0, 1, 2]
@@ -126,6 +127,7 @@ def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished
         assert not {".lock", ".claim"} & {path.name for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, tmp_path, capsys):
     """Measuring it fails in the fixture."""
     workdir, trials = finished
@@ -136,6 +138,7 @@ def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, t
     assert "epoch" not in capsys.readouterr().out  # nothing is trained again
 
 
+@pytest.mark.slow
 def test_best_json_is_the_config_of_the_best_trial(finished):
     workdir, trials = finished
     best = load_config(workdir / "best.json")
@@ -143,6 +146,7 @@ def test_best_json_is_the_config_of_the_best_trial(finished):
     assert best.optimizer.learning_rate == trials[0].params["optimizer.learning_rate"]
 
 
+@pytest.mark.slow
 def test_a_complete_search_says_so_and_prints_the_best_first(finished, capsys):
     workdir, trials = finished
     before = load_study(workdir)
@@ -154,7 +158,10 @@ def test_a_complete_search_says_so_and_prints_the_best_first(finished, capsys):
     assert load_study(workdir) == before
 
 
-def test_a_search_of_an_older_version_goes_on_with_the_defaults_of_new_fields(finished, tmp_path):
+@pytest.mark.slow
+def test_a_search_of_an_older_version_is_resumed_with_the_defaults_of_new_fields(
+    finished, tmp_path
+):
     workdir = shutil.copytree(finished[0], tmp_path / "search")
     storage = optuna.storages.RDBStorage(f"sqlite:///{workdir}/sweep.db")
     study = optuna.load_study(study_name="sweep", storage=storage)
@@ -166,6 +173,7 @@ def test_a_search_of_an_older_version_goes_on_with_the_defaults_of_new_fields(fi
     assert len(sweep(TINY, SPACE, workdir, trials=2)) == TRIALS
 
 
+@pytest.mark.slow
 def test_another_config_or_search_space_is_refused(finished):
     workdir, _ = finished
     with pytest.raises(ValueError, match=r"another config .* \(config.epochs is 6, not 5\): choos"):
@@ -339,7 +347,7 @@ def test_two_processes_share_the_asked_number_of_trials(tmp_path):
 
 
 @pytest.mark.usefixtures("imitated")
-def test_a_trial_killed_while_its_values_were_drawn_is_drawn_anew(tmp_path):
+def test_a_trial_killed_while_its_values_were_drawn_is_drawn_again(tmp_path):
     sweep(TWO_EPOCHS, SPACE, tmp_path, trials=1)
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/sweep.db")
     optuna.load_study(study_name="sweep", storage=storage).ask()
