@@ -14,7 +14,7 @@ train: $(VENV)/.installed
 
 # The promises, each once: the same tests with the same examples in the same order, on all cores.
 PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow" -p no:randomly
 
 # All tests; the order in each file and the examples are drawn, and SEED repeats them.
@@ -24,7 +24,7 @@ test-all: $(VENV)/.installed-dev
 	$(PYTEST) --randomly-seed=$(SEED) --hypothesis-profile=drawn --hypothesis-seed=$(SEED)
 
 # Changes one expression of the core at a time, and counts the changes that `make test` does not notice.
-mutants: $(VENV)/.installed-dev
+mutants: $(VENV)/.installed-test
 	$(BIN)/python tests/mutants.py --seed $(SEED)
 
 # The pages of docs/, into build/docs.
@@ -33,7 +33,7 @@ docs: $(VENV)/.installed-dev
 
 # Kills a small training N times, continues it each time, and compares every bit. An hour.
 N ?= 1000
-torture: $(VENV)/.installed-dev
+torture: $(VENV)/.installed-test
 	@$(BIN)/python tests/faults/torture.py --kills $(N)
 
 check: $(VENV)/.installed-dev
@@ -86,9 +86,14 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[report,serve]"
 	touch $@
 
+# Without what builds the pages of docs/ and what checks the code.
+$(VENV)/.installed-test: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed-test $(VENV)/.installed
 
 # PyTorch brings gigabytes of CUDA, unless its CPU build is in the environment already.
 $(VENV)/.installed-benchmarks: $(VENV)/.created pyproject.toml

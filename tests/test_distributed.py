@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -144,16 +145,21 @@ def test_a_killed_process_ends_all_others(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_lost(tmp_path):
+    """However far the other one has come meanwhile: it loses its patience when the test says so."""
     hang = """
-import os, signal
-def hang(_):
-    if NUMBER == 0:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    else:
-        processes.peers.SILENT_SECONDS = 1.0  # from now on
-processes.at_chunk(3, hang)
+import sys, threading
+def lose_patience():
+    if sys.stdin.readline():
+        processes.peers.SILENT_SECONDS = 1.0
+if NUMBER == 0:
+    processes.at_chunk(3, processes.wait_for_signal)
+else:
+    threading.Thread(target=lose_patience, daemon=True).start()
 """
-    processes = start(2, tmp_path / "run", before=hang, waits_for_loss=True)
+    hanging, other = processes = start(2, tmp_path / "run", before=hang, waits_for_loss=True)
+    wait_for_line(hanging, "ready")
+    hanging.send_signal(signal.SIGSTOP)
+    print(file=other.stdin, flush=True)
     assert_lost(0, "gives no sign of life for 1 s", processes)
 
 

@@ -189,6 +189,5 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         assert re.search(rf'id="mnist_jax\.(config\.)?{public}"', api), public
     fetched = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"')
     for page in tmp_path.glob("*.html"):
-        assert not fetched.findall(page.read_text(encoding="utf-8")), (
-            page
-        )  # the site works without a network
+        text = page.read_text(encoding="utf-8")
+        assert not fetched.findall(text), page  # the site works without a network

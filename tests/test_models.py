@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,14 +59,17 @@ def test_every_network_takes_images_of_any_shape_and_any_number_of_classes(subte
                 assert ("batch_stats" in variables) == normalised
 
 
-def with_batch_norm_first(name: str, batch_norm: bool) -> Any:
-    """What could have batch normalisation and has none is left to `make test-all`."""
-    is_slow = name in NORMALISED and not batch_norm
-    return pytest.param(name, batch_norm, marks=pytest.mark.slow if is_slow else ())
+def slow_unless(quick: Callable[[str, bool], bool]) -> list[Any]:
+    """All networks, as parameters of a test; those that are not quick are left to `test-all`."""
+    return [
+        pytest.param(*network, marks=() if quick(*network) else pytest.mark.slow)
+        for network in NETWORKS
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "batch_norm"), [with_batch_norm_first(*network) for network in NETWORKS]
+    ("name", "batch_norm"),
+    slow_unless(lambda name, batch_norm: batch_norm or name not in NORMALISED),
 )
 def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
     images, labels = mnist["train"]
@@ -98,12 +102,9 @@ def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
 
 @pytest.mark.parametrize(
     ("name", "batch_norm"),
-    [
-        pytest.param(
-            *network, marks=() if network[0] in ("cnn", "transformer") else pytest.mark.slow
-        )
-        for network in NETWORKS
-    ],
+    slow_unless(
+        lambda name, batch_norm: name == "transformer" or (name, batch_norm) == ("cnn", True)
+    ),
 )
 def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch_norm):
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)

@@ -68,12 +68,10 @@ def test_weight_decay_and_the_running_mean_vary(tmp_path):
     assert_close_to_solo_runs(tmp_path / "run", result, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
-    [
-        ("model.dropout_rate", "augment.rotation"),
-        pytest.param(("augment.elastic", "augment.mixup_alpha"), marks=pytest.mark.slow),
-    ],
+    [("model.dropout_rate", "augment.rotation"), ("augment.elastic", "augment.mixup_alpha")],
     ids=" and ".join,
 )
 def test_dropout_and_augmentations_vary(tmp_path, fields):
