@@ -33,7 +33,7 @@ loss_and_grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argna
 
 def create_state(learning_rate=1e-3, averaged=False, **fields):
     tx = create_optimizer(**vars(OptimizerConfig(learning_rate=learning_rate)), num_steps=1)
-    model, key = create_reference(**fields), rng.stream(0, "init")
+    model, key = create_reference(**fields), jax.random.key(0, impl="rbg")  # quick to compile
     create = functools.partial(create_train_state, model, tx, image_shape=(28, 28, 1))
     return jax.jit(functools.partial(create, averaged=averaged))(key)
 
