@@ -6,6 +6,7 @@ the process was killed.
 """
 
 import contextlib
+import copy
 import errno
 import functools
 import logging
@@ -75,7 +76,8 @@ class Saver:
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Starts saving a state under its step, once the save before it is done.
 
-        The state may be donated at once: the values are copied before this returns.
+        All values are copied before this returns: at once, the state may be donated, and lists of
+        the progress may grow.
 
         Args:
             state: every value of it must be finite.
@@ -85,7 +87,8 @@ class Saver:
             OSError: this one, or the one before, could not be written. What was saved stays.
         """
         items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
-        args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(progress))
+        # Orbax copies arrays, but reads the rest in the background, later.
+        args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(copy.deepcopy(progress)))
         with _one_os_error(self._directory):
             self._checkpointer.save(self._directory / str(int(state.step)), args=args)
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,26 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
         for _ in range(20):
             state = state.replace(params=increase(state.params))
     assert not kernel(tmp_path, 1).any()
+
+
+def test_the_history_may_grow_while_it_is_saved(tmp_path):
+    """Orbax writes it in the background: on a busy machine after the next epoch has ended."""
+    grown = threading.Event()
+
+    class ReadLate(dict[str, float]):
+        """In the background, what stands behind it is read when the history has grown."""
+
+        def items(self) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                grown.wait()
+            return super().items()
+
+    history = [{"epoch": 1}]
+    with open_saver(tmp_path, []) as saver:
+        saver.save(toy_state(0.0, 1), {"origin": ReadLate(size=1.0), "history": history})
+        history.append({"epoch": 2})
+        grown.set()
+    assert read_progress(tmp_path, 1)["history"] == [{"epoch": 1}]
 
 
 @pytest.mark.parametrize(
