@@ -15,7 +15,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from mnist_jax import Config, population, rng, train
+from mnist_jax import Config, population, population_program, program, rng, train
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.steps import run_steps
 from mnist_jax.summary import step_flops
@@ -58,20 +58,21 @@ def compile_members(config: Config, members: int) -> Compiled:
 
 
 def _compiled(verb: Callable[..., Any], name: str, config: Config, **options: Any) -> Compiled:
-    compile_program, found = verb.__globals__[name], []
+    found, place = [], {"compile_program": program, "compile_population": population_program}[name]
+    compile_program = getattr(place, name)
 
     def compile_and_leave(*args: Any, **fields: Any) -> None:
         start = time.perf_counter()
-        program = compile_program(*args, **fields)
-        jax.block_until_ready(program.state)
+        compiled = compile_program(*args, **fields)
+        jax.block_until_ready(compiled.state)
         seconds = time.perf_counter() - start
         splits = next(argument for argument in args if isinstance(argument, dict))
         num_steps = steps_per_epoch(len(splits["train"][1]), config.batch_size)
-        beginning = jax.device_get(program.state)
-        found.append(Compiled(program, (args, fields), seconds, num_steps, beginning))
+        beginning = jax.device_get(compiled.state)
+        found.append(Compiled(compiled, (args, fields), seconds, num_steps, beginning))
         raise _EnoughError
 
-    patched = mock.patch.dict(verb.__globals__, {name: compile_and_leave})
+    patched = mock.patch.object(place, name, compile_and_leave)
     with tempfile.TemporaryDirectory() as workdir, patched:
         try:
             verb(config, workdir, **options)

@@ -25,6 +25,7 @@ from jax.sharding import Sharding
 
 from mnist_jax.distributed import by_first_process
 from mnist_jax.hashing import find_damage, sync, write_sums
+from mnist_jax.history import Progress
 from mnist_jax.state import TrainState, Variables
 
 SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes
@@ -73,22 +74,23 @@ class Saver:
             ),
         )
 
-    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+    def save(self, state: TrainState, progress: Progress) -> None:
         """Starts saving a state under its step, once the save before it is done.
 
         All values are copied before this returns: at once, the state may be donated, and lists of
         the progress may grow.
 
         Args:
-            state: every value of it must be finite.
-            progress: JSON values that go with it.
+            state: every value of a network that has not diverged must be finite.
+            progress: what goes with it.
 
         Raises:
             OSError: this one, or the one before, could not be written. What was saved stays.
         """
         items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
         # Orbax copies arrays, but reads the rest in the background, later.
-        args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(copy.deepcopy(progress)))
+        values = copy.deepcopy(progress.to_json())
+        args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(values))
         with _one_os_error(self._directory):
             self._checkpointer.save(self._directory / str(int(state.step)), args=args)
 
@@ -161,10 +163,11 @@ def delete_checkpoints(directory: Path) -> None:
     _remove(directory, DELETED, SAVING, ASIDE)
 
 
-def read_progress(directory: Path, step: int) -> dict[str, Any]:
-    """Returns the JSON values that were saved with a state; any process alone may ask."""
+def read_progress(directory: Path, step: int) -> Progress:
+    """Returns what was saved with a state; any process alone may ask."""
     path = _path(directory, step) / "progress"
-    return {**ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())}
+    values = ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
+    return Progress.from_json({**values})
 
 
 def restore_state(directory: Path, step: int, state: TrainState, sharding: Sharding) -> TrainState:

@@ -11,24 +11,26 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from mnist_jax.comparison import check_pairs, compare, comparison_line
 from mnist_jax.config import LARGEST, Config
+from mnist_jax.console import console, show_result
 from mnist_jax.datasets import load_splits
 from mnist_jax.datasets.importing import describe, import_dataset
 from mnist_jax.doctor import Finding, doctor
 from mnist_jax.evaluate import evaluate
 from mnist_jax.export import export
 from mnist_jax.history import atomic_file
+from mnist_jax.members import create_members, identity
 from mnist_jax.models import create_model
 from mnist_jax.network import as_network, load_network
-from mnist_jax.panel import show_result
 from mnist_jax.peers import joined
-from mnist_jax.population import population
+from mnist_jax.population import population, read_population
 from mnist_jax.predict import predict_files
 from mnist_jax.report import report
 from mnist_jax.serve import serve
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.summary import format_table, summarize
 from mnist_jax.sweep import load_search_space, sweep
+from mnist_jax.tensorboard import tensorboard
 from mnist_jax.train import train
 from mnist_jax.verify import verify
 from mnist_jax.workdir import load_trained, own_splits
@@ -106,9 +108,13 @@ class Train(SeveralProcesses):
 
     def run(self) -> dict[str, Any]:
         workdir = self.workdir or Path("runs", self.config.stem if self.config else "default")
-        found = train(self.recipe, workdir, overwrite=self.overwrite, tensorboard=self.tensorboard)
-        show_result(workdir, found.result)
-        return {"workdir": str(workdir), **found.result}
+        with contextlib.ExitStack() as stack:
+            listeners = [stack.enter_context(console())]
+            if self.tensorboard:
+                listeners.append(stack.enter_context(tensorboard(workdir)))
+            run = train(self.recipe, workdir, overwrite=self.overwrite, listeners=listeners)
+        show_result(workdir, run.result)
+        return {"workdir": str(workdir), **run.result}
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class Predict(Common):
             raise ValueError(f"--output must end in .npz, got {output}")
         if not output.parent.is_dir():
             raise FileNotFoundError(f"--output: there is no directory {output.parent}")
-        trained = load_trained(self.workdir, self.step, replicated(create_mesh()))
+        trained = load_trained(self.workdir, self.step)
         splits, names = own_splits(trained)
         images, labels = splits[self.split]
         probabilities, classes = as_network(trained).predict(images)
@@ -327,14 +333,19 @@ class Population(Common):
 
     def run(self) -> dict[str, Any]:
         name = self.config.stem if self.config else "default"
-        return population(
-            self.recipe,
-            self.workdir or Path("runs", f"{name}-population"),
-            seeds=self.seeds,
-            vary=_varied(self.vary),
-            overwrite=self.overwrite,
-            against=self.against,
+        workdir = self.workdir or Path("runs", f"{name}-population")
+        vary = _varied(self.vary)
+        other = read_population(self.against) if self.against else None
+        if other:
+            check_pairs(other, identity(create_members(self.recipe, self.seeds, vary)))
+        result = population(
+            self.recipe, workdir, seeds=self.seeds, vary=vary, overwrite=self.overwrite
         )
+        if other:
+            print(f"A is {self.against}, B is {workdir}")
+            for split in ("validation", "test"):
+                print(comparison_line(compare(other, result), split))
+        return result
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from mnist_jax import accelerator
 from mnist_jax.clusters import places
 from mnist_jax.datasets import cache, prepare
 from mnist_jax.devices import kinds, memory, wrong_on
-from mnist_jax.environment import PACKAGES, cpu_count
 from mnist_jax.extras import installed_version, requirements, unmet
+from mnist_jax.origin import PACKAGES, cpu_count
 
 PYTHON = SpecifierSet(">=3.11,<3.14")  # what the tests run with
 EXTRAS = ("report", "serve", "export", "tensorboard", "sweep")

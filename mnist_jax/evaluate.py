@@ -38,12 +38,12 @@ def evaluate(
     if not workdirs:
         raise ValueError("workdir must be a directory, or several, got none")
     mesh = create_mesh()
-    trained = [load_trained(path, step, replicated(mesh)) for path in workdirs]
+    trained = [load_trained(path, step) for path in workdirs]
     config = trained[0].config
     for path, network in zip(workdirs, trained, strict=True):
         differences = config_differences(
             *(
-                {**vars(each.config.data), "loader": None, "sha256": each.origin["data_sha256"]}
+                {**vars(each.config.data), "loader": None, "sha256": each.origin.data_sha256}
                 for each in (trained[0], network)
             )
         )

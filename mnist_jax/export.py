@@ -10,12 +10,11 @@ from typing import Any, Literal
 import jax
 from flax import linen as nn
 
-from mnist_jax.environment import environment
 from mnist_jax.hashing import network_sha256
 from mnist_jax.history import atomic_file, write_json
 from mnist_jax.model_card import create_card, format_card
 from mnist_jax.onnx_file import to_onnx
-from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.origin import environment
 from mnist_jax.stablehlo import to_stablehlo
 from mnist_jax.state import Variables
 from mnist_jax.steps import eval_logits, scale
@@ -48,7 +47,7 @@ def export(
     output = Path(output)
     if not output.name or output.is_dir() or not output.parent.is_dir():
         raise FileNotFoundError(f"--output must be a file in a directory that exists, got {output}")
-    trained = load_trained(workdir, step, replicated(create_mesh()))
+    trained = load_trained(workdir, step)
     config, info, origin = trained.config, trained.info, trained.origin
     data = export_model(
         trained.model,
@@ -69,8 +68,8 @@ def export(
         config=dataclasses.asdict(config),
         step=trained.step,
         params_sha256=params_sha256,
-        data_sha256=origin["data_sha256"],
-        counts=origin["examples"],
+        data_sha256=origin.data_sha256,
+        counts=origin.examples,
         figures={name: measured[name] for name in figures if name in measured},
         versions=environment()["versions"],
         platform=jax.default_backend(),

@@ -1,17 +1,88 @@
-"""The readable files of a work directory, each replaced as a whole."""
+"""The history of a training, and the readable files of a work directory, each replaced whole."""
 
 import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypedDict
+
+import numpy as np
 
 from mnist_jax.distributed import by_first_process
 from mnist_jax.hashing import sync
+from mnist_jax.origin import Origin
 
 TIMES = ("seconds", "input_seconds", "examples_per_second")
+
+
+class Row(TypedDict):
+    """An epoch, as a line of metrics.jsonl; of a population a metric is a list over the members.
+
+    Losses are in nats an example, accuracies in [0, 1]; `generalization_gap` is the training
+    accuracy less the validation accuracy, `input_seconds` what training waited for its images.
+    """
+
+    epoch: int
+    step: int
+    train_loss: Any
+    train_accuracy: Any
+    val_loss: Any
+    val_accuracy: Any
+    generalization_gap: Any
+    seconds: float
+    input_seconds: float
+    examples_per_second: float
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds beside the state, and a resumed run begins with.
+
+    Attributes:
+        origin: what the run is made of.
+        history: a row for each epoch so far.
+        sums: of an unfinished epoch, the metric sums of its steps so far, as one entry.
+        seconds: of an unfinished epoch, those before the checkpoint.
+        input_seconds: of these, those that training waited for images.
+        diverged: of a population, for each member where it diverged, or None.
+    """
+
+    origin: Origin
+    history: Sequence[Row] = ()
+    sums: Sequence[dict[str, Any]] = ()
+    seconds: float = 0.0
+    input_seconds: float = 0.0
+    diverged: list[dict[str, int] | None] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the values as JSON can hold them: None for a loss that is not finite."""
+        values = self._asdict() | {"origin": self.origin.to_json()}
+        values["sums"] = [
+            {name: _without_nan(np.asarray(value).tolist()) for name, value in totals.items()}
+            for totals in self.sums
+        ]
+        if self.diverged is None:
+            del values["diverged"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        """Rebuilds what `to_json` gave, also in a version that had fewer fields."""
+        sums = [
+            {
+                name: np.asarray(value, float if name == "loss_sum" else int)
+                for name, value in totals.items()
+            }
+            for totals in values["sums"]
+        ]
+        return cls(**values | {"origin": Origin.from_json(values["origin"]), "sums": sums})
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return json_number(value)
 
 
 @contextlib.contextmanager
@@ -43,14 +114,14 @@ def write_json(path: Path, values: Any) -> None:
 
 
 @by_first_process
-def write_history(workdir: Path, history: list[dict[str, Any]]) -> None:
+def write_history(workdir: Path, history: Sequence[Row]) -> None:
     """Writes metrics.jsonl, a line an epoch, at once or not at all."""
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
     with atomic_file(workdir / "metrics.jsonl") as file:
         file.write(text.encode())
 
 
-def read_history(workdir: Path) -> list[dict[str, Any]]:
+def read_history(workdir: Path) -> list[Row]:
     """Reads metrics.jsonl; ValueError where it is not what `write_history` writes."""
     path = workdir / "metrics.jsonl"
     try:
@@ -66,12 +137,12 @@ def read_history(workdir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def without_times(values: dict[str, Any]) -> dict[str, Any]:
+def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of a row, or of a result, is the same in every run of a config."""
     return {name: value for name, value in values.items() if name not in TIMES}
 
 
-def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
+def best_row(history: Sequence[Row]) -> Row:
     """Returns the row with the highest validation accuracy; of equal ones the newest."""
     return max(history, key=lambda row: (row["val_accuracy"], row["step"]))
 

@@ -2,15 +2,26 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from mnist_jax.checkpoint import open_saver
 from mnist_jax.config import AugmentConfig, CheckpointConfig, Config, replace_fields
-from mnist_jax.history import write_history, write_json
+from mnist_jax.events import Diverged
+from mnist_jax.history import Progress, Row, json_number, write_history, write_json
+from mnist_jax.metrics import Sums
+from mnist_jax.origin import Origin
+from mnist_jax.population_program import member_sums
+from mnist_jax.rules import Rules, first_bad_step
 from mnist_jax.state import TrainState
 from mnist_jax.workdir import delete_leftovers, delete_run
+
+METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "generalization_gap")
+Divergence = dict[str, int]  # where a member diverged: `epoch` and `step`, counted from 1
 
 # What a compiled step takes as a number: members that differ in these still share the program.
 VARIABLE = (
@@ -81,7 +92,7 @@ def identity(members: Sequence[Member]) -> dict[str, Any]:
     }
 
 
-def member_rows(history: Sequence[dict[str, Any]], member: int) -> list[dict[str, Any]]:
+def member_rows(history: Sequence[Row], member: int) -> list[Any]:
     """Returns a member's own history: its numbers out of the lists over all members."""
     return [
         {name: value[member] if isinstance(value, list) else value for name, value in row.items()}
@@ -89,13 +100,86 @@ def member_rows(history: Sequence[dict[str, Any]], member: int) -> list[dict[str
     ]
 
 
+class MemberRules(NamedTuple):
+    """What the loop asks of a population: what it would ask of each member alone.
+
+    A member that diverges is recorded and told; the others go on.
+
+    Attributes:
+        alone: the rules of one network.
+        diverged: for each member where it diverged, or None. It is filled in.
+    """
+
+    alone: Rules
+    diverged: list[Divergence | None]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.alone.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        return self.alone.total_steps
+
+    def is_scheduled(self, step: int) -> bool:
+        return self.alone.is_scheduled(step)
+
+    def stops_early(self, history: Sequence[Row]) -> bool:  # noqa: ARG002
+        return False  # members train equally long
+
+    def rate_scale(self, history: Sequence[Row]) -> list[float]:
+        rows = [member_rows(history, member) for member in range(len(self.diverged))]
+        return [self.alone.rate_scale(own) for own in rows]
+
+    def totals(self, sums: Sequence[Sums]) -> dict[str, Any]:
+        sums = jax.device_get(sums)
+        totals = [self.alone.totals(member_sums(sums, m)) for m in range(len(self.diverged))]
+        return {name: [total[name] for total in totals] for name in totals[0]}
+
+    def row(
+        self, step: int, sums: Sequence[Sums], measured: Any, seconds: float, input_seconds: float
+    ) -> Row:
+        sums = jax.device_get(sums)
+        rows = [
+            self.alone.row(step, member_sums(sums, member), metrics, seconds, input_seconds)
+            for member, metrics in enumerate(measured)
+        ]
+        row: Any = dict(rows[0])
+        for name in METRICS:
+            row[name] = [json_number(each[name]) for each in rows]
+        row["examples_per_second"] *= len(rows)
+        return row
+
+    def check_losses(self, sums: Sums, last_step: int) -> Iterator[Diverged]:
+        """Records and yields each member whose loss is not finite."""
+        for member, losses in enumerate(np.asarray(sums["loss_sum"])):
+            yield from self._record(member, first_bad_step(losses, last_step))
+
+    def check_state(self, state: TrainState, step: int, row: Row | None) -> Iterator[Diverged]:
+        """Records and yields each member with a value that is not finite after `step`."""
+        count = len(self.diverged)
+        finite: Any = np.ones(count, bool)
+        for leaf in map(np.asarray, jax.tree.leaves(state)):
+            finite &= np.isfinite(leaf[:count]).reshape(count, -1).all(axis=1)
+        if row:
+            finite &= [loss is not None for loss in row["val_loss"]]
+        for member in np.flatnonzero(~finite):
+            yield from self._record(int(member), step)
+
+    def _record(self, member: int, step: int | None) -> Iterator[Diverged]:
+        if step and not self.diverged[member]:
+            epoch = (step - 1) // self.steps_per_epoch + 1
+            self.diverged[member] = {"epoch": epoch, "step": step}
+            yield Diverged(member, epoch, step)
+
+
 def write_member(
     directory: Path,
     member: Member,
     state: TrainState,
-    history: list[dict[str, Any]],
+    history: Sequence[Row],
     result: dict[str, Any],
-    origin: dict[str, Any],
+    origin: Origin,
 ) -> None:
     """Leaves a work directory as `train` does, with the last step only; the result comes last.
 
@@ -105,7 +189,7 @@ def write_member(
         state: of this member alone, after the last step.
         history: its rows.
         result: what its result.json holds.
-        origin: the population's, see `train.Task`; its config becomes the member's.
+        origin: the population's; its config becomes the member's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     delete_run(directory)
@@ -114,6 +198,5 @@ def write_member(
     write_json(directory / "config.json", config)
     write_history(directory, history)
     with open_saver(directory / "checkpoints", ()) as saver:
-        origin = origin | {"config": config}
-        saver.save(state, {"history": history, "sums": [], "seconds": 0.0, "origin": origin})
+        saver.save(state, Progress(origin._replace(config=config), history))
     write_json(directory / "result.json", result)

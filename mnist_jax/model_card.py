@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.exported import INPUT, OUTPUT
-from mnist_jax.statistics import wilson_interval
+from mnist_jax.metrics import wilson_interval
 
 MNIST_LICENCE = (
     "MNIST, by Yann LeCun, Corinna Cortes and Christopher J. C. Burges: Creative Commons "

@@ -13,7 +13,6 @@ from mnist_jax.exported import BATCH
 from mnist_jax.history import read_json
 from mnist_jax.model_card import check_card
 from mnist_jax.onnx_file import from_onnx
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.stablehlo import from_stablehlo
 from mnist_jax.state import Variables
 from mnist_jax.steps import predict_step
@@ -81,7 +80,7 @@ def load_network(workdir: str | Path, step: int | str = "latest") -> Network:
     """
     if Path(workdir).is_file():
         return _load_exported(Path(workdir))
-    return as_network(load_trained(workdir, step, replicated(create_mesh())))
+    return as_network(load_trained(workdir, step))
 
 
 def as_network(trained: Trained) -> Network:

@@ -37,12 +37,16 @@ class Program(NamedTuple):
         run_chunk: (state, chunk, rate_scale) -> (state, sums), see `steps.run_steps`. It uses up
             the state.
         measure: (state, split) -> the mean `loss` and `accuracy` over "validation" or "test".
+        place: puts a state on the devices.
+        collect: its inverse, for a checkpoint.
     """
 
     state: TrainState
     train_chunks: Callable[[int, int], Generator[Batch]]
     run_chunk: Callable[[TrainState, Batch, float], tuple[TrainState, Sums]]
     measure: Callable[[TrainState, str], dict[str, float]]
+    place: Callable[[TrainState], TrainState] = lambda state: state
+    collect: Callable[[TrainState], TrainState] = lambda state: state
 
 
 def compile_program(

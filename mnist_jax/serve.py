@@ -17,7 +17,6 @@ import numpy as np
 from mnist_jax.extras import require
 from mnist_jax.features import feature_maps, map_sheets
 from mnist_jax.network import Network, as_network
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.steps import scale
 from mnist_jax.workdir import Trained, load_trained, read_result
 
@@ -47,7 +46,7 @@ def serve(
 
     with _listen(host, port) as listener:  # first: a port that is taken is told at once
         address, port = listener.getsockname()[:2]
-        trained = load_trained(workdir, step, replicated(create_mesh()))
+        trained = load_trained(workdir, step)
         channels = trained.info.image_shape[2]
         if channels not in (1, 3):
             raise ValueError(

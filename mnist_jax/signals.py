@@ -94,6 +94,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     def handle(signum: int, _frame: object) -> None:
         handled.append(signum)
+        requests.append(signum)
         if _is_second(handled_at):
             restore()
             signal.raise_signal(signum)

@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,11 @@ import numpy as np
 
 from mnist_jax.checkpoint import delete_checkpoints
 from mnist_jax.config import Config, completed, config_differences, read_recipe, replace_fields
+from mnist_jax.events import Epoch, Event
 from mnist_jax.extras import require
-from mnist_jax.history import best_row, read_history, write_json
+from mnist_jax.history import Row, best_row, read_history, write_json
 from mnist_jax.models import create_model
-from mnist_jax.overfitting import stops_early
+from mnist_jax.rules import stops_early
 from mnist_jax.signals import Stopped
 from mnist_jax.train import train
 from mnist_jax.trials import draw_figures, format_trials, short
@@ -39,7 +40,6 @@ if TYPE_CHECKING:  # an extra, and half a second
     from optuna.trial import FrozenTrial
 
 SearchSpace = Mapping[str, "BaseDistribution"]
-Row = dict[str, Any]
 
 DATABASE = "sweep.db"
 LISTED = 10  # trials in the table at the end
@@ -334,16 +334,17 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> Non
                 reported.add(row["epoch"])
         return rows
 
-    def on_epoch(_: Row) -> None:
-        if _is_last(report(), config):
-            raise _LastEpochError
-        if trial.should_prune():
-            raise TrialPruned
+    def watch(event: Event) -> None:
+        if isinstance(event, Epoch):
+            if _is_last(report(), config):
+                raise _LastEpochError
+            if trial.should_prune():
+                raise TrialPruned
 
     try:
         if not _is_trained(directory, config):
-            with contextlib.suppress(_LastEpochError), contextlib.redirect_stdout(None):
-                train(config, directory, on_epoch=on_epoch)
+            with contextlib.suppress(_LastEpochError):
+                train(config, directory, listeners=[watch])
         rows = report()
         value = (best_row(rows) if config.watch.patience else rows[-1])["val_accuracy"]
         study.tell(trial.number, value)
@@ -363,7 +364,7 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> Non
     print(f"trial {trial.number}: {outcome}  ({values})")
 
 
-def _is_last(rows: list[Row], config: Config) -> bool:
+def _is_last(rows: Sequence[Row], config: Config) -> bool:
     return rows[-1]["epoch"] == config.epochs or stops_early(rows, config.watch.patience)
 
 

@@ -1,13 +1,24 @@
 """A training as TensorBoard's event files, written by tensorboardX, without TensorFlow."""
 
 import contextlib
+import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
+
+from mnist_jax.config import Config
+from mnist_jax.distributed import is_first
+from mnist_jax.events import Begin, Done, Epoch, Event, Listener
+from mnist_jax.extras import require
+from mnist_jax.features import drawn
+from mnist_jax.history import Row
+from mnist_jax.workdir import lock_workdir, read_config
 
 NOT_PLOTTED = ("epoch", "step")
 # TensorBoard groups curves by what stands before the slash.
@@ -17,7 +28,63 @@ GROUPS = {
     "time": ("seconds", "input_seconds", "examples_per_second"),
 }
 TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in names}
+# In the table of hyperparameters; others where they differ from the default.
+ALWAYS_SHOWN = ("seed", "epochs", "batch_size", "model.name", "optimizer.learning_rate")
 WIDTH = 400  # pixels, at least: filters of 3x3 are to be seen
+
+
+@contextlib.contextmanager
+def tensorboard(workdir: str | Path) -> Iterator[Listener]:
+    """Yields a listener that writes the training in `workdir` to its directory tensorboard/.
+
+    A run that was complete before gets its curves, too, where they are missing.
+
+    Raises ValueError where tensorboardX is not installed.
+    """
+    require("--tensorboard", "tensorboardX", extra="tensorboard")
+    directory = Path(workdir).absolute() / "tensorboard"
+    with contextlib.ExitStack() as stack:
+        begin: Any = None
+        write: Any = None
+
+        def record(event: Event) -> None:
+            nonlocal begin, write
+            match event:
+                case Begin():
+                    begin = event
+                    shown = hyperparameters(event.config)
+                    write = stack.enter_context(event_writer(directory, event.history, shown))
+                case Epoch(row, state):
+                    example = begin.splits["validation"].images[np.arange(1)][0]
+                    write(row, drawn(begin.model, jax.device_get(state.eval_variables), example))
+                case Done(trained=True):
+                    write(_test_row(event.result))
+                case Done() if not is_finished(directory):
+                    shown = hyperparameters(read_config(event.workdir) or Config())
+                    with (
+                        lock_workdir(event.workdir),
+                        event_writer(directory, event.history, shown) as write_missing,
+                    ):
+                        write_missing(_test_row(event.result))
+
+        yield record if is_first() else lambda _: None
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """Returns the fields of a config that tell a run from others, by name."""
+    default, values = (
+        flatten_dict(dataclasses.asdict(recipe), sep=".") for recipe in (Config(), config)
+    )
+    return {
+        name: value
+        for name, value in values.items()
+        if name in ALWAYS_SHOWN or value != default[name]
+    }
+
+
+def _test_row(result: dict[str, Any]) -> dict[str, Any]:
+    names = {"steps": "step", "test_loss": "test_loss", "test_accuracy": "test_accuracy"}
+    return {name: result[of] for of, name in names.items()}
 
 
 def is_finished(directory: Path) -> bool:
@@ -28,7 +95,7 @@ def is_finished(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def event_writer(
-    directory: Path, history: list[dict[str, Any]], hyperparameters: dict[str, Any]
+    directory: Path, history: Sequence[Row], hyperparameters: dict[str, Any]
 ) -> Iterator[Callable[..., None]]:
     """Yields a function that appends the numbers of a row, and pictures, under the row's step.
 
@@ -57,7 +124,7 @@ def event_writer(
     # Not SummaryWriter: its errors, such as that of a full disk, end in a thread of its own.
     events = EventsWriter(str(directory / "events"))
 
-    def write(row: dict[str, Any], pictures: dict[str, np.ndarray] | None = None) -> None:
+    def write(row: Mapping[str, Any], pictures: dict[str, np.ndarray] | None = None) -> None:
         summaries = [
             scalar(TAGS.get(name, name), row[name]) for name in row if name not in NOT_PLOTTED
         ]

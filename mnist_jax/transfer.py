@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mnist_jax.optimizer import is_frozen
 from mnist_jax.state import Variables
@@ -19,12 +20,13 @@ class Transfer(NamedTuple):
     left_out: list[str]
 
 
-def transfer(variables: Variables, trained: Variables) -> Transfer:
+def transfer(variables: Variables, trained: Variables, *, members: bool = False) -> Transfer:
     """Takes all parameters and batch statistics that fit from a trained network.
 
     Args:
-        variables: of the new network, initialised.
-        trained: of the trained one.
+        variables: the new network's, initialised; or with a leading axis those of a population.
+        trained: the trained network's.
+        members: whether there is a leading axis of members, which all receive the same.
 
     Returns:
         What the trained network has under the same name and of the same shape, a layer as a whole;
@@ -36,13 +38,13 @@ def transfer(variables: Variables, trained: Variables) -> Transfer:
     source = _leaves(trained)
     loaded, remade, taken = {}, {}, {}
     for name, leaf in _leaves(variables).items():
-        layer = name.split("/")[1]
-        if name in source and source[name].shape == leaf.shape:
-            taken[name] = source[name]
+        layer, shape = name.split("/")[1], leaf.shape[members:]
+        if name in source and source[name].shape == shape:
+            taken[name] = jnp.broadcast_to(source[name], leaf.shape)
             loaded[layer] = None
         elif name in source and layer != HEAD:
             raise ValueError(
-                f"{name} is {list(leaf.shape)} here, but {list(source[name].shape)} in the trained "
+                f"{name} is {list(shape)} here, but {list(source[name].shape)} in the trained "
                 "network: give both the same images and the same fields of the model"
             )
         else:

@@ -1,14 +1,14 @@
 """Runs a finished training again, to see whether the bits agree."""
 
-import contextlib
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mnist_jax.config import config_differences
-from mnist_jax.environment import UNTOLD, environment
-from mnist_jax.history import read_history, without_times
+from mnist_jax.history import Row, read_history, without_times
+from mnist_jax.origin import UNTOLD, environment
 from mnist_jax.signals import Stopped
 from mnist_jax.train import train
 from mnist_jax.workdir import read_result, trained_config
@@ -46,15 +46,14 @@ def verify(workdir: str | Path) -> list[str]:
     before = _bits(result, read_history(workdir), now)
     with tempfile.TemporaryDirectory() as directory:
         try:
-            with contextlib.redirect_stdout(None):
-                run = train(config, directory)
+            run = train(config, directory, listeners=())
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
     return config_differences(before, _bits(run.result, run.history, now))
 
 
 def _bits(
-    result: dict[str, Any], history: list[dict[str, Any]], environment: dict[str, Any]
+    result: dict[str, Any], history: Sequence[Row], environment: dict[str, Any]
 ) -> dict[str, Any]:
     values = {name: result[name] for name in without_times(result) if name not in environment}
     return values | {f"epoch {row['epoch']}": without_times(row) for row in history}

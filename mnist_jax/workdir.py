@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
-from jax.sharding import Sharding
 
 from mnist_jax.checkpoint import (
     check_checkpoints,
@@ -21,13 +20,14 @@ from mnist_jax.checkpoint import (
     read_progress,
     restore_variables,
 )
-from mnist_jax.config import Config, completed, config_differences, config_from_dict
-from mnist_jax.datasets import DataInfo, Split, data_info, load_splits
+from mnist_jax.config import Config, config_differences, config_from_dict
+from mnist_jax.datasets import DataInfo, Split, load_splits
 from mnist_jax.distributed import by_first_process, from_first, is_first
-from mnist_jax.environment import UNTOLD
 from mnist_jax.hashing import data_sha256
 from mnist_jax.history import best_row, read_json
 from mnist_jax.models import create_model
+from mnist_jax.origin import Origin
+from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.state import Variables
 
 
@@ -38,17 +38,20 @@ class Trained(NamedTuple):
         config: the recipe.
         model: `model.apply` takes the variables.
         variables: what it computes with.
-        step: after how many updates.
-        info: what the network has to know of its data.
-        origin: what it was made of, see `task.Task`.
+        step: the updates it was trained with.
+        origin: what it was made of.
     """
 
     config: Config
     model: nn.Module
     variables: Variables
     step: int
-    info: DataInfo
-    origin: dict[str, Any]
+    origin: Origin
+
+    @property
+    def info(self) -> DataInfo:
+        """What the network has to know of its data."""
+        return self.origin.data
 
 
 MEMBERS = "members"  # a directory that only a population has
@@ -267,14 +270,13 @@ def trained_config(workdir: str | Path) -> Config:
     return config
 
 
-def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Trained:
-    """Loads a trained network; nothing is written.
+def load_trained(workdir: str | Path, step: int | str = "latest") -> Trained:
+    """Loads a trained network, its variables whole on every device; nothing is written.
 
     Args:
         workdir: a directory that `train` has written.
         step: a saved step, "latest", or "best" by validation accuracy (of equal ones the newest).
             With early stopping the latest is the best.
-        sharding: where the parameters go.
 
     Raises:
         FileNotFoundError: there is no trained network.
@@ -293,7 +295,7 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
         step = "best"
     try:
         if step == "best":
-            rows = read_progress(checkpoints, steps[-1])["history"]
+            rows = read_progress(checkpoints, steps[-1]).history
             measured = [row for row in rows if row["step"] in steps]
             found["best"] = best_row(measured)["step"] if measured else steps[-1]
         if str(step) not in found:
@@ -301,15 +303,14 @@ def load_trained(workdir: str | Path, step: int | str, sharding: Sharding) -> Tr
                 f"{checkpoints} holds no step {step}, but the steps {', '.join(map(str, steps))}; "
                 "latest and best name one of them"
             )
-        variables = restore_variables(checkpoints, found[str(step)], sharding)
-        origin = read_progress(checkpoints, found[str(step)])["origin"]
+        variables = restore_variables(checkpoints, found[str(step)], replicated(create_mesh()))
+        origin = read_progress(checkpoints, found[str(step)]).origin
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
-        return load_trained(workdir, step, sharding)  # a run that is under way has pruned one
-    info = data_info(origin["data"])
-    model = create_model(num_classes=len(info.label_names), **vars(config.model))
-    return Trained(config, model, variables, found[str(step)], info, origin)
+        return load_trained(workdir, step)  # a run that is under way has pruned one
+    model = create_model(num_classes=len(origin.data.label_names), **vars(config.model))
+    return Trained(config, model, variables, found[str(step)], origin)
 
 
 def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
@@ -319,45 +320,9 @@ def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
     """
     splits, label_names = load_splits(**vars(trained.config.data))
     same = label_names == trained.info.label_names
-    if not same or data_sha256(splits) != trained.origin["data_sha256"]:
+    if not same or data_sha256(splits) != trained.origin.data_sha256:
         raise ValueError(
             f"the {'images' if same else 'classes'} of dataset {trained.config.data.dataset!r} are "
             "no longer those that the network was trained on: train anew, in another --workdir"
         )
     return splits, label_names
-
-
-def check_same_run(found: dict[str, Any], expected: dict[str, Any], checkpoints: Path) -> None:
-    """Compares what a checkpoint was made of with the run that wants to go on from it.
-
-    Args:
-        found: `config`, `data_sha256`, `data` and `environment`, as the checkpoint has them.
-        expected: the same of the run.
-        checkpoints: named in messages.
-
-    Raises:
-        ValueError: they have another config or other data. Another environment is a warning.
-    """
-    differences = config_differences(
-        *(
-            {**completed(made["config"]), "data_sha256": made["data_sha256"]}
-            for made in (found, expected)
-        )
-    )
-    if differences:
-        raise ValueError(
-            f"{checkpoints} holds a run with another config or other data "
-            f"({'; '.join(differences)}): choose another --workdir, or start anew with --overwrite"
-        )
-    if [*found["data"]["label_names"]] != [*expected["data"]["label_names"]]:
-        raise ValueError(
-            f"{checkpoints} holds a run whose classes have other names: choose another --workdir, "
-            "or start anew with --overwrite"
-        )
-    differences = config_differences(UNTOLD | found["environment"], expected["environment"])
-    if differences:
-        warnings.warn(
-            f"the run in {checkpoints} goes on in another environment ({'; '.join(differences)}): "
-            "its bits may differ from those of a run that was never stopped",
-            stacklevel=2,
-        )

@@ -1,6 +1,5 @@
 """What tests share: a small recipe, the reference network, what a run leaves, how to stop it."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -17,6 +16,8 @@ from flax import linen as nn
 
 from mnist_jax import Config
 from mnist_jax.config import DataConfig, ModelConfig
+from mnist_jax.console import console
+from mnist_jax.events import Chunk, Event, Listener
 from mnist_jax.hashing import tree_sha256
 from mnist_jax.history import read_history, without_times
 from mnist_jax.models import create_model
@@ -133,24 +134,19 @@ def wait_until(
         time.sleep(0.005)
 
 
+def at_chunk(number: int, happen: Callable[[], object]) -> Listener:
+    """Returns a listener that calls `happen` while a chunk of the training (from 1) is computed."""
+    computed = itertools.count(1)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Chunk) and next(computed) == number:
+            happen()
+
+    return listen
+
+
 def stop_after(chunks: int, run: Callable[..., Any], *args: Any, **options: Any) -> None:
     """Calls `train` or `population`; a signal comes while the last of some chunks is computed."""
-    names, requests, computed = run.__globals__, [], itertools.count(1)
-    (compiler,) = {"compile_program", "compile_population"} & names.keys()
-    compile_it = names[compiler]
-
-    def compile_counted(*args: Any, **fields: Any) -> Any:
-        program = compile_it(*args, **fields)
-
-        def run_chunk(*state_and_chunk: Any) -> Any:
-            if next(computed) == chunks:
-                requests.append(signal.SIGTERM)
-            return program.run_chunk(*state_and_chunk)
-
-        return program._replace(run_chunk=run_chunk)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(names, compiler, compile_counted)
-        patch.setitem(names, "stop_requests", lambda: contextlib.nullcontext(requests))
-        with pytest.raises(Stopped, match="stopped by SIGTERM after step"):
-            run(*args, **options)
+    stop = at_chunk(chunks, lambda: signal.raise_signal(signal.SIGTERM))
+    with console() as show, pytest.raises(Stopped, match="stopped by SIGTERM after step"):
+        run(*args, listeners=[show, stop], **options)

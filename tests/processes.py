@@ -7,7 +7,6 @@ Whoever only watches a program may find it further than it was: here nothing com
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import secrets
 import signal
@@ -16,16 +15,19 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import helpers
 from flax.traverse_util import flatten_dict
 from jax._src import compiler, distributed  # private, see `be_process`
 
-from mnist_jax import peers, train
+from mnist_jax import commands, peers
 from mnist_jax.cli import run as run
 from mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
-from mnist_jax.signals import stop_requests
+from mnist_jax.events import Listener
+from mnist_jax.signals import SIGNALS
+from mnist_jax.train import Run
 
 # With this seed and step size the third epoch is the best one, and its checkpoint stays when others
 # are deleted.
@@ -54,39 +56,36 @@ def options(config: Config) -> list[str]:
 OPTIONS = options(CONFIG)
 
 
-def at_chunk(number: int, happen: Callable[[list[int]], None]) -> None:
-    """Has `train` call `happen`, with the signals received, when it begins a chunk, from 1 on."""
-    names, computed, received = train.__globals__, itertools.count(1), []
-    compile_program = names["compile_program"]
+def at_chunk(number: int, happen: Callable[[], object]) -> None:
+    """Has the command `train` call `happen` while a chunk, from 1 on, is computed."""
+    train, happens = commands.train, helpers.at_chunk(number, happen)
 
-    def compile_interrupted(*args: Any, **fields: Any) -> Any:
-        program = compile_program(*args, **fields)
+    def train_with(*args: Any, listeners: Sequence[Listener] = (), **options: Any) -> Run:
+        return train(*args, listeners=[*listeners, happens], **options)
 
-        def run_chunk(*state_and_chunk: Any) -> Any:
-            if next(computed) == number:
-                happen(received[-1])
-            return program.run_chunk(*state_and_chunk)
-
-        return program._replace(run_chunk=run_chunk)
-
-    @contextlib.contextmanager
-    def kept_requests() -> Iterator[list[int]]:
-        with stop_requests() as requests:
-            received.append(requests)
-            yield requests
-
-    names |= {"compile_program": compile_interrupted, "stop_requests": kept_requests}
+    commands.train = train_with
 
 
-def kill(_received: list[int]) -> None:
+def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_signal(received: list[int]) -> None:
-    """Says "ready", whatever is silenced, and goes on when a signal has come."""
+def wait_for_signal() -> None:
+    """Says "ready", whatever is silenced, and goes on when a signal has been handled."""
+    handlers: dict[int, Any] = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    handled = []
+
+    def handle(signum: int, frame: Any) -> None:
+        handlers[signum](signum, frame)
+        handled.append(signum)
+
+    for signum in SIGNALS:
+        signal.signal(signum, handle)
     print("ready", file=sys.__stdout__, flush=True)
-    while not received:
+    while not handled:
         time.sleep(0.005)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 def wait_for_line(process: subprocess.Popen[str], line: str) -> None:

@@ -12,7 +12,7 @@ import optax
 import pytest
 from helpers import SMALL
 
-from mnist_jax import clock
+from mnist_jax import clock, population_program, program, start
 from mnist_jax.checkpoint import Saver
 from mnist_jax.config import DataConfig
 from mnist_jax.loader import chunk_grid, epochs_between
@@ -76,7 +76,6 @@ def sums_of(
 
 @contextlib.contextmanager
 def scripted(
-    run: Callable[..., Any],
     *,
     accuracies: Sequence[Any] = (0.5,),
     losses: Sequence[Any] = (1.0,),
@@ -84,24 +83,21 @@ def scripted(
     diverges: dict[int, int] | None = None,
     seconds: dict[str, float] | None = None,
 ) -> Iterator[Script]:
-    """Has `train` or `population` run a program that computes next to nothing.
+    """Has `train` and `population` run a program that computes next to nothing.
 
     Each step adds 1 to the only parameter, and a half to its running mean.
 
     Args:
-        run: `train` or `population`.
         accuracies: of the validation after each epoch; after the last one it stays. Of a
             population each may be a sequence over the members.
         losses: likewise. That of the test is larger by 1.
         averaged: whether there is a running mean.
         diverges: the steps, counted from 0, from which on members have no loss.
         seconds: what the calls of the program (`data`, `compile`, `run`, `eval`), of the saver
-            (`save`, `wait`) and of functions that `run` calls take, by name. Where nothing is said,
-            a chunk takes one second, and all else none.
+            (`save`, `wait`), and loading (`load`) and restoring (`restore`) take. Where nothing is
+            said, a chunk takes one second, and all else none.
     """
-    names = run.__globals__
     script, takes = Script(Clock()), {"run": 1.0} | (seconds or {})
-    single = "compile_program" in names
 
     def slow(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return script.clock.slow(takes.get(name, 0.0), function)
@@ -159,6 +155,7 @@ def scripted(
 
         def train_chunks(first_step: int, last_step: int) -> Iterator[MemberChunk]:
             for first, number in chunks(first_step, last_step):
+                script.clock.now += takes.get("data", 0.0)
                 yield MemberChunk(jnp.zeros(()), first, number)
 
         def run_chunk(state: TrainState, chunk: MemberChunk, rates: Sequence[float]) -> Any:
@@ -194,17 +191,15 @@ def scripted(
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(names, "time", script.clock)
         patch.setattr(clock, "time", script.clock)
-        patch.setitem(names, "IMPORT_SECONDS", takes.get("import", 0.0))
-        if single:
-            patch.setitem(names, "compile_program", slow("compile", compile_program))
-        else:
-            patch.setitem(names, "compile_population", slow("compile", compile_population))
-        patch.setattr(Saver, "save", slow("save", Saver.save))
-        patch.setattr(Saver, "wait", slow("wait", Saver.wait))
-        others = takes.keys() - {"data", "run", "eval", "compile", "import", "save", "wait"}
-        assert others <= names.keys(), f"there is no function of these names: {others}"
-        for name in others:
-            patch.setitem(names, name, slow(name, names[name]))
+        patch.setattr(clock, "IMPORT_SECONDS", takes.get("import", 0.0))
+        for place, name, function in (
+            (program, "compile_program", slow("compile", compile_program)),
+            (population_program, "compile_population", slow("compile", compile_population)),
+            (Saver, "save", slow("save", Saver.save)),
+            (Saver, "wait", slow("wait", Saver.wait)),
+            (start, "load_splits", slow("load", start.load_splits)),
+            (start, "restore_state", slow("restore", start.restore_state)),
+        ):
+            patch.setattr(place, name, function)
         yield script

@@ -25,7 +25,6 @@ from mnist_jax.pictures import png
 from mnist_jax.serve import about, feature_sheets
 from mnist_jax.serving.app import create_app
 from mnist_jax.serving.server import create_server
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import Trained, load_trained
 
 HANGS = 120  # seconds after which something hangs
@@ -52,7 +51,7 @@ def workdir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(workdir) -> Trained:
-    return load_trained(workdir, "latest", replicated(create_mesh()))
+    return load_trained(workdir)
 
 
 class Client:

@@ -23,9 +23,11 @@ from helpers import create_reference
 from mnist_jax.checkpoint import open_saver, restore_state
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
-from mnist_jax.datasets import load_dataset
+from mnist_jax.datasets import DataInfo, load_dataset
+from mnist_jax.history import Progress
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.optimizer import create_optimizer
+from mnist_jax.origin import Origin
 from mnist_jax.population_program import Parts, compile_population
 from mnist_jax.program import compile_program
 from mnist_jax.sharding import create_mesh, replicated, split_batch
@@ -108,7 +110,7 @@ def see_training(splits: dict[str, Any]) -> dict[str, Any]:
         if epoch == 0:
             with tempfile.TemporaryDirectory() as directory:
                 with open_saver(Path(directory), []) as saver:
-                    saver.save(state, {})
+                    saver.save(state, Progress(Origin({}, "", DataInfo((), ()), {}, {})))
                 state = restore_state(Path(directory), num_steps, state, whole)
     return {
         "losses": np.concatenate(losses).tolist(),

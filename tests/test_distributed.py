@@ -22,7 +22,6 @@ from mnist_jax.distributed import from_first
 from mnist_jax.hashing import tree_sha256
 from mnist_jax.history import without_times
 from mnist_jax.peers import LOST, joined
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import load_trained
 
 STEPS = 16
@@ -101,7 +100,7 @@ def assert_lost(victim: int, how: str, processes: list[subprocess.Popen[str]]) -
 
 def bits(workdir: Path) -> dict[str, object]:
     """What a finished run has left, but for times; `helpers.bits` cannot read it in one process."""
-    trained = load_trained(workdir, "latest", replicated(create_mesh()))
+    trained = load_trained(workdir)
     return {
         "result": without_times(strict_json(workdir / "result.json")),
         "history": rows(workdir),
@@ -253,7 +252,7 @@ def test_processes_with_other_options_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_processes_with_other_data_are_refused(tmp_path):
-    other = "import mnist_jax.task as task; task.data_sha256 = lambda _: 'NUMBER'; "
+    other = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'NUMBER'; "
     for code, _, stderr in ends(start(2, tmp_path / "run", before=other)):
         assert code == 2
         assert "processes [1] have other data than process 0" in stderr

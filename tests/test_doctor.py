@@ -14,7 +14,7 @@ from mnist_jax.cli import main
 from mnist_jax.datasets.mnist_idx import mnist_idx_dataset_builder as builder_module
 from mnist_jax.devices import wrong_on
 from mnist_jax.doctor import Finding, doctor, find_accelerator
-from mnist_jax.environment import PACKAGES
+from mnist_jax.origin import PACKAGES
 
 CPU = jax.devices("cpu")
 CLUSTER_VARIABLES = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")

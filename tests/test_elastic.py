@@ -18,7 +18,6 @@ from mnist_jax import population, train
 from mnist_jax.compilation_cache import use_compilation_cache
 from mnist_jax.config import replace_fields
 from mnist_jax.history import read_history
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import MEMBERS, load_trained
 
 # Batches that 8 devices do not divide, 6 an epoch; and keys for dropout and for augmentation.
@@ -78,7 +77,7 @@ def assert_losses_agree(moved: Path, still: Path, name: str) -> None:
 @pytest.mark.slow
 def test_a_run_resumes_on_other_numbers_of_devices_with_the_same_data_and_keys(tmp_path, subtests):
     warned = follow_plan(tmp_path)
-    still, sharding = tmp_path / "1-1", replicated(create_mesh())
+    still = tmp_path / "1-1"
     for before, after in MOVES:
         with subtests.test(msg=f"a run on {before} devices, then {after}"):
             moved = tmp_path / f"{before}-{after}"
@@ -92,7 +91,7 @@ def test_a_run_resumes_on_other_numbers_of_devices_with_the_same_data_and_keys(t
             assert next(steps) == next(steps)
             for name in ("train_loss", "val_loss"):
                 assert_losses_agree(moved, still, name)
-            networks = [load_trained(path, "latest", sharding).variables for path in (moved, still)]
+            networks = [load_trained(path).variables for path in (moved, still)]
             for leaf, expected in zip(*map(jax.tree.leaves, networks), strict=True):
                 np.testing.assert_allclose(leaf, expected, atol=1e-3)
     with subtests.test(msg="a population on 1 device, then 4"):

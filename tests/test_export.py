@@ -18,7 +18,6 @@ from mnist_jax.exported import BATCH, Classify
 from mnist_jax.model_card import create_card, format_card
 from mnist_jax.models import create_model, model_names
 from mnist_jax.onnx_file import from_onnx
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.stablehlo import from_stablehlo
 from mnist_jax.steps import predict_step
 from mnist_jax.workdir import load_trained
@@ -54,7 +53,7 @@ def test_exported_files_of_a_trained_network_give_every_test_image_its_class(
     small_run, mnist, subtests
 ):
     workdir, run = small_run
-    trained = load_trained(workdir, "latest", replicated(create_mesh()))
+    trained = load_trained(workdir)
     assert run.result["steps"] == trained.step
     model, images = create_model("cnn", num_classes=10), mnist["test"].images
     predict: Any = jax.jit(predict_step, static_argnums=1)

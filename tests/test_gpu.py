@@ -20,9 +20,9 @@ from mnist_jax import Config, predict, rng
 from mnist_jax.config import load_config, replace_fields
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
+from mnist_jax.start import step_options
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import train_step
-from mnist_jax.task import step_options
 from mnist_jax.workdir import MEMBERS
 
 ROOT = Path(__file__).parent.parent

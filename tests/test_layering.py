@@ -5,16 +5,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mnist_jax"
 LAYERS = [
-    "accelerator augment calibration clock config datasets devices environment exported "
-    "extras hashing ink metrics onnx_graph ops optimizer panel pictures plots rng sharding signals "
-    "state statistics tensorboard",
-    "clusters distributed",
-    "peers",
-    "checkpoint compilation_cache finite handwriting history loader model_card models "
-    "onnx_primitives stablehlo steps transfer",
-    "features onnx_file overfitting population_program program retention trials workdir",
-    "members network task",
-    "doctor evaluate export predict reporting summary train",
+    "accelerator augment calibration clock config datasets devices exported extras hashing ink "
+    "metrics onnx_graph ops optimizer pictures plots rng sharding signals state",
+    "clusters comparison compilation_cache distributed handwriting loader model_card models "
+    "onnx_primitives origin stablehlo steps transfer",
+    "features history onnx_file peers population_program program summary",
+    "checkpoint doctor events rules trials",
+    "console loop workdir",
+    "evaluate export members network start tensorboard",
+    "predict reporting train",
     "population report serving sweep verify",
     "serve",
     "commands",

@@ -15,8 +15,8 @@ from scipy.stats import binomtest
 
 from mnist_jax import Config
 from mnist_jax.export import write_export
+from mnist_jax.metrics import wilson_interval
 from mnist_jax.model_card import check_card, create_card, format_card
-from mnist_jax.statistics import wilson_interval
 
 FIGURES = {"test_accuracy": 0.9858, "test_loss": 0.04321, "val_accuracy": 0.9875}
 

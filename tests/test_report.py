@@ -20,10 +20,10 @@ from sklearn.metrics import classification_report, confusion_matrix
 from mnist_jax import Config, predict, report
 from mnist_jax.cli import main
 from mnist_jax.config import AugmentConfig, ModelConfig, WatchConfig
+from mnist_jax.metrics import wilson_interval
 from mnist_jax.reporting.measured import RunRecord
 from mnist_jax.reporting.page import readable, spelled
 from mnist_jax.reporting.single import _early_stop, _what_training_figures_are
-from mnist_jax.statistics import wilson_interval
 from mnist_jax.workdir import Trained, delete_leftovers, delete_run
 
 
@@ -103,7 +103,7 @@ def run_of(config: Config, epochs: int, shown: int, *, done: bool = True) -> Run
     """A run that has a history, and no network."""
     history = [{"epoch": epoch, "step": 10 * epoch} for epoch in range(1, epochs + 1)]
     unread: Any = None
-    trained = Trained(config, unread, unread, 10 * shown, unread, {})
+    trained = Trained(config, unread, unread, 10 * shown, unread)
     return RunRecord(Path("run"), trained, {"steps": 1} if done else None, history)
 
 

@@ -15,9 +15,9 @@ from reports import own_data as own_data
 from reports import small as small
 
 from mnist_jax import predict, report, train
+from mnist_jax.metrics import paired_interval
 from mnist_jax.reporting.comparison import _headline
 from mnist_jax.reporting.measured import Measured
-from mnist_jax.statistics import paired_interval
 
 
 def test_networks_are_compared_image_by_image(small, other, mnist, tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +11,10 @@ from hypothesis import strategies as st
 from scripted import LESSON, scripted
 
 from mnist_jax import population, train
-from mnist_jax.checkpoint import Saver, check_checkpoints, prune
+from mnist_jax.checkpoint import Saver, check_checkpoints
 from mnist_jax.config import CheckpointConfig
-from mnist_jax.retention import best_step, is_scheduled, kept_steps
+from mnist_jax.events import Event, Save
+from mnist_jax.rules import best_step, is_scheduled, kept_steps
 
 
 def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]:
@@ -129,23 +129,22 @@ def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
     tmp_path, monkeypatch, fields, accuracies, saved, kept
 ):
     """Epochs of 8 steps in chunks of 3, 3 and 2."""
-    found, save = [], Saver.save
+    found, wait = [], Saver.wait
 
-    def recorded(self: Saver, state: Any, progress: Any) -> None:
-        found.append(int(state.step))
-        save(self, state, progress)
+    def record(event: Event) -> None:
+        if isinstance(event, Save):
+            found.append(event.step)
 
-    def checked(directory: Path, keep: set[int]) -> None:
-        assert not [*directory.glob("*.deleted")]  # the next save deletes what was pruned
-        prune(directory, keep)
+    def checked(self: Saver) -> None:
+        wait(self)  # for a save, which deletes what was pruned before it
+        assert not [*(tmp_path / "checkpoints").glob("*.deleted")]
 
-    monkeypatch.setattr(Saver, "save", recorded)
-    monkeypatch.setitem(train.__globals__, "prune", checked)
+    monkeypatch.setattr(Saver, "wait", checked)
     config = dataclasses.replace(
         LESSON, epochs=len(accuracies), checkpoint=CheckpointConfig(**fields)
     )
-    with scripted(train, accuracies=accuracies):
-        run = train(config, tmp_path)
+    with scripted(accuracies=accuracies):
+        run = train(config, tmp_path, listeners=[record])
     assert found == saved
     assert check_checkpoints(tmp_path / "checkpoints") == (kept, {})
     assert run.result["best_step"] in kept
@@ -153,6 +152,6 @@ def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
 
 @pytest.mark.parametrize(("chunks", "kept"), [(4, [8, 11]), (7, [8, 16, 19]), (10, [16, 24, 27])])
 def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chunks, kept):
-    with scripted(population, accuracies=[0.9, 0.1]):
+    with scripted(accuracies=[0.9, 0.1]):
         stop_after(chunks, population, dataclasses.replace(LESSON, epochs=4), tmp_path, seeds=1)
     assert check_checkpoints(tmp_path / "checkpoints") == (kept, {})

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from mnist_jax import compare
-from mnist_jax.statistics import comparison_line, mean_and_spread
+from mnist_jax.comparison import comparison_line
+from mnist_jax.metrics import mean_and_spread
 
 
 def test_mean_deviation_and_interval_are_those_of_scipy():

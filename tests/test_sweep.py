@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from mnist_jax import Config, evaluate, program, train
 from mnist_jax.cli import main
 from mnist_jax.config import DataConfig, ModelConfig, load_config, replace_fields
+from mnist_jax.events import Epoch
 from mnist_jax.history import read_history, write_history
 from mnist_jax.sweep import load_search_space, sweep
 
@@ -59,8 +60,10 @@ EPOCHS = list(range(1, TINY.epochs + 1))
 def finished(tmp_path_factory):
     """A finished search on which measuring the test split would have failed."""
 
+    compile_program = program.compile_program
+
     def compile_without_test(*args, **fields):
-        compiled = program.compile_program(*args, **fields)
+        compiled = compile_program(*args, **fields)
 
         def measure(state, split):
             assert split != "test"
@@ -70,7 +73,7 @@ def finished(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("sweep") / "search"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train.__globals__, "compile_program", compile_without_test)
+        patch.setattr(program, "compile_program", compile_without_test)
         return workdir, sweep(TINY, SPACE, workdir, trials=TRIALS)
 
 
@@ -78,16 +81,16 @@ def finished(tmp_path_factory):
 def imitated(monkeypatch):
     """Replaces training by a formula, for what needs many trials."""
 
-    def imitated_train(config, workdir, *, on_epoch):
+    def imitated_train(config, workdir, *, listeners):
         workdir.mkdir(parents=True, exist_ok=True)
         accuracy = 1 / (1 + abs(config.optimizer.learning_rate - 3e-3) * 100)
         rows = []
         for epoch in range(1, config.epochs + 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy - 0.1 / epoch})
             write_history(workdir, rows)
-            on_epoch(rows[-1])
+            listeners[0](Epoch(rows[-1], None, rows))
 
-    monkeypatch.setitem(sweep.__globals__, "train", imitated_train)
+    monkeypatch.setattr("mnist_jax.sweep.train", imitated_train)
 
 
 def load_study(workdir: Path) -> list[optuna.trial.FrozenTrial]:
@@ -200,7 +203,7 @@ def test_suggestions_depend_on_the_seed_alone_and_go_on_after_a_pause(tmp_path):
 def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch):
     accuracies = [0.5, 0.8, 0.7, 0.6]
 
-    def falling_train(_, workdir, *, on_epoch):
+    def falling_train(_, workdir, *, listeners):
         workdir.mkdir(parents=True, exist_ok=True)
         rows = [
             {"epoch": epoch, "step": epoch, "val_accuracy": accuracy}
@@ -208,9 +211,9 @@ def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch)
         ]
         for number in range(len(rows)):
             write_history(workdir, rows[: number + 1])
-            on_epoch(rows[number])
+            listeners[0](Epoch(rows[number], None, rows))
 
-    monkeypatch.setitem(sweep.__globals__, "train", falling_train)
+    monkeypatch.setattr("mnist_jax.sweep.train", falling_train)
     config = dataclasses.replace(TINY, epochs=9, watch=dataclasses.replace(TINY.watch, patience=1))
     (trial,) = sweep(config, SPACE, tmp_path, trials=1)
     assert (trial.value, trial.last_step) == (0.8, 3)
@@ -255,17 +258,18 @@ def test_a_diverged_trial_counts_as_a_bad_one_and_the_search_goes_on(rough):
 DISTURBED = """
 import os, sys, time
 from pathlib import Path
-from mnist_jax import train
+from mnist_jax import sweep
 from mnist_jax.cli import run
-from mnist_jax.sweep import sweep
+from mnist_jax.events import Epoch
 
 signum, trial, root, *sys.argv[1:] = sys.argv[1:]
-write_history, train_trial = train.__globals__["write_history"], sweep.__globals__["train"]
+train_trial = sweep.train
 
-def write_and_end(workdir, rows):
-    write_history(workdir, rows)
-    if workdir.name == trial and len(rows) == 3:
-        os.kill(os.getpid(), int(signum))
+def train_and_end(config, workdir, *, listeners):
+    def end(event):
+        if isinstance(event, Epoch) and workdir.name == trial and len(event.history) == 3:
+            os.kill(os.getpid(), int(signum))
+    return train_trial(config, workdir, listeners=[end, *listeners])
 
 def train_beside(*args, **options):
     (Path(root) / f"began-{os.getpid()}").touch()
@@ -274,9 +278,9 @@ def train_beside(*args, **options):
     return train_trial(*args, **options)
 
 if int(signum):
-    train.__globals__["write_history"] = write_and_end
+    sweep.train = train_and_end
 else:
-    sweep.__globals__["train"] = train_beside
+    sweep.train = train_beside
 run()
 """
 

@@ -14,7 +14,13 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyr
 from mnist_jax import train
 from mnist_jax.datasets import load_splits
 from mnist_jax.features import drawn
+from mnist_jax.tensorboard import tensorboard
 from mnist_jax.train import Run
+
+
+def train_and_draw(workdir: Path) -> Run:
+    with tensorboard(workdir) as listener:
+        return train(TINY, workdir, listeners=[listener])
 
 
 def assert_each_step_once(workdir: Path, run: Run) -> None:
@@ -34,7 +40,7 @@ def assert_each_step_once(workdir: Path, run: Run) -> None:
 @pytest.fixture(scope="module")
 def drawn_run(tmp_path_factory) -> tuple[Path, Run]:
     workdir = tmp_path_factory.mktemp("tensorboard") / "run"
-    return workdir, train(TINY, workdir, tensorboard=True)
+    return workdir, train_and_draw(workdir)
 
 
 def test_a_row_of_the_history_is_a_point_of_each_curve(drawn_run):
@@ -72,7 +78,7 @@ def test_hyperparameters_are_what_the_config_chooses(drawn_run):
 def test_a_finished_run_gets_its_curves_later(drawn_run, tmp_path):
     shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "tensorboard")
-    run = train(TINY, tmp_path, tensorboard=True)
+    run = train_and_draw(tmp_path)
     assert_each_step_once(tmp_path, run)
 
 
@@ -81,10 +87,10 @@ def test_a_finished_run_keeps_its_pictures_and_repairs_its_curves(drawn_run, tmp
     run = drawn_run[1]
     (event_file,) = (tmp_path / "tensorboard").iterdir()
     before = event_file.read_bytes()
-    train(TINY, tmp_path, tensorboard=True)
+    train_and_draw(tmp_path)
     assert event_file.read_bytes() == before
     event_file.write_bytes(before[:-70])  # killed before it was told what the test has given
-    train(TINY, tmp_path, tensorboard=True)
+    train_and_draw(tmp_path)
     assert_each_step_once(tmp_path, run)
 
 
@@ -95,5 +101,5 @@ def test_a_resumed_run_has_each_step_once_in_its_curves(drawn_run, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "16")
     (event_file,) = (tmp_path / "tensorboard").iterdir()
     event_file.write_bytes(event_file.read_bytes()[:-7])  # killed in the middle of a point
-    run = train(TINY, tmp_path, tensorboard=True)
+    run = train_and_draw(tmp_path)
     assert_each_step_once(tmp_path, run)

@@ -18,7 +18,7 @@ import pytest
 
 from mnist_jax.cli import main
 from mnist_jax.commands import COMMANDS
-from mnist_jax.panel import NEXT, show_result
+from mnist_jax.console import NEXT, show_result
 
 RECIPES = Path(__file__).parent.parent / "configs"
 SMALL_MODEL = ["--model.features", "4", "--model.hidden-size", "16"]

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from helpers import SMALL
 
-from mnist_jax import task, train
+from mnist_jax import start, train
 from mnist_jax.datasets import load_splits
 from mnist_jax.hashing import tree_sha256
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.transfer import frozen_parameters, transfer
 from mnist_jax.workdir import load_trained
 
@@ -55,7 +54,7 @@ def test_frozen_parameters_keep_their_bits_and_the_others_do_not(small_run, tmp_
 def test_the_head_is_initialised_for_other_classes(small_run, tmp_path, capsys, monkeypatch):
     source, trained = small_run
     twelve = tuple("0123456789ab")
-    monkeypatch.setattr(task, "load_splits", lambda **data: (load_splits(**data)[0], twelve))
+    monkeypatch.setattr(start, "load_splits", lambda **data: (load_splits(**data)[0], twelve))
     config = dataclasses.replace(ONE_EPOCH, init_from=str(source), freeze="conv1,dense")
     run = train(config, tmp_path)
     out = capsys.readouterr().out
@@ -75,7 +74,7 @@ def test_a_complete_run_needs_its_source_no_more(small_run, tmp_path):
     (moved / "result.json").unlink()
     again = train(config, moved)
     assert tree_sha256(again.state) == tree_sha256(run.state)
-    found = load_trained(moved, "latest", replicated(create_mesh()))
+    found = load_trained(moved)
     assert tree_sha256(found.variables) == tree_sha256(run.state.average)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mnist_jax.history import best_row
-from mnist_jax.overfitting import rate_scale, stops_early
+from mnist_jax.rules import rate_scale, stops_early
 
 
 def rows(name: str, values: Sequence[float]) -> list[dict[str, float]]:
@@ -53,7 +53,7 @@ def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
         ([1, 2, 2, 2, 2], 0, 1),
     ):
         with subtests.test(msg=f"{losses}, patience {patience}"):
-            assert rate_scale(rows("val_loss", losses), patience, 0.5) == scale
+            assert rate_scale(losses, patience, 0.5) == scale
 
 
 def test_the_best_row_has_the_highest_accuracy_and_of_equal_ones_is_the_newest():

@@ -61,25 +61,25 @@ def files(workdir: Path) -> set[str]:
 
 def test_an_overwriting_run_that_is_stopped_has_no_older_result(tmp_path):
     for accuracy in (0.9, 0.5):
-        with scripted(train):
+        with scripted():
             stop_after(1, train, LESSON, tmp_path, overwrite=True)
         assert files(tmp_path) == {"config.json", "metrics.jsonl", "checkpoints"}
         assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == ""
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
-        with scripted(train, accuracies=[accuracy]):
+        with scripted(accuracies=[accuracy]):
             run = train(LESSON, tmp_path)
         assert run.result["test_accuracy"] == accuracy
 
 
 def test_an_overwriting_population_that_is_stopped_has_no_older_result(tmp_path):
-    with scripted(population):
+    with scripted():
         population(LESSON, tmp_path, seeds=2)
     (tmp_path / ".population.json.7.tmp").write_text("{", encoding="utf-8")
-    with scripted(population):
+    with scripted():
         stop_after(1, population, LESSON, tmp_path, seeds=2, overwrite=True)
     assert files(tmp_path) == {"config.json", "metrics.jsonl", "checkpoints", "members"}
     assert not [*(tmp_path / "members").iterdir()]
-    with scripted(population, accuracies=[0.9]):
+    with scripted(accuracies=[0.9]):
         result = population(LESSON, tmp_path, seeds=2)
     assert result["test_accuracy"] == [0.9, 0.9]
 
@@ -88,7 +88,7 @@ def test_an_overwriting_population_that_is_stopped_has_no_older_result(tmp_path)
 def test_a_finished_run_leaves_these_files_also_where_it_was_killed_at_the_end(
     tmp_path, run, options
 ):
-    with scripted(run):
+    with scripted():
         run(LESSON, tmp_path, **options)
     own = {"result.json", "checkpoints"} if run is train else {"population.json", "members"}
     assert files(tmp_path) == {"config.json", "metrics.jsonl", *own}
@@ -127,8 +127,8 @@ def test_opening_sets_aside_what_is_not_sound_again_and_again(tmp_path):
 
 
 def test_a_population_is_overwritten_before_it_is_finished(tmp_path):
-    with scripted(population):
+    with scripted():
         stop_after(1, population, LESSON, tmp_path, seeds=1)
-    with scripted(population):
+    with scripted():
         population(LESSON, tmp_path, seeds=2, overwrite=True)
     assert sorted(path.name for path in (tmp_path / "members").iterdir()) == ["seed-0", "seed-1"]

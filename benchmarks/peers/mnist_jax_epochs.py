@@ -20,7 +20,7 @@ from mnist_jax.metrics import mean_metrics
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.program import compile_program
-from mnist_jax.task import step_options
+from mnist_jax.start import step_options
 
 
 def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:

@@ -9,9 +9,9 @@ from flax.traverse_util import flatten_dict
 
 from mnist_jax import plots
 from mnist_jax.hashing import data_sha256
+from mnist_jax.metrics import paired_interval
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
 from mnist_jax.reporting.page import figure, picture, readable, spelled
-from mnist_jax.statistics import paired_interval
 
 DISAGREEMENTS = 25  # pictures
 

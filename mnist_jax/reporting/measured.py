@@ -13,10 +13,9 @@ from mnist_jax.calibration import (
     reliability,
 )
 from mnist_jax.hashing import network_sha256
-from mnist_jax.history import read_history
+from mnist_jax.history import Row, read_history
+from mnist_jax.metrics import wilson_interval
 from mnist_jax.network import as_network
-from mnist_jax.sharding import create_mesh, replicated
-from mnist_jax.statistics import wilson_interval
 from mnist_jax.workdir import Trained, load_trained, own_splits, read_result
 
 TOO_LARGE = 1e39  # float32, which losses are, has no such number
@@ -36,7 +35,7 @@ class RunRecord(NamedTuple):
     workdir: Path
     trained: Trained
     result: dict[str, Any] | None
-    history: list[dict[str, Any]]
+    history: list[Row]
 
 
 class Measured(NamedTuple):
@@ -69,7 +68,7 @@ class Measured(NamedTuple):
 
 def read_run(workdir: str | Path) -> RunRecord:
     """Reads what `train` has left; see `load_trained` for the errors."""
-    trained = load_trained(workdir, "latest", replicated(create_mesh()))
+    trained = load_trained(workdir)
     history = read_history(Path(workdir))
     for number, row in enumerate(history, 1):
         if not _is_row(row, number):

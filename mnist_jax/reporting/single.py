@@ -15,9 +15,9 @@ from mnist_jax.augment import augment, mixup
 from mnist_jax.calibration import BINS
 from mnist_jax.config import AugmentConfig, Config
 from mnist_jax.features import MOST, feature_maps, filter_sheet, first_filters, map_sheets
+from mnist_jax.metrics import wilson_interval
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure, phase_seconds
 from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable, spelled
-from mnist_jax.statistics import wilson_interval
 from mnist_jax.steps import scale
 
 MISTAKES = 25  # pictures of the most confident ones
@@ -34,7 +34,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
     measured, splits = measure(run, "test" if run.result else "validation")
     config, names = run.trained.config, readable(run.trained.info.label_names)
     found = figures(run, measured)
-    made_with = run.result or run.trained.origin["environment"]
+    made_with = run.result or run.trained.origin.environment
     versions = made_with.get("versions")
     values = {
         "found": found,

@@ -24,7 +24,6 @@ import processes
 from processes import BEST_EPOCH, EPOCHS, STEPS_PER_EPOCH
 
 from mnist_jax.hashing import tree_sha256
-from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir import load_trained
 
 OPTIONS = [*processes.OPTIONS, "--checkpoint.every-steps=2"]
@@ -184,7 +183,7 @@ def bits(root: Path) -> dict[str, Any]:
     """All that a finished run has left below `root`, and what the package itself reads there."""
     found = helpers.bits(root)
     for step in ("latest", "best"):  # the sums of all files are checked
-        trained = load_trained(root / "run", step, replicated(create_mesh()))
+        trained = load_trained(root / "run", step)
         found[step] = (trained.step, tree_sha256(trained.variables))
     return found
 

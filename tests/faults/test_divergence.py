@@ -10,11 +10,10 @@ import optax
 import processes
 import pytest
 
-from mnist_jax import train
+from mnist_jax import program, train
 from mnist_jax.checkpoint import check_checkpoints, restore_variables
 from mnist_jax.cli import main
 from mnist_jax.config import CheckpointConfig, Config, OptimizerConfig
-from mnist_jax.optimizer import create_optimizer
 from mnist_jax.sharding import create_mesh, replicated
 
 
@@ -31,11 +30,13 @@ def diverging(chunk_steps: int) -> Config:
 def poison_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Makes one update of the parameters not finite, as a gradient that is not finite does."""
 
-    def poisoned(**fields):
-        factor = optax.scale_by_schedule(lambda count: jnp.where(count == number - 1, jnp.nan, 1.0))
-        return optax.chain(create_optimizer(**fields), factor)
+    compile_program = program.compile_program
 
-    monkeypatch.setitem(train.__globals__, "create_optimizer", poisoned)
+    def compile_poisoned(model, tx, *args, **fields):
+        factor = optax.scale_by_schedule(lambda count: jnp.where(count == number - 1, jnp.nan, 1.0))
+        return compile_program(model, optax.chain(tx, factor), *args, **fields)
+
+    monkeypatch.setattr(program, "compile_program", compile_poisoned)
 
 
 def assert_all_finite(checkpoints: Path, expected_steps: list[int]) -> None:

@@ -15,13 +15,14 @@ import processes
 import pytest
 from helpers import contents, results
 
-from mnist_jax import task, train
+from mnist_jax import start, train
 from mnist_jax.checkpoint import check_checkpoints, read_progress
 from mnist_jax.config import CheckpointConfig, OptimizerConfig
 from mnist_jax.datasets import load_splits
-from mnist_jax.environment import cpu_count
+from mnist_jax.events import Epoch
+from mnist_jax.origin import check_same_run, cpu_count
 from mnist_jax.train import Run
-from mnist_jax.workdir import check_same_run, lock_workdir
+from mnist_jax.workdir import lock_workdir
 
 CONFIG = dataclasses.replace(processes.CONFIG, epochs=2, checkpoint=CheckpointConfig(every_steps=2))
 
@@ -38,8 +39,8 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
 def test_a_second_writer_is_refused_and_the_first_one_is_not_disturbed(
     unfinished, tmp_path, command
 ):
-    def write(row):
-        if row["epoch"] == 1:
+    def write(event):
+        if isinstance(event, Epoch) and event.row["epoch"] == 1:
             options = processes.options(CONFIG)
             second = command("train", f"--workdir={tmp_path}", *options, "--overwrite")
             assert (second.returncode, second.stdout) == (2, "")
@@ -48,7 +49,7 @@ def test_a_second_writer_is_refused_and_the_first_one_is_not_disturbed(
                 "--workdir\n"
             )
 
-    assert results(train(CONFIG, tmp_path, on_epoch=write)) == results(unfinished[1])
+    assert results(train(CONFIG, tmp_path, listeners=[write])) == results(unfinished[1])
     assert check_checkpoints(tmp_path / "checkpoints") == ([6, 8], {})
     assert not (tmp_path / ".lock").exists()
 
@@ -96,7 +97,7 @@ def test_other_data_is_refused_by_its_sum(unfinished, monkeypatch):
 
     workdir, _ = unfinished
     before = contents(workdir)
-    monkeypatch.setattr(task, "load_splits", changed)
+    monkeypatch.setattr(start, "load_splits", changed)
     with pytest.raises(ValueError, match=r"\(data_sha256 is '\w{64}', not '\w{64}'\)"):
         train(CONFIG, workdir)
     assert contents(workdir) == before
@@ -106,7 +107,7 @@ def test_other_names_of_the_classes_are_refused(unfinished, monkeypatch):
     workdir, _ = unfinished
     before = contents(workdir)
     names = ("zero", *"123456789")
-    monkeypatch.setattr(task, "load_splits", lambda **fields: (load_splits(**fields)[0], names))
+    monkeypatch.setattr(start, "load_splits", lambda **fields: (load_splits(**fields)[0], names))
     with pytest.raises(ValueError, match="a run whose classes have other names"):
         train(CONFIG, workdir)
     assert contents(workdir) == before
@@ -127,24 +128,24 @@ def test_checkpoints_of_another_model_are_refused_by_its_fields(unfinished, tmp_
 
 
 def test_a_run_of_an_older_version_is_resumed_with_the_defaults_of_new_fields(unfinished):
-    origin = read_progress(unfinished[0] / "checkpoints", 8)["origin"]
+    origin = read_progress(unfinished[0] / "checkpoints", 8).origin
     older = copy.deepcopy(origin)
-    del older["config"]["precision"], older["config"]["augment"]["elastic"]
-    del older["environment"]["process_count"]
+    del older.config["precision"], older.config["augment"]["elastic"]
+    del older.environment["process_count"]
     check_same_run(older, origin, Path())  # without a warning
-    newer = origin | {"config": origin["config"] | {"precision": "bfloat16"}}
+    newer = origin._replace(config=origin.config | {"precision": "bfloat16"})
     with pytest.raises(ValueError, match=r"\(precision is 'float32', not 'bfloat16'\)"):
         check_same_run(older, newer, Path())
-    of_population = origin | {"config": origin["config"] | {"population": {"seeds": [0]}}}
+    of_population = origin._replace(config=origin.config | {"population": {"seeds": [0]}})
     with pytest.raises(ValueError, match=r"\(population.seeds is None, not \[0\]\)"):
         check_same_run(older, of_population, Path())
 
 
 def test_a_run_of_other_versions_is_resumed_with_a_warning(unfinished, tmp_path, monkeypatch):
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
-    environment = task.environment()
+    environment = start.environment()
     newer = environment | {"versions": environment["versions"] | {"jax": "99.0"}}
-    monkeypatch.setattr(task, "environment", lambda: newer)
+    monkeypatch.setattr(start, "environment", lambda: newer)
     with pytest.warns(UserWarning, match=r"versions.jax is '[\d.]+', not '99.0'.*bits may differ"):
         run = train(CONFIG, workdir)
     assert run.result["params_sha256"] == unfinished[1].result["params_sha256"]

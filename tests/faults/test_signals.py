@@ -12,10 +12,9 @@ import pytest
 from helpers import bits, wait_until
 from processes import CONFIG, OPTIONS, wait_for_line
 
-from mnist_jax import signals, train
+from mnist_jax import program, signals, train
 from mnist_jax.checkpoint import check_checkpoints
 from mnist_jax.cli import main
-from mnist_jax.program import compile_program
 from mnist_jax.signals import Stopped, stop_requests
 
 TESTS = Path(__file__).parents[1]
@@ -88,18 +87,24 @@ ENDLESS = """
 import sys, threading, jax
 from mnist_jax import signals
 
-def compute(received):
-    threading.Thread(target=tell, args=(received,)).start()
+received, is_second = [], signals._is_second
+
+def count(times):
+    received.append(1)
+    return is_second(times)
+
+def compute():
+    threading.Thread(target=tell).start()
     jax.jit(lambda: jax.lax.while_loop(lambda x: x >= 0, lambda x: 0 * x, 0))().item()
 
-def tell(received):
-    processes.wait_for_signal(received)
+def tell():
+    print("ready", file=sys.__stdout__, flush=True)
     while len(received) < 2:
         processes.time.sleep(0.005)
     signals.REPEAT_SECONDS = -1.0  # from now on
     print("repeated", file=sys.__stdout__, flush=True)
 
-signals.REPEAT_SECONDS = 1e9
+signals.REPEAT_SECONDS, signals._is_second = 1e9, count
 processes.at_chunk(5, compute)
 """
 
@@ -143,22 +148,20 @@ def test_a_signal_during_the_imports_leaves_nothing(tmp_path):
 
 def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, monkeypatch, capsys):
     """The last checkpoint is complete: nothing is trained again."""
-    requests: list[int] = []
+    compile_program = program.compile_program
 
     def compile_and_stop(*args, **fields):
-        program = compile_program(*args, **fields)
+        compiled = compile_program(*args, **fields)
 
         def measure(state, split):
             if split == "test":
-                requests.append(signal.SIGTERM)
-            return program.measure(state, split)
+                signal.raise_signal(signal.SIGTERM)
+            return compiled.measure(state, split)
 
-        return program._replace(measure=measure)
+        return compiled._replace(measure=measure)
 
     with monkeypatch.context() as patch:
-        patch.setitem(train.__globals__, "compile_program", compile_and_stop)
-        stop = lambda: contextlib.nullcontext(requests)  # noqa: E731
-        patch.setitem(train.__globals__, "stop_requests", stop)
+        patch.setattr(program, "compile_program", compile_and_stop)
         with pytest.raises(Stopped, match="SIGTERM after step 16 of 16, which is saved; run the"):
             train(CONFIG, tmp_path)
     assert not (tmp_path / "result.json").exists()

@@ -1,0 +1,56 @@
+"""Compares populations seed by seed, by Student's paired t test."""
+
+from typing import Any
+
+import numpy as np
+
+from mnist_jax.metrics import mean_and_spread
+
+
+def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Compares two finished populations, seed by seed.
+
+    Pairs with a seed in common share the first parameters and the order of the examples, where
+    both recipes have the same ones: the differences spread less than the accuracies do.
+
+    Args:
+        a: what `population` returns.
+        b: the same of another recipe, with the same seeds and varied values.
+
+    Returns:
+        `pairs`, and for each of `val_accuracy` and `test_accuracy` the mean `difference` b - a, a
+        fraction, and `half_width`, that of its 95 % interval; None with a single pair.
+
+    Raises:
+        ValueError: the seeds or the varied values are others.
+    """
+    check_pairs(a, b)
+    found: dict[str, Any] = {"pairs": len(a["seeds"])}
+    for name in ("val_accuracy", "test_accuracy"):
+        spread = mean_and_spread(np.subtract(b[name], a[name]))
+        half_width = spread["ci95"] and spread["ci95"][1] - spread["mean"]
+        found[name] = {"difference": spread["mean"], "half_width": half_width}
+    return found
+
+
+def check_pairs(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Raises ValueError unless the members of two populations are pairs."""
+    for name in ("seeds", "values"):
+        if a[name] != b[name]:
+            raise ValueError(
+                f"populations are compared seed by seed: the {name} must be the same, got "
+                f"{a[name]} and {b[name]}"
+            )
+
+
+def comparison_line(found: dict[str, Any], split: str) -> str:
+    """Spells what `compare` has found on "test" or "validation" in a sentence about B."""
+    name = {"test": "test_accuracy", "validation": "val_accuracy"}[split]
+    difference, half_width = (found[name][key] for key in ("difference", "half_width"))
+    if half_width is None:
+        return f"B - A is {100 * difference:+.2f} points on the {split} set; one pair: no interval"
+    size = f"± {100 * half_width:.2f} points on the {split} set (95 %, {found['pairs']} pairs)"
+    if abs(difference) <= half_width:
+        return f"no difference to be seen: B - A is {100 * difference:+.2f} {size}"
+    word = "better" if difference > 0 else "worse"
+    return f"B is {word} by {100 * abs(difference):.2f} {size}"

@@ -1,0 +1,210 @@
+"""What a training shows: a line for each epoch, a bar on a terminal, and the result at the end."""
+
+import contextlib
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Listener, Plateau
+from mnist_jax.history import Row, best_row
+from mnist_jax.metrics import mean_and_spread, mean_metrics
+
+NEXT = {
+    "report": "curves and mistakes, on a page",
+    "serve": "draw, and see what it sees",
+    "verify": "train again, compare the bits",
+}
+
+
+@contextlib.contextmanager
+def console() -> Iterator[Listener]:
+    """Yields a listener that prints what happens in a training, or in that of a population."""
+    with contextlib.ExitStack() as stack:
+        begin: Any = None
+        bar: Any = None
+
+        def show(event: Event) -> None:
+            nonlocal begin, bar
+            match event:
+                case Begin():
+                    begin = event
+                    bar = stack.enter_context(_progress_bar(event.step, event.total_steps))
+                    for line in _beginning(event):
+                        print(line)
+                case Chunk():
+                    if not bar.disable:
+                        bar.set_postfix_str(_accuracies(event), refresh=False)
+                    bar.update(event.num_steps)
+                case Epoch(row):
+                    streams = begin.config.data.loader == "stream"
+                    bar.write(_epoch_line(row, begin.config.epochs, streams=streams))
+                case Diverged(member, epoch, step):
+                    name = begin.members[member]
+                    bar.write(f"{name} diverged in epoch {epoch}, step {step}; the others go on")
+                case Plateau():
+                    for line in _plateau(event, begin.members):
+                        bar.write(line)
+                case Done():
+                    stack.close()  # of the bar nothing stays
+                    for line in _end(event, begin):
+                        print(line)
+
+        yield show
+
+
+def show_result(workdir: Path, result: dict[str, Any]) -> None:
+    """Prints a panel on a terminal that is wide enough; elsewhere the same as plain lines.
+
+    Args:
+        workdir: of the run.
+        result: what its result.json holds.
+    """
+    seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
+    total = seconds.pop("total", 0.0)
+    files = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
+    rows = [
+        ("time", f"{total:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())),
+        ("bits", f"params_sha256 {result['params_sha256'][:16]}..."),
+        ("files", f"{workdir}: {', '.join(files)}"),
+    ]
+    rows += [
+        ("next", f"{_program()} {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
+        for command, purpose in NEXT.items()
+    ]
+    title = f"test accuracy {result['test_accuracy']:.2%}"
+    needed = max(len(text) for _, text in rows) + 12  # with names and frame
+    if sys.stdout.isatty() and needed <= shutil.get_terminal_size().columns:
+        _draw(title, rows)
+    else:  # lines that a frame would break are to be copied
+        print(title, *(f"{name:6}{text}" for name, text in rows), sep="\n")
+
+
+def _program() -> str:
+    """How to call this program: it may lie in an environment that is not active."""
+    if shutil.which("mnist-jax"):
+        return "mnist-jax"
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == "mnist-jax" else "python -m mnist_jax"
+
+
+def _draw(title: str, rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        table.add_row(Text(name, "bold"), Text(text))
+    Console().print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False))
+
+
+def _progress_bar(step: int, total_steps: int) -> tqdm:
+    """A bar on a terminal, nothing elsewhere: steps, rate, time left."""
+    return tqdm(
+        total=total_steps,
+        initial=step,
+        unit=" steps",
+        leave=False,
+        disable=None,
+        dynamic_ncols=True,
+        bar_format="{percentage:3.0f}% {bar} {n}/{total}, {rate_fmt}, {remaining} left{postfix}",
+    )
+
+
+def _beginning(begin: Begin) -> Sequence[str]:
+    if begin.step:
+        return [f"continuing after step {begin.step} of {begin.total_steps}"]
+    return begin.messages
+
+
+def _accuracies(chunk: Chunk) -> str:
+    """The training accuracy of a chunk that is computed, and the last validation accuracy."""
+    shown = []
+    if len(chunk.sums) > 1:
+        shown.append(f"train {mean_metrics([chunk.sums[-2]])['accuracy']:.1%}")
+    if chunk.history:
+        shown.append(f"validation {np.mean(chunk.history[-1]['val_accuracy']):.1%}")
+    return ", ".join(shown)
+
+
+def _epoch_line(row: Row, epochs: int, *, streams: bool) -> str:
+    if isinstance(row["val_accuracy"], list):
+        metrics = (
+            f"train accuracy {_spelled(mean_and_spread(row['train_accuracy']))}  "
+            f"validation accuracy {_spelled(mean_and_spread(row['val_accuracy']))}"
+        )
+    else:
+        metrics = (
+            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
+            f"validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}"
+        )
+    waited = f", waited {row['input_seconds']:.2f} s for images" if streams else ""
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  {metrics}  "
+        f"{row['seconds']:.1f} s, {row['examples_per_second']:,.0f} images/s{waited}"
+    )
+
+
+def _spelled(spread: dict[str, Any]) -> str:
+    """A mean with its standard deviation as people read it: "98.58 ± 0.08 %"."""
+    deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.2f}"
+    return f"{100 * spread['mean']:.2f}{deviation} %"
+
+
+def _plateau(plateau: Plateau, members: Sequence[str]) -> list[str]:
+    if not members:
+        return [f"a plateau: from here on the learning rate times {plateau.after:.3g}"]
+    return [
+        f"a plateau of {name}: the learning rate times {after:.3g}"
+        for name, before, after in zip(members, plateau.before, plateau.after, strict=True)
+        if before != after
+    ]
+
+
+def _end(done: Done, begin: Begin | None) -> list[str]:
+    result, of_population = done.result, "members" in done.result
+    lines = []
+    if not done.trained:
+        accuracy = "" if of_population else f": test accuracy {result['test_accuracy']:.2%}"
+        lines.append(
+            f"{done.workdir} is complete{accuracy}. --overwrite trains anew, another --workdir "
+            "beside it."
+        )
+    if of_population:
+        return [*lines, *_members(result)]
+    if begin:
+        if result["steps"] < begin.total_steps:
+            last, best = done.history[-1]["epoch"], best_row(done.history)["epoch"]
+            lines.append(f"stopped after epoch {last}; the best was epoch {best}")
+        lines.append(
+            f"test loss {result['test_loss']:.4f}  accuracy {result['test_accuracy']:.2%} of "
+            f"{len(begin.splits['test'].labels):,} images"
+        )
+    return lines
+
+
+def _members(result: dict[str, Any]) -> list[str]:
+    """The lines at the end: of each member, or of each combination, and the summary."""
+    lines = []
+    width = max(map(len, result["members"]))
+    columns = ("members", "test_accuracy", "val_accuracy", "diverged")
+    for name, test, val, diverged in zip(*(result[column] for column in columns), strict=True):
+        note = "  diverged in epoch {epoch}, step {step}".format(**diverged) if diverged else ""
+        if diverged or not result["values"]:
+            lines.append(f"{name:{width}}  test {test:.2%}  validation {val:.2%}{note}")
+    for spread in result.get("combinations", [result]):
+        values = [f"{name}={value!r}" for name, value in spread.get("values", {}).items()]
+        count = len(result["seeds"]) // len(result.get("combinations", [result]))
+        interval = "one seed: no spread, no interval"
+        if spread["ci95"]:
+            low, high = (100 * end for end in spread["ci95"])
+            interval = f"95 % interval {low:.2f} to {high:.2f}, {count} seeds"
+        lines.append(f"{' '.join([*values, 'test accuracy'])} {_spelled(spread)} ({interval})")
+    return lines

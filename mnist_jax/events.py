@@ -1,0 +1,113 @@
+"""The events of a training, which listeners are called with; a population has the same ones.
+
+Of a population `state` and `sums` have a leading axis of members, and a metric in a row is a list.
+A state is good until the next event: the next chunk uses it up.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnist_jax.config import Config
+from mnist_jax.history import Progress, Row
+from mnist_jax.metrics import Sums
+
+
+class Begin(NamedTuple):
+    """The run is compiled and its directory is ready; the first chunk comes next.
+
+    Attributes:
+        config: the recipe.
+        model: the Linen module.
+        splits: images and labels of "train", "validation" and "test".
+        step: the updates made so far; more than 0 in a resumed run.
+        total_steps: the updates of all epochs.
+        history: a row for each epoch so far.
+        messages: lines about the beginning, such as the names of frozen parameters.
+        members: the names of a population's members.
+    """
+
+    config: Config
+    model: Any
+    splits: dict[str, Any]
+    step: int
+    total_steps: int
+    history: Sequence[Row]
+    messages: Sequence[str]
+    members: Sequence[str] = ()
+
+
+class Chunk(NamedTuple):
+    """A chunk of steps is being computed.
+
+    Attributes:
+        step: the updates made when it is done.
+        num_steps: the updates of this chunk.
+        sums: metric sums of the epoch's chunks so far; the last ones may still be computed.
+        history: a row for each epoch so far.
+    """
+
+    step: int
+    num_steps: int
+    sums: Sequence[Sums]
+    history: Sequence[Row]
+
+
+class Diverged(NamedTuple):
+    """A member of a population has a value that is not finite, first at `step` (from 1)."""
+
+    member: int
+    epoch: int
+    step: int
+
+
+class Save(NamedTuple):
+    """The moment to write a checkpoint: the state, and what a resumed run needs beside it."""
+
+    step: int
+    state: Any
+    progress: Progress
+
+
+class Epoch(NamedTuple):
+    """An epoch is measured, and saved where it is scheduled; `history` ends with its row."""
+
+    row: Row
+    state: Any
+    history: Sequence[Row]
+
+
+class Plateau(NamedTuple):
+    """The factor of the learning rate changes; of a population each is a list."""
+
+    before: Any
+    after: Any
+
+
+class Stop(NamedTuple):
+    """The last event of the loop.
+
+    Attributes:
+        step: the updates made.
+        state: the last one; nothing uses it up any more.
+        history: a row for each epoch.
+        signum: the signal that stopped the run; 0 where all epochs are done, or the rules end it.
+    """
+
+    step: int
+    state: Any
+    history: Sequence[Row]
+    signum: int = 0
+
+
+class Done(NamedTuple):
+    """The run has its result; `trained` is False where it was complete before."""
+
+    workdir: Path
+    result: dict[str, Any]
+    history: Sequence[Row]
+    trained: bool = True
+
+
+Event = Begin | Chunk | Diverged | Save | Epoch | Plateau | Stop | Done
+Listener = Callable[[Event], object]

@@ -1,0 +1,99 @@
+"""The training loop: it computes and decides; it writes nothing and prints nothing.
+
+Whoever trains iterates over its events, and so do one network and a population, a new run and a
+resumed one. What differs between them is handed in: the compiled program, and the rules.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mnist_jax.clock import Stopwatch
+from mnist_jax.events import Chunk, Epoch, Event, Plateau, Save, Stop
+from mnist_jax.history import Progress
+
+
+def training_events(
+    program: Any,
+    rules: Any,
+    state: Any,
+    step: int,
+    progress: Progress,
+    *,
+    stop_signal: Callable[[], int],
+    watch: Stopwatch,
+) -> Iterator[Event]:
+    """Runs the chunks of a training and yields what happens.
+
+    The order of operations is a promise. A checkpoint is yielded before its epoch, so that an epoch
+    that has been shown is saved. Nothing is yielded to be saved before its losses and its state are
+    known to be finite. The state of an event is good until the next event: the next chunk uses it
+    up.
+
+    Args:
+        program: the compiled calls, such as `program.Program`.
+        rules: what to decide by, such as `rules.Rules`.
+        state: where to begin; it is used up.
+        step: the updates that the state has.
+        progress: what belongs to the state.
+        stop_signal: returns the number of a signal that asks to stop, or 0.
+        watch: what the time goes to.
+
+    Raises:
+        FloatingPointError: by the rules, where a network diverges.
+    """
+    history, sums = [*progress.history], [*progress.sums]
+    seconds, input_seconds = progress.seconds, progress.input_seconds
+    scale, unchecked = rules.rate_scale(history), None
+    last_step = step if rules.stops_early(history) else rules.total_steps
+    with contextlib.closing(program.train_chunks(step, last_step)) as chunks:
+        for chunk in chunks:
+            waited = watch.lap("data")
+            state, chunk_sums = program.run_chunk(state, chunk, scale)
+            # Waits for the chunk before: the device always has one to go on with.
+            if unchecked:
+                yield from rules.check_losses(unchecked, step)
+            unchecked = chunk_sums
+            sums.append(chunk_sums)
+            num_steps = chunk_sums["loss_sum"].shape[-1]
+            step += num_steps
+            yield Chunk(step, num_steps, sums, history)
+
+            ends_epoch = step % rules.steps_per_epoch == 0
+            signum = stop_signal()
+            saves = signum or rules.is_scheduled(step)
+            if ends_epoch or saves:
+                yield from rules.check_losses(unchecked, step)
+                unchecked = None
+            seconds += waited + watch.lap("train")
+            input_seconds += waited
+            if not (ends_epoch or saves):
+                continue
+
+            if ends_epoch:
+                measured = program.measure(state, "validation")
+                seconds += watch.lap("eval")
+                history.append(rules.row(step, sums, measured, seconds, input_seconds))
+                sums, seconds, input_seconds = [], 0.0, 0.0
+            # The losses are from before each update: of the last one they say nothing.
+            yield from rules.check_state(state, step, history[-1] if ends_epoch else None)
+            if saves:
+                progress = progress._replace(
+                    history=[*history],
+                    sums=[rules.totals(sums)] if sums else [],
+                    seconds=seconds,
+                    input_seconds=input_seconds,
+                )
+                yield Save(step, program.collect(state), progress)
+                seconds += watch.lap("checkpoint")
+            if ends_epoch:
+                yield Epoch(history[-1], state, history)
+                watch.lap("eval")
+            if signum or (ends_epoch and rules.stops_early(history)):
+                break
+            before, scale = scale, rules.rate_scale(history)
+            if scale != before and step < last_step:
+                yield Plateau(before, scale)
+        else:
+            signum = 0
+    yield Stop(step, state, history, signum)

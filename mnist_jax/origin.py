@@ -1,0 +1,110 @@
+"""What a run is made of: its config, its data, and the environment that its bits depend on."""
+
+import importlib.metadata
+import os
+import platform
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from mnist_jax.config import completed, config_differences
+from mnist_jax.datasets import DataInfo, data_info
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+UNTOLD = {"process_count": 1}  # what older versions did not record, and how it was
+
+
+class Origin(NamedTuple):
+    """What a run is made of. A checkpoint is resumed only by a run of the same origin.
+
+    Attributes:
+        config: the recipe, as nested dicts; a population's has its members beside it.
+        data_sha256: of the images and labels of all splits.
+        data: what the network has to know of them.
+        examples: how many each split has.
+        environment: see `environment`.
+        init_sha256: of the network that the run began from, if it began from one.
+    """
+
+    config: dict[str, Any]
+    data_sha256: str
+    data: DataInfo
+    examples: dict[str, int]
+    environment: dict[str, Any]
+    init_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        values = self._asdict() | {"data": self.data._asdict()}
+        if self.init_sha256 is None:
+            del values["init_sha256"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Origin":
+        known: dict[str, Any] = {**values, "data": data_info(values["data"])}
+        return cls(**known)
+
+    def hashes(self) -> dict[str, str]:
+        """Returns the hashes as result.json has them, by name."""
+        init = {} if self.init_sha256 is None else {"init_sha256": self.init_sha256}
+        return {"data_sha256": self.data_sha256, **init}
+
+
+def check_same_run(found: Origin, expected: Origin, checkpoints: Path) -> None:
+    """Compares what a checkpoint was made of with the run that is to resume from it.
+
+    Args:
+        found: the checkpoint's.
+        expected: the run's.
+        checkpoints: their directory, named in messages.
+
+    Raises:
+        ValueError: they have another config or other data. Another environment is a warning.
+    """
+    differences = config_differences(
+        *(
+            {**completed(origin.config), "data_sha256": origin.data_sha256}
+            for origin in (found, expected)
+        )
+    )
+    if differences:
+        raise ValueError(
+            f"{checkpoints} holds a run with another config or other data "
+            f"({'; '.join(differences)}): choose another --workdir, or start anew with --overwrite"
+        )
+    if found.data.label_names != expected.data.label_names:
+        raise ValueError(
+            f"{checkpoints} holds a run whose classes have other names: choose another --workdir, "
+            "or start anew with --overwrite"
+        )
+    differences = config_differences(UNTOLD | found.environment, expected.environment)
+    if differences:
+        warnings.warn(
+            f"the run in {checkpoints} goes on in another environment ({'; '.join(differences)}): "
+            "its bits may differ from those of a run that was never stopped",
+            stacklevel=2,
+        )
+
+
+def cpu_count() -> int | None:
+    """Returns how many cores this process may use.
+
+    XLA cuts the work for a CPU into as many parts, and sums of other parts are rounded otherwise.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(affinity(0)) if affinity else os.cpu_count()
+
+
+def environment() -> dict[str, Any]:
+    """Returns `platform`, `device_kind`, the counts of devices, processes and cores, `versions`."""
+    return {
+        "platform": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "cpu_count": cpu_count(),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+    }

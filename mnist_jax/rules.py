@@ -1,0 +1,191 @@
+"""The rules of a training: pure functions of history, sums and step.
+
+A run that was stopped and resumed has the same history and the same steps; so the same is decided.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mnist_jax.history import Row, best_row
+from mnist_jax.metrics import Sums, mean_metrics, total_sums
+
+# Checkpoints: which steps are saved, and which of the saved ones stay
+
+
+def is_scheduled(
+    step: int,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    chunk_steps: int,
+    every_epochs: int,
+    every_steps: int,
+) -> bool:
+    """Tells whether there is to be a checkpoint at the end of the chunk that ends at `step`.
+
+    A pure function of the step: a run that was stopped saves the same ones. `every_steps` of 0 adds
+    none to the ends of the epochs.
+    """
+    if step % steps_per_epoch == 0:
+        epoch = step // steps_per_epoch
+        if epoch % every_epochs == 0 or epoch == epochs:
+            return True
+    chunk_start = step - 1 - (step - 1) % steps_per_epoch % chunk_steps
+    return every_steps > 0 and step // every_steps > chunk_start // every_steps
+
+
+def best_step(history: Sequence[Row], is_scheduled: Callable[[int], bool]) -> int | None:
+    """Returns the best step by validation accuracy of those that the schedule saves, if any."""
+    rows = [row for row in history if is_scheduled(row["step"])]
+    return best_row(rows)["step"] if rows else None
+
+
+def kept_steps(
+    saved: list[int], history: Sequence[Row], is_scheduled: Callable[[int], bool]
+) -> set[int]:
+    """Returns the saved steps that stay: the newest, two newest of the schedule, and the best.
+
+    Two, because the newest may be damaged one day. A step that only a signal has saved goes when
+    the next ones of the schedule are there.
+    """
+    best = best_step(history, is_scheduled)
+    newest = [step for step in saved if is_scheduled(step)][-2:]
+    return {*saved[-1:], *newest, *([best] if best else [])}
+
+
+# Validation that no longer gets better
+
+
+def stops_early(history: Sequence[Row], patience: int) -> bool:
+    """Tells whether `patience` epochs have passed since the best one; 0: never.
+
+    The best is `history.best_row`: of epochs with equal validation accuracy the newest.
+
+    References:
+        L. Prechelt, "Early Stopping - But When?", 1998.
+    """
+    return bool(patience and history) and (
+        history[-1]["epoch"] - best_row(history)["epoch"] >= patience
+    )
+
+
+def rate_scale(losses: list[float], patience: int, factor: float) -> float:
+    """Returns what the learning rate is multiplied with after these epochs.
+
+    Args:
+        losses: the validation loss of each epoch.
+        patience: epochs in a row without a lower validation loss, after which the rate falls, and
+            the count begins anew; 0: never.
+        factor: what it is multiplied with each time.
+    """
+    scale, lowest, waited = 1.0, float("inf"), 0
+    for loss in losses if patience else []:
+        waited = 0 if loss < lowest else waited + 1
+        lowest = min(lowest, loss)
+        if waited == patience:
+            scale, waited = scale * factor, 0
+    return scale
+
+
+# Divergence
+
+
+def first_bad_step(losses: Any, last_step: int) -> int | None:
+    """Returns the first step (from 1) whose loss is not finite, if any.
+
+    Args:
+        losses: of the steps that end with `last_step`, one after another; each is from before the
+            step's update.
+        last_step: counted from 1.
+    """
+    bad = np.flatnonzero(~np.isfinite(np.ravel(losses)))
+    return last_step - np.size(losses) + int(bad[0]) + 1 if bad.size else None
+
+
+def bad_leaf(tree: Any) -> str | None:
+    """Returns the name of a leaf that holds a value that is not finite, if any.
+
+    A gradient that is not finite leaves its trace in the parameters and the optimizer's moments.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not np.isfinite(np.asarray(leaf)).all():
+            return jax.tree_util.keystr(path, simple=True, separator="/")
+    return None
+
+
+class Rules(NamedTuple):
+    """What the loop asks of a training of one network; `laboratory` has them of a population.
+
+    Attributes:
+        num_examples: those of an epoch.
+        steps_per_epoch: the last one may be padded.
+        total_steps: of all epochs.
+        is_scheduled: step -> whether there is to be a checkpoint.
+        patience: see `stops_early`.
+        plateau_patience: see `rate_scale`.
+        plateau_factor: likewise.
+    """
+
+    num_examples: int
+    steps_per_epoch: int
+    total_steps: int
+    is_scheduled: Callable[[int], bool]
+    patience: int = 0
+    plateau_patience: int = 0
+    plateau_factor: float = 1.0
+
+    def stops_early(self, history: Sequence[Row]) -> bool:
+        return stops_early(history, self.patience)
+
+    def rate_scale(self, history: Sequence[Row]) -> float:
+        # In a population's history a loss that is not finite is None.
+        losses = [np.inf if row["val_loss"] is None else row["val_loss"] for row in history]
+        return rate_scale(losses, self.plateau_patience, self.plateau_factor)
+
+    def totals(self, sums: Sequence[Sums]) -> dict[str, Any]:
+        return total_sums(sums)
+
+    def row(
+        self, step: int, sums: Sequence[Sums], val: Any, seconds: float, input_seconds: float
+    ) -> Row:
+        trained = mean_metrics(sums)
+        return {
+            "epoch": step // self.steps_per_epoch,
+            "step": step,
+            "train_loss": trained["loss"],
+            "train_accuracy": trained["accuracy"],
+            "val_loss": val["loss"],
+            "val_accuracy": val["accuracy"],
+            # Training accuracy is that of the epoch's own steps, with dropout and augmentation, so
+            # the gap may be negative.
+            "generalization_gap": trained["accuracy"] - val["accuracy"],
+            "seconds": seconds,
+            "input_seconds": input_seconds,
+            "examples_per_second": self.num_examples / seconds,
+        }
+
+    def check_losses(self, sums: Sums, last_step: int) -> Iterator[Any]:
+        """Raises FloatingPointError where a loss is not finite; yields nothing."""
+        step = first_bad_step(sums["loss_sum"], last_step)
+        if step:
+            losses = np.ravel(sums["loss_sum"])
+            raise self.diverged(step, f"the loss is {losses[step - last_step - 1]}")
+        return iter(())
+
+    def check_state(self, state: Any, step: int, row: Row | None) -> Iterator[Any]:
+        """Raises FloatingPointError where a value of the state, or of the row, is not finite."""
+        measured = {"val_loss": row["val_loss"]} if row else {}
+        for tree in (measured, state):
+            name = bad_leaf(tree)
+            if name is not None:
+                raise self.diverged(step, f"{name} is not finite")
+        return iter(())
+
+    def diverged(self, step: int, reason: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"training diverged in epoch {(step - 1) // self.steps_per_epoch + 1}, step {step}: "
+            f"{reason}; nothing of it is saved. Try a smaller optimizer.learning_rate"
+        )

@@ -1,0 +1,171 @@
+"""What a training needs before its first step: data, rules, and the state to begin with."""
+
+import dataclasses
+import functools
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mnist_jax.checkpoint import check_checkpoints, read_progress, restore_state
+from mnist_jax.config import Config
+from mnist_jax.datasets import DataInfo, Split, load_splits
+from mnist_jax.distributed import from_first
+from mnist_jax.handwriting import drawing_box
+from mnist_jax.hashing import data_sha256, tree_sha256
+from mnist_jax.history import Progress
+from mnist_jax.loader import steps_per_epoch
+from mnist_jax.origin import Origin, check_same_run, environment
+from mnist_jax.rules import Rules, best_step, is_scheduled
+from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.state import TrainState
+from mnist_jax.transfer import frozen_parameters, transfer
+from mnist_jax.workdir import load_trained
+
+SAMPLE = 1000  # training images whose drawings are looked at
+
+
+class Task(NamedTuple):
+    """What a config asks for: the data by split, what the run is made of, and its rules."""
+
+    splits: dict[str, Split]
+    origin: Origin
+    rules: Rules
+
+
+def create_task(config: Config) -> Task:
+    """Loads the data and counts the steps; ValueError where the config and the data do not fit."""
+    splits, label_names = load_splits(**vars(config.data))
+    images = splits["train"].images
+    sample = images[np.arange(min(len(images), SAMPLE))]
+    num_examples = len(splits["train"].labels)
+    num_steps = steps_per_epoch(num_examples, config.batch_size)
+    total_steps = config.epochs * num_steps
+    if total_steps >= 2**31:
+        raise ValueError(f"epochs must make fewer than 2**31 steps, got {total_steps:,}")
+    origin = Origin(
+        config=dataclasses.asdict(config),
+        data_sha256=data_sha256(splits),
+        data=DataInfo(tuple(images.shape[1:]), label_names, drawing_box(sample)),
+        examples={name: len(split.labels) for name, split in splits.items()},
+        environment=environment(),
+    )
+    schedule = functools.partial(
+        is_scheduled,
+        epochs=config.epochs,
+        steps_per_epoch=num_steps,
+        chunk_steps=config.chunk_steps,
+        **vars(config.checkpoint),
+    )
+    rules = Rules(num_examples, num_steps, total_steps, schedule, **vars(config.watch))
+    return Task(splits, origin, rules)
+
+
+def step_options(config: Config) -> dict[str, Any]:
+    """Returns the options of `steps.train_step` that a config sets."""
+    return {
+        "ema_decay": config.ema_decay,
+        "freeze": config.freeze,
+        "precision": config.precision,
+        "label_smoothing": config.label_smoothing,
+        **vars(config.augment),
+    }
+
+
+def last_checkpoint(
+    checkpoints: Path, origin: Origin, *, keeps_best: Any = None
+) -> tuple[list[int], Progress]:
+    """Returns the sound steps up to the one to resume from, and the progress saved with that one.
+
+    Args:
+        checkpoints: their directory.
+        origin: the run's; ValueError where they are of another run, see `check_same_run`.
+        keeps_best: the schedule of a run whose best checkpoint counts: where that is damaged, the
+            run resumes from the one before it, so that it is made again.
+    """
+    steps, values = from_first(lambda: _last_checkpoint(checkpoints, origin, keeps_best))
+    progress = Progress.from_json(values)
+    # The environment is this process's; what the run began from is remembered.
+    origin = origin._replace(init_sha256=progress.origin.init_sha256)
+    return steps, progress._replace(origin=origin)
+
+
+def _last_checkpoint(
+    checkpoints: Path, origin: Origin, keeps_best: Any
+) -> tuple[list[int], dict[str, Any]]:
+    saved, damaged = check_checkpoints(checkpoints)
+    for line in damaged.values():
+        warnings.warn(line, stacklevel=2)
+    beginning = Progress(origin)
+    if not saved:
+        return [], beginning.to_json()
+    progress = read_progress(checkpoints, saved[-1])
+    check_same_run(progress.origin, origin, checkpoints)
+    best = best_step(progress.history, keeps_best) if keeps_best else None
+    if best in damaged:
+        saved = [step for step in saved if step < best]
+        progress = read_progress(checkpoints, saved[-1]) if saved else beginning
+    return saved, progress.to_json()
+
+
+def initial_state(
+    program: Any,
+    config: Config,
+    workdir: Path,
+    saved: list[int],
+    progress: Progress,
+    *,
+    members: bool = False,
+) -> tuple[TrainState, Progress, list[str]]:
+    """Returns the state to begin with: saved, taken from a trained network, or initialised.
+
+    Args:
+        program: gives the initialised state, and places others on the devices.
+        config: names the network to begin from, and what is to be frozen.
+        workdir: where the training is, or is to be.
+        saved: its sound checkpoints.
+        progress: that of the last one, or of a new run.
+        members: whether it is the state of a population.
+
+    Returns:
+        The state; the progress, whose origin then names the network that the run began from; and
+        lines that say what is loaded and what is frozen.
+
+    Raises:
+        FileNotFoundError: there is no trained network in the source.
+        ValueError: a checkpoint is of another model; or the source lies in the workdir, does not
+            fit, or does not have what is frozen.
+    """
+    frozen = frozen_parameters(program.state.params, config.freeze)
+    messages = [f"frozen: {', '.join(frozen)}"] if frozen else []
+    if saved:
+        shapes = jax.eval_shape(program.collect, program.state)
+        whole = replicated(create_mesh())
+        state = restore_state(workdir / "checkpoints", saved[-1], shapes, whole)
+        return program.place(state), progress, []
+    if not config.init_from:
+        return program.state, progress, messages
+    source = Path(config.init_from)
+    if source.resolve().is_relative_to(workdir.resolve()):
+        raise ValueError(
+            f"init_from is {source}, in the workdir itself, which would lose it: give another "
+            "--workdir"
+        )
+    trained = load_trained(source, "latest").variables
+    state = program.collect(program.state)
+    begun = transfer(state.variables, trained, members=members)
+    remade = {*begun.remade} & {name.split("/")[0] for name in frozen}
+    if remade:
+        raise ValueError(
+            f"freeze: {config.freeze!r} would keep {', '.join(sorted(remade))} as drawn at random: "
+            f"{source} has nothing that fits there"
+        )
+    average = jax.tree.map(jnp.copy, begun.variables) if state.average else {}
+    state = program.place(state.replace(**begun.variables, average=average))
+    layers = {"loaded": begun.loaded, "made anew": begun.remade, "left out": begun.left_out}
+    told = [f"{what}, of {source}: {', '.join(names)}" for what, names in layers.items() if names]
+    origin = progress.origin._replace(init_sha256=tree_sha256(trained))
+    return state, progress._replace(origin=origin), [*told, *messages]
