@@ -28,9 +28,9 @@ from machine import best_seconds, copy_bandwidth, describe, device, headline, ma
 from programs import Training, compile_members, compile_training, step_cost
 
 from mnist_jax import Config
-from mnist_jax.accelerator import missing_accelerator
 from mnist_jax.config import LARGEST, load_config, replace_fields
-from mnist_jax.hashing import network_sha256
+from mnist_jax.machine.accelerator import missing_accelerator
+from mnist_jax.workdir.hashing import network_sha256
 
 RECIPES = {"reference": "default", "fast": "fast", "accurate": "accurate"}
 # Runs on an NVIDIA GPU repeat their bits with it, but for max-pooling by XLA's own operation, whose

@@ -17,7 +17,7 @@ from typing import Any
 from machine import describe, headline
 
 from mnist_jax import Config, compare, train
-from mnist_jax.compilation_cache import use_compilation_cache
+from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import load_config, replace_fields
 
 AFFINE = {

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from mnist_jax.config import load_config
 from mnist_jax.models import create_model
-from mnist_jax.summary import step_flops, summarize
+from mnist_jax.reporting.summary import step_flops, summarize
 
 CHIPS, BATCH = (1, 8, 256, 4096), 128
 RECIPES = Path(__file__).parent.parent / "configs"

@@ -32,7 +32,7 @@ from report import OURS, footer, plot, table, timed
 from mnist_jax.config import Config, load_config
 from mnist_jax.datasets import load_splits
 from mnist_jax.models import create_model
-from mnist_jax.summary import step_flops
+from mnist_jax.reporting.summary import step_flops
 
 
 class Command(NamedTuple):

@@ -16,9 +16,9 @@ from machine import describe, headline
 
 from mnist_jax import Config
 from mnist_jax.datasets import load_splits
+from mnist_jax.laboratory.population_program import Parts, compile_population
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
-from mnist_jax.population_program import Parts, compile_population
 from mnist_jax.program import compile_program
 
 MEMBERS, ROUNDS, STEPS = (2, 4, 8), 5, 75

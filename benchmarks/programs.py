@@ -15,10 +15,11 @@ from unittest import mock
 import jax
 import numpy as np
 
-from mnist_jax import Config, population, population_program, program, rng, train
+from mnist_jax import Config, population, program, rng, train
+from mnist_jax.laboratory import population_program
 from mnist_jax.loader import steps_per_epoch, take_chunk
+from mnist_jax.reporting.summary import step_flops
 from mnist_jax.steps import run_steps
-from mnist_jax.summary import step_flops
 
 # What stands in a compiled program and is no work of its own.
 NO_KERNELS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "call")

@@ -22,9 +22,9 @@ from machine import describe, headline
 from mnist_jax import Config, load_dataset, rng
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
+from mnist_jax.reporting.summary import step_flops
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import run_steps, train_step
-from mnist_jax.summary import step_flops
 
 sys.path.append(str(Path(__file__).parent / "peers"))
 import plain_flax

@@ -29,7 +29,7 @@ from machine import describe, headline
 from mnist_jax import Config, load_dataset
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
-from mnist_jax.peers import joined
+from mnist_jax.processes.group import joined
 from mnist_jax.program import compile_program
 
 BATCH, STEPS, ROUNDS = 128, 5, 5

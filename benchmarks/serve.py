@@ -22,7 +22,7 @@ from machine import describe, headline
 from PIL import Image
 
 from mnist_jax.datasets import load_dataset
-from mnist_jax.pictures import png
+from mnist_jax.reporting.pictures import png
 
 SHEET = 280  # pixels a side of a drawing, as of a page's canvas
 

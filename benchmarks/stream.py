@@ -25,7 +25,7 @@ EPOCHS = {"mnist": 4, "mnist_10": 2}  # the first one is not counted
 RUN = """
 import json, sys
 from mnist_jax import Config, train
-from mnist_jax.compilation_cache import use_compilation_cache
+from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import DataConfig
 use_compilation_cache()
 name, loader, epochs, workdir = sys.argv[1:]

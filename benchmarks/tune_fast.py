@@ -14,7 +14,7 @@ import tempfile
 from machine import describe, headline
 
 from mnist_jax import Config, train
-from mnist_jax.compilation_cache import use_compilation_cache
+from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import DataConfig, ModelConfig, OptimizerConfig
 
 FIELDS = ("filters", "kernel", "hidden", "dropout", "rate", "b1", "b2", "batch", "epochs")

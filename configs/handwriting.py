@@ -2,8 +2,8 @@
 
     mnist-jax train --config configs/handwriting.py
 
-What it reads of photographs is in docs/your_data.md, by `python tests/photographs.py`. It needs
-two minutes of training on two cores.
+What it reads of photographs is in docs/your_data.md, by
+`python tests/handwriting/photographs.py`. It needs two minutes of training on two cores.
 """
 
 from mnist_jax import Config

@@ -10,8 +10,8 @@ from typing import Any
 from sphinx.application import Sphinx
 
 import mnist_jax
-from mnist_jax.cli import main
-from mnist_jax.commands import COMMANDS
+from mnist_jax.cli.commands import COMMANDS
+from mnist_jax.cli.main import main
 
 REPOSITORY = "https://github.com/mnist-jax/mnist_jax"
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Listener, Plateau
-from mnist_jax.history import Row, best_row
 from mnist_jax.metrics import mean_and_spread, mean_metrics
+from mnist_jax.workdir.history import Row, best_row
 
 NEXT = {
     "report": "curves and mistakes, on a page",

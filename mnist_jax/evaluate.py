@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.config import config_differences
-from mnist_jax.distributed import check_alike
 from mnist_jax.loader import eval_chunks
 from mnist_jax.metrics import mean_metrics
+from mnist_jax.processes.distributed import check_alike
 from mnist_jax.sharding import create_mesh, place, replicated, split_batch
 from mnist_jax.steps import run_ensemble_steps, run_eval_steps
-from mnist_jax.workdir import load_trained, own_splits
+from mnist_jax.workdir.run import load_trained, own_splits
 
 
 def evaluate(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnist_jax.config import Config
-from mnist_jax.history import Progress, Row
 from mnist_jax.metrics import Sums
+from mnist_jax.workdir.history import Progress, Row
 
 
 class Begin(NamedTuple):

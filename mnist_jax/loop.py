@@ -10,7 +10,7 @@ from typing import Any
 
 from mnist_jax.clock import Stopwatch
 from mnist_jax.events import Chunk, Epoch, Event, Plateau, Save, Stop
-from mnist_jax.history import Progress
+from mnist_jax.workdir.history import Progress
 
 
 def training_events(

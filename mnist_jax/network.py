@@ -9,14 +9,14 @@ import numpy as np
 
 from mnist_jax.datasets import DataInfo, data_info
 from mnist_jax.datasets.streamed import StreamedImages
-from mnist_jax.exported import BATCH
-from mnist_jax.history import read_json
-from mnist_jax.model_card import check_card
-from mnist_jax.onnx_file import from_onnx
-from mnist_jax.stablehlo import from_stablehlo
+from mnist_jax.exporting.contract import BATCH
+from mnist_jax.exporting.model_card import check_card
+from mnist_jax.exporting.onnx_file import from_onnx
+from mnist_jax.exporting.stablehlo import from_stablehlo
 from mnist_jax.state import Variables
 from mnist_jax.steps import predict_step
-from mnist_jax.workdir import Trained, load_trained
+from mnist_jax.workdir.history import read_json
+from mnist_jax.workdir.run import Trained, load_trained
 
 
 class Predictions(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mnist_jax.history import Row, best_row
 from mnist_jax.metrics import Sums, mean_metrics, total_sums
+from mnist_jax.workdir.history import Row, best_row
 
 # Checkpoints: which steps are saved, and which of the saved ones stay
 

@@ -11,7 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from mnist_jax import clock, program
-from mnist_jax.checkpoint import (
+from mnist_jax.config import Config
+from mnist_jax.console import console
+from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
+from mnist_jax.loop import training_events
+from mnist_jax.models import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.processes.distributed import agreement, check_alike, from_first
+from mnist_jax.processes.signals import Stopped, stop_requests
+from mnist_jax.rules import best_step, kept_steps
+from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.start import create_task, initial_state, last_checkpoint, step_options
+from mnist_jax.state import TrainState
+from mnist_jax.workdir.checkpoint import (
     Saver,
     open_saver,
     prune,
@@ -20,21 +32,9 @@ from mnist_jax.checkpoint import (
     restore_state,
     restore_variables,
 )
-from mnist_jax.config import Config
-from mnist_jax.console import console
-from mnist_jax.distributed import agreement, check_alike, from_first
-from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
-from mnist_jax.hashing import network_sha256
-from mnist_jax.history import Progress, Row, best_row, write_history, write_json
-from mnist_jax.loop import training_events
-from mnist_jax.models import create_model
-from mnist_jax.optimizer import create_optimizer
-from mnist_jax.rules import best_step, kept_steps
-from mnist_jax.sharding import create_mesh, replicated
-from mnist_jax.signals import Stopped, stop_requests
-from mnist_jax.start import create_task, initial_state, last_checkpoint, step_options
-from mnist_jax.state import TrainState
-from mnist_jax.workdir import (
+from mnist_jax.workdir.hashing import network_sha256
+from mnist_jax.workdir.history import Progress, Row, best_row, write_history, write_json
+from mnist_jax.workdir.run import (
     check_shared,
     delete_leftovers,
     delete_run,

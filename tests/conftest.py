@@ -29,7 +29,7 @@ from browser import browser as browser  # noqa: E402
 from helpers import SMALL  # noqa: E402
 
 from mnist_jax import train  # noqa: E402
-from mnist_jax.compilation_cache import use_compilation_cache  # noqa: E402
+from mnist_jax.cli.compilation_cache import use_compilation_cache  # noqa: E402
 from mnist_jax.datasets import Split, load_dataset  # noqa: E402
 from mnist_jax.train import Run  # noqa: E402
 

@@ -18,11 +18,11 @@ from mnist_jax import Config
 from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.console import console
 from mnist_jax.events import Chunk, Event, Listener
-from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import read_history, without_times
 from mnist_jax.models import create_model
-from mnist_jax.signals import Stopped
+from mnist_jax.processes.signals import Stopped
 from mnist_jax.train import Run
+from mnist_jax.workdir.hashing import tree_sha256
+from mnist_jax.workdir.history import read_history, without_times
 
 # 1,024 images for training, 8 steps an epoch; 256 for validation.
 SMALL = Config(

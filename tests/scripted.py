@@ -12,13 +12,14 @@ import optax
 import pytest
 from helpers import SMALL
 
-from mnist_jax import clock, population_program, program, start
-from mnist_jax.checkpoint import Saver
+from mnist_jax import clock, program, start
 from mnist_jax.config import DataConfig
+from mnist_jax.laboratory import population_program
+from mnist_jax.laboratory.population_program import MemberChunk, PopulationProgram
 from mnist_jax.loader import chunk_grid, epochs_between
-from mnist_jax.population_program import MemberChunk, PopulationProgram
 from mnist_jax.program import Program
 from mnist_jax.state import TrainState
+from mnist_jax.workdir.checkpoint import Saver
 
 # 8 steps an epoch, in chunks of 3, 3 and 2.
 LESSON = dataclasses.replace(

@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 from helpers import create_reference
 
-from mnist_jax.checkpoint import open_saver, restore_state
-from mnist_jax.compilation_cache import use_compilation_cache
+from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.datasets import DataInfo, load_dataset
-from mnist_jax.history import Progress
+from mnist_jax.laboratory.population_program import Parts, compile_population
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.optimizer import create_optimizer
-from mnist_jax.origin import Origin
-from mnist_jax.population_program import Parts, compile_population
 from mnist_jax.program import compile_program
 from mnist_jax.sharding import create_mesh, replicated, split_batch
+from mnist_jax.workdir.checkpoint import open_saver, restore_state
+from mnist_jax.workdir.history import Progress
+from mnist_jax.workdir.origin import Origin
 
 # 6 steps an epoch, the last one of 25 examples; 100 is no multiple of 8, nor is 5.
 BATCH_SIZE, EXAMPLES, SEEDS = 100, 525, 5

@@ -10,9 +10,9 @@ import pytest
 
 from mnist_jax.clock import Stopwatch
 from mnist_jax.events import Chunk, Epoch, Plateau, Save
-from mnist_jax.history import Progress
 from mnist_jax.loop import training_events
 from mnist_jax.rules import Rules
+from mnist_jax.workdir.history import Progress
 
 PHASES = ("data", "train", "eval", "checkpoint")
 ORIGIN: Any = None

@@ -6,8 +6,8 @@ from helpers import SMALL
 
 from mnist_jax import Config, evaluate, train
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig
-from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import without_times
+from mnist_jax.workdir.hashing import tree_sha256
+from mnist_jax.workdir.history import without_times
 
 # With such a rate the small network is soon at its best.
 OVERFITTING = dataclasses.replace(

@@ -14,11 +14,11 @@ from jax import export, lax
 
 from mnist_jax import Config, rng
 from mnist_jax.config import OptimizerConfig
-from mnist_jax.export import export_model
-from mnist_jax.features import feature_maps
+from mnist_jax.exporting.export import export_model
 from mnist_jax.models import create_model, model_names
 from mnist_jax.ops import conv_pool
 from mnist_jax.optimizer import create_optimizer
+from mnist_jax.reporting.filters import feature_maps
 from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import (
     loss_fn,

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from mnist_jax import loader, rng
+from mnist_jax.laboratory.population_program import Parts, compile_population, member_sums
 from mnist_jax.loader import (
     chunk_grid,
     chunk_index,
@@ -19,7 +20,6 @@ from mnist_jax.loader import (
     steps_per_epoch,
 )
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.population_program import Parts, compile_population, member_sums
 from mnist_jax.program import compile_program
 from mnist_jax.sharding import create_mesh, split_batch
 from mnist_jax.state import create_train_state

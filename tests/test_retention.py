@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scripted import LESSON, scripted
 
 from mnist_jax import population, train
-from mnist_jax.checkpoint import Saver, check_checkpoints
 from mnist_jax.config import CheckpointConfig
 from mnist_jax.events import Event, Save
 from mnist_jax.rules import best_step, is_scheduled, kept_steps
+from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
 
 
 def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from mnist_jax import compare
-from mnist_jax.comparison import comparison_line
+from mnist_jax.laboratory.comparison import comparison_line
 from mnist_jax.metrics import mean_and_spread
 
 

@@ -10,12 +10,12 @@ from helpers import SMALL, TINY, times
 from sklearn.metrics import accuracy_score
 
 from mnist_jax import evaluate, load_dataset, predict, program, train
-from mnist_jax.checkpoint import check_checkpoints
 from mnist_jax.config import OptimizerConfig
-from mnist_jax.hashing import tree_sha256
-from mnist_jax.history import read_history
 from mnist_jax.loader import epoch_order
 from mnist_jax.train import PHASES
+from mnist_jax.workdir.checkpoint import check_checkpoints
+from mnist_jax.workdir.hashing import tree_sha256
+from mnist_jax.workdir.history import read_history
 
 
 def test_a_work_directory_holds_what_the_design_says(small_run):

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from mnist_jax.history import best_row
 from mnist_jax.rules import rate_scale, stops_early
+from mnist_jax.workdir.history import best_row
 
 
 def rows(name: str, values: Sequence[float]) -> list[dict[str, float]]:

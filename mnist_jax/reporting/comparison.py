@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from mnist_jax import plots
-from mnist_jax.hashing import data_sha256
 from mnist_jax.metrics import paired_interval
+from mnist_jax.reporting import plots
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
 from mnist_jax.reporting.page import figure, picture, readable, spelled
+from mnist_jax.workdir.hashing import data_sha256
 
 DISAGREEMENTS = 25  # pictures
 

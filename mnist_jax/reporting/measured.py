@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mnist_jax.calibration import (
+from mnist_jax.metrics import wilson_interval
+from mnist_jax.network import as_network
+from mnist_jax.reporting.calibration import (
     Reliability,
     chance_calibration_error,
     expected_calibration_error,
     reliability,
 )
-from mnist_jax.hashing import network_sha256
-from mnist_jax.history import Row, read_history
-from mnist_jax.metrics import wilson_interval
-from mnist_jax.network import as_network
-from mnist_jax.workdir import Trained, load_trained, own_splits, read_result
+from mnist_jax.workdir.hashing import network_sha256
+from mnist_jax.workdir.history import Row, read_history
+from mnist_jax.workdir.run import Trained, load_trained, own_splits, read_result
 
 TOO_LARGE = 1e39  # float32, which losses are, has no such number
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from mnist_jax import plots
-from mnist_jax.pictures import data_url
+from mnist_jax.reporting import plots
+from mnist_jax.reporting.pictures import data_url
 
 if TYPE_CHECKING:  # extras, and slow to import
     from markupsafe import Markup

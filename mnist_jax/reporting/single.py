@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from mnist_jax import plots
 from mnist_jax.augment import augment, mixup
-from mnist_jax.calibration import BINS
 from mnist_jax.config import AugmentConfig, Config
-from mnist_jax.features import MOST, feature_maps, filter_sheet, first_filters, map_sheets
 from mnist_jax.metrics import wilson_interval
+from mnist_jax.reporting import plots
+from mnist_jax.reporting.calibration import BINS
+from mnist_jax.reporting.filters import MOST, feature_maps, filter_sheet, first_filters, map_sheets
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure, phase_seconds
 from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable, spelled
 from mnist_jax.steps import scale

@@ -16,10 +16,10 @@ from starlette.requests import ClientDisconnect
 
 from mnist_jax.datasets import DataInfo
 from mnist_jax.datasets.image_files import TooManyPixelsError, decode_image
-from mnist_jax.handwriting import Drawing
+from mnist_jax.handwriting.drawing import Drawing
 from mnist_jax.network import Network
-from mnist_jax.pictures import data_url
 from mnist_jax.predict import answer, prepare
+from mnist_jax.reporting.pictures import data_url
 from mnist_jax.serving.api import (
     IMAGE_BODY,
     MAX_BYTES,

@@ -13,7 +13,7 @@ import pytest
 from helpers import contents, make_files
 
 from mnist_jax import train
-from mnist_jax.cli import main
+from mnist_jax.cli.main import main
 from mnist_jax.config import config_from_dict
 from mnist_jax.datasets.importing import import_dataset
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import helpers
-import processes
-from processes import BEST_EPOCH, EPOCHS, STEPS_PER_EPOCH
+import subprocesses
+from subprocesses import BEST_EPOCH, EPOCHS, STEPS_PER_EPOCH
 
-from mnist_jax.hashing import tree_sha256
-from mnist_jax.workdir import load_trained
+from mnist_jax.workdir.hashing import tree_sha256
+from mnist_jax.workdir.run import load_trained
 
-OPTIONS = [*processes.OPTIONS, "--checkpoint.every-steps=2"]
+OPTIONS = [*subprocesses.OPTIONS, "--checkpoint.every-steps=2"]
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CC", "cc")
 LIMIT = 600.0  # seconds after which the command hangs; it needs 3

@@ -9,7 +9,7 @@ from helpers import contents
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mnist_jax.commands import COMMANDS
+from mnist_jax.cli.commands import COMMANDS
 
 LONG = "x" * 200
 MANY_DIGITS = "9" * 5000

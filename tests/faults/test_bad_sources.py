@@ -38,7 +38,7 @@ from sources import (
 
 from mnist_jax.datasets import importing
 from mnist_jax.datasets.importing import import_dataset
-from mnist_jax.datasets.sources import streams
+from mnist_jax.datasets.importing.sources import streams
 
 
 def pipe() -> list[str]:

@@ -6,19 +6,19 @@ import random
 import shutil
 from pathlib import Path
 
-import processes
 import pytest
+import subprocesses
 from helpers import results, rows, strict_json, times
 
 from mnist_jax import evaluate, train
-from mnist_jax.checkpoint import check_checkpoints
 from mnist_jax.config import CheckpointConfig
-from mnist_jax.history import without_times
 from mnist_jax.train import Run
-from mnist_jax.workdir import read_result
+from mnist_jax.workdir.checkpoint import check_checkpoints
+from mnist_jax.workdir.history import without_times
+from mnist_jax.workdir.run import read_result
 
 # Its third epoch of four is the best one. A checkpoint in the middle of each epoch, and at its end.
-CONFIG = dataclasses.replace(processes.CONFIG, checkpoint=CheckpointConfig(every_steps=2))
+CONFIG = dataclasses.replace(subprocesses.CONFIG, checkpoint=CheckpointConfig(every_steps=2))
 
 
 @pytest.fixture(scope="module")

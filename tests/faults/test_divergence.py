@@ -7,20 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import processes
 import pytest
+import subprocesses
 
 from mnist_jax import program, train
-from mnist_jax.checkpoint import check_checkpoints, restore_variables
-from mnist_jax.cli import main
+from mnist_jax.cli.main import main
 from mnist_jax.config import CheckpointConfig, Config, OptimizerConfig
 from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.workdir.checkpoint import check_checkpoints, restore_variables
 
 
 def diverging(chunk_steps: int) -> Config:
     """The first update is far too large, so the second loss is not finite."""
     return dataclasses.replace(
-        processes.CONFIG,
+        subprocesses.CONFIG,
         chunk_steps=chunk_steps,
         optimizer=OptimizerConfig(learning_rate=1e30),
         checkpoint=CheckpointConfig(every_steps=1),
@@ -60,7 +60,7 @@ def test_a_loss_that_is_not_finite_is_named_by_epoch_and_step(tmp_path, chunk_st
 def test_a_gradient_that_is_not_finite_is_named_before_it_is_saved(tmp_path, monkeypatch):
     """The losses are from before each update: that of the last step of a chunk is still finite."""
     poison_update(monkeypatch, 10)
-    config = dataclasses.replace(processes.CONFIG, checkpoint=CheckpointConfig(every_steps=2))
+    config = dataclasses.replace(subprocesses.CONFIG, checkpoint=CheckpointConfig(every_steps=2))
     with pytest.raises(FloatingPointError, match=r"epoch 3, step 10: params/\w+/\w+ is not"):
         train(config, tmp_path)
     assert_all_finite(tmp_path / "checkpoints", [4, 6, 8])
@@ -71,7 +71,7 @@ def test_the_command_keeps_the_last_checkpoint_and_fails_the_same_way_again(
 ):
     poison_update(monkeypatch, 6)
     for first_line in ("epoch 1/4 ", "continuing after step 4 of 16"):
-        assert main(["train", f"--workdir={tmp_path}", *processes.OPTIONS]) == 3
+        assert main(["train", f"--workdir={tmp_path}", *subprocesses.OPTIONS]) == 3
         output = capsys.readouterr()
         assert output.out.startswith(first_line)
         assert output.out.count("\n") == 1

@@ -11,20 +11,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import processes
 import pytest
+import subprocesses
 from helpers import contents, results
 
 from mnist_jax import start, train
-from mnist_jax.checkpoint import check_checkpoints, read_progress
 from mnist_jax.config import CheckpointConfig, OptimizerConfig
 from mnist_jax.datasets import load_splits
 from mnist_jax.events import Epoch
-from mnist_jax.origin import check_same_run, cpu_count
 from mnist_jax.train import Run
-from mnist_jax.workdir import lock_workdir
+from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress
+from mnist_jax.workdir.origin import check_same_run, cpu_count
+from mnist_jax.workdir.run import lock_workdir
 
-CONFIG = dataclasses.replace(processes.CONFIG, epochs=2, checkpoint=CheckpointConfig(every_steps=2))
+CONFIG = dataclasses.replace(
+    subprocesses.CONFIG, epochs=2, checkpoint=CheckpointConfig(every_steps=2)
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_a_second_writer_is_refused_and_the_first_one_is_not_disturbed(
 ):
     def write(event):
         if isinstance(event, Epoch) and event.row["epoch"] == 1:
-            options = processes.options(CONFIG)
+            options = subprocesses.options(CONFIG)
             second = command("train", f"--workdir={tmp_path}", *options, "--overwrite")
             assert (second.returncode, second.stdout) == (2, "")
             assert second.stderr == (
@@ -57,7 +59,7 @@ def test_a_second_writer_is_refused_and_the_first_one_is_not_disturbed(
 def test_the_lock_of_a_killed_process_blocks_no_one(unfinished, tmp_path):
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
     holder = (
-        "import os, sys; from mnist_jax.workdir import lock_workdir; from pathlib import Path\n"
+        "import os, sys; from mnist_jax.workdir.run import lock_workdir; from pathlib import Path\n"
     )
     holder += "with lock_workdir(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", holder, str(workdir)], check=False)
@@ -155,9 +157,16 @@ def test_a_run_of_other_versions_is_resumed_with_a_warning(unfinished, tmp_path,
 def test_a_run_from_other_devices_and_cores_is_resumed_with_a_warning(unfinished, tmp_path):
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
     one_core = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code = one_core + "from mnist_jax.cli import run; run()"
+    code = one_core + "from mnist_jax.cli.main import run; run()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "train", *processes.options(CONFIG), f"--workdir={workdir}"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "train",
+            *subprocesses.options(CONFIG),
+            f"--workdir={workdir}",
+        ],
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,

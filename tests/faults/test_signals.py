@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from helpers import bits, wait_until
-from processes import CONFIG, OPTIONS, wait_for_line
+from subprocesses import CONFIG, OPTIONS, wait_for_line
 
-from mnist_jax import program, signals, train
-from mnist_jax.checkpoint import check_checkpoints
-from mnist_jax.cli import main
-from mnist_jax.signals import Stopped, stop_requests
+from mnist_jax import program, train
+from mnist_jax.cli.main import main
+from mnist_jax.processes import signals
+from mnist_jax.processes.signals import Stopped, stop_requests
+from mnist_jax.workdir.checkpoint import check_checkpoints
 
 TESTS = Path(__file__).parents[1]
 AS_DAEMONS_DO = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # SIGINT is ignored
@@ -40,7 +41,7 @@ def started(*command: object, **environment: str) -> Iterator[subprocess.Popen[s
 
 def train_with(code: str, workdir: Path, *options: str) -> list[str]:
     """The command, with some code before it."""
-    program = f"import processes\n{code}\nprocesses.run()"
+    program = f"import subprocesses\n{code}\nsubprocesses.run()"
     return [sys.executable, "-c", program, "train", *OPTIONS, *options, f"--workdir={workdir}"]
 
 
@@ -64,7 +65,7 @@ def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
 ):
     """SIGINT stops the command even where it was ignored when the command was started."""
     workdir = tmp_path / "run"
-    code = "processes.at_chunk(5, processes.wait_for_signal)"
+    code = "subprocesses.at_chunk(5, subprocesses.wait_for_signal)"
     with started(*launcher, *train_with(code, workdir, *options)) as process:
         wait_for_line(process, "ready")
         process.send_signal(signum)
@@ -85,7 +86,7 @@ def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
 # A chunk that is computed for ever. What follows a signal at once is a repetition of it.
 ENDLESS = """
 import sys, threading, jax
-from mnist_jax import signals
+from mnist_jax.processes import signals
 
 received, is_second = [], signals._is_second
 
@@ -100,12 +101,12 @@ def compute():
 def tell():
     print("ready", file=sys.__stdout__, flush=True)
     while len(received) < 2:
-        processes.time.sleep(0.005)
+        subprocesses.time.sleep(0.005)
     signals.REPEAT_SECONDS = -1.0  # from now on
     print("repeated", file=sys.__stdout__, flush=True)
 
 signals.REPEAT_SECONDS, signals._is_second = 1e9, count
-processes.at_chunk(5, compute)
+subprocesses.at_chunk(5, compute)
 """
 
 
@@ -173,11 +174,11 @@ def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, mo
 
 # What a test runner does around `train`: it has handlers of its own.
 HOST = """
-import signal, sys, mnist_jax.compilation_cache, processes
-mnist_jax.compilation_cache.use_compilation_cache()
+import signal, sys, mnist_jax.cli.compilation_cache, processes
+mnist_jax.cli.compilation_cache.use_compilation_cache()
 signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-mnist_jax.train(processes.CONFIG, sys.argv[1])
+mnist_jax.train(subprocesses.CONFIG, sys.argv[1])
 signal.setitimer(signal.ITIMER_REAL, 0)
 sys.exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
 """
@@ -219,7 +220,7 @@ def test_a_pending_interrupt_is_raised_when_the_work_fails():
 def test_a_signal_while_the_garbage_collector_calls_back_is_not_lost():
     code = """
 import gc, os, signal, sys, time
-from mnist_jax.signals import raise_stopped, raise_unraisable
+from mnist_jax.processes.signals import raise_stopped, raise_unraisable
 
 def call_back(phase, info):
     gc.callbacks.remove(call_back)
@@ -234,5 +235,5 @@ time.sleep(300)
 """
     with started(sys.executable, "-c", code) as process:
         _, stderr = process.communicate()
-    assert stderr.splitlines()[-1] == "mnist_jax.signals.Stopped: stopped by SIGTERM"
+    assert stderr.splitlines()[-1] == "mnist_jax.processes.signals.Stopped: stopped by SIGTERM"
     assert "ignored" not in stderr

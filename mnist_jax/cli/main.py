@@ -1,0 +1,185 @@
+"""The command line: parse, call one function, turn errors into one line and an exit code."""
+
+import contextlib
+import io
+import itertools
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import tyro
+
+import mnist_jax
+from mnist_jax.cli.commands import COMMANDS, WRITERS, Common, create_parser, printable
+from mnist_jax.cli.compilation_cache import use_compilation_cache
+from mnist_jax.config import Config, load_config
+from mnist_jax.processes.group import LOST, LostError
+from mnist_jax.processes.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
+
+# Exit codes: 0 done; 4 `verify` found other bits, or `doctor` something to mend; 5 one of several
+# processes was lost; 128 + N stopped by signal N; and
+UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs `mnist-jax ARGS` and returns the exit code."""
+    args = list(sys.argv[1:] if args is None else args)
+    if args == ["--version"]:
+        print(f"mnist-jax {mnist_jax.__version__}")
+        return 0
+    try:
+        command = _parse(args)
+        with _streams(quiet=command.quiet, only_result=command.json):
+            if not command.no_compilation_cache:
+                use_compilation_cache()
+            with command.joined() as first, contextlib.nullcontext() if first else _silence():
+                result = command.run()
+        if command.json and first:
+            print(json.dumps(result, indent=2, allow_nan=False))
+        return command.exit_code(result)
+    except SystemExit:  # of --help
+        return 0
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        code, message = 128 + stopped.signum, str(stopped)
+    except BrokenPipeError:  # `| head` has read enough
+        return CLOSED_PIPE
+    except Exception as error:
+        if "--debug" in args:
+            traceback.print_exc()
+        code, message = _explain(error, args)
+    print("error:", _one_line(message), file=sys.stderr)
+    return code
+
+
+def run() -> NoReturn:
+    """The `mnist-jax` command."""
+    for signum in SIGNALS:
+        signal.signal(signum, raise_stopped)
+    sys.unraisablehook = raise_unraisable
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it cannot read, it also raises
+    if sys.stderr is None:  # it was closed: errors go nowhere
+        sys.stderr = io.StringIO()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # At once, also in a pipe or a file; and a name that it has no letters for is spelled out.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    code = main()
+    if code:
+        # At once: threads that were saving, or compiling, would hold up or crash a tidy exit.
+        sys.stderr.flush()
+        os._exit(code)
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)  # it is done
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
+    """Warnings go to standard error, a line each; progress and messages nowhere, if so wanted.
+
+    A progress bar shows itself on a terminal: standard error, unless `quiet`.
+    """
+    stderr = sys.stderr
+
+    def show_warning(message: Warning | str, *_: object) -> None:
+        print("warning:", _one_line(str(message)), file=stderr)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show_warning
+        nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        if quiet or only_result:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if quiet:
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """For the other ones of several processes: what they would say, the first one says."""
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        yield
+
+
+def _one_line(message: str) -> str:
+    """The message without line ends, and with what a terminal would obey spelled out."""
+    return printable(" ".join(message.split()))
+
+
+def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
+    """The exit code and the message for an error."""
+    if isinstance(error, FloatingPointError):
+        return DIVERGED, str(error)
+    if isinstance(error, LostError):
+        return LOST, str(error)
+    if isinstance(error, OSError) and error.errno:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "; what is saved stays, and the same command goes on" if args[0] in WRITERS else ""
+        return BAD_INPUT, f"{where}{error.strerror}{hint}"
+    if isinstance(error, ValueError | OSError):
+        return BAD_INPUT, str(error)
+    return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _parse(args: Sequence[str]) -> Common:
+    """Turns arguments into a command; raises ValueError, with tyro's message, for wrong ones."""
+    for arg, following in itertools.zip_longest(args, args[1:]):
+        if arg == "--workdir=" or (arg == "--workdir" and following == ""):
+            raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
+    command = next((arg for arg in args if arg in COMMANDS), "")
+    see = f"(see mnist-jax{' ' * bool(command)}{command} --help)"
+    for arg in args:
+        if re.match("--[^a-zA-Z]", arg):  # tyro takes it for the name of a file
+            raise ValueError(f"Unrecognized options: {arg} {see}")
+    workdirs = sum(arg.partition("=")[0] == "--workdir" for arg in args)
+    if command in ("evaluate", "report") and workdirs > 1:
+        raise ValueError("--workdir must be given once, with all directories behind it")
+    recipe = _recipe(args)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                create_parser(recipe),
+                prog="mnist-jax",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    # tyro draws a box: a title, the message, a rule, further help. The message is what is wanted.
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())  # on a terminal it has colours
+    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
+    rules = [number for number, line in enumerate(lines) if not line.strip("─-╰╯")]
+    start = 1 if rules[0] == 0 else 0  # without Unicode there is a rule below the title
+    message = " ".join(lines[start : rules[start]])
+    message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
+    if "Perhaps you meant:" in lines:
+        message += f"; perhaps you meant {lines[lines.index('Perhaps you meant:') + 1].split()[0]}"
+    raise ValueError(f"{message} {see}")
+
+
+def _recipe(args: Sequence[str]) -> Config:
+    """The config of `--config FILE`: its fields are the defaults of the other options."""
+    recipe = Config()
+    for arg, following in itertools.zip_longest(args, args[1:]):
+        if arg.startswith("--config="):
+            recipe = load_config(arg.partition("=")[2])
+        elif arg == "--config" and following is not None:
+            recipe = load_config(following)
+    return recipe  # of the last one, as for every option

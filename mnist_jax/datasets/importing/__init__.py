@@ -1,0 +1,234 @@
+"""A user's own images as a dataset of tfds: all is checked first, and then written."""
+
+import hashlib
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mnist_jax.datasets import prepare, train_validation_split
+from mnist_jax.datasets.importing.builder import Examples, create_builder
+from mnist_jax.datasets.importing.sources import Part, open_source
+from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES
+from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
+from mnist_jax.datasets.importing.versions import MADE_BY, imported_versions, next_version
+
+
+class Imported(NamedTuple):
+    """What has been written.
+
+    Attributes:
+        path: of the dataset's version in tfds's data directory.
+        num_train: images to train on.
+        num_test: images to test with.
+        shape: [H, W, C] of an image.
+        names: of the classes, that of label 0 first.
+        only_in_test: those of classes that there are no training images of.
+        num_seen: images of the test part with the pixels of a training image.
+        pixel_range: the values that have become 0 and 255.
+        ignored: files, or arrays of a file, that were of no use.
+    """
+
+    path: Path
+    num_train: int
+    num_test: int
+    shape: tuple[int, int, int]
+    names: list[str]
+    only_in_test: list[str]
+    num_seen: int
+    pixel_range: tuple[float, float]
+    ignored: list[str]
+
+
+class Split(NamedTuple):
+    """The examples of a part that a split gets.
+
+    Attributes:
+        part: of the source.
+        keep: bool [N], or None for all.
+        labels: int32 [n] of those.
+    """
+
+    part: Part
+    keep: np.ndarray | None
+    labels: np.ndarray
+
+
+def import_dataset(
+    name: str,
+    sources: Sequence[str | Path],
+    *,
+    size: tuple[int, int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    pixel_range: tuple[float, float] | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    overwrite: bool = False,
+    data_dir: str | Path | None = None,
+) -> Imported:
+    """Makes a dataset of tfds from images and labels in files. TensorFlow is not needed.
+
+    The label of a class is its position among the classes of all parts: integers in their order,
+    other names as people sort them. Bytes stay as they are; of other pixels, 0 is black and white
+    is the smallest of 1, 15, 16, 255, 1023, 4095 and 65535 that none is above.
+
+    Args:
+        name: of the dataset, lower_case.
+        sources: IDX files, or a folder that holds them; an .npz file; a .csv file; a folder with a
+            folder of images for each class; or two with "train" and "test" in their names. See
+            `mnist_jax.datasets.importing.sources` for what each must hold.
+        size: height and width that images get; rows of pixels are taken to have them. None for the
+            images' own.
+        channels: 1 for grey, 3 for colour. None for the images' own: where some are grey and others
+            in colour, colour.
+        pixel_range: the values of black and white.
+        test_fraction: of a source without a test part, the share that becomes one, rounded up.
+        seed: draws them, see `train_validation_split`. All keep their order.
+        overwrite: write another version of a dataset of this name that was imported, and delete it.
+        data_dir: where tfds keeps datasets; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+        What has been written; `describe` tells it in words.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: a source or an option is not as it must be, or the dataset cannot be written.
+        OSError: a source cannot be read. Of all errors, nothing is left in the data directory.
+    """
+    _check_options(size, channels, pixel_range, test_fraction, seed)
+    root = prepare.data_root(data_dir)
+    _check_name(name)
+    imported_versions(root / name, overwrite)
+    source = open_source([Path(path).expanduser() for path in sources], size)
+    survey = survey_parts(source.parts, size, channels, pixel_range)
+    splits = _splits(source.parts, survey.labels, test_fraction, seed)
+    hashes = {split: np.zeros(len(splits[split].labels), np.uint64) for split in splits}
+    with prepare.locked(root, name):
+        old = imported_versions(root / name, overwrite)  # another process may have been faster
+        builder = create_builder(
+            name,
+            next_version(old),
+            root,
+            {split: _examples(splits[split], survey, hashes[split]) for split in splits},
+            survey.shape,
+            survey.names,
+            {"made_by": MADE_BY, "sources": [str(path) for path in sources]},
+        )
+        path = prepare.write(builder)
+        for version in old:  # a half deleted one would look like a whole one
+            shutil.rmtree(version.rename(version.with_name(f"incomplete.{version.name}")))
+    train, test = splits["train"].labels, splits["test"].labels
+    return Imported(
+        path,
+        len(train),
+        len(test),
+        survey.shape,
+        survey.names,
+        [survey.names[label] for label in np.setdiff1d(test, train)],
+        int(np.isin(hashes["test"], hashes["train"]).sum()),
+        survey.pixel_range or (0, 255),
+        source.ignored,
+    )
+
+
+def describe(imported: Imported) -> list[str]:
+    """Returns what has been imported as lines to print."""
+    low, high = imported.pixel_range
+    num_classes = len(imported.names)
+    lines = [
+        f"{imported.num_train:,} images to train on, {imported.num_test:,} to test with, of "
+        f"{list(imported.shape)}",
+        f"{num_classes:,} classes: {_some(imported.names)}",
+    ]
+    if (low, high) != (0, 255):
+        lines.append(f"pixels of {low:g} to {high:g} became 0 to 255")
+    if imported.only_in_test:
+        lines.append(f"classes without an image to train on: {_some(imported.only_in_test)}")
+    if imported.num_seen:
+        lines.append(f"{imported.num_seen:,} images of the test are among those to train on, too")
+    if imported.ignored:
+        lines.append(f"{len(imported.ignored):,} ignored: {_some(imported.ignored)}")
+    name = imported.path.parent.name
+    lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
+    # The names of files may hold what a terminal would obey, or cannot show.
+    return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
+
+
+def _some(words: Sequence[str], most: int = 10) -> str:
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
+
+
+def _check_options(
+    size: tuple[int, int] | None,
+    channels: int | None,
+    pixel_range: tuple[float, float] | None,
+    test_fraction: float,
+    seed: int,
+) -> None:
+    if size and not (min(size) >= 1 and math.prod(size) * MAX_CHANNELS <= MAX_VALUES):
+        raise ValueError(f"size must be a height and a width of 1 or more, not huge, got {size}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    if pixel_range:
+        low, high = pixel_range
+        if not (low < high and math.isfinite(high - low)):
+            raise ValueError(f"pixel_range must be two numbers, the lower first, got {pixel_range}")
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must be between 0 and 1, got {test_fraction}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
+        raise ValueError(
+            f"the name of a dataset must be of a to z, 0 to 9 and _, begin with a letter and have "
+            f"at most 100 of them, got {name!r:.120}"
+        )
+    if name in prepare.ALIASES or prepare.is_own(name) or name == "downloads":
+        raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")
+
+
+def _splits(
+    parts: Mapping[str, Part], labels: Mapping[str, np.ndarray], test_fraction: float, seed: int
+) -> dict[str, Split]:
+    if len(parts) == 2:
+        return {title: Split(part, None, labels[title]) for title, part in parts.items()}
+    ((title, part),) = parts.items()
+    count = len(labels[title])
+    train, test = train_validation_split(count, test_fraction, seed)
+    if not (len(train) and len(test)):
+        raise ValueError(
+            f"{count} images and a test_fraction of {test_fraction} leave none to train on"
+        )
+    splits = {}
+    for split, indices in (("train", train), ("test", test)):
+        keep = np.zeros(count, bool)
+        keep[indices] = True
+        splits[split] = Split(part, keep, labels[title][keep])
+    return splits
+
+
+def _examples(split: Split, survey: Survey, hashes: np.ndarray) -> Examples:
+    return Examples(len(split.labels), _written(split, survey, hashes))
+
+
+def _written(split: Split, survey: Survey, hashes: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the examples as they are written, and takes down the hashes of their pixels."""
+    count = 0
+    expected = [survey.names[label] for label in range(len(survey.names))]
+    for images, names in progress(split.part.blocks(split.keep), "writing"):
+        labels = split.labels[count : count + len(names)]
+        if [expected[label] for label in labels] != names:
+            raise ValueError(f"{split.part.where(count)} has changed while it was imported")
+        for image, label in zip(surveyed(images, survey, split.part), labels, strict=True):
+            digest = hashlib.blake2b(image, digest_size=8).digest()
+            hashes[count] = np.frombuffer(digest, np.uint64)[0]
+            count += 1
+            yield image, int(label)
+    if count != len(split.labels):
+        raise ValueError(f"{split.part.where(count)} has gone while it was imported")

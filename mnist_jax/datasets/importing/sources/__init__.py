@@ -1,0 +1,99 @@
+"""Where images come from: a reader for each kind of source."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mnist_jax.datasets.importing.sources.csv_file import read_csv
+from mnist_jax.datasets.importing.sources.folder import read_folder
+from mnist_jax.datasets.importing.sources.idx import idx_files, is_idx, read_idx
+from mnist_jax.datasets.importing.sources.npz import is_npz, read_npz
+from mnist_jax.datasets.importing.sources.part import Part, Source, role
+from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
+
+__all__ = ["Part", "Source", "open_source"]
+
+KINDS = (
+    "the IDX files of images and labels, an .npz file, .csv files, or a folder with a folder of "
+    "images for each class"
+)
+# What other archives begin with; .tar has no such bytes.
+ARCHIVES = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"7z\xbc\xaf",
+    b"Rar!",
+    b"\xfd7zXZ",
+    b"BZh",
+    b"\x28\xb5\x2f\xfd",
+)
+
+
+def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
+    """Finds out what kind of source it is, and reads its headers.
+
+    Args:
+        paths: the IDX files, or a folder that holds them; an .npz file, a .csv file, or a folder
+            of images; or two of these, with "train" and "test" in their names.
+        size: H and W of images that are rows of pixels; None where these are square.
+
+    Returns:
+        Its parts: either "train" and "test", or only one of any name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none of these kinds, or several of them, or its headers are wrong.
+    """
+    if not paths:
+        raise ValueError(f"there is no source; expected {KINDS}")
+    kinds = {_kind(path) for path in paths}
+    if len(kinds) != 1:
+        raise ValueError(f"the source must be one of: {KINDS}; got {' and '.join(sorted(kinds))}")
+    (kind,) = kinds
+    if kind == "IDX files":
+        return read_idx(paths)
+    if len(paths) == 1:
+        return _read(kind, paths[0], size)
+    by_role = {role(path): path for path in paths}
+    if len(paths) != 2 or set(by_role) != {"train", "test"}:
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: expected one source, or two with train and test in "
+            "their names"
+        )
+    sources = {part: _read(kind, by_role[part], size) for part in ("train", "test")}
+    for part, source in sources.items():
+        if len(source.parts) > 1:
+            raise ValueError(f"{by_role[part]} has a part for training and one for the test itself")
+    return Source(
+        {part: next(iter(source.parts.values())) for part, source in sources.items()},
+        [line for source in sources.values() for line in source.ignored],
+    )
+
+
+def _read(kind: str, path: Path, size: tuple[int, int] | None) -> Source:
+    if kind == "an .npz file":
+        return read_npz(path, size)
+    if kind == "a .csv file":
+        return read_csv(path, size)
+    return read_folder(path)
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "IDX files" if idx_files(path) else "a folder"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
+    if not path.is_file():
+        raise ValueError(f"{path} is no file and no folder; expected {KINDS}")
+    with reading(path), open_unpacked(path) as stream:
+        head = stream.read(262)
+    if not head:
+        raise ValueError(f"{path} is empty; expected {KINDS}")
+    if is_idx(head):
+        return "IDX files"
+    if head.startswith(b"PK\x03\x04") and is_npz(path):
+        return "an .npz file"
+    if head.startswith(ARCHIVES) or head[257:] == b"ustar":
+        raise ValueError(f"{path} is an archive: unpack it, and import the folder")
+    if path.name.lower().endswith((".csv", ".csv.gz")):
+        return "a .csv file"
+    raise ValueError(f"{path} is of no kind that can be imported; expected {KINDS}")

@@ -1,0 +1,127 @@
+"""CSV files: a row for each image, of its label and its pixels."""
+
+import csv
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES, Block, Part, Source, flat_shape
+from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
+
+LABEL_COLUMNS = {"label", "class", "target", "y"}
+MAX_LINE = 16 << 20  # bytes: a million pixels in colour
+
+
+class Columns(NamedTuple):
+    """What the columns of a file hold.
+
+    Attributes:
+        number: of all.
+        label: which one.
+        has_header: whether the first row names them.
+    """
+
+    number: int
+    label: int
+    has_header: bool
+
+
+def read_csv(path: Path, size: tuple[int, int] | None) -> Source:
+    """Reads the first row of a file, which may be packed by gzip.
+
+    Args:
+        path: with or without a header. The label is the column label, class, target or y, else the
+            first; the others are pixels in row-major order, the colours of a pixel side by side.
+        size: H and W; None where images are square.
+
+    Raises:
+        ValueError: the first row is not of that kind.
+    """
+    first = next(_rows(path), None)
+    if first is None:
+        raise ValueError(f"{path} is empty; expected rows of a label and pixels")
+    columns = _columns(path, first[1])
+    shape = flat_shape(columns.number - 1, size, str(path))
+    part = Part(
+        functools.partial(_blocks, path, columns, shape), lambda index: f"image {index} of {path}"
+    )
+    return Source({"all": part}, [])
+
+
+def _columns(path: Path, row: list[str]) -> Columns:
+    if len(row) < 2:
+        raise ValueError(f"{path} must have rows of a label and pixels, separated by commas")
+    labels = [i for i, field in enumerate(row) if field.strip().lower() in LABEL_COLUMNS]
+    others = [field.strip() for i, field in enumerate(row) if i != (labels or [0])[0]]
+    numbers = [_is_number(field) for field in others]
+    # A header may number the pixels, one after the other; "y,0,0,0,0" is an image of the letter y.
+    first = 1 if others[0] == "1" else 0
+    counts = others == [str(first + i) for i in range(len(others))] and len(others) > 3
+    if any(numbers) and not (counts and (labels or row[0] == "0")):
+        return Columns(len(row), 0, has_header=False)
+    if len(labels) > 1:
+        raise ValueError(f"{path} has several columns that could be the label: {labels}")
+    return Columns(len(row), (labels or [0])[0], has_header=True)
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def _blocks(
+    path: Path, columns: Columns, shape: tuple[int, int, int], keep: np.ndarray | None
+) -> Iterator[Block]:
+    num_pixels = math.prod(shape)
+    images, names = [], []
+    rows = _rows(path)
+    if columns.has_header:
+        next(rows, None)
+    for index, (line, row) in enumerate(rows):
+        if len(row) != columns.number:
+            raise ValueError(
+                f"{path}, line {line}: it has {len(row):,} columns, the first line has "
+                f"{columns.number:,}"
+            )
+        if keep is not None and not keep[index : index + 1].all():
+            continue
+        names.append(row.pop(columns.label).strip())
+        try:
+            images.append(np.fromiter(map(float, row), np.float64, num_pixels))
+        except ValueError:
+            text = next(field for field in row if not _is_number(field))
+            raise ValueError(f"{path}, line {line}: the pixel {text[:40]!r} is no number") from None
+        if len(images) * num_pixels * 8 >= BLOCK_BYTES:
+            yield np.stack(images).reshape(-1, *shape), names
+            images, names = [], []
+    if images:
+        yield np.stack(images).reshape(-1, *shape), names
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields the rows that are not empty, with the numbers of their lines."""
+    with reading(path), open_unpacked(path) as stream:
+        number = 0
+        while line := stream.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise ValueError(
+                    f"{path}, line {number}: it is longer than {MAX_LINE:,} bytes; expected a "
+                    "label and pixels"
+                )
+            if b"\0" in line:
+                raise ValueError(f"{path}, line {number}: it has NUL bytes, so it is no text")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+                row = next(csv.reader([text], strict=True)) if '"' in text else text.split(",")
+            except (UnicodeError, csv.Error) as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            if text.strip():
+                yield number, row

@@ -1,0 +1,117 @@
+"""A look at all images of a source, before any is written: what they have in common."""
+
+import array
+import functools
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes, white
+from mnist_jax.datasets.importing.sources.names import class_order
+from mnist_jax.datasets.importing.sources.part import Block, Part
+
+
+class Survey(NamedTuple):
+    """What all images of a source have in common, and their labels.
+
+    Attributes:
+        shape: [H, W, C] that they get.
+        pixel_range: the values that become 0 and 255; None for bytes, which stay as they are.
+        names: of the classes, that of label 0 first.
+        labels: int32 [N] of each part.
+    """
+
+    shape: tuple[int, int, int]
+    pixel_range: tuple[float, float] | None
+    names: list[str]
+    labels: dict[str, np.ndarray]
+
+
+def survey_parts(
+    parts: Mapping[str, Part],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    pixel_range: tuple[float, float] | None,
+) -> Survey:
+    """Reads all images once, and checks them.
+
+    Args:
+        parts: of the source.
+        size: height and width to scale to; None where all have one size.
+        channels: 1 or 3 to convert to; None for what they have.
+        pixel_range: the values of black and white; None to find them.
+
+    Raises:
+        ValueError: they are damaged, of several sizes or types, or of fewer than two classes.
+    """
+    codes: dict[str, int] = {}  # of the classes, as they come
+    labels: dict[str, array.array] = {part: array.array("i") for part in parts}
+    shapes: dict[tuple[int, ...], str] = {}  # and an example of each
+    kinds: dict[bool, str] = {}  # whether these are bytes, and an example
+    largest = 0.0
+    for title, part in parts.items():
+        found = labels[title]
+        for images, names in progress(part.blocks(None), f"checking {title}"):
+            where = functools.partial(_where, part, len(found))
+            shape = (*(size or images.shape[1:3]), images.shape[3])
+            shapes.setdefault(shape, where(0))
+            kinds.setdefault(images.dtype == np.uint8, where(0))
+            _check_alike(shapes, kinds)
+            if pixel_range or images.dtype != np.uint8:
+                largest = max(largest, largest_value(images, pixel_range, where))
+            found.extend([codes.setdefault(name, len(codes)) for name in names])
+        if not found:
+            raise ValueError(f"{part.where(0)} is missing: there are no images")
+    height, width, own_channels = max(shapes, key=lambda shape: shape[2])
+    if channels and own_channels not in (1, 3):
+        raise ValueError(f"images of {own_channels} channels cannot be made to have {channels}")
+    names = class_order(codes)
+    order = np.empty(len(names), np.int32)
+    order[[codes[name] for name in names]] = np.arange(len(names))
+    return Survey(
+        (height, width, channels or own_channels),
+        pixel_range or (None if True in kinds else (0, white(largest))),
+        names,
+        {title: order[np.frombuffer(found, np.int32)] for title, found in labels.items()},
+    )
+
+
+def _where(part: Part, start: int, index: int) -> str:
+    return part.where(start + index)
+
+
+def _check_alike(shapes: Mapping[tuple[int, ...], str], kinds: Mapping[bool, str]) -> None:
+    """Raises ValueError unless images have one size, are grey or in colour, and of one type."""
+    (one, first), *others = shapes.items()
+    for other, example in others:
+        if other[:2] != one[:2]:
+            raise ValueError(
+                f"{first} is {one[0]}x{one[1]}, {example} is {other[0]}x{other[1]}: images must be "
+                "of one size; --size HEIGHT WIDTH scales them"
+            )
+        if {other[2], one[2]} != {1, 3}:
+            raise ValueError(f"{first} has {one[2]} channels, {example} has {other[2]}")
+    if len(kinds) > 1:
+        raise ValueError(f"{kinds[True]} is of bytes and {kinds[False]} is not: give both alike")
+
+
+def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:
+    """Returns images of a part, as its blocks have them, as uint8 [n, *survey.shape]."""
+    if survey.pixel_range:
+        largest_value(images, survey.pixel_range, part.where)
+        images = to_bytes(images, survey.pixel_range)
+    if images.shape[1:3] != survey.shape[:2]:
+        images = resize(images, survey.shape[:2])
+    if images.shape[3] != survey.shape[2]:
+        images = set_channels(images, survey.shape[2])
+    return np.ascontiguousarray(images)
+
+
+def progress(blocks: Iterator[Block], title: str) -> Iterator[Block]:
+    """A bar on a terminal, nothing elsewhere."""
+    with tqdm(desc=title, unit=" images", leave=False, disable=None) as progress:
+        for images, names in blocks:
+            yield images, names
+            progress.update(len(names))

@@ -1,0 +1,93 @@
+"""ONNX: a network in a file that runtimes without JAX read, such as onnxruntime."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnist_jax.exporting.contract import INPUT, OUTPUT, Classify, in_batches
+from mnist_jax.exporting.onnx_primitives import trace
+from mnist_jax.machine.extras import require
+
+# The newest that onnxruntime 1.32 runs, the newest release, and the file format that came with it.
+OPSET, IR_VERSION = 28, 14
+
+
+def to_onnx(
+    classify: Callable[[jax.Array], jax.Array],
+    image_shape: tuple[int, ...],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """Writes a network with its parameters, for any number of images.
+
+    Args:
+        classify: images uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
+        image_shape: (H, W, C).
+        metadata: what the file tells of itself.
+
+    Returns:
+        The file; the same bytes for the same arguments and versions.
+
+    Raises:
+        ValueError: onnx is not installed, or the network uses something that has no translation.
+    """
+    require("an ONNX file", "onnx", extra="export")
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    graph, shape = trace(classify, image_shape)
+
+    def node(operator: str, inputs: list[str], output: str, attributes: dict[str, Any]) -> Any:
+        for name, value in attributes.items():
+            if isinstance(value, np.dtype):
+                attributes = attributes | {name: helper.np_dtype_to_tensor_dtype(value)}
+        return helper.make_node(operator, inputs, [output], name=output, **attributes)
+
+    array = helper.make_tensor_value_info
+    network = helper.make_graph(
+        [node(*parts) for parts in graph.nodes],
+        "network",
+        [array(INPUT, TensorProto.UINT8, ["N", *image_shape])],
+        [array(OUTPUT, TensorProto.FLOAT, ["N", *shape[1:]])],
+        [numpy_helper.from_array(constant, name) for name, constant in graph.constants.values()],
+    )
+    model = helper.make_model(
+        network,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="mnist_jax",
+    )
+    helper.set_model_props(model, dict(metadata))
+    checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def from_onnx(data: bytes) -> Classify:
+    """Reads what `to_onnx` has written, to be run by onnxruntime on the CPU.
+
+    Args:
+        data: the file.
+
+    Returns:
+        A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
+
+    Raises:
+        ValueError: onnxruntime is not installed; or the file is damaged, or is none of these.
+    """
+    require("an ONNX file", "onnxruntime", extra="export")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; it need not be printed, too
+    try:
+        session = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        shape = tuple(session.get_inputs()[0].shape[1:])
+        return in_batches(lambda x: np.asarray(session.run([OUTPUT], {INPUT: x})[0]), shape)
+    except Exception as error:  # of many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"onnxruntime {onnxruntime.__version__} cannot read the file ({reason}): it is "
+            "damaged, or is no ONNX network that mnist_jax has exported"
+        ) from error

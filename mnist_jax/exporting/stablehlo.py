@@ -1,0 +1,101 @@
+"""StableHLO: a network in a file that JAX reads alone, on a CPU, a GPU or a TPU.
+
+The format is that of `jax.export`, https://docs.jax.dev/en/latest/export/export.html, and behind it
+a line of JSON, which JAX leaves alone: the version that has written the file, and the SHA-256 of
+all before the line. JAX's reader ends the process, or takes minutes, over some damaged files.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export, lax
+
+from mnist_jax.exporting.contract import Classify, in_batches
+from mnist_jax.machine.extras import require
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+Network = Callable[[Any, jax.Array], jax.Array]
+
+
+def to_stablehlo(
+    on_cpu: Network, elsewhere: Network, variables: Any, image_shape: tuple[int, ...]
+) -> bytes:
+    """Writes a network with its parameters, for any number of images.
+
+    Args:
+        on_cpu: (variables, images uint8 [N, H, W, C]) -> probabilities float32 [N, num_classes].
+        elsewhere: the same as suits a GPU or a TPU. The file holds both, and chooses where it runs.
+        variables: what both compute with; the file holds it once.
+        image_shape: (H, W, C).
+
+    Returns:
+        The file; the same bytes for the same arguments and versions.
+
+    Raises:
+        ValueError: flatbuffers, with which `jax.export` writes, is not installed.
+    """
+    require("an exported network", "flatbuffers", extra="export")
+
+    @jax.jit
+    def probabilities(images: jax.Array) -> jax.Array:
+        return lax.platform_dependent(variables, images, cpu=on_cpu, default=elsewhere)
+
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
+    # By default each instruction names the line of source that it comes from, with the path.
+    limit = getattr(jax.config, "jax_traceback_in_locations_limit")  # noqa: B009 (for pyright)
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        data = bytes(export.export(probabilities, platforms=PLATFORMS)(images).serialize())
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)
+    return data + b"\n" + json.dumps({"jax": jax.__version__, "sha256": _sha256(data)}).encode()
+
+
+def from_stablehlo(data: bytes) -> Classify:
+    """Reads what `to_stablehlo` has written.
+
+    Args:
+        data: the file.
+
+    Returns:
+        A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
+
+    Raises:
+        ValueError: flatbuffers is not installed; or the file is damaged, is none of these, or was
+            written by a version of JAX that this one cannot read.
+    """
+    require("an exported network", "flatbuffers", extra="export")
+    data, _, line = data.rpartition(b"\n")
+    try:
+        written = json.loads(line)
+        version, is_whole = str(written["jax"]), written["sha256"] == _sha256(data)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        version, is_whole = "", False
+    if not is_whole:
+        raise ValueError("the file is damaged, or is no StableHLO that mnist_jax has exported")
+    try:
+        if _numbers(version) > _numbers(jax.__version__):
+            raise ValueError("that is newer")
+        network = export.deserialize(bytearray(data))
+        program = jax.jit(network.call)
+        shape = network.in_avals[0].shape[1:]
+        return in_batches(lambda batch: np.asarray(program(batch)), shape)
+    except Exception as error:  # of many kinds
+        reason = str(error).partition("\n")[0][:200]
+        raise ValueError(
+            f"the file was written by jax {version}, and jax {jax.__version__} cannot read it "
+            f"({reason}): it reads files of its own version and of those up to half a year older"
+        ) from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]

@@ -1,0 +1,147 @@
+"""Prepares pictures of handwriting the way MNIST's images were made.
+
+References:
+    http://yann.lecun.com/exdb/mnist/: "the digits were size normalized to fit in a 20x20 pixel box
+    while preserving their aspect ratio", "and centered in a 28x28 image by computing the center of
+    mass of the pixels".
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+THIN, THICK = 2.0, 4.0  # pixels of 20: the strokes of nearly all digits of MNIST
+SOFTNESS = 0.4  # pixels: MNIST is a little softer than what is reduced to its size
+SHOWN = 280  # pixels: the height of a picture that shows what a network is given
+
+
+class Drawing(NamedTuple):
+    """What a network is given.
+
+    Attributes:
+        pixels: uint8 [H, W, C].
+        problem: why it may be wrong; empty where nothing speaks against it.
+        blank: whether there is nothing on it.
+    """
+
+    pixels: np.ndarray
+    problem: str = ""
+    blank: bool = False
+
+
+def drawing_box(images: np.ndarray) -> int:
+    """Tells how a dataset's images are framed, where they are light drawings on black.
+
+    Args:
+        images: uint8 [N, H, W, C], some of the training images.
+
+    Returns:
+        Pixels a side of the square that the drawings fill: 20 of MNIST. 0 where fewer than nine in
+        ten images are such drawings: grey, black at the corners and in a third of their pixels.
+    """
+    if images.shape[-1] != 1:
+        return 0
+    ink = images[..., 0] >= 32
+    corners = ink[:, [0, 0, -1, -1], [0, -1, 0, -1]].any(axis=1)
+    is_drawing = ~corners & (ink.mean(axis=(1, 2)) < 2 / 3) & (images.max(axis=(1, 2, 3)) >= 128)
+    if is_drawing.mean() < 0.9:
+        return 0
+    touched = images[is_drawing, ..., 0] > 0
+    sides = [np.ptp(np.nonzero(drawing), axis=1).max() + 1 for drawing in touched]
+    return int(np.median(sides))
+
+
+def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int) -> Drawing:
+    """Finds the drawing in a photograph or a scan, and makes of it what MNIST's images are.
+
+    The paper goes, whatever its colour and light, and light strokes on dark are taken as well as
+    dark ones on light. What is drawn is scaled so that its longer side fills the box, and its
+    centre of mass is put into the middle. Strokes much thinner or thicker than MNIST's become as
+    wide as its thinnest or thickest. A picture that is such an image already stays as it is.
+
+    Args:
+        picture: of mode "L" or "RGB", of any size.
+        image_shape: (H, W, 1).
+        box: pixels a side of the square that drawings fill, see `drawing_box`.
+    """
+    from mnist_jax.handwriting.ink import find_ink  # it imports scipy.ndimage: a fifth of a second
+
+    if picture.mode == "L" and picture.size == (image_shape[1], image_shape[0]):
+        pixels = np.asarray(picture)[..., None]
+        if 0 < drawing_box(pixels[None]) <= box:
+            return Drawing(pixels)
+    ink = find_ink(picture)
+    if ink is None:
+        return Drawing(np.zeros(image_shape, np.uint8), "blank: nothing is drawn on it", blank=True)
+    pixels = _centred(_fitted(ink.mask, box), image_shape)
+    return Drawing(pixels, f"there are {ink.things} things on it" if ink.things > 1 else "")
+
+
+def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.ndarray:
+    """Scales a picture, grey or in colour as the images are: uint8 [H, W, C].
+
+    Raises:
+        ValueError: images of so many channels are no pictures.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise ValueError(f"an image file has 1 or 3 channels, the network is for {channels}")
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(image_shape)
+
+
+def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
+    """Draws a picture, and beside it enlarged what a network is given of it, uint8 [H, W, C]."""
+    seen = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    seen = seen.resize((round(SHOWN * seen.width / seen.height), SHOWN), Image.Resampling.NEAREST)
+    width = max(1, min(4 * SHOWN, round(SHOWN * picture.width / picture.height)))
+    sheet = Image.new("RGB", (width + 10 + seen.width, SHOWN), "grey")
+    sheet.paste(picture.convert("RGB").resize((width, SHOWN)), (0, 0))
+    sheet.paste(seen, (width + 10, 0))
+    return sheet
+
+
+def _fitted(mask: np.ndarray, box: int) -> np.ndarray:
+    """Scales strokes, bool [h, w], into a box: float32 [h', w'] in [0, 1], the longer side `box`.
+
+    Strokes grow or shrink by moving their outline, which the distance to it tells.
+    """
+    from scipy import ndimage as scipy_ndimage  # slow to import
+
+    ndimage: Any = scipy_ndimage  # it has no types
+
+    mask = np.pad(mask, len(mask) // 4 + 8)
+    inside, outside = map(ndimage.distance_transform_edt, (mask, ~mask))
+    rows, columns = np.nonzero(mask)
+    size = max(np.ptp(rows), np.ptp(columns)) + 1
+    stroke = 4 * inside[mask].mean()  # the mean distance to the edge is a quarter of the width
+    wanted = np.clip(stroke * box / size, THIN * box / 20, THICK * box / 20)
+    # Moved by m, strokes are 2 m wider, and so is the whole that is scaled to the box.
+    move = (wanted * size - box * stroke) / (2 * (box - wanted))
+    distance = ndimage.gaussian_filter(np.where(mask, inside - 0.5, 0.5 - outside), 1)
+    cover = (distance + move + 0.5).clip(0, 1).astype(np.float32)
+    rows, columns = np.nonzero(cover > 0.02)
+    top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+    scale = box / max(bottom - top, right - left)
+    cover = ndimage.gaussian_filter(cover, SOFTNESS / scale)
+    height, width = (max(1, round(side * scale)) for side in (bottom - top, right - left))
+    edges = int(left), int(top), int(right), int(bottom)
+    small = Image.fromarray(cover).resize((width, height), Image.Resampling.BOX, edges)
+    pixels = np.asarray(small)
+    return pixels / pixels.max()
+
+
+def _centred(drawing: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
+    """Puts the centre of mass of a drawing, float [h, w] in [0, 1], into the middle of an image."""
+    mass = drawing / drawing.sum()
+    image = np.zeros(image_shape, np.uint8)
+    place = []
+    for axis, (side, room) in enumerate(zip(drawing.shape, image_shape[:2], strict=True)):
+        middle = mass.sum(axis=1 - axis) @ np.arange(side)
+        start = int(np.clip(round(room / 2 - middle), 0, room - side))
+        place.append(slice(start, start + side))
+    image[tuple(place)] = np.round(255 * drawing)[..., None]
+    return image

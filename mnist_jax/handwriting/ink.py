@@ -1,0 +1,297 @@
+"""Finds the ink of a drawing in a photograph: what has a sharp outline, on a ground that is uneven.
+
+A shadow is as dark as a pencil, and a line of the paper as sharp as a stroke. So brightness is
+measured against the ground around it, printed lines are erased first, and of all that differs from
+the ground, that is ink whose whole outline is sharp.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage as scipy_ndimage
+
+ndimage: Any = scipy_ndimage  # it has no types
+
+OVERVIEW = 192  # pixels of the longer side in which a drawing is looked for
+CLOSE_UP = 192  # and of the part around it in which its strokes are
+EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours, the diagonal ones too
+STROKES = (0.08, 0.25)  # the widest strokes that are looked for, as parts of the longer side
+LEVELS = (0.15, 0.25, 0.35, 0.5)  # of ink, as parts of the greatest contrast
+FINE_LEVELS = np.arange(0.2, 0.75, 0.08)  # the same in the close-up
+SHORTEST = 16  # pixels of an outline; what is smaller is a speck
+LENGTH_POWER = 0.4  # a long outline counts for more, but not for as much as a sharp one
+ACROSS = 0.25  # what reaches from one side of the picture to the other is hardly a drawing
+INSIDE = 0.3  # what is inside of something as good is a hole of it: of a zero, the middle
+LEAST_SCORE = 12  # blank sheets stay below, but one in ten; of digits one in two hundred does
+LINE = 1.7  # where a line is so many times darker than elsewhere, ink lies on it
+REGULARISER = 16  # levels of 255: contrast is relative, but not to nothing
+
+
+class Ink(NamedTuple):
+    """The strokes of a drawing.
+
+    Attributes:
+        mask: bool [h, w], of the part of the picture around it, enlarged or reduced.
+        things: how many drawings of about this size there are, apart from each other.
+    """
+
+    mask: np.ndarray
+    things: int
+
+
+class _Candidate(NamedTuple):
+    """A connected component that could be the drawing.
+
+    Attributes:
+        score: how sharp and long its outline is.
+        labels: the number of each pixel's component; 0 is the ground.
+        number: of this one.
+        others: those of about the same sharpness.
+        is_dark: darker than the ground, or lighter.
+        grey: the picture.
+        ground: what it would be without ink.
+    """
+
+    score: float
+    labels: np.ndarray
+    number: int
+    others: np.ndarray
+    is_dark: bool
+    grey: np.ndarray
+    ground: np.ndarray
+
+
+def find_ink(picture: Image.Image) -> Ink | None:
+    """Returns the strokes of the drawing in a picture of mode "L" or "RGB"; None: it is blank.
+
+    The constants were chosen on rendered photographs of MNIST's validation images, see
+    `tests/handwriting/photographs.py`.
+    """
+    scale = min(1.0, OVERVIEW / max(picture.size))
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    overview = picture.resize(size, Image.Resampling.BOX)
+    found = _most_likely(overview)
+    if found is None or found.score < LEAST_SCORE:
+        return None
+    parts, things = _parts(found)
+    stroke = 2 * ndimage.distance_transform_edt(parts).max()
+    top, left, bottom, right = _bounds(parts)
+    margin = max(0.25 * max(bottom - top, right - left), 3)
+    box = (
+        max(0, left - margin),
+        max(0, top - margin),
+        min(size[0], right + margin),
+        min(size[1], bottom + margin),
+    )
+    zoom = CLOSE_UP / max(box[2] - box[0], box[3] - box[1])
+    shape = (max(1, round((box[2] - box[0]) * zoom)), max(1, round((box[3] - box[1]) * zoom)))
+    across, down = picture.width / size[0], picture.height / size[1]
+    own_box = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+    shrinks = max(own_box[2] - own_box[0], own_box[3] - own_box[1]) > CLOSE_UP
+    kind = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
+    close_up = picture.resize(shape, kind, own_box)
+    near = Image.fromarray(ndimage.binary_dilation(parts, EIGHT))
+    near = np.asarray(near.resize(shape, Image.Resampling.NEAREST, box))
+    return Ink(_strokes(_grey(close_up, found.is_dark), near, stroke * zoom, found.is_dark), things)
+
+
+def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The smallest box around what is true: top, left, bottom, right."""
+    rows, columns = np.nonzero(mask)
+    return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+
+
+def _grey(picture: Image.Image, is_dark: bool) -> np.ndarray:
+    """The channel in which ink differs most from the paper, whatever colour that has."""
+    pixels = np.asarray(picture, np.float32)
+    if pixels.ndim == 2:
+        return pixels
+    paper = np.median(pixels, axis=(0, 1))
+    pixels = pixels * ((paper.mean() + 32) / (paper + 32))
+    return pixels.min(axis=2) if is_dark else pixels.max(axis=2)
+
+
+def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarray, np.ndarray]:
+    """How much darker (or lighter) each pixel is than the ground, and the ground.
+
+    The ground is what a closing (or opening) leaves: strokes are narrower than its window. The
+    difference is relative to the ground, as in M. Pavel's and E. Weber's law: a stroke keeps its
+    contrast in a shadow.
+    """
+    side = int(stroke) | 1
+    if is_dark:
+        ground = ndimage.grey_closing(grey, (side, side), mode="nearest")
+        return (ground - grey) / (ground + REGULARISER), ground
+    ground = ndimage.grey_opening(grey, (side, side), mode="nearest")
+    return (grey - ground) / (ground + REGULARISER), ground
+
+
+def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
+    """Finds lines from the left to the right, up to 8 degrees aslant, all alike.
+
+    Returns:
+        How strong the line is at each pixel, 0 where there is none; and their thickness in pixels.
+    """
+    height, width = ink.shape
+    thick = ndimage.maximum_filter1d(ink, 3, axis=0)
+    x = np.arange(width // 16, width, max(1, width // 32))
+    slopes = np.arange(-0.135, 0.14, 0.015)
+    shift = np.round(slopes[:, None] * (x - width / 2)).astype(int)
+    index = (np.arange(height)[:, None] + shift[:, None]).clip(0, height - 1)  # slope, row, x
+    # A line is there nearly everywhere along it, whatever is drawn over it.
+    values = np.partition(thick[index, x], (len(x) // 6, len(x) // 2), axis=2)
+    low, middle = values[:, :, len(x) // 6], values[:, :, len(x) // 2]
+    level = np.median(low, axis=1, keepdims=True)
+    high = low > level + 6 * np.median(abs(low - level), axis=1, keepdims=True) + 0.02
+    best = (low * high).max(axis=1).argmax()
+    if not high[best].any():
+        return np.zeros(ink.shape), 0
+    shift = np.round(slopes[best] * (np.arange(width) - width / 2)).astype(int)
+    index = (np.arange(height)[:, None] - shift).clip(0, height - 1)
+    runs = np.diff(np.flatnonzero(np.diff(np.pad(high[best], 1).astype(int))))[::2]
+    return (high * middle)[best][index], int(np.median(runs))
+
+
+def _without_lines(grey: np.ndarray) -> np.ndarray:
+    """Erases the printed lines of ruled or squared paper, but not what is drawn over them."""
+    is_dark = bool(np.median(grey) > 100)  # lines are, on light paper
+    ink, ground = _contrast(grey, STROKES[0] * max(grey.shape), is_dark)
+    clean = ink
+    for turn in (np.asarray, np.transpose):
+        turned = turn(clean)
+        levels, thickness = _printed_lines(turned)
+        if 0 < thickness < 0.1 * len(turned):
+            opened = ndimage.grey_opening(turned, (thickness + 1, 1))
+            is_line = (levels > 0) & (turned < LINE * levels)
+            clean = turn(np.where(is_line, opened, turned))
+    change = (ink - clean) * (ground + REGULARISER)
+    return grey + change if is_dark else grey - change
+
+
+def _most_likely(overview: Image.Image) -> _Candidate | None:
+    """The best candidate; of one dark and one light, the outer one where it is good enough."""
+    best: list[_Candidate] = []
+    for is_dark in (True, False):
+        grey = _without_lines(_grey(overview, is_dark))
+        smooth = ndimage.gaussian_filter(grey, 0.7)
+        edges = ndimage.gaussian_gradient_magnitude(grey, 1)
+        edges = edges**1.5 / (edges + 3 * np.median(edges) + 1)  # grain and noise count little
+        candidates = []
+        for stroke in STROKES:
+            ink, ground = _contrast(smooth, stroke * max(grey.shape), is_dark)
+            candidates += _candidates(ink, edges, smooth, ground, is_dark)
+        candidates = [found._replace(score=found.score * _isolated(found)) for found in candidates]
+        best += sorted(candidates, key=lambda found: found.score)[-1:]
+    if not best:
+        return None
+    *others, first = sorted(best, key=lambda found: found.score)
+    for second in others:
+        (top, left, bottom, right), outer = (
+            _bounds(found.labels == found.number) for found in (first, second)
+        )
+        inside = top >= outer[0] and left >= outer[1] and bottom <= outer[2] and right <= outer[3]
+        if inside and second.score > INSIDE * first.score:
+            return second
+    return first
+
+
+def _candidates(
+    ink: np.ndarray, edges: np.ndarray, grey: np.ndarray, ground: np.ndarray, is_dark: bool
+) -> Iterator[_Candidate]:
+    """Yields the best connected components of what is above each level of contrast."""
+    top = np.percentile(ink, 99.97)
+    for level in LEVELS:
+        labels, count = ndimage.label(ink > level * top, EIGHT)
+        outline = (labels > 0) & ~ndimage.binary_erosion(labels > 0)
+        numbers = labels[outline]
+        length = np.maximum(np.bincount(numbers, minlength=count + 1), 1)
+        sharpness = np.bincount(numbers, edges[outline], count + 1) / length
+        up, down, left, right = (
+            np.isin(np.arange(count + 1), side)
+            for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+        )
+        across = (up & down) | (left & right)
+        is_long = length > SHORTEST
+        score = sharpness**2 * length**LENGTH_POWER * is_long * np.where(across, ACROSS, 1)
+        score[0] = 0
+        for number in np.argsort(-score)[:3]:
+            if score[number]:
+                alike = (sharpness > 0.5 * sharpness[number]) & is_long & ~across
+                alike[[0, number]] = False
+                others = np.flatnonzero(alike)
+                yield _Candidate(
+                    float(score[number]), labels, int(number), others, is_dark, grey, ground
+                )
+
+
+def _isolated(found: _Candidate) -> float:
+    """The part of a ring around a component that looks like the ground: 1 around a stroke.
+
+    The edge of a shadow has ground on one of its sides only.
+    """
+    top, left, bottom, right = _bounds(found.labels == found.number)
+    box = np.s_[max(0, top - 4) : bottom + 4, max(0, left - 4) : right + 4]
+    labels, grey, ground = (np.pad(x[box], 4) for x in (found.labels, found.grey, found.ground))
+    mask = labels == found.number
+    inside = grey[mask].mean()
+    step = ground[mask].mean() - inside
+    ring = ndimage.binary_dilation(mask, EIGHT, 3) & ~ndimage.binary_dilation(mask, EIGHT, 2)
+    ring &= labels == 0
+    return float(((grey[ring] - inside) / step > 0.5).mean()) if ring.any() else 0.0
+
+
+def _parts(found: _Candidate) -> tuple[np.ndarray, int]:
+    """Tells what belongs to the drawing, as a five's top does, and counts drawings beside it."""
+    boxes = ndimage.find_objects(found.labels)
+    main = boxes[found.number - 1]
+    size = max(side.stop - side.start for side in main)
+    parts, things = [found.number], 1
+    for number in found.others:
+        box = boxes[number - 1]
+        own_size = max(side.stop - side.start for side in box)
+        below, beside = (
+            max(one.start, other.start) - min(one.stop, other.stop)
+            for one, other in zip(main, box, strict=True)
+        )
+        gap = max(0, below, beside)
+        narrower, lower = (
+            min(one[axis].stop - one[axis].start for one in (main, box)) for axis in (1, 0)
+        )
+        in_a_row = beside > -0.2 * narrower and below < -0.5 * lower
+        touches_edge = any(
+            side.start == 0 or side.stop == length
+            for side, length in zip(box, found.labels.shape, strict=True)
+        )
+        far = gap > 0.45 * max(own_size, size)
+        apart = far or (in_a_row and gap > 0.08 * max(own_size, size))
+        if own_size > 0.5 * size and not touches_edge and apart:
+            things += 1
+        elif own_size > 0.15 * size and not far:
+            parts.append(int(number))
+    return np.isin(found.labels, parts), things
+
+
+def _strokes(grey: np.ndarray, near: np.ndarray, stroke: float, is_dark: bool) -> np.ndarray:
+    """Separates ink from paper in the close-up, at the level that gives the sharpest outline.
+
+    Args:
+        grey: float [h, w].
+        near: bool [h, w], where the drawing is, roughly.
+        stroke: the width of its strokes, in pixels.
+        is_dark: darker than the paper, or lighter.
+    """
+    smooth = ndimage.gaussian_filter(_without_lines(grey), np.clip(0.15 * stroke, 0.7, 3))
+    ink, ground = _contrast(smooth, 1.6 * stroke + 5, is_dark)
+    edges = ndimage.gaussian_gradient_magnitude(smooth, 1) / (ground + REGULARISER)
+    high = np.percentile(ink[near], 98)
+    sharpest, mask = -1.0, near
+    for level in FINE_LEVELS:
+        labels, _ = ndimage.label(ink > level * high, EIGHT)
+        part = np.isin(labels, np.setdiff1d(labels[near], 0))
+        outline = part & ~ndimage.binary_erosion(part)
+        sharpness = edges[outline].mean() if outline.any() else 0
+        if sharpness > sharpest:
+            sharpest, mask = sharpness, part
+    return mask

@@ -1,0 +1,1 @@
+"""Many runs: populations, sweeps, and runs that are repeated."""

@@ -1,0 +1,202 @@
+"""The members of a population: which there are, and the work directory of each."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mnist_jax.config import AugmentConfig, CheckpointConfig, Config, replace_fields
+from mnist_jax.events import Diverged
+from mnist_jax.laboratory.population_program import member_sums
+from mnist_jax.metrics import Sums
+from mnist_jax.rules import Rules, first_bad_step
+from mnist_jax.state import TrainState
+from mnist_jax.workdir.checkpoint import open_saver
+from mnist_jax.workdir.history import Progress, Row, json_number, write_history, write_json
+from mnist_jax.workdir.origin import Origin
+from mnist_jax.workdir.run import delete_leftovers, delete_run
+
+METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "generalization_gap")
+Divergence = dict[str, int]  # where a member diverged: `epoch` and `step`, counted from 1
+
+# What a compiled step takes as a number: members that differ in these still share the program.
+VARIABLE = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "model.dropout_rate",
+    "label_smoothing",
+    "ema_decay",
+    *(f"augment.{f.name}" for f in dataclasses.fields(AugmentConfig) if f.type in (float, "float")),
+)
+
+
+LONGEST_NAME = 255  # of a file, nearly everywhere
+
+
+class Member(NamedTuple):
+    """A member of a population.
+
+    Attributes:
+        name: of its work directory.
+        config: the recipe that trains it alone. Only the last step is saved.
+        values: what it varies, by field.
+    """
+
+    name: str
+    config: Config
+    values: dict[str, float]
+
+
+def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float]]) -> list[Member]:
+    """Returns the members: of every combination of the varied values, all seeds in turn.
+
+    Args:
+        config: the recipe; the first seed is its own, the others count up from there.
+        seeds: how many.
+        vary: the values that a field of `VARIABLE` takes.
+
+    Raises:
+        ValueError: a field cannot vary, or a value does not fit it.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    for field, values in vary.items():
+        if field not in VARIABLE:
+            raise ValueError(f"{field} cannot vary in a population; {', '.join(VARIABLE)} can")
+        if not values or len({*values}) < len(values):
+            raise ValueError(f"vary {field} must be different values, got {list(values)}")
+    only_last = CheckpointConfig(every_epochs=config.epochs)
+    members = []
+    for numbers in itertools.product(*vary.values()):
+        combination = dict(zip(vary, map(float, numbers), strict=True))
+        varied = dataclasses.replace(config, checkpoint=only_last)
+        varied = replace_fields(varied, combination)
+        for seed in range(config.seed, config.seed + seeds):
+            parts = [f"{field}={value!r}" for field, value in combination.items()]
+            name = "_".join([*parts, f"seed-{seed}"])
+            if len(name) > LONGEST_NAME:
+                raise ValueError(f"vary must be fewer fields: {name} is too long for a directory")
+            members.append(Member(name, dataclasses.replace(varied, seed=seed), combination))
+    return members
+
+
+def identity(members: Sequence[Member]) -> dict[str, Any]:
+    """Returns `seeds`, and `values` by varied field, each in the order of the members."""
+    return {
+        "seeds": [member.config.seed for member in members],
+        "values": {name: [member.values[name] for member in members] for name in members[0].values},
+    }
+
+
+def member_rows(history: Sequence[Row], member: int) -> list[Any]:
+    """Returns a member's own history: its numbers out of the lists over all members."""
+    return [
+        {name: value[member] if isinstance(value, list) else value for name, value in row.items()}
+        for row in history
+    ]
+
+
+class MemberRules(NamedTuple):
+    """What the loop asks of a population: what it would ask of each member alone.
+
+    A member that diverges is recorded and told; the others go on.
+
+    Attributes:
+        alone: the rules of one network.
+        diverged: for each member where it diverged, or None. It is filled in.
+    """
+
+    alone: Rules
+    diverged: list[Divergence | None]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.alone.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        return self.alone.total_steps
+
+    def is_scheduled(self, step: int) -> bool:
+        return self.alone.is_scheduled(step)
+
+    def stops_early(self, history: Sequence[Row]) -> bool:  # noqa: ARG002
+        return False  # members train equally long
+
+    def rate_scale(self, history: Sequence[Row]) -> list[float]:
+        rows = [member_rows(history, member) for member in range(len(self.diverged))]
+        return [self.alone.rate_scale(own) for own in rows]
+
+    def totals(self, sums: Sequence[Sums]) -> dict[str, Any]:
+        sums = jax.device_get(sums)
+        totals = [self.alone.totals(member_sums(sums, m)) for m in range(len(self.diverged))]
+        return {name: [total[name] for total in totals] for name in totals[0]}
+
+    def row(
+        self, step: int, sums: Sequence[Sums], measured: Any, seconds: float, input_seconds: float
+    ) -> Row:
+        sums = jax.device_get(sums)
+        rows = [
+            self.alone.row(step, member_sums(sums, member), metrics, seconds, input_seconds)
+            for member, metrics in enumerate(measured)
+        ]
+        row: Any = dict(rows[0])
+        for name in METRICS:
+            row[name] = [json_number(each[name]) for each in rows]
+        row["examples_per_second"] *= len(rows)
+        return row
+
+    def check_losses(self, sums: Sums, last_step: int) -> Iterator[Diverged]:
+        """Records and yields each member whose loss is not finite."""
+        for member, losses in enumerate(np.asarray(sums["loss_sum"])):
+            yield from self._record(member, first_bad_step(losses, last_step))
+
+    def check_state(self, state: TrainState, step: int, row: Row | None) -> Iterator[Diverged]:
+        """Records and yields each member with a value that is not finite after `step`."""
+        count = len(self.diverged)
+        finite: Any = np.ones(count, bool)
+        for leaf in map(np.asarray, jax.tree.leaves(state)):
+            finite &= np.isfinite(leaf[:count]).reshape(count, -1).all(axis=1)
+        if row:
+            finite &= [loss is not None for loss in row["val_loss"]]
+        for member in np.flatnonzero(~finite):
+            yield from self._record(int(member), step)
+
+    def _record(self, member: int, step: int | None) -> Iterator[Diverged]:
+        if step and not self.diverged[member]:
+            epoch = (step - 1) // self.steps_per_epoch + 1
+            self.diverged[member] = {"epoch": epoch, "step": step}
+            yield Diverged(member, epoch, step)
+
+
+def write_member(
+    directory: Path,
+    member: Member,
+    state: TrainState,
+    history: Sequence[Row],
+    result: dict[str, Any],
+    origin: Origin,
+) -> None:
+    """Leaves a work directory as `train` does, with the last step only; the result comes last.
+
+    Args:
+        directory: where; what a write that was killed has left there is replaced.
+        member: gives the config.
+        state: of this member alone, after the last step.
+        history: its rows.
+        result: what its result.json holds.
+        origin: the population's; its config becomes the member's.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    delete_run(directory)
+    delete_leftovers(directory)
+    config = dataclasses.asdict(member.config)
+    write_json(directory / "config.json", config)
+    write_history(directory, history)
+    with open_saver(directory / "checkpoints", ()) as saver:
+        saver.save(state, Progress(origin._replace(config=config), history))
+    write_json(directory / "result.json", result)

@@ -1,0 +1,320 @@
+"""Trains many seeds of a recipe as one compiled program: mean, spread and interval."""
+
+import contextlib
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mnist_jax import clock
+from mnist_jax.config import Config, config_differences
+from mnist_jax.events import Begin, Done, Listener
+from mnist_jax.laboratory import population_program
+from mnist_jax.laboratory.members import (
+    Member,
+    MemberRules,
+    create_members,
+    identity,
+    member_rows,
+    write_member,
+)
+from mnist_jax.laboratory.population_program import Parts, PopulationProgram
+from mnist_jax.loop import training_events
+from mnist_jax.metrics import mean_and_spread
+from mnist_jax.models import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.processes.signals import stop_requests
+from mnist_jax.rules import kept_steps
+from mnist_jax.start import Task, create_task, initial_state, last_checkpoint, step_options
+from mnist_jax.state import TrainState
+from mnist_jax.train import PHASES, follow, heard, make_ready, stopped
+from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
+from mnist_jax.workdir.hashing import network_sha256
+from mnist_jax.workdir.history import (
+    Progress,
+    Row,
+    json_number,
+    read_history,
+    read_json,
+    write_json,
+)
+from mnist_jax.workdir.run import MEMBERS, delete_run, holds_run, lock_workdir
+
+
+def population(
+    config: Config,
+    workdir: str | Path,
+    *,
+    seeds: int,
+    vary: Mapping[str, Sequence[float]] | None = None,
+    overwrite: bool = False,
+    listeners: Sequence[Listener] | None = None,
+) -> dict[str, Any]:
+    """Trains a population, or resumes the unfinished one in `workdir`.
+
+    All members are one compiled program: on a CPU `jax.lax.map` takes them in turn inside it, which
+    gives a member the bits that `train` gives its seed alone; on accelerators `jax.vmap` takes them
+    at once, and several devices share them: then they agree as far as rounding goes. Varied values
+    are arguments of the program, where `train` has constants: there, too, rounding may differ.
+
+    A member whose loss is not finite any more is told and recorded, and counts with the accuracy
+    that is measured. It has no work directory: `train` would not have given it one.
+
+    Args:
+        config: the recipe. Its seed is that of the first member.
+        workdir: a directory for the results, made where there is none. It receives config.json,
+            metrics.jsonl with lists over the members, population.json, and members/NAME/, a
+            directory as `train` writes it for each member, with its last step.
+        seeds: how many, counted up from the recipe's.
+        vary: fields of `members.VARIABLE` and their values; every combination gets all seeds.
+        overwrite: deletes a population that is in `workdir` and starts anew.
+        listeners: as in `train`.
+
+    Returns:
+        What population.json holds: `members` (names), `seeds`, `values` by varied field,
+        `test_accuracy`, `val_accuracy`, `test_loss`, `params_sha256` and `diverged`, each in the
+        order of the members; `mean`, `std` and `ci95` of the test accuracy (None where values
+        vary); with varied values the same of each of the `combinations`; and, as in result.json,
+        `steps`, `data_sha256`, `seconds` and the environment. One seed has no `std` and no `ci95`.
+
+    Raises:
+        As `train`, but not FloatingPointError.
+    """
+    workdir = Path(workdir)
+    if config.watch.patience:
+        raise ValueError(
+            "watch.patience must be 0 in a population, whose members train equally long, got "
+            f"{config.watch.patience}"
+        )
+    if config.data.loader != "memory":
+        raise ValueError(
+            "data.loader must be memory in a population, which gathers its batches on the device, "
+            f"got {config.data.loader!r}"
+        )
+    members = create_members(config, seeds, vary or {})
+    for member in members:
+        create_model(num_classes=2, **vars(member.config.model))  # or it says what does not fit
+    result = _previous_result(workdir, config, members, overwrite)
+    with heard(listeners) as tell:
+        if result:
+            if (workdir / "checkpoints").exists() or (workdir / ".lock").exists():  # it was killed
+                with contextlib.suppress(OSError), lock_workdir(workdir):
+                    _delete_own_checkpoints(workdir)
+            tell(Done(workdir, result, [], trained=False))
+        else:
+            absolute = workdir.absolute()  # wherever the program goes meanwhile
+            with lock_workdir(absolute):
+                result = _population(config, members, absolute, overwrite, tell)
+                tell(Done(absolute, result, read_history(absolute)))
+    return result
+
+
+def read_population(workdir: str | Path) -> dict[str, Any]:
+    """Returns what `population` has returned for a finished population.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read.
+    """
+    path = Path(workdir) / "population.json"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no finished population in {workdir}")
+    result = read_json(path)
+    kinds = {"seeds": list, "values": dict, "test_accuracy": list, "val_accuracy": list}
+    if not isinstance(result, dict) or any(
+        not isinstance(result.get(name), kind) for name, kind in kinds.items()
+    ):
+        raise ValueError(f"{path} is not a result of a population")
+    return result
+
+
+def _previous_result(
+    workdir: Path, config: Config, members: list[Member], overwrite: bool
+) -> dict[str, Any] | None:
+    """The result of the population in `workdir`, if it is complete and not to be overwritten."""
+    if not holds_run(workdir, config, overwrite, of_population=True):
+        return None
+    try:
+        result = read_population(workdir)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        warnings.warn(f"{error}; it is made anew", stacklevel=3)
+        return None
+    now = identity(members)
+    differences = config_differences({name: result[name] for name in now}, now)
+    if differences:
+        raise ValueError(
+            f"{workdir} holds a population of other members ({'; '.join(differences)}): choose "
+            "another --workdir, or start anew with --overwrite"
+        )
+    return result
+
+
+def _population(
+    config: Config, members: list[Member], workdir: Path, overwrite: bool, tell: Listener
+) -> dict[str, Any]:
+    watch = clock.Stopwatch(PHASES)
+    watch.seconds["import"] = clock.IMPORT_SECONDS
+    checkpoints = workdir / "checkpoints"
+
+    task = create_task(config)
+    whose = identity(members)
+    origin = task.origin._replace(config=task.origin.config | {"population": whose})
+    saved, progress = [], Progress(origin)
+    if not overwrite:
+        saved, progress = last_checkpoint(checkpoints, origin)
+    diverged: Any = progress.diverged or [None] * len(members)
+    progress, rules = progress._replace(diverged=diverged), MemberRules(task.rules, diverged)
+    watch.lap("data")
+
+    # Compiling comes before the first write: what does not fit leaves the workdir as it was.
+    program = _compile(config, members, task)
+    state, progress, messages = initial_state(
+        program, config, workdir, saved, progress, members=True
+    )
+    watch.lap("compile")
+
+    if overwrite:
+        (workdir / "population.json").unlink(missing_ok=True)
+        delete_run(workdir)
+        for member in (workdir / MEMBERS).glob("*"):
+            shutil.rmtree(member)
+    (workdir / MEMBERS).mkdir(exist_ok=True)
+    make_ready(workdir, config, progress.history, overwrite)
+    step = saved[-1] if saved else 0
+    begin = Begin(
+        config,
+        create_model(num_classes=len(task.origin.data.label_names), **vars(config.model)),
+        task.splits,
+        step,
+        rules.total_steps,
+        progress.history,
+        messages,
+        [member.name for member in members],
+    )
+    with contextlib.ExitStack() as stack:
+        saver = stack.enter_context(open_saver(checkpoints, saved))
+        requests = stack.enter_context(stop_requests())
+
+        def stop_signal() -> int:
+            return max(requests, default=0)
+
+        def keep(saved: list[int], _: Sequence[Row]) -> set[int]:
+            return kept_steps(saved, [], rules.is_scheduled)  # the best step is each member's own
+
+        tell(begin)
+        watch.lap("checkpoint")
+        events = training_events(
+            program, rules, state, step, progress, stop_signal=stop_signal, watch=watch
+        )
+        end = follow(events, workdir, saver, saved, keep, tell)
+        if end.signum:
+            raise stopped(end, rules.total_steps, overwrite)
+        watch.lap("checkpoint")
+        test = program.measure(end.state, "test")
+        watch.lap("eval")
+        state, results = program.collect(end.state), []
+        for number, member in enumerate(members):
+            if stop_signal():
+                raise stopped(end._replace(signum=stop_signal()), rules.total_steps, overwrite)
+            single = _member_state(state, number)
+            if not member.config.ema_decay:
+                single = single.replace(average={})
+            rows = member_rows(end.history, number)
+            result = {
+                "test_loss": json_number(test[number]["loss"]),
+                "test_accuracy": test[number]["accuracy"],
+                "val_accuracy": rows[-1]["val_accuracy"],
+                "best_step": end.step,  # of those that are saved
+                "steps": end.step,
+                "params_sha256": network_sha256(single.eval_variables),
+                **progress.origin.hashes(),
+                "seconds": watch.seconds | {"total": sum(watch.seconds.values())},
+                **progress.origin.environment,
+            }
+            if not rules.diverged[number]:
+                directory = workdir / MEMBERS / member.name
+                write_member(directory, member, single, rows, result, progress.origin)
+            results.append(result)
+            watch.lap("checkpoint")
+
+    watch.seconds["total"] = sum(watch.seconds.values())
+    result = {
+        "members": [member.name for member in members],
+        **whose,
+        **{
+            name: [result[name] for result in results]
+            for name in ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
+        },
+        "diverged": rules.diverged,
+        **_summary(members, [result["test_accuracy"] for result in results]),
+        "steps": end.step,
+        "data_sha256": origin.data_sha256,
+        "seconds": watch.seconds,
+        **origin.environment,
+    }
+    write_json(workdir / "population.json", result)
+    _delete_own_checkpoints(workdir)
+    return result
+
+
+def _compile(config: Config, members: list[Member], task: Task) -> PopulationProgram:
+    def build(values: dict[str, Any]) -> Parts:
+        def varied(section: str) -> dict[str, Any]:
+            prefix = f"{section}."
+            return {
+                name.removeprefix(prefix): value
+                for name, value in values.items()
+                if name.startswith(prefix)
+            }
+
+        tx = create_optimizer(
+            **(vars(config.optimizer) | varied("optimizer")),
+            freeze=config.freeze,
+            num_steps=task.rules.total_steps,
+        )
+        options = {name: value for name, value in values.items() if "." not in name}
+        fields = vars(config.model) | varied("model")
+        return Parts(
+            create_model(num_classes=len(task.origin.data.label_names), **fields),
+            tx,
+            step_options(config) | options | varied("augment"),
+        )
+
+    whose = identity(members)
+    return population_program.compile_population(
+        build,
+        task.splits,
+        seeds=whose["seeds"],
+        values=whose["values"],
+        averaged=any(member.config.ema_decay for member in members),
+        batch_size=config.batch_size,
+        chunk_steps=config.chunk_steps,
+    )
+
+
+def _member_state(state: TrainState, member: int) -> TrainState:
+    """One member's own state, out of a collected one."""
+    single = jax.tree.map(lambda x: x[member], state.replace(step=()))
+    return single.replace(step=state.step)
+
+
+def _summary(members: list[Member], accuracies: list[float]) -> dict[str, Any]:
+    if not members[0].values:
+        return mean_and_spread(accuracies)
+    combinations: list[dict[str, Any]] = []
+    for values in {tuple(member.values.items()): None for member in members}:
+        own = [a for m, a in zip(members, accuracies, strict=True) if m.values == dict(values)]
+        combinations.append({"values": dict(values), **mean_and_spread(own)})
+    return {"mean": None, "std": None, "ci95": None, "combinations": combinations}
+
+
+def _delete_own_checkpoints(workdir: Path) -> None:
+    """What they hold is in the members' directories."""
+    delete_checkpoints(workdir / "checkpoints")
+    with contextlib.suppress(OSError):  # a link to a larger disk stays
+        (workdir / "checkpoints").rmdir()

@@ -1,0 +1,410 @@
+"""Searches for better values of a recipe's fields, with Optuna: each trial is a run of `train`.
+
+    WORKDIR/sweep.db        the study: parameters and validation accuracies of all trials
+    WORKDIR/trials/NUMBER/  a trial's workdir; it lacks only the test, which `train` there would do
+    WORKDIR/best.json       the config of the best trial
+    WORKDIR/plots/          Optuna's figures
+
+A trial belongs to the process that holds the lock of its `.claim`. The kernel releases it however
+that process ends, and the next one goes on with the trial: nothing waits for a heartbeat to expire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_jax.config import Config, completed, config_differences, read_recipe, replace_fields
+from mnist_jax.events import Epoch, Event
+from mnist_jax.laboratory.trials import draw_figures, format_trials, short
+from mnist_jax.machine.extras import require
+from mnist_jax.models import create_model
+from mnist_jax.processes.signals import Stopped
+from mnist_jax.rules import stops_early
+from mnist_jax.train import train
+from mnist_jax.workdir.checkpoint import delete_checkpoints
+from mnist_jax.workdir.history import Row, best_row, read_history, write_json
+from mnist_jax.workdir.run import lock_workdir, read_config
+
+if TYPE_CHECKING:  # an extra, and half a second
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+SearchSpace = Mapping[str, "BaseDistribution"]
+
+DATABASE = "sweep.db"
+LISTED = 10  # trials in the table at the end
+CHECKED = 10_000  # combinations of extreme values; more would keep the user waiting
+BUSY_SECONDS = 60  # how long one process waits while another one writes to SQLite
+
+
+class _LastEpochError(Exception):
+    """Ends a training before its test."""
+
+
+def load_search_space(path: str | Path) -> SearchSpace:
+    """Reads the `get_search_space()` of a recipe.
+
+    Returns:
+        Optuna's distributions by field: {"optimizer.learning_rate": FloatDistribution(1e-4, 1e-2)}.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not give a search space, or Optuna is not installed.
+    """
+    require("a sweep", "optuna", extra="sweep")
+    from optuna.distributions import BaseDistribution
+
+    space = read_recipe(path, "get_search_space")
+    if not (isinstance(space, dict) and space) or not all(
+        isinstance(name, str) and isinstance(values, BaseDistribution)
+        for name, values in space.items()
+    ):
+        raise ValueError(
+            f"{path} must define get_search_space() -> dict of field names and Optuna's "
+            "distributions, beside get_config(), as configs/sweep.py does"
+        )
+    return space
+
+
+def sweep(
+    config: Config,
+    search_space: SearchSpace,
+    workdir: str | Path,
+    *,
+    trials: int,
+    storage: str | None = None,
+) -> list[FrozenTrial]:
+    """Searches for the values with the best validation accuracy, or continues the search.
+
+    Each trial trains a network, in `trials/NUMBER` of the workdir, and is stopped early where it is
+    below the median of the others at the same epoch. Its value is the validation accuracy of the
+    network that `train` would give: the last epoch's, or with early stopping the best one's. The
+    test split is never measured. A trial that diverges has the value 0.
+
+    Any number of processes may search together. One alone always tries the same values; several
+    try others, as they see each other's results sooner or later.
+
+    Args:
+        config: the recipe; its seed is also that of the search.
+        search_space: Optuna's distributions, by the names of the fields that they replace.
+        workdir: a directory for the results, made where there is none.
+        trials: how many trials the study shall have in the end, finished or pruned.
+        storage: the URL of a database; without one it is SQLite, sweep.db in the workdir. The study
+            there is called as the workdir. Trials that were killed are continued in their workdir.
+
+    Returns:
+        The finished trials, the best first, the pruned last.
+
+    Raises:
+        ValueError: the search space does not fit the config; or the workdir holds something else,
+            or a search with another config or search space; or the storage cannot be opened.
+        OSError: something cannot be written; what was finished stays.
+        Stopped: a signal came; the trial that it stopped is continued by the next call.
+
+    References:
+        Akiba et al. 2019, Optuna: A Next-generation Hyperparameter Optimization Framework.
+        Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization (the sampler, TPE).
+        Golovin et al. 2017, Google Vizier, 3.2.2 (stopping below the median).
+    """
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, got {trials}")
+    _check_search_space(config, search_space)
+    _check_workdir(Path(workdir), storage)
+    workdir = Path(workdir).absolute()
+    made_of = {
+        "config": dataclasses.asdict(config),
+        "search_space": {name: _as_json(space) for name, space in search_space.items()},
+    }
+    try:
+        with _open_study(workdir, storage, made_of) as study:
+            while True:
+                with contextlib.ExitStack() as claim:
+                    with _turn(workdir):
+                        trial = _next_trial(study, workdir, trials, config.seed, search_space)
+                        if trial is None:
+                            return _conclude(study, config, workdir, trials)
+                        claim.enter_context(_claim(workdir, trial.number))
+                    _run_trial(study, trial, replace_fields(config, trial.params), workdir)
+    except Stopped as stopped:
+        raise Stopped(
+            stopped.signum,
+            "; all trials are saved, the unfinished one too: run the same command again to go on",
+        ) from None
+
+
+def _check_workdir(workdir: Path, storage: str | None) -> None:
+    """Raises ValueError where the directory holds something else than a search in `storage`."""
+    if read_config(workdir):
+        raise ValueError(f"{workdir} holds a run of `train`: choose another --workdir")
+    if storage is not None and (workdir / DATABASE).exists():
+        raise ValueError(f"{workdir} holds a search in its own {DATABASE}: leave out --storage")
+    if storage is None and (workdir / "trials").exists() and not (workdir / DATABASE).exists():
+        raise ValueError(
+            f"{workdir} holds trials but no {DATABASE}: give the --storage that they are in, or "
+            "another --workdir"
+        )
+
+
+def _check_search_space(config: Config, search_space: SearchSpace) -> None:
+    """Raises ValueError where a combination of extreme values does not make a config."""
+    for name in search_space:
+        if name.startswith("data."):
+            raise ValueError(
+                f"the search space must not hold {name}: with other data the accuracies could not "
+                "be compared"
+            )
+    extremes = ({name: _extremes(space) for name, space in search_space.items()}).items()
+    combinations = itertools.product(*(values for _, values in extremes))
+    for values in itertools.islice(combinations, CHECKED):
+        tried = dict(zip(search_space, values, strict=True))
+        try:
+            create_model(num_classes=2, **vars(replace_fields(config, tried).model))
+        except ValueError as error:
+            raise ValueError(f"the search space does not fit the config: {error}") from error
+
+
+def _extremes(distribution: Any) -> tuple[Any, ...]:
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return (distribution.low, distribution.high)
+
+
+def _as_json(distribution: BaseDistribution) -> dict[str, Any]:
+    from optuna.distributions import distribution_to_json
+
+    return json.loads(distribution_to_json(distribution))
+
+
+@contextlib.contextmanager
+def _turn(workdir: Path) -> Iterator[None]:
+    """Waits until no other process is choosing a trial, and keeps the others waiting."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock_workdir(workdir))
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+        yield
+
+
+@contextlib.contextmanager
+def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> Iterator[Study]:
+    """Opens the study, and makes it where there is none; closes its connections at the end.
+
+    Raises:
+        ValueError: the storage cannot be opened, or has a study that is made of something else.
+        OSError: it fails later.
+    """
+    import optuna
+    import sqlalchemy
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = storage
+    if url is None:
+        url = str(sqlalchemy.URL.create("sqlite", database=str(workdir / DATABASE)))
+    errors = (SQLAlchemyError, StorageInternalError)
+    try:
+        with contextlib.ExitStack() as stack:
+            with _turn(workdir):
+                try:
+                    is_sqlite = sqlalchemy.make_url(url).get_backend_name() == "sqlite"
+                    options = {"connect_args": {"timeout": BUSY_SECONDS}} if is_sqlite else {}
+                    database = optuna.storages.RDBStorage(url, options)
+                except (*errors, ImportError, RuntimeError, LookupError, ValueError) as error:
+                    where = workdir / DATABASE if storage is None else "--storage"
+                    raise ValueError(f"{where} cannot be opened: {_reason(error)}") from error
+                stack.callback(database.engine.dispose)
+                stack.callback(database.remove_session)
+                study = optuna.create_study(
+                    storage=database,
+                    study_name="sweep" if storage is None else workdir.name,
+                    direction="maximize",
+                    # Needs no number of epochs, and spares what is better than half of the others.
+                    pruner=optuna.pruners.MedianPruner(),
+                    load_if_exists=True,
+                )
+                before = study.user_attrs.get("made_of")
+                if before is None:
+                    study.set_user_attr("made_of", made_of)
+            differences = config_differences(
+                *(
+                    made | {"config": completed(made["config"])}
+                    for made in (before or made_of, made_of)
+                )
+            )
+            if differences:
+                raise ValueError(
+                    f"{workdir} holds a search with another config or search space "
+                    f"({'; '.join(differences)}): choose another --workdir"
+                )
+            yield study
+    except errors as error:
+        raise OSError(
+            f"the study cannot be read or written: {_reason(error)}; what is finished stays, and "
+            "the same command goes on"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the database said, without the statement and the advice around it."""
+    error = error.__cause__ or error
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
+
+
+def _next_trial(
+    study: Study, workdir: Path, trials: int, seed: int, search_space: SearchSpace
+) -> Trial | None:
+    """Chooses a trial to run; None where those that are finished or under way are enough.
+
+    One that was interrupted comes before a new one. In a storage that other machines share, one
+    that has no directory here is theirs.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    is_local = (workdir / DATABASE).exists()
+    interrupted, under_way = [], 0
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        is_here = is_local or _directory(workdir, trial.number).exists()
+        if not is_here or _is_claimed(workdir, trial.number):
+            under_way += 1
+        elif trial.params.keys() == search_space.keys():
+            interrupted.append(trial)
+        else:  # killed while its values were drawn: nothing is lost, and it does not count
+            study.tell(trial.number, state=TrialState.FAIL)
+    if len(_finished(study)) + under_way >= trials:
+        return None
+    if interrupted:
+        return optuna.Trial(study, interrupted[0]._trial_id)
+    number = len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=_sampler_seed(seed, number))
+    return study.ask(dict(search_space))
+
+
+def _sampler_seed(seed: int, number: int) -> int:
+    """A seed for each trial: a search that is continued goes on, and does not repeat itself."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _directory(workdir: Path, number: int) -> Path:
+    return workdir / "trials" / str(number)
+
+
+def _claim(workdir: Path, number: int) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes off a trial; BlockingIOError where one has it."""
+    return lock_workdir(_directory(workdir, number) / ".claim")
+
+
+def _is_claimed(workdir: Path, number: int) -> bool:
+    try:
+        with _claim(workdir, number):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> None:
+    """Trains a trial's network, from its last checkpoint on, and tells the study its value."""
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    directory = _directory(workdir, trial.number)
+    reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def report() -> list[Row]:
+        rows = read_history(directory)
+        for row in rows:
+            if row["epoch"] not in reported:
+                trial.report(row["val_accuracy"], row["epoch"])
+                reported.add(row["epoch"])
+        return rows
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Epoch):
+            if _is_last(report(), config):
+                raise _LastEpochError
+            if trial.should_prune():
+                raise TrialPruned
+
+    try:
+        if not _is_trained(directory, config):
+            with contextlib.suppress(_LastEpochError):
+                train(config, directory, listeners=[watch])
+        rows = report()
+        value = (best_row(rows) if config.watch.patience else rows[-1])["val_accuracy"]
+        study.tell(trial.number, value)
+        outcome = f"validation accuracy {value:.2%}"
+    except TrialPruned:
+        study.tell(trial.number, state=TrialState.PRUNED)
+        delete_checkpoints(directory / "checkpoints")
+        outcome = f"pruned after epoch {max(reported)} of {config.epochs}"
+    except ValueError:  # what fits no network: the next call shall draw other values
+        study.tell(trial.number, state=TrialState.FAIL)
+        raise
+    except FloatingPointError as error:
+        trial.set_user_attr("diverged", str(error))
+        study.tell(trial.number, 0.0)
+        outcome = str(error)
+    values = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
+    print(f"trial {trial.number}: {outcome}  ({values})")
+
+
+def _is_last(rows: Sequence[Row], config: Config) -> bool:
+    return rows[-1]["epoch"] == config.epochs or stops_early(rows, config.watch.patience)
+
+
+def _is_trained(directory: Path, config: Config) -> bool:
+    """Tells whether the last epoch is done, and saved: a kill may come between the two."""
+    if not (directory / "metrics.jsonl").exists():
+        return False
+    rows = read_history(directory)
+    return (
+        bool(rows)
+        and _is_last(rows, config)
+        and (directory / "checkpoints" / str(rows[-1]["step"])).is_dir()
+    )
+
+
+def _finished(study: Study) -> list[FrozenTrial]:
+    """The trials that count, the best first, the pruned last."""
+    from optuna.trial import TrialState
+
+    found = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return sorted(
+        found,
+        key=lambda trial: (trial.state == TrialState.PRUNED, -(trial.value or 0.0), trial.number),
+    )
+
+
+def _conclude(study: Study, config: Config, workdir: Path, trials: int) -> list[FrozenTrial]:
+    """Prints the best trials; writes the config of the first, and Optuna's figures."""
+    finished = _finished(study)
+    if len(finished) < trials:
+        missing = trials - len(finished)
+        print(f"{missing} of {trials} trials are still under way in other processes")
+    else:
+        print(f"the search in {workdir} is complete: {len(finished)} trials")
+    if not finished:
+        return []
+    print(format_trials(finished[:LISTED]))
+    best = finished[0]
+    if best.value:
+        write_json(workdir / "best.json", dataclasses.asdict(replace_fields(config, best.params)))
+        print(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
+    draw_figures(study, workdir / "plots")
+    return finished

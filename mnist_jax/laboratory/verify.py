@@ -1,0 +1,59 @@
+"""Runs a finished training again, to see whether the bits agree."""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_jax.config import config_differences
+from mnist_jax.processes.signals import Stopped
+from mnist_jax.train import train
+from mnist_jax.workdir.history import Row, read_history, without_times
+from mnist_jax.workdir.origin import UNTOLD, environment
+from mnist_jax.workdir.run import read_result, trained_config
+
+
+def verify(workdir: str | Path) -> list[str]:
+    """Repeats a finished run from its config.json in a temporary directory and compares the two.
+
+    Warns where versions, devices or cores are others than then.
+
+    Args:
+        workdir: a directory that `train` has written; it is only read.
+
+    Returns:
+        A line for each value of result.json, and of each row of metrics.jsonl, that differs; times
+        and the environment do not count. No line: the bits agree.
+
+    Raises:
+        FileNotFoundError: there is no finished run.
+        ValueError: it cannot be read, or trained again.
+    """
+    workdir = Path(workdir)
+    config = trained_config(workdir)
+    result = read_result(workdir)
+    if result is None:
+        raise FileNotFoundError(f"the run in {workdir} is not finished; `train` continues it")
+    now = environment()
+    then = UNTOLD | {name: result[name] for name in now if name in result}
+    if then != now:
+        warnings.warn(
+            f"the run in {workdir} was made in another environment "
+            f"({'; '.join(config_differences(then, now))}): its bits may differ",
+            stacklevel=2,
+        )
+    before = _bits(result, read_history(workdir), now)
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            run = train(config, directory, listeners=())
+        except Stopped as stopped:
+            raise Stopped(stopped.signum) from None  # there is nothing to go on with
+    return config_differences(before, _bits(run.result, run.history, now))
+
+
+def _bits(
+    result: dict[str, Any], history: Sequence[Row], environment: dict[str, Any]
+) -> dict[str, Any]:
+    values = {name: result[name] for name in without_times(result) if name not in environment}
+    return values | {f"epoch {row['epoch']}": without_times(row) for row in history}

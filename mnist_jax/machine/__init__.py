@@ -1,0 +1,1 @@
+"""What this computer has, and what is installed."""

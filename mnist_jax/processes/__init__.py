@@ -1,0 +1,1 @@
+"""Several processes as one training, and the signals that stop it."""

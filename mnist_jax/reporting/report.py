@@ -1,0 +1,65 @@
+"""A page about a trained network, or a comparison of several: one file, without a network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnist_jax.machine.extras import require
+from mnist_jax.reporting.comparison import comparison_values
+from mnist_jax.reporting.measured import read_run, verdict
+from mnist_jax.reporting.page import render
+from mnist_jax.reporting.single import single_values
+from mnist_jax.workdir.history import atomic_file
+
+
+class Report(NamedTuple):
+    """A page that was written.
+
+    Attributes:
+        path: the file.
+        verdict: a line a network: its accuracy with the interval.
+        networks: of each what the line says and more, as `json` can hold it, see
+            `measured.figures`.
+    """
+
+    path: Path
+    verdict: str
+    networks: list[dict[str, Any]]
+
+
+def report(workdirs: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Report:
+    """Writes a page about a trained network, or about several beside each other.
+
+    It shows the test images; of a run that is not finished, the validation images, so that the
+    test split stays unseen until the end. The same runs give the same bytes.
+
+    Args:
+        workdirs: a directory that `train` has written, or several.
+        output: an .html file (default: report.html in the workdir; of several, comparison.html).
+
+    Raises:
+        FileNotFoundError: there is no trained network, or no directory for the output.
+        ValueError: a run cannot be read, its data are others now, or a package is missing.
+        OSError: the page cannot be written.
+    """
+    require("a report", "jinja2", "matplotlib", "sklearn", extra="report")
+    paths = [workdirs] if isinstance(workdirs, str | Path) else [*workdirs]
+    if not paths:
+        raise ValueError("workdir must be a directory, or several, got none")
+    if output is None:
+        target = Path(paths[0], "report.html") if len(paths) == 1 else Path("comparison.html")
+    else:
+        target = Path(output)
+    if target.suffix != ".html":
+        raise ValueError(f"--output must end in .html, got {str(output)!r}")
+    runs = [read_run(path) for path in paths]
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"--output: there is no directory {target.parent}")
+    if len(runs) == 1:
+        template, (networks, values) = "report.html", single_values(runs[0])
+    else:
+        template, (networks, values) = "comparison.html", comparison_values(runs)
+    page = render(template, **values)
+    with atomic_file(target) as file:
+        file.write(page)
+    return Report(target, "\n".join(map(verdict, networks)), networks)

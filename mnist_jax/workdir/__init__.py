@@ -1,0 +1,1 @@
+"""A run on disk: its config, checkpoints, history and result."""

@@ -1,0 +1,326 @@
+"""Checkpoints on disk: the only file that knows Orbax.
+
+A checkpoint is a directory named by its step. It appears by one rename, when all its files are
+written and their sums beside them, and it goes by one rename: what is listed is complete, whenever
+the process was killed.
+"""
+
+import contextlib
+import copy
+import errno
+import functools
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath  # Orbax's handlers take no other paths
+from jax.sharding import Sharding
+
+from mnist_jax.processes.distributed import by_first_process
+from mnist_jax.state import TrainState, Variables
+from mnist_jax.workdir.hashing import find_damage, sync, write_sums
+from mnist_jax.workdir.history import Progress
+
+SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes
+STEP = re.compile("0|[1-9][0-9]{0,9}")  # an int32
+ASIDE, DELETED = ".aside", ".deleted"
+
+
+def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
+    """Compares the files of every checkpoint with their recorded sums.
+
+    Returns:
+        The steps of those that are as they were saved, in order; and of the others, by step, a line
+        that names the checkpoint and the file that is missing or has another SHA-256.
+
+    Raises:
+        NotADirectoryError: `directory` is something else than a directory.
+        PermissionError: a checkpoint may not be read.
+    """
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} must be a directory, for checkpoints")
+    sound, damaged = [], {}
+    for checkpoint in _listed(directory):
+        damage = find_damage(checkpoint)
+        if not damage:
+            sound.append(int(checkpoint.name))
+        elif checkpoint.exists():  # a run that is under way may have pruned it just now
+            line = f"the checkpoint {checkpoint} is damaged and left out: {damage}"
+            damaged[int(checkpoint.name)] = line
+    return sound, damaged
+
+
+class Saver:
+    """Saves training states in the background, one at a time. See `open_saver`.
+
+    All processes make the same calls: Orbax lets each write what it alone has, and waits for all.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory.absolute()  # Orbax takes no other
+        self._checkpointer = ocp.AsyncCheckpointer(
+            _handlers(),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=functools.partial(_finalize, self._directory),
+                # A directory that cannot be made in the background leaves Orbax's threads waiting.
+                create_directories_asynchronously=False,
+            ),
+        )
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Starts saving a state under its step, once the save before it is done.
+
+        All values are copied before this returns: at once, the state may be donated, and lists of
+        the progress may grow.
+
+        Args:
+            state: every value of a network that has not diverged must be finite.
+            progress: what goes with it.
+
+        Raises:
+            OSError: this one, or the one before, could not be written. What was saved stays.
+        """
+        items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
+        # Orbax copies arrays, but reads the rest in the background, later.
+        values = copy.deepcopy(progress.to_json())
+        args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(values))
+        with _one_os_error(self._directory):
+            self._checkpointer.save(self._directory / str(int(state.step)), args=args)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint is complete; OSError if it could not be written."""
+        with _one_os_error(self._directory):
+            self._checkpointer.wait_until_finished()
+            sync(self._directory)
+
+    def close(self) -> None:
+        """Waits, ends the threads, and removes what was pruned."""
+        with _one_os_error(self._directory):
+            self._checkpointer.close()
+        _remove(self._directory, DELETED)
+
+
+@contextlib.contextmanager
+def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
+    """Opens a directory of checkpoints for writing; leaving the `with` block waits for the saves.
+
+    What a save or a pruning that was killed has left there is removed. Checkpoints of other steps
+    than the sound ones are set aside under another name, until `remove_set_aside`.
+    """
+    _ignore_late_errors()
+    _tidy(directory, sound)
+    with _quiet():
+        saver = Saver(directory)
+        try:
+            yield saver
+            saver.close()
+        except BaseException:
+            for tidy in (saver.close, functools.partial(_remove, directory, SAVING)):
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    tidy()
+            raise
+
+
+@by_first_process
+def _tidy(directory: Path, sound: Iterable[int]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove(directory, SAVING, DELETED)
+    for checkpoint in _listed(directory):
+        if int(checkpoint.name) not in sound:
+            aside = checkpoint.with_name(checkpoint.name + ASIDE)
+            if aside.exists():
+                _remove(directory, aside.name)
+            checkpoint.rename(aside)
+
+
+@by_first_process
+def prune(directory: Path, keep: Iterable[int]) -> None:
+    """Takes the checkpoints of all other steps off the list. No save may be under way.
+
+    Each goes by a rename, so a kill leaves nothing that is listed; the next save, or the end,
+    deletes the files.
+    """
+    for checkpoint in _listed(directory):
+        if int(checkpoint.name) not in keep:
+            checkpoint.rename(checkpoint.with_name(checkpoint.name + DELETED))
+
+
+def remove_set_aside(directory: Path) -> None:
+    """Deletes what `open_saver` has set aside: for a run that has been completed without it."""
+    _remove(directory, ASIDE)
+
+
+def delete_checkpoints(directory: Path) -> None:
+    """Deletes all checkpoints, and what was left of others."""
+    prune(directory, ())
+    _remove(directory, DELETED, SAVING, ASIDE)
+
+
+def read_progress(directory: Path, step: int) -> Progress:
+    """Returns what was saved with a state; any process alone may ask."""
+    path = _path(directory, step) / "progress"
+    values = ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
+    return Progress.from_json({**values})
+
+
+def restore_state(directory: Path, step: int, state: TrainState, sharding: Sharding) -> TrainState:
+    """Returns a saved state.
+
+    Args:
+        directory: that holds checkpoints.
+        step: one of its sound steps.
+        state: gives structure, shapes and dtypes.
+        sharding: where the arrays go; they may have been saved from other devices.
+
+    Raises:
+        ValueError: it is the state of another model; the message names the arrays that differ.
+    """
+    expected = _arrays(state)
+    saved = {name: _saved_arrays(directory, step, name) for name in expected}
+    # Orbax casts a leaf of another dtype without a word.
+    if _spelled(saved) != _spelled(expected):
+        raise ValueError(
+            f"the checkpoint {directory / str(step)} is of another model: "
+            f"{', '.join(sorted(_spelled(saved) ^ _spelled(expected)))}"
+        )
+    restored = _restore(directory, step, **_restore_args(expected, sharding))
+    variables = restored["optimizer"].pop("variables", restored["variables"])
+    return state.replace(
+        **{"batch_stats": {}, **variables},
+        average=restored["variables"] if state.average else {},
+        **restored["optimizer"],
+    )
+
+
+def restore_variables(directory: Path, step: int, sharding: Sharding) -> Variables:
+    """Returns what a saved step computes with, in the structure that it had."""
+    target = {"variables": _saved_arrays(directory, step, "variables")}
+    return _restore(directory, step, **_restore_args(target, sharding))["variables"]
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    """A state as it is saved: an evaluation reads only the first item."""
+    optimizer = {"step": state.step, "opt_state": state.opt_state}
+    if state.average:
+        optimizer["variables"] = state.variables
+    return {"variables": state.eval_variables, "optimizer": optimizer}
+
+
+def _handlers() -> ocp.CompositeCheckpointHandler:
+    return ocp.CompositeCheckpointHandler(
+        variables=ocp.StandardCheckpointHandler(),
+        optimizer=ocp.StandardCheckpointHandler(),
+        progress=ocp.JsonCheckpointHandler(),
+    )
+
+
+def _saved_arrays(directory: Path, step: int, item: str) -> Any:
+    """The shapes and dtypes of an item, in the structure that it had."""
+    return ocp.StandardCheckpointHandler().metadata(_path(directory, step) / item).tree
+
+
+def _restore_args(items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), items
+    )
+    return {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
+
+
+def _restore(directory: Path, step: int, **items: Any) -> Any:
+    path = _path(directory, step)
+    try:
+        with _quiet():
+            return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**items))
+    except KeyError as error:
+        raise ValueError(
+            f"the checkpoint {path} was written by another version of this program: train anew, "
+            "with --overwrite or in another --workdir"
+        ) from error
+
+
+def _path(directory: Path, step: int) -> epath.Path:
+    return epath.Path(directory.absolute() / str(step))
+
+
+def _spelled(arrays: dict[str, Any]) -> set[str]:
+    """The leaves as text: what is read back has other containers, with the same names."""
+    return {
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
+    }
+
+
+def _listed(directory: Path) -> list[Path]:
+    found = [path for path in directory.glob("*") if STEP.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+@by_first_process
+def _remove(directory: Path, *names: str) -> None:
+    """Deletes what has one of the names in its own."""
+    for path in directory.glob("*"):
+        if any(name in path.name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _finalize(directory: Path) -> None:
+    """Records the sums of the checkpoint that is being saved, and deletes what was pruned.
+
+    Orbax calls this in the background when all items of the checkpoint are written, just before it
+    renames their directory: a checkpoint that is visible has its sums. What Orbax writes beside the
+    items, with the time of the rename, is not needed to read them.
+    """
+    (saving,) = directory.glob(f"*{SAVING}*")
+    write_sums(saving)
+    _remove(directory, DELETED)
+
+
+@contextlib.contextmanager
+def _one_os_error(directory: Path) -> Iterator[None]:
+    """Raises OSError, with the number of the system's, for errors of many kinds from Orbax."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # such as ValueError, with pages of text
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(found[1]) if found else errno.EIO
+        reason = os.strerror(number) if found else str(error).partition("\n")[0]
+        raise OSError(number, reason, str(directory)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging what it also raises."""
+    absl, level = logging.getLogger("absl"), logging.getLogger("absl").level
+    absl.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
+
+
+@functools.cache
+def _ignore_late_errors() -> None:
+    """Silences the writes that fail after the first one has; once a process.
+
+    Orbax raises the first error, and nobody waits for the others: they would be told as tracebacks
+    of a closed event loop and of tasks whose exception was never retrieved.
+    """
+    hook = sys.unraisablehook
+
+    def tell_unraisable(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = tell_unraisable
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
+    )

@@ -1,0 +1,160 @@
+"""The history of a training, and the readable files of a work directory, each replaced whole."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypedDict
+
+import numpy as np
+
+from mnist_jax.processes.distributed import by_first_process
+from mnist_jax.workdir.hashing import sync
+from mnist_jax.workdir.origin import Origin
+
+TIMES = ("seconds", "input_seconds", "examples_per_second")
+
+
+class Row(TypedDict):
+    """An epoch, as a line of metrics.jsonl; of a population a metric is a list over the members.
+
+    Losses are in nats an example, accuracies in [0, 1]; `generalization_gap` is the training
+    accuracy less the validation accuracy, `input_seconds` what training waited for its images.
+    """
+
+    epoch: int
+    step: int
+    train_loss: Any
+    train_accuracy: Any
+    val_loss: Any
+    val_accuracy: Any
+    generalization_gap: Any
+    seconds: float
+    input_seconds: float
+    examples_per_second: float
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds beside the state, and a resumed run begins with.
+
+    Attributes:
+        origin: what the run is made of.
+        history: a row for each epoch so far.
+        sums: of an unfinished epoch, the metric sums of its steps so far, as one entry.
+        seconds: of an unfinished epoch, those before the checkpoint.
+        input_seconds: of these, those that training waited for images.
+        diverged: of a population, for each member where it diverged, or None.
+    """
+
+    origin: Origin
+    history: Sequence[Row] = ()
+    sums: Sequence[dict[str, Any]] = ()
+    seconds: float = 0.0
+    input_seconds: float = 0.0
+    diverged: list[dict[str, int] | None] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the values as JSON can hold them: None for a loss that is not finite."""
+        values = self._asdict() | {"origin": self.origin.to_json()}
+        values["sums"] = [
+            {name: _without_nan(np.asarray(value).tolist()) for name, value in totals.items()}
+            for totals in self.sums
+        ]
+        if self.diverged is None:
+            del values["diverged"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        """Rebuilds what `to_json` gave, also in a version that had fewer fields."""
+        sums = [
+            {
+                name: np.asarray(value, float if name == "loss_sum" else int)
+                for name, value in totals.items()
+            }
+            for totals in values["sums"]
+        ]
+        return cls(**values | {"origin": Origin.from_json(values["origin"]), "sums": sums})
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return json_number(value)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing so that a reader, or a crash, sees the old one or the whole new one.
+
+    The new file takes the place of the old one when the `with` block ends without an error.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:  # of a write it has no file name
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@by_first_process
+def write_json(path: Path, values: Any) -> None:
+    """Writes a JSON file, at once or not at all; ValueError for a number that is not finite."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+@by_first_process
+def write_history(workdir: Path, history: Sequence[Row]) -> None:
+    """Writes metrics.jsonl, a line an epoch, at once or not at all."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
+    with atomic_file(workdir / "metrics.jsonl") as file:
+        file.write(text.encode())
+
+
+def read_history(workdir: Path) -> list[Row]:
+    """Reads metrics.jsonl; ValueError where it is not what `write_history` writes."""
+    path = workdir / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read: line {number} is not JSON") from error
+    return rows
+
+
+def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a row, or of a result, is the same in every run of a config."""
+    return {name: value for name, value in values.items() if name not in TIMES}
+
+
+def best_row(history: Sequence[Row]) -> Row:
+    """Returns the row with the highest validation accuracy; of equal ones the newest."""
+    return max(history, key=lambda row: (row["val_accuracy"], row["step"]))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; ValueError where it cannot be read, or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def json_number(value: float) -> float | None:
+    """The value as JSON can hold it: None for what is not finite."""
+    return value if math.isfinite(value) else None

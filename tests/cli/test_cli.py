@@ -1,0 +1,128 @@
+"""The command as a user types it."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from sklearn.metrics import accuracy_score
+
+from mnist_jax import Config
+from mnist_jax.cli.commands import COMMANDS
+from mnist_jax.cli.main import main
+
+SMALL_MODEL = ["--model.features", "4", "--model.hidden-size", "16"]
+RECIPES = Path(__file__).parents[2] / "configs"
+
+
+def test_the_smoke_recipe_from_start_to_scikit_learn(tmp_path, command, capsys):
+    workdir, output = tmp_path / "smoke", tmp_path / "predictions.npz"
+    trained = command("train", "--config", RECIPES / "smoke.py", "--workdir", workdir)
+    assert (trained.returncode, trained.stderr) == (0, "")
+    lines = trained.stdout.splitlines()
+    assert [line[:5] for line in lines[:5]] == ["epoch"] * 4 + ["test "]
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    assert result["test_accuracy"] > 0.8
+
+    def run(*args: object) -> str:
+        assert main([*map(str, args), "--workdir", str(workdir)]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    expected = f"accuracy {result['test_accuracy']:.2%} of 512 images  (step 64)"
+    assert expected in run("evaluate")
+    run("predict", "--output", output)
+    with np.load(output) as saved:
+        assert saved["probabilities"].shape == (512, 10)
+        assert accuracy_score(saved["labels"], saved["classes"]) == result["test_accuracy"]
+    assert "is complete" in run("train", "--config", RECIPES / "smoke.py")
+
+
+def test_the_workdir_is_named_after_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"--config={RECIPES / 'smoke.py'}", "--epochs=1", *SMALL_MODEL]) == 0
+    assert (
+        json.loads((tmp_path / "runs/smoke/config.json").read_text(encoding="utf-8"))["epochs"] == 1
+    )
+
+
+def test_summary_prints_the_table(capsys):
+    assert main(["summary"]) == 0
+    assert "347,146" in capsys.readouterr().out
+    assert main(["summary", "--model.features", "8", "--image-shape", "12", "12", "3"]) == 0
+    assert "10x10x8" in capsys.readouterr().out
+
+
+def test_help_lists_every_command_and_every_option_of_a_recipe(capsys, subtests):
+    assert main(["--help"]) == 0
+    commands = capsys.readouterr().out
+    for name in COMMANDS:
+        with subtests.test(name):
+            assert name in commands
+            assert main([name, "--help"]) == 0
+            assert "--debug" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    options = {*re.findall(r"--[\w.-]+", capsys.readouterr().out)}
+    fields = flatten_dict(dataclasses.asdict(Config()), sep=".")
+    assert {f"--{field.replace('_', '-')}" for field in fields} <= options
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_a_warning_of_one_line_for_every_command(
+    tmp_path, capfd, small_run
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(small_run[0], workdir)
+    (workdir / "checkpoints" / "16" / "variables" / "manifest.ocdbt").write_bytes(b"")
+    small = ["--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"]
+    options = {
+        "evaluate": [],
+        "predict": ["--output", str(tmp_path / "p.npz")],
+        "train": ["--epochs", "2", "--chunk-steps", "4", *small],
+    }
+    for name, extra in options.items():
+        assert main([name, "--workdir", str(workdir), *extra]) == 0
+        error = capfd.readouterr().err
+        assert error.startswith(f"warning: the checkpoint {workdir / 'checkpoints' / '16'} is dam")
+        assert "variables/manifest.ocdbt is not as SHA256SUMS says" in error
+        assert error.count("\n") == 1
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    assert result["params_sha256"] == small_run[1].result["params_sha256"]
+
+
+def test_the_last_config_counts_like_every_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, features in {"a.py": 3, "b.py": 5}.items():
+        model = f"ModelConfig(features={features})"
+        code = "from mnist_jax.config import *\ndef get_config(): return Config(model=%s)"
+        (tmp_path / name).write_text(code % model, encoding="utf-8")
+    assert main(["summary", "--config", "a.py", "--config=b.py"]) == 0
+    assert "26x26x5" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_a_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    summary = [sys.executable, "-m", "mnist_jax", "summary"]
+    done = subprocess.run(summary, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_debug_shows_where_an_error_is_raised(tmp_path, capsys):
+    assert main(["evaluate", "--workdir", str(tmp_path / "nowhere"), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mnist-jax 0.")

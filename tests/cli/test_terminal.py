@@ -1,0 +1,236 @@
+"""What people see: a bar and a panel on a terminal, plain lines elsewhere, nothing, or JSON."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from mnist_jax.cli.commands import COMMANDS
+from mnist_jax.cli.main import main
+from mnist_jax.console import NEXT, show_result
+
+RECIPES = Path(__file__).parents[2] / "configs"
+SMALL_MODEL = ["--model.features", "4", "--model.hidden-size", "16"]
+SMOKE = ["train", "--config", str(RECIPES / "smoke.py"), "--epochs=2", "--chunk-steps=4"]
+SMOKE += SMALL_MODEL
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+# What would change the output; each test has its own.
+UNSET = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PYTHONIOENCODING")
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: the same command again shows its result, without training."""
+    workdir = tmp_path_factory.mktemp("terminal") / "run"
+    assert main([*SMOKE, "--workdir", str(workdir), "--quiet"]) == 0
+    return workdir
+
+
+def on_a_terminal(columns: int, cwd: Path, *args: str) -> tuple[int, str]:
+    """The exit code of Python in a directory, and what a terminal of so many columns gets of it."""
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in UNSET}
+    process = subprocess.Popen(
+        [sys.executable, *args],
+        cwd=cwd,
+        env=env | {"TERM": "xterm-256color", "PYTHONUTF8": "1"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+    )
+    os.close(inside)
+    found = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while data := os.read(terminal, 1 << 16):
+            found += data
+    os.close(terminal)
+    return process.wait(), found.decode()
+
+
+def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
+    code, text = on_a_terminal(200, tmp_path, "-m", "mnist_jax", *SMOKE, "--workdir", "run")
+    assert code == 0, text
+    bars = [line for line in re.split(r"[\r\n]+", text) if " left" in line]
+    # Steps of all, rate, time left, both accuracies.
+    assert any(
+        re.search(r"\d+% .+ \d+/32, +[\d.]+ steps/s, \d+:\d+ left, train .*%, validation .*%", line)
+        for line in bars
+    )
+    assert not any(COLOUR.search(line) for line in bars)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    panel = plain[plain.index("╭") : plain.index("╯")]
+    accuracy = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))[
+        "test_accuracy"
+    ]
+    assert f"test accuracy {accuracy:.2%}" in panel
+    assert " report --workdir " in panel
+    assert {*NEXT} <= {*COMMANDS}
+    assert "metrics.jsonl" in panel
+    assert "\x1b[1m" in text
+    assert "\x1b[?25l" not in text  # a cursor that is hidden stays so when the process is killed
+
+
+# Several commands in one process, each with its own width of the terminal.
+SESSION = """
+import fcntl, json, os, struct, sys, termios
+from mnist_jax.cli.main import main
+
+for columns, environ, args in json.loads(sys.argv[1]):
+    os.environ.update(environ)
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    print(f"{main(args)}\\0", end="", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_may_be_narrow_or_without_colours_and_errors_are_one_line(smoke_run):
+    again = [*SMOKE, "--workdir", smoke_run.name]
+    wrong = ["train", "--epochs", "many"]
+    steps = [
+        (60, {}, again),
+        (200, {}, [*again, "--quiet"]),
+        (20, {}, wrong),
+        (80, {}, wrong),
+        (200, {"NO_COLOR": "1"}, again),
+    ]
+    code, text = on_a_terminal(80, smoke_run.parent, "-c", SESSION, json.dumps(steps))
+    assert code == 0, text
+    narrow, quiet, *errors, plain, end = text.split("\0")
+    assert end == ""
+    assert narrow.endswith("0")
+    assert "╭" not in narrow  # a frame would break the lines that are to be copied
+    assert f" verify --workdir {smoke_run.name}  # " in narrow
+    assert quiet == "0"
+    for error in errors:
+        assert error.endswith("\n2")
+        assert error.startswith("error: ")
+        assert "--epochs" in error
+        assert "\x1b" not in error
+        assert error.count("\n") == 1
+    assert plain.endswith("0")
+    assert "╭" in plain
+    assert not COLOUR.search(plain)
+
+
+@pytest.mark.slow
+def test_output_to_a_pipe_is_plain_lines(tmp_path, command):
+    workdir = tmp_path / "a run"
+    done = command(*SMOKE, "--workdir", workdir)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.replace("\n", "").isprintable()
+    assert "│" not in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if " report " in line]
+    assert line.startswith("next  ")
+    proposed = shlex.split(line.removeprefix("next  "), comments=True)
+    assert proposed[-3:] == ["report", "--workdir", str(workdir)]
+
+
+def test_the_proposed_commands_can_be_called(tmp_path, monkeypatch, capsys):
+    """With the environment active, by its path, or as a module."""
+    result = {"seconds": {"total": 1.0}, "params_sha256": "0" * 64, "test_accuracy": 0.5}
+    for path, called, expected in (
+        (Path(sys.executable).parent, "mnist-jax", "mnist-jax"),
+        ("/nowhere", ".venv/bin/mnist-jax", ".venv/bin/mnist-jax"),
+        ("/nowhere", "/x/mnist_jax/__main__.py", "python -m mnist_jax"),
+    ):
+        monkeypatch.setenv("PATH", str(path))
+        monkeypatch.setattr(sys, "argv", [called])
+        show_result(tmp_path, result)
+        command = f"{expected} report --workdir {shlex.quote(str(tmp_path))} "
+        assert f"next  {command}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_name_that_standard_output_has_no_letters_for_is_spelled_out(
+    tmp_path, command, smoke_run
+):
+    workdir = shutil.copytree(smoke_run, tmp_path / "é")
+    done = command(*SMOKE, "--workdir", workdir, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\xe9: checkpoints, config.json" in done.stdout
+
+
+@pytest.mark.slow
+def test_standard_error_may_be_closed():
+    line = f"{sys.executable} -m mnist_jax evaluate --workdir nowhere 2>&-; echo $?"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
+
+
+@pytest.mark.slow
+def test_quiet_is_silent_but_for_warnings_and_errors(tmp_path, capfd):
+    workdir = str(tmp_path / "run")
+    assert main([*SMOKE, "--workdir", workdir, "--quiet"]) == 0
+    assert main(["evaluate", "--workdir", workdir, "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert main(["evaluate", "--workdir", str(tmp_path / "nowhere"), "--quiet"]) == 2
+    assert capfd.readouterr().err.startswith("error: there is no trained network")
+    newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    next((newest / "variables").glob("*.ocdbt")).write_bytes(b"")
+    assert main(["evaluate", "--workdir", workdir, "--quiet"]) == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("warning: the checkpoint")
+
+
+@pytest.fixture
+def answer(smoke_run, tmp_path, monkeypatch, capfd):
+    """Runs a command with --json beside a finished run in run/, and returns the answer."""
+    shutil.copytree(smoke_run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str, code: int = 0):
+        assert main([*args, "--json"]) == code
+        out, err = capfd.readouterr()
+        assert err == ""
+        return json.loads(out)
+
+    return run
+
+
+def test_commands_answer_in_json(answer):
+    trained = answer(*SMOKE, "--workdir", "new")
+    assert trained == {"workdir": "new"} | json.loads(
+        Path("new/result.json").read_text(encoding="utf-8")
+    )
+    assert answer(*SMOKE, "--workdir", "run")["params_sha256"] == trained["params_sha256"]
+    measured = answer("evaluate", "--workdir", "run")
+    assert measured["accuracy"] == trained["test_accuracy"]
+    layers = answer("summary")
+    assert sum(layer["params"] for layer in layers) == 347_146
+    written = answer("predict", "--workdir", "run", "--output", "p.npz")
+    assert written == {"output": "p.npz", "shape": [512, 10]}
+
+
+def test_a_population_answers_in_json(answer):
+    members = answer("population", *SMOKE[1:], "--epochs", "1", "--seeds", "2", "--workdir", "two")
+    assert members["seeds"] == [0, 1]
+
+
+@pytest.mark.slow
+def test_more_commands_answer_in_json(answer):
+    options = ("--format", "stablehlo", "--output", "net.stablehlo")
+    exported = answer("export", "--workdir", "run", *options)
+    assert exported["card"] == json.loads(Path("net.stablehlo.json").read_text(encoding="utf-8"))
+    assert answer("verify", "--workdir", "run") == {"same_bits": True, "differences": []}
+    rows = Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    row = json.loads(rows[0]) | {"val_loss": 0.0}
+    Path("run/metrics.jsonl").write_text(
+        "\n".join([json.dumps(row), *rows[1:], ""]), encoding="utf-8"
+    )
+    found = answer("verify", "--workdir", "run", code=4)
+    assert not found["same_bits"]
+    assert len(found["differences"]) == 1

@@ -1,0 +1,87 @@
+"""What tests of imported datasets share: a data directory, writers of sources, reading back."""
+
+import csv
+import gzip
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from mnist_jax.datasets import Split, load_dataset
+from mnist_jax.datasets.importing import Imported
+from mnist_jax.datasets.importing.sources.idx import TYPES
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data directory of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def small(mnist: dict[str, Split]) -> Arrays:
+    """The beginning of MNIST, under the names that .npz files have."""
+    return {
+        "x_train": mnist["train"].images[:120, ..., 0],
+        "y_train": mnist["train"].labels[:120],
+        "x_test": mnist["test"].images[:40, ..., 0],
+        "y_test": mnist["test"].labels[:40],
+    }
+
+
+def class_names(imported: Imported) -> list[str]:
+    """As tfds reads them."""
+    read: Any = tfds.builder_from_directory(imported.path)
+    return read.info.features["label"].names
+
+
+def assert_holds(imported: Imported, expected: Arrays) -> None:
+    """Fails unless the dataset, as the package reads it, has these images and classes, in order."""
+    name, names = imported.path.parent.name, np.array(class_names(imported))
+    for split in ("train", "test"):
+        images, labels = load_dataset(name, split, data_dir=imported.path.parent.parent)
+        wanted = expected[f"x_{split}"]
+        np.testing.assert_array_equal(images, wanted.reshape(*wanted.shape[:3], -1))
+        np.testing.assert_array_equal(names[labels], np.asarray(expected[f"y_{split}"]).astype(str))
+    np.testing.assert_array_equal(names, imported.names)
+
+
+def write_idx(path: Path, values: np.ndarray, kind: int = 8, packed: bool = False) -> Path:
+    content = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape)
+    content += values.astype(TYPES[kind]).tobytes()
+    path.write_bytes(gzip.compress(content) if packed else content)
+    return path
+
+
+def write_csv(
+    path: Path, images: np.ndarray, labels: Sequence[object], header: Sequence[str] = ()
+) -> Path:
+    """Writes rows; the label is in the column that the header calls "label", else the first."""
+    position = header.index("label") if header else 0
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerows([header] if header else [])
+    for image, label in zip(images.reshape(len(images), -1).tolist(), labels, strict=True):
+        rows.writerow([*image[:position], label, *image[position:]])
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def write_images(folder: Path, images: np.ndarray, labels: Sequence[object]) -> Path:
+    """Writes CLASS/NUMBER.png."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder

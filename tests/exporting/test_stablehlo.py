@@ -1,0 +1,99 @@
+"""StableHLO files: what JAX alone makes of them, and which files are refused."""
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from exports import export_network, exported, network, probabilities
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import export
+
+from mnist_jax.exporting.stablehlo import from_stablehlo
+
+DATA = b"the program and its parameters"
+
+
+def sealed(data: bytes, version: str = jax.__version__) -> bytes:
+    line = json.dumps({"jax": version, "sha256": hashlib.sha256(data).hexdigest()})
+    return data + b"\n" + line.encode()
+
+
+def test_jax_alone_reads_a_stablehlo_file_for_any_number_of_images():
+    images = network("cnn")[2]
+    program = export.deserialize(bytearray(exported("cnn", "stablehlo")))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    for count in (1, 3, 257):
+        found = program.call(images[:count])
+        np.testing.assert_allclose(found, probabilities("cnn")[:count], atol=1e-5)
+
+
+def test_the_device_decides_how_convolutions_are_computed():
+    program = export.deserialize(bytearray(exported("deep_cnn", "stablehlo")))
+    assert "stablehlo.convolution" in program.mlir_module()
+    images = jax.ShapeDtypeStruct((2, 21, 19, 1), np.uint8)
+    on_cpu = jax.jit(program.call).lower(images).compile()
+    assert " convolution(" not in str(on_cpu.as_text())
+
+
+def test_a_stablehlo_file_is_the_same_wherever_it_is_written(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert export_network("cnn", "stablehlo") == exported("cnn", "stablehlo")
+
+
+def test_the_setting_that_hides_paths_is_put_back():
+    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
+    export_network("mlp", "stablehlo")
+    assert before == jax.config.jax_traceback_in_locations_limit > 0  # type: ignore[attr-defined]
+
+
+@given(data=st.data())
+def test_a_damaged_stablehlo_file_is_refused_in_one_line(data):
+    """Never a crash: damaged in some places, a file makes the reader of JAX end the process."""
+    whole = exported("mlp", "stablehlo")
+    position = data.draw(st.integers(0, len(whole) - 1))
+    changed = bytearray(whole)
+    changed[position] ^= data.draw(st.integers(1, 255))
+    for damaged in (bytes(changed), whole[:position], whole[position + 1 :]):
+        with pytest.raises(ValueError, match=r"^the file [^\n]*$") as error:
+            from_stablehlo(damaged)
+        assert "damaged" in str(error.value) or "was written by jax" in str(error.value)
+
+
+def test_a_file_that_is_no_stablehlo_is_refused_in_one_line():
+    nested = b"x\n" + b"[" * 100_000
+    for data in (b"", b"\n", b"\nnull", b"\n[]", b"\n{}", nested, b"\n\xff", DATA):
+        with pytest.raises(ValueError, match=r"^the file is damaged, or is no StableHLO [^\n]*$"):
+            from_stablehlo(data)
+
+
+def test_a_file_of_a_newer_jax_names_both_versions():
+    """It is not tried: JAX would print what it finds wrong, and leave other things unnoticed."""
+    data = exported("mlp", "stablehlo").rpartition(b"\n")[0]
+    from_stablehlo(sealed(data))
+    message = rf"^the file was written by jax 99.1.0, and jax {jax.__version__} cannot [^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        from_stablehlo(sealed(data, "99.1.0"))
+
+
+def add(a, b):
+    return a + b
+
+
+def test_a_program_that_is_no_network_is_refused_in_one_line(subtests):
+    cases = [
+        (add, [((2, 2), np.uint8)] * 2, "no batch of images"),
+        (abs, [((128, 3, 3, 1), np.uint8)], "no batch of probabilities"),
+    ]
+    for function, arguments, message in cases:
+        with subtests.test(msg=message):
+            shapes = [jax.ShapeDtypeStruct(*argument) for argument in arguments]
+            data = bytes(export.export(jax.jit(function))(*shapes).serialize())
+            with pytest.raises(
+                ValueError, match=rf"^the file was written by jax [^\n]*{message}[^\n]*$"
+            ):
+                from_stablehlo(sealed(data))
+    with pytest.raises(ValueError, match=r"^the file was written by jax [^\n]*$"):
+        from_stablehlo(sealed(DATA))

@@ -1,0 +1,151 @@
+"""Photographs and drawings of digits, made into what a network is given."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from photographs import Scene, draw_scene, photograph
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from mnist_jax import load_dataset
+from mnist_jax.handwriting.drawing import (
+    drawing_box,
+    prepare_drawing,
+    prepare_picture,
+    side_by_side,
+)
+
+SHAPE, BOX = (28, 28, 1), 20
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    """Training images, uint8 [N, 28, 28]."""
+    return load_dataset("mnist", "train[:200]").images[..., 0]
+
+
+def taken(digit: np.ndarray, scene: Scene, seed: int = 0) -> Image.Image:
+    file = io.BytesIO(photograph(digit, scene, np.random.default_rng(seed)))
+    return Image.open(file).convert("L")
+
+
+def prepare(picture: Image.Image) -> np.ndarray:
+    drawing = prepare_drawing(picture, SHAPE, BOX)
+    assert (drawing.problem, drawing.blank) == ("", False)
+    return drawing.pixels
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """0 for the same drawing, 1 for two that have no ink in common."""
+    return abs(a.astype(float) - b).sum() / (a.astype(float) + b).sum()
+
+
+def test_the_box_of_training_images_is_found(mnist):
+    images = mnist["train"].images[:1000]
+    assert drawing_box(images) == 20
+    small = load_digits(return_X_y=True)[0].reshape(-1, 8, 8, 1) * 255 / 16
+    assert drawing_box(small.round().astype(np.uint8)) == 8
+    noise = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 1), np.uint8)
+    assert drawing_box(255 - images) == drawing_box(noise) == 0
+    assert drawing_box(np.repeat(images, 3, axis=-1)) == 0
+
+
+def test_images_of_the_dataset_stay_as_they_are(digits):
+    same = [np.array_equal(prepare(Image.fromarray(digit))[..., 0], digit) for digit in digits]
+    assert np.mean(same) > 0.95
+
+
+@pytest.mark.slow
+def test_a_drawing_is_framed_as_mnist_is(digits):
+    """The longer side fills the box, and the centre of mass is that of MNIST's images."""
+    rows, columns = np.indices((28, 28))
+    for number, digit in enumerate(digits[:20]):
+        pixels = prepare(taken(digit, Scene(), number))[..., 0]
+        assert abs(np.ptp(np.argwhere(pixels), axis=0).max() + 1 - BOX) <= 1
+        assert pixels.max() == 255
+        for place in (rows, columns):
+            assert abs((pixels * place).sum() / pixels.sum() - 14) <= 0.7
+
+
+@settings(max_examples=15)
+@given(
+    number=st.integers(0, 199),
+    right=st.floats(0.1, 0.9),
+    down=st.floats(0.1, 0.9),
+    size=st.floats(0.2, 0.6),
+    width=st.integers(250, 700),
+    light=st.booleans(),
+)
+@example(number=3, right=0.5, down=0.5, size=0.5, width=250, light=False)
+def test_place_size_and_polarity_do_not_change_a_digit(
+    digits, number, right, down, size, width, light
+):
+    plain = prepare(taken(digits[number], Scene()))
+    colours: Any = {"paper": (0.15,) * 3, "ink": (0.9,) * 3} if light else {}
+    scene = Scene(right=right, down=down, size=size, width=width, **colours)
+    # 0.02 for most; in a photograph 250 pixels wide, thin strokes are worn: 0.26 was seen.
+    assert difference(prepare(taken(digits[number], scene)), plain) < 0.3
+
+
+@pytest.mark.slow
+def test_shadows_and_ruled_lines_are_not_ink(digits):
+    for number, digit in enumerate(digits[:10]):
+        plain = prepare(taken(digit, Scene()))
+        for scene in (Scene(shadow=0.4, softness=0.1), Scene(ruled="lines", slope=2.0)):
+            assert difference(prepare(taken(digit, scene, number)), plain) < 0.45
+
+
+@pytest.mark.slow
+def test_a_blank_sheet_is_recognised():
+    blank, rng = np.zeros((28, 28), np.uint8), np.random.default_rng(0)
+    scenes = [draw_scene(rng)._replace(kind="jpeg", ruled="no") for _ in range(20)]
+    drawings = [prepare_drawing(taken(blank, scene), SHAPE, BOX) for scene in scenes]
+    assert sum(drawing.blank for drawing in drawings) >= 16
+    for drawing in drawings:
+        if drawing.blank:
+            assert drawing.problem.startswith("blank")
+            assert not drawing.pixels.any()
+    plain = prepare_drawing(Image.new("L", (300, 200), 230), SHAPE, BOX)
+    assert plain.blank
+
+
+def test_several_things_on_a_sheet_are_recognised(digits):
+    row = np.concatenate([np.asarray(taken(digit, Scene(size=0.5))) for digit in digits[:3]], 1)
+    assert "3 things" in prepare_drawing(Image.fromarray(row), SHAPE, BOX).problem
+
+
+def test_images_that_are_no_drawings_are_only_scaled():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    np.testing.assert_array_equal(prepare_picture(Image.fromarray(pixels), (8, 12, 3)), pixels)
+    grey = prepare_picture(Image.fromarray(pixels), (4, 6, 1))
+    assert (grey.shape, grey.dtype) == ((4, 6, 1), np.uint8)
+    with pytest.raises(ValueError, match="1 or 3 channels, the network is for 4"):
+        prepare_picture(Image.fromarray(pixels), (8, 12, 4))
+
+
+def test_side_by_side_shows_what_the_network_sees():
+    sheet = side_by_side(Image.new("L", (400, 200), 255), np.full((28, 28, 1), 77, np.uint8))
+    assert sheet.size == (560 + 10 + 280, 280)
+    assert sheet.getpixel((5, 5)) == (255, 255, 255)
+    assert sheet.getpixel((845, 5)) == (77, 77, 77)
+
+
+@pytest.mark.slow
+def test_photographs_are_read_nearly_as_well_as_their_digits(digits):
+    """By the nearest training image, which is quick and needs no training."""
+    images, labels = load_dataset("mnist", "train[:8000]")
+    known = images.reshape(len(images), -1).astype(np.float32)
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    known, names = known[200:], labels[200:]
+    rng, right, right_of_digits = np.random.default_rng(1), 0, 0
+    count = 100
+    for digit, label in zip(digits[:count], labels[:count], strict=True):
+        picture = taken(digit, draw_scene(rng)._replace(kind="jpeg", orientation=1))
+        pixels = prepare_drawing(picture, SHAPE, BOX).pixels
+        right += names[np.argmax(known @ pixels.ravel())] == label
+        right_of_digits += names[np.argmax(known @ digit.ravel())] == label
+    assert right >= right_of_digits - 0.07 * count

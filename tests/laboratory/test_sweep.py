@@ -1,0 +1,397 @@
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from mnist_jax import evaluate, program, train
+from mnist_jax.cli.main import main
+from mnist_jax.config import load_config, replace_fields
+from mnist_jax.events import Epoch
+from mnist_jax.laboratory.sweep import load_search_space, sweep
+from mnist_jax.workdir.history import read_history, write_history
+
+# Four steps an epoch; the processes read it from a file.
+RECIPE = """
+from mnist_jax import Config
+from mnist_jax.config import DataConfig, ModelConfig
+
+def get_config():
+    return Config(
+        epochs=6,
+        chunk_steps=4,
+        data=DataConfig(train_split="train[:640]", test_split="test[:100]"),
+        model=ModelConfig(features=2, hidden_size=16),
+    )
+
+def get_search_space():
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    return {
+        "optimizer.learning_rate": FloatDistribution(1e-3, 1e-2, log=True),
+        "model.hidden_size": CategoricalDistribution([8, 16]),
+    }
+"""
+_recipe: dict[str, Any] = {}
+exec(RECIPE, _recipe)
+TINY, SPACE = _recipe["get_config"](), _recipe["get_search_space"]()
+TWO_EPOCHS = dataclasses.replace(TINY, epochs=2)
+TRIALS = 3
+EPOCHS = list(range(1, TINY.epochs + 1))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished search on which measuring the test split would have failed."""
+    compile_program = program.compile_program
+
+    def compile_without_test(*args, **fields):
+        compiled = compile_program(*args, **fields)
+
+        def measure(state, split):
+            assert split != "test"
+            return compiled.measure(state, split)
+
+        return compiled._replace(measure=measure)
+
+    workdir = tmp_path_factory.mktemp("sweep") / "search"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "compile_program", compile_without_test)
+        return workdir, sweep(TINY, SPACE, workdir, trials=TRIALS)
+
+
+@pytest.fixture
+def imitated(monkeypatch):
+    """Replaces training by a formula, for what needs many trials."""
+
+    def imitated_train(config, workdir, *, listeners):
+        workdir.mkdir(parents=True, exist_ok=True)
+        accuracy = 1 / (1 + abs(config.optimizer.learning_rate - 3e-3) * 100)
+        rows = []
+        for epoch in range(1, config.epochs + 1):
+            rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy - 0.1 / epoch})
+            write_history(workdir, rows)
+            listeners[0](Epoch(rows[-1], None, rows))
+
+    monkeypatch.setattr("mnist_jax.laboratory.sweep.train", imitated_train)
+
+
+def load_study(workdir: Path) -> list[optuna.trial.FrozenTrial]:
+    """All trials in the database, as Optuna reads them."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{workdir}/sweep.db")
+    trials = optuna.load_study(study_name="sweep", storage=storage).trials
+    storage.remove_session()
+    storage.engine.dispose()
+    return trials
+
+
+def in_order(trials):
+    return [(t.number, t.state, t.params, t.value) for t in sorted(trials, key=lambda t: t.number)]
+
+
+@pytest.mark.usefixtures("imitated")
+def test_the_sweep_command_answers_in_json(tmp_path, capsys):
+    (tmp_path / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    options = ["--config", str(tmp_path / "recipe.py"), "--workdir", str(tmp_path / "run")]
+    assert main(["sweep", *options, "--trials", "2", "--json"]) == 0
+    trials = json.loads(capsys.readouterr().out)
+    assert sorted(trial["number"] for trial in trials) == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished):
+    workdir, trials = finished
+    assert [trial.number for trial in load_study(workdir)] == [0, 1, 2]
+    assert trials == sorted(trials, key=lambda trial: -trial.value)
+    for trial in trials:
+        directory = workdir / "trials" / str(trial.number)
+        rows = read_history(directory)
+        assert [row["epoch"] for row in rows] == EPOCHS
+        assert trial.value == rows[-1]["val_accuracy"] == trial.intermediate_values[6]
+        assert load_config(directory / "config.json") == replace_fields(TINY, trial.params)
+        assert evaluate(directory, "validation")["accuracy"] == trial.value
+        assert not {".lock", ".claim"} & {path.name for path in directory.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, tmp_path, capsys):
+    """Measuring it fails in the fixture."""
+    workdir, trials = finished
+    assert not list(workdir.rglob("result.json"))
+    best = shutil.copytree(workdir / "trials" / str(trials[0].number), tmp_path / "best")
+    result = train(load_config(workdir / "best.json"), best).result
+    assert result["val_accuracy"] == trials[0].value
+    assert "epoch" not in capsys.readouterr().out  # nothing is trained again
+
+
+@pytest.mark.slow
+def test_best_json_is_the_config_of_the_best_trial(finished):
+    workdir, trials = finished
+    best = load_config(workdir / "best.json")
+    assert best == load_config(workdir / "trials" / str(trials[0].number) / "config.json")
+    assert best.optimizer.learning_rate == trials[0].params["optimizer.learning_rate"]
+
+
+@pytest.mark.slow
+def test_a_complete_search_says_so_and_prints_the_best_first(finished, capsys):
+    workdir, trials = finished
+    before = load_study(workdir)
+    assert sweep(TINY, SPACE, workdir, trials=2) == trials
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"the search in {workdir} is complete: 3 trials"
+    assert lines[1].split() == ["trial", "accuracy", "epochs", *trials[0].params]
+    assert lines[2].split()[:3] == [str(trials[0].number), f"{trials[0].value:.2%}", "6"]
+    assert load_study(workdir) == before
+
+
+@pytest.mark.slow
+def test_a_search_of_an_older_version_is_resumed_with_the_defaults_of_new_fields(
+    finished, tmp_path
+):
+    workdir = shutil.copytree(finished[0], tmp_path / "search")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{workdir}/sweep.db")
+    study = optuna.load_study(study_name="sweep", storage=storage)
+    made_of = study.user_attrs["made_of"]
+    del made_of["config"]["precision"]
+    study.set_user_attr("made_of", made_of)
+    storage.remove_session()
+    storage.engine.dispose()
+    assert len(sweep(TINY, SPACE, workdir, trials=2)) == TRIALS
+
+
+@pytest.mark.slow
+def test_another_config_or_search_space_is_refused(finished):
+    workdir, _ = finished
+    with pytest.raises(ValueError, match=r"another config .* \(config.epochs is 6, not 5\): choos"):
+        sweep(dataclasses.replace(TINY, epochs=5), SPACE, workdir, trials=TRIALS)
+    wider = SPACE | {"optimizer.learning_rate": FloatDistribution(1e-3, 1e-1, log=True)}
+    with pytest.raises(ValueError, match=r"learning_rate.attributes.high is 0.01, not 0.1\)"):
+        sweep(TINY, wider, workdir, trials=TRIALS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("imitated")
+def test_suggestions_depend_on_the_seed_alone_and_go_on_after_a_pause(tmp_path):
+    """Ten are drawn at random, the rest by TPE."""
+    whole = sweep(TWO_EPOCHS, SPACE, tmp_path / "whole", trials=14)
+    for trials in (1, 2, 11, 14):
+        parts = sweep(TWO_EPOCHS, SPACE, tmp_path / "parts", trials=trials)
+    assert in_order(parts) == in_order(whole)
+    assert len({trial.params["optimizer.learning_rate"] for trial in whole}) == 14
+    other = sweep(dataclasses.replace(TWO_EPOCHS, seed=1), SPACE, tmp_path / "other", trials=2)
+    assert in_order(other) != in_order(whole)[:2]
+
+
+@pytest.mark.usefixtures("imitated")
+def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch):
+    accuracies = [0.5, 0.8, 0.7, 0.6]
+
+    def falling_train(_, workdir, *, listeners):
+        workdir.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"epoch": epoch, "step": epoch, "val_accuracy": accuracy}
+            for epoch, accuracy in enumerate(accuracies, 1)
+        ]
+        for number in range(len(rows)):
+            write_history(workdir, rows[: number + 1])
+            listeners[0](Epoch(rows[number], None, rows))
+
+    monkeypatch.setattr("mnist_jax.laboratory.sweep.train", falling_train)
+    config = dataclasses.replace(TINY, epochs=9, watch=dataclasses.replace(TINY.watch, patience=1))
+    (trial,) = sweep(config, SPACE, tmp_path, trials=1)
+    assert (trial.value, trial.last_step) == (0.8, 3)
+
+
+@pytest.fixture(scope="module")
+def rough(tmp_path_factory):
+    """A search among step sizes that learn, learn nothing, and diverge."""
+    workdir = tmp_path_factory.mktemp("rough") / "search"
+    config = dataclasses.replace(TWO_EPOCHS, seed=3)
+    space = {"optimizer.learning_rate": CategoricalDistribution([1e-2, 1e-7, 1e30])}
+    return workdir, sweep(config, space, workdir, trials=7)
+
+
+@pytest.mark.slow
+def test_a_bad_trial_is_stopped_early_and_leaves_no_checkpoints(rough):
+    workdir, trials = rough
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert trials[-len(pruned) :] == pruned
+    for trial in pruned:
+        assert trial.params == {"optimizer.learning_rate": 1e-7}
+        directory = workdir / "trials" / str(trial.number)
+        assert [row["epoch"] for row in read_history(directory)] == [1]
+        assert not list((directory / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_diverged_trial_counts_as_a_bad_one_and_the_search_goes_on(rough):
+    _, trials = rough
+    diverged = [trial for trial in trials if trial.params["optimizer.learning_rate"] == 1e30]
+    assert diverged
+    assert len(trials) == 7
+    for trial in diverged:
+        assert (trial.state, trial.value) == (TrialState.COMPLETE, 0)
+        assert "the loss is" in trial.user_attrs["diverged"]
+    assert trials[0].params["optimizer.learning_rate"] == 1e-2
+
+
+# `SIGNAL TRIAL ROOT ARGS...`: the command ARGS, which gets a signal when a trial has three rows,
+# and so a checkpoint of its first epoch; without a signal, it waits until another one runs a trial.
+DISTURBED = """
+import os, sys, time
+from pathlib import Path
+from mnist_jax.laboratory import sweep
+from mnist_jax.cli.main import run
+from mnist_jax.events import Epoch
+
+signum, trial, root, *sys.argv[1:] = sys.argv[1:]
+train_trial = sweep.train
+
+def train_and_end(config, workdir, *, listeners):
+    def end(event):
+        if isinstance(event, Epoch) and workdir.name == trial and len(event.history) == 3:
+            os.kill(os.getpid(), int(signum))
+    return train_trial(config, workdir, listeners=[end, *listeners])
+
+def train_beside(*args, **options):
+    (Path(root) / f"began-{os.getpid()}").touch()
+    while len([*Path(root).glob("began-*")]) < 2:
+        time.sleep(0.005)
+    return train_trial(*args, **options)
+
+if int(signum):
+    sweep.train = train_and_end
+else:
+    sweep.train = train_beside
+run()
+"""
+
+
+def start(root: Path, trials: int, trial: int = -1, signum: int = 0) -> subprocess.Popen[str]:
+    (root / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    options = [f"--config={root}/recipe.py", f"--workdir={root}/run", f"--trials={trials}"]
+    return subprocess.Popen(
+        [sys.executable, "-c", DISTURBED, str(int(signum)), str(trial), root, "sweep", *options],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process has printed; one that hangs is killed."""
+    try:
+        return process.communicate(timeout=300)
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_stopped_and_killed_trials_are_continued_and_counted_once(tmp_path, finished):
+    """The rows from before each end stay, with their times; the results are those of `finished`."""
+    trials = tmp_path / "run" / "trials"
+    process = start(tmp_path, TRIALS, trial=0, signum=signal.SIGTERM)
+    assert end(process)[1] == (
+        "error: stopped by SIGTERM; all trials are saved, the unfinished one too: run the same "
+        "command again to go on\n"
+    )
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [trial.state for trial in load_study(tmp_path / "run")] == [TrialState.RUNNING]
+    first = read_history(trials / "0")
+
+    process = start(tmp_path, TRIALS, trial=1, signum=signal.SIGKILL)
+    end(process)
+    assert process.returncode == -signal.SIGKILL
+    assert [trial.state.name for trial in load_study(tmp_path / "run")] == ["COMPLETE", "RUNNING"]
+    second = read_history(trials / "1")
+
+    assert len(sweep(load_config(tmp_path / "recipe.py"), SPACE, tmp_path / "run", trials=3)) == 3
+    assert in_order(load_study(tmp_path / "run")) == in_order(finished[1])
+    for number, before in enumerate([first, second]):
+        rows = read_history(trials / str(number))
+        assert [row["epoch"] for row in rows] == EPOCHS
+        assert 0 < len(before) < len(EPOCHS)
+        assert rows[0] == before[0]  # also the seconds: it was not trained again
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_asked_number_of_trials(tmp_path):
+    both = [start(tmp_path, 5), start(tmp_path, 5)]
+    outputs = [end(process) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [stderr for _, stderr in outputs] == ["", ""]
+    told = [re.findall(r"^trial (\d):", stdout, re.MULTILINE) for stdout, _ in outputs]
+    assert all(told), "each has run some"
+    assert sorted(told[0] + told[1]) == ["0", "1", "2", "3", "4"]
+    trials = load_study(tmp_path / "run")
+    assert all(trial.state.is_finished() for trial in trials)
+    assert len(trials) == 5
+    for trial in trials:
+        rows = read_history(tmp_path / "run" / "trials" / str(trial.number))
+        assert [row["epoch"] for row in rows] == EPOCHS[: trial.last_step]
+
+
+@pytest.mark.usefixtures("imitated")
+def test_a_trial_killed_while_its_values_were_drawn_is_drawn_again(tmp_path):
+    sweep(TWO_EPOCHS, SPACE, tmp_path, trials=1)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/sweep.db")
+    optuna.load_study(study_name="sweep", storage=storage).ask()
+    storage.remove_session()
+    storage.engine.dispose()
+    assert [trial.number for trial in sweep(TWO_EPOCHS, SPACE, tmp_path, trials=2)] in (
+        [0, 2],
+        [2, 0],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("imitated")
+def test_another_storage_knows_the_study_by_the_name_of_the_workdir(tmp_path):
+    """A trial without a directory here is under way on another machine."""
+    url = f"sqlite:///{tmp_path}/shared.db"
+    for name in ("a", "b"):
+        assert len(sweep(TWO_EPOCHS, SPACE, tmp_path / name, trials=2, storage=url)) == 2
+    storage = optuna.storages.RDBStorage(url)
+    study = optuna.load_study(study_name="a", storage=storage)
+    study.ask(SPACE)
+    assert len(sweep(TWO_EPOCHS, SPACE, tmp_path / "a", trials=3, storage=url)) == 2
+    assert len(study.trials) == 3
+    storage.remove_session()
+    storage.engine.dispose()
+    with pytest.raises(ValueError, match=r"holds trials but no sweep.db: give the --storage"):
+        sweep(TWO_EPOCHS, SPACE, tmp_path / "a", trials=3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("imitated")
+def test_the_plots_are_one_page_without_other_files(tmp_path, capsys):
+    pytest.importorskip("plotly")
+    sweep(TWO_EPOCHS, SPACE, tmp_path, trials=1)
+    assert "no plot of the parameter importances: " in capsys.readouterr().out
+    sweep(TWO_EPOCHS, SPACE, tmp_path, trials=8)
+    assert "no plot" not in capsys.readouterr().out
+    page = (tmp_path / "plots" / "sweep.html").read_text(encoding="utf-8")
+    for title in ("optimization history", "parameter importances", "slices", "parallel coordinat"):
+        assert f'"text":"{title}' in page
+    assert "<script src" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("imitated")
+def test_the_shipped_search_fits_its_recipe(tmp_path):
+    recipe = Path(__file__).parents[2] / "configs" / "sweep.py"
+    config, space = load_config(recipe), load_search_space(recipe)
+    (trial,) = sweep(config, space, tmp_path, trials=1)
+    assert load_config(tmp_path / "best.json") == replace_fields(config, trial.params)

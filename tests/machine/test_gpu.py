@@ -1,0 +1,200 @@
+"""The promises about an NVIDIA GPU. What needs one is skipped elsewhere; the rest runs on a CPU."""
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import SMALL, strict_json
+
+from mnist_jax import Config, predict, rng
+from mnist_jax.config import load_config, replace_fields
+from mnist_jax.models import create_model
+from mnist_jax.optimizer import create_optimizer
+from mnist_jax.start import step_options
+from mnist_jax.state import create_train_state
+from mnist_jax.steps import train_step
+from mnist_jax.workdir.run import MEMBERS
+
+ROOT = Path(__file__).parents[2]
+
+# By its help in XLA it "guarantees run-to-run determinism on GPU": no operation adds up in an order
+# of its own, and no kernel is chosen by measuring, which would choose another one at times.
+# https://openxla.org/xla/determinism, https://github.com/openxla/xla/pull/12520
+SAME_BITS = "--xla_gpu_deterministic_ops=true"
+# Others that one meets, in place of it or with it.
+OTHERS = ("--xla_gpu_exclude_nondeterministic_ops=true", "--xla_gpu_autotune_level=0")
+
+needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="JAX finds no GPU here")
+
+
+def with_flags(*flags: str) -> dict[str, str]:
+    """The environment of a command; the tests' own process keeps the memory that it has taken."""
+    others = os.environ.get("XLA_FLAGS", "")
+    return {
+        "XLA_FLAGS": " ".join([others, *flags]).strip(),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+
+
+def small(recipe: str, **fields: Any) -> Config:
+    """Two epochs of a recipe on 1,024 images, without max-pooling of XLA's own."""
+    config = load_config(str(ROOT / f"configs/{recipe}.py"))
+    few = {"data.train_split": "train[:1280]", "data.test_split": "test[:500]"}
+    few |= {"epochs": 2, "chunk_steps": 3, "model.lowering": "matmul"}
+    return replace_fields(config, few | fields)
+
+
+def write(config: Config, path: Path) -> Path:
+    path.write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
+    return path
+
+
+def sha(workdir: Path) -> str:
+    return strict_json(workdir / "result.json")["params_sha256"]
+
+
+def start(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | with_flags(*flags),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+RECIPES = [
+    "default",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("fast", "accurate")),
+]
+
+
+def test_xla_takes_the_flags():
+    """XLA ends a process that gives it a flag it does not know; these are in CPU builds, too."""
+    done = start("import jax; print(jax.numpy.ones(3).sum())", SAME_BITS, *OTHERS)
+    assert (done.returncode, done.stdout) == (0, "3.0\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_xla_takes_no_other_flag():
+    done = start("import jax; print(jax.numpy.ones(3).sum())", "--xla_gpu_no_such_flag=true")
+    assert done.returncode != 0
+    assert "xla_gpu_no_such_flag" in done.stderr
+
+
+def test_documentation_and_benchmark_have_the_same_flag():
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    assert f"XLA_FLAGS={SAME_BITS}" in pages
+    assert f'SAME_BITS = "{SAME_BITS}"' in (ROOT / "benchmarks/accelerator.py").read_text(
+        encoding="utf-8"
+    )
+
+
+def step_for_cuda(config: Config) -> str:
+    """A training step as XLA is given it for an NVIDIA GPU; that needs none."""
+    model = create_model(num_classes=10, **vars(config.model))
+    tx = create_optimizer(**vars(config.optimizer), num_steps=100)
+    init = functools.partial(
+        create_train_state, model, tx, image_shape=(28, 28, 1), averaged=config.ema_decay > 0
+    )
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, 28, 28, 1), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((config.batch_size,), jnp.bool_),
+    }
+    rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
+    step = jax.jit(functools.partial(train_step, **step_options(config)))
+    traced = step.trace(jax.eval_shape(init, rng.stream(0, "init")), batch, rngs)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_matrix_products_leave_out_the_operation_that_the_flag_refuses(recipe):
+    """The gradient of XLA's own max-pooling; newer versions of XLA make scatters of it."""
+    config = small(recipe)
+    assert "select_and_scatter" not in step_for_cuda(config)
+    xla = replace_fields(config, {"model.lowering": "xla"})
+    assert "select_and_scatter" in step_for_cuda(xla)
+
+
+@needs_gpu
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_processes_train_the_same_bits(tmp_path, command, recipe):
+    """Compiled anew each time, so that a kernel chosen by measuring would show."""
+    config = write(small(recipe), tmp_path / "config.json")
+    workdirs = [tmp_path / "first", tmp_path / "second"]
+    for workdir in workdirs:
+        args = (f"--config={config}", f"--workdir={workdir}", "--no-compilation-cache")
+        done = command("train", *args, **with_flags(SAME_BITS))
+        assert done.returncode == 0, done.stderr
+    assert sha(workdirs[0]) == sha(workdirs[1])
+
+
+@needs_gpu
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, command):
+    fields = {"epochs": 8, "checkpoint.every_steps": 3}
+    config = write(small("default", **fields), tmp_path / "config.json")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = with_flags(SAME_BITS)
+    assert command("train", f"--config={config}", f"--workdir={whole}", **flags).returncode == 0
+
+    args = ["train", f"--config={config}", f"--workdir={killed}"]
+    kill = "import subprocesses; subprocesses.at_chunk(8, subprocesses.kill); subprocesses.run()"
+    done = subprocess.run(
+        [sys.executable, "-c", kill, *args],
+        cwd=ROOT / "tests",
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (killed / "result.json").exists()
+    done = command(*args, **flags)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after step" in done.stdout
+    assert sha(killed) == sha(whole)
+
+
+@needs_gpu
+def test_a_population_trains_the_same_bits_again(tmp_path, command):
+    config = write(small("fast"), tmp_path / "config.json")
+    found = []
+    for name in ("first", "second"):
+        workdir = tmp_path / name
+        args = (f"--config={config}", "--seeds=3", f"--workdir={workdir}", "--no-compilation-cache")
+        done = command("population", *args, **with_flags(SAME_BITS))
+        assert done.returncode == 0, done.stderr
+        found.append([sha(workdir / MEMBERS / f"seed-{seed}") for seed in range(3)])
+    assert found[0] == found[1]
+    assert len({*found[0]}) == 3
+
+
+@needs_gpu
+def test_gpu_and_cpu_predict_the_same(tmp_path, command, mnist):
+    """To a tolerance: they add up in another order."""
+    config = write(dataclasses.replace(SMALL, epochs=5), tmp_path / "config.json")
+    workdir = tmp_path / "run"
+    done = command("train", f"--config={config}", f"--workdir={workdir}", **with_flags())
+    assert done.returncode == 0, done.stderr
+    images = mnist["test"].images[:500]
+    np.save(tmp_path / "images.npy", images)
+    code = f"""
+import numpy, mnist_jax
+images = numpy.load({str(tmp_path / "images.npy")!r})
+numpy.save({str(tmp_path / "expected.npy")!r}, mnist_jax.predict({str(workdir)!r}, images)[0])
+"""
+    on_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=on_cpu, check=True)
+    expected = np.load(tmp_path / "expected.npy")
+    np.testing.assert_allclose(predict(workdir, images).probabilities, expected, atol=1e-3)

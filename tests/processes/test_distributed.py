@@ -1,0 +1,375 @@
+"""Several processes as one: real ones on this machine, over Gloo, disturbed and continued."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import rows, stop_after, strict_json, wait_until
+from subprocesses import CONFIG, OPTIONS, free_port, wait_for_line
+
+from mnist_jax import train
+from mnist_jax.processes import group as peers
+from mnist_jax.processes.distributed import from_first
+from mnist_jax.processes.group import LOST, joined
+from mnist_jax.workdir.checkpoint import check_checkpoints
+from mnist_jax.workdir.hashing import tree_sha256
+from mnist_jax.workdir.history import without_times
+from mnist_jax.workdir.run import load_trained
+
+STEPS = 16
+STARTED: list[subprocess.Popen[str]] = []
+TESTS = Path(__file__).parents[1]
+
+
+def start(
+    count: int, workdir: Path, *options: str, before: str = "", waits_for_loss: object = False
+) -> list[subprocess.Popen[str]]:
+    """Starts `train` in so many processes; NUMBER stands for that of each in all arguments.
+
+    Args:
+        count: how many there are.
+        workdir: of them all.
+        options: beside OPTIONS.
+        before: code that comes before the command.
+        waits_for_loss: see `subprocesses.be_process`.
+    """
+    code = f"import subprocesses; subprocesses.be_process(NUMBER, waits_for_loss={waits_for_loss})"
+    arguments = [
+        *("-c", f"{code}\n{before}\nsubprocesses.run()", "train", *OPTIONS, f"--workdir={workdir}"),
+        f"--distributed.coordinator=localhost:{free_port()}",
+        f"--distributed.num-processes={count}",
+        *("--distributed.process-id=NUMBER", *options),
+    ]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *(argument.replace("NUMBER", str(number)) for argument in arguments)],
+            cwd=TESTS,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    STARTED.extend(processes)
+    return processes
+
+
+@pytest.fixture(autouse=True)
+def end_all() -> Iterator[None]:
+    """Leaves no process behind, not even where a test fails."""
+    yield
+    while STARTED:
+        STARTED[-1].kill()
+        STARTED.pop().communicate()
+
+
+def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Waits for all, the first one at last: exit codes, what they have printed, their errors."""
+    found = []
+    try:
+        for process in reversed(processes):
+            stdout, stderr = process.communicate(timeout=300)  # it hangs after that
+            found.insert(0, (process.returncode, stdout, stderr))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return found
+
+
+def assert_lost(victim: int, how: str, processes: list[subprocess.Popen[str]]) -> None:
+    """The others end, and name the victim; JAX may say something beside that."""
+    found = ends([process for process in processes if process is not processes[victim]])
+    processes[victim].kill()
+    ends([processes[victim]])
+    for code, _, stderr in found:
+        assert code == LOST, stderr
+        line = f"error: process {victim} of {len(processes)} {how}"
+        assert any(said.startswith(line) for said in stderr.splitlines()), stderr
+
+
+def bits(workdir: Path) -> dict[str, object]:
+    """What a finished run has left, but for times; `helpers.bits` cannot read it in one process."""
+    trained = load_trained(workdir)
+    return {
+        "result": without_times(strict_json(workdir / "result.json")),
+        "history": rows(workdir),
+        "steps": check_checkpoints(workdir / "checkpoints"),
+        "variables": tree_sha256(trained.variables),
+        "files": sorted(path.name for path in workdir.iterdir()),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two processes."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    (code, stdout, stderr), other = ends(start(2, workdir))
+    assert (code, stderr) == (0, "")
+    assert "test accuracy" in stdout
+    assert other == (0, "", "")  # one writes logs
+    return workdir
+
+
+def test_a_killed_process_ends_the_other_and_the_run_resumes_to_the_same_bits(
+    undisturbed, tmp_path
+):
+    # In the fourth epoch: two are saved.
+    kill = "if NUMBER == 0: subprocesses.at_chunk(7, subprocesses.kill)"
+    assert_lost(0, "", start(2, tmp_path / "run", before=kill, waits_for_loss=True))
+    assert not (tmp_path / "run" / "result.json").exists()
+    found = ends(start(2, tmp_path / "run"))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert "continuing after step" in found[0][1]
+    assert bits(tmp_path / "run") == bits(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_others(tmp_path):
+    """One hears of it from the first process, to which alone it is connected."""
+    kill = "if NUMBER == 2: subprocesses.at_chunk(3, subprocesses.kill)"
+    run = tmp_path / "run"
+    assert_lost(2, "", start(3, run, "--batch-size=48", before=kill, waits_for_loss=True))
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_lost(tmp_path):
+    """However far the other one has come meanwhile: it loses its patience when the test says so."""
+    hang = """
+import sys, threading
+def lose_patience():
+    if sys.stdin.readline():
+        processes.peers.SILENT_SECONDS = 1.0
+if NUMBER == 0:
+    subprocesses.at_chunk(3, subprocesses.wait_for_signal)
+else:
+    threading.Thread(target=lose_patience, daemon=True).start()
+"""
+    hanging, other = processes = start(2, tmp_path / "run", before=hang, waits_for_loss=True)
+    wait_for_line(hanging, "ready")
+    hanging.send_signal(signal.SIGSTOP)
+    print(file=other.stdin, flush=True)
+    assert_lost(0, "gives no sign of life for 1 s", processes)
+
+
+def test_a_sign_of_life_is_no_answer_to_another(monkeypatch):
+    """Two watches that answered would keep each other busy."""
+    now, heard, told = [0.0], [], []
+    say, receive = peers._say, peers._receive
+    monkeypatch.setattr(peers, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(peers, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(peers, "_say", lambda to, what: told.append(what) or say(to, what))
+    left, right = socket.socketpair()
+    others = {1: left}
+
+    def receive_counted(peer: socket.socket) -> bytes:
+        said = receive(peer)
+        heard.append(said)
+        return said
+
+    monkeypatch.setattr(peers, "_receive", receive_counted)
+    watch = threading.Thread(target=peers._watch, args=(others, threading.Event()))
+    with left, right:
+        watch.start()
+        try:
+            for count in range(1, 21):
+                right.send(peers.BEAT)
+                wait_until(lambda count=count: len(b"".join(heard)) == count)
+                if count == 10:
+                    now[0] += 0.2
+                    wait_until(lambda: told)
+        finally:  # a watch that saw the sockets closed would end this process
+            others.clear()
+            watch.join()
+    assert told == [peers.BEAT]
+
+
+@pytest.mark.slow
+def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed, tmp_path, command):
+    """A signal to one of the two saves, and ends both."""
+    stop_after(3, train, CONFIG, tmp_path)
+    wait = "if NUMBER == 1: subprocesses.at_chunk(2, subprocesses.wait_for_signal)"
+    processes = start(2, tmp_path, before=wait)
+    wait_for_line(processes[1], "ready")
+    processes[1].terminate()
+    found = ends(processes)
+    assert [code for code, _, _ in found] == [143, 143], found
+    assert "continuing after step 6 " in found[0][1]
+    assert "process_count is 1, not 2" in found[0][2].splitlines()[0]
+    told = {stderr.splitlines()[-1] for _, _, stderr in found}
+    assert len(told) == 1, told
+    assert "stopped by SIGTERM after step" in told.pop()
+    steps, damaged = check_checkpoints(tmp_path / "checkpoints")
+    assert not damaged
+    finished = command(
+        *("train", *OPTIONS, "--workdir", tmp_path),
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert f"continuing after step {steps[-1]}" in finished.stdout
+    assert "process_count is 2, not 1" in finished.stderr
+    for row, expected in zip(rows(tmp_path), rows(undisturbed), strict=True):
+        assert row["step"] == expected["step"]
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
+        assert row["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_all_processes_refuse_what_the_first_one_refuses(undisturbed):
+    for code, stdout, stderr in ends(start(2, undisturbed, "--seed=7")):
+        assert (code, stdout) == (2, "")
+        assert "seed is 1, not 7" in stderr
+
+
+@pytest.mark.slow
+def test_a_complete_run_is_complete_for_all_processes(undisturbed):
+    found = ends(start(2, undisturbed, "--json"))
+    assert [(code, stderr) for code, _, stderr in found] == [(0, "")] * 2
+    assert json.loads(found[0][1])["steps"] == STEPS
+    assert found[1][1] == ""
+
+
+@pytest.mark.slow
+def test_processes_with_other_options_are_refused(tmp_path):
+    for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs=1NUMBER")):
+        assert (code, stdout) == (2, "")
+        assert stderr == (
+            "error: processes [1] have other options than process 0: start the same command in "
+            "every process\n"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_with_other_data_are_refused(tmp_path):
+    other = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'NUMBER'; "
+    for code, _, stderr in ends(start(2, tmp_path / "run", before=other)):
+        assert code == 2
+        assert "processes [1] have other data than process 0" in stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_process_with_more_devices_is_refused(tmp_path):
+    more = "import os; os.environ['XLA_FLAGS'] = "
+    more += "'--xla_force_host_platform_device_count=1NUMBER'; "
+    for code, _, stderr in ends(start(2, tmp_path / "run", before=more)):
+        assert code == 2
+        assert stderr == (
+            "error: every process must have as many devices as the others, got 10, 11\n"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_process_killed_while_another_leaves_is_lost(late, undisturbed):
+    """One process has finished and waits for the other."""
+    slow = f"""
+import sys, threading, mnist_jax.cli.commands as commands
+def show(*_):
+    if NUMBER == {late}:
+        threading.Event().wait()
+commands.show_result = show
+leave = processes.peers._leave
+def tell_and_leave(*args):
+    print("leaving", file=sys.__stdout__, flush=True)
+    leave(*args)
+processes.peers._leave = tell_and_leave
+"""
+    processes = start(2, undisturbed, before=slow)
+    wait_for_line(processes[1 - late], "leaving")
+    processes[late].kill()
+    assert_lost(late, "has ended", processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["nothing", "a run of its own"])
+def test_a_workdir_that_is_not_shared_is_told(before, undisturbed, tmp_path):
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        if before != "nothing":
+            workdir = shutil.copytree(undisturbed, tmp_path / str(number) / "run")
+            (workdir / "result.json").unlink()
+            os.utime(workdir / "config.json", (number, number))
+    chdir = f"import os; os.chdir({str(tmp_path / 'NUMBER')!r}); "
+    processes = start(2, Path("run"), before=chdir, waits_for_loss="NUMBER == 0")
+    first, second = ends(processes)
+    assert second[0] == 2, second
+    assert "does not see the workdir" in second[2]
+    assert "on a file system that all machines share" in second[2]
+    assert first[0] == LOST
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_come_are_told(tmp_path):
+    few = "processes.peers.joined.__wrapped__.__kwdefaults__['start_seconds'] = 3; "
+    processes = start(2, tmp_path / "run", before=few)
+    processes[0].kill()
+    [(code, _, stderr)] = ends(processes[1:])
+    ends(processes[:1])
+    assert code == LOST
+    assert "did not come together" in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_streaming_reads_in_each_process_only_its_own_images(tmp_path, undisturbed):
+    code = """
+import atexit, sys
+from mnist_jax.datasets.streamed import StreamedImages
+read, rows = StreamedImages.__getitem__, set()
+StreamedImages.__getitem__ = lambda images, index: rows.add(index.shape) or read(images, index)
+atexit.register(lambda: print("shapes", sorted(rows), file=sys.stderr))
+"""
+    found = ends(start(2, tmp_path / "run", "--data.loader=stream", before=code))
+    assert [code for code, _, _ in found] == [0, 0], found
+    for _, _, stderr in found:
+        shapes = stderr.splitlines()[-1]
+        assert "(2, 32)" in shapes  # of a chunk of 2 steps of 64
+        assert "(2, 64)" not in shapes
+    results = [strict_json(run / "result.json") for run in (undisturbed, tmp_path / "run")]
+    assert results[0]["params_sha256"] == results[1]["params_sha256"]
+
+
+def test_a_port_in_use_is_told():
+    with socket.create_server(("", 0)) as server:
+        options = {"coordinator": f"localhost:{server.getsockname()[1]}", "num_processes": 2}
+        with (
+            pytest.raises(ValueError, match="in use"),
+            joined(**options, process_id=0),
+        ):
+            pass
+
+
+def test_a_process_alone_has_nothing_to_wait_for():
+    with joined(num_processes=1) as first:
+        assert first
+    assert from_first(lambda: [1, "a"]) == [1, "a"]
+
+
+def test_options_that_do_not_fit_are_refused(subtests):
+    for options, wrong in [
+        ({"coordinator": "localhost:1"}, "go together"),
+        ({"num_processes": 2, "process_id": 0}, "go together"),
+        ({"coordinator": "localhost", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
+        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "process-id"),
+        ({"coordinator": "localhost:1", "num_processes": 0, "process_id": 0}, "process-id"),
+    ]:
+        with (
+            subtests.test(msg=str(options)),
+            pytest.raises(ValueError, match=wrong),
+            joined(**options),
+        ):
+            pass

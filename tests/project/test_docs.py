@@ -1,0 +1,193 @@
+"""The documentation does what it says: examples run, commands parse, links lead somewhere."""
+
+import contextlib
+import dataclasses
+import doctest
+import functools
+import importlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from helpers import TINY
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import mnist_jax
+from mnist_jax import Config
+from mnist_jax.cli.commands import COMMANDS
+from mnist_jax.cli.main import _parse, main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MADE_UP = {"mnist_jax/models/tiny.py"}  # the reader's
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(path: Path) -> str:
+    """The text of a page without its code blocks."""
+    return FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+def parsed(path: Path):
+    return Sybil([PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)]).parse(path)
+
+
+def run_examples(path: Path) -> None:
+    """Runs all of a page in order, in one namespace; what a page hides in a comment, too."""
+    with mock.patch.dict(os.environ):
+        for example in parsed(path).examples():
+            example.evaluate()
+
+
+# README's takes half a minute on all images.
+WITH_EXAMPLES = [path for path in PAGES[1:] if [*parsed(path).examples()]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name)
+def test_examples_of_a_page_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_examples(path)
+
+
+def test_the_example_of_the_readme_runs_on_few_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mnist_jax, "Config", functools.partial(dataclasses.replace, TINY))
+    run_examples(ROOT / "README.md")
+    assert (tmp_path / "runs" / "demo" / "result.json").exists()
+
+
+def test_examples_in_docstrings_run():
+    for file in (ROOT / "mnist_jax").rglob("*.py"):
+        if ">>>" in file.read_text(encoding="utf-8"):
+            name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            assert doctest.testmod(importlib.import_module(name)).failed == 0, name
+
+
+def commands_of(path: Path) -> list[str]:
+    """The `mnist-jax` lines of a page's shell blocks, or of a recipe's docstring."""
+    text = path.read_text(encoding="utf-8")
+    shell = [block for kind, block in FENCE.findall(text) if kind == "sh"]
+    return [
+        line
+        for block in ([text] if path.suffix == ".py" else shell)
+        for line in re.findall(r"^ *(mnist-jax .*?) *(?:#.*)?$", block, re.MULTILINE)
+    ]
+
+
+def test_commands_of_pages_and_recipes_are_understood(subtests, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pages = [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]
+    lines = {line: path.name for path in pages for line in commands_of(path)}
+    assert len(lines) > 50
+    for line, page in lines.items():
+        with subtests.test(msg=f"{page}: {line}"):
+            args = shlex.split(line)[1:]
+            for number, arg in enumerate(args):
+                # A recipe of the reader's, where it is none of ours.
+                if args[number - 1] == "--config" and Path(arg).parent.name != "configs":
+                    Path(arg).parent.mkdir(parents=True, exist_ok=True)
+                    Path(arg).write_text(
+                        json.dumps(dataclasses.asdict(Config()))
+                        if arg.endswith(".json")
+                        else "from mnist_jax import Config as get_config",
+                        encoding="utf-8",
+                    )
+            if "--help" in args:
+                assert main(args) == 0
+            else:
+                _parse(args)
+
+
+def options_of(command: str) -> set[str]:
+    """The options of a command, as its help tells them."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([command, "--help"])
+    return set(re.findall(r"--[a-z][\w.-]*", printed.getvalue()))
+
+
+def test_options_in_the_text_of_pages_exist():
+    options = {command: options_of(command) for command in COMMANDS}
+    known = set().union(*options.values())
+    for path in PAGES:
+        for code in re.findall(r"`([^`]+)`", prose(path)):
+            words = code.split()
+            named = {word.partition("=")[0] for word in words if re.match("--(?!xla_)", word)}
+            if words[0] == "mnist-jax" and len(words) > 1 and words[1] != "COMMAND":
+                assert words[1] in COMMANDS, (path, code)
+                assert named <= options[words[1]], (path, code)
+            elif words[0].startswith("--"):
+                assert named <= known, (path, code)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub, and MyST like it, makes of headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_of_pages_lead_somewhere():
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+            if "://" in target:
+                continue
+            file, _, anchor = target.partition("#")
+            page = path.parent / file if file else path
+            assert page.exists(), (path, target)
+            assert not anchor or anchor in anchors(page), (path, target)
+
+
+def test_files_that_pages_name_exist():
+    """In code: configs/x.py, benchmarks/x.py, tests/x.py, mnist_jax/x.py; NAME stands for any."""
+    place = re.compile(r"\b(?:configs|benchmarks|tests|mnist_jax)/[\w/*.]+\.(?:py|c)\b")
+    for path in PAGES:
+        for found in place.findall(path.read_text(encoding="utf-8")):
+            assert "NAME" in found or found in MADE_UP or [*ROOT.glob(found)], (path, found)
+
+
+def test_targets_of_make_that_pages_name_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        code = [*re.findall(r"`(make [^`]+)`", text), *re.findall(r"^make .*$", text, re.MULTILINE)]
+        for line in code:
+            named = [word for word in line.partition("#")[0].split()[1:] if "=" not in word]
+            assert {*named} <= {*targets}, (path, line)
+
+
+def test_every_page_is_on_the_site():
+    listed = re.findall(
+        r"^\w+$", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {*listed} == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    strict = ["-W", "--keep-going", "-q"]
+    command = [sys.executable, "-m", "sphinx", *strict, "-b", "html", ROOT / "docs", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    for public in mnist_jax.__all__:
+        assert re.search(rf'id="mnist_jax\.(config\.)?{public}"', api), public
+    fetched = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"')
+    for page in tmp_path.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not fetched.findall(text), page  # the site works without a network

@@ -1,0 +1,277 @@
+"""The launchers: their systems take the files, and what they start is a training.
+
+No Slurm, no Kubernetes and no TPU is needed. Stand-ins for `srun` and `gcloud` start the processes
+here, on one machine, with the variables by which Slurm's own tell each process who it is.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import strict_json, wait_until
+from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
+from subprocesses import OPTIONS, free_port
+
+LAUNCHERS = Path(__file__).parents[2] / "launchers"
+SCRIPTS = sorted(LAUNCHERS.glob("*.sh"))
+BIN = Path(sys.executable).parent
+TINY = ["--config=configs/smoke.py", *OPTIONS, "--epochs=1"]
+# JAX keeps what the first process compiles; the others compile each time. Quickly, not well:
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+SRUN = """#!/bin/bash
+echo "$*" >> "$RECORDS/srun"
+while [[ $1 == --* ]]; do shift; done
+for ((task = 0; task < SLURM_NTASKS; task++)); do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_STEP_NODELIST=localhost "$@" &
+    echo $! >> "$RECORDS/tasks"
+    tasks+=($!)
+done
+worst=0
+for task in "${tasks[@]}"; do
+    wait "$task" || { code=$?; worst=$((code > worst ? code : worst)); }
+done
+exit $worst
+"""
+SCONTROL = """#!/bin/bash
+echo "$*" >> "$RECORDS/scontrol"
+kill $PPID  # as Slurm ends the script of a job that it queues again
+"""
+GCLOUD = """#!/bin/bash
+printf '%s\\n' "$*" >> "$RECORDS/gcloud"
+export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$HOME/.cache}  # what other tests have compiled
+for argument; do [[ $argument != --command=* ]] || command=${argument#--command=}; done
+for machine in 0 1; do
+    home=$RECORDS/machine-$machine
+    if [[ $4 == scp ]]; then
+        mkdir -p "$home" && cp "$5" "$home"
+    else
+        HOME=$home PATH=$MACHINE:$PATH SLURM_PROCID=$machine SLURM_LOCALID=$machine \\
+            SLURM_NTASKS=2 SLURM_STEP_NODELIST=localhost bash -c "$command" &
+        pids+=($!)
+    fi
+done
+for pid in "${pids[@]}"; do wait "$pid" || exit; done
+"""
+# `pip wheel` itself is tested in test_config.py.
+PYTHON = """#!/bin/bash
+[[ "${*:1:3}" == "-m pip wheel" && -f $8/pyproject.toml ]] && echo wheel > "$7/mnist_jax-1.0.whl"
+"""
+MACHINE = {
+    "mountpoint": "#!/bin/bash\n[[ $* == '-q /mnt/shared' ]]\n",
+    # Installs "uv", which makes an environment with the mnist-jax that is tested here.
+    "python3": '#!/bin/bash\nmkdir -p ~/.local/bin && cp "$MACHINE/uv" ~/.local/bin\n',
+    "uv": """#!/bin/bash
+set -e
+case $1 in
+    venv) mkdir -p "${!#}/bin" ;;
+    pip) [[ -s ${!#} ]] && ln -s "$BIN/mnist-jax" ~/mnist-jax/bin/ ;;
+esac
+""",
+}
+
+
+def write_programs(directory: Path, **programs: str) -> None:
+    directory.mkdir(exist_ok=True)
+    for name, text in programs.items():
+        (directory / name).write_text(text, encoding="utf-8")
+        (directory / name).chmod(0o755)
+
+
+@pytest.fixture
+def cluster(tmp_path) -> dict[str, str]:
+    """The environment of two tasks: of one job of Slurm, or on two machines."""
+    write_programs(tmp_path / "bin", srun=SRUN, scontrol=SCONTROL, gcloud=GCLOUD, python3=PYTHON)
+    write_programs(tmp_path / "machine", **MACHINE)
+    return os.environ | {
+        "BIN": str(BIN),
+        "MACHINE": str(tmp_path / "machine"),
+        "PATH": f"{tmp_path / 'bin'}:{BIN}:{os.environ['PATH']}",
+        "RECORDS": str(tmp_path),
+        # JAX makes the port of the coordinator from the number of the job.
+        "SLURM_JOB_ID": str(free_port(61440, 65536) - 61440),
+        "SLURM_NTASKS": "2",
+        "SLURM_CPUS_PER_TASK": "1",
+        "XLA_FLAGS": QUICK,
+    }
+
+
+def run(*command: object, **kwargs) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=600, **kwargs
+    )
+
+
+def check_run(workdir: Path, printed: str) -> None:
+    """Two processes have trained together: one result, told once."""
+    assert strict_json(workdir / "result.json")["process_count"] == 2
+    assert printed.count("test accuracy") == 1, printed
+
+
+def test_launchers_have_fewer_than_40_lines(subtests):
+    for file in sorted(LAUNCHERS.iterdir()):
+        with subtests.test(msg=file.name):
+            assert len(file.read_text(encoding="utf-8").splitlines()) < 40
+
+
+def test_shellcheck_finds_nothing_in_the_scripts(subtests):
+    for script in SCRIPTS:
+        with subtests.test(msg=script.name):
+            found = run(BIN / "shellcheck", "--enable=quote-safe-variables", script)
+            assert found.returncode == 0, found.stdout
+            assert os.access(script, os.X_OK)
+
+
+def test_scripts_without_arguments_say_how_they_are_called(cluster, subtests):
+    for script in SCRIPTS:
+        with subtests.test(msg=script.name):
+            done = run(script, env=cluster)
+            assert done.returncode == 2
+            assert re.fullmatch(r"usage: .*--config FILE --workdir DIR\n", done.stderr)
+
+
+def test_slurm_takes_the_options():
+    """Where there is a Slurm: its own `sbatch` reads them. This one has no GPUs, or others."""
+    if not shutil.which("sbatch") or run("sinfo", "--noheader").returncode:
+        pytest.skip("there is no Slurm")
+    here = ["--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=0"]
+    tested = run("sbatch", "--test-only", *here, LAUNCHERS / "slurm.sh", *TINY)
+    assert tested.returncode == 0, tested.stderr
+
+
+@pytest.mark.slow
+def test_slurm_trains_in_two_tasks(cluster, tmp_path):
+    workdir = tmp_path / "a run"
+    done = run(LAUNCHERS / "slurm.sh", *TINY, "--workdir", workdir, env=cluster)
+    assert done.returncode == 0, done.stderr
+    check_run(workdir, done.stdout)
+    options = (tmp_path / "srun").read_text(encoding="utf-8")
+    assert "--kill-on-bad-exit=0" in options  # what one site sets otherwise would end saving
+    assert not (tmp_path / "scontrol").exists()
+
+
+@pytest.mark.slow
+def test_slurm_queues_again_what_was_stopped(cluster, tmp_path):
+    """SIGTERM to one of two tasks, as before preemption: both save, and the job comes again."""
+    workdir = tmp_path / "run"
+    command = [LAUNCHERS / "slurm.sh", *TINY, "--epochs=5000", "--workdir", workdir]
+    with subprocess.Popen(command, env=cluster, stderr=subprocess.PIPE, text=True) as script:
+        epochs = workdir / "metrics.jsonl"
+        wait_until(
+            lambda: epochs.exists() and epochs.read_text(encoding="utf-8"), [script], seconds=600
+        )
+        os.kill(int((tmp_path / "tasks").read_text(encoding="utf-8").split()[1]), signal.SIGTERM)
+        try:
+            _, errors = script.communicate(timeout=600)
+        finally:  # what still trains would go on for long
+            for task in (tmp_path / "tasks").read_text(encoding="utf-8").split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(task), signal.SIGKILL)
+    assert "which is saved" in errors
+    assert (tmp_path / "scontrol").read_text(
+        encoding="utf-8"
+    ) == f"requeue {cluster['SLURM_JOB_ID']}\n"
+    assert script.returncode == -signal.SIGTERM
+
+
+def test_slurm_queues_again_what_can_be_resumed(cluster, tmp_path, subtests):
+    for codes, restarts, again in [
+        ((0, 0), 0, False),
+        ((2, 2), 0, False),  # bad input
+        ((3, 3), 0, False),  # diverged
+        ((143, 143), 0, True),  # stopped, and saved
+        ((2, 5), 0, True),  # one task had a full disk, and the other one lost it
+        ((137, 5), 0, True),  # one task was killed
+        ((5, 5), 99, True),
+        ((5, 5), 100, False),
+    ]:
+        ends = f"#!/bin/bash\ncodes=({codes[0]} {codes[1]}); exit ${{codes[SLURM_PROCID]}}\n"
+        write_programs(tmp_path / "bin", **{"mnist-jax": ends})
+        (tmp_path / "scontrol").unlink(missing_ok=True)
+        counted = {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+        with subtests.test(msg=f"{codes} after {restarts} restarts"):
+            done = run(LAUNCHERS / "slurm.sh", "--config=x", env=cluster | counted)
+            assert (tmp_path / "scontrol").exists() == again
+            assert done.returncode == (-signal.SIGTERM if again else max(codes))
+
+
+@pytest.fixture
+def jobset() -> dict:
+    return yaml.safe_load((LAUNCHERS / "jobset.yaml").read_text(encoding="utf-8"))
+
+
+def test_jobset_has_the_fields_of_kubernetes(jobset):
+    """JobSet's types, and those of the Job and the pod within; what they do not know is dropped."""
+    read = JobsetV1alpha2JobSet.from_dict(jobset)
+    assert read is not None
+    assert read.to_dict() == jobset
+
+
+def test_jobset_names_its_pods_the_same_in_all_places(jobset):
+    [workers] = jobset["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    pod = job["template"]["spec"]
+    [container] = pod["containers"]
+    assert job["parallelism"] == job["completions"]
+    assert f"--distributed.num-processes={job['parallelism']}" in container["args"]
+    name = jobset["metadata"]["name"]
+    first = f"{name}-{workers['name']}-0-0.{name}"  # as JobSet names the pod 0 of its job 0
+    assert container["args"][0].startswith(f"--distributed.coordinator={first}:")
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.slow
+def test_jobset_trains_in_two_pods(jobset, tmp_path):
+    """What the pods run, with the names of this machine for those of the cluster."""
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    port = free_port()
+
+    def here(text: str) -> str:
+        text = re.sub(r"mnist-jax-workers-0-0\.mnist-jax:\d+", f"localhost:{port}", text)
+        return text.replace("/shared", str(tmp_path))
+
+    with contextlib.ExitStack() as stack:
+        pods = []
+        for index in range(job["completions"]):
+            variables = {entry["name"]: here(entry["value"]) for entry in container["env"]}
+            variables["JOB_COMPLETION_INDEX"] = str(index)
+            command = [here(word) for word in container["command"] + container["args"]]
+            for name, value in variables.items():  # as the kubelet does
+                command = [word.replace(f"$({name})", value) for word in command]
+            pods.append(
+                stack.enter_context(
+                    subprocess.Popen(
+                        [BIN / command[0], *command[1:], *TINY],
+                        env=os.environ | {"XLA_FLAGS": QUICK} | variables,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+            )
+        printed = [pod.communicate(timeout=600)[0] for pod in pods]
+    assert [pod.returncode for pod in pods] == [0, 0]
+    check_run(tmp_path / "runs" / "first", "".join(printed))
+
+
+@pytest.mark.slow
+def test_tpu_pod_trains_on_all_machines(cluster, tmp_path):
+    workdir = tmp_path / "a run"
+    done = run(
+        LAUNCHERS / "tpu_pod.sh", "slice", "zone-a", *TINY, "--workdir", workdir, env=cluster
+    )
+    assert done.returncode == 0, done.stderr
+    check_run(workdir, done.stdout)
+    for line in re.findall(
+        "^compute.*", (tmp_path / "gcloud").read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        assert re.match(r"compute tpus tpu-vm (ssh slice|scp .+\.whl slice:) ", line)
+        assert "--zone=zone-a --worker=all" in line

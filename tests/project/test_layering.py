@@ -1,0 +1,37 @@
+"""The listing is the architecture: pyproject.toml says which file may import which."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def lint(configuration: Path) -> subprocess.CompletedProcess[str]:
+    """Runs import-linter, in a process of its own because it configures logging."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", code, f"--config={configuration}", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_files_and_folders_import_from_below_and_in_no_circle():
+    done = lint(ROOT / "pyproject.toml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_import_upward_and_a_module_without_a_layer_are_found(tmp_path):
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for old, new in ('"cli",', '"train | cli",'), ("predict | reporting | train", "predict"):
+        assert old in text
+        text = text.replace(old, new, 1)
+    upward = tmp_path / "pyproject.toml"
+    upward.write_text(text, encoding="utf-8")
+    done = lint(upward)
+    assert done.returncode == 1
+    assert "mnist_jax.laboratory is not allowed to import mnist_jax.train" in done.stdout
+    assert "reporting" in done.stdout

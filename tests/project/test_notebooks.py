@@ -1,0 +1,240 @@
+"""The notebooks, run from top to bottom on little data, and read for what they must not hold."""
+
+import ast
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+SMOKE = {
+    "mnist": """
+EPOCHS, EXPERIMENT_EPOCHS, SEEDS, SEED = 2, 1, 2, 0
+TRAIN_SPLIT, TEST_SPLIT = "train[:1280]", "test[:500]"
+""",
+    "tpu_pod": """
+EPOCHS, TRAIN_SPLIT, TEST_SPLIT = 2, "train[:640]", "test[:200]"
+""",
+}
+EDITED_IDEA = """
+ideas["the reference"] = dataclasses.replace(short, label_smoothing=0.1)
+show_ideas([try_out("the reference", ideas["the reference"])])
+"""
+BOX = "No accelerator in use"
+LIBRARIES = {"IPython", "PIL", "jax", "matplotlib", "mnist_jax", "numpy", "sklearn"}
+LIBRARIES |= sys.stdlib_module_names
+PICTURE_BYTES = 50_000  # of a stored picture, in base64
+
+
+def read(name: str) -> Any:
+    return nbformat.read(PATHS[name], as_version=4)
+
+
+def first_cells(name: str, text: str) -> list[Any]:
+    """The cells of a notebook up to the one that has this text."""
+    cells = read(name).cells
+    (last,) = (number for number, cell in enumerate(cells) if text in cell.source)
+    return cells[: last + 1]
+
+
+def execute(notebook: Any, directory: Path) -> Any:
+    """Runs the cells in a process of this interpreter; the first error is raised."""
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(directory)}},
+    )
+    return client.execute(env=os.environ | {"TMPDIR": str(directory)})
+
+
+def run_smoke(name: str, directory: Path) -> Any:
+    """Runs a notebook with the smoke settings in place of its own."""
+    notebook = read(name)
+    (settings,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
+    settings.source = SMOKE[name]
+    if name == "mnist":
+        (place,) = (n for n, cell in enumerate(notebook.cells) if "def try_out(" in cell.source)
+        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(EDITED_IDEA))
+    else:  # as somebody does who runs the first cells again
+        cells = first_cells(name, "jax.device_count()} {")
+        codes = [cell.source for cell in cells if cell.cell_type == "code"]
+        notebook.cells[len(cells) : len(cells)] = map(nbformat.v4.new_code_cell, codes)
+    return execute(notebook, directory)
+
+
+def outputs(notebook: Any, kind: str) -> list[Any]:
+    cells = (cell for cell in notebook.cells if cell.cell_type == "code")
+    return [output for cell in cells for output in cell.outputs if output.output_type == kind]
+
+
+def stream(notebook: Any, name: str) -> str:
+    return "".join(out.text for out in outputs(notebook, "stream") if out.name == name)
+
+
+def shown(notebook: Any) -> list[str]:
+    """The kinds of what is shown in each output: text/html, image/png."""
+    found = outputs(notebook, "display_data") + outputs(notebook, "execute_result")
+    return [kind for output in found for kind in output.data]
+
+
+def code_cells(notebook: Any) -> list[str]:
+    """The code as Python: without the magic of IPython."""
+    transform = TransformerManager().transform_cell
+    return [transform(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def definitions(code: str) -> list[str]:
+    """What belongs into the package: classes, steps, gradients, and the libraries they need."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.FunctionDef):
+            found += [node.name] * ("step" in node.name)
+        elif isinstance(node, ast.Attribute):
+            found += [node.attr] * (node.attr in ("grad", "value_and_grad", "scan"))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            modules = names if isinstance(node, ast.Import) else [str(node.module)]
+            found += [name for name in modules if name.split(".")[0] not in LIBRARIES]
+    return found
+
+
+@pytest.mark.slow
+def test_the_mnist_notebook_runs_and_what_it_claims_is_so(tmp_path, subtests):
+    notebook = run_smoke("mnist", tmp_path)
+    printed = stream(notebook, "stdout")
+    for claim in (
+        "all: 347,146 by hand, 347,146 in the network\n",
+        "1,218,706\n",
+        "the sum of neurons: 32,522\n",
+        "the same images as scikit-learn's split: True\n",
+        "a dark and a light picture have the same edges: True\n",
+        "the formula holds in every row: True\n",
+        "the network's own maps are the same: True\n",
+    ):
+        with subtests.test(msg=claim):
+            assert claim in printed
+    with subtests.test(msg="scikit-learn finds the same accuracy"):
+        found = re.search(r"scikit-learn: (\S+)  mnist_jax: (\S+)  equal", printed)
+        assert found
+        theirs, ours = found.groups()
+        assert theirs == ours
+        assert 0.5 < float(ours) < 1
+        assert f"diagonal / all: {ours}\n" in printed
+    with subtests.test(msg="the same seed gives the same hash"):
+        first, again, other = re.findall(
+            r"^(?:first|again|another seed) +([0-9a-f]{64})$", printed, re.M
+        )
+        assert first == again != other
+    with subtests.test(msg="the curves replace the message while it trains"):
+        (cell,) = (c for c in notebook.cells if "picture.update(" in c.source)
+        (curves,) = (o for o in cell.outputs if o.output_type == "display_data")
+        assert "image/png" in curves.data
+    with subtests.test(msg="all pictures and tables are shown"):
+        kinds = shown(notebook)
+        assert kinds.count("image/png") == 17
+        # Spatial dimensions, advice, the edited idea, transfer.
+        assert kinds.count("text/markdown") == 4
+    with subtests.test(msg="an edited idea is tried again"):
+        (cell,) = (c for c in notebook.cells if c.source == EDITED_IDEA)
+        (table, *_) = (o for o in cell.outputs if o.output_type == "display_data")
+        assert "| the reference |" in table.data["text/markdown"]
+    with subtests.test(msg="the report is shown"):
+        (frame,) = (o for o in outputs(notebook, "execute_result") if "text/html" in o.data)
+        assert '<iframe srcdoc="&lt;!' in frame.data["text/html"]
+    with subtests.test(msg="no cell warns"):
+        assert stream(notebook, "stderr") == ""
+
+
+@pytest.mark.slow
+def test_the_pod_notebook_trains_the_same_network_on_more_devices(tmp_path, subtests):
+    notebook = run_smoke("tpu_pod", tmp_path)
+    printed = stream(notebook, "stdout")
+    with subtests.test(msg="the same network on more devices"):
+        found = re.search(r"largest difference of a loss: (\S+)", printed)
+        assert found
+        assert float(found[1]) < (1e-5 if jax.default_backend() == "cpu" else 0.05)
+    with subtests.test(msg="what it claims is so"):
+        assert "all-reduce in the compiled program: True" in printed
+        assert "different networks: True" in printed
+    with subtests.test(msg="no cell warns"):
+        assert stream(notebook, "stderr") == ""
+    if jax.default_backend() == "cpu" or jax.device_count() == 1:  # else its devices are real
+        with subtests.test(msg="fake devices are called so, also when the first cells run again"):
+            assert printed.count("on 8 fake devices of the CPU") == 2
+            assert "These devices are fake" in printed
+            (table, *_) = outputs(notebook, "execute_result")
+            assert "| cpu 7 | `[0:2, 112:128, 0:28, 0:28, 0:1]` |" in table.data["text/markdown"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="JAX finds the accelerator")
+def test_a_notebook_warns_of_a_tpu_that_jax_does_not_find(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("COLAB_TPU_1VM", "1")
+    notebook = read(name)
+    notebook.cells = first_cells(name, BOX)
+    (box,) = outputs(execute(notebook, tmp_path), "display_data")
+    assert BOX in box.data["text/html"]
+    assert "this machine has a TPU" in box.data["text/html"]
+
+
+def test_stored_notebooks_are_clean(subtests):
+    for name in PATHS:
+        with subtests.test(msg=name):
+            notebook = read(name)
+            nbformat.validate(notebook)
+            assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+            assert {*notebook.metadata} == {"kernelspec", "language_info"}
+            assert notebook.metadata.kernelspec.name == "python3"
+            ids = [cell.id for cell in notebook.cells]
+            assert len({*ids}) == len(ids)
+            assert all({*cell.metadata} <= {"tags"} for cell in notebook.cells)
+            codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+            assert all(cell.execution_count is None for cell in codes)
+            for output in (output for cell in codes for output in cell.outputs):
+                assert {*output.data} <= {"image/png", "text/plain"}
+                assert len(output.data["image/png"]) < PICTURE_BYTES
+
+
+def test_notebooks_define_no_model_and_no_step(subtests):
+    for name in PATHS:
+        with subtests.test(msg=name):
+            assert [found for code in code_cells(read(name)) if (found := definitions(code))] == []
+
+
+def test_the_search_for_definitions_finds_them():
+    for code in (
+        "class Model(nn.Module): ...",
+        "def train_step(state): ...",
+        "import optax",
+        "from flax import linen as nn",
+        "grad = jax.grad(loss)",
+    ):
+        assert definitions(code), code
+
+
+def test_badges_open_their_own_notebook_in_colab():
+    for name in PATHS:
+        path = f"mnist-jax/mnist_jax/blob/main/notebooks/{name}.ipynb"
+        badge = f"(https://colab.research.google.com/github/{path})"
+        assert badge in read(name).cells[0].source, name
+
+
+def test_links_of_notebooks_into_the_repository_lead_to_a_file():
+    for name in PATHS:
+        text = "\n".join(cell.source for cell in read(name).cells)
+        targets = re.findall(r"mnist_jax/blob/main/([^)\s]+)", text)
+        assert targets, name
+        assert [target for target in targets if not (ROOT / target).exists()] == [], name

@@ -1,0 +1,64 @@
+"""Bins of answers, against a slow count and scikit-learn's curve."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
+
+from mnist_jax.reporting.calibration import (
+    chance_calibration_error,
+    expected_calibration_error,
+    reliability,
+)
+
+ANSWERS = st.lists(
+    st.tuples(st.floats(0, 1) | st.integers(0, 15).map(lambda n: n / 15), st.booleans()), min_size=1
+)
+
+
+@given(ANSWERS, st.integers(1, 20))
+def test_bins_are_those_of_a_slow_count_and_of_scikit_learn(answers, bins):
+    confidence, right = np.array(answers, float).T
+    found = reliability(confidence, right.astype(bool), bins)
+    borders = np.linspace(0, 1, bins + 1)
+    error = 0.0
+    for number in range(bins):
+        low = -1 if number == 0 else borders[number]
+        inside = (confidence > low) & (confidence <= borders[number + 1])
+        assert found.counts[number] == inside.sum()
+        if inside.any():
+            assert found.confidence[number] == pytest.approx(confidence[inside].mean())
+            assert found.accuracy[number] == pytest.approx(right[inside].mean())
+            error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+        else:
+            assert math.isnan(found.confidence[number])
+            assert math.isnan(found.accuracy[number])
+    assert expected_calibration_error(found) == pytest.approx(error, abs=1e-12)
+    accuracy, mean = calibration_curve(right.astype(int), confidence, n_bins=bins, pos_label=1)
+    some = found.counts > 0
+    np.testing.assert_allclose(found.accuracy[some], accuracy)
+    np.testing.assert_allclose(found.confidence[some], mean)
+
+
+def test_the_calibration_error_is_what_confidence_is_off_by():
+    confidence = np.full(10, 0.9, np.float32)
+    for right, error in ((9, 0.0), (5, 0.4), (10, 0.1), (0, 0.9)):
+        found = reliability(confidence, np.arange(10) < right)
+        assert expected_calibration_error(found) == pytest.approx(error, abs=1e-6)
+
+
+def test_the_chance_error_is_what_calibrated_networks_have_on_average():
+    rng = np.random.default_rng(1)
+    confidence = rng.beta(8, 1, 500)
+    errors = [
+        expected_calibration_error(reliability(confidence, rng.random(500) < confidence))
+        for _ in range(400)
+    ]
+    found = chance_calibration_error(confidence)
+    assert found == pytest.approx(np.mean(errors), rel=0.05)
+    assert found == chance_calibration_error(confidence)
+    assert chance_calibration_error(np.repeat(confidence, 100)) < found / 5
+    assert chance_calibration_error(np.ones(10)) == 0

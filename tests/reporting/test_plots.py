@@ -1,0 +1,235 @@
+"""Figures of any history, any number of classes and any names, as parts of a page."""
+
+import re
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from mnist_jax.reporting import plots
+from mnist_jax.reporting.page import svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def history(epochs: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1 / epoch,
+            "val_loss": 1.1 / epoch,
+            "train_accuracy": 1 - 0.3 / epoch,
+            "val_accuracy": 1 - 0.4 / epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def texts(figure: Figure) -> list[str]:
+    root = ET.fromstring(svg(figure, "f"))
+    return ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
+
+
+def curve(figure: Figure, label: str, panel: int = 0) -> list[float]:
+    (line,) = [line for line in figure.axes[panel].lines if line.get_label() == label]
+    return np.asarray(line.get_ydata()).tolist()
+
+
+def test_learning_curves_are_the_history(subtests):
+    for epochs in (1, 2, 50):
+        with subtests.test(msg=f"{epochs} epochs"):
+            rows = history(epochs)
+            figure = plots.learning_curves(rows)
+            for panel, metric in enumerate(("accuracy", "loss")):
+                assert curve(figure, "training", panel) == [row[f"train_{metric}"] for row in rows]
+                assert curve(figure, "validation", panel) == [row[f"val_{metric}"] for row in rows]
+            found = texts(figure)
+            assert {"accuracy", "loss", "training", "validation", "gap", "epoch"} <= {*found}
+            ticks = [text for text in found if text.isdigit()]
+            assert ticks  # epochs are whole
+            assert not any(
+                re.fullmatch(r"\d+\.\d+", text) for text in texts(figure)[: len(ticks) // 2]
+            )
+
+
+def test_curves_are_told_apart_in_grey_print():
+    lines = plots.learning_curves(history(3), ["loss"]).axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["--", "-"]
+
+
+def test_no_gap_is_shaded_where_it_says_nothing():
+    assert len(plots.learning_curves(history(3), ["loss"]).axes[0].collections) == 1
+    assert not plots.learning_curves(history(3), ["loss"], gap=False).axes[0].collections
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 2), min_size=1, max_size=30))
+def test_curves_of_any_accuracy_lie_within_their_axes(accuracies):
+    rows = [
+        {"epoch": epoch, "train_accuracy": train, "val_accuracy": val}
+        for epoch, (train, val) in enumerate(accuracies, 1)
+    ]
+    figure = plots.learning_curves(rows, ["accuracy"])
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    for line in axes.lines:
+        assert np.isfinite(axes.transData.transform(line.get_xydata())).all()
+        values = np.asarray(line.get_ydata())
+        assert ((low <= values) & (values <= high)).all()
+
+
+def test_the_last_epochs_of_curves_are_legible():
+    """From 99% to 99.5% is a good part of the height, however bad the first epoch was."""
+    rows = [
+        {"epoch": epoch, "train_accuracy": value, "val_accuracy": value}
+        for epoch, value in enumerate([0.3, 0.9, 0.99, 0.995], 1)
+    ]
+    figure = plots.learning_curves(rows, ["accuracy"])
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    heights = axes.transAxes.inverted().transform(
+        axes.transData.transform([(1, row["val_accuracy"]) for row in rows])
+    )[:, 1]
+    assert heights[3] - heights[2] > 0.1
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert {"90%", "99%"} <= {*names}
+
+
+def luminance(colour: str) -> float:
+    """https://www.w3.org/TR/WCAG21/#dfn-relative-luminance"""
+    parts = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_lines_of_figures_stand_out_from_the_page(subtests):
+    for ground in ("#ffffff", "#151517"):
+        with subtests.test(msg=ground):
+            for colour in plots.COLOURS:
+                if ground != "#ffffff" and colour == plots.BLUE:
+                    continue  # it becomes the accent of the dark page
+                dark, light = sorted([luminance(colour), luminance(ground)])
+                assert (light + 0.05) / (dark + 0.05) >= 3, colour
+
+
+def test_each_training_has_a_curve_and_a_name():
+    histories = {f"_run {number}": history(number + 1) for number in range(8)}
+    figure = plots.compare_curves(histories, "loss")
+    for name, rows in histories.items():
+        assert curve(figure, name.lstrip("_")) == [row["val_loss"] for row in rows]
+    styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(styles) == 8
+
+
+def test_counts_of_a_confusion_stand_in_their_cells():
+    counts = np.array([[1200, 0, 3], [0, 45, 0], [7, 0, 6]])
+    figure = plots.confusion(counts, ["a", "b", "c"])
+    places = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    assert places == {
+        "1,200": (0, 0),
+        "3": (2, 0),
+        "45": (1, 1),
+        "7": (0, 2),
+        "6": (2, 2),
+    }
+
+
+def test_a_confusion_of_any_number_of_classes_is_readable(subtests):
+    for classes in (2, 10, 47, 1000):
+        with subtests.test(msg=f"{classes} classes"):
+            rng = np.random.default_rng(0)
+            counts = np.diag(rng.integers(0, 50, classes))  # some classes have no example
+            np.add.at(counts, tuple(rng.integers(0, classes, (2, 5 * classes))), 1)
+            figure = plots.confusion(counts, [f"class {number}" for number in range(classes)])
+            axes = figure.axes[0]
+            names = [label.get_text() for label in axes.get_yticklabels()]
+            assert len(names) <= plots.NAMED
+            assert names[:2] == ["class 0", f"class {-(-classes // plots.NAMED)}"]
+            cells = [path for part in axes.collections for path in part.get_paths()]
+            assert len(cells) == np.count_nonzero(counts)
+            # On a phone, 390 pixels wide, a mistake has at least two of them.
+            assert (
+                min(np.ptp(np.asarray(path.vertices)[:, 0]) for path in cells) / classes * 390 * 0.8
+                >= 2
+            )
+            assert len(svg(figure, "f")) < 600_000
+
+
+def test_reliability_leaves_out_empty_bins():
+    accuracy, counts = np.array([np.nan, 0.5, 0.75, 1]), np.array([0, 2, 4, 9])
+    intervals = np.array([[0, 1], [0.1, 0.9], [0.3, 0.95], [0.7, 1]])
+    figure = plots.reliability(np.array([np.nan, 0.4, 0.7, 0.99]), accuracy, counts, intervals)
+    assert curve(figure, "network") == [0.5, 0.75, 1]
+    (bars,) = figure.axes[0].collections
+    reached = [np.asarray(path.vertices)[:, 1].tolist() for path in bars.get_paths()]
+    np.testing.assert_allclose(reached, intervals[1:])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["2", "4", "9"]
+
+
+def test_every_phase_but_the_total_is_a_bar():
+    figure = plots.phases({"import": 1.0, "train": 8.25, "eval": 0.0, "total": 9.25})
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1.0, 8.25, 0.0]  # type: ignore[attr-defined]
+    assert {"import", "train", "8.25 s"} <= {*texts(figure)}
+    assert "total" not in texts(figure)
+
+
+def test_pictures_keep_their_pixels_and_titles(subtests):
+    for channels in (1, 3):
+        with subtests.test(msg=f"{channels} channels"):
+            pictures = np.random.default_rng(0).integers(0, 256, (7, 5, 4, channels), np.uint8)
+            figure = plots.picture_grid(pictures, [*"abcdefg"], columns=3)
+            shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+            assert (np.array(shown) == np.broadcast_to(pictures, (7, 5, 4, 3))).all()
+            assert [*filter(None, texts(figure))] == [*"abcdefg"]
+
+
+def test_long_names_in_figures_keep_their_ends():
+    names = [f"{'a' * 50} {end}" for end in ("left", "right")]
+    (first, second) = [
+        label.get_text()
+        for label in plots.confusion(np.ones((2, 2), int), names).axes[0].get_yticklabels()
+    ]
+    assert first.endswith("left")
+    assert second.endswith("right")
+    assert len(first) == len(second) == 14
+
+
+NAMES = ["</svg><script>alert(1)</script>", "$x", "漢字 ش", "x" * 500, "a\nb\0", "--><b>"]
+
+
+def test_names_in_figures_are_text_whatever_they_hold():
+    figures = [
+        plots.confusion(np.ones((6, 6), int), NAMES),
+        plots.compare_curves({name: history(2) for name in NAMES}, "loss"),
+        plots.picture_grid(np.zeros((6, 2, 2, 1), np.uint8), NAMES),
+    ]
+    for figure in figures:
+        found = svg(figure, "f")
+        assert "<script" not in found
+        assert "<b>" not in found
+        assert "<!--" not in found
+        shown = texts(figure)
+        assert {"$x", "漢字 ش", "a b"} <= {*shown}
+        assert max(map(len, shown)) <= 30
+
+
+def test_a_figure_fits_into_any_page():
+    """Its ids are its own; letters have the page's colour and font; nothing is loaded."""
+    once, again = (svg(plots.learning_curves(history(3)), "curves") for _ in range(2))
+    assert once == again
+    root = ET.fromstring(once)
+    assert "width" not in root.attrib
+    ids = {element.attrib["id"] for element in root.iter() if "id" in element.attrib}
+    assert ids
+    assert all(name.startswith("curves-") for name in ids)
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', once)
+    assert {*filter(None, sum(used, ()))} <= ids
+    assert plots.INK not in once
+    assert once.count(plots.BLUE) == once.count(f"var(--accent, {plots.BLUE})") > 0
+    assert "currentColor" in once
+    assert "font:" not in once
+    assert "font-family" not in once
+    assert not re.search(r'(href|src)="(?!#)', once)

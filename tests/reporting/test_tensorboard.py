@@ -1,0 +1,105 @@
+"""Event files, read back with TensorBoard's own reader."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import TINY, create_reference
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore (made at run time)
+
+from mnist_jax import train
+from mnist_jax.datasets import load_splits
+from mnist_jax.reporting.filters import drawn
+from mnist_jax.reporting.tensorboard import tensorboard
+from mnist_jax.train import Run
+
+
+def train_and_draw(workdir: Path) -> Run:
+    with tensorboard(workdir) as listener:
+        return train(TINY, workdir, listeners=[listener])
+
+
+def assert_each_step_once(workdir: Path, run: Run) -> None:
+    events = EventAccumulator(str(workdir / "tensorboard")).Reload()
+    names = {*run.history[0]} - {"epoch", "step"}
+    tags = {tag.split("/")[1]: tag for tag in events.Tags()["scalars"]}
+    assert {*tags} == names | {"test_loss", "test_accuracy"}
+    assert tags["val_loss"] == "loss/val_loss"
+    (tested,) = events.Scalars(tags["test_accuracy"])
+    assert tested.step == run.result["steps"]
+    assert tested.value == pytest.approx(run.result["test_accuracy"])
+    for name in names:
+        found = [(event.step, event.value) for event in events.Scalars(tags[name])]
+        assert found == [(row["step"], pytest.approx(row[name])) for row in run.history]
+
+
+@pytest.fixture(scope="module")
+def drawn_run(tmp_path_factory) -> tuple[Path, Run]:
+    workdir = tmp_path_factory.mktemp("tensorboard") / "run"
+    return workdir, train_and_draw(workdir)
+
+
+def test_a_row_of_the_history_is_a_point_of_each_curve(drawn_run):
+    assert_each_step_once(*drawn_run)
+
+
+def test_pictures_show_what_the_network_looks_for_and_finds(drawn_run):
+    workdir, run = drawn_run
+    events = EventAccumulator(str(workdir / "tensorboard")).Reload()
+    assert set(events.Tags()["images"]) == {"image", "filters", "maps/conv1"}
+    expected = drawn(
+        create_reference(features=4, hidden_size=16),
+        run.state.eval_variables,
+        load_splits(**vars(TINY.data))[0]["validation"].images[0],
+    )
+    for name, picture in expected.items():
+        found = events.Images(name)
+        assert [event.step for event in found] == [8, 16]
+        pixels = np.asarray(Image.open(io.BytesIO(found[-1].encoded_image_string)).convert("L"))
+        times = pixels.shape[1] // picture.shape[1]
+        assert pixels.shape[1] >= 400
+        np.testing.assert_array_equal(pixels[::times, ::times], picture[..., 0])
+
+
+def test_hyperparameters_are_what_the_config_chooses(drawn_run):
+    events = EventAccumulator(str(drawn_run[0] / "tensorboard")).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert found["optimizer.learning_rate"].number_value == pytest.approx(1e-3)
+    assert found["data.train_split"].string_value == "train[:640]"
+    assert found["epochs"].number_value == 2
+    assert "augment.cutout" not in found
+
+
+def test_a_finished_run_gets_its_curves_later(drawn_run, tmp_path):
+    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "tensorboard")
+    run = train_and_draw(tmp_path)
+    assert_each_step_once(tmp_path, run)
+
+
+def test_a_finished_run_keeps_its_pictures_and_repairs_its_curves(drawn_run, tmp_path):
+    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
+    run = drawn_run[1]
+    (event_file,) = (tmp_path / "tensorboard").iterdir()
+    before = event_file.read_bytes()
+    train_and_draw(tmp_path)
+    assert event_file.read_bytes() == before
+    event_file.write_bytes(before[:-70])  # killed before it was told what the test has given
+    train_and_draw(tmp_path)
+    assert_each_step_once(tmp_path, run)
+
+
+def test_a_resumed_run_has_each_step_once_in_its_curves(drawn_run, tmp_path):
+    """What was written before it was stopped, and after its last checkpoint, is not doubled."""
+    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "16")
+    (event_file,) = (tmp_path / "tensorboard").iterdir()
+    event_file.write_bytes(event_file.read_bytes()[:-7])  # killed in the middle of a point
+    run = train_and_draw(tmp_path)
+    assert_each_step_once(tmp_path, run)

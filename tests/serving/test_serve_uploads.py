@@ -1,0 +1,98 @@
+"""Uploads to `serve`: bad ones, damaged ones, too many, too large and too slow ones."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from servers import BAD, FILES, HANGS, drawn, file_of
+from servers import client as client
+from servers import connect as connect
+from servers import trained as trained
+from servers import workdir as workdir
+
+from mnist_jax.serving import app as app_module
+
+
+def test_bad_uploads_are_refused_with_their_reason(client, subtests):
+    for name, (content, status, message) in BAD.items():
+        for path in ("/api/predict", "/api/explain"):
+            with subtests.test(msg=f"{name}, {path}"):
+                response = client.post(path, content=content)
+                assert response.status_code == status
+                assert message in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "PNG",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("JPEG", "GIF", "WEBP", "TIFF", "BMP")),
+    ],
+)
+def test_damaged_images_are_answered_or_refused(kind, client):
+    whole = file_of(drawn(size=60), kind)
+    rng = np.random.default_rng(0)
+    for _ in range(15):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(0, min(len(whole), 400), 3)] = rng.integers(0, 256, 3)
+        status = client.post("/api/predict", content=damaged.tobytes()).status_code
+        assert status in (200, 413, 422)
+
+
+def test_uploads_beyond_the_limits_are_told_to_come_again(client, monkeypatch):
+    for limit in ("MAX_WAITING", "MAX_HELD"):
+        with monkeypatch.context() as patch:
+            patch.setattr(app_module, limit, 0)
+            response = client.post("/api/predict", content=FILES["grey"]())
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert client.post("/api/predict", content=FILES["grey"]()).status_code == 200
+
+
+def exchange(app: Any, *messages: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Sends what a server would for an upload, None: nothing comes any more; returns the answer."""
+    scope = {"type": "http", "method": "POST", "path": "/api/predict", "headers": []}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("a", 1)}
+    coming, sent = iter(messages), []
+
+    async def receive() -> dict[str, Any]:
+        message = next(coming)
+        if message is None:
+            await asyncio.sleep(HANGS)
+        return message or {}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope["headers"] = [(b"host", b"a")]
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def part(body: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_a_slow_upload_is_ended(client, monkeypatch):
+    monkeypatch.setattr(app_module, "SLOWEST", 0.1)
+    head, body = exchange(client.app, part(b"x"), None)
+    assert head["status"] == 408
+    assert b"longer than" in body["body"]
+
+
+def test_of_an_endless_upload_no_more_is_read(client):
+    parts = [part(bytes(1_000_000)) for _ in range(21)]
+    head, _ = exchange(client.app, *parts)  # a further part would raise StopIteration
+    assert head["status"] == 413
+
+
+def test_nothing_is_held_of_uploads_that_are_answered(client):
+    for content, status in [(FILES["grey"](), 200), (b"no image", 422), (bytes(20_000_001), 413)]:
+        assert client.post("/api/predict", content=content).status_code == status
+        found = client.get("/health").json()
+        assert (found["waiting"], found["held"]) == (0, 0)
+
+
+def test_an_upload_that_is_broken_off_is_no_error(client):
+    head, _ = exchange(client.app, part(b"x"), {"type": "http.disconnect"})
+    assert head["status"] == 400

@@ -1,0 +1,136 @@
+"""What tests start as programs: a small training, in which things happen at a chosen chunk.
+
+    python -c 'from subprocesses import *; at_chunk(3, kill); run()' train ...
+
+Whoever only watches a program may find it further than it was: here nothing comes too late.
+"""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import helpers
+from flax.traverse_util import flatten_dict
+from jax._src import compiler, distributed  # private, see `be_process`
+
+from mnist_jax.cli import commands
+from mnist_jax.cli.main import run as run
+from mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from mnist_jax.events import Listener
+from mnist_jax.processes import group as peers
+from mnist_jax.processes.signals import SIGNALS
+from mnist_jax.train import Run
+
+# With this seed and step size the third epoch is the best one, and its checkpoint stays when others
+# are deleted.
+EPOCHS, STEPS_PER_EPOCH, BEST_EPOCH = 4, 4, 3
+CONFIG = Config(
+    seed=1,
+    epochs=EPOCHS,
+    batch_size=64,
+    chunk_steps=2,
+    data=DataConfig(train_split="train[:320]", test_split="test[:100]"),
+    model=ModelConfig(features=4, hidden_size=8),
+    optimizer=OptimizerConfig(learning_rate=0.03),
+)
+
+
+def options(config: Config) -> list[str]:
+    """A config as `train` takes it."""
+    default, fields = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (Config(), config))
+    return [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in fields.items()
+        if value != default[name]
+    ]
+
+
+OPTIONS = options(CONFIG)
+
+
+def at_chunk(number: int, happen: Callable[[], object]) -> None:
+    """Has the command `train` call `happen` while a chunk, from 1 on, is computed."""
+    train, happens = commands.train, helpers.at_chunk(number, happen)
+
+    def train_with(*args: Any, listeners: Sequence[Listener] = (), **options: Any) -> Run:
+        return train(*args, listeners=[*listeners, happens], **options)
+
+    commands.train = train_with
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_signal() -> None:
+    """Says "ready", whatever is silenced, and goes on when a signal has been handled."""
+    handlers: dict[int, Any] = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    handled = []
+
+    def handle(signum: int, frame: Any) -> None:
+        handlers[signum](signum, frame)
+        handled.append(signum)
+
+    for signum in SIGNALS:
+        signal.signal(signum, handle)
+    print("ready", file=sys.__stdout__, flush=True)
+    while not handled:
+        time.sleep(0.005)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
+    """Reads what a program prints, up to a line such as "ready"."""
+    if not process.stdout or f"{line}\n" not in iter(process.stdout.readline, ""):
+        raise AssertionError(f"it has ended without {line!r}: {process.communicate()}")
+
+
+def be_process(number: int, *, waits_for_loss: bool) -> None:
+    """Lets a program be one of several, without what such ones wait for by the clock.
+
+    Args:
+        number: of the process. Where the first one is to end last, it does when its input ends.
+        waits_for_loss: whether an error in it comes from the loss of another one; it then waits for
+            that to be told. Otherwise all end alike.
+    """
+
+    def sleep(seconds: float) -> None:
+        if seconds > peers.BEAT_SECONDS:
+            sys.stdin.read()
+        else:
+            time.sleep(100 if waits_for_loss else 0.01)
+
+    peers.SILENT_SECONDS = 1e9  # a machine that is busy is not one that is lost
+    peers.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)  # type: ignore[assignment]
+
+    # JAX has the first process alone write to its cache: the others would compile each time.
+    write, state = compiler._cache_write, distributed.global_state
+
+    def write_always(*args: Any) -> None:
+        state.process_id = 0
+        try:
+            write(*args)
+        finally:
+            state.process_id = number
+
+    compiler._cache_write = write_always
+
+
+def free_port(low: int = 20000, high: int = 30000) -> int:
+    """A port that is free, and not of those that the system, or another worker, takes meanwhile."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+    low, high = low + worker * (high - low) // 4, low + (worker + 1) * (high - low) // 4
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", low + secrets.randbelow(high - low)))
+            return probe.getsockname()[1]

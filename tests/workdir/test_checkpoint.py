@@ -1,0 +1,217 @@
+"""Real Orbax on a toy state."""
+
+import re
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mnist_jax.datasets import DataInfo
+from mnist_jax.sharding import create_mesh, replicated
+from mnist_jax.state import TrainState
+from mnist_jax.workdir.checkpoint import (
+    check_checkpoints,
+    open_saver,
+    prune,
+    read_progress,
+    remove_set_aside,
+    restore_state,
+    restore_variables,
+)
+from mnist_jax.workdir.history import Progress
+from mnist_jax.workdir.origin import Origin
+
+REPLICATED = replicated(create_mesh())
+
+
+def toy_state(
+    value: float, step: int, shape: tuple[int, ...] = (3,), *, averaged: bool = False
+) -> TrainState:
+    params: Any = {"layer": {"kernel": jnp.full(shape, value), "bias": jnp.float32(value)}}
+    tx = optax.adam(0.1)
+    opt_state = jax.tree.map(lambda x: x + jnp.asarray(10 * value, x.dtype), tx.init(params))
+    state = TrainState(
+        step=jnp.int32(step),
+        apply_fn=len,
+        params=params,
+        tx=tx,
+        opt_state=opt_state,
+        batch_stats={"norm": {"mean": jnp.full(2, value - 1)}},
+        average={},
+    )
+    if averaged:
+        state = state.replace(average=jax.tree.map(lambda x: x / 2, state.variables))
+    return state
+
+
+def progress(epochs: int, config: dict[str, Any] | None = None) -> Progress:
+    """That of a run of so many epochs, whose losses do not fit into a float32."""
+    info = DataInfo((28, 28, 1), ("0", "1"))
+    rows: Any = [{"epoch": epoch, "val_loss": epoch / 3} for epoch in range(1, epochs + 1)]
+    return Progress(Origin(config or {}, "sum", info, {"train": 7}, {"cpu_count": 2}), rows, [])
+
+
+def save(directory: Path, *steps: int) -> None:
+    with open_saver(directory, check_checkpoints(directory)[0]) as saver:
+        for step in steps:
+            saver.save(toy_state(step / 10, step), progress(step))
+
+
+def kernel(directory: Path, step: int) -> np.ndarray:
+    return np.asarray(restore_variables(directory, step, REPLICATED)["params"]["layer"]["kernel"])
+
+
+def test_a_state_comes_back_exactly(tmp_path):
+    save(tmp_path, 1, 2)
+    assert check_checkpoints(tmp_path) == ([1, 2], {})
+    assert read_progress(tmp_path, 2) == progress(2)
+    state = restore_state(tmp_path, 2, toy_state(0.0, 0), REPLICATED)
+    expected = toy_state(0.2, 2)
+    assert jax.tree.structure(state.opt_state) == jax.tree.structure(expected.opt_state)
+    pairs = zip(
+        *(jax.tree.leaves((s.step, s.params, s.opt_state)) for s in (state, expected)), strict=True
+    )
+    for ours, theirs in pairs:
+        assert (ours.dtype, ours.weak_type) == (theirs.dtype, False)
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(kernel(tmp_path, 1), np.full(3, np.float32(0.1)))
+
+
+def test_batch_statistics_and_the_running_mean_come_back_exactly(tmp_path):
+    saved = toy_state(0.2, 2, averaged=True)
+    with open_saver(tmp_path, []) as saver:
+        saver.save(saved, progress(1))
+    state = restore_state(tmp_path, 2, toy_state(0.0, 0, averaged=True), REPLICATED)
+    for found in (state.average, restore_variables(tmp_path, 2, REPLICATED)):
+        jax.tree.map(np.testing.assert_array_equal, found, saved.average)
+    jax.tree.map(np.testing.assert_array_equal, state.variables, saved.variables)
+    with pytest.raises(ValueError, match="is of another model"):
+        restore_state(tmp_path, 2, toy_state(0.0, 0), REPLICATED)
+
+
+def test_nothing_saved_is_no_step(tmp_path):
+    assert check_checkpoints(tmp_path / "new") == ([], {})
+    (tmp_path / "a-file").write_text("", encoding="utf-8")
+    with pytest.raises(NotADirectoryError, match="a-file must be a directory"):
+        check_checkpoints(tmp_path / "a-file")
+
+
+def test_pruning_keeps_what_it_is_told(tmp_path):
+    save(tmp_path, 1, 2, 3, 4)
+    prune(tmp_path, [2, 4, 7])
+    assert check_checkpoints(tmp_path) == ([2, 4], {})
+    save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+    assert check_checkpoints(tmp_path) == ([2, 4], {})
+
+
+def test_leftovers_of_a_killed_save_are_not_listed_and_are_removed(tmp_path):
+    save(tmp_path, 1)
+    for leftover in ("2.orbax-checkpoint-tmp", "0.deleted"):
+        shutil.copytree(tmp_path / "1", tmp_path / leftover)
+    assert check_checkpoints(tmp_path) == ([1], {})
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
+    increase = jax.jit(lambda params: jax.tree.map(lambda x: x + 1, params), donate_argnums=0)
+    state = toy_state(0.0, 1, shape=(1000, 1000))
+    with open_saver(tmp_path, []) as saver:
+        saver.save(state, progress(1))
+        for _ in range(20):
+            state = state.replace(params=increase(state.params))
+    assert not kernel(tmp_path, 1).any()
+
+
+def test_the_history_may_grow_while_it_is_saved(tmp_path):
+    """Orbax writes it in the background: on a busy machine after the next epoch has ended."""
+    grown = threading.Event()
+
+    class ReadLate(dict[str, float]):
+        """In the background, what stands behind it is read when the history has grown."""
+
+        def items(self) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                grown.wait()
+            return super().items()
+
+    first, history = progress(1, config=ReadLate(seed=1.0)), []
+    with open_saver(tmp_path, []) as saver:
+        saver.save(toy_state(0.0, 1), first._replace(history=history))
+        history.append({"epoch": 2})
+        grown.set()
+    assert read_progress(tmp_path, 1).history == []
+
+
+@pytest.mark.parametrize(
+    "other", [toy_state(0.0, 0, shape=(4,)), toy_state(0, 0)], ids=["shape", "dtype"]
+)
+def test_another_model_is_refused(tmp_path, other):
+    save(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"/1 is of another model: .*params/layer/kernel"):
+        restore_state(tmp_path, 1, other, REPLICATED)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "remove", "flip"])
+def test_damage_to_any_file_is_found_and_named_or_does_no_harm(tmp_path, damage, capfd):
+    save(tmp_path, 1, 2)
+    rng = np.random.default_rng(0)
+    files = [path for path in (tmp_path / "2").rglob("*") if path.is_file()]
+    harmless = set()
+    for file in files:
+        content = file.read_bytes()
+        if damage == "remove":
+            file.unlink()
+        elif damage == "flip":
+            place, bit = rng.integers(max(1, len(content))), rng.integers(8)
+            flipped = bytes([content[place] ^ 1 << bit]) if content else b"\0"
+            file.write_bytes(content[:place] + flipped + content[place + 1 :])
+        else:
+            file.write_bytes(content[: len(content) // 2 if damage == "truncate" else 0])
+        if file.parent == tmp_path / "2" and file.name != "SHA256SUMS":
+            # Orbax's own notes, with the time of the rename, are not read.
+            harmless.add(file.name)
+            state = restore_state(tmp_path, 2, toy_state(0.0, 0), REPLICATED)
+            np.testing.assert_array_equal(
+                state.params["layer"]["kernel"], np.full(3, np.float32(0.2))
+            )
+            assert read_progress(tmp_path, 2) == progress(2)
+        elif content or damage not in ("truncate", "empty"):
+            named = "SHA256SUMS" if file.name == "SHA256SUMS" else file.relative_to(tmp_path / "2")
+            sound, damaged = check_checkpoints(tmp_path)
+            assert sound == [1]
+            assert re.search(rf"/2 is damaged and left out: .*{named}", damaged[2])
+        file.write_bytes(content)
+    assert harmless <= {"_CHECKPOINT_METADATA", "commit_success.txt"}
+    assert len(files) > 15
+    assert check_checkpoints(tmp_path) == ([1, 2], {})
+    assert capfd.readouterr().err == ""
+
+
+def test_a_changed_line_end_of_the_sums_is_damage(tmp_path, subtests):
+    save(tmp_path, 1)
+    sums = tmp_path / "1" / "SHA256SUMS"
+    text = sums.read_text(encoding="utf-8")
+    ends = [number for number, letter in enumerate(text) if letter == "\n"]
+    for end in ("\v", "\f", "\r", "\r\n", "\x1c", "\x85", ""):
+        with subtests.test(msg=repr(end)):
+            for place in ends:
+                sums.write_bytes((text[:place] + end + text[place + 1 :]).encode())
+                assert check_checkpoints(tmp_path)[0] == []
+
+
+def test_a_damaged_checkpoint_is_set_aside_until_it_is_not_needed(tmp_path):
+    save(tmp_path, 1, 2)
+    (tmp_path / "2" / "variables" / "manifest.ocdbt").write_bytes(b"")
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "2.aside"]
+    assert check_checkpoints(tmp_path) == ([1, 2], {})
+    remove_set_aside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

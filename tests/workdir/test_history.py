@@ -1,0 +1,73 @@
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from mnist_jax.workdir.history import (
+    atomic_file,
+    read_history,
+    read_json,
+    write_history,
+    write_json,
+)
+
+
+def write_forever(path: str) -> None:
+    n = 0
+    while True:
+        write_history(Path(path), [{"n": n, "filler": "x" * 10_000}] * 20)
+        n += 1
+
+
+@pytest.mark.slow
+def test_a_reader_never_sees_a_part_even_when_the_writer_is_killed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writer = context.Process(target=write_forever, args=(str(tmp_path),), daemon=True)
+    writer.start()
+    file = tmp_path / "metrics.jsonl"
+    while not file.exists():
+        assert writer.is_alive()
+    for _ in range(100):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        assert len(rows) == 20
+        assert len({row["n"] for row in rows}) == 1
+    writer.kill()
+    writer.join()
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 20
+
+
+def test_a_failed_write_leaves_the_old_text_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("old", encoding="utf-8")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"), atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+    assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [
+        ("a", "old")
+    ]
+
+
+def test_json_files_are_strict_and_named_where_they_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match=r"a.json is not JSON: .*No such file"):
+        read_json(tmp_path / "a.json")
+    write_json(tmp_path / "a.json", {"a": [1, 0.1]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, 0.1]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"a": [1, 0.1]}
+    (tmp_path / "a.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a.json is not JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+    write_history(tmp_path, [{"epoch": 1}, {"epoch": 2}])
+    path = tmp_path / "metrics.jsonl"
+    for text in ("{", "[" * 100_000, '{"epoch": 3} 4'):
+        path.write_text('{"epoch": 1}\n{"epoch": 2}\n' + text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read: line 3 is not JSON"):
+            read_history(tmp_path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read: .*utf-8"):
+        read_history(tmp_path)
