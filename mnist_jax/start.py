@@ -36,6 +36,21 @@ class Task(NamedTuple):
     rules: Rules
 
 
+class Start(NamedTuple):
+    """What the loop begins with.
+
+    Attributes:
+        state: the training state, on the devices.
+        progress: the progress that belongs to it. Its origin names the network that the run began
+            from, if there is one.
+        messages: lines that say what was loaded and what is frozen.
+    """
+
+    state: TrainState
+    progress: Progress
+    messages: list[str]
+
+
 def create_task(config: Config) -> Task:
     """Loads the data and counts the steps; ValueError where the config and the data do not fit."""
     splits, label_names = load_splits(**vars(config.data))
@@ -119,8 +134,8 @@ def initial_state(
     progress: Progress,
     *,
     members: bool = False,
-) -> tuple[TrainState, Progress, list[str]]:
-    """Returns the state to begin with: saved, taken from a trained network, or initialised.
+) -> Start:
+    """Returns the beginning: a saved state, one made from a trained network, or an initialised one.
 
     Args:
         program: gives the initialised state, and places others on the devices.
@@ -129,10 +144,6 @@ def initial_state(
         saved: its sound checkpoints.
         progress: that of the last one, or of a new run.
         members: whether it is the state of a population.
-
-    Returns:
-        The state; the progress, whose origin then names the network that the run began from; and
-        lines that say what is loaded and what is frozen.
 
     Raises:
         FileNotFoundError: there is no trained network in the source.
@@ -145,9 +156,9 @@ def initial_state(
         shapes = jax.eval_shape(program.collect, program.state)
         whole = replicated(create_mesh())
         state = restore_state(workdir / "checkpoints", saved[-1], shapes, whole)
-        return program.place(state), progress, []
+        return Start(program.place(state), progress, [])
     if not config.init_from:
-        return program.state, progress, messages
+        return Start(program.state, progress, messages)
     source = Path(config.init_from)
     if source.resolve().is_relative_to(workdir.resolve()):
         raise ValueError(
@@ -168,4 +179,4 @@ def initial_state(
     layers = {"loaded": begun.loaded, "made anew": begun.remade, "left out": begun.left_out}
     told = [f"{what}, of {source}: {', '.join(names)}" for what, names in layers.items() if names]
     origin = progress.origin._replace(init_sha256=tree_sha256(trained))
-    return state, progress._replace(origin=origin), [*told, *messages]
+    return Start(state, progress._replace(origin=origin), [*told, *messages])
