@@ -6,9 +6,10 @@ import json
 import re
 import runpy
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
@@ -25,153 +26,147 @@ OPTIMIZER_CHOICES = {
 }
 
 
+class Limit(NamedTuple):
+    """A condition on a value, and the words for it in a message."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+AT_LEAST_0 = Limit(lambda n: n >= 0, "at least 0")
+AT_LEAST_1 = Limit(lambda n: n >= 1, "at least 1")
+NOT_HUGE = Limit(lambda n: n <= LARGEST, f"at most {LARGEST}")
+Count = Annotated[int, AT_LEAST_1, NOT_HUGE]
+Seed = Annotated[int, Limit(lambda n: 0 <= n < 2**32, "0 to 2**32 - 1")]
+Fraction = Annotated[float, Limit(lambda x: 0 <= x < 1, "at least 0 and below 1")]
+Positive = Annotated[float, Limit(lambda x: 0 < x < FLOAT32_MAX, "above 0 and finite")]
+NotNegative = Annotated[float, Limit(lambda x: 0 <= x < FLOAT32_MAX, "at least 0 and finite")]
+DatasetName = Annotated[
+    str,
+    Limit(
+        lambda name: bool(re.fullmatch(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?", name)),
+        "a tfds name such as mnist or emnist/letters:3.1.0",
+    ),
+]
+
+
+def _below(limit: int) -> Limit:
+    return Limit(lambda x: 0 <= x < limit, f"at least 0 and below {limit}")
+
+
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
-def _require_count(name: str, value: int, least: int = 1) -> None:
-    _require(least <= value, name, f"at least {least}", value)
-    _require(value <= LARGEST, name, f"at most {LARGEST}", value)
+class Checked:
+    """A config whose values have the types of their annotations and keep the limits there."""
 
-
-def _check_types(config: Any) -> None:
-    """Raises ValueError for a field whose value is not of its annotated type."""
-    for name, expected in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if typing.get_origin(expected) is typing.Literal:
-            valid, kind = value in typing.get_args(expected), f"one of {typing.get_args(expected)}"
-        else:
-            accepted = (int, float) if expected is float else expected
-            valid = isinstance(value, accepted) and (
-                expected is bool or not isinstance(value, bool)
-            )
-            kind = f"of type {getattr(expected, '__name__', expected)}"
-        _require(valid, f"{type(config).__name__}.{name}", kind, value)
+    def __post_init__(self):
+        cls = type(self)
+        section = cls.__name__.removesuffix("Config").lower()
+        limits = typing.get_type_hints(cls, include_extras=True)
+        for name, expected in typing.get_type_hints(cls).items():
+            value = getattr(self, name)
+            if typing.get_origin(expected) is Literal:
+                valid = value in typing.get_args(expected)
+                kind = f"one of {typing.get_args(expected)}"
+            else:
+                accepted = (int, float) if expected is float else expected
+                is_bool = isinstance(value, bool)  # which Python counts among the integers
+                valid = isinstance(value, accepted) and is_bool == (expected is bool)
+                kind = f"of type {getattr(expected, '__name__', expected)}"
+            _require(valid, f"{cls.__name__}.{name}", kind, value)
+            for limit in getattr(limits[name], "__metadata__", ()):
+                full_name = f"{section}.{name}" if section else name
+                _require(limit.holds(value), full_name, limit.expected, value)
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """What the network learns from."""
 
-    dataset: str = "mnist"
+    dataset: DatasetName = "mnist"
     """A name of tfds; `mnist` comes with this package."""
     train_split: str = "train"
     """The examples for training and validation, in tfds's notation: train, train[:1000]."""
     test_split: str = "test"
     """The examples for the test at the end."""
-    validation_fraction: float = 0.2
+    validation_fraction: Annotated[float, Limit(lambda x: 0 < x < 1, "between 0 and 1")] = 0.2
     """The part of train_split that is kept for validation."""
-    split_seed: int = 42
+    split_seed: Seed = 42
     """Draws the validation examples, as scikit-learn's train_test_split(random_state=...) does."""
     loader: Literal["memory", "stream"] = "memory"
     """Where the images are: all in the devices' memory, or on the disk, read while it trains."""
 
-    def __post_init__(self):
-        _check_types(self)
-        _require(
-            bool(re.fullmatch(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?", self.dataset)),
-            "data.dataset",
-            "a tfds name such as mnist or emnist/letters:3.1.0",
-            self.dataset,
-        )
-        _require(
-            0 < self.validation_fraction < 1,
-            "data.validation_fraction",
-            "between 0 and 1",
-            self.validation_fraction,
-        )
-        _require(0 <= self.split_seed < 2**32, "data.split_seed", "0 to 2**32 - 1", self.split_seed)
-
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The network. An architecture refuses a choice that it does not have; see `models`."""
 
     name: str = "cnn"
     """The architecture: a file of `mnist_jax/models/`."""
-    features: int = 32
+    features: Count = 32
     """Filters of the first convolution; of a transformer, the width of a token."""
-    depth: int = 1
+    depth: Annotated[int, AT_LEAST_1, Limit(lambda n: n <= 20, "at most 20")] = 1
     """Stages one after another; each stage of convolutions has twice the filters of the last."""
-    kernel_size: int = 3
+    kernel_size: Count = 3
     """Pixels a side of a filter; of a transformer, of a patch."""
-    stride: int = 1
+    stride: Count = 1
     """Pixels from one place of a filter to the next; of a ResNet, in its first convolution."""
     padding: Literal["VALID", "SAME"] = "VALID"
     """What surrounds an image that is convolved: nothing, or zeros, so that no rows are lost."""
     pool: Literal["max", "mean", "stride"] = "max"
     """What is kept of each window; with "stride", the convolution leaves the others out at once."""
-    pool_size: int = 2
+    pool_size: Count = 2
     """Pixels a side of a pooling window."""
     batch_norm: bool = False
     """Whether each feature of a convolution is normalised over the batch."""
-    hidden_size: int = 64
+    hidden_size: Count = 64
     """Units of a hidden layer."""
-    dropout_rate: float = 0.2
+    dropout_rate: Fraction = 0.2
     """The part of what the output layer is given (of an MLP, any layer) that a step leaves out."""
     lowering: Literal["auto", "matmul", "xla"] = "auto"
     """How convolutions are computed: as matrix products, by XLA's own, or the faster of both."""
 
-    def __post_init__(self):
-        _check_types(self)
-        for name in ("features", "depth", "kernel_size", "stride", "pool_size", "hidden_size"):
-            _require_count(f"model.{name}", getattr(self, name))
-        _require(self.depth <= 20, "model.depth", "at most 20", self.depth)
-        _require(
-            0 <= self.dropout_rate < 1,
-            "model.dropout_rate",
-            "at least 0 and below 1",
-            self.dropout_rate,
-        )
-
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """How the gradients change the parameters."""
 
     name: Literal["adam", "adamw", "nadam", "sgd", "lion", "muon"] = "adam"
     """The rule, of Optax."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Step size; of a schedule, the largest one."""
     schedule: Literal["constant", "cosine", "exponential", "one_cycle"] = "constant"
     """The step size over the run: always the same, down along half a wave, down to a hundredth, or
     up for 30 % of the steps and then down."""
-    warmup: float = 0.0
+    warmup: Fraction = 0.0
     """The part of the steps in which the step size first rises from 0."""
-    b1: float = 0.9
+    b1: Fraction = 0.9
     """Decay of the mean of the gradients."""
-    b2: float = 0.999
+    b2: Fraction = 0.999
     """Decay of the mean of their squares."""
-    eps: float = 1e-7
+    eps: Positive = 1e-7
     """Added to the root of the second mean."""
-    momentum: float = 0.9
+    momentum: Fraction = 0.9
     """Decay of the sum of the gradients, of sgd and muon."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """The part of a weight that goes with each step, times the step size."""
     decay: Literal["kernels", "all"] = "kernels"
     """Which weights decay: kernels only, or biases and scales too."""
-    clip_norm: float = 0.0
+    clip_norm: NotNegative = 0.0
     """The largest norm of all gradients together; 0: no limit."""
 
     def __post_init__(self):
-        _check_types(self)
-        for name in ("learning_rate", "eps"):
-            value = getattr(self, name)
-            _require(0 < value < FLOAT32_MAX, f"optimizer.{name}", "above 0 and finite", value)
-        for name in ("warmup", "b1", "b2", "momentum"):
-            value = getattr(self, name)
-            _require(0 <= value < 1, f"optimizer.{name}", "at least 0 and below 1", value)
-        for name in ("weight_decay", "clip_norm"):
-            value = getattr(self, name)
-            _require(0 <= value < FLOAT32_MAX, f"optimizer.{name}", "at least 0 and finite", value)
+        super().__post_init__()
+        used = OPTIMIZER_CHOICES[self.name]
         for name in ("b1", "b2", "eps", "momentum", "weight_decay", "decay"):
-            used = name in OPTIMIZER_CHOICES[self.name]
-            if not used and getattr(self, name) != getattr(OptimizerConfig, name):
+            default = getattr(OptimizerConfig, name)
+            if name not in used and getattr(self, name) != default:
                 raise ValueError(
-                    f"optimizer.{name} must stay at {getattr(OptimizerConfig, name)!r} with "
-                    f"{self.name}, which has no use for it but for learning_rate, "
-                    f"{', '.join(OPTIMIZER_CHOICES[self.name])}"
+                    f"optimizer.{name} must stay at {default!r} with {self.name}, which has no use "
+                    f"for it but for learning_rate, {', '.join(used)}"
                 )
         _require(
             self.schedule != "one_cycle" or not self.warmup,
@@ -182,89 +177,66 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Checked):
     """How training images are changed at random, each time they are seen; 0: not at all."""
 
-    shift: float = 0.0
+    shift: Annotated[float, _below(LARGEST)] = 0.0
     """Pixels to a side, at most."""
-    rotation: float = 0.0
+    rotation: Annotated[float, _below(180)] = 0.0
     """Degrees either way, at most."""
-    scale: float = 0.0
+    scale: Annotated[float, _below(1)] = 0.0
     """The part by which an image grows or shrinks, at most."""
-    shear: float = 0.0
+    shear: Annotated[float, _below(90)] = 0.0
     """Degrees either way, at most."""
-    elastic: float = 0.0
+    elastic: Annotated[float, _below(LARGEST)] = 0.0
     """Pixels by which a smooth random field moves each point (standard deviation)."""
-    cutout: int = 0
+    cutout: Annotated[int, _below(LARGEST)] = 0
     """Pixels a side of a square that is blanked."""
-    mixup_alpha: float = 0.0
+    mixup_alpha: Annotated[float, _below(LARGEST)] = 0.0
     """Mixup: two images and their labels, weighted by a draw of Beta(alpha, alpha)."""
 
-    def __post_init__(self):
-        _check_types(self)
-        limits = {"rotation": 180, "scale": 1, "shear": 90}
-        for name, value in vars(self).items():
-            limit = limits.get(name, LARGEST)
-            _require(0 <= value < limit, f"augment.{name}", f"at least 0 and below {limit}", value)
-
 
 @dataclass(frozen=True)
-class WatchConfig:
+class WatchConfig(Checked):
     """What is done where the validation no longer gets better; 0: nothing."""
 
-    patience: int = 0
+    patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
     """Epochs with a lower validation accuracy than the best after which training stops; the result
     is then the best network, not the last one."""
-    plateau_patience: int = 0
+    plateau_patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
     """Epochs without a lower validation loss after which the learning rate falls."""
-    plateau_factor: float = 0.1
+    plateau_factor: Annotated[float, Limit(lambda x: 0 < x < 1, "above 0 and below 1")] = 0.1
     """What it is multiplied with then."""
 
-    def __post_init__(self):
-        _check_types(self)
-        for name in ("patience", "plateau_patience"):
-            _require_count(f"watch.{name}", getattr(self, name), 0)
-        _require(
-            0 < self.plateau_factor < 1,
-            "watch.plateau_factor",
-            "above 0 and below 1",
-            self.plateau_factor,
-        )
-
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Checked):
     """When the training state is saved."""
 
-    every_epochs: int = 1
+    every_epochs: Annotated[int, AT_LEAST_1] = 1
     """Epochs between checkpoints; the last epoch is always saved."""
-    every_steps: int = 0
+    every_steps: Annotated[int, AT_LEAST_0] = 0
     """Steps between further checkpoints, each at the end of its chunk; 0: only at epochs."""
-
-    def __post_init__(self):
-        _check_types(self)
-        _require(self.every_epochs >= 1, "checkpoint.every_epochs", "at least 1", self.every_epochs)
-        _require(self.every_steps >= 0, "checkpoint.every_steps", "at least 0", self.every_steps)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """A recipe. The defaults are the reference recipe, the one of `configs/default.py`."""
 
-    seed: int = 0
+    seed: Seed = 0
     """The root of all randomness."""
-    epochs: int = 10
+    epochs: Annotated[int, AT_LEAST_1] = 10
     """Passes over the training examples."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Examples a step."""
-    chunk_steps: int = 75
+    chunk_steps: Annotated[int, AT_LEAST_1] = 75
     """Steps in one compiled call; progress is shown once a call."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
     """What the network multiplies in where it is trained; parameters, optimizer and losses stay
     float32, and so does evaluation."""
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     """The part of each label that is spread over all classes."""
-    ema_decay: float = 0.0
+    ema_decay: Fraction = 0.0
     """Decay of a running mean of the parameters, which then is what is measured; 0: none."""
     init_from: str = ""
     """A workdir whose trained network gives the first parameters, where they fit."""
@@ -278,14 +250,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self):
-        _check_types(self)
-        _require(0 <= self.seed < 2**32, "seed", "0 to 2**32 - 1", self.seed)
-        _require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
-        _require(self.chunk_steps >= 1, "chunk_steps", "at least 1", self.chunk_steps)
-        for name in ("label_smoothing", "ema_decay"):
-            value = getattr(self, name)
-            _require(0 <= value < 1, name, "at least 0 and below 1", value)
-        _require_count("batch_size", self.batch_size)
+        super().__post_init__()
         _require(
             not self.watch.patience or self.checkpoint.every_epochs == 1,
             "checkpoint.every_epochs",

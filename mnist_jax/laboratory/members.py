@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ VARIABLE = (
     "model.dropout_rate",
     "label_smoothing",
     "ema_decay",
-    *(f"augment.{f.name}" for f in dataclasses.fields(AugmentConfig) if f.type in (float, "float")),
+    *(f"augment.{name}" for name, kind in get_type_hints(AugmentConfig).items() if kind is float),
 )
 
 
