@@ -5,8 +5,8 @@
 Test accuracy: see the table in README.md. Two small convolutions, each with a max-pool, and large
 steps: Adam forgets fast (b1, b2), and the rate goes up and back to nothing in one cycle, as in the
 public record that `benchmarks/peers/fast_pytorch.py` follows. Filters, hidden units, batch size,
-rate and epochs were chosen on the 5,000 validation images, by `benchmarks/tune_fast.py`: within
-0.02 points of the most accurate candidate, in two thirds of its time. All other images train.
+rate and epochs were chosen on the 5,000 validation images, among the candidates that train in a few
+seconds. All other images train.
 """
 
 from mnist_jax import Config
