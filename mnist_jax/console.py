@@ -1,4 +1,4 @@
-"""What a training shows: a line for each epoch, a bar on a terminal, and the result at the end."""
+"""The console of a training: a line for each epoch, a bar on a terminal, the result at the end."""
 
 import contextlib
 import shlex
@@ -24,7 +24,7 @@ NEXT = {
 
 @contextlib.contextmanager
 def console() -> Iterator[Listener]:
-    """Yields a listener that prints what happens in a training, or in that of a population."""
+    """Yields a listener that prints the progress of a training, or of a population."""
     with contextlib.ExitStack() as stack:
         begin: Any = None
         bar: Any = None
@@ -59,11 +59,11 @@ def console() -> Iterator[Listener]:
 
 
 def show_result(workdir: Path, result: dict[str, Any]) -> None:
-    """Prints a panel on a terminal that is wide enough; elsewhere the same as plain lines.
+    """Prints the result as a panel on a terminal that is wide enough, elsewhere as plain lines.
 
     Args:
-        workdir: of the run.
-        result: what its result.json holds.
+        workdir: the directory of the run.
+        result: the content of its result.json.
     """
     seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
     total = seconds.pop("total", 0.0)

@@ -1,6 +1,6 @@
-"""The events of a training, which listeners are called with; a population has the same ones.
+"""The events of a training, with which its listeners are called; a population has the same ones.
 
-Of a population `state` and `sums` have a leading axis of members, and a metric in a row is a list.
+In a population, `state` and `sums` have a leading axis of members, and a metric in a row is a list.
 A state is good until the next event: the next chunk uses it up.
 """
 
@@ -20,8 +20,8 @@ class Begin(NamedTuple):
         config: the recipe.
         model: the Linen module.
         splits: images and labels of "train", "validation" and "test".
-        step: the updates made so far; more than 0 in a resumed run.
-        total_steps: the updates of all epochs.
+        step: the number of updates made so far; more than 0 in a resumed run.
+        total_steps: the number of updates in all epochs.
         history: a row for each epoch so far.
         messages: lines about the beginning, such as the names of frozen parameters.
         members: the names of a population's members.
@@ -41,9 +41,9 @@ class Chunk(NamedTuple):
     """A chunk of steps is being computed.
 
     Attributes:
-        step: the updates made when it is done.
-        num_steps: the updates of this chunk.
-        sums: metric sums of the epoch's chunks so far; the last ones may still be computed.
+        step: the number of updates made when it is done.
+        num_steps: the number of updates in this chunk.
+        sums: the metric sums of the epoch's chunks so far; the last ones may still be computed.
         history: a row for each epoch so far.
     """
 
@@ -62,7 +62,7 @@ class Diverged(NamedTuple):
 
 
 class Save(NamedTuple):
-    """The moment to write a checkpoint: the state, and what a resumed run needs beside it."""
+    """A checkpoint is due: the state, and the progress that a resumed run needs beside it."""
 
     step: int
     state: Any
@@ -78,7 +78,7 @@ class Epoch(NamedTuple):
 
 
 class Plateau(NamedTuple):
-    """The factor of the learning rate changes; of a population each is a list."""
+    """The factor of the learning rate changes; in a population each is a list."""
 
     before: Any
     after: Any
@@ -88,10 +88,10 @@ class Stop(NamedTuple):
     """The last event of the loop.
 
     Attributes:
-        step: the updates made.
-        state: the last one; nothing uses it up any more.
+        step: the number of updates made.
+        state: the last state; nothing uses it up any more.
         history: a row for each epoch.
-        signum: the signal that stopped the run; 0 where all epochs are done, or the rules end it.
+        signum: the signal that stopped the run; 0 if it ended by itself.
     """
 
     step: int

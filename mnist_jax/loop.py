@@ -1,7 +1,7 @@
 """The training loop: it computes and decides; it writes nothing and prints nothing.
 
-Whoever trains iterates over its events, and so do one network and a population, a new run and a
-resumed one. What differs between them is handed in: the compiled program, and the rules.
+One network and a population, a new run and a resumed one all iterate over these events. What
+differs between them is handed in: the compiled program and the rules.
 """
 
 import contextlib
@@ -23,24 +23,23 @@ def training_events(
     stop_signal: Callable[[], int],
     watch: Stopwatch,
 ) -> Iterator[Event]:
-    """Runs the chunks of a training and yields what happens.
+    """Runs the chunks of a training and yields its events.
 
-    The order of operations is a promise. A checkpoint is yielded before its epoch, so that an epoch
-    that has been shown is saved. Nothing is yielded to be saved before its losses and its state are
-    known to be finite. The state of an event is good until the next event: the next chunk uses it
-    up.
+    The order of operations is a promise. `Save` comes before `Epoch`, so an epoch that has been
+    shown has been saved. No state is yielded to be saved before its losses and values are known to
+    be finite. The state of an event is good until the next event: the next chunk uses it up.
 
     Args:
         program: the compiled calls, such as `program.Program`.
-        rules: what to decide by, such as `rules.Rules`.
-        state: where to begin; it is used up.
-        step: the updates that the state has.
-        progress: what belongs to the state.
-        stop_signal: returns the number of a signal that asks to stop, or 0.
-        watch: what the time goes to.
+        rules: the decisions, such as `rules.Rules`.
+        state: the state to begin with; the first chunk uses it up.
+        step: the number of updates that the state has seen.
+        progress: the progress that belongs to the state.
+        stop_signal: a function that returns the number of a signal that asks to stop, or 0.
+        watch: the stopwatch that counts where the time goes.
 
     Raises:
-        FloatingPointError: by the rules, where a network diverges.
+        FloatingPointError: the rules find that the network diverged.
     """
     history, sums = [*progress.history], [*progress.sums]
     seconds, input_seconds = progress.seconds, progress.input_seconds

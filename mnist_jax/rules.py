@@ -24,10 +24,10 @@ def is_scheduled(
     every_epochs: int,
     every_steps: int,
 ) -> bool:
-    """Tells whether there is to be a checkpoint at the end of the chunk that ends at `step`.
+    """Decides whether the chunk that ends at `step` ends with a checkpoint.
 
-    A pure function of the step: a run that was stopped saves the same ones. `every_steps` of 0 adds
-    none to the ends of the epochs.
+    A pure function of the step, so a resumed run saves the same steps. With `every_steps` of 0 only
+    epochs end with one.
     """
     if step % steps_per_epoch == 0:
         epoch = step // steps_per_epoch
@@ -38,7 +38,7 @@ def is_scheduled(
 
 
 def best_step(history: Sequence[Row], is_scheduled: Callable[[int], bool]) -> int | None:
-    """Returns the best step by validation accuracy of those that the schedule saves, if any."""
+    """Returns the step of best validation accuracy among the scheduled ones, if there are any."""
     rows = [row for row in history if is_scheduled(row["step"])]
     return best_row(rows)["step"] if rows else None
 
@@ -48,19 +48,19 @@ def kept_steps(
 ) -> set[int]:
     """Returns the saved steps that stay: the newest, two newest of the schedule, and the best.
 
-    Two, because the newest may be damaged one day. A step that only a signal has saved goes when
-    the next ones of the schedule are there.
+    Two, because the newest may turn out damaged. A step that was saved only because of a signal is
+    deleted once the schedule has saved two more.
     """
     best = best_step(history, is_scheduled)
     newest = [step for step in saved if is_scheduled(step)][-2:]
     return {*saved[-1:], *newest, *([best] if best else [])}
 
 
-# Validation that no longer gets better
+# Validation that stops improving
 
 
 def stops_early(history: Sequence[Row], patience: int) -> bool:
-    """Tells whether `patience` epochs have passed since the best one; 0: never.
+    """Decides whether `patience` epochs have passed since the best one; with 0, never.
 
     The best is `history.best_row`: of epochs with equal validation accuracy the newest.
 
@@ -73,13 +73,13 @@ def stops_early(history: Sequence[Row], patience: int) -> bool:
 
 
 def rate_scale(losses: list[float], patience: int, factor: float) -> float:
-    """Returns what the learning rate is multiplied with after these epochs.
+    """Returns the factor of the learning rate after these epochs.
 
     Args:
         losses: the validation loss of each epoch.
-        patience: epochs in a row without a lower validation loss, after which the rate falls, and
-            the count begins anew; 0: never.
-        factor: what it is multiplied with each time.
+        patience: the number of epochs in a row without a lower validation loss after which the rate
+            falls and the count starts again; 0 disables.
+        factor: the factor applied each time.
     """
     scale, lowest, waited = 1.0, float("inf"), 0
     for loss in losses if patience else []:
@@ -97,16 +97,16 @@ def first_bad_step(losses: Any, last_step: int) -> int | None:
     """Returns the first step (from 1) whose loss is not finite, if any.
 
     Args:
-        losses: of the steps that end with `last_step`, one after another; each is from before the
-            step's update.
-        last_step: counted from 1.
+        losses: the losses of the steps up to `last_step`, in order; each is from before the step's
+            update.
+        last_step: the step of the last loss, counted from 1.
     """
     bad = np.flatnonzero(~np.isfinite(np.ravel(losses)))
     return last_step - np.size(losses) + int(bad[0]) + 1 if bad.size else None
 
 
 def bad_leaf(tree: Any) -> str | None:
-    """Returns the name of a leaf that holds a value that is not finite, if any.
+    """Returns the name of the first leaf with a value that is not finite, if any.
 
     A gradient that is not finite leaves its trace in the parameters and the optimizer's moments.
     """
@@ -117,16 +117,16 @@ def bad_leaf(tree: Any) -> str | None:
 
 
 class Rules(NamedTuple):
-    """What the loop asks of a training of one network; `laboratory` has them of a population.
+    """The decisions of a training of one network; `laboratory.members` has a population's.
 
     Attributes:
-        num_examples: those of an epoch.
-        steps_per_epoch: the last one may be padded.
-        total_steps: of all epochs.
-        is_scheduled: step -> whether there is to be a checkpoint.
-        patience: see `stops_early`.
-        plateau_patience: see `rate_scale`.
-        plateau_factor: likewise.
+        num_examples: the number of training images.
+        steps_per_epoch: the number of steps in an epoch; the last one may be padded.
+        total_steps: the number of steps in all epochs.
+        is_scheduled: a function step -> whether a checkpoint is due.
+        patience: the argument of `stops_early`.
+        plateau_patience: the patience of `rate_scale`.
+        plateau_factor: the factor of `rate_scale`.
     """
 
     num_examples: int

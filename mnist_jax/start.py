@@ -1,4 +1,4 @@
-"""What a training needs before its first step: data, rules, and the state to begin with."""
+"""Everything a training, or a population, needs before its first step."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ SAMPLE = 1000  # training images whose drawings are looked at
 
 
 class Task(NamedTuple):
-    """What a config asks for: the data by split, what the run is made of, and its rules."""
+    """A config, loaded: the data by split, the origin of the run, and its rules."""
 
     splits: dict[str, Split]
     origin: Origin
@@ -52,7 +52,7 @@ class Start(NamedTuple):
 
 
 def create_task(config: Config) -> Task:
-    """Loads the data and counts the steps; ValueError where the config and the data do not fit."""
+    """Loads the data and counts the steps; ValueError if the config does not fit the data."""
     splits, label_names = load_splits(**vars(config.data))
     images = splits["train"].images
     sample = images[np.arange(min(len(images), SAMPLE))]
@@ -93,13 +93,16 @@ def step_options(config: Config) -> dict[str, Any]:
 def last_checkpoint(
     checkpoints: Path, origin: Origin, *, keeps_best: Any = None
 ) -> tuple[list[int], Progress]:
-    """Returns the sound steps up to the one to resume from, and the progress saved with that one.
+    """Returns the sound steps up to the one to resume from, and the progress saved with it.
 
     Args:
-        checkpoints: their directory.
-        origin: the run's; ValueError where they are of another run, see `check_same_run`.
-        keeps_best: the schedule of a run whose best checkpoint counts: where that is damaged, the
-            run resumes from the one before it, so that it is made again.
+        checkpoints: the directory of the checkpoints.
+        origin: the origin of the run.
+        keeps_best: the schedule of a run whose best checkpoint counts. If that one is damaged, the
+            run resumes from the one before it and so makes it again.
+
+    Raises:
+        ValueError: the checkpoints belong to another run, as `check_same_run` finds.
     """
     steps, values = from_first(lambda: _last_checkpoint(checkpoints, origin, keeps_best))
     progress = Progress.from_json(values)
@@ -138,12 +141,12 @@ def initial_state(
     """Returns the beginning: a saved state, one made from a trained network, or an initialised one.
 
     Args:
-        program: gives the initialised state, and places others on the devices.
-        config: names the network to begin from, and what is to be frozen.
-        workdir: where the training is, or is to be.
-        saved: its sound checkpoints.
-        progress: that of the last one, or of a new run.
-        members: whether it is the state of a population.
+        program: the compiled program, which has the initialised state and places others.
+        config: the recipe, which names the network to begin from and the frozen parameters.
+        workdir: the directory of the run.
+        saved: the steps of its sound checkpoints.
+        progress: the progress saved with the last of them, or that of a new run.
+        members: True for the state of a population.
 
     Raises:
         FileNotFoundError: there is no trained network in the source.

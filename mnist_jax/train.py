@@ -49,8 +49,8 @@ class Run(NamedTuple):
     """A finished training: its last state, a row for each epoch, and what result.json holds.
 
     `result["seconds"]` are those of the process that finished the run. "import" is what it needed
-    before its first run, "data" also what training waited for its images, "eval" is validation,
-    test, and what listeners do with an epoch, "checkpoint" what training waited for saves.
+    before its first run, "data" is loading and the time that training waited for images, "eval" is
+    validation, test and the listeners of an epoch, "checkpoint" is the time waited for saves.
     """
 
     state: TrainState
@@ -67,29 +67,29 @@ def train(
 ) -> Run:
     """Trains a network, or resumes the unfinished run in `workdir`.
 
-    On a CPU the same config gives the same bits on the same machine and versions, whatever stopped
-    the run in between. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a
-    second one, more than a second later, at once. The test split is used once, at the end.
+    On a CPU the same config gives the same bits on the same machine and versions, even if the run
+    was stopped in between. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a
+    second one, more than a second later, stops it at once. The test split is used once, at the end.
 
-    Several processes call it alike, with a workdir that all of them see, see `peers.joined`;
-    the first one writes there.
+    In a job of several processes (`processes.group`), all of them call it with the same arguments
+    and see the same workdir. The first one writes there.
 
     Args:
         config: the recipe.
-        workdir: a directory for the results, made where there is none. It receives config.json,
+        workdir: a directory for the results, created if missing. It receives config.json,
             metrics.jsonl, result.json and checkpoints/.
-        overwrite: deletes a run that is in `workdir` and starts anew. Nothing is deleted before the
+        overwrite: True deletes the run in `workdir` and starts again. Nothing is deleted before the
             new run is known to compile.
-        listeners: functions that are called with each event of the training, see `events`. None is
-            the console, which prints a line for each epoch. What a listener raises ends the run,
-            which can be resumed.
+        listeners: functions that are called with each of the `events`. None stands for the console,
+            which prints a line for each epoch. An exception in a listener ends the run, which can
+            be resumed.
 
     Raises:
-        ValueError: `workdir` holds a run with another config or other data, or one that cannot be
-            read; or the dataset cannot be had or does not fit the config.
-        OSError: `workdir` cannot be written, or is in use by another process. What was saved stays.
-        FloatingPointError: the loss or a parameter is not finite any more; nothing such is saved.
-        Stopped: a signal came; it is a KeyboardInterrupt.
+        ValueError: `workdir` holds a run with a different config or different data, or an
+            unreadable one; or the dataset is unavailable or does not fit the config.
+        OSError: `workdir` cannot be written, or is in use by another process. Saved steps stay.
+        FloatingPointError: the loss or a parameter is not finite; no such state is saved.
+        Stopped: a signal arrived. It is a KeyboardInterrupt.
     """
     workdir = Path(workdir)
     check_alike("options", [dataclasses.asdict(config), overwrite])
@@ -112,7 +112,7 @@ def train(
 
 @contextlib.contextmanager
 def heard(listeners: Sequence[Listener] | None) -> Iterator[Listener]:
-    """Yields a function that tells an event to all listeners; to the console where that is None."""
+    """Yields a function that passes an event to all listeners; None stands for the console."""
     with contextlib.ExitStack() as stack:
         everyone = [stack.enter_context(console())] if listeners is None else listeners
 
@@ -206,7 +206,7 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
 
 
 def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
-    """Makes the directory what it was at the last checkpoint; with `overwrite`, as good as new."""
+    """Brings the directory back to the last checkpoint, or empties it with `overwrite`."""
     if overwrite:
         delete_run(workdir)
     delete_leftovers(workdir)
@@ -224,15 +224,15 @@ def follow(
     keep: Callable[[list[int], Sequence[Row]], set[int]],
     tell: Listener,
 ) -> Stop:
-    """Writes what the loop yields to the work directory, and tells the listeners of it.
+    """Writes the events of the loop to the work directory, then passes them to the listeners.
 
     Args:
-        events: see `loop.training_events`.
-        workdir: receives metrics.jsonl.
-        saver: of its checkpoints.
-        saved: the steps that are saved; new ones are added.
-        keep: (saved, history) -> the steps that stay.
-        tell: is called with each event, when it is written.
+        events: the events, by `loop.training_events`.
+        workdir: the directory for metrics.jsonl.
+        saver: the writer of its checkpoints.
+        saved: the saved steps; new ones are added.
+        keep: a function (saved, history) -> the steps that stay.
+        tell: a function that is called with each event, once it is written.
 
     Returns:
         The last event. All saves are complete.
@@ -255,14 +255,14 @@ def follow(
 
 
 def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
-    """The error of a training that a signal has stopped, with a checkpoint of its last step."""
+    """Returns the error of a training that a signal stopped and whose last step is saved."""
     again = f"the same command again{', without --overwrite,' if overwrite else ''}"
     where = f" after step {end.step} of {total_steps}, which is saved; run {again} to go on"
     return Stopped(end.signum, where, agreed=True)
 
 
 def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
-    """Loads a run that has its result; neither data nor compilation is needed."""
+    """Loads a finished run, without data or compilation."""
     checkpoints, last_step = workdir / "checkpoints", result["steps"]
     history = read_progress(checkpoints, last_step).history
     step = result["best_step"] if config.watch.patience else last_step
