@@ -1,13 +1,11 @@
 """ONNX: a network in a file that runtimes without JAX read, such as onnxruntime."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from mnist_jax.exporting.contract import INPUT, OUTPUT, Classify, in_batches
-from mnist_jax.exporting.onnx_primitives import trace
 from mnist_jax.machine.extras import require
 
 # The newest that onnxruntime 1.32 runs, the newest release, and the file format that came with it.
@@ -33,23 +31,18 @@ def to_onnx(
         ValueError: onnx is not installed, or the network uses something that has no translation.
     """
     require("an ONNX file", "onnx", extra="export")
-    from onnx import TensorProto, checker, helper, numpy_helper
+    from onnx import TensorProto, checker, helper
+
+    from mnist_jax.exporting.onnx_graph import trace  # it imports onnx
 
     graph, shape = trace(classify, image_shape)
-
-    def node(operator: str, inputs: list[str], output: str, attributes: dict[str, Any]) -> Any:
-        for name, value in attributes.items():
-            if isinstance(value, np.dtype):
-                attributes = attributes | {name: helper.np_dtype_to_tensor_dtype(value)}
-        return helper.make_node(operator, inputs, [output], name=output, **attributes)
-
     array = helper.make_tensor_value_info
     network = helper.make_graph(
-        [node(*parts) for parts in graph.nodes],
+        graph.nodes,
         "network",
         [array(INPUT, TensorProto.UINT8, ["N", *image_shape])],
         [array(OUTPUT, TensorProto.FLOAT, ["N", *shape[1:]])],
-        [numpy_helper.from_array(constant, name) for name, constant in graph.constants.values()],
+        [*graph.constants.values()],
     )
     model = helper.make_model(
         network,

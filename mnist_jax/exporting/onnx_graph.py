@@ -1,19 +1,29 @@
-"""A graph of ONNX operators, built one array after another.
+"""JAX's primitives as a graph of ONNX operators.
 
-Two things keep it small and fast. Broadcasting is left to ONNX, which does it as NumPy does. And a
-transposition only notes the order in which the axes are to be read, until something needs them in
-another one: networks whose batch is the last axis, as those of `models`, become convolutions whose
-batch is the first, with nothing moved in between.
+JAX traces a function into a list of primitives. The tables at the end say what each becomes in the
+graph; what depends on no input is computed here instead.
+
+Two things keep the graph small and fast. Broadcasting is left to ONNX, which does it as NumPy does.
+And a transposition only notes the order in which the axes are to be read, until something needs
+them in another order: networks whose batch is the last axis, as those of `models`, become
+convolutions whose batch is the first, with nothing moved in between.
 
 References:
+    https://docs.jax.dev/en/latest/jaxpr.html (what a traced function is made of).
     https://onnx.ai/onnx/operators
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax import export
+from jax.extend.core import Literal
+from onnx import helper, numpy_helper
+
+from mnist_jax.exporting.contract import INPUT, OUTPUT
 
 
 class Tensor(NamedTuple):
@@ -41,27 +51,30 @@ class Graph:
     """A graph that grows.
 
     Attributes:
-        nodes: in order; each is (operator, names of the inputs, name of the output, attributes).
-        constants: (name, array) by content.
-        batch: an input whose first size is N, unknown until the graph runs; and N itself.
+        batch: N, the number of images, unknown until the graph runs.
+        nodes: ONNX's nodes, in order.
+        constants: ONNX's tensors, by content.
     """
 
-    def __init__(self, batch: tuple[str, Any]):
+    def __init__(self, batch: Any):
         self.batch = batch
-        self.nodes: list[tuple[str, list[str], str, dict[str, Any]]] = []
-        self.constants: dict[tuple[Any, ...], tuple[str, np.ndarray]] = {}
+        self.nodes: list[Any] = []
+        self.constants: dict[tuple[Any, ...], Any] = {}
 
     def add(self, operator: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
         """Adds a node; returns the name of its output."""
         names = [self.constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
         output = f"{operator}_{len(self.nodes)}"
-        self.nodes.append((operator, names, output, attributes))
+        self.nodes.append(helper.make_node(operator, names, [output], name=output, **attributes))
         return output
 
     def constant(self, array: np.ndarray) -> str:
         """Returns the name of a constant; equal ones share it."""
         key = (array.dtype.str, array.shape, array.tobytes())
-        return self.constants.setdefault(key, (f"constant_{len(self.constants)}", array))[0]
+        if key not in self.constants:
+            name = f"constant_{len(self.constants)}"
+            self.constants[key] = numpy_helper.from_array(array, name)
+        return self.constants[key].name
 
     def hold(self, array: Array, axes: Sequence[int]) -> str:
         """Returns the name of a tensor that holds the array's axes in this order."""
@@ -95,49 +108,262 @@ class Graph:
         """Returns the name of a tensor int64 [1] with a size."""
         if isinstance(size, int):
             return self.constant(np.array([size]))
-        name, batch = self.batch
-        if size != batch:
+        if size != self.batch:
             raise ValueError(f"an ONNX graph here has no size {size}; export to StableHLO")
-        return self.add("Shape", name, start=0, end=1)
+        return self.add("Shape", INPUT, start=0, end=1)
 
     def reshape(self, array: Array, shape: tuple[Any, ...]) -> Array:
         """Lines up the numbers of an array in another shape.
 
-        Axes that turn into others together stay where they are, if they lie side by side:
+        The batch is held first, and does not move where the rest keeps to its own side of it:
         [C, H, W, N], held as [N, C, H, W], becomes [C * H * W, N], held as [N, C * H * W].
         """
         if isinstance(array, np.ndarray):
             return array.reshape(shape)
         if array.shape == shape:
             return array
-        groups = _groups(array.shape, shape)
-        held = [axis for axis in array.axes if array.shape[axis] != 1]
-        if any((np.diff([held.index(axis) for axis in old]) != 1).any() for old, _ in groups):
-            plain = tuple(range(len(array.shape)))
-            array = Tensor(self.hold(array, plain), plain, array.shape)
-            held.sort()
-        groups.sort(key=lambda group: held.index(group[0][0]))
-        axes = [axis for _, new in groups for axis in new]
-        for axis in [axis for axis, size in enumerate(shape) if size == 1]:
-            axes.insert(axes.index(axis - 1) + 1 if axis else 0, axis)
+        old, new = (
+            sizes.index(self.batch) if self.batch in sizes else 0 for sizes in (array.shape, shape)
+        )
+        if any(math.prod(array.shape[: old + k]) != math.prod(shape[: new + k]) for k in (0, 1)):
+            old = new = 0
+        axes = sorted(range(len(shape)), key=lambda axis: axis != new)
         sizes = [shape[axis] if isinstance(shape[axis], int) else -1 for axis in axes]
         if sizes.count(-1) > 1:
             raise ValueError(f"an ONNX graph here has no shape {shape}; export to StableHLO")
-        return Tensor(self.add("Reshape", array.name, np.array(sizes)), tuple(axes), shape)
+        held = self.hold(array, sorted(range(len(array.shape)), key=lambda axis: axis != old))
+        return Tensor(self.add("Reshape", held, np.array(sizes)), tuple(axes), shape)
 
 
-def _groups(old: Sequence[Any], new: Sequence[Any]) -> list[tuple[list[int], list[int]]]:
-    """Pairs the axes that turn into one another, but for those of size 1.
+def trace(
+    function: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]
+) -> tuple[Graph, tuple[Any, ...]]:
+    """Traces a function of images, uint8 [N, H, W, C]: its graph, and the shape of its output."""
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
+    traced = jax.make_jaxpr(function)(images)
+    graph = Graph(images.shape[0])
+    whole = Tensor(INPUT, (0, 1, 2, 3), images.shape)
+    (result,) = _run(graph, traced.jaxpr, traced.consts, [whole])
+    shape = traced.out_avals[0].shape
+    held = graph.hold(graph.expand(result, shape), range(len(shape)))
+    graph.nodes.append(helper.make_node("Identity", [held], [OUTPUT], name=OUTPUT))
+    return graph, shape
 
-    (28, 28, N, 1) to (784, N): 0 and 1 to 0, 2 to 1.
+
+def _run(
+    graph: Graph, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Array]
+) -> list[Array]:
+    """Adds a traced function to the graph; returns its outputs."""
+    arrays: dict[Any, Array] = dict(zip(jaxpr.invars, inputs, strict=True))
+    arrays |= zip(jaxpr.constvars, map(np.asarray, constants), strict=True)
+
+    def read(variable: Any) -> Array:
+        if type(variable) is Literal:  # its value may be a number of Python's
+            return np.asarray(variable.val, variable.aval.dtype)  # pyright: ignore
+        return arrays[variable]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(variable) for variable in eqn.invars]
+        arrays |= zip(eqn.outvars, _results(graph, eqn, operands), strict=True)
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
+    """Adds one equation of a traced function, or computes it where its operands are constants.
+
+    A broadcast of a constant is not carried out, either: the graph would hold all the copies.
     """
-    old_axes, new_axes = ([i for i, n in enumerate(shape) if n != 1] for shape in (old, new))
-    groups, i, j = [], 0, 0
-    for k in range(1, len(old_axes) + 1):
-        size = math.prod(old[axis] for axis in old_axes[i:k])
-        for m in range(j + 1, len(new_axes) + 1):
-            if math.prod(new[axis] for axis in new_axes[j:m]) == size:
-                groups.append((old_axes[i:k], new_axes[j:m]))
-                i, j = k, m
-                break
-    return groups
+    name = eqn.primitive.name
+    if name in INLINED:
+        inner = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
+        return _run(graph, inner.jaxpr, inner.consts, operands)
+    shapes = [variable.aval.shape for variable in (*eqn.invars, *eqn.outvars)]
+    pairs = [*zip(operands, shapes, strict=False)]
+    is_constant = all(isinstance(x, np.ndarray) for x in operands)
+    if is_constant and all(map(_is_known, shapes)) and name != "broadcast_in_dim":
+        result = eqn.primitive.bind(*(np.broadcast_to(*pair) for pair in pairs), **eqn.params)
+        return [np.asarray(x) for x in (result if eqn.primitive.multiple_results else [result])]
+    if name in ELEMENTWISE:
+        return [graph.combine(ELEMENTWISE[name], *operands)]
+    if name in BROADCASTING:
+        return [BROADCASTING[name](graph, eqn, *operands)]
+    if name in OTHERS:
+        return [OTHERS[name](graph, eqn, *(graph.expand(*pair) for pair in pairs))]
+    raise ValueError(
+        f"the network uses {name}, which has no translation to ONNX: add one to "
+        "mnist_jax/exporting/onnx_graph.py, or export to StableHLO"
+    )
+
+
+def _is_known(sizes: Sequence[Any]) -> bool:
+    """Tells whether no size depends on how many images there are."""
+    return all(isinstance(size, int) for size in sizes)
+
+
+def _expect(condition: Any, eqn: Any, what: str) -> None:
+    if not condition:
+        raise ValueError(
+            f"the network uses {eqn.primitive.name} with {what}, which has no translation to ONNX: "
+            "export to StableHLO"
+        )
+
+
+def _convolution(graph: Graph, eqn: Any, images: Array, kernel: Array) -> Array:
+    params = eqn.params
+    _expect(np.min(params["padding"]) >= 0, eqn, "crops")
+    _expect({*params["lhs_dilation"], params["batch_group_count"]} == {1}, eqn, "dilated images")
+    images_axes, kernel_axes, output_axes = params["dimension_numbers"]
+    output = graph.add(
+        "Conv",
+        graph.hold(images, images_axes),
+        graph.hold(kernel, kernel_axes),
+        strides=params["window_strides"],
+        pads=np.ravel(params["padding"], "F").tolist(),
+        dilations=params["rhs_dilation"],
+        group=params["feature_group_count"],
+    )
+    return Tensor(output, tuple(output_axes), eqn.outvars[0].aval.shape)
+
+
+def _pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
+    """The maximum of each window, or the sum: the mean times the size."""
+    params, shape = eqn.params, eqn.outvars[0].aval.shape
+    names = ("window_dimensions", "window_strides", "padding")
+    windows = [*zip(*(params[name] for name in names), strict=True)]
+    still = [axis for axis in x.axes if windows[axis] == (1, 1, (0, 0))]
+    if len(still) == len(windows):
+        return x
+    _expect(len(still) >= 2, eqn, "windows over the batch or the features")
+    _expect({*params["base_dilation"], *params["window_dilation"]} == {1}, eqn, "dilation")
+    moving = [axis for axis in x.axes if axis not in still[:2]]
+    size, strides, padding = zip(*(windows[axis] for axis in moving), strict=True)
+    options = {"kernel_shape": size, "strides": strides, "pads": np.ravel(padding, "F").tolist()}
+    axes = (*still[:2], *moving)
+    held = graph.hold(x, axes)
+    if eqn.primitive.name == "reduce_window_max":
+        return Tensor(graph.add("MaxPool", held, **options), axes, shape)
+    means = Tensor(graph.add("AveragePool", held, count_include_pad=1, **options), axes, shape)
+    return graph.combine("Mul", means, np.asarray(math.prod(size), eqn.outvars[0].aval.dtype))
+
+
+def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Tensor:
+    """A product of two matrices, or of a pair of them at each place of the common axes."""
+    (a_summed, b_summed), (a_common, b_common) = eqn.params["dimension_numbers"]
+    a_free = [axis for axis in range(len(a.shape)) if axis not in (*a_summed, *a_common)]
+    b_free = [axis for axis in range(len(b.shape)) if axis not in (*b_summed, *b_common)]
+    _expect(len(a_summed) == len(b_free) == 1, eqn, "several axes to sum over, or to keep of b")
+    _expect(len(a_free) == 1 or not a_common, eqn, "several axes to keep of a, and common ones")
+    left = graph.hold(a, (*a_common, *a_free, *a_summed))
+    right = graph.hold(b, (*b_common, *b_summed, *b_free))
+    shape = eqn.outvars[0].aval.shape
+    return Tensor(graph.add("MatMul", left, right), tuple(range(len(shape))), shape)
+
+
+def _reduce(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
+    gone = eqn.params["axes"]
+    rest = [axis for axis in range(len(x.shape)) if axis not in gone]
+    operator = eqn.primitive.name.title().replace("_", "")  # reduce_max: ReduceMax
+    output = graph.add(operator, x.name, x.places(gone), keepdims=0)
+    axes = tuple(rest.index(axis) for axis in x.axes if axis in rest)
+    return Tensor(output, axes, eqn.outvars[0].aval.shape)
+
+
+def _pad(graph: Graph, eqn: Any, x: Tensor, value: Array) -> Tensor:
+    low, high, between = np.array(eqn.params["padding_config"])[[*x.axes]].T
+    _expect(not between.any(), eqn, "padding between the numbers")
+    if not (low.any() or high.any()):
+        return x
+    output = graph.add("Pad", x.name, np.concatenate([low, high]), graph.hold(value, ()))
+    return Tensor(output, x.axes, eqn.outvars[0].aval.shape)
+
+
+def _slice(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
+    params = eqn.params
+    steps = params["strides"] or (1,) * len(x.shape)
+    cuts = [*zip(params["start_indices"], params["limit_indices"], steps, strict=True)]
+    cut = [axis for axis, size in enumerate(x.shape) if cuts[axis] != (0, size, 1)]
+    _expect(all(_is_known(cuts[axis]) for axis in cut), eqn, "a number of images")
+    begin, end, step = np.array([cuts[axis] for axis in cut], np.int64).reshape(-1, 3).T
+    output = graph.add("Slice", x.name, begin, end, x.places(cut), step)
+    return Tensor(output, x.axes, eqn.outvars[0].aval.shape)
+
+
+def _concatenate(graph: Graph, eqn: Any, *arrays: Array) -> Tensor:
+    axes = next(array.axes for array in arrays if isinstance(array, Tensor))
+    place = axes.index(eqn.params["dimension"])
+    output = graph.add("Concat", *(graph.hold(array, axes) for array in arrays), axis=place)
+    return Tensor(output, axes, eqn.outvars[0].aval.shape)
+
+
+def _reshape(graph: Graph, eqn: Any, x: Tensor) -> Array:
+    return graph.reshape(x, eqn.outvars[0].aval.shape)
+
+
+def _broadcast(graph: Graph, eqn: Any, x: Array) -> Array:
+    """Puts in new axes of size 1; what uses the result broadcasts them."""
+    shape = [1] * len(eqn.params["shape"])
+    for size, axis in zip(x.shape, eqn.params["broadcast_dimensions"], strict=True):
+        shape[axis] = size
+    return graph.reshape(x, tuple(shape))
+
+
+def _transpose(graph: Graph, eqn: Any, x: Array) -> Array:
+    del graph
+    order = eqn.params["permutation"]
+    if isinstance(x, np.ndarray):
+        return x.transpose(order)
+    return Tensor(x.name, tuple(map(order.index, x.axes)), tuple(x.shape[axis] for axis in order))
+
+
+def _convert(graph: Graph, eqn: Any, x: Array) -> Tensor:
+    return graph.combine(
+        "Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
+    )
+
+
+def _maximum(graph: Graph, _: Any, a: Array, b: Array) -> Tensor:
+    a, b = (b, a) if isinstance(a, np.ndarray) else (a, b)
+    is_rectifier = isinstance(b, np.ndarray) and not b.any()
+    return graph.combine("Relu", a) if is_rectifier else graph.combine("Max", a, b)
+
+
+def _power(graph: Graph, eqn: Any, x: Array) -> Tensor:
+    return graph.combine("Pow", x, np.asarray(eqn.params["y"], eqn.invars[0].aval.dtype))
+
+
+# Functions that become part of the one that calls them.
+INLINED = ("closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit")
+# What works number by number: primitive and operator.
+ELEMENTWISE = {
+    **{name: name.capitalize() for name in ("abs", "add", "div", "erf", "exp", "log", "min")},
+    **{name: name.capitalize() for name in ("mul", "neg", "sqrt", "sub", "tanh")},
+    **{"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"},
+    "logistic": "Sigmoid",
+}
+# What else takes arrays that are still to be broadcast, as (graph, equation, *operands).
+BROADCASTING: dict[str, Callable[..., Array]] = {
+    "broadcast_in_dim": _broadcast,
+    "convert_element_type": _convert,
+    "integer_pow": _power,
+    "max": _maximum,
+    "rsqrt": lambda graph, _, x: graph.combine("Reciprocal", graph.combine("Sqrt", x)),
+    "select_n": lambda graph, _, which, no, yes: graph.combine("Where", which, yes, no),
+    "square": lambda graph, _, x: graph.combine("Mul", x, x),
+    "stop_gradient": lambda _graph, _eqn, x: x,
+    "transpose": _transpose,
+}
+# What takes whole arrays.
+OTHERS: dict[str, Callable[..., Array]] = {
+    "concatenate": _concatenate,
+    "conv_general_dilated": _convolution,
+    "dot_general": _product,
+    "pad": _pad,
+    "reduce_max": _reduce,
+    "reduce_min": _reduce,
+    "reduce_sum": _reduce,
+    "reduce_window_max": _pool,
+    "reduce_window_sum": _pool,
+    "reshape": _reshape,
+    "slice": _slice,
+    "squeeze": _reshape,
+}

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from mnist_jax.exporting.onnx_file import IR_VERSION, OPSET, from_onnx, to_onnx
-from mnist_jax.exporting.onnx_primitives import BROADCASTING, ELEMENTWISE, INLINED, OTHERS
+from mnist_jax.exporting.onnx_graph import BROADCASTING, ELEMENTWISE, INLINED, OTHERS
 
 SHAPE = (4, 6, 2)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), dtype=np.uint8)
