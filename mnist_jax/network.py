@@ -7,15 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mnist_jax.datasets import DataInfo, data_info
+from mnist_jax.datasets import DataInfo
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.exporting.contract import BATCH
-from mnist_jax.exporting.model_card import check_card
-from mnist_jax.exporting.onnx_file import from_onnx
-from mnist_jax.exporting.stablehlo import from_stablehlo
+from mnist_jax.exporting.reading import read_exported
 from mnist_jax.state import Variables
 from mnist_jax.steps import predict_step
-from mnist_jax.workdir.history import read_json
 from mnist_jax.workdir.run import Trained, load_trained
 
 
@@ -95,27 +92,7 @@ def as_network(trained: Trained) -> Network:
 
 
 def _load_exported(path: Path) -> Network:
-    card_path = path.with_name(f"{path.name}.json")
-    if not card_path.exists():
-        raise FileNotFoundError(
-            f"there is no {card_path}, the card that `export` writes beside {path}: keep them "
-            "together, or export the network again"
-        )
-    card, data = read_json(card_path), path.read_bytes()
-    try:
-        check_card(card, data)
-        info = data_info(
-            {
-                "image_shape": card["input"]["shape"][1:],
-                "label_names": card["labels"],
-                "drawing_box": card["drawing_box"],
-            }
-        )
-        classify = {"stablehlo": from_stablehlo, "onnx": from_onnx}[card["format"]](data)
-    except (LookupError, TypeError, OverflowError) as error:
-        raise ValueError(f"{card_path} is not a card that `export` has written") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    classify, info = read_exported(path)
 
     def apply(_: Variables, images: Any) -> tuple[Any, Any]:
         images = np.asarray(images)
@@ -124,9 +101,6 @@ def _load_exported(path: Path) -> Network:
         probabilities = classify(images)
         return probabilities, probabilities.argmax(axis=-1).astype(np.int32)
 
-    found = classify(np.zeros((1, *info.image_shape), np.uint8)).shape[1]
-    if found != len(info.label_names):
-        raise ValueError(f"{card_path} names {len(info.label_names)} classes, {path} has {found}")
     return Network(apply, {}, info, BATCH)
 
 

@@ -17,12 +17,15 @@ from flax import linen as nn
 from mnist_jax import Config
 from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.console import console
+from mnist_jax.datasets import DataInfo
 from mnist_jax.events import Chunk, Event, Listener
 from mnist_jax.models import create_model
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.train import Run
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import read_history, without_times
+from mnist_jax.workdir.origin import Origin
+from mnist_jax.workdir.run import Trained
 
 # 1,024 images for training, 8 steps an epoch; 256 for validation.
 SMALL = Config(
@@ -44,6 +47,14 @@ def create_reference(**fields: float | str) -> nn.Module:
     """The reference network, with some fields changed."""
     num_classes = fields.pop("num_classes", 10)
     return create_model(num_classes=num_classes, **vars(ModelConfig(**fields)))  # type: ignore[arg-type]
+
+
+def trained_network(
+    model: nn.Module, variables: Any, info: DataInfo, config: Config = SMALL
+) -> Trained:
+    """A network as a training of 3,750 updates would have left it."""
+    examples = {"train": 48_000, "validation": 12_000, "test": 10_000}
+    return Trained(config, model, variables, 3750, Origin({}, "b" * 64, info, examples, {}))
 
 
 def strict_json(path: Path) -> Any:

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import trained_network
 from jax import export, lax
 
 from mnist_jax import Config, rng
 from mnist_jax.config import OptimizerConfig
+from mnist_jax.datasets import DataInfo
 from mnist_jax.exporting.export import export_model
 from mnist_jax.models import create_model, model_names
 from mnist_jax.ops import conv_pool
@@ -221,9 +223,9 @@ def test_networks_are_measured_and_predict_in_float32_whatever_the_default_is(ch
 def test_exported_networks_and_feature_maps_are_in_float32_whatever_the_default_is():
     model = create_model("cnn", num_classes=10, **MODELS["cnn"])
     variables = jax.jit(model.init)(rng.stream(0, "init"), jnp.zeros((1, 28, 28, 1)))
-    classes = {"label_names": [*"0123456789"], "description": ""}
+    trained = trained_network(model, variables, DataInfo((28, 28, 1), (*"0123456789",)))
     with jax.default_matmul_precision("bfloat16"):
-        data = export_model(model, variables, (28, 28, 1), "stablehlo", **classes)
+        data = export_model(trained, "stablehlo")
         drawn = products(lambda v: feature_maps(model, v, jnp.zeros((1, 28, 28, 1))), variables)
     program = export.deserialize(bytearray(data.rpartition(b"\n")[0])).mlir_module()
     found = re.findall(r"stablehlo\.(?:dot_general|convolution).*", program)

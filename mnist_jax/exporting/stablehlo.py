@@ -7,23 +7,23 @@ all before the line. JAX's reader ends the process, or takes minutes, over some 
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax import export, lax
+from packaging.version import Version
 
 from mnist_jax.exporting.contract import Classify, in_batches
 from mnist_jax.machine.extras import require
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-Network = Callable[[Any, jax.Array], jax.Array]
+Forward = Callable[[Any, jax.Array], jax.Array]
 
 
 def to_stablehlo(
-    on_cpu: Network, elsewhere: Network, variables: Any, image_shape: tuple[int, ...]
+    on_cpu: Forward, elsewhere: Forward, variables: Any, image_shape: tuple[int, ...]
 ) -> bytes:
     """Writes a network with its parameters, for any number of images.
 
@@ -79,7 +79,7 @@ def from_stablehlo(data: bytes) -> Classify:
     if not is_whole:
         raise ValueError("the file is damaged, or is no StableHLO that mnist_jax has exported")
     try:
-        if _numbers(version) > _numbers(jax.__version__):
+        if Version(version).release > Version(jax.__version__).release:
             raise ValueError("that is newer")
         network = export.deserialize(bytearray(data))
         program = jax.jit(network.call)
@@ -95,7 +95,3 @@ def from_stablehlo(data: bytes) -> Classify:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]

@@ -9,16 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from helpers import trained_network
 
+from mnist_jax.datasets import DataInfo
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.export import export_model
-from mnist_jax.exporting.onnx_file import from_onnx
-from mnist_jax.exporting.stablehlo import from_stablehlo
 from mnist_jax.models import create_model
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.steps import predict_step
 
-LOAD = {"stablehlo": from_stablehlo, "onnx": from_onnx}
 SMALL = {"features": 4, "hidden_size": 8}
 # Together they make every choice that an architecture has, of one and three channels.
 NETWORKS = {
@@ -67,17 +66,15 @@ def network(name: str) -> tuple[nn.Module, dict[str, Any], np.ndarray]:
 def probabilities(name: str) -> np.ndarray:
     """What the model computes of the images."""
     model, variables, images = network(name)
-    found, _ = jax.jit(predict_step, static_argnums=1)(variables, model.apply, images)
-    assert found.min() < found.max() < 0.99
-    return np.asarray(found)
+    outputs, _ = jax.jit(predict_step, static_argnums=1)(variables, model.apply, images)
+    assert outputs.min() < outputs.max() < 0.99
+    return np.asarray(outputs)
 
 
 def export_network(name: str, file_format: Any, labels: Sequence[str] = ("a", "b")) -> bytes:
     model, variables, images = network(name)
-    shape = images.shape[1:]
-    return export_model(
-        model, variables, shape, file_format, label_names=labels, description="a test"
-    )
+    info = DataInfo(images.shape[1:], tuple(labels))
+    return export_model(trained_network(model, variables, info), file_format)
 
 
 exported = functools.cache(export_network)

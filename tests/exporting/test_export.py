@@ -11,20 +11,23 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from exports import LOAD, NETWORKS, export_network, exported, network, probabilities
+from exports import NETWORKS, export_network, exported, network, probabilities
+from helpers import trained_network
 
+from mnist_jax.datasets import DataInfo
 from mnist_jax.exporting.contract import BATCH, Classify
 from mnist_jax.exporting.export import export_model, write_export
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.onnx_file import from_onnx
+from mnist_jax.exporting.reading import READERS
 from mnist_jax.exporting.stablehlo import from_stablehlo
-from mnist_jax.models import create_model, model_names
+from mnist_jax.models import model_names
 from mnist_jax.steps import predict_step
 from mnist_jax.workdir.run import load_trained
 
 
 def load(name: str, file_format: str) -> Classify:
-    return LOAD[file_format](exported(name, file_format))
+    return READERS[file_format](exported(name, file_format))
 
 
 def test_every_architecture_is_exported_here():
@@ -40,7 +43,7 @@ FAST = ("cnn", "transformer, two heads")
 )
 def test_exported_files_compute_what_the_model_does(name, subtests):
     expected = probabilities(name)
-    for file_format in LOAD:
+    for file_format in READERS:
         with subtests.test(msg=file_format):
             found = load(name, file_format)(network(name)[2])
             assert (found.dtype, found.shape) == (np.float32, expected.shape)
@@ -55,27 +58,17 @@ def test_exported_files_of_a_trained_network_give_every_test_image_its_class(
     workdir, run = small_run
     trained = load_trained(workdir)
     assert run.result["steps"] == trained.step
-    model, images = create_model("cnn", num_classes=10), mnist["test"].images
-    predict: Any = jax.jit(predict_step, static_argnums=1)
-    expected, classes = predict(trained.variables, model.apply, images)
-    file_format: Any
-    for file_format in LOAD:
+    images, predict = mnist["test"].images, jax.jit(predict_step, static_argnums=1)
+    expected, classes = predict(trained.variables, trained.model.apply, images)
+    for file_format in ("stablehlo", "onnx"):
         with subtests.test(msg=file_format):
-            data = export_model(
-                model,
-                trained.variables,
-                (28, 28, 1),
-                file_format,
-                label_names=[*map(str, range(10))],
-                description="a test",
-            )
-            found = LOAD[file_format](data)(images)
+            found = READERS[file_format](export_model(trained, file_format))(images)
             np.testing.assert_array_equal(found.argmax(axis=1), np.asarray(classes))
             np.testing.assert_allclose(found, np.asarray(expected), atol=1e-5)
 
 
 def test_exported_files_take_any_number_of_images(subtests):
-    for file_format in LOAD:
+    for file_format in READERS:
         classify = load("mlp", file_format)
         for count in (1, 3, BATCH, BATCH + 1):
             with subtests.test(msg=f"{file_format}, {count} images"):
@@ -85,7 +78,7 @@ def test_exported_files_take_any_number_of_images(subtests):
 
 def test_exported_files_refuse_other_images_with_the_shape_expected(subtests):
     message = r"images must be uint8 \[N, 7, 5, 3\], N at least 1, got"
-    for file_format in LOAD:
+    for file_format in READERS:
         classify = load("mlp", file_format)
         for shape, dtype in (
             ((2, 7, 5, 1), np.uint8),
@@ -110,21 +103,25 @@ for name in ("stablehlo", "onnx"):
 
 @pytest.mark.slow
 def test_the_same_network_gives_the_same_bytes_in_another_process_with_more_devices():
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    flags = "--xla_force_host_platform_device_count=2"
+    folders = [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")]
+    variables = {
+        "PYTHONPATH": os.pathsep.join(folders),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONHASHSEED": "7",
+    }
     ran = subprocess.run(
         [sys.executable, "-c", EXPORT_IN_ANOTHER_PROCESS],
-        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags, "PYTHONHASHSEED": "7"},
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=True,
     )
-    files = [exported("cnn, mean of windows", name) for name in LOAD]
+    files = [exported("cnn, mean of windows", name) for name in READERS]
     assert ran.stdout.split() == [hashlib.sha256(data).hexdigest() for data in files]
 
 
 def test_exported_files_hold_nothing_of_the_machine(subtests):
-    for file_format in LOAD:
+    for file_format in READERS:
         data = exported("resnet", file_format)
         for path in (str(Path(__file__).parents[2]), sys.prefix, ".py", "/usr", "/home"):
             with subtests.test(msg=f"{file_format}: {path}"):
@@ -132,7 +129,7 @@ def test_exported_files_hold_nothing_of_the_machine(subtests):
 
 
 def test_exported_files_hold_the_parameters_once(subtests):
-    for file_format in LOAD:
+    for file_format in READERS:
         for name in ("cnn", "transformer, two heads"):
             with subtests.test(msg=f"{file_format}: {name}"):
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves(network(name)[1]))
@@ -153,34 +150,21 @@ def test_a_missing_package_is_named_with_the_remedy(subtests, monkeypatch):
                 function(*arguments)
 
 
-CARD = create_card(
-    b"model",
-    file_name="net.onnx",
-    file_format="onnx",
-    image_shape=(7, 5, 3),
-    label_names=["a", "b"],
-    drawing_box=0,
-    config={"data": {"dataset": "mnist"}},
-    step=1,
-    params_sha256="0",
-    data_sha256=None,
-    counts={},
-    figures={},
-    versions={"jax": jax.__version__},
-    platform="cpu",
-)
+def write(path: Path) -> dict[str, Any]:
+    model, variables, images = network("mlp")
+    trained = trained_network(model, variables, DataInfo(images.shape[1:], ("ä", "b")))
+    card = create_card(b"model", path.name, "onnx", trained, {})
+    write_export(path, b"model", card)
+    return card
 
 
 def test_the_card_is_written_beside_the_network(tmp_path):
-    write_export(tmp_path / "net.onnx", b"model", CARD)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "net.onnx",
-        "net.onnx.json",
-        "net.onnx.md",
-    ]
-    assert (tmp_path / "net.onnx").read_bytes() == b"model"
-    assert json.loads((tmp_path / "net.onnx.json").read_text(encoding="utf-8")) == CARD
-    assert (tmp_path / "net.onnx.md").read_text(encoding="utf-8") == format_card(CARD)
+    card = write(tmp_path / "net.onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "net.onnx": b"model",
+        "net.onnx.json": (json.dumps(card, indent=2) + "\n").encode(),
+        "net.onnx.md": format_card(card).encode(),
+    }
 
 
 @pytest.mark.parametrize("blocked", ["net.onnx.json", "net.onnx.md"])
@@ -188,6 +172,6 @@ def test_a_network_is_not_written_where_its_card_cannot_be(blocked, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"old")
     (tmp_path / blocked).mkdir()
     with pytest.raises(OSError, match=blocked):
-        write_export(tmp_path / "net.onnx", b"model", CARD)
+        write(tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx").read_bytes() == b"old"
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]

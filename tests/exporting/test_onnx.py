@@ -65,7 +65,7 @@ def test_an_onnx_file_holds_the_labels_and_the_description():
     labels = ["null", "eins", "zwei", "drei", "fünf"]
     data = export_network("mlp", "onnx", labels)
     props = {prop.key: prop.value for prop in onnx.load_from_string(data).metadata_props}
-    assert props.pop("description") == "a test"
+    assert props.pop("description") == "cnn trained on mnist"
     assert json.loads(props.pop("labels")) == labels
     assert not props
 

@@ -1,0 +1,88 @@
+"""An exported file and its card, read back: what they give, and which ones are refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exports import exported, network, probabilities
+from helpers import trained_network
+
+from mnist_jax.datasets import DataInfo
+from mnist_jax.exporting.export import write_export
+from mnist_jax.exporting.model_card import create_card
+from mnist_jax.exporting.reading import READERS, read_exported
+
+INFO = DataInfo((7, 5, 3), (*"abcde",), 4)
+
+
+def write(path: Path, file_format: str = "onnx", **changes: Any) -> Path:
+    """Writes a small network and its card, with some entries changed, or left out: None."""
+    model, variables, _ = network("mlp")
+    data = exported("mlp", file_format)
+    card = create_card(data, path.name, file_format, trained_network(model, variables, INFO), {})
+    write_export(path, data, card)
+    entries = {name: value for name, value in (card | changes).items() if value is not None}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("file_format", READERS)
+def test_an_exported_file_gives_its_network_and_its_data(file_format, tmp_path):
+    classify, info = read_exported(write(tmp_path / "net", file_format))
+    assert info == INFO
+    computed = classify(network("mlp")[2])
+    np.testing.assert_allclose(computed, probabilities("mlp"), atol=1e-5)
+
+
+def test_a_file_without_its_card_is_refused(tmp_path):
+    path = write(tmp_path / "net")
+    path.with_name("net.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"^there is no .*net\.json, the card that [^\n]*$"):
+        read_exported(path)
+
+
+CHANGES = {
+    "is not a card that `export` has written": [
+        *({name: None} for name in ("sha256", "input", "labels", "format", "drawing_box")),
+        {"format": "pb"},
+        {"format": []},
+        {"labels": "abcde"},
+        {"input": {"shape": ["N", 7, None, 3]}},
+    ],
+    "net: the file has the SHA-256 [0-9a-f]{64}, and its card names": [
+        {"sha256": value} for value in ("0" * 64, 7, ["a"])
+    ],
+    r"names 4 classes, .*net has 5": [{"labels": [*"abcd"]}],
+    "images must be uint8": [{"input": {"shape": ["N", 7, 5, 1]}}],
+}
+
+
+def test_a_card_that_does_not_fit_its_file_is_refused_in_one_line(tmp_path, subtests):
+    for message, cards in CHANGES.items():
+        for changes in cards:
+            with (
+                subtests.test(msg=str(changes)),
+                pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*$"),
+            ):
+                read_exported(write(tmp_path / "net", **changes))
+
+
+def test_a_damaged_card_is_refused_in_one_line(tmp_path, subtests):
+    path = write(tmp_path / "net")
+    for text in ("", "{", "[]", "null", '"text"', "{}"):
+        path.with_name("net.json").write_text(text, encoding="utf-8")
+        message = rf"^{re.escape(str(path))}\.json is not (JSON|a card)[^\n]*$"
+        with subtests.test(msg=text), pytest.raises(ValueError, match=message):
+            read_exported(path)
+
+
+def test_a_changed_bit_of_an_exported_file_is_detected(tmp_path):
+    path = write(tmp_path / "net")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"one of them is damaged, or they are of two exports"):
+        read_exported(path)
