@@ -1,27 +1,28 @@
-"""What an exported network is in every format: uint8 images in, class probabilities out."""
+"""The contract of every exported network: uint8 images in, class probabilities out."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 INPUT, OUTPUT = "images", "probabilities"
-BATCH = 128  # images that a loaded network is given at once: more is no faster, and takes memory
+BATCH = 128  # images that a loaded network takes at once: more is no faster, and takes memory
 
 Classify = Callable[[np.ndarray], np.ndarray]
 
 
 def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:
-    """Returns `classify` for any number of images, and tries it on a blank one.
+    """Extends `classify` to any number of images, and tries it on a blank one.
 
     Args:
-        classify: uint8 [BATCH, H, W, C] -> float32 [BATCH, num_classes].
+        classify: a function, uint8 [BATCH, H, W, C] -> float32 [BATCH, num_classes].
         image_shape: (H, W, C).
 
     Returns:
-        uint8 [N, H, W, C] -> float32 [N, num_classes]; it raises ValueError for other images.
+        A function, uint8 [N, H, W, C] -> float32 [N, num_classes]; it raises ValueError for other
+        images.
 
     Raises:
-        ValueError: it takes no images, or does not give probabilities.
+        ValueError: `classify` does not take images, or does not return probabilities.
     """
     if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
         raise ValueError("its input is no batch of images")

@@ -1,4 +1,4 @@
-"""Turns a network into a file that needs nothing of this package, with a card beside it."""
+"""The export of a trained network, as a file that does not need this package, with its card."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ def export(
     Args:
         workdir: a directory that `train` has written.
         output: the file; an older one is replaced.
-        format: see `export_model`.
+        format: the file's format, see `export_model`.
         step: a saved step, "latest", or "best" by validation accuracy.
 
     Returns:
@@ -35,7 +35,7 @@ def export(
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`, or no directory for the output.
-        ValueError: it has no such step or cannot be read; or what is written with is not installed.
+        ValueError: there is no such step, it cannot be read, or a package is not installed.
         OSError: the output cannot be written.
     """
     output = Path(output)
@@ -52,14 +52,13 @@ def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) ->
     """Returns a network as a file: images uint8 [N, H, W, C] -> probabilities [N, num_classes].
 
     Args:
-        trained: The network.
-        file_format: "stablehlo", which holds convolutions as matrix products for a CPU, where they
-            are faster, and as convolutions for other devices; or "onnx", which holds them as
-            convolutions, and the labels of the classes beside the network.
+        trained: the network.
+        file_format: "stablehlo" or "onnx". A StableHLO file holds convolutions as matrix products
+            for a CPU, where these are faster, and as convolutions for other devices. An ONNX file
+            holds convolutions, and the names of the classes.
 
     Raises:
-        ValueError: what is written with is not installed, or ONNX has nothing for some part of
-            the model.
+        ValueError: a package is not installed, or a part of the model has no translation to ONNX.
     """
     convolutions, shape = _forward(trained.model, "xla"), trained.info.image_shape
     if file_format == "stablehlo":
@@ -86,7 +85,7 @@ def _forward(model: Any, lowering: str) -> Forward:
 def write_export(output: Path, data: bytes, card: dict[str, Any]) -> None:
     """Writes a network and its card: OUTPUT, OUTPUT.json and OUTPUT.md.
 
-    The network comes last: where it is, its card is, too, however the writing ends.
+    The network comes last, so it never lacks its card, however the writing ends.
 
     Raises:
         OSError: a file cannot be written; a network that was there is still whole.

@@ -60,12 +60,12 @@ def create_card(
     """Describes an exported network. The same network has the same card, whenever and wherever.
 
     Args:
-        data: Content of the exported file.
-        file: Name of the file, without a directory.
+        data: the content of the exported file.
+        file: the file's name, without a directory.
         file_format: "stablehlo" or "onnx".
-        trained: The network.
-        result: Result of its training, {} if there is none. The card has its figures only if the
-            training ended with this very network.
+        trained: the network.
+        result: the result of its training, {} if there is none. The card has its figures only if
+            the training ended with this very network.
 
     Returns:
         Values that JSON can hold.
@@ -75,11 +75,9 @@ def create_card(
     if config.init_from:  # without the directories of a machine
         recipe["init_from"] = Path(config.init_from).name
     params_sha256, written_in = network_sha256(trained.variables), environment()
-    figures: dict[str, Any] = {}
-    if result.get("params_sha256") == params_sha256:
-        names = ("test_accuracy", "test_loss", "val_accuracy")
-        figures = {name: result[name] for name in names if name in result}
-    interval = None
+    measured = result if result.get("params_sha256") == params_sha256 else {}  # this very network
+    names = ("test_accuracy", "test_loss", "val_accuracy")
+    figures, interval = {name: measured[name] for name in names if name in measured}, None
     if figures:
         count = origin.examples["test"]
         interval = [*wilson_interval(round(figures["test_accuracy"] * count), count)]

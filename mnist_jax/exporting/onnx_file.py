@@ -1,4 +1,4 @@
-"""ONNX: a network in a file that runtimes without JAX read, such as onnxruntime."""
+"""ONNX files, which runtimes without JAX read, such as onnxruntime."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,13 +22,13 @@ def to_onnx(
     Args:
         classify: images uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
         image_shape: (H, W, C).
-        metadata: what the file tells of itself.
+        metadata: texts about the network, by name; the file holds them.
 
     Returns:
         The file; the same bytes for the same arguments and versions.
 
     Raises:
-        ValueError: onnx is not installed, or the network uses something that has no translation.
+        ValueError: onnx is not installed, or a part of the network has no translation.
     """
     require("an ONNX file", "onnx", extra="export")
     from onnx import TensorProto, checker, helper
@@ -56,16 +56,16 @@ def to_onnx(
 
 
 def from_onnx(data: bytes) -> Classify:
-    """Reads what `to_onnx` has written, to be run by onnxruntime on the CPU.
+    """Reads a file that `to_onnx` has written; onnxruntime runs it on the CPU.
 
     Args:
-        data: the file.
+        data: the file's content.
 
     Returns:
         A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
 
     Raises:
-        ValueError: onnxruntime is not installed; or the file is damaged, or is none of these.
+        ValueError: onnxruntime is not installed, the file is damaged, or it is not such a file.
     """
     require("an ONNX file", "onnxruntime", extra="export")
     import onnxruntime

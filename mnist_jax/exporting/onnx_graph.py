@@ -30,9 +30,9 @@ class Tensor(NamedTuple):
     """An array that depends on the input.
 
     Attributes:
-        name: of the ONNX tensor that holds it.
-        axes: the tensor's axis j is the array's axis axes[j].
-        shape: of the array, in the array's own order; 1 where it is still to be broadcast.
+        name: the ONNX tensor that holds it.
+        axes: the array's axes in the tensor's order; the tensor's axis j is the array's axes[j].
+        shape: the array's shape, in its own order; 1 where it is still to be broadcast.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Tensor(NamedTuple):
     shape: tuple[Any, ...]
 
     def places(self, axes: Sequence[int]) -> np.ndarray:
-        """Returns the tensor's axes that are these axes of the array, int64 [len(axes)]."""
+        """Returns the places of some of the array's axes in the tensor, int64 [len(axes)]."""
         return np.array([self.axes.index(axis) for axis in axes], np.int64)
 
 
@@ -52,8 +52,8 @@ class Graph:
 
     Attributes:
         batch: N, the number of images, unknown until the graph runs.
-        nodes: ONNX's nodes, in order.
-        constants: ONNX's tensors, by content.
+        nodes: the nodes, in the order in which they run.
+        constants: the constant tensors, by content.
     """
 
     def __init__(self, batch: Any):
@@ -85,7 +85,7 @@ class Graph:
         return self.add("Transpose", array.name, perm=array.places(axes).tolist())
 
     def combine(self, operator: str, *arrays: Array, **attributes: Any) -> Tensor:
-        """Adds an operator that works number by number, on arrays of one rank and on scalars."""
+        """Adds an elementwise operator, of arrays of one rank and of scalars."""
         rank = max(len(array.shape) for array in arrays)
         orders = {array.axes for array in arrays if isinstance(array, Tensor)}
         axes = orders.pop() if len(orders) == 1 else tuple(range(rank))
@@ -95,11 +95,11 @@ class Graph:
         return Tensor(self.add(operator, *names, **attributes), axes, tuple(shape))
 
     def expand(self, array: Array, shape: tuple[Any, ...]) -> Array:
-        """Carries out a broadcast that was left to the graph."""
+        """Carries out a broadcast that was left to ONNX."""
         if array.shape == shape:
             return array
         axes = tuple(range(len(shape))) if isinstance(array, np.ndarray) else array.axes
-        # An axis to which 1 is given stays as it is.
+        # An axis stays as it is where ONNX is given 1.
         sizes = [1 if array.shape[axis] == shape[axis] else shape[axis] for axis in axes]
         target = self.add("Concat", *map(self._size, sizes), axis=0)
         return Tensor(self.add("Expand", self.hold(array, axes), target), axes, shape)
@@ -113,9 +113,9 @@ class Graph:
         return self.add("Shape", INPUT, start=0, end=1)
 
     def reshape(self, array: Array, shape: tuple[Any, ...]) -> Array:
-        """Lines up the numbers of an array in another shape.
+        """Gives an array another shape.
 
-        The batch is held first, and does not move where the rest keeps to its own side of it:
+        The batch is held first, and stays there unless axes on both sides of it merge:
         [C, H, W, N], held as [N, C, H, W], becomes [C * H * W, N], held as [N, C * H * W].
         """
         if isinstance(array, np.ndarray):
@@ -138,7 +138,7 @@ class Graph:
 def trace(
     function: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]
 ) -> tuple[Graph, tuple[Any, ...]]:
-    """Traces a function of images, uint8 [N, H, W, C]: its graph, and the shape of its output."""
+    """Returns the graph of a function of images, uint8 [N, H, W, C], and its output's shape."""
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
     traced = jax.make_jaxpr(function)(images)
     graph = Graph(images.shape[0])
@@ -169,9 +169,9 @@ def _run(
 
 
 def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
-    """Adds one equation of a traced function, or computes it where its operands are constants.
+    """Adds one equation of a traced function, or computes it if its operands are constants.
 
-    A broadcast of a constant is not carried out, either: the graph would hold all the copies.
+    Not so a broadcast of a constant: the graph would hold all the copies.
     """
     name = eqn.primitive.name
     if name in INLINED:
@@ -196,7 +196,7 @@ def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Arra
 
 
 def _is_known(sizes: Sequence[Any]) -> bool:
-    """Tells whether no size depends on how many images there are."""
+    """Tells whether the sizes are the same for any number of images."""
     return all(isinstance(size, int) for size in sizes)
 
 
@@ -226,7 +226,7 @@ def _convolution(graph: Graph, eqn: Any, images: Array, kernel: Array) -> Array:
 
 
 def _pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
-    """The maximum of each window, or the sum: the mean times the size."""
+    """Adds the maximum of each window, or its sum: the mean times the size."""
     params, shape = eqn.params, eqn.outvars[0].aval.shape
     names = ("window_dimensions", "window_strides", "padding")
     windows = [*zip(*(params[name] for name in names), strict=True)]
@@ -247,7 +247,7 @@ def _pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 
 
 def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Tensor:
-    """A product of two matrices, or of a pair of them at each place of the common axes."""
+    """Adds a product of two matrices, or of a pair of them for each index of the common axes."""
     (a_summed, b_summed), (a_common, b_common) = eqn.params["dimension_numbers"]
     a_free = [axis for axis in range(len(a.shape)) if axis not in (*a_summed, *a_common)]
     b_free = [axis for axis in range(len(b.shape)) if axis not in (*b_summed, *b_common)]
@@ -300,7 +300,7 @@ def _reshape(graph: Graph, eqn: Any, x: Tensor) -> Array:
 
 
 def _broadcast(graph: Graph, eqn: Any, x: Array) -> Array:
-    """Puts in new axes of size 1; what uses the result broadcasts them."""
+    """Inserts axes of size 1, which ONNX broadcasts where the result is used."""
     shape = [1] * len(eqn.params["shape"])
     for size, axis in zip(x.shape, eqn.params["broadcast_dimensions"], strict=True):
         shape[axis] = size
@@ -333,14 +333,14 @@ def _power(graph: Graph, eqn: Any, x: Array) -> Tensor:
 
 # Functions that become part of the one that calls them.
 INLINED = ("closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit")
-# What works number by number: primitive and operator.
+# Elementwise primitives, with their operators.
 ELEMENTWISE = {
     **{name: name.capitalize() for name in ("abs", "add", "div", "erf", "exp", "log", "min")},
     **{name: name.capitalize() for name in ("mul", "neg", "sqrt", "sub", "tanh")},
     **{"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"},
     "logistic": "Sigmoid",
 }
-# What else takes arrays that are still to be broadcast, as (graph, equation, *operands).
+# Other primitives of arrays that are still to be broadcast, as (graph, equation, *operands).
 BROADCASTING: dict[str, Callable[..., Array]] = {
     "broadcast_in_dim": _broadcast,
     "convert_element_type": _convert,
@@ -352,7 +352,7 @@ BROADCASTING: dict[str, Callable[..., Array]] = {
     "stop_gradient": lambda _graph, _eqn, x: x,
     "transpose": _transpose,
 }
-# What takes whole arrays.
+# Primitives of whole arrays.
 OTHERS: dict[str, Callable[..., Array]] = {
     "concatenate": _concatenate,
     "conv_general_dilated": _convolution,

@@ -18,11 +18,11 @@ def read_exported(path: Path) -> tuple[Classify, DataInfo]:
     """Reads a file that `export` has written, and its card.
 
     Args:
-        path: The file; its card is PATH.json.
+        path: the file; its card is PATH.json.
 
     Returns:
         A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes], and the
-        facts about the data that its callers need.
+        facts about its data.
 
     Raises:
         FileNotFoundError: there is no card beside the file.

@@ -1,8 +1,8 @@
-"""StableHLO: a network in a file that JAX reads alone, on a CPU, a GPU or a TPU.
+"""StableHLO files, which JAX alone reads, on a CPU, a GPU or a TPU.
 
-The format is that of `jax.export`, https://docs.jax.dev/en/latest/export/export.html, and behind it
-a line of JSON, which JAX leaves alone: the version that has written the file, and the SHA-256 of
-all before the line. JAX's reader ends the process, or takes minutes, over some damaged files.
+The format is that of `jax.export`, https://docs.jax.dev/en/latest/export/export.html. A line of
+JSON follows, which JAX ignores: the version of JAX that has written the file, and the SHA-256 of
+all before the line. Some damaged files would crash JAX's reader, or take it minutes.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ def to_stablehlo(
 
     Args:
         on_cpu: (variables, images uint8 [N, H, W, C]) -> probabilities float32 [N, num_classes].
-        elsewhere: the same as suits a GPU or a TPU. The file holds both, and chooses where it runs.
-        variables: what both compute with; the file holds it once.
+        elsewhere: the same for a GPU or a TPU. The file holds both, and chooses where it runs.
+        variables: the parameters of both; the file holds them once.
         image_shape: (H, W, C).
 
     Returns:
@@ -46,7 +46,7 @@ def to_stablehlo(
         return lax.platform_dependent(variables, images, cpu=on_cpu, default=elsewhere)
 
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
-    # By default each instruction names the line of source that it comes from, with the path.
+    # By default each instruction names its line of source, with the path.
     limit = getattr(jax.config, "jax_traceback_in_locations_limit")  # noqa: B009 (for pyright)
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -57,17 +57,17 @@ def to_stablehlo(
 
 
 def from_stablehlo(data: bytes) -> Classify:
-    """Reads what `to_stablehlo` has written.
+    """Reads a file that `to_stablehlo` has written.
 
     Args:
-        data: the file.
+        data: the file's content.
 
     Returns:
         A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
 
     Raises:
-        ValueError: flatbuffers is not installed; or the file is damaged, is none of these, or was
-            written by a version of JAX that this one cannot read.
+        ValueError: flatbuffers is not installed, the file is damaged, it is not such a file, or it
+            was written by a version of JAX whose files this one cannot read.
     """
     require("an exported network", "flatbuffers", extra="export")
     data, _, line = data.rpartition(b"\n")

@@ -77,12 +77,3 @@ def test_a_damaged_card_is_refused_in_one_line(tmp_path, subtests):
         message = rf"^{re.escape(str(path))}\.json is not (JSON|a card)[^\n]*$"
         with subtests.test(msg=text), pytest.raises(ValueError, match=message):
             read_exported(path)
-
-
-def test_a_changed_bit_of_an_exported_file_is_detected(tmp_path):
-    path = write(tmp_path / "net")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"one of them is damaged, or they are of two exports"):
-        read_exported(path)

@@ -26,8 +26,8 @@ def test_jax_alone_reads_a_stablehlo_file_for_any_number_of_images():
     program = export.deserialize(bytearray(exported("cnn", "stablehlo")))
     assert program.platforms == ("cpu", "cuda", "tpu")
     for count in (1, 3, 257):
-        found = program.call(images[:count])
-        np.testing.assert_allclose(found, probabilities("cnn")[:count], atol=1e-5)
+        computed = program.call(images[:count])
+        np.testing.assert_allclose(computed, probabilities("cnn")[:count], atol=1e-5)
 
 
 def test_the_device_decides_how_convolutions_are_computed():
