@@ -53,7 +53,8 @@ def to_stablehlo(
         data = bytes(export.export(probabilities, platforms=PLATFORMS)(images).serialize())
     finally:
         jax.config.update("jax_traceback_in_locations_limit", limit)
-    return data + b"\n" + json.dumps({"jax": jax.__version__, "sha256": _sha256(data)}).encode()
+    line = {"jax": jax.__version__, "sha256": hashlib.sha256(data).hexdigest()}
+    return data + b"\n" + json.dumps(line).encode()
 
 
 def from_stablehlo(data: bytes) -> Classify:
@@ -73,7 +74,8 @@ def from_stablehlo(data: bytes) -> Classify:
     data, _, line = data.rpartition(b"\n")
     try:
         written = json.loads(line)
-        version, is_whole = str(written["jax"]), written["sha256"] == _sha256(data)
+        version = str(written["jax"])
+        is_whole = written["sha256"] == hashlib.sha256(data).hexdigest()
     except (ValueError, TypeError, KeyError, RecursionError):
         version, is_whole = "", False
     if not is_whole:
@@ -91,7 +93,3 @@ def from_stablehlo(data: bytes) -> Classify:
             f"the file was written by jax {version}, and jax {jax.__version__} cannot read it "
             f"({reason}): it reads files of its own version and of those up to half a year older"
         ) from error
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,23 +1,17 @@
 """Exported networks of every architecture, in both formats, against the model itself."""
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from exports import NETWORKS, export_network, exported, network, probabilities
-from helpers import trained_network
 
-from mnist_jax.datasets import DataInfo
 from mnist_jax.exporting.contract import BATCH, Classify
-from mnist_jax.exporting.export import write_export
-from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.onnx_file import from_onnx
 from mnist_jax.exporting.reading import READERS
 from mnist_jax.exporting.stablehlo import from_stablehlo
@@ -123,30 +117,3 @@ def test_a_missing_package_is_named_with_the_remedy(subtests, monkeypatch):
             patch.setitem(sys.modules, package, None)
             with pytest.raises(ValueError, match=f"needs {package}: `pip install {package}`"):
                 function(*arguments)
-
-
-def write(path: Path) -> dict[str, Any]:
-    model, variables, images = network("mlp")
-    trained = trained_network(model, variables, DataInfo(images.shape[1:], ("ä", "b")))
-    card = create_card(b"model", path.name, "onnx", trained, {})
-    write_export(path, b"model", card)
-    return card
-
-
-def test_the_card_is_written_beside_the_network(tmp_path):
-    card = write(tmp_path / "net.onnx")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        "net.onnx": b"model",
-        "net.onnx.json": (json.dumps(card, indent=2) + "\n").encode(),
-        "net.onnx.md": format_card(card).encode(),
-    }
-
-
-@pytest.mark.parametrize("blocked", ["net.onnx.json", "net.onnx.md"])
-def test_a_network_is_not_written_where_its_card_cannot_be(blocked, tmp_path):
-    (tmp_path / "net.onnx").write_bytes(b"old")
-    (tmp_path / blocked).mkdir()
-    with pytest.raises(OSError, match=blocked):
-        write(tmp_path / "net.onnx")
-    assert (tmp_path / "net.onnx").read_bytes() == b"old"
-    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]

@@ -1,4 +1,4 @@
-"""An exported file and its card, read back: what they give, and which ones are refused."""
+"""An exported file and its card: how they are written, read back, and refused."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from helpers import trained_network
 
 from mnist_jax.datasets import DataInfo
 from mnist_jax.exporting.export import write_export
-from mnist_jax.exporting.model_card import create_card
+from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.reading import READERS, read_exported
 
 INFO = DataInfo((7, 5, 3), (*"abcde",), 4)
@@ -24,9 +24,28 @@ def write(path: Path, file_format: str = "onnx", **changes: Any) -> Path:
     data = exported("mlp", file_format)
     card = create_card(data, path.name, file_format, trained_network(model, variables, INFO), {})
     write_export(path, data, card)
-    entries = {name: value for name, value in (card | changes).items() if value is not None}
-    path.with_name(f"{path.name}.json").write_text(json.dumps(entries), encoding="utf-8")
+    if changes:
+        entries = {name: value for name, value in (card | changes).items() if value is not None}
+        path.with_name(f"{path.name}.json").write_text(json.dumps(entries), encoding="utf-8")
     return path
+
+
+def test_the_card_is_written_beside_the_network(tmp_path):
+    path = write(tmp_path / "net")
+    assert {path.name for path in tmp_path.iterdir()} == {"net", "net.json", "net.md"}
+    assert path.read_bytes() == exported("mlp", "onnx")
+    card = json.loads(path.with_name("net.json").read_text(encoding="utf-8"))
+    assert path.with_name("net.md").read_text(encoding="utf-8") == format_card(card)
+
+
+@pytest.mark.parametrize("blocked", ["net.json", "net.md"])
+def test_a_network_is_not_written_where_its_card_cannot_be(blocked, tmp_path):
+    (tmp_path / "net").write_bytes(b"old")
+    (tmp_path / blocked).mkdir()
+    with pytest.raises(OSError, match=blocked):
+        write(tmp_path / "net")
+    assert (tmp_path / "net").read_bytes() == b"old"
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
 
 
 @pytest.mark.parametrize("file_format", READERS)
