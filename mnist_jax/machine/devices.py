@@ -1,6 +1,5 @@
-"""The devices that JAX has: what they are, and whether they compute rightly."""
+"""JAX's devices: their kind, and a check of what they compute."""
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,22 +9,20 @@ import numpy as np
 
 
 def kinds(devices: Sequence[Any]) -> str:
-    """Returns how many there are of which kind: "8 x TPU v5 lite"."""
+    """Returns the devices' number and kind: "8 x TPU v5 lite"."""
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
-def memory(device: Any) -> int:
-    """Returns how many bytes JAX may use on a device; 0 where it does not tell."""
-    with contextlib.suppress(RuntimeError, NotImplementedError):
-        return (device.memory_stats() or {}).get("bytes_limit", 0)
-    return 0
+def one_line(error: Exception) -> str:
+    """Returns an error's message on one line."""
+    return " ".join(str(error).split())
 
 
 def wrong_on(device: Any) -> str:
-    """Computes a matrix product and a gradient on a device, and says what is wrong; "" if nothing.
+    """Computes a matrix product and a gradient on a device; returns what is wrong, "" if nothing.
 
-    The numbers are whole, and so small that bfloat16 holds each of them: a TPU rounds what it
-    multiplies to that. So the device must give exactly what NumPy gives.
+    All numbers are integers that bfloat16 holds exactly, since a TPU rounds factors to it. So the
+    device must give exactly NumPy's results.
     """
     rng = np.random.default_rng(0)
     inputs, weights, targets = rng.integers(-1, 2, (3, 16, 16)).astype(np.float32)
@@ -37,7 +34,7 @@ def wrong_on(device: Any) -> str:
         x, w, y = jax.device_put((inputs, weights, targets), device)
         product, gradient = jax.device_get((x @ w, jax.jit(jax.grad(loss_fn))(w, x, y)))
     except RuntimeError as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     if not np.array_equal(product, inputs @ weights):
         return "a matrix product is wrong"
     if not np.array_equal(gradient, inputs.T @ (inputs @ weights - targets)):

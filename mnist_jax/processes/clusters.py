@@ -5,7 +5,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mnist_jax.machine.accelerator import expected_accelerator
+from mnist_jax.machine.accelerator import hidden_by, present_accelerator
 
 # The process's number, how many there are, and the other variables by which JAX recognizes it:
 # https://github.com/jax-ml/jax/tree/main/jax/_src/clusters
@@ -98,7 +98,7 @@ def _open_mpi_5(environ: Mapping[str, str]) -> Place | None:
 def _tpu_workers(environ: Mapping[str, str]) -> list[str]:
     """The hosts of a slice of Cloud TPUs, as its metadata server has them."""
     elsewhere = {"COLAB_TPU_1VM", "TPU_SKIP_MDS_QUERY", "TPU_WORKER_ID"} & {*environ}
-    if elsewhere or expected_accelerator() != "tpu":
+    if elsewhere or present_accelerator() != "tpu" or hidden_by("tpu"):
         return []
     server = environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(

@@ -46,16 +46,16 @@ def test_the_benchmark_has_a_table_for_every_section_and_tells_what_it_ran_on(tm
     args = ("--quick", "--sections", *sections, "--members", 2, "--json", path)
     done = run(*args, **(cache if cache["JAX_COMPILATION_CACHE_DIR"] else {}))
     assert done.returncode == 0, done.stderr
-    found = json.loads(path.read_text(encoding="utf-8"))
+    report = json.loads(path.read_text(encoding="utf-8"))
     device = jax.devices()[0].device_kind
-    assert found["device"]["kind"] == device
+    assert report["device"]["kind"] == device
     assert f"{jax.device_count()} x {device}" in done.stdout
     assert f"jax {jax.__version__}" in done.stdout
-    assert found["machine"]["date"] in done.stdout
+    assert report["machine"]["date"] in done.stdout
     for section in sections:
         assert f"## {section}\n\n| " in done.stdout
-        assert not any("failed" in row for row in found[section])
-    [recipe], [step], [many] = (found[name] for name in ("recipes", "steps", "population"))
+        assert not any("failed" in row for row in report[section])
+    [recipe], [step], [many] = (report[name] for name in ("recipes", "steps", "population"))
     assert recipe["images/s"] > 0
     assert 0 <= recipe["test accuracy, %"] <= 100
     assert step["kernels"] > 10
@@ -64,4 +64,4 @@ def test_the_benchmark_has_a_table_for_every_section_and_tells_what_it_ran_on(tm
     )
     assert many["members"] == 2
     assert many["networks/s"] > 0
-    assert [row["same bits twice"] for row in found["same bits"]] == ["yes"]
+    assert [row["same bits twice"] for row in report["same bits"]] == ["yes"]
