@@ -1,4 +1,4 @@
-"""Compiled programs on disk: what was compiled once is read the next time."""
+"""A cache of compiled programs on disk, which makes the next start faster."""
 
 import hashlib
 import os
@@ -12,13 +12,13 @@ from mnist_jax.datasets.cache import cache_root
 
 
 def use_compilation_cache() -> None:
-    """Has JAX keep what it compiles in $XDG_CACHE_HOME/mnist_jax/compiled, or ~/.cache/mnist_jax.
+    """Makes JAX keep compiled programs in $XDG_CACHE_HOME/mnist_jax/compiled, or below ~/.cache.
 
-    The programs run as they are read, so the directory is the user's alone. Where there can be no
-    such directory, or the user has named one of their own ($JAX_COMPILATION_CACHE_DIR), this does
-    nothing. It changes JAX's settings for the whole process: a command may, a library may not.
+    The programs run as they are read, so the directory is the user's alone. Where it cannot be
+    made, or the user has named another one ($JAX_COMPILATION_CACHE_DIR), this does nothing. It
+    changes JAX's settings for the whole process: a command may do so, a library may not.
 
-    The directory has no limit; it may be deleted at any time.
+    The directory has no size limit; it may be deleted at any time.
 
     References:
         https://docs.jax.dev/en/latest/persistent_compilation_cache.html
