@@ -139,9 +139,7 @@ def find_devices(devices: Sequence[Any]) -> Iterator[Finding]:
     """Checks that each of JAX's devices computes correctly."""
     if not devices:
         return
-    value = f"{kinds(devices)} ({devices[0].platform})"
-    others = jax.device_count() - len(devices)
-    yield Finding("devices", value + (f", {others} in other processes" if others else ""))
+    yield Finding("devices", f"{kinds(devices)} ({devices[0].platform})")
     yield Finding("cores", f"{cpu_count()} of {os.cpu_count()} for this process")
     wrong = {device: problem for device in devices if (problem := wrong_on(device))}
     for device, problem in wrong.items():
