@@ -18,7 +18,7 @@ from machine import describe, headline
 from mnist_jax import Config, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.datasets import load_splits
-from mnist_jax.workdir.history import read_json
+from mnist_jax.workdir.files import read_json
 
 sys.path.append(str(Path(__file__).parent / "peers"))
 from mnist_jax_epochs import create

@@ -10,7 +10,7 @@ from mnist_jax.metrics import mean_metrics
 from mnist_jax.processes.distributed import check_alike
 from mnist_jax.sharding import create_mesh, place, replicated, split_batch
 from mnist_jax.steps import run_ensemble_steps, run_eval_steps
-from mnist_jax.workdir.run import load_trained, own_splits
+from mnist_jax.workdir.trained import load_trained, own_splits
 
 
 def evaluate(

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.reading import read_exported
 from mnist_jax.state import Variables
 from mnist_jax.steps import predict_step
-from mnist_jax.workdir.run import Trained, load_trained
+from mnist_jax.workdir.trained import Trained, load_trained
 
 
 class Predictions(NamedTuple):

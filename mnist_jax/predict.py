@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mnist_jax.datasets import DataInfo
 from mnist_jax.datasets.image_files import read_image
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing, prepare_drawing, prepare_picture, side_by_side
 from mnist_jax.network import Network, Predictions, load_network
-from mnist_jax.workdir.history import atomic_file
+from mnist_jax.workdir.files import atomic_file
 
 UNSURE = 0.5  # the probability below which a class is said with a question mark
 

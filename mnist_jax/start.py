@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.config import Config
-from mnist_jax.datasets import DataInfo, Split, load_splits
-from mnist_jax.handwriting.drawing import drawing_box
+from mnist_jax.datasets import Split, load_splits
+from mnist_jax.datasets.info import DataInfo, drawing_box
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.processes.distributed import from_first
 from mnist_jax.rules import Rules, best_step, is_scheduled
@@ -22,7 +22,7 @@ from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress, resto
 from mnist_jax.workdir.hashing import data_sha256, tree_sha256
 from mnist_jax.workdir.history import Progress
 from mnist_jax.workdir.origin import Origin, check_same_run, environment
-from mnist_jax.workdir.run import load_trained
+from mnist_jax.workdir.trained import load_trained
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
 
 SAMPLE = 1000  # training images whose drawings are looked at

@@ -32,15 +32,11 @@ from mnist_jax.workdir.checkpoint import (
     restore_state,
     restore_variables,
 )
+from mnist_jax.workdir.files import write_json
 from mnist_jax.workdir.hashing import network_sha256
-from mnist_jax.workdir.history import Progress, Row, best_row, write_history, write_json
-from mnist_jax.workdir.run import (
-    check_shared,
-    delete_leftovers,
-    delete_run,
-    lock_workdir,
-    previous_result,
-)
+from mnist_jax.workdir.history import Progress, Row, best_row, write_history
+from mnist_jax.workdir.lock import lock_workdir
+from mnist_jax.workdir.run import check_shared, delete_leftovers, delete_run, previous_result
 
 PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
 

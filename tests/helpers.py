@@ -17,7 +17,7 @@ from flax import linen as nn
 from mnist_jax import Config
 from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.console import console
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.events import Chunk, Event, Listener
 from mnist_jax.models import create_model
 from mnist_jax.processes.signals import Stopped
@@ -25,7 +25,7 @@ from mnist_jax.train import Run
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import read_history, without_times
 from mnist_jax.workdir.origin import Origin
-from mnist_jax.workdir.run import Trained
+from mnist_jax.workdir.trained import Trained
 
 # 1,024 images for training, 8 steps an epoch; 256 for validation.
 SMALL = Config(

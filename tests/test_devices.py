@@ -22,7 +22,8 @@ from helpers import create_reference
 
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
-from mnist_jax.datasets import DataInfo, load_dataset
+from mnist_jax.datasets import load_dataset
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.laboratory.population_program import Parts, compile_population
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.optimizer import create_optimizer

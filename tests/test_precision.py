@@ -15,7 +15,7 @@ from jax import export, lax
 
 from mnist_jax import Config, rng
 from mnist_jax.config import OptimizerConfig
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.exporting.export import export_model
 from mnist_jax.models import create_model, model_names
 from mnist_jax.ops import conv_pool

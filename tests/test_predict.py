@@ -8,7 +8,7 @@ from PIL import Image
 
 from mnist_jax import load_dataset, load_network
 from mnist_jax.cli.main import main
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.network import Network
 from mnist_jax.predict import predict_files
 

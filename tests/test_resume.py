@@ -17,8 +17,9 @@ from mnist_jax import Config, population, start, train
 from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
 from mnist_jax.events import Epoch, Event
 from mnist_jax.train import Run
+from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import tree_sha256
-from mnist_jax.workdir.history import read_history, read_json
+from mnist_jax.workdir.history import read_history
 
 slow = pytest.mark.slow
 VARIED = {"ema_decay": [0.0, 0.5]}

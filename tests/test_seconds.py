@@ -7,7 +7,8 @@ from scripted import LESSON, Clock, scripted
 
 from mnist_jax import clock, population, train
 from mnist_jax.events import Epoch, Event
-from mnist_jax.workdir.history import read_history, read_json
+from mnist_jax.workdir.files import read_json
+from mnist_jax.workdir.history import read_history
 
 # What each call takes; powers of two, so that sums are exact and tell what is in them.
 SECONDS = {

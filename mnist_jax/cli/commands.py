@@ -32,8 +32,8 @@ from mnist_jax.reporting.summary import format_table, summarize
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.serving.serve import serve
 from mnist_jax.train import train
-from mnist_jax.workdir.history import atomic_file
-from mnist_jax.workdir.run import load_trained, own_splits
+from mnist_jax.workdir.files import atomic_file
+from mnist_jax.workdir.trained import load_trained, own_splits
 
 DIFFERENT = 4  # the exit code of `verify` and `doctor`: something is not as it should be
 

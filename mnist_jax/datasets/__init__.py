@@ -1,7 +1,6 @@
 """Datasets of tfds as arrays, read without TensorFlow and kept decoded for the next start."""
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,33 +17,6 @@ class Split(NamedTuple):
 
     images: Any
     labels: np.ndarray
-
-
-class DataInfo(NamedTuple):
-    """What a network has to know of its data.
-
-    Attributes:
-        image_shape: (H, W, C).
-        label_names: of the classes, in their order.
-        drawing_box: pixels a side of the square that the drawings fill, where the images are light
-            drawings on black, see `handwriting.drawing_box`; 0: they are something else.
-    """
-
-    image_shape: tuple[int, ...]
-    label_names: tuple[str, ...]
-    drawing_box: int = 0
-
-
-def data_info(values: Mapping[str, Any]) -> DataInfo:
-    """Returns a `DataInfo` from what JSON has kept of it: lists, where it has tuples.
-
-    Raises ValueError, TypeError or LookupError for what is no such thing.
-    """
-    height, width, channels = values["image_shape"]
-    if not isinstance(values["label_names"], list | tuple):
-        raise TypeError("label_names must be a list")
-    names = tuple(map(str, values["label_names"]))
-    return DataInfo((int(height), int(width), int(channels)), names, int(values["drawing_box"]))
 
 
 def load_dataset(

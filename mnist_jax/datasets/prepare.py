@@ -1,7 +1,6 @@
 """Prepared datasets in tfds's data directory: finding them, and making them once."""
 
 import contextlib
-import fcntl
 import importlib
 import importlib.util
 import os
@@ -12,7 +11,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from mnist_jax.processes.file_lock import open_locked
 
 # What the package calls by a shorter name than tfds does. A dataset of the package is a folder here
 # in tfds's own layout: datasets/NAME/NAME_dataset_builder.py with a class `Builder`.
@@ -47,8 +48,8 @@ def is_own(name: str) -> bool:
 def find(root: Path, name: str) -> Path | None:
     """Returns the directory of the newest version that is prepared in a data directory, or None."""
     name, _, version = name.partition(":")
-    found = (info.parent for info in root.glob(f"{name}/{version or '*'}/dataset_info.json"))
-    versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    infos = root.glob(f"{name}/{version or '*'}/dataset_info.json")
+    versions = [path.parent for path in infos if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
@@ -89,45 +90,22 @@ def locked(root: Path, name: str) -> Iterator[None]:
     Raises:
         ValueError: the directory cannot be written.
     """
-    place = root / name
+    directory = root / name
     try:
-        with contextlib.closing(_lock(place)):
+        with open_locked(directory / ".lock", wait=True):
             try:
-                for leftover in place.glob("incomplete.*"):
+                for leftover in directory.glob("incomplete.*"):
                     shutil.rmtree(leftover, ignore_errors=True)
                 yield
             except BaseException:
-                _remove_empty(place)
+                if [path.name for path in directory.glob("*")] == [".lock"]:
+                    shutil.rmtree(directory, ignore_errors=True)
                 raise
     except OSError as error:
         raise ValueError(
             f"the dataset {name} cannot be prepared in {root}: {error}; set TFDS_DATA_DIR to a "
             "directory with room that can be written"
         ) from error
-
-
-def _lock(place: Path) -> TextIO:
-    """Returns the open lock file; the kernel drops the lock with the process, however it ends."""
-    while True:
-        place.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # removed by the one that we have waited for
-            lock = (place / ".lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if os.path.samestat(os.fstat(lock.fileno()), (place / ".lock").stat()):
-                    return lock
-                lock.close()
-            except BaseException:
-                lock.close()
-                raise
-
-
-def _remove_empty(place: Path) -> None:
-    """Removes a directory with nothing but its lock file, which is held."""
-    with contextlib.suppress(OSError):
-        if [path.name for path in place.iterdir()] == [".lock"]:
-            (place / ".lock").unlink()
-            place.rmdir()
 
 
 def write(builder: Any) -> Path:
@@ -140,10 +118,10 @@ def write(builder: Any) -> Path:
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    place = Path(builder.data_dir).parent
+    beside = Path(builder.data_dir).parent
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="incomplete.", dir=place) as downloads,  # none
+            tempfile.TemporaryDirectory(prefix="incomplete.", dir=beside) as downloads,  # none
             contextlib.redirect_stdout(None),
         ):
             builder.download_and_prepare(download_dir=downloads)

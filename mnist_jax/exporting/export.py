@@ -11,8 +11,9 @@ from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.onnx_file import to_onnx
 from mnist_jax.exporting.stablehlo import Forward, to_stablehlo
 from mnist_jax.steps import eval_logits, scale
-from mnist_jax.workdir.history import atomic_file, write_json
-from mnist_jax.workdir.run import Trained, load_trained, read_result
+from mnist_jax.workdir.files import atomic_file, write_json
+from mnist_jax.workdir.run import read_result
+from mnist_jax.workdir.trained import Trained, load_trained
 
 
 def export(

@@ -16,7 +16,7 @@ from mnist_jax.exporting.contract import INPUT, OUTPUT
 from mnist_jax.metrics import wilson_interval
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.origin import environment
-from mnist_jax.workdir.run import Trained
+from mnist_jax.workdir.trained import Trained
 
 MNIST_LICENCE = (
     "MNIST, by Yann LeCun, Corinna Cortes and Christopher J. C. Burges: Creative Commons "

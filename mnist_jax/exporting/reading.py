@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_jax.datasets import DataInfo, data_info
+from mnist_jax.datasets.info import DataInfo, data_info
 from mnist_jax.exporting.contract import Classify
 from mnist_jax.exporting.onnx_file import from_onnx
 from mnist_jax.exporting.stablehlo import from_stablehlo
-from mnist_jax.workdir.history import read_json
+from mnist_jax.workdir.files import read_json
 
 READERS = {"stablehlo": from_stablehlo, "onnx": from_onnx}
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mnist_jax.datasets.info import drawing_box
+
 THIN, THICK = 2.0, 4.0  # pixels of 20: the strokes of nearly all digits of MNIST
 SOFTNESS = 0.4  # pixels: MNIST is a little softer than what is reduced to its size
 SHOWN = 280  # pixels: the height of a picture that shows what a network is given
@@ -28,28 +30,6 @@ class Drawing(NamedTuple):
     pixels: np.ndarray
     problem: str = ""
     blank: bool = False
-
-
-def drawing_box(images: np.ndarray) -> int:
-    """Tells how a dataset's images are framed, where they are light drawings on black.
-
-    Args:
-        images: uint8 [N, H, W, C], some of the training images.
-
-    Returns:
-        Pixels a side of the square that the drawings fill: 20 of MNIST. 0 where fewer than nine in
-        ten images are such drawings: grey, black at the corners and in a third of their pixels.
-    """
-    if images.shape[-1] != 1:
-        return 0
-    ink = images[..., 0] >= 32
-    corners = ink[:, [0, 0, -1, -1], [0, -1, 0, -1]].any(axis=1)
-    is_drawing = ~corners & (ink.mean(axis=(1, 2)) < 2 / 3) & (images.max(axis=(1, 2, 3)) >= 128)
-    if is_drawing.mean() < 0.9:
-        return 0
-    touched = images[is_drawing, ..., 0] > 0
-    sides = [np.ptp(np.nonzero(drawing), axis=1).max() + 1 for drawing in touched]
-    return int(np.median(sides))
 
 
 def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int) -> Drawing:

@@ -16,7 +16,8 @@ from mnist_jax.metrics import Sums
 from mnist_jax.rules import Rules, first_bad_step
 from mnist_jax.state import TrainState
 from mnist_jax.workdir.checkpoint import open_saver
-from mnist_jax.workdir.history import Progress, Row, json_number, write_history, write_json
+from mnist_jax.workdir.files import json_number, write_json
+from mnist_jax.workdir.history import Progress, Row, write_history
 from mnist_jax.workdir.origin import Origin
 from mnist_jax.workdir.run import delete_leftovers, delete_run
 

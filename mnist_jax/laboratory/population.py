@@ -32,16 +32,11 @@ from mnist_jax.start import Task, create_task, initial_state, last_checkpoint, s
 from mnist_jax.state import TrainState
 from mnist_jax.train import PHASES, follow, heard, make_ready, stopped
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
+from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.hashing import network_sha256
-from mnist_jax.workdir.history import (
-    Progress,
-    Row,
-    json_number,
-    read_history,
-    read_json,
-    write_json,
-)
-from mnist_jax.workdir.run import MEMBERS, delete_run, holds_run, lock_workdir
+from mnist_jax.workdir.history import Progress, Row, read_history
+from mnist_jax.workdir.lock import lock_workdir
+from mnist_jax.workdir.run import MEMBERS, delete_run, holds_run
 
 
 def population(

@@ -31,8 +31,10 @@ from mnist_jax.processes.signals import Stopped
 from mnist_jax.rules import stops_early
 from mnist_jax.train import train
 from mnist_jax.workdir.checkpoint import delete_checkpoints
-from mnist_jax.workdir.history import Row, best_row, read_history, write_json
-from mnist_jax.workdir.run import lock_workdir, read_config
+from mnist_jax.workdir.files import write_json
+from mnist_jax.workdir.history import Row, best_row, read_history
+from mnist_jax.workdir.lock import lock_workdir
+from mnist_jax.workdir.run import read_config
 
 if TYPE_CHECKING:  # an extra, and half a second
     from optuna import Study, Trial

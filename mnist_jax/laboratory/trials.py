@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_jax.workdir.history import atomic_file
+from mnist_jax.workdir.files import atomic_file
 
 if TYPE_CHECKING:  # an extra
     from optuna import Study

@@ -11,7 +11,8 @@ from mnist_jax.processes.signals import Stopped
 from mnist_jax.train import train
 from mnist_jax.workdir.history import Row, read_history, without_times
 from mnist_jax.workdir.origin import UNTOLD, environment
-from mnist_jax.workdir.run import read_result, trained_config
+from mnist_jax.workdir.run import read_result
+from mnist_jax.workdir.trained import trained_config
 
 
 def verify(workdir: str | Path) -> list[str]:

@@ -16,7 +16,8 @@ from mnist_jax.reporting.calibration import (
 )
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Row, read_history
-from mnist_jax.workdir.run import Trained, load_trained, own_splits, read_result
+from mnist_jax.workdir.run import read_result
+from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
 TOO_LARGE = 1e39  # float32, which losses are, has no such number
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")

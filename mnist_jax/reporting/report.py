@@ -9,7 +9,7 @@ from mnist_jax.reporting.comparison import comparison_values
 from mnist_jax.reporting.measured import read_run, verdict
 from mnist_jax.reporting.page import render
 from mnist_jax.reporting.single import single_values
-from mnist_jax.workdir.history import atomic_file
+from mnist_jax.workdir.files import atomic_file
 
 
 class Report(NamedTuple):

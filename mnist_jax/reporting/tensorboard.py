@@ -18,7 +18,8 @@ from mnist_jax.machine.extras import require
 from mnist_jax.processes.distributed import is_first
 from mnist_jax.reporting.filters import drawn
 from mnist_jax.workdir.history import Row
-from mnist_jax.workdir.run import lock_workdir, read_config
+from mnist_jax.workdir.lock import lock_workdir
+from mnist_jax.workdir.run import read_config
 
 NOT_PLOTTED = ("epoch", "step")
 # TensorBoard groups curves by what stands before the slash.

@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
-from mnist_jax.datasets import DataInfo
 from mnist_jax.datasets.image_files import TooManyPixelsError, decode_image
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing
 from mnist_jax.network import Network
 from mnist_jax.predict import answer, prepare

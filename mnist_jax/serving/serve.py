@@ -18,7 +18,8 @@ from mnist_jax.machine.extras import require
 from mnist_jax.network import Network, as_network
 from mnist_jax.reporting.filters import feature_maps, map_sheets
 from mnist_jax.steps import scale
-from mnist_jax.workdir.run import Trained, load_trained, read_result
+from mnist_jax.workdir.run import read_result
+from mnist_jax.workdir.trained import Trained, load_trained
 
 if TYPE_CHECKING:
     from mnist_jax.serving.api import About

@@ -25,7 +25,8 @@ from jax.sharding import Sharding
 
 from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.state import TrainState, Variables
-from mnist_jax.workdir.hashing import find_damage, sync, write_sums
+from mnist_jax.workdir.files import sync
+from mnist_jax.workdir.hashing import find_damage, write_sums
 from mnist_jax.workdir.history import Progress
 
 SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes

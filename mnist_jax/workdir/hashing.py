@@ -1,12 +1,13 @@
 """SHA-256: of arrays, to compare two runs; of files, to see that they are whole."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from mnist_jax.workdir.files import sync
 
 SUMS = "SHA256SUMS"
 
@@ -56,15 +57,6 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS).write_text(text, encoding="utf-8")
     for path in [directory, *directory.rglob("*")]:
         sync(path)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk: for a loss of power."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def find_damage(directory: Path) -> str | None:

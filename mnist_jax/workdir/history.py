@@ -1,17 +1,14 @@
-"""The history of a training, and the readable files of a work directory, each replaced whole."""
+"""The history of a training, as metrics.jsonl and checkpoints hold it."""
 
-import contextlib
 import json
-import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from mnist_jax.processes.distributed import by_first_process
-from mnist_jax.workdir.hashing import sync
+from mnist_jax.workdir.files import atomic_file, json_number
 from mnist_jax.workdir.origin import Origin
 
 TIMES = ("seconds", "input_seconds", "examples_per_second")
@@ -85,34 +82,6 @@ def _without_nan(value: Any) -> Any:
     return json_number(value)
 
 
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing so that a reader, or a crash, sees the old one or the whole new one.
-
-    The new file takes the place of the old one when the `with` block ends without an error.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
-    except OSError as error:  # of a write it has no file name
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@by_first_process
-def write_json(path: Path, values: Any) -> None:
-    """Writes a JSON file, at once or not at all; ValueError for a number that is not finite."""
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    with atomic_file(path) as file:
-        file.write(text.encode())
-
-
 @by_first_process
 def write_history(workdir: Path, history: Sequence[Row]) -> None:
     """Writes metrics.jsonl, a line an epoch, at once or not at all."""
@@ -145,16 +114,3 @@ def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
 def best_row(history: Sequence[Row]) -> Row:
     """Returns the row with the highest validation accuracy; of equal ones the newest."""
     return max(history, key=lambda row: (row["val_accuracy"], row["step"]))
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; ValueError where it cannot be read, or is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def json_number(value: float) -> float | None:
-    """The value as JSON can hold it: None for what is not finite."""
-    return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mnist_jax.config import completed, config_differences
-from mnist_jax.datasets import DataInfo, data_info
+from mnist_jax.datasets.info import DataInfo, data_info
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 UNTOLD = {"process_count": 1}  # what older versions did not record, and how it was

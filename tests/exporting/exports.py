@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from helpers import trained_network
 
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.export import export_model
 from mnist_jax.models import create_model

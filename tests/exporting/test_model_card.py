@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from mnist_jax import Config
 from mnist_jax.config import DataConfig
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.exporting.export import write_export
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.metrics import wilson_interval

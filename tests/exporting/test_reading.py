@@ -10,7 +10,7 @@ import pytest
 from exports import exported, network, probabilities
 from helpers import trained_network
 
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.exporting.export import write_export
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.reading import READERS, read_exported

@@ -24,7 +24,7 @@ import subprocesses
 from subprocesses import BEST_EPOCH, EPOCHS, STEPS_PER_EPOCH
 
 from mnist_jax.workdir.hashing import tree_sha256
-from mnist_jax.workdir.run import load_trained
+from mnist_jax.workdir.trained import load_trained
 
 OPTIONS = [*subprocesses.OPTIONS, "--checkpoint.every-steps=2"]
 HERE = Path(__file__).parent

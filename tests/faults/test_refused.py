@@ -21,8 +21,8 @@ from mnist_jax.datasets import load_splits
 from mnist_jax.events import Epoch
 from mnist_jax.train import Run
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress
+from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.origin import check_same_run, cpu_count
-from mnist_jax.workdir.run import lock_workdir
 
 CONFIG = dataclasses.replace(
     subprocesses.CONFIG, epochs=2, checkpoint=CheckpointConfig(every_steps=2)
@@ -58,9 +58,7 @@ def test_a_second_writer_is_refused_and_the_first_one_is_not_disturbed(
 
 def test_the_lock_of_a_killed_process_blocks_no_one(unfinished, tmp_path):
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
-    holder = (
-        "import os, sys; from mnist_jax.workdir.run import lock_workdir; from pathlib import Path\n"
-    )
+    holder = "import os, sys; from pathlib import Path; from mnist_jax.workdir.lock import *\n"
     holder += "with lock_workdir(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", holder, str(workdir)], check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -21,7 +21,7 @@ from mnist_jax import load_network
 from mnist_jax.datasets import load_splits
 from mnist_jax.datasets.image_files import read_image
 from mnist_jax.handwriting.drawing import prepare_drawing, side_by_side
-from mnist_jax.workdir.run import trained_config
+from mnist_jax.workdir.trained import trained_config
 
 ndimage: Any = scipy_ndimage  # it has no types
 DENSITY = 6  # points a pixel of the dataset, where the outline of a digit is drawn

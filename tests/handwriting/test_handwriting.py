@@ -12,12 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from mnist_jax import load_dataset
-from mnist_jax.handwriting.drawing import (
-    drawing_box,
-    prepare_drawing,
-    prepare_picture,
-    side_by_side,
-)
+from mnist_jax.datasets.info import drawing_box
+from mnist_jax.handwriting.drawing import prepare_drawing, prepare_picture, side_by_side
 
 SHAPE, BOX = (28, 28, 1), 20
 

@@ -23,7 +23,7 @@ from mnist_jax.processes.group import LOST, joined
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import without_times
-from mnist_jax.workdir.run import load_trained
+from mnist_jax.workdir.trained import load_trained
 
 STEPS = 16
 STARTED: list[subprocess.Popen[str]] = []

@@ -18,7 +18,8 @@ from mnist_jax import population, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import replace_fields
 from mnist_jax.workdir.history import read_history
-from mnist_jax.workdir.run import MEMBERS, load_trained
+from mnist_jax.workdir.run import MEMBERS
+from mnist_jax.workdir.trained import load_trained
 
 # Batches that 8 devices do not divide, 6 an epoch; and keys for dropout and for augmentation.
 TESTS = str(Path(__file__).parents[1])

@@ -24,7 +24,8 @@ from mnist_jax.metrics import wilson_interval
 from mnist_jax.reporting.measured import RunRecord
 from mnist_jax.reporting.page import readable, spelled
 from mnist_jax.reporting.single import _early_stop, _what_training_figures_are
-from mnist_jax.workdir.run import Trained, delete_leftovers, delete_run
+from mnist_jax.workdir.run import delete_leftovers, delete_run
+from mnist_jax.workdir.trained import Trained
 
 
 def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist):

@@ -25,7 +25,7 @@ from mnist_jax.reporting.pictures import png
 from mnist_jax.serving.app import create_app
 from mnist_jax.serving.serve import about, feature_sheets
 from mnist_jax.serving.server import create_server
-from mnist_jax.workdir.run import Trained, load_trained
+from mnist_jax.workdir.trained import Trained, load_trained
 
 HANGS = 120  # seconds after which something hangs
 

@@ -14,7 +14,7 @@ from servers import trained as trained
 from servers import workdir as workdir
 
 from mnist_jax.cli.main import main
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.network import as_network
 from mnist_jax.predict import predict_files, prepare
 from mnist_jax.reporting.pictures import png

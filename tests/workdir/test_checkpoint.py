@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from mnist_jax.datasets import DataInfo
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.state import TrainState
 from mnist_jax.workdir.checkpoint import (

@@ -13,11 +13,11 @@ import pytest
 from helpers import make_files
 
 from mnist_jax.datasets import Split
+from mnist_jax.workdir.files import sync
 from mnist_jax.workdir.hashing import (
     data_sha256,
     find_damage,
     network_sha256,
-    sync,
     tree_sha256,
     write_sums,
 )

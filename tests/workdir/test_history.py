@@ -5,13 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_jax.workdir.history import (
-    atomic_file,
-    read_history,
-    read_json,
-    write_history,
-    write_json,
-)
+from mnist_jax.workdir.files import atomic_file, read_json, write_json
+from mnist_jax.workdir.history import read_history, write_history
 
 
 def write_forever(path: str) -> None:

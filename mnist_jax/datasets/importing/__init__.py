@@ -12,8 +12,8 @@ import numpy as np
 
 from mnist_jax.datasets import prepare, train_validation_split
 from mnist_jax.datasets.importing.builder import Examples, create_builder
-from mnist_jax.datasets.importing.sources import Part, open_source
-from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES
+from mnist_jax.datasets.importing.sources import open_source
+from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 from mnist_jax.datasets.importing.versions import MADE_BY, imported_versions, next_version
 

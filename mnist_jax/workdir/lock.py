@@ -1,0 +1,39 @@
+"""The lock of a work directory, which has one writer at a time."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnist_jax.processes.distributed import is_first
+from mnist_jax.processes.file_lock import open_locked
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Makes the directory where there is none, and keeps other writers out of it.
+
+    Of several processes, the first one has the lock for all. Directories made here are removed
+    again where nothing was written into them.
+
+    Raises:
+        BlockingIOError: another process is training there.
+        OSError: the directory cannot be made or written to.
+    """
+    if not is_first():
+        yield
+        return
+    made = [path for path in (workdir, *workdir.parents) if not path.exists()]
+    try:
+        lock = open_locked(workdir / ".lock", wait=False)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"{workdir} is in use by another process; wait for it, or choose another --workdir"
+        ) from None
+    with lock:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # not empty, or the disk is in trouble: no harm
+                (workdir / ".lock").unlink()
+                for directory in made:
+                    directory.rmdir()
