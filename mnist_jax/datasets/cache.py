@@ -1,26 +1,27 @@
 """Decoded arrays on disk: decoding MNIST's 60,000 records takes seconds, reading this does not.
 
-They lie in $XDG_CACHE_HOME/mnist_jax or ~/.cache/mnist_jax, one .npz for each split that was used,
-and may be deleted at any time.
+They lie in $XDG_CACHE_HOME/mnist_jax or ~/.cache/mnist_jax and may be deleted at any time. Each
+split that was used has a file: a digest of the rest, and NumPy's arrays one behind another, of the
+images, the labels, the names of the classes, and the files that all were decoded from.
 """
 
 import functools
 import hashlib
+import math
 import os
 import tempfile
 import time
 import weakref
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from mnist_jax.datasets.streamed import StreamedImages, read_file_rows
 
 Block = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C] and labels int32 [n]
-LOCAL_HEADER = 30  # bytes before the name of a file inside a zip, see PKWARE's APPNOTE, 4.3.7
+DIGEST, DIGEST_BYTES = "blake2b", 64
 
 
 class Decoded(NamedTuple):
@@ -34,23 +35,26 @@ class Decoded(NamedTuple):
 def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
     """Returns what is kept for a split of a prepared dataset, or None.
 
-    None too where the dataset's files have changed since, or the cache is damaged: the zip format
-    carries a CRC-32 of each array.
+    None too where the dataset's files have changed since, or the cache is damaged.
 
     Args:
         prepared: the dataset's directory.
-        split: in tfds's notation.
+        split: the split, in tfds's notation.
         stream: whether the images stay on the disk, as `StreamedImages`.
     """
     try:
         path = _file(prepared, split)
-        with np.load(path) as stored:
-            if str(stored["source"]) != _source(prepared):
+        with path.open("rb") as file:
+            digest = file.read(DIGEST_BYTES)
+            if hashlib.file_digest(file, DIGEST).digest() != digest:
                 return None
-            labels, names = stored["labels"], tuple(stored["label_names"].tolist())
-            images = _open_images(path) if stream else stored["images"]
-            return Decoded(images, labels, names)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError):
+            file.seek(DIGEST_BYTES)
+            images = _open_images(path, file) if stream else np.load(file)
+            labels, label_names, source = (np.load(file) for _ in range(3))
+        if str(source) != _source(prepared):
+            return None
+        return Decoded(images, labels, tuple(label_names.tolist()))
+    except (OSError, ValueError, EOFError, RuntimeError):
         return None
 
 
@@ -65,33 +69,35 @@ def save(
 
     Args:
         prepared: the dataset's directory.
-        split: in tfds's notation.
+        split: the split, in tfds's notation.
         shape: (N, H, W, C), of all images.
-        blocks: one after another; what they raise, but OSError, is raised here.
-        label_names: of the classes.
+        blocks: the examples, in order; what they raise, but OSError, is raised here.
+        label_names: the names of the classes.
     """
     temporary = None
     try:
-        file = _file(prepared, split)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in file.parent.glob("*.tmp"):  # of a process that was killed
+        path = _file(prepared, split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob("*.tmp"):  # of a process that was killed
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as output:
-            temporary = Path(output.name)
-            with zipfile.ZipFile(output, "w") as archive:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                labels = []
-                with archive.open("images.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array_header_1_0(member, header)
-                    for block in blocks:
-                        member.write(np.ascontiguousarray(block[0]).data)
-                        labels.append(block[1])
-                rest = {"labels": np.concatenate(labels), "label_names": np.array(label_names)}
-                for name, array in {**rest, "source": np.array(_source(prepared))}.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-        temporary.replace(file)
+        path.with_suffix(".npz").unlink(missing_ok=True)  # of an earlier version
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.seek(DIGEST_BYTES)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            labels = []
+            for block in blocks:
+                file.write(np.ascontiguousarray(block[0]).data)
+                labels.append(block[1])
+            for array in (np.concatenate(labels), label_names, _source(prepared)):
+                np.save(file, array, allow_pickle=False)
+            file.seek(DIGEST_BYTES)
+            digest = hashlib.file_digest(file, DIGEST).digest()
+            file.seek(0)
+            file.write(digest)
+        temporary.replace(path)
         temporary = None
     except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
         pass
@@ -105,27 +111,20 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_jax"
 
 
-def _open_images(path: Path) -> StreamedImages:
-    """Finds the images in the file, which stays open as long as they are used."""
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo("images.npy")
-        with archive.open(info) as member:
-            np.lib.format.read_magic(member)
-            shape = np.lib.format.read_array_header_1_0(member)[0]
-            header = member.tell()
-            while member.read(2**20):  # to the end, where the zip file's sum is compared
-                pass
-    file = os.open(path, os.O_RDONLY)
-    lengths = np.frombuffer(os.pread(file, 4, info.header_offset + LOCAL_HEADER - 4), "<u2")
-    offset = info.header_offset + LOCAL_HEADER + int(lengths.sum()) + header
-    read_rows = functools.partial(read_file_rows, file, offset, shape[1:])
-    weakref.finalize(read_rows, os.close, file)
+def _open_images(path: Path, file: IO[bytes]) -> StreamedImages:
+    """Skips the images in the file, and opens it again for as long as they are used."""
+    np.lib.format.read_magic(file)
+    shape = np.lib.format.read_array_header_1_0(file)[0]
+    descriptor, offset = os.open(path, os.O_RDONLY), file.tell()
+    read_rows = functools.partial(read_file_rows, descriptor, offset, shape[1:])
+    weakref.finalize(read_rows, os.close, descriptor)
+    file.seek(offset + math.prod(shape))
     return StreamedImages(read_rows, np.arange(shape[0]), shape[1:])
 
 
 def _file(prepared: Path, split: str) -> Path:
     key = hashlib.sha256(f"{prepared.absolute()} {split}".encode()).hexdigest()[:16]
-    return cache_root() / "arrays" / f"{key}.npz"
+    return cache_root() / "arrays" / f"{key}.arrays"
 
 
 def _source(prepared: Path) -> str:

@@ -182,7 +182,7 @@ def test_decoded_arrays_are_kept_until_the_dataset_or_the_cache_changes(
         np.testing.assert_array_equal(
             load_dataset("tiny", "train", data_dir=tiny).images, first.images
         )
-    (kept,) = tmp_path.glob("cache/mnist_jax/arrays/*.npz")
+    (kept,) = tmp_path.glob("cache/mnist_jax/arrays/*.arrays")
     content = bytearray(kept.read_bytes())
     content[content.index(first.images.tobytes())] ^= 1
     kept.write_bytes(content)
