@@ -82,8 +82,8 @@ def save(
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()
         path.with_suffix(".npz").unlink(missing_ok=True)  # of an earlier version
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        descriptor, temporary = tempfile.mkstemp(".tmp", dir=path.parent)
+        with os.fdopen(descriptor, "w+b") as file:
             file.seek(DIGEST_BYTES)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
@@ -97,13 +97,13 @@ def save(
             digest = hashlib.file_digest(file, DIGEST).digest()
             file.seek(0)
             file.write(digest)
-        temporary.replace(path)
+        Path(temporary).replace(path)
         temporary = None
     except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
         pass
     finally:
         if temporary:
-            temporary.unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
 
 
 def cache_root() -> Path:

@@ -13,15 +13,15 @@ from mnist_jax.datasets.streamed import StreamedImages
 BLOCK = 1024  # images decoded at a time
 
 
-class Source(NamedTuple):
+class EncodedSplit(NamedTuple):
     """An opened split.
 
     Attributes:
         examples: dicts; by tfds's data source, or where only TensorFlow can read it, one by one.
-        num_examples: how many.
-        image_key: of an example.
-        label_key: of an example.
-        label_names: of the classes; empty where the dataset has none.
+        num_examples: their number.
+        image_key: the image's, in an example.
+        label_key: the label's.
+        label_names: the names of the classes; empty where the dataset has none.
         title: the dataset's name.
         prepared: the dataset's directory.
     """
@@ -35,7 +35,7 @@ class Source(NamedTuple):
     prepared: Path
 
 
-def open_split(prepared: Path, name: str, split: str) -> Source:
+def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
     """Opens a split of the dataset `name`; ValueError where it has none such or is damaged."""
     import tensorflow_datasets as tfds  # slow, and not needed where the arrays are cached
 
@@ -56,77 +56,81 @@ def open_split(prepared: Path, name: str, split: str) -> Source:
             f"{', '.join(builder.info.splits)}): {error}"
         ) from error
     num_examples = builder.info.splits[split].num_examples
-    return Source(examples, num_examples, image_key, label_key, label_names, name, prepared)
+    return EncodedSplit(examples, num_examples, image_key, label_key, label_names, name, prepared)
 
 
-def decode(source: Source) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
+def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
     """Returns the shape of all images, (N, H, W, C), and an iterator over all blocks, checked.
 
     Raises:
         ValueError: the split is empty, damaged, or does not hold uint8 images of one size with an
             integer label each; so does the iterator.
     """
-    blocks = _blocks(source)
+    blocks = _blocks(split)
     first = next(blocks, None)
     if first is None:
-        raise _several_sizes(source)
-    return (source.num_examples, *first[0].shape[1:]), itertools.chain([first], blocks)
+        raise _several_sizes(split)
+    return (split.num_examples, *first[0].shape[1:]), itertools.chain([first], blocks)
 
 
-def stream_encoded(source: Source) -> cache.Decoded:
+def stream_encoded(split: EncodedSplit) -> cache.Decoded:
     """Streams the split from tfds itself, where the decoded images find no place in the cache.
 
     Every epoch decodes them again: far slower, and still possible. ValueError where the split can
     only be read from one end to the other.
     """
-    if not hasattr(source.examples, "__getitems__"):
+    if not hasattr(split.examples, "__getitems__"):
         raise ValueError(
-            f"dataset {source.title!r} cannot be streamed: its format is read from one end to the "
+            f"dataset {split.title!r} cannot be streamed: its format is read from one end to the "
             f"other, and it cannot be decoded in {cache.cache_root()}; set XDG_CACHE_HOME to a "
             "directory with room, or prepare the dataset with file_format='array_record'"
         )
-    shape, blocks = decode(source)
+    shape, blocks = decode(split)
     labels = np.concatenate([labels for _, labels in blocks])
 
     def read_rows(rows: np.ndarray) -> np.ndarray:
-        examples = source.examples.__getitems__(rows.tolist())
-        return np.stack([example[source.image_key] for example in examples]).reshape(-1, *shape[1:])
+        examples = split.examples.__getitems__(rows.tolist())
+        return np.stack([example[split.image_key] for example in examples]).reshape(-1, *shape[1:])
 
     images = StreamedImages(read_rows, np.arange(shape[0]), shape[1:])
-    return cache.Decoded(images, labels, source.label_names)
+    return cache.Decoded(images, labels, split.label_names)
 
 
-def _blocks(source: Source) -> Iterator[cache.Block]:
-    shapes, examples = set(), iter(source.examples)
+def _blocks(split: EncodedSplit) -> Iterator[cache.Block]:
+    shapes, examples = set(), iter(split.examples)
     while True:
         try:
             block = list(itertools.islice(examples, BLOCK))
-            pairs = [(example[source.image_key], example[source.label_key]) for example in block]
+            pairs = [(example[split.image_key], example[split.label_key]) for example in block]
         except Exception as error:
-            raise _damaged(source.title, source.prepared, error) from error
+            raise _damaged(split.title, split.prepared, error) from error
         if not pairs:
             return
         shapes |= {np.shape(image) for image, _ in pairs}
         if len(shapes) != 1:
-            raise _several_sizes(source)
+            raise _several_sizes(split)
         images, labels = map(np.stack, zip(*pairs, strict=True))
-        yield _checked(images if images.ndim == 4 else images[..., None], labels, source.title)
+        yield _checked(images if images.ndim == 4 else images[..., None], labels, split.title)
 
 
 def _checked(images: np.ndarray, labels: np.ndarray, name: str) -> cache.Block:
     if images.dtype != np.uint8 or images.ndim != 4:
-        found = f"{images.dtype} {images.shape[1:]}"
-        raise ValueError(f"dataset {name!r} must hold uint8 images [H, W, C], found {found}")
+        raise ValueError(
+            f"dataset {name!r} must hold uint8 images [H, W, C], found {images.dtype} "
+            f"{images.shape[1:]}"
+        )
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        found = f"{labels.dtype} {labels.shape[1:]}"
-        raise ValueError(f"dataset {name!r} must hold one integer label an image, found {found}")
+        raise ValueError(
+            f"dataset {name!r} must hold one integer label an image, found {labels.dtype} "
+            f"{labels.shape[1:]}"
+        )
     if (abs(labels.astype(np.float64)) >= 2**31).any():
         raise ValueError(f"dataset {name!r} must hold labels of 32 bits, found {labels.max()}")
     return images, labels.astype(np.int32)
 
 
-def _several_sizes(source: Source) -> ValueError:
-    return ValueError(f"dataset {source.title!r} must hold images of one size, one or more")
+def _several_sizes(split: EncodedSplit) -> ValueError:
+    return ValueError(f"dataset {split.title!r} must hold images of one size, one or more")
 
 
 def _check_slices(split: str, splits: Any) -> None:

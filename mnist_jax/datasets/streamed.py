@@ -68,8 +68,7 @@ def read_file_rows(
         OSError: the file has become shorter.
     """
     images = np.empty((len(rows), *image_shape), np.uint8)
-    places = (offset + rows * images[:1].nbytes if len(rows) else rows).tolist()
-    for image, place in zip(images.reshape(len(rows), -1), places, strict=True):
-        if os.preadv(file, [image.data], place) != image.nbytes:
+    for image, row in zip(images.reshape(len(rows), -1), rows.tolist(), strict=True):
+        if os.preadv(file, [image.data], offset + row * image.nbytes) != image.nbytes:
             raise OSError("the cache of decoded images was cut off; run the command again")
     return images

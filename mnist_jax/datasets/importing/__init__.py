@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,13 +22,13 @@ class Imported(NamedTuple):
     """What has been written.
 
     Attributes:
-        path: of the dataset's version in tfds's data directory.
-        num_train: images to train on.
-        num_test: images to test with.
-        shape: [H, W, C] of an image.
-        names: of the classes, that of label 0 first.
-        only_in_test: those of classes that there are no training images of.
-        num_seen: images of the test part with the pixels of a training image.
+        path: the directory of the dataset's version, in tfds's data directory.
+        num_train: number of images to train on.
+        num_test: number of images to test with.
+        shape: an image's, [H, W, C].
+        names: the names of the classes, that of label 0 first.
+        only_in_test: names of the classes without a training image.
+        num_seen: number of test images with the pixels of a training image.
         pixel_range: the values that have become 0 and 255.
         ignored: files, or arrays of a file, that were of no use.
     """
@@ -44,17 +44,11 @@ class Imported(NamedTuple):
     ignored: list[str]
 
 
-class Split(NamedTuple):
-    """The examples of a part that a split gets.
-
-    Attributes:
-        part: of the source.
-        keep: bool [N], or None for all.
-        labels: int32 [n] of those.
-    """
+class Selection(NamedTuple):
+    """The examples of a part, bool [N], that become a split; and their labels, int32 [n]."""
 
     part: Part
-    keep: np.ndarray | None
+    keep: np.ndarray
     labels: np.ndarray
 
 
@@ -77,19 +71,19 @@ def import_dataset(
     is the smallest of 1, 15, 16, 255, 1023, 4095 and 65535 that none is above.
 
     Args:
-        name: of the dataset, lower_case.
+        name: the dataset's, in lower_case.
         sources: IDX files, or a folder that holds them; an .npz file; a .csv file; a folder with a
             folder of images for each class; or two with "train" and "test" in their names. See
             `mnist_jax.datasets.importing.sources` for what each must hold.
-        size: height and width that images get; rows of pixels are taken to have them. None for the
+        size: the height and width to scale images to, and those of rows of pixels. None for the
             images' own.
         channels: 1 for grey, 3 for colour. None for the images' own: where some are grey and others
             in colour, colour.
         pixel_range: the values of black and white.
-        test_fraction: of a source without a test part, the share that becomes one, rounded up.
-        seed: draws them, see `train_validation_split`. All keep their order.
-        overwrite: write another version of a dataset of this name that was imported, and delete it.
-        data_dir: where tfds keeps datasets; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        test_fraction: fraction of a source without a test part that becomes one, rounded up.
+        seed: the seed of that draw, see `train_validation_split`. All examples keep their order.
+        overwrite: whether to replace a dataset of this name that was imported, by a new version.
+        data_dir: tfds's data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
         What has been written; `describe` tells it in words.
@@ -105,7 +99,7 @@ def import_dataset(
     imported_versions(root / name, overwrite)
     source = open_source([Path(path).expanduser() for path in sources], size)
     survey = survey_parts(source.parts, size, channels, pixel_range)
-    splits = _splits(source.parts, survey.labels, test_fraction, seed)
+    splits = _split(source.parts, survey.labels, test_fraction, seed)
     hashes = {split: np.zeros(len(splits[split].labels), np.uint64) for split in splits}
     with prepare.locked(root, name):
         old = imported_versions(root / name, overwrite)  # another process may have been faster
@@ -113,9 +107,12 @@ def import_dataset(
             name,
             next_version(old),
             root,
-            {split: _examples(splits[split], survey, hashes[split]) for split in splits},
+            {
+                split: (len(hashes[split]), _examples(splits[split], survey, hashes[split]))
+                for split in splits
+            },
             survey.shape,
-            survey.names,
+            survey.label_names,
             {"made_by": MADE_BY, "sources": [str(path) for path in sources]},
         )
         path = prepare.write(builder)
@@ -127,8 +124,8 @@ def import_dataset(
         len(train),
         len(test),
         survey.shape,
-        survey.names,
-        [survey.names[label] for label in np.setdiff1d(test, train)],
+        survey.label_names,
+        [survey.label_names[label] for label in np.setdiff1d(test, train)],
         int(np.isin(hashes["test"], hashes["train"]).sum()),
         survey.pixel_range or (0, 255),
         source.ignored,
@@ -193,37 +190,34 @@ def _check_name(name: str) -> None:
         raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")
 
 
-def _splits(
+def _split(
     parts: Mapping[str, Part], labels: Mapping[str, np.ndarray], test_fraction: float, seed: int
-) -> dict[str, Split]:
+) -> dict[str, Selection]:
     if len(parts) == 2:
-        return {title: Split(part, None, labels[title]) for title, part in parts.items()}
+        return {
+            title: Selection(part, np.ones(len(labels[title]), bool), labels[title])
+            for title, part in parts.items()
+        }
     ((title, part),) = parts.items()
     count = len(labels[title])
-    train, test = train_validation_split(count, test_fraction, seed)
-    if not (len(train) and len(test)):
+    is_test = np.zeros(count, bool)
+    is_test[train_validation_split(count, test_fraction, seed)[1]] = True
+    if is_test.all() or not is_test.any():
         raise ValueError(
             f"{count} images and a test_fraction of {test_fraction} leave none to train on"
         )
-    splits = {}
-    for split, indices in (("train", train), ("test", test)):
-        keep = np.zeros(count, bool)
-        keep[indices] = True
-        splits[split] = Split(part, keep, labels[title][keep])
-    return splits
+    return {
+        split: Selection(part, keep, labels[title][keep])
+        for split, keep in (("train", ~is_test), ("test", is_test))
+    }
 
 
-def _examples(split: Split, survey: Survey, hashes: np.ndarray) -> Examples:
-    return Examples(len(split.labels), _written(split, survey, hashes))
-
-
-def _written(split: Split, survey: Survey, hashes: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+def _examples(split: Selection, survey: Survey, hashes: np.ndarray) -> Examples:
     """Yields the examples as they are written, and takes down the hashes of their pixels."""
     count = 0
-    expected = [survey.names[label] for label in range(len(survey.names))]
     for images, names in progress(split.part.blocks(split.keep), "writing"):
         labels = split.labels[count : count + len(names)]
-        if [expected[label] for label in labels] != names:
+        if [survey.label_names[label] for label in labels] != names:
             raise ValueError(f"{split.part.where(count)} has changed while it was imported")
         for image, label in zip(surveyed(images, survey, split.part), labels, strict=True):
             digest = hashlib.blake2b(image, digest_size=8).digest()

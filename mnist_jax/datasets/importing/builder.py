@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,33 +13,28 @@ import numpy as np
 SHARD_BYTES = 64 << 20
 OBJECT_BYTES = 1024  # of an example in Python, beside its pixels
 
-
-class Examples(NamedTuple):
-    """The examples of a split: how many, and (image uint8 [H, W, C], label) in their order."""
-
-    number: int
-    examples: Iterator[tuple[np.ndarray, int]]
+Examples = Iterator[tuple[np.ndarray, int]]  # images uint8 [H, W, C] and their labels
 
 
 def create_builder(
     name: str,
     version: str,
     data_dir: Path,
-    splits: Mapping[str, Examples],
+    splits: Mapping[str, tuple[int, Examples]],
     shape: tuple[int, int, int],
-    class_names: list[str],
+    label_names: list[str],
     metadata: dict[str, Any],
 ) -> Any:
     """Returns a builder of tfds, whose `download_and_prepare` writes the dataset.
 
     Args:
-        name: of the dataset, in lower_case.
-        version: "1.0.0".
-        data_dir: where tfds keeps datasets.
-        splits: of each the examples, which can be written once.
-        shape: of an image, [H, W, C].
-        class_names: that of label 0 first.
-        metadata: what is kept with the dataset, in metadata.json.
+        name: the dataset's, in lower_case.
+        version: its version, as "1.0.0".
+        data_dir: tfds's directory of datasets.
+        splits: the number of examples of each, and the examples, which can be written once.
+        shape: an image's, [H, W, C].
+        label_names: the names of the classes, that of label 0 first.
+        metadata: the content of the dataset's metadata.json.
     """
     import tensorflow_datasets as tfds  # slow
 
@@ -58,7 +53,7 @@ def create_builder(
                 features=tfds.features.FeaturesDict(
                     {
                         "image": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="zlib"),
-                        "label": tfds.features.ClassLabel(names=class_names),
+                        "label": tfds.features.ClassLabel(names=label_names),
                     }
                 ),
                 supervised_keys=("image", "label"),
@@ -70,7 +65,7 @@ def create_builder(
             del dl_manager  # nothing is downloaded
             return {split: _shards(*examples) for split, examples in splits.items()}
 
-    def _shards(count: int, examples: Iterator[tuple[np.ndarray, int]]):
+    def _shards(count: int, examples: Examples):
         size = max(1, SHARD_BYTES // (math.prod(shape) + OBJECT_BYTES))
         numbered = (
             (index, {"image": image, "label": label})

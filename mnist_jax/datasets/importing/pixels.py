@@ -6,8 +6,8 @@ import numpy as np
 
 # The largest value that a format has: of fractions, of 4 bits, of scikit-learn's digits, of 8, 10,
 # 12 and 16 bits.
-ROUNDING = 1e-3  # by which a computed white may be too bright
 WHITES = (1, 15, 16, 255, 1023, 4095, 65535)
+ROUNDING = 1e-3  # by which a computed white may be too bright
 
 
 def white(largest: float) -> int:

@@ -17,15 +17,15 @@ class Survey(NamedTuple):
     """What all images of a source have in common, and their labels.
 
     Attributes:
-        shape: [H, W, C] that they get.
+        shape: an image's, as it is written: [H, W, C].
         pixel_range: the values that become 0 and 255; None for bytes, which stay as they are.
-        names: of the classes, that of label 0 first.
-        labels: int32 [N] of each part.
+        label_names: the names of the classes, that of label 0 first.
+        labels: the labels of each part, int32 [N].
     """
 
     shape: tuple[int, int, int]
     pixel_range: tuple[float, float] | None
-    names: list[str]
+    label_names: list[str]
     labels: dict[str, np.ndarray]
 
 
@@ -38,43 +38,43 @@ def survey_parts(
     """Reads all images once, and checks them.
 
     Args:
-        parts: of the source.
-        size: height and width to scale to; None where all have one size.
-        channels: 1 or 3 to convert to; None for what they have.
+        parts: the source's.
+        size: the height and width to scale to; None where all images have one size.
+        channels: 1 or 3, to convert to; None for the images' own.
         pixel_range: the values of black and white; None to find them.
 
     Raises:
         ValueError: they are damaged, of several sizes or types, or of fewer than two classes.
     """
     codes: dict[str, int] = {}  # of the classes, as they come
-    labels: dict[str, array.array] = {part: array.array("i") for part in parts}
+    coded: dict[str, array.array] = {title: array.array("i") for title in parts}
     shapes: dict[tuple[int, ...], str] = {}  # and an example of each
     kinds: dict[bool, str] = {}  # whether these are bytes, and an example
     largest = 0.0
     for title, part in parts.items():
-        found = labels[title]
+        labels = coded[title]
         for images, names in progress(part.blocks(None), f"checking {title}"):
-            where = functools.partial(_where, part, len(found))
+            where = functools.partial(_where, part, len(labels))
             shape = (*(size or images.shape[1:3]), images.shape[3])
             shapes.setdefault(shape, where(0))
             kinds.setdefault(images.dtype == np.uint8, where(0))
             _check_alike(shapes, kinds)
             if pixel_range or images.dtype != np.uint8:
                 largest = max(largest, largest_value(images, pixel_range, where))
-            found.extend([codes.setdefault(name, len(codes)) for name in names])
-        if not found:
+            labels.extend([codes.setdefault(name, len(codes)) for name in names])
+        if not labels:
             raise ValueError(f"{part.where(0)} is missing: there are no images")
     height, width, own_channels = max(shapes, key=lambda shape: shape[2])
     if channels and own_channels not in (1, 3):
         raise ValueError(f"images of {own_channels} channels cannot be made to have {channels}")
-    names = class_order(codes)
-    order = np.empty(len(names), np.int32)
-    order[[codes[name] for name in names]] = np.arange(len(names))
+    label_names = class_order(codes)
+    order = np.empty(len(codes), np.int32)
+    order[[codes[name] for name in label_names]] = np.arange(len(codes))
     return Survey(
         (height, width, channels or own_channels),
         pixel_range or (None if True in kinds else (0, white(largest))),
-        names,
-        {title: order[np.frombuffer(found, np.int32)] for title, found in labels.items()},
+        label_names,
+        {title: order[np.frombuffer(labels, np.int32)] for title, labels in coded.items()},
     )
 
 

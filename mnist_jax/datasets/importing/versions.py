@@ -7,14 +7,14 @@ from pathlib import Path
 MADE_BY = "mnist_jax import"  # in the metadata of a dataset that may be overwritten
 
 
-def imported_versions(place: Path, overwrite: bool) -> list[Path]:
+def imported_versions(directory: Path, overwrite: bool) -> list[Path]:
     """Returns the versions of a dataset, oldest first.
 
     Raises ValueError unless there are none, or they were imported and are to be overwritten.
     """
     versions = []
-    if place.exists():
-        for path in place.iterdir():
+    if directory.exists():
+        for path in directory.iterdir():
             if path.name != ".lock" and not path.name.startswith("incomplete."):
                 versions.append(path)
                 if not _was_imported(path):
@@ -23,7 +23,8 @@ def imported_versions(place: Path, overwrite: bool) -> list[Path]:
                     )
     if versions and not overwrite:
         raise ValueError(
-            f"the dataset {place.name} is in {place} already: choose another name, or overwrite it"
+            f"the dataset {directory.name} is in {directory} already: choose another name, or "
+            "overwrite it"
         )
     return sorted(versions, key=_version)
 

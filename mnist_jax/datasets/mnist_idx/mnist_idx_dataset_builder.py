@@ -73,10 +73,10 @@ def read_idx(name: str, header: int) -> np.ndarray:
     """
     path = Path(__file__).parent / name
     compressed = path.read_bytes()
-    found = hashlib.sha256(compressed).hexdigest()
-    if found != SHA256[name]:
+    sha256 = hashlib.sha256(compressed).hexdigest()
+    if sha256 != SHA256[name]:
         raise ValueError(
-            f"{path} is damaged (SHA-256 {found}, expected {SHA256[name]}): "
+            f"{path} is damaged (SHA-256 {sha256}, expected {SHA256[name]}): "
             "install the package again"
         )
     return np.frombuffer(gzip.decompress(compressed), np.uint8, offset=header)

@@ -1,6 +1,6 @@
 """Where images come from: a reader for each kind of source."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mnist_jax.datasets.importing.sources.csv_file import read_csv
@@ -16,6 +16,12 @@ KINDS = (
     "the IDX files of images and labels, an .npz file, .csv files, or a folder with a folder of "
     "images for each class"
 )
+# The readers of one file or folder; IDX files come several together.
+READERS: dict[str, Callable[[Path, tuple[int, int] | None], Source]] = {
+    "an .npz file": read_npz,
+    "a .csv file": read_csv,
+    "a folder": read_folder,
+}
 # What other archives begin with; .tar has no such bytes.
 ARCHIVES = (
     b"PK\x03\x04",
@@ -52,14 +58,14 @@ def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     if kind == "IDX files":
         return read_idx(paths)
     if len(paths) == 1:
-        return _read(kind, paths[0], size)
+        return READERS[kind](paths[0], size)
     by_role = {role(path): path for path in paths}
     if len(paths) != 2 or set(by_role) != {"train", "test"}:
         raise ValueError(
             f"{', '.join(map(str, paths))}: expected one source, or two with train and test in "
             "their names"
         )
-    sources = {part: _read(kind, by_role[part], size) for part in ("train", "test")}
+    sources = {part: READERS[kind](by_role[part], size) for part in ("train", "test")}
     for part, source in sources.items():
         if len(source.parts) > 1:
             raise ValueError(f"{by_role[part]} has a part for training and one for the test itself")
@@ -67,14 +73,6 @@ def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
         {part: next(iter(source.parts.values())) for part, source in sources.items()},
         [line for source in sources.values() for line in source.ignored],
     )
-
-
-def _read(kind: str, path: Path, size: tuple[int, int] | None) -> Source:
-    if kind == "an .npz file":
-        return read_npz(path, size)
-    if kind == "a .csv file":
-        return read_csv(path, size)
-    return read_folder(path)
 
 
 def _kind(path: Path) -> str:

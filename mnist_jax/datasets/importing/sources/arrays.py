@@ -23,15 +23,17 @@ class Array(NamedTuple):
     """An array in a file, as its header describes it.
 
     Attributes:
-        title: how a message names it.
-        shape: N examples first.
-        dtype: with its byte order.
-        open: opens the values, in row-major order.
+        title: its name in messages.
+        shape: its shape, the N examples first.
+        dtype: its type, with the byte order.
+        offset: number of bytes before the values, which are in row-major order.
+        open: opens the array from its beginning.
     """
 
     title: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    offset: int
     open: Callable[[], AbstractContextManager[IO[bytes]]]
 
 
@@ -100,7 +102,7 @@ def _blocks(
         start += len(pixels)
         pixels, values = pixels[chosen], values[chosen]
         if len(pixels):
-            yield pixels.reshape(-1, *shape), label_names(values.reshape(-1), labels.title)
+            yield pixels.reshape(-1, *shape), class_names(values.reshape(-1), labels.title)
 
 
 def _read(array: Array, rows: int) -> Iterator[np.ndarray]:
@@ -108,20 +110,21 @@ def _read(array: Array, rows: int) -> Iterator[np.ndarray]:
     count, *shape = array.shape
     row_bytes = math.prod(shape) * array.dtype.itemsize
     with reading(array.title), array.open() as stream:
+        stream.read(array.offset)
         for start in range(0, count, rows):
             wanted = min(rows, count - start)
             content = stream.read(wanted * row_bytes)
             if len(content) < wanted * row_bytes:
-                found = start + len(content) // max(1, row_bytes)
+                held = start + len(content) // max(1, row_bytes)
                 raise ValueError(
-                    f"{array.title} is cut short: its header says {count:,}, it holds {found:,}"
+                    f"{array.title} is cut short: its header says {count:,}, it holds {held:,}"
                 )
             yield np.frombuffer(content, array.dtype).reshape(wanted, *shape)
         if stream.read(1):  # at the end of the file, sums are checked, too
             raise ValueError(f"{array.title} holds more than the {count:,} its header says")
 
 
-def label_names(values: np.ndarray, title: str) -> list[str]:
+def class_names(values: np.ndarray, title: str) -> list[str]:
     """Returns labels [n] as strings; ValueError for numbers that are no integers."""
     if values.dtype.kind == "S":
         with reading(title):

@@ -2,10 +2,10 @@
 
 import csv
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,20 +14,6 @@ from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 LABEL_COLUMNS = {"label", "class", "target", "y"}
 MAX_LINE = 16 << 20  # bytes: a million pixels in colour
-
-
-class Columns(NamedTuple):
-    """What the columns of a file hold.
-
-    Attributes:
-        number: of all.
-        label: which one.
-        has_header: whether the first row names them.
-    """
-
-    number: int
-    label: int
-    has_header: bool
 
 
 def read_csv(path: Path, size: tuple[int, int] | None) -> Source:
@@ -41,31 +27,29 @@ def read_csv(path: Path, size: tuple[int, int] | None) -> Source:
     Raises:
         ValueError: the first row is not of that kind.
     """
-    first = next(_rows(path), None)
-    if first is None:
+    row = next((row for _, row in _rows(path)), None)
+    if row is None:
         raise ValueError(f"{path} is empty; expected rows of a label and pixels")
-    columns = _columns(path, first[1])
-    shape = flat_shape(columns.number - 1, size, str(path))
-    part = Part(
-        functools.partial(_blocks, path, columns, shape), lambda index: f"image {index} of {path}"
-    )
-    return Source({"all": part}, [])
+    label, has_header = _layout(path, row)
+    shape = flat_shape(len(row) - 1, size, str(path))
+    blocks = functools.partial(_blocks, path, label, has_header, shape)
+    return Source({"all": Part(blocks, lambda index: f"image {index} of {path}")}, [])
 
 
-def _columns(path: Path, row: list[str]) -> Columns:
+def _layout(path: Path, row: list[str]) -> tuple[int, bool]:
+    """Returns the number of the label's column, and whether the first row names the columns."""
     if len(row) < 2:
         raise ValueError(f"{path} must have rows of a label and pixels, separated by commas")
     labels = [i for i, field in enumerate(row) if field.strip().lower() in LABEL_COLUMNS]
     others = [field.strip() for i, field in enumerate(row) if i != (labels or [0])[0]]
-    numbers = [_is_number(field) for field in others]
     # A header may number the pixels, one after the other; "y,0,0,0,0" is an image of the letter y.
     first = 1 if others[0] == "1" else 0
     counts = others == [str(first + i) for i in range(len(others))] and len(others) > 3
-    if any(numbers) and not (counts and (labels or row[0] == "0")):
-        return Columns(len(row), 0, has_header=False)
+    if any(map(_is_number, others)) and not (counts and (labels or row[0] == "0")):
+        return 0, False
     if len(labels) > 1:
         raise ValueError(f"{path} has several columns that could be the label: {labels}")
-    return Columns(len(row), (labels or [0])[0], has_header=True)
+    return (labels or [0])[0], True
 
 
 def _is_number(field: str) -> bool:
@@ -77,22 +61,23 @@ def _is_number(field: str) -> bool:
 
 
 def _blocks(
-    path: Path, columns: Columns, shape: tuple[int, int, int], keep: np.ndarray | None
+    path: Path,
+    label: int,
+    has_header: bool,
+    shape: tuple[int, int, int],
+    keep: np.ndarray | None,
 ) -> Iterator[Block]:
     num_pixels = math.prod(shape)
     images, names = [], []
-    rows = _rows(path)
-    if columns.has_header:
-        next(rows, None)
-    for index, (line, row) in enumerate(rows):
-        if len(row) != columns.number:
+    for index, (line, row) in enumerate(itertools.islice(_rows(path), has_header, None)):
+        if len(row) != num_pixels + 1:
             raise ValueError(
                 f"{path}, line {line}: it has {len(row):,} columns, the first line has "
-                f"{columns.number:,}"
+                f"{num_pixels + 1:,}"
             )
         if keep is not None and not keep[index : index + 1].all():
             continue
-        names.append(row.pop(columns.label).strip())
+        names.append(row.pop(label).strip())
         try:
             images.append(np.fromiter(map(float, row), np.float64, num_pixels))
         except ValueError:

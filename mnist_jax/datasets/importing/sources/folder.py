@@ -11,7 +11,7 @@ from mnist_jax.datasets.importing.sources.names import natural
 from mnist_jax.datasets.importing.sources.part import Block, Part, Source, role
 
 
-def read_folder(path: Path) -> Source:
+def read_folder(path: Path, _size: object = None) -> Source:
     """Lists the images of a folder, whatever order the file system has them in.
 
     They are ordered by the names of the files, and those of one name by their class: so numbered
@@ -38,7 +38,8 @@ def read_folder(path: Path) -> Source:
     for part in sorted(roots, reverse=True):  # train, test
         files, others = _list(roots[part])
         ignored += others
-        parts[part] = _part(files)
+        blocks = functools.partial(_blocks, files)
+        parts[part] = Part(blocks, lambda index, files=files: str(files[index][0]))
     return Source(parts, ignored)
 
 
@@ -57,7 +58,7 @@ def _list(root: Path) -> tuple[list[tuple[Path, str]], list[str]]:
     from mnist_jax.datasets.image_files import FORMATS
 
     suffixes = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
-    found, ignored = [], [str(path) for path in _shown(root) if not path.is_dir()]
+    files, ignored = [], [str(path) for path in _shown(root) if not path.is_dir()]
     for folder in _folders(root):
         images = []
         for path in _shown(folder):
@@ -73,18 +74,14 @@ def _list(root: Path) -> tuple[list[tuple[Path, str]], list[str]]:
                 ignored.append(str(path))
         if not images:
             raise ValueError(f"{folder} holds no images; expected those of the class {folder.name}")
-        found += images
-    if not found:
+        files += images
+    if not files:
         raise ValueError(
             f"{root} holds no folders of images; expected CLASS/IMAGE, or train/CLASS/IMAGE and "
             "test/CLASS/IMAGE"
         )
-    found.sort(key=lambda example: (natural(example[0].name), natural(example[1])))
-    return found, ignored
-
-
-def _part(files: Sequence[tuple[Path, str]]) -> Part:
-    return Part(functools.partial(_blocks, files), lambda index: str(files[index][0]))
+    files.sort(key=lambda example: (natural(example[0].name), natural(example[1])))
+    return files, ignored
 
 
 def _blocks(files: Sequence[tuple[Path, str]], keep: np.ndarray | None) -> Iterator[Block]:

@@ -1,11 +1,10 @@
 """IDX files, the format of MNIST: http://yann.lecun.com/exdb/mnist/."""
 
-import contextlib
+import functools
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -45,34 +44,34 @@ def read_idx(paths: Sequence[Path]) -> Source:
         files += usual
         if path.is_dir():
             ignored += [str(other) for other in sorted(path.iterdir()) if other not in usual]
-    found: dict[tuple[str, str], tuple[Path, Array]] = {}
+    arrays: dict[tuple[str, str], tuple[Path, Array]] = {}
     for path in files:
         array = _header(path)
         what = role(path), "labels" if len(array.shape) == 1 else "images"
-        if what in found:
+        if what in arrays:
             raise ValueError(
-                f"{found[what][0]} and {path} both hold {what[1]} to {_purpose(what[0])}: give the "
-                "files of one dataset"
+                f"{arrays[what][0]} and {path} both hold {what[1]} to {_purpose(what[0])}: give "
+                "the files of one dataset"
             )
-        found[what] = path, array
-    parts = {part for part, _ in found}
+        arrays[what] = path, array
+    parts = {part for part, _ in arrays}
     if len(parts) == 2 and "all" in parts:
         raise ValueError(
             f"{', '.join(map(str, files))}: the names must tell which files are for training and "
             "which for the test, as in train-images-idx3-ubyte"
         )
-    return Source({part: _part(found, part) for part in sorted(parts, reverse=True)}, ignored)
+    return Source({part: _part(arrays, part) for part in sorted(parts, reverse=True)}, ignored)
 
 
 def _purpose(part: str) -> str:
     return {"train": "train on", "test": "test with", "all": "train on or test with"}[part]
 
 
-def _part(found: dict[tuple[str, str], tuple[Path, Array]], part: str) -> Part:
+def _part(arrays: dict[tuple[str, str], tuple[Path, Array]], part: str) -> Part:
     for one, other in (("images", "labels"), ("labels", "images")):
-        if (part, one) not in found:
-            raise ValueError(f"the {one} that belong to {found[part, other][0]} are missing")
-    return array_part(found[part, "images"][1], found[part, "labels"][1], size=None)
+        if (part, one) not in arrays:
+            raise ValueError(f"the {one} that belong to {arrays[part, other][0]} are missing")
+    return array_part(arrays[part, "images"][1], arrays[part, "labels"][1], size=None)
 
 
 def _header(path: Path) -> Array:
@@ -87,13 +86,5 @@ def _header(path: Path) -> Array:
             f"{path} has {num_axes} axes; expected 1 (labels), 3 (images) or 4 (in colour)"
         )
     shape = struct.unpack(f">{num_axes}I", sizes)
-    dtype = np.dtype(TYPES[magic[2]])
-    offset = 4 + 4 * num_axes
-    return Array(str(path), shape, dtype, lambda: _values(path, offset))
-
-
-@contextlib.contextmanager
-def _values(path: Path, offset: int) -> Iterator[IO[bytes]]:
-    with open_unpacked(path) as stream:
-        stream.read(offset)
-        yield stream
+    dtype, offset = np.dtype(TYPES[magic[2]]), 4 + 4 * num_axes
+    return Array(str(path), shape, dtype, offset, functools.partial(open_unpacked, path))

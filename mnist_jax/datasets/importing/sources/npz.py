@@ -58,9 +58,9 @@ def read_npz(path: Path, size: tuple[int, int] | None) -> Source:
         if parts:
             used = {key for part in parts for key in layout[part]}
             return Source(parts, [f"{path}: {key}" for key in sorted({*by_key} - used)])
-    found = ", ".join(repr(key) for key in sorted(by_key))
+    keys = ", ".join(repr(key) for key in sorted(by_key))
     raise ValueError(
-        f"{path} must hold x_train, y_train, x_test and y_test, or x and y; found {found:.200}"
+        f"{path} must hold x_train, y_train, x_test and y_test, or x and y; found {keys:.200}"
     )
 
 
@@ -82,12 +82,12 @@ def _array(path: Path, member: zipfile.ZipInfo) -> Array:
         )
     if not all(type(length) is int and length >= 0 for length in shape):  # a bool is an int
         raise ValueError(f"{title} cannot have the shape {shape}")
-    declared, found = math.prod(shape) * dtype.itemsize, member.file_size - offset
-    if declared != found:
+    declared, held = math.prod(shape) * dtype.itemsize, member.file_size - offset
+    if declared != held:
         raise ValueError(
-            f"{title} must have {declared:,} bytes for {dtype} {list(shape)}, found {found:,}"
+            f"{title} must have {declared:,} bytes for {dtype} {list(shape)}, found {held:,}"
         )
-    return Array(title, shape, dtype, functools.partial(_values, path, member, offset))
+    return Array(title, shape, dtype, offset, functools.partial(_open, path, member))
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -102,7 +102,6 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 @contextlib.contextmanager
-def _values(path: Path, member: zipfile.ZipInfo, offset: int) -> Iterator[IO[bytes]]:
+def _open(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
     with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-        stream.read(offset)
         yield stream

@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a reader has found.
+    """The content of a source, as a reader gives it.
 
     Attributes:
         parts: "train" and "test"; or "all", where nothing tells which examples are for the test.
@@ -40,8 +40,8 @@ class Source(NamedTuple):
 
 def role(path: Path) -> str:
     """Returns the part that a name tells: "train", "test" (also for "t10k"), or else "all"."""
-    found = re.findall(r"(?<![a-z])(train|test|t10k)", path.name.lower())
-    roles = {"test" if word == "t10k" else word for word in found}
+    words = re.findall(r"(?<![a-z])(train|test|t10k)", path.name.lower())
+    roles = {"test" if word == "t10k" else word for word in words}
     return roles.pop() if len(roles) == 1 else "all"
 
 
