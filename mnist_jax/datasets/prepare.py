@@ -28,7 +28,8 @@ def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
     """
     root = data_root(data_dir)
     name = ALIASES.get(name, name)
-    return find(root, name) or _prepare(root, name)
+    prepare = _prepare_own if is_own(name) else _prepare_with_tensorflow
+    return find(root, name) or prepare(root, name)
 
 
 def data_root(data_dir: str | Path | None) -> Path:
@@ -51,22 +52,6 @@ def find(root: Path, name: str) -> Path | None:
     infos = root.glob(f"{name}/{version or '*'}/dataset_info.json")
     versions = [path.parent for path in infos if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
-
-
-def _prepare(root: Path, name: str) -> Path:
-    if is_own(name):
-        return _prepare_own(root, name)
-    if not importlib.util.find_spec("tensorflow"):
-        raise ValueError(
-            f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
-            "needs TensorFlow to prepare others: `pip install tensorflow`, or copy a prepared one "
-            "there"
-        )
-    _prepare_with_tensorflow(root, name)
-    prepared = find(root, name)
-    if not prepared:
-        raise ValueError(f"dataset {name!r} has several configs: name one, as in {name}/CONFIG")
-    return prepared
 
 
 def _prepare_own(root: Path, name: str) -> Path:
@@ -130,7 +115,13 @@ def write(builder: Any) -> Path:
     return Path(builder.data_dir)
 
 
-def _prepare_with_tensorflow(root: Path, name: str) -> None:
+def _prepare_with_tensorflow(root: Path, name: str) -> Path:
+    if not importlib.util.find_spec("tensorflow"):
+        raise ValueError(
+            f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
+            "needs TensorFlow to prepare others: `pip install tensorflow`, or copy a prepared one "
+            "there"
+        )
     # In a process of its own: it can be given a time limit, and TensorFlow, which takes the memory
     # of every GPU that it sees, is gone when it ends.
     code = """
@@ -157,6 +148,10 @@ except Exception as error:
     if child.returncode:
         reason = (child.stdout.splitlines() or ["it was killed"])[-1]
         raise ValueError(f"tfds could not prepare dataset {name!r}: {reason:.300}")
+    prepared = find(root, name)
+    if not prepared:
+        raise ValueError(f"dataset {name!r} has several configs: name one, as in {name}/CONFIG")
+    return prepared
 
 
 def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:

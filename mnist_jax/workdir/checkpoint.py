@@ -1,8 +1,8 @@
 """Checkpoints on disk: the only file that knows Orbax.
 
-A checkpoint is a directory named by its step. It appears by one rename, when all its files are
-written and their sums beside them, and it goes by one rename: what is listed is complete, whenever
-the process was killed.
+A checkpoint is a directory named by its step. It is created by a rename, when all its files are
+written and their sums beside them, and removed by a rename: every listed checkpoint is complete,
+whenever the process is killed.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from jax.sharding import Sharding
 from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.state import TrainState, Variables
 from mnist_jax.workdir.files import sync
-from mnist_jax.workdir.hashing import find_damage, write_sums
+from mnist_jax.workdir.hashing import find_damage, named_leaves, write_sums
 from mnist_jax.workdir.history import Progress
 
 SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes
@@ -252,20 +252,17 @@ def _path(directory: Path, step: int) -> epath.Path:
 
 def _spelled(arrays: dict[str, Any]) -> set[str]:
     """The leaves as text: what is read back has other containers, with the same names."""
-    return {
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
-    }
+    return {f"{path} {leaf.dtype}{list(leaf.shape)}" for path, leaf in named_leaves(arrays).items()}
 
 
 def _listed(directory: Path) -> list[Path]:
-    found = [path for path in directory.glob("*") if STEP.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name))
+    checkpoints = [path for path in directory.glob("*") if STEP.fullmatch(path.name)]
+    return sorted(checkpoints, key=lambda path: int(path.name))
 
 
 @by_first_process
 def _remove(directory: Path, *names: str) -> None:
-    """Deletes what has one of the names in its own."""
+    """Deletes entries whose names contain one of `names`."""
     for path in directory.glob("*"):
         if any(name in path.name for name in names):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -291,9 +288,9 @@ def _one_os_error(directory: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # such as ValueError, with pages of text
-        found = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(found[1]) if found else errno.EIO
-        reason = os.strerror(number) if found else str(error).partition("\n")[0]
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(code[1]) if code else errno.EIO
+        reason = os.strerror(number) if code else str(error).partition("\n")[0]
         raise OSError(number, reason, str(directory)) from error
 
 

@@ -12,6 +12,14 @@ from mnist_jax.workdir.files import sync
 SUMS = "SHA256SUMS"
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a pytree by their paths, such as "params/conv/kernel"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def tree_sha256(tree: Any) -> str:
     """Returns the SHA-256 of a tree of arrays, in hexadecimal.
 
@@ -22,12 +30,8 @@ def tree_sha256(tree: Any) -> str:
         tree: a pytree of arrays. Each is brought to the host as a whole, but for those with a
             method `pieces`, which gives their rows some at a time.
     """
-    leaves = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
     digest = hashlib.sha256()
-    for path, array in sorted(leaves, key=lambda leaf: leaf[0]):
+    for path, array in sorted(named_leaves(tree).items()):
         digest.update(f"{path} {array.dtype} {array.shape} ".encode())
         for piece in array.pieces() if hasattr(array, "pieces") else [array]:
             digest.update(np.ascontiguousarray(piece).data)

@@ -37,12 +37,12 @@ class Progress(NamedTuple):
     """What a checkpoint holds beside the state, and a resumed run begins with.
 
     Attributes:
-        origin: what the run is made of.
+        origin: the record of what the run is made of.
         history: a row for each epoch so far.
-        sums: of an unfinished epoch, the metric sums of its steps so far, as one entry.
-        seconds: of an unfinished epoch, those before the checkpoint.
-        input_seconds: of these, those that training waited for images.
-        diverged: of a population, for each member where it diverged, or None.
+        sums: the metric sums of an unfinished epoch's steps so far, as one entry.
+        seconds: an unfinished epoch's, before the checkpoint.
+        input_seconds: those of them that training waited for images.
+        diverged: the place where each member of a population diverged, or None.
     """
 
     origin: Origin
@@ -107,7 +107,7 @@ def read_history(workdir: Path) -> list[Row]:
 
 
 def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what of a row, or of a result, is the same in every run of a config."""
+    """Drops the timings of a row or a result, which differ between runs of one config."""
     return {name: value for name, value in values.items() if name not in TIMES}
 
 

@@ -21,11 +21,11 @@ class Origin(NamedTuple):
 
     Attributes:
         config: the recipe, as nested dicts; a population's has its members beside it.
-        data_sha256: of the images and labels of all splits.
-        data: what the network has to know of them.
-        examples: how many each split has.
-        environment: see `environment`.
-        init_sha256: of the network that the run began from, if it began from one.
+        data_sha256: SHA-256 of the images and labels of all splits.
+        data: the facts about them that the network has to know.
+        examples: number of examples of each split.
+        environment: the values of `environment`.
+        init_sha256: SHA-256 of the network that the run began from, if it began from one.
     """
 
     config: dict[str, Any]
@@ -52,13 +52,13 @@ class Origin(NamedTuple):
         return {"data_sha256": self.data_sha256, **init}
 
 
-def check_same_run(found: Origin, expected: Origin, checkpoints: Path) -> None:
+def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     """Compares what a checkpoint was made of with the run that is to resume from it.
 
     Args:
-        found: the checkpoint's.
+        saved: the checkpoint's.
         expected: the run's.
-        checkpoints: their directory, named in messages.
+        checkpoints: the directory of checkpoints, named in messages.
 
     Raises:
         ValueError: they have another config or other data. Another environment is a warning.
@@ -66,7 +66,7 @@ def check_same_run(found: Origin, expected: Origin, checkpoints: Path) -> None:
     differences = config_differences(
         *(
             {**completed(origin.config), "data_sha256": origin.data_sha256}
-            for origin in (found, expected)
+            for origin in (saved, expected)
         )
     )
     if differences:
@@ -74,12 +74,12 @@ def check_same_run(found: Origin, expected: Origin, checkpoints: Path) -> None:
             f"{checkpoints} holds a run with another config or other data "
             f"({'; '.join(differences)}): choose another --workdir, or start anew with --overwrite"
         )
-    if found.data.label_names != expected.data.label_names:
+    if saved.data.label_names != expected.data.label_names:
         raise ValueError(
             f"{checkpoints} holds a run whose classes have other names: choose another --workdir, "
             "or start anew with --overwrite"
         )
-    differences = config_differences(UNTOLD | found.environment, expected.environment)
+    differences = config_differences(UNTOLD | saved.environment, expected.environment)
     if differences:
         warnings.warn(
             f"the run in {checkpoints} goes on in another environment ({'; '.join(differences)}): "

@@ -20,14 +20,14 @@ from mnist_jax.workdir.run import MEMBERS, read_config
 
 
 class Trained(NamedTuple):
-    """What a training gave.
+    """A trained network, loaded.
 
     Attributes:
         config: the recipe.
-        model: `model.apply` takes the variables.
-        variables: what it computes with.
-        step: the updates it was trained with.
-        origin: what it was made of.
+        model: the module, whose `apply` takes the variables.
+        variables: the parameters, and batch statistics where it has them.
+        step: number of updates that it was trained with.
+        origin: the record of what it was made of.
     """
 
     config: Config
@@ -83,27 +83,27 @@ def load_trained(workdir: str | Path, step: int | str = "latest") -> Trained:
         raise ValueError("; ".join(damaged.values()) or nothing)
     for line in damaged.values():
         warnings.warn(line, stacklevel=2)
-    found = {str(number): number for number in steps} | {"latest": steps[-1]}
+    by_name = {str(number): number for number in steps} | {"latest": steps[-1]}
     if step == "latest" and config.watch.patience:
         step = "best"
     try:
         if step == "best":
             rows = read_progress(checkpoints, steps[-1]).history
             measured = [row for row in rows if row["step"] in steps]
-            found["best"] = best_row(measured)["step"] if measured else steps[-1]
-        if str(step) not in found:
+            by_name["best"] = best_row(measured)["step"] if measured else steps[-1]
+        if str(step) not in by_name:
             raise ValueError(
                 f"{checkpoints} holds no step {step}, but the steps {', '.join(map(str, steps))}; "
                 "latest and best name one of them"
             )
-        variables = restore_variables(checkpoints, found[str(step)], replicated(create_mesh()))
-        origin = read_progress(checkpoints, found[str(step)]).origin
+        variables = restore_variables(checkpoints, by_name[str(step)], replicated(create_mesh()))
+        origin = read_progress(checkpoints, by_name[str(step)]).origin
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
         return load_trained(workdir, step)  # a run that is under way has pruned one
     model = create_model(num_classes=len(origin.data.label_names), **vars(config.model))
-    return Trained(config, model, variables, found[str(step)], origin)
+    return Trained(config, model, variables, by_name[str(step)], origin)
 
 
 def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mnist_jax.optimizer import is_frozen
 from mnist_jax.state import Variables
+from mnist_jax.workdir.hashing import named_leaves
 
 HEAD = "output"  # the layer that depends on the classes
 
@@ -24,9 +25,9 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
     """Takes all parameters and batch statistics that fit from a trained network.
 
     Args:
-        variables: the new network's, initialised; or with a leading axis those of a population.
+        variables: the new network's, initialised; a population's have a leading axis of members.
         trained: the trained network's.
-        members: whether there is a leading axis of members, which all receive the same.
+        members: whether there is such an axis; all members receive the same.
 
     Returns:
         What the trained network has under the same name and of the same shape, a layer as a whole;
@@ -35,9 +36,9 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
     Raises:
         ValueError: a layer other than the head has another shape, or nothing fits.
     """
-    source = _leaves(trained)
+    source = named_leaves(trained)
     loaded, remade, taken = {}, {}, {}
-    for name, leaf in _leaves(variables).items():
+    for name, leaf in named_leaves(variables).items():
         layer, shape = name.split("/")[1], leaf.shape[members:]
         if name in source and source[name].shape == shape:
             taken[name] = jnp.broadcast_to(source[name], leaf.shape)
@@ -58,8 +59,9 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
         )
     taken = {name: leaf for name, leaf in taken.items() if name.split("/")[1] in loaded}
     return Transfer(
-        jax.tree_util.tree_map_with_path(
-            lambda path, leaf: taken.get(_name(path), leaf), variables
+        jax.tree.unflatten(
+            jax.tree.structure(variables),
+            [taken.get(name, leaf) for name, leaf in named_leaves(variables).items()],
         ),
         loaded,
         list(remade),
@@ -71,14 +73,14 @@ def frozen_parameters(params: Any, freeze: str) -> list[str]:
     """Returns the names of the parameters that keep their values.
 
     Args:
-        params: of the network.
+        params: the network's.
         freeze: patterns, see `optimizer.is_frozen`.
 
     Raises:
         ValueError: a pattern fits nothing, or nothing is left to train.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    names = list(named_leaves(params))
     for pattern in freeze.split(",") if freeze else []:
         if not any(is_frozen(path, pattern) for path, _ in leaves):
             raise ValueError(
@@ -90,14 +92,6 @@ def frozen_parameters(params: Any, freeze: str) -> list[str]:
     if len(frozen) == len(names):
         raise ValueError(f"freeze: {freeze!r} leaves nothing to train; leave out a layer")
     return frozen
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _leaves(variables: Variables) -> dict[str, jax.Array]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
 
 
 def _layers(variables: Variables) -> list[str]:

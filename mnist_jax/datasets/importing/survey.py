@@ -2,15 +2,20 @@
 
 import array
 import functools
-from collections.abc import Iterator, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes, white
-from mnist_jax.datasets.importing.sources.names import class_order
-from mnist_jax.datasets.importing.sources.part import Block, Part
+from mnist_jax.datasets.importing.sources.part import Block, Part, natural
+
+LONGEST = 255  # characters of a class's name, as of a folder's
+# Unicode's line and paragraph separators, control characters, and half characters.
+REFUSED = ("Cc", "Cs", "Zl", "Zp")
 
 
 class Survey(NamedTuple):
@@ -115,3 +120,24 @@ def progress(blocks: Iterator[Block], title: str) -> Iterator[Block]:
         for images, names in blocks:
             yield images, names
             progress.update(len(names))
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Returns names in order: integers by their value, others as `natural` has it.
+
+    Raises ValueError for fewer than two, or one that a line of text cannot hold.
+    """
+    names = list(names)
+    for name in names:
+        if name != name.strip() or not 1 <= len(name) <= LONGEST:
+            raise ValueError(
+                f"the class {name[:40]!r} must have a name of 1 to {LONGEST} characters, without "
+                "spaces around it"
+            )
+        if any(unicodedata.category(character) in REFUSED for character in name):
+            raise ValueError(f"the class {name[:40]!r} must have a name without control characters")
+    if len(names) < 2:
+        raise ValueError(f"there must be two classes or more, found only {', '.join(names)!r}")
+    if all(re.fullmatch("[+-]?[0-9]+", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names, key=lambda name: (natural(name), name))

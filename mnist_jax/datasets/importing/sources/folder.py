@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_jax.datasets.importing.sources.names import natural
-from mnist_jax.datasets.importing.sources.part import Block, Part, Source, role
+from mnist_jax.datasets.importing.sources.part import Block, Part, Source, natural, role
 
 
 def read_folder(path: Path, _size: object = None) -> Source:

@@ -59,3 +59,9 @@ def flat_shape(num_pixels: int, size: tuple[int, int] | None, title: str) -> tup
     raise ValueError(
         f"{title} has {num_pixels:,} pixels an image, which is not {wanted}, once or three times"
     )
+
+
+def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A key to sort by in which "class10" comes after "class9"."""
+    pieces = re.findall(r"([0-9]{1,1000})|([^0-9]+)", name)
+    return tuple((not digits, int(digits or 0), text) for digits, text in pieces)
