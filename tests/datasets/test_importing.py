@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from imports import assert_holds, write_csv, write_idx, write_images
+from imports import assert_holds, split_rows, write_csv, write_idx, write_images
 from imports import data_dir as data_dir
 from imports import small as small
 from PIL import Image
@@ -78,15 +78,7 @@ def test_digits_of_scikit_learn_split_as_it_splits_them(tmp_path):
     imported = import_dataset("digits", [tmp_path / "digits.npz"], test_fraction=0.25, seed=7)
     train, test = map(sorted, train_test_split(np.arange(len(y)), test_size=0.25, random_state=7))
     bytes_ = np.rint(x * 255 / 16)
-    assert_holds(
-        imported,
-        {
-            "x_train": bytes_[train],
-            "y_train": y[train],
-            "x_test": bytes_[test],
-            "y_test": y[test],
-        },
-    )
+    assert_holds(imported, split_rows(bytes_, y, train, test))
     assert imported.pixel_range == (0, 16)
     assert "pixels of 0 to 16 became 0 to 255" in describe(imported)
 
@@ -114,11 +106,7 @@ def test_a_folder_of_classes_is_split_by_the_seed(small, tmp_path):
     folder = write_images(tmp_path / "images", small["x_train"], small["y_train"])
     imported = import_dataset("mine", [folder], seed=3)
     train, test = map(sorted, train_test_split(np.arange(120), test_size=0.2, random_state=3))
-    x, y = small["x_train"], small["y_train"]
-    assert_holds(
-        imported,
-        {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]},
-    )
+    assert_holds(imported, split_rows(small["x_train"], small["y_train"], train, test))
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])

@@ -115,7 +115,7 @@ def test_the_wait_for_images_is_measured_and_told(monkeypatch, tmp_path, capsys)
 def test_a_file_that_is_cut_off_while_it_is_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     images = stored(np.zeros((100, 8, 8, 1), np.uint8), tmp_path)
-    (file,) = tmp_path.glob("cache/mnist_jax/arrays/*.arrays")
+    (file,) = tmp_path.glob("cache/mnist_jax/arrays/*")
     with file.open("r+b") as opened:
         opened.truncate(1000)
     with pytest.raises(OSError, match="was cut off; run the command again"):

@@ -63,6 +63,7 @@ NPZ: dict[str, Case] = {
     "one axis": (npz(x=Y), "x must hold images, [N, H, W], [N, H, W, C] or [N, pixels], found [6]"),
     "five axes": (npz(x=X[..., None, None]), "x must hold images"),
     "channels first": (npz(x=X.reshape(6, 1, 1, 16).repeat(2, -1)), "last axis of [N, H, W, C]"),
+    "colours first": (npz(x=np.zeros((6, 3, 12, 12), np.uint8)), "must be the last axis of [N, H,"),
     "rows of no square": (
         npz(x=X.reshape(6, 16)[:, :15]),
         "x has 15 pixels an image, which is not",

@@ -104,13 +104,3 @@ def test_bad_data_directories_are_named(command, refuse, monkeypatch, subtests):
         monkeypatch.setenv("TFDS_DATA_DIR", directory)
         with subtests.test(directory):
             assert message in refuse(command)
-
-
-@pytest.mark.slow  # test_divergence.py has more
-@pytest.mark.parametrize("values", ["--optimizer.learning-rate 1e30", "--optimizer.eps 1e-300"])
-def test_divergence_has_an_exit_code_of_its_own(values, refuse, tmp_path):
-    run = tmp_path / "run"
-    command = ["train", "--config", "tiny.json", "--workdir", str(run), *values.split()]
-    assert "training diverged in epoch 1" in refuse(command, code=3)
-    assert not (run / "result.json").exists()
-    assert not list((run / "checkpoints").iterdir())

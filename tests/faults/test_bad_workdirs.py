@@ -1,18 +1,10 @@
 """Bad workdirs: exit code 2, one line on standard error that names it, and nothing written."""
 
-import json
 import os
 
 import pytest
 
-# The recipe tiny.json.
-TINY_JSON = json.dumps(
-    {
-        "epochs": 1,
-        "data": {"train_split": "train[:1280]", "test_split": "test[:500]"},
-        "model": {"features": 1, "hidden_size": 1},
-    }
-)
+RECIPE = "@../tiny.json"  # that of conftest.py
 LONG = "x" * 200
 DEEP = "[" * 100_000
 ARABIC_NINE = os.fsdecode("٩".encode())  # whatever the file names of this locale are
@@ -41,35 +33,35 @@ FILES: dict[str, str | bytes] = {
     "foreign-result/result.json": "precious",
     "foreign-result-directory/result.json/": "",
     # Runs with something wrong.
-    "not-started/config.json": TINY_JSON,
-    "no-checkpoints/config.json": TINY_JSON,
+    "not-started/config.json": RECIPE,
+    "no-checkpoints/config.json": RECIPE,
     "no-checkpoints/result.json": '{"steps": 8, "test_accuracy": 0.1}',
-    "no-step/config.json": TINY_JSON,
+    "no-step/config.json": RECIPE,
     "no-step/checkpoints/": "",
-    "checkpoints-file/config.json": TINY_JSON,
+    "checkpoints-file/config.json": RECIPE,
     "checkpoints-file/checkpoints": "precious",
-    "checkpoints-dangling/config.json": TINY_JSON,
+    "checkpoints-dangling/config.json": RECIPE,
     "checkpoints-dangling/checkpoints": "@nothing",
-    "checkpoints-loop/config.json": TINY_JSON,
+    "checkpoints-loop/config.json": RECIPE,
     "checkpoints-loop/checkpoints": "@checkpoints",
-    "metrics-directory/config.json": TINY_JSON,
+    "metrics-directory/config.json": RECIPE,
     "metrics-directory/metrics.jsonl/": "",
-    "metrics-directory-of-run/config.json": TINY_JSON,
+    "metrics-directory-of-run/config.json": RECIPE,
     "metrics-directory-of-run/checkpoints": "@../run/checkpoints",
     "metrics-directory-of-run/metrics.jsonl/": "",
-    "file-step/config.json": TINY_JSON,
+    "file-step/config.json": RECIPE,
     "file-step/checkpoints/8": "precious",
-    "negative-step/config.json": TINY_JSON,
+    "negative-step/config.json": RECIPE,
     "negative-step/checkpoints/-8/": "",
-    "empty-step/config.json": TINY_JSON,
+    "empty-step/config.json": RECIPE,
     "empty-step/checkpoints/8/": "",
-    "step-0/config.json": TINY_JSON,
+    "step-0/config.json": RECIPE,
     "step-0/checkpoints/0/": "",
-    "padded-step/config.json": TINY_JSON,
+    "padded-step/config.json": RECIPE,
     "padded-step/checkpoints/0008/": "",
-    "arabic-step/config.json": TINY_JSON,
+    "arabic-step/config.json": RECIPE,
     f"arabic-step/checkpoints/{ARABIC_NINE}/": "",
-    "huge-step/config.json": TINY_JSON,
+    "huge-step/config.json": RECIPE,
     f"huge-step/checkpoints/{LONG.replace('x', '9')}/": "",
 }
 
@@ -91,6 +83,7 @@ UNUSABLE = {
     "a-file/below": "a-file/below",
     "/dev/null": "the workdir /dev/null is a file",
     "/proc/none": "/proc/none",
+    "/proc": "/proc",
     "loop": "loop",
     "loop/below": "loop/below",
     "dangling": "dangling",
