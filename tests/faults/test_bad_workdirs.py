@@ -8,61 +8,57 @@ RECIPE = "@../tiny.json"  # that of conftest.py
 LONG = "x" * 200
 DEEP = "[" * 100_000
 ARABIC_NINE = os.fsdecode("٩".encode())  # whatever the file names of this locale are
-FILES: dict[str, str | bytes] = {
-    "loop": "@loop",
-    "dangling": "@nothing",
-    # Configs of another kind.
-    "null-config/config.json": "null",
-    "null-config-of-run/config.json": "null",
-    "null-config-of-run/checkpoints/": "",
-    "list-config/config.json": "[]",
-    "number-config/config.json": "3",
-    "empty-config/config.json": "",
-    "open-config/config.json": "{",
-    "deep-config/config.json": DEEP,
-    "binary-config/config.json": bytes(range(256)),
-    "directory-config/config.json/": "",
-    "unreadable-config/config.json": "@/proc/self/mem",
-    "wrong-config/config.json": '{"epochs": -1}',
-    "foreign-config/config.json": '{"architectures": ["Bert"]}',
-    # Of other tools.
+NOT_JSON, NO_CONFIG = "config.json is not JSON", "config.json is not a config of this version"
+# Contents of config.json, and what is said of them.
+CONFIGS: dict[str, tuple[str | bytes, str]] = {
+    "null": ("null", NO_CONFIG),
+    "list": ("[]", NO_CONFIG),
+    "number": ("3", NO_CONFIG),
+    "wrong": ('{"epochs": -1}', f"{NO_CONFIG}: epochs must be"),
+    "foreign": ('{"architectures": ["Bert"]}', f"{NO_CONFIG}: unknown"),
+    "empty": ("", NOT_JSON),
+    "open": ("{", NOT_JSON),
+    "deep": (DEEP, NOT_JSON),
+    "binary": (bytes(range(256)), NOT_JSON),
+    "unreadable": ("@/proc/self/mem", NOT_JSON),
+}
+FOREIGN: dict[str, str | bytes] = {
     "foreign-checkpoints/checkpoints/model.pt": "precious",
     "foreign-checkpoints-file/checkpoints": "precious",
     "foreign-metrics/metrics.jsonl": "precious",
     "foreign-metrics-directory/metrics.jsonl/precious": "",
     "foreign-result/result.json": "precious",
     "foreign-result-directory/result.json/": "",
-    # Runs with something wrong.
-    "not-started/config.json": RECIPE,
-    "no-checkpoints/config.json": RECIPE,
+}
+# Beside a good config.json.
+WRONG: dict[str, str | bytes] = {
+    "not-started/notes": "",
     "no-checkpoints/result.json": '{"steps": 8, "test_accuracy": 0.1}',
-    "no-step/config.json": RECIPE,
     "no-step/checkpoints/": "",
-    "checkpoints-file/config.json": RECIPE,
     "checkpoints-file/checkpoints": "precious",
-    "checkpoints-dangling/config.json": RECIPE,
     "checkpoints-dangling/checkpoints": "@nothing",
-    "checkpoints-loop/config.json": RECIPE,
     "checkpoints-loop/checkpoints": "@checkpoints",
-    "metrics-directory/config.json": RECIPE,
     "metrics-directory/metrics.jsonl/": "",
-    "metrics-directory-of-run/config.json": RECIPE,
-    "metrics-directory-of-run/checkpoints": "@../run/checkpoints",
     "metrics-directory-of-run/metrics.jsonl/": "",
-    "file-step/config.json": RECIPE,
     "file-step/checkpoints/8": "precious",
-    "negative-step/config.json": RECIPE,
     "negative-step/checkpoints/-8/": "",
-    "empty-step/config.json": RECIPE,
     "empty-step/checkpoints/8/": "",
-    "step-0/config.json": RECIPE,
     "step-0/checkpoints/0/": "",
-    "padded-step/config.json": RECIPE,
     "padded-step/checkpoints/0008/": "",
-    "arabic-step/config.json": RECIPE,
     f"arabic-step/checkpoints/{ARABIC_NINE}/": "",
-    "huge-step/config.json": RECIPE,
     f"huge-step/checkpoints/{LONG.replace('x', '9')}/": "",
+}
+FILES: dict[str, str | bytes] = {
+    "loop": "@loop",
+    "dangling": "@nothing",
+    **{f"{name}-config/config.json": content for name, (content, _) in CONFIGS.items()},
+    "directory-config/config.json/": "",
+    "null-config-of-run/config.json": "null",
+    "null-config-of-run/checkpoints/": "",
+    "metrics-directory-of-run/checkpoints": "@../run/checkpoints",
+    **FOREIGN,
+    **WRONG,
+    **{f"{name.split('/')[0]}/config.json": RECIPE for name in WRONG},
 }
 
 # The commands that read a workdir, and those that write it, up to its name.
@@ -88,24 +84,10 @@ UNUSABLE = {
     "loop/below": "loop/below",
     "dangling": "dangling",
     LONG + LONG: LONG,
-    "null-config": "null-config",
     "null-config-of-run": "null-config-of-run",
-    "list-config": "list-config/config.json is not a config of this version",
-    "number-config": "number-config/config.json is not a config of this version",
-    "wrong-config": "wrong-config/config.json is not a config of this version: epochs must be",
-    "foreign-config": "foreign-config/config.json is not a config of this version: unknown",
-    "empty-config": "empty-config/config.json is not JSON",
-    "open-config": "open-config/config.json is not JSON",
-    "binary-config": "binary-config/config.json is not JSON",
-    "deep-config": "deep-config/config.json",
     "directory-config": "directory-config/config.json",
-    "unreadable-config": "unreadable-config/config.json",
-    "foreign-checkpoints": "foreign-checkpoints",
-    "foreign-checkpoints-file": "foreign-checkpoints-file",
-    "foreign-metrics": "foreign-metrics",
-    "foreign-metrics-directory": "foreign-metrics-directory",
-    "foreign-result": "foreign-result",
-    "foreign-result-directory": "foreign-result-directory",
+    **{f"{name}-config": f"{name}-config/{message}" for name, (_, message) in CONFIGS.items()},
+    **{workdir: workdir for workdir in (name.split("/")[0] for name in FOREIGN)},
 }
 
 

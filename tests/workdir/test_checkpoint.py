@@ -195,18 +195,6 @@ def test_damage_to_any_file_is_found_and_named_or_does_no_harm(tmp_path, damage,
     assert capfd.readouterr().err == ""
 
 
-def test_a_changed_line_end_of_the_sums_is_damage(tmp_path, subtests):
-    save(tmp_path, 1)
-    sums = tmp_path / "1" / "SHA256SUMS"
-    text = sums.read_text(encoding="utf-8")
-    ends = [number for number, letter in enumerate(text) if letter == "\n"]
-    for end in ("\v", "\f", "\r", "\r\n", "\x1c", "\x85", ""):
-        with subtests.test(msg=repr(end)):
-            for place in ends:
-                sums.write_bytes((text[:place] + end + text[place + 1 :]).encode())
-                assert check_checkpoints(tmp_path)[0] == []
-
-
 def test_a_damaged_checkpoint_is_set_aside_until_it_is_not_needed(tmp_path):
     save(tmp_path, 1, 2)
     (tmp_path / "2" / "variables" / "manifest.ocdbt").write_bytes(b"")

@@ -174,6 +174,11 @@ def test_whatever_changes_in_the_sums_is_damage(summed, subtests):
         ("a line more", text + b"0" * 64 + b"  items/no\n"),
         ("another digit", (b"1" if text[:1] == b"0" else b"0") + text[1:]),
         ("not UTF-8", b"\xff" + text),
+        *(
+            (f"{end!r} after {line[66:]!r}", text.replace(line, line[:-1] + end.encode()))
+            for end in ("\v", "\f", "\r", "\r\n", "\x1c", "\x85", "")
+            for line in lines
+        ),
     ):
         with subtests.test(msg=what):
             sums.write_bytes(content)
