@@ -5,20 +5,18 @@ split that was used has a file: a digest of the rest, and NumPy's arrays one beh
 images, the labels, the names of the classes, and the files that all were decoded from.
 """
 
-import functools
 import hashlib
 import math
 import os
 import tempfile
 import time
-import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax.datasets.streamed import StreamedImages, read_file_rows
+from mnist_jax.datasets.streamed import StreamedImages, stream_file
 
 Block = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C] and labels int32 [n]
 DIGEST, DIGEST_BYTES = "blake2b", 64
@@ -49,7 +47,7 @@ def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
             if hashlib.file_digest(file, DIGEST).digest() != digest:
                 return None
             file.seek(DIGEST_BYTES)
-            images = _open_images(path, file) if stream else np.load(file)
+            images = _stream_images(path, file) if stream else np.load(file)
             labels, label_names, source = (np.load(file) for _ in range(3))
         if str(source) != _source(prepared):
             return None
@@ -111,15 +109,13 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_jax"
 
 
-def _open_images(path: Path, file: IO[bytes]) -> StreamedImages:
-    """Skips the images in the file, and opens it again for as long as they are used."""
+def _stream_images(path: Path, file: IO[bytes]) -> StreamedImages:
+    """Skips the images in an open file, and streams them from there."""
     np.lib.format.read_magic(file)
     shape = np.lib.format.read_array_header_1_0(file)[0]
-    descriptor, offset = os.open(path, os.O_RDONLY), file.tell()
-    read_rows = functools.partial(read_file_rows, descriptor, offset, shape[1:])
-    weakref.finalize(read_rows, os.close, descriptor)
-    file.seek(offset + math.prod(shape))
-    return StreamedImages(read_rows, np.arange(shape[0]), shape[1:])
+    images = stream_file(path, file.tell(), shape)
+    file.seek(math.prod(shape), os.SEEK_CUR)
+    return images
 
 
 def _file(prepared: Path, split: str) -> Path:

@@ -1,7 +1,9 @@
 """Images that stay on the disk until they are asked for."""
 
 import os
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -25,8 +27,8 @@ class StreamedImages:
         """Makes an array of N rows.
 
         Args:
-            read_rows: int [n] -> uint8 [n, H, W, C].
-            rows: int [N], which of those that can be read.
+            read_rows: a function, int [n] -> uint8 [n, H, W, C].
+            rows: the rows of the array among those that it can read, int [N].
             image_shape: (H, W, C).
         """
         self.shape = (len(rows), *image_shape)
@@ -50,25 +52,25 @@ class StreamedImages:
             yield self[np.arange(first, min(first + PIECE, len(self)))]
 
 
-def read_file_rows(
-    file: int, offset: int, image_shape: tuple[int, ...], rows: np.ndarray
-) -> np.ndarray:
-    """Reads images out of a file in which they lie one after another: uint8 [n, H, W, C].
+def stream_file(path: Path, offset: int, shape: tuple[int, ...]) -> StreamedImages:
+    """Streams images that lie in a file one after another; it stays open as long as they are used.
 
     `pread`, not a mapping of the file into memory: what of a mapping was touched counts as memory
-    of the process.
+    of the process. Reading raises OSError where the file has become shorter.
 
     Args:
-        file: a descriptor.
-        offset: of the first image, in bytes.
-        image_shape: (H, W, C).
-        rows: int [n].
-
-    Raises:
-        OSError: the file has become shorter.
+        path: the file.
+        offset: number of bytes before the first image.
+        shape: (N, H, W, C), of all images.
     """
-    images = np.empty((len(rows), *image_shape), np.uint8)
-    for image, row in zip(images.reshape(len(rows), -1), rows.tolist(), strict=True):
-        if os.preadv(file, [image.data], offset + row * image.nbytes) != image.nbytes:
-            raise OSError("the cache of decoded images was cut off; run the command again")
-    return images
+    file = os.open(path, os.O_RDONLY)
+
+    def read_rows(rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *shape[1:]), np.uint8)
+        for image, row in zip(images, rows.tolist(), strict=True):
+            if os.preadv(file, [image.data], offset + row * image.nbytes) != image.nbytes:
+                raise OSError("the cache of decoded images was cut off; run the command again")
+        return images
+
+    weakref.finalize(read_rows, os.close, file)
+    return StreamedImages(read_rows, np.arange(shape[0]), shape[1:])

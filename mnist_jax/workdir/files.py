@@ -32,11 +32,15 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @by_first_process
-def write_json(path: Path, values: Any) -> None:
-    """Writes a JSON file, at once or not at all; ValueError for a number that is not finite."""
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, at once or not at all."""
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes a JSON file, at once or not at all; ValueError for a number that is not finite."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

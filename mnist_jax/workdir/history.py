@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from mnist_jax.processes.distributed import by_first_process
-from mnist_jax.workdir.files import atomic_file, json_number
+from mnist_jax.workdir.files import json_number, write_text
 from mnist_jax.workdir.origin import Origin
 
 TIMES = ("seconds", "input_seconds", "examples_per_second")
@@ -82,12 +81,10 @@ def _without_nan(value: Any) -> Any:
     return json_number(value)
 
 
-@by_first_process
 def write_history(workdir: Path, history: Sequence[Row]) -> None:
     """Writes metrics.jsonl, a line an epoch, at once or not at all."""
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
-    with atomic_file(workdir / "metrics.jsonl") as file:
-        file.write(text.encode())
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in history]
+    write_text(workdir / "metrics.jsonl", "".join(lines))
 
 
 def read_history(workdir: Path) -> list[Row]:

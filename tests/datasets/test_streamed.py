@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as np_st
 
 from mnist_jax import evaluate, predict, train
 from mnist_jax.config import replace_fields
-from mnist_jax.datasets import cache, load_splits, streamed
+from mnist_jax.datasets import cache, load_splits
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.loader import prefetch, read_chunk, take_chunk
 from mnist_jax.sharding import create_mesh, split_batch
@@ -98,13 +98,13 @@ def test_without_room_for_decoded_images_they_are_decoded_every_time(memory, mon
 
 @pytest.mark.slow
 def test_the_wait_for_images_is_measured_and_told(monkeypatch, tmp_path, capsys):
-    read = streamed.read_file_rows
+    read = StreamedImages.__getitem__
 
-    def slow(*args):
+    def slow(self, index):
         time.sleep(0.2)
-        return read(*args)
+        return read(self, index)
 
-    monkeypatch.setattr(cache, "read_file_rows", slow)
+    monkeypatch.setattr(StreamedImages, "__getitem__", slow)
     run = train(replace_fields(STREAM, {"epochs": 1}), tmp_path)
     # Reading begins with the wait for the first chunk; the second may be there in time.
     assert run.history[0]["input_seconds"] >= 0.2
