@@ -39,7 +39,7 @@ def small(mnist: dict[str, Split]) -> Arrays:
     }
 
 
-def split_rows(x: np.ndarray, y: np.ndarray, train: Any, test: Any) -> Arrays:
+def split_rows(x: np.ndarray, y: np.ndarray, train: Any, test: Any) -> dict[str, Any]:
     """The rows of two splits, under the names that .npz files have."""
     return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
 

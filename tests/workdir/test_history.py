@@ -1,7 +1,9 @@
+import itertools
 import json
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +12,9 @@ from mnist_jax.workdir.history import read_history, write_history
 
 
 def write_forever(path: str) -> None:
-    n = 0
-    while True:
-        write_history(Path(path), [{"n": n, "filler": "x" * 10_000}] * 20)
-        n += 1
+    for n in itertools.count():
+        row: Any = {"n": n, "filler": "x" * 10_000}
+        write_history(Path(path), [row] * 20)
 
 
 @pytest.mark.slow
@@ -57,7 +58,6 @@ def test_json_files_are_strict_and_named_where_they_cannot_be_read(tmp_path):
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
-    write_history(tmp_path, [{"epoch": 1}, {"epoch": 2}])
     path = tmp_path / "metrics.jsonl"
     for text in ("{", "[" * 100_000, '{"epoch": 3} 4'):
         path.write_text('{"epoch": 1}\n{"epoch": 2}\n' + text, encoding="utf-8")

@@ -20,7 +20,7 @@ KINDS = (
 READERS: dict[str, Callable[[Path, tuple[int, int] | None], Source]] = {
     "an .npz file": read_npz,
     "a .csv file": read_csv,
-    "a folder": read_folder,
+    "a folder": lambda path, _size: read_folder(path),
 }
 # What other archives begin with; .tar has no such bytes.
 ARCHIVES = (

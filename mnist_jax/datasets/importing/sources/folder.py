@@ -10,14 +10,14 @@ import numpy as np
 from mnist_jax.datasets.importing.sources.part import Block, Part, Source, natural, role
 
 
-def read_folder(path: Path, _size: object = None) -> Source:
+def read_folder(path: Path) -> Source:
     """Lists the images of a folder, whatever order the file system has them in.
 
     They are ordered by the names of the files, and those of one name by their class: so numbered
     files come in the order of their numbers.
 
     Args:
-        path: of CLASS/IMAGE; or of train/CLASS/IMAGE and test/CLASS/IMAGE.
+        path: a folder of CLASS/IMAGE, or of train/CLASS/IMAGE and test/CLASS/IMAGE.
 
     Raises:
         ValueError: there are no such folders, one has no images, or has folders in it.
