@@ -29,8 +29,8 @@ def load_dataset(
 
     Args:
         name: a tfds name, with a config and a version where wanted: "emnist/letters:3.1.0".
-        split: in tfds's notation: "train", "test", "train[:1000]", "train[80%:]".
-        data_dir: where tfds keeps datasets; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        split: the split, in tfds's notation: "train", "test", "train[:1000]", "train[80%:]".
+        data_dir: tfds's data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
         (images, labels): uint8 [N, H, W, C] and int32 [N].

@@ -31,14 +31,14 @@ class Decoded(NamedTuple):
 
 
 def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
-    """Returns what is kept for a split of a prepared dataset, or None.
+    """Returns the decoded split of a prepared dataset, or None where it is not kept.
 
     None too where the dataset's files have changed since, or the cache is damaged.
 
     Args:
         prepared: the dataset's directory.
         split: the split, in tfds's notation.
-        stream: whether the images stay on the disk, as `StreamedImages`.
+        stream: True to leave the images on the disk, as `StreamedImages`.
     """
     try:
         path = _file(prepared, split)
@@ -105,7 +105,7 @@ def save(
 
 
 def cache_root() -> Path:
-    """Where this user's caches lie; RuntimeError for a user without a home directory."""
+    """Returns the directory of the user's caches; RuntimeError without a home directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_jax"
 
 
@@ -124,6 +124,6 @@ def _file(prepared: Path, split: str) -> Path:
 
 
 def _source(prepared: Path) -> str:
-    """What the arrays were decoded from: changes when the dataset is prepared again."""
+    """Identifies the files of a dataset: changes when it is prepared again."""
     files = ((file.name, file.stat()) for file in sorted(prepared.iterdir()))
     return str([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])

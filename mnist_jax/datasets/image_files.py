@@ -41,11 +41,11 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def decode_image(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Does as `read_image` for a file, or what an open one holds; Pillow's warnings are passed on.
+    """Reads an image like `read_image`, also from an open file; passes on Pillow's warnings.
 
     Args:
         source: an image file.
-        name: what to call it in messages.
+        name: the file's name in messages.
         max_pixels: the largest picture that is decoded.
 
     Raises:
@@ -97,7 +97,7 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _on(ground: str, image: Image.Image) -> Image.Image:
-    """What is seen where an RGBA image lies on a ground."""
+    """Lays an RGBA image on a ground."""
     flat = Image.new("RGB", image.size, ground)
     flat.paste(image, mask=image.getchannel("A"))
     return flat

@@ -1,4 +1,4 @@
-"""What a network has to know of its data."""
+"""The facts about its data that a network has to know."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,13 +7,13 @@ import numpy as np
 
 
 class DataInfo(NamedTuple):
-    """What a network has to know of its data.
+    """The facts about its data that a network has to know.
 
     Attributes:
         image_shape: (H, W, C).
-        label_names: of the classes, in their order.
-        drawing_box: pixels a side of the square that the drawings fill, where the images are light
-            drawings on black, see `handwriting.drawing_box`; 0: they are something else.
+        label_names: the names of the classes, in order.
+        drawing_box: side in pixels of the square that drawings fill, where the images are light
+            drawings on black, see `drawing_box`; otherwise 0.
     """
 
     image_shape: tuple[int, ...]
@@ -22,9 +22,9 @@ class DataInfo(NamedTuple):
 
 
 def data_info(values: Mapping[str, Any]) -> DataInfo:
-    """Returns a `DataInfo` from what JSON has kept of it: lists, where it has tuples.
+    """Rebuilds a `DataInfo` from JSON, which has turned its tuples into lists.
 
-    Raises ValueError, TypeError or LookupError for what is no such thing.
+    Raises ValueError, TypeError or LookupError for values of another kind.
     """
     height, width, channels = values["image_shape"]
     if not isinstance(values["label_names"], list | tuple):

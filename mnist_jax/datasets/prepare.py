@@ -42,7 +42,7 @@ def data_root(data_dir: str | Path | None) -> Path:
 
 
 def is_own(name: str) -> bool:
-    """Whether the package itself can prepare a dataset of this name."""
+    """Tells whether the package itself can prepare a dataset of this name."""
     return (Path(__file__).parent / name / f"{name}_dataset_builder.py").is_file()
 
 

@@ -11,7 +11,7 @@ PIECE = 4096  # images read at once where all are read
 
 
 class StreamedImages:
-    """What the loader needs of an array, uint8 [N, H, W, C], whose rows are read on demand.
+    """An array as the loader needs it, uint8 [N, H, W, C], whose rows are read on demand.
 
     Any number of threads may read at the same time.
     """

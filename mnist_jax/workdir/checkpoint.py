@@ -165,7 +165,7 @@ def delete_checkpoints(directory: Path) -> None:
 
 
 def read_progress(directory: Path, step: int) -> Progress:
-    """Returns what was saved with a state; any process alone may ask."""
+    """Reads the progress that was saved with a state; any process alone may ask."""
     path = _path(directory, step) / "progress"
     values = ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
     return Progress.from_json({**values})
@@ -175,10 +175,10 @@ def restore_state(directory: Path, step: int, state: TrainState, sharding: Shard
     """Returns a saved state.
 
     Args:
-        directory: that holds checkpoints.
+        directory: the directory of checkpoints.
         step: one of its sound steps.
         state: gives structure, shapes and dtypes.
-        sharding: where the arrays go; they may have been saved from other devices.
+        sharding: the arrays' new placement; they may have been saved from other devices.
 
     Raises:
         ValueError: it is the state of another model; the message names the arrays that differ.
@@ -201,7 +201,7 @@ def restore_state(directory: Path, step: int, state: TrainState, sharding: Shard
 
 
 def restore_variables(directory: Path, step: int, sharding: Sharding) -> Variables:
-    """Returns what a saved step computes with, in the structure that it had."""
+    """Restores the variables of a saved step, in the structure that they had."""
     target = {"variables": _saved_arrays(directory, step, "variables")}
     return _restore(directory, step, **_restore_args(target, sharding))["variables"]
 

@@ -64,10 +64,10 @@ def write_sums(directory: Path) -> None:
 
 
 def find_damage(directory: Path) -> str | None:
-    """Returns what is not as `write_sums` has found it, in words, or None.
+    """Describes the first file that differs from its recorded sum; None if there is none.
 
     Raises:
-        PermissionError: a file may not be read; it can be well.
+        PermissionError: a file is unreadable (it may still be intact).
     """
     try:
         # Not splitlines: a line end with a flipped bit is a vertical tab, which ends lines there.

@@ -33,7 +33,7 @@ class Row(TypedDict):
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds beside the state, and a resumed run begins with.
+    """The part of a checkpoint beside the state, with which a resumed run begins.
 
     Attributes:
         origin: the record of what the run is made of.

@@ -1,4 +1,4 @@
-"""What a run is made of: its config, its data, and the environment that its bits depend on."""
+"""The origin of a run: its config, its data, and the environment that its bits depend on."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ UNTOLD = {"process_count": 1}  # what older versions did not record, and how it 
 
 
 class Origin(NamedTuple):
-    """What a run is made of. A checkpoint is resumed only by a run of the same origin.
+    """The origin of a run. A checkpoint is resumed only by a run of the same origin.
 
     Attributes:
         config: the recipe, as nested dicts; a population's has its members beside it.

@@ -44,7 +44,7 @@ def read_config(workdir: Path) -> Config | None:
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """Returns what result.json holds, or None where there is none; ValueError if it is damaged."""
+    """Reads result.json; returns None where there is none; ValueError if it is damaged."""
     path = workdir / "result.json"
     if not path.exists():
         return None
@@ -71,10 +71,10 @@ def holds_run(
     """Tells whether `workdir` holds a run with this config that is not to be overwritten.
 
     Args:
-        workdir: it may be missing.
+        workdir: a directory, which may be missing.
         config: the recipe.
-        overwrite: any run of its kind may be overwritten.
-        of_population: the kind: one of `population`, or of `train`.
+        overwrite: True if any run of its kind may be overwritten.
+        of_population: the kind: a run of `population`, or of `train`.
 
     Raises:
         ValueError: the directory belongs to something else, or to a run of the other kind, or to

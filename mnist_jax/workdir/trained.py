@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 
     @property
     def info(self) -> DataInfo:
-        """What the network has to know of its data."""
+        """The facts about its data that the network has to know."""
         return self.origin.data
 
 

@@ -19,7 +19,7 @@ from mnist_jax.datasets.importing.versions import MADE_BY, imported_versions, ne
 
 
 class Imported(NamedTuple):
-    """What has been written.
+    """The dataset that was written.
 
     Attributes:
         path: the directory of the dataset's version, in tfds's data directory.
@@ -133,7 +133,7 @@ def import_dataset(
 
 
 def describe(imported: Imported) -> list[str]:
-    """Returns what has been imported as lines to print."""
+    """Describes an imported dataset in lines to print."""
     low, high = imported.pixel_range
     num_classes = len(imported.names)
     lines = [

@@ -19,7 +19,7 @@ REFUSED = ("Cc", "Cs", "Zl", "Zp")
 
 
 class Survey(NamedTuple):
-    """What all images of a source have in common, and their labels.
+    """The common properties of all images of a source, and their labels.
 
     Attributes:
         shape: an image's, as it is written: [H, W, C].

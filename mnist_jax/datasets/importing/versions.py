@@ -42,7 +42,7 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def next_version(old: Sequence[Path]) -> str:
-    """Returns what comes after the last of some versions: "1.0.0" at first."""
+    """Returns the version after the last of some: "1.0.0" at first."""
     if not old:
         return "1.0.0"
     *first, last = _version(old[-1])

@@ -1,4 +1,4 @@
-"""Where images come from: a reader for each kind of source."""
+"""The sources of images: a reader for each kind."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -20,8 +20,8 @@ def read_csv(path: Path, size: tuple[int, int] | None) -> Source:
     """Reads the first row of a file, which may be packed by gzip.
 
     Args:
-        path: with or without a header. The label is the column label, class, target or y, else the
-            first; the others are pixels in row-major order, the colours of a pixel side by side.
+        path: a file with or without a header. The label is the column label, class, target or y,
+            else the first. The others are pixels in row-major order, their colours side by side.
         size: H and W; None where images are square.
 
     Raises:

@@ -14,11 +14,12 @@ from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 # The third byte of a file; the first two are zeros, the fourth is the number of axes.
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+PURPOSES = {"train": "train on", "test": "test with", "all": "train on or test with"}
 USUAL_NAME = r"(?i).*(images|labels)[-.]idx\d-\w+(\.gz)?"
 
 
 def is_idx(head: bytes) -> bool:
-    """Whether a file that begins so is one."""
+    """Tells whether a file with these first bytes is an IDX file."""
     return len(head) >= 4 and head[:2] == b"\0\0" and head[2] in TYPES and head[3] > 0
 
 
@@ -44,16 +45,16 @@ def read_idx(paths: Sequence[Path]) -> Source:
         files += usual
         if path.is_dir():
             ignored += [str(other) for other in sorted(path.iterdir()) if other not in usual]
-    arrays: dict[tuple[str, str], tuple[Path, Array]] = {}
+    arrays: dict[tuple[str, str], Array] = {}
     for path in files:
         array = _header(path)
         what = role(path), "labels" if len(array.shape) == 1 else "images"
         if what in arrays:
             raise ValueError(
-                f"{arrays[what][0]} and {path} both hold {what[1]} to {_purpose(what[0])}: give "
+                f"{arrays[what].title} and {path} both hold {what[1]} to {PURPOSES[what[0]]}: give "
                 "the files of one dataset"
             )
-        arrays[what] = path, array
+        arrays[what] = array
     parts = {part for part, _ in arrays}
     if len(parts) == 2 and "all" in parts:
         raise ValueError(
@@ -63,15 +64,11 @@ def read_idx(paths: Sequence[Path]) -> Source:
     return Source({part: _part(arrays, part) for part in sorted(parts, reverse=True)}, ignored)
 
 
-def _purpose(part: str) -> str:
-    return {"train": "train on", "test": "test with", "all": "train on or test with"}[part]
-
-
-def _part(arrays: dict[tuple[str, str], tuple[Path, Array]], part: str) -> Part:
+def _part(arrays: dict[tuple[str, str], Array], part: str) -> Part:
     for one, other in (("images", "labels"), ("labels", "images")):
         if (part, one) not in arrays:
-            raise ValueError(f"the {one} that belong to {arrays[part, other][0]} are missing")
-    return array_part(arrays[part, "images"][1], arrays[part, "labels"][1], size=None)
+            raise ValueError(f"the {one} that belong to {arrays[part, other].title} are missing")
+    return array_part(arrays[part, "images"], arrays[part, "labels"], size=None)
 
 
 def _header(path: Path) -> Array:

@@ -27,7 +27,7 @@ LONGEST_HEADER = 1 << 16  # bytes; NumPy refuses more than 10,000
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a zip file holds nothing but NumPy's arrays."""
+    """Tells whether a zip file holds nothing but NumPy's arrays."""
     with reading(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     return bool(names) and all(name.endswith(".npy") for name in names)
@@ -37,9 +37,9 @@ def read_npz(path: Path, size: tuple[int, int] | None) -> Source:
     """Reads the headers of the arrays in an .npz file.
 
     Args:
-        path: with x_train and y_train, x_test and y_test where there is a test part; or with x and
-            y. "images" and "labels" are taken for x and y.
-        size: see `array_part`.
+        path: a file of x_train and y_train, x_test and y_test where there is a test part; or of x
+            and y. "images" and "labels" are taken for x and y.
+        size: the size of images that are rows of pixels, see `array_part`.
 
     Raises:
         ValueError: it has no such arrays, or they are not of images and labels.

@@ -1,4 +1,4 @@
-"""What every reader gives: a part of a source, whose examples come a few at a time."""
+"""The parts of a source, as every reader gives them: their examples come a few at a time."""
 
 import re
 from collections.abc import Callable, Iterator

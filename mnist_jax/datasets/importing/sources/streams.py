@@ -65,7 +65,7 @@ def check_ratio(title: object, unpacked: int, packed: int) -> None:
 
 
 class _Checked(io.RawIOBase):
-    """What is unpacked, as long as it is not far too much."""
+    """The unpacked bytes of a file, as long as they are not far too many."""
 
     def __init__(self, unpacked: Any, path: Path):
         super().__init__()
