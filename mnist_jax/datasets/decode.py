@@ -19,8 +19,8 @@ class EncodedSplit(NamedTuple):
     Attributes:
         examples: dicts; by tfds's data source, or where only TensorFlow can read it, one by one.
         num_examples: their number.
-        image_key: the image's, in an example.
-        label_key: the label's.
+        image_key: the image's key in an example.
+        label_key: the label's key.
         label_names: the names of the classes; empty where the dataset has none.
         title: the dataset's name.
         prepared: the dataset's directory.
@@ -67,9 +67,7 @@ def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]
             integer label each; so does the iterator.
     """
     blocks = _blocks(split)
-    first = next(blocks, None)
-    if first is None:
-        raise _several_sizes(split)
+    first = next(blocks)
     return (split.num_examples, *first[0].shape[1:]), itertools.chain([first], blocks)
 
 
@@ -104,11 +102,11 @@ def _blocks(split: EncodedSplit) -> Iterator[cache.Block]:
             pairs = [(example[split.image_key], example[split.label_key]) for example in block]
         except Exception as error:
             raise _damaged(split.title, split.prepared, error) from error
-        if not pairs:
+        if shapes and not pairs:
             return
         shapes |= {np.shape(image) for image, _ in pairs}
         if len(shapes) != 1:
-            raise _several_sizes(split)
+            raise ValueError(f"dataset {split.title!r} must hold images of one size, one or more")
         images, labels = map(np.stack, zip(*pairs, strict=True))
         yield _checked(images if images.ndim == 4 else images[..., None], labels, split.title)
 
@@ -127,10 +125,6 @@ def _checked(images: np.ndarray, labels: np.ndarray, name: str) -> cache.Block:
     if (abs(labels.astype(np.float64)) >= 2**31).any():
         raise ValueError(f"dataset {name!r} must hold labels of 32 bits, found {labels.max()}")
     return images, labels.astype(np.int32)
-
-
-def _several_sizes(split: EncodedSplit) -> ValueError:
-    return ValueError(f"dataset {split.title!r} must hold images of one size, one or more")
 
 
 def _check_slices(split: str, splits: Any) -> None:
