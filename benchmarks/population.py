@@ -3,7 +3,7 @@
     python benchmarks/population.py
 
 Milliseconds a member and step of the reference network, in rounds one after another. On a CPU
-`population_program.over_members` takes the members in turn; here it is also told to vectorise them.
+`member_program.over_members` takes the members in turn; here it is also told to vectorise them.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from machine import describe, headline
 
 from mnist_jax import Config
 from mnist_jax.datasets import load_splits
-from mnist_jax.laboratory.population_program import Parts, compile_population
+from mnist_jax.laboratory.member_program import Parts, compile_population
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.program import compile_program

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mnist_jax import Config, population, program, rng, train
-from mnist_jax.laboratory import population_program
+from mnist_jax.laboratory import member_program
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.reporting.summary import step_flops
 from mnist_jax.steps import run_steps
@@ -29,7 +29,7 @@ class Compiled(NamedTuple):
     """A program, what it was made of, and what that took.
 
     Attributes:
-        program: of `program.compile_program` or `population_program.compile_population`.
+        program: of `program.compile_program` or `member_program.compile_population`.
         arguments: what these were given.
         seconds: for placing the data, compiling and initialising.
         num_steps: in an epoch.
@@ -59,7 +59,7 @@ def compile_members(config: Config, members: int) -> Compiled:
 
 
 def _compiled(verb: Callable[..., Any], name: str, config: Config, **options: Any) -> Compiled:
-    found, place = [], {"compile_program": program, "compile_population": population_program}[name]
+    found, place = [], {"compile_program": program, "compile_population": member_program}[name]
     compile_program = getattr(place, name)
 
     def compile_and_leave(*args: Any, **fields: Any) -> None:
@@ -118,7 +118,9 @@ def step_cost(compiled: Compiled) -> dict[str, float]:
     batch_size = fields["batch_size"]
     options = {k: v for k, v in fields.items() if k not in ("seed", "batch_size", "chunk_steps")}
     images, labels = splits["train"]
-    chunk = take_chunk(images, labels, np.arange(batch_size), 0, num_steps=1, batch_size=batch_size)
+    chunk = take_chunk(
+        images, labels, np.arange(batch_size), 0, chunk_steps=1, batch_size=batch_size
+    )
     rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
     # Of a loop of one step XLA leaves the step.
     run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)

@@ -34,19 +34,21 @@ def epochs_between(
         first_step += steps_per_epoch - epoch_step
 
 
-def chunk_grid(first_step: int, num_steps: int, chunk_steps: int) -> Iterator[tuple[int, int]]:
+def chunk_grid(
+    first_step: int, steps_per_epoch: int, chunk_steps: int
+) -> Iterator[tuple[int, int]]:
     """Yields first step and length of the chunks of an epoch; the last one may be shorter.
 
     Chunks end on multiples of `chunk_steps` and at the end of the epoch, so they have one or two
     sizes, and a run makes the same compiled calls whatever step it continues from.
 
     Args:
-        first_step: of the epoch, the end of a chunk.
-        num_steps: of the whole epoch.
-        chunk_steps: in a chunk.
+        first_step: the epoch's step to begin at, which is the end of a chunk.
+        steps_per_epoch: steps in the whole epoch.
+        chunk_steps: steps in a chunk.
     """
-    for chunk_step in range(first_step, num_steps, chunk_steps):
-        yield chunk_step, min(chunk_steps, num_steps - chunk_step)
+    for chunk_step in range(first_step, steps_per_epoch, chunk_steps):
+        yield chunk_step, min(chunk_steps, steps_per_epoch - chunk_step)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -59,9 +61,9 @@ def epoch_order(rng: jax.Array, epoch: int | jax.Array, num_examples: int) -> ja
 
 
 def chunk_index(
-    order: Any, first_step: Any, *, num_steps: int, batch_size: int, devices: int = 1
+    order: Any, first_step: Any, *, chunk_steps: int, batch_size: int, devices: int = 1
 ) -> tuple[Any, Any]:
-    """Tells which examples the batches of `num_steps` steps of an epoch hold.
+    """Tells which examples the batches of `chunk_steps` steps of an epoch hold.
 
     Step s of the epoch sees the examples `order[s * batch_size : (s + 1) * batch_size]`. What lies
     beyond the end of the order, and what fills a batch up to a multiple of the device count, is
@@ -70,7 +72,7 @@ def chunk_index(
     Args:
         order: int32 [N], or any part of it; of JAX or of NumPy, and so is the result.
         first_step: the first step, counted from 0 in the epoch.
-        num_steps: k.
+        chunk_steps: k, the steps of the chunk.
         batch_size: B.
         devices: B is rounded up to a multiple of it: B'.
 
@@ -78,31 +80,31 @@ def chunk_index(
         int32 [k, B'], and the mask, bool [k, B'].
     """
     column = np.arange(math.ceil(batch_size / devices) * devices, dtype=np.int32)[None, :]
-    step = first_step + np.arange(num_steps, dtype=np.int32)[:, None]
+    step = first_step + np.arange(chunk_steps, dtype=np.int32)[:, None]
     position = step * batch_size + column
     mask = (column < batch_size) & (position < len(order))
     return order[position.clip(max=len(order) - 1)], mask
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "batch_size", "sharding"))
+@functools.partial(jax.jit, static_argnames=("chunk_steps", "batch_size", "sharding"))
 def take_chunk(
     images: jax.Array,
     labels: jax.Array,
     order: jax.Array,
     first_step: int | jax.Array,
     *,
-    num_steps: int,
+    chunk_steps: int,
     batch_size: int,
     sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
-    """Gathers the batches of `num_steps` steps of an epoch, on the device; see `chunk_index`.
+    """Gathers the batches of `chunk_steps` steps of an epoch, on the device; see `chunk_index`.
 
     Args:
         images: uint8 [N, H, W, C], whole on every device.
         labels: int32 [N].
         order: int32 [N], or any part of it.
         first_step: the first step, counted from 0 in the epoch.
-        num_steps: k.
+        chunk_steps: k, the steps of the chunk.
         batch_size: B.
         sharding: of the chunk, see `sharding.split_batch`; None: one device has it all.
 
@@ -113,7 +115,7 @@ def take_chunk(
     index, mask = chunk_index(
         order,
         first_step,
-        num_steps=num_steps,
+        chunk_steps=chunk_steps,
         batch_size=batch_size,
         devices=sharding.mesh.size if sharding else 1,
     )
@@ -127,7 +129,7 @@ def read_chunk(
     order: Any,
     first_step: int,
     *,
-    num_steps: int,
+    chunk_steps: int,
     batch_size: int,
     sharding: NamedSharding,
 ) -> dict[str, jax.Array]:
@@ -140,7 +142,7 @@ def read_chunk(
     index, mask = chunk_index(
         np.asarray(order),
         first_step,
-        num_steps=num_steps,
+        chunk_steps=chunk_steps,
         batch_size=batch_size,
         devices=sharding.mesh.size,
     )
@@ -179,15 +181,15 @@ def train_chunks(
     Args and chunks as in `take_chunk`, or where the images are on the host, `read_chunk`;
     `first_step` is the end of a chunk.
     """
-    steps = steps_per_epoch(len(order), batch_size)
+    grid = chunk_grid(first_step, steps_per_epoch(len(order), batch_size), chunk_steps)
     gather = take_chunk if isinstance(images, jax.Array) else read_chunk
-    for chunk_step, num_steps in chunk_grid(first_step, steps, chunk_steps):
+    for chunk_step, own_steps in grid:
         yield gather(
             images,
             labels,
             order,
             chunk_step,
-            num_steps=num_steps,
+            chunk_steps=own_steps,
             batch_size=batch_size,
             sharding=sharding,
         )
@@ -203,17 +205,17 @@ def eval_chunks(
     on_device = isinstance(images, jax.Array)
     gather = take_chunk if on_device else read_chunk
     order = (jnp if on_device else np).arange(len(images), dtype=jnp.int32)
-    num_steps = max(1, EVAL_IMAGES // batch_size)
+    chunk_steps = max(1, EVAL_IMAGES // batch_size)
     chunks = (
         gather(
             images,
             labels,
             order,
             first_step,
-            num_steps=num_steps,
+            chunk_steps=chunk_steps,
             batch_size=batch_size,
             sharding=sharding,
         )
-        for first_step in range(0, steps_per_epoch(len(images), batch_size), num_steps)
+        for first_step in range(0, steps_per_epoch(len(images), batch_size), chunk_steps)
     )
     return chunks if on_device else prefetch(chunks)

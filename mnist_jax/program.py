@@ -10,17 +10,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from mnist_jax import rng
+from mnist_jax import loader, rng
 from mnist_jax.datasets.streamed import StreamedImages
-from mnist_jax.loader import (
-    chunk_grid,
-    epoch_order,
-    epochs_between,
-    eval_chunks,
-    prefetch,
-    steps_per_epoch,
-    train_chunks,
-)
 from mnist_jax.metrics import Sums, mean_metrics
 from mnist_jax.sharding import create_mesh, place, replicated, split_batch
 from mnist_jax.state import TrainState, create_train_state
@@ -28,23 +19,24 @@ from mnist_jax.steps import Batch, run_eval_steps, run_steps
 
 
 class Program(NamedTuple):
-    """What a loop over epochs calls.
+    """The compiled calls that a loop over epochs makes, for one network or a population of N.
 
     Attributes:
-        state: before the first step.
+        state: the state before the first step, on the devices.
         train_chunks: (first_step, last_step) -> the chunks of the run between these steps, epoch
-            after epoch, see `loader.train_chunks`.
+            after epoch: what `run_chunk` takes.
         run_chunk: (state, chunk, rate_scale) -> (state, sums), see `steps.run_steps`. It uses up
-            the state.
-        measure: (state, split) -> the mean `loss` and `accuracy` over "validation" or "test".
-        place: puts a state on the devices.
+            the state. A population has N rate scales, and sums [N, k].
+        measure: (state, split) -> the mean `loss` and `accuracy` over "validation" or "test"; a
+            list of N in a population.
+        place: puts a state, such as a checkpoint's, on the devices.
         collect: its inverse, for a checkpoint.
     """
 
     state: TrainState
-    train_chunks: Callable[[int, int], Generator[Batch]]
-    run_chunk: Callable[[TrainState, Batch, float], tuple[TrainState, Sums]]
-    measure: Callable[[TrainState, str], dict[str, float]]
+    train_chunks: Callable[[int, int], Generator[Any]]
+    run_chunk: Callable[[TrainState, Any, Any], tuple[TrainState, Sums]]
+    measure: Callable[[TrainState, str], Any]
     place: Callable[[TrainState], TrainState] = lambda state: state
     collect: Callable[[TrainState], TrainState] = lambda state: state
 
@@ -74,66 +66,106 @@ def compile_program(
     """
     mesh = create_mesh()
     whole = replicated(mesh)
-    data, streams_images = splits, isinstance(splits["train"][0], StreamedImages)
-    if not streams_images:
-        data = jax.block_until_ready(place(splits, whole))
+    layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
+    streams_images = isinstance(splits["train"][0], StreamedImages)
+    data = splits if streams_images else jax.block_until_ready(place(splits, whole))
     images, labels = data["train"]
     num_examples, *image_shape = images.shape
-    num_steps = steps_per_epoch(num_examples, batch_size)
-    streams = jax.jit(
-        lambda seed: {role: rng.stream(seed, role) for role in rng.ROLES}, out_shardings=whole
-    )(np.uint32(seed))
+    steps_per_epoch = loader.steps_per_epoch(num_examples, batch_size)
+    streams = jax.jit(rng.streams, out_shardings=whole)(np.uint32(seed))
     step_rngs = {role: streams[role] for role in ("dropout", "augment")}
     averaged = options.get("ema_decay", 0.0) > 0
     init = functools.partial(
         create_train_state, model, tx, image_shape=tuple(image_shape), averaged=averaged
     )
     state = jax.jit(init, out_shardings=whole)(streams["init"])
-    layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
 
     def chunks_between(first_step: int, last_step: int) -> Generator[Batch]:
-        for epoch, epoch_step in epochs_between(first_step, last_step, num_steps):
-            order = epoch_order(streams["shuffle"], epoch, num_examples)
-            yield from train_chunks(
+        for epoch, epoch_step in loader.epochs_between(first_step, last_step, steps_per_epoch):
+            order = loader.epoch_order(streams["shuffle"], epoch, num_examples)
+            yield from loader.train_chunks(
                 images, labels, order, epoch_step, chunk_steps=chunk_steps, **layout
             )
 
-    def run_chunks(first_step: int, last_step: int) -> Generator[Batch]:
+    def train_chunks(first_step: int, last_step: int) -> Generator[Batch]:
         chunks = chunks_between(first_step, last_step)
-        return prefetch(chunks) if streams_images else chunks
+        return loader.prefetch(chunks) if streams_images else chunks
 
-    # The last chunk of each size; there are one or two sizes.
-    by_size = {size: first for first, size in chunk_grid(0, num_steps, chunk_steps)}
     # The old state's buffers become the new state's: whoever passes one in must not use it again.
     run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0, out_shardings=whole)
-    compiled = {
-        size: run.lower(
-            state, _first(run_chunks(first_step, num_steps)), step_rngs, np.float32(1)
-        ).compile()
-        for size, first_step in by_size.items()
-    }
-    chunks_to_measure = {
-        split: functools.partial(eval_chunks, *data[split], **layout)
-        for split in ("validation", "test")
-    }
-    some_chunk = _first(chunks_to_measure["validation"]())
-    run_eval_chunk = run_eval_steps.lower(
-        state.eval_variables, state.apply_fn, some_chunk
-    ).compile()
+    compiled = compile_chunks(
+        lambda chunk: run.lower(state, chunk, step_rngs, np.float32(1)),
+        train_chunks,
+        steps_per_epoch,
+        chunk_steps,
+    )
+    eval_sums = compile_eval(
+        lambda chunk: run_eval_steps.lower(state.eval_variables, state.apply_fn, chunk),
+        data,
+        **layout,
+    )
 
     def run_chunk(
         state: TrainState, chunk: Batch, rate_scale: float = 1.0
     ) -> tuple[TrainState, Sums]:
-        run_size = compiled[len(chunk["label"])]
-        return run_size(state, chunk, step_rngs, np.float32(rate_scale))
+        return compiled(chunk)(state, chunk, step_rngs, np.float32(rate_scale))
 
     def measure(state: TrainState, split: str) -> dict[str, float]:
-        variables = state.eval_variables
-        return mean_metrics(run_eval_chunk(variables, c) for c in chunks_to_measure[split]())
+        return mean_metrics(eval_sums(state, split))
 
-    return Program(state, run_chunks, run_chunk, measure)
+    return Program(state, train_chunks, run_chunk, measure)
 
 
-def _first(chunks: Generator[Batch]) -> Batch:
+def compile_chunks(
+    lower: Callable[[Any], jax.stages.Lowered],
+    train_chunks: Callable[[int, int], Generator[Any]],
+    steps_per_epoch: int,
+    chunk_steps: int,
+) -> Callable[[Any], Callable[..., Any]]:
+    """Compiles the call of a chunk, for each of the one or two sizes that chunks have.
+
+    Args:
+        lower: chunk -> the lowered call.
+        train_chunks: as in `Program`.
+        steps_per_epoch: steps of a whole epoch.
+        chunk_steps: steps of a chunk; the last one of an epoch may have fewer.
+
+    Returns:
+        chunk -> its compiled call.
+    """
+    first_steps = {
+        size: first for first, size in loader.chunk_grid(0, steps_per_epoch, chunk_steps)
+    }
+    chunks = [_first(train_chunks(first, steps_per_epoch)) for first in first_steps.values()]
+    compiled = {_shapes(chunk): lower(chunk).compile() for chunk in chunks}
+    return lambda chunk: compiled[_shapes(chunk)]
+
+
+def compile_eval(
+    lower: Callable[[Any], jax.stages.Lowered], data: dict[str, Any], **layout: Any
+) -> Callable[[TrainState, str], list[Sums]]:
+    """Compiles the evaluation of a chunk; those of all splits have one size.
+
+    Args:
+        lower: chunk -> the lowered call, of a state's `eval_variables` and the chunk.
+        data: images and labels by split.
+        layout: options of `loader.eval_chunks`.
+
+    Returns:
+        (state, split) -> the metric sums of each chunk.
+    """
+
+    def chunks(split: str) -> Generator[Batch]:
+        return loader.eval_chunks(*data[split], **layout)
+
+    compiled = lower(_first(chunks("validation"))).compile()
+    return lambda state, split: [compiled(state.eval_variables, c) for c in chunks(split)]
+
+
+def _shapes(chunk: Any) -> tuple[Any, ...]:
+    return tuple(map(np.shape, jax.tree.leaves(chunk)))
+
+
+def _first(chunks: Generator[Any]) -> Any:
     with contextlib.closing(chunks):
         return next(chunks)

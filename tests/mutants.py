@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 MODULES = [
     *("augment", "checkpoint", "hashing", "loader", "metrics", "optimizer", "overfitting"),
-    *("population", "population_program", "program", "retention", "rng", "steps", "train"),
+    *("population", "member_program", "program", "retention", "rng", "steps", "train"),
 ]
 PATIENCE = 5  # times as long as without a mutant: then it hangs, and so is noticed
 MOST_SURVIVE = 0.05

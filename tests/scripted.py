@@ -14,8 +14,7 @@ from helpers import SMALL
 
 from mnist_jax import clock, program, start
 from mnist_jax.config import DataConfig
-from mnist_jax.laboratory import population_program
-from mnist_jax.laboratory.population_program import MemberChunk, PopulationProgram
+from mnist_jax.laboratory import member_program
 from mnist_jax.loader import chunk_grid, epochs_between
 from mnist_jax.program import Program
 from mnist_jax.state import TrainState
@@ -151,22 +150,22 @@ def scripted(
 
         return Program(state_of(()), train_chunks, slow("run", run_chunk), slow("eval", measure))
 
-    def compile_population(*_: Any, seeds: Sequence[int], **__: Any) -> PopulationProgram:
+    def compile_population(*_: Any, seeds: Sequence[int], **__: Any) -> Program:
         count = len(seeds)
 
-        def train_chunks(first_step: int, last_step: int) -> Iterator[MemberChunk]:
+        def train_chunks(first_step: int, last_step: int) -> Generator[dict[str, Any]]:
             for first, number in chunks(first_step, last_step):
                 script.clock.now += takes.get("data", 0.0)
-                yield MemberChunk(jnp.zeros(()), first, number)
+                yield {"step": np.arange(first, first + number)}
 
-        def run_chunk(state: TrainState, chunk: MemberChunk, rates: Sequence[float]) -> Any:
+        def run_chunk(state: TrainState, chunk: dict[str, Any], rates: Sequence[float]) -> Any:
             script.rates.append([*rates])
             each = [
-                sums_of(chunk.first_step, chunk.num_steps, n, (diverges or {}).get(n, np.inf))
+                sums_of(chunk["step"][0], len(chunk["step"]), n, (diverges or {}).get(n, np.inf))
                 for n in range(count)
             ]
             sums = {name: np.stack([one[name] for one in each]) for name in each[0]}
-            return advanced(state, chunk.num_steps), sums
+            return advanced(state, len(chunk["step"])), sums
 
         def measure(state: TrainState, split: str) -> list[dict[str, float]]:
             epoch = int(np.asarray(state.step)[0]) // 8
@@ -182,7 +181,7 @@ def scripted(
         def collect(state: TrainState) -> TrainState:
             return state.replace(step=jnp.asarray(state.step)[0])
 
-        return PopulationProgram(
+        return Program(
             place(state_of((count,))),
             train_chunks,
             slow("run", run_chunk),
@@ -196,7 +195,7 @@ def scripted(
         patch.setattr(clock, "IMPORT_SECONDS", takes.get("import", 0.0))
         for place, name, function in (
             (program, "compile_program", slow("compile", compile_program)),
-            (population_program, "compile_population", slow("compile", compile_population)),
+            (member_program, "compile_population", slow("compile", compile_population)),
             (Saver, "save", slow("save", Saver.save)),
             (Saver, "wait", slow("wait", Saver.wait)),
             (start, "load_splits", slow("load", start.load_splits)),

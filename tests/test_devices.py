@@ -24,7 +24,7 @@ from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.datasets import load_dataset
 from mnist_jax.datasets.info import DataInfo
-from mnist_jax.laboratory.population_program import Parts, compile_population
+from mnist_jax.laboratory.member_program import Parts, compile_population
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.program import compile_program
@@ -139,13 +139,13 @@ def see_population(splits: dict[str, Any]) -> dict[str, Any]:
         chunk_steps=6,
     )
     (chunk,) = program.train_chunks(0, 6)
-    placed = [shard.data.shape[0] for shard in chunk.orders.addressable_shards]
+    placed = [shard.data.shape[0] for shard in chunk["order"].addressable_shards]
     state, sums = program.run_chunk(program.state, chunk, [1.0] * SEEDS)
     leaves = jax.tree.leaves(state)
     return {
         "losses": np.asarray(sums["loss_sum"]).tolist(),
         "members_by_device": placed,
-        "split": all(x.sharding.is_equivalent_to(chunk.orders.sharding, x.ndim) for x in leaves),
+        "split": all(x.sharding.is_equivalent_to(chunk["order"].sharding, x.ndim) for x in leaves),
         "val_losses": [member["loss"] for member in program.measure(state, "validation")],
         "collected": sorted({np.shape(x)[:1] for x in jax.tree.leaves(program.collect(state))}),
     }
@@ -156,7 +156,7 @@ def see() -> dict[str, Any]:
     splits, mesh = numbered_splits(), create_mesh()
     images, labels = jax.device_put(splits["train"], replicated(mesh))
     gather = take_chunk.lower(
-        images, labels, labels, 0, num_steps=2, batch_size=BATCH_SIZE, sharding=split_batch(mesh)
+        images, labels, labels, 0, chunk_steps=2, batch_size=BATCH_SIZE, sharding=split_batch(mesh)
     )
     chunk_collectives = collectives(gather.compile().as_text() or "")
     del images

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from mnist_jax import loader, rng
-from mnist_jax.laboratory.population_program import Parts, compile_population, member_sums
+from mnist_jax.laboratory.member_program import Parts, compile_population, member_sums
 from mnist_jax.loader import (
     chunk_grid,
     chunk_index,
@@ -69,9 +69,9 @@ def by_hand(seed: int, steps: int = 10) -> tuple[Any, list[Any]]:
     state, sums = create(rng.stream(seed, "init")), []
     images, labels = SPLITS["train"]
     for number in range(steps):
-        epoch, place = divmod(number, 5)
+        epoch, position = divmod(number, 5)
         order = np.asarray(epoch_order(rng.stream(seed, "shuffle"), epoch, 18))
-        own = order[4 * place : 4 * place + 4]
+        own = order[4 * position : 4 * position + 4]
         mask, own = np.arange(4) < len(own), np.resize(own, 4)
         chunk = {"image": images[own], "label": labels[own], "mask": mask}
         scale = np.float32(1 if number < 5 else 0.25)
@@ -138,7 +138,7 @@ def test_a_population_program_makes_the_steps_of_every_seed():
     )
     state, sums = program.state, []
     chunks = [*program.train_chunks(0, 10)]
-    assert [(chunk.first_step, chunk.num_steps) for chunk in chunks] == [(0, 2), (2, 2), (4, 1)] * 2
+    assert [chunk["step"].tolist() for chunk in chunks] == [[0, 1], [2, 3], [4]] * 2
     for number, chunk in enumerate(chunks):
         state, found = program.run_chunk(state, chunk, [1.0, 1.0] if number < 3 else [0.25, 0.25])
         sums.append(jax.device_get(found))
@@ -185,11 +185,11 @@ def test_epochs_between_steps_begin_at_their_own(subtests):
 
 def test_an_index_names_the_examples_of_each_batch_and_masks_the_rest():
     order = np.arange(10, 17)
-    index, mask = chunk_index(order, 1, num_steps=3, batch_size=3, devices=2)
+    index, mask = chunk_index(order, 1, chunk_steps=3, batch_size=3, devices=2)
     # Three, filled up to four for two devices; the epoch ends in the second batch.
     assert index.tolist() == [[13, 14, 15, 16], [16] * 4, [16] * 4]
     assert mask.tolist() == [[True] * 3 + [False], [True] + [False] * 3, [False] * 4]
-    assert chunk_index(order, 0, num_steps=1, batch_size=3)[0].tolist() == [[10, 11, 12]]
+    assert chunk_index(order, 0, chunk_steps=1, batch_size=3)[0].tolist() == [[10, 11, 12]]
 
 
 def test_evaluations_are_in_chunks_of_so_many_images(monkeypatch, subtests):
@@ -202,9 +202,9 @@ def test_evaluations_are_in_chunks_of_so_many_images(monkeypatch, subtests):
     ):
         monkeypatch.setattr(loader, "EVAL_IMAGES", size)
         layout = {"batch_size": batch_size, "sharding": split_batch(create_mesh())}
-        for place in (np.asarray, jax.device_put):  # on the host, and on the device
-            with subtests.test(msg=f"{size} {place.__name__}"):
-                chunks = [*eval_chunks(place(images), place(labels), **layout)]
+        for put in (np.asarray, jax.device_put):  # on the host, and on the device
+            with subtests.test(msg=f"{size} {put.__name__}"):
+                chunks = [*eval_chunks(put(images), put(labels), **layout)]
                 assert [chunk["mask"].shape for chunk in chunks] == shapes
                 found = [np.asarray(chunk["label"])[np.asarray(chunk["mask"])] for chunk in chunks]
                 np.testing.assert_array_equal(np.concatenate(found), labels)

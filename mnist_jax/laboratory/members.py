@@ -11,7 +11,7 @@ import numpy as np
 
 from mnist_jax.config import AugmentConfig, CheckpointConfig, Config, replace_fields
 from mnist_jax.events import Diverged
-from mnist_jax.laboratory.population_program import member_sums
+from mnist_jax.laboratory.member_program import member_sums
 from mnist_jax.metrics import Sums
 from mnist_jax.rules import Rules, first_bad_step
 from mnist_jax.state import TrainState

@@ -12,7 +12,8 @@ import jax
 from mnist_jax import clock
 from mnist_jax.config import Config, config_differences
 from mnist_jax.events import Begin, Done, Listener
-from mnist_jax.laboratory import population_program
+from mnist_jax.laboratory import member_program
+from mnist_jax.laboratory.member_program import Parts
 from mnist_jax.laboratory.members import (
     Member,
     MemberRules,
@@ -21,12 +22,12 @@ from mnist_jax.laboratory.members import (
     member_rows,
     write_member,
 )
-from mnist_jax.laboratory.population_program import Parts, PopulationProgram
 from mnist_jax.loop import training_events
 from mnist_jax.metrics import mean_and_spread
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.processes.signals import stop_requests
+from mnist_jax.program import Program
 from mnist_jax.rules import kept_steps
 from mnist_jax.start import Task, create_task, initial_state, last_checkpoint, step_options
 from mnist_jax.state import TrainState
@@ -257,7 +258,7 @@ def _population(
     return result
 
 
-def _compile(config: Config, members: list[Member], task: Task) -> PopulationProgram:
+def _compile(config: Config, members: list[Member], task: Task) -> Program:
     def build(values: dict[str, Any]) -> Parts:
         def varied(section: str) -> dict[str, Any]:
             prefix = f"{section}."
@@ -281,7 +282,7 @@ def _compile(config: Config, members: list[Member], task: Task) -> PopulationPro
         )
 
     whose = identity(members)
-    return population_program.compile_population(
+    return member_program.compile_population(
         build,
         task.splits,
         seeds=whose["seeds"],

@@ -54,7 +54,7 @@ def test_a_chunk_from_the_host_is_the_one_from_the_device(examples, batch_size, 
     images = np.arange(examples * 2, dtype=np.uint8).reshape(examples, 1, 2, 1)
     labels = np.arange(examples, dtype=np.int32)
     order = np.random.default_rng(0).permutation(examples).astype(np.int32)
-    how = {"num_steps": steps, "batch_size": batch_size, "sharding": split_batch(create_mesh())}
+    how = {"chunk_steps": steps, "batch_size": batch_size, "sharding": split_batch(create_mesh())}
     host = read_chunk(images, labels, order, first, **how)
     device = take_chunk(*map(jax.device_put, (images, labels, order)), first, **how)
     assert host.keys() == device.keys()

@@ -145,9 +145,7 @@ def test_a_finished_population_of_other_members_is_overwritten_only_if_asked(run
 @pytest.mark.slow
 def test_vectorised_members_agree_with_mapped_ones(run, tmp_path, monkeypatch):
     """As on an accelerator."""
-    monkeypatch.setattr(
-        "mnist_jax.laboratory.population_program.jax.default_backend", lambda: "gpu"
-    )
+    monkeypatch.setattr("mnist_jax.laboratory.member_program.jax.default_backend", lambda: "gpu")
     many = population(TINY, tmp_path, seeds=3)
     np.testing.assert_allclose(many["test_accuracy"], run[1]["test_accuracy"], atol=0.02)
     np.testing.assert_allclose(many["test_loss"], run[1]["test_loss"], rtol=1e-2)

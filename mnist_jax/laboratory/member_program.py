@@ -1,0 +1,203 @@
+"""A population of trainings as compiled calls: `program.py`, for all members at once."""
+
+import functools
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from mnist_jax import loader, rng
+from mnist_jax.metrics import Sums, mean_metrics
+from mnist_jax.program import Program, compile_chunks, compile_eval
+from mnist_jax.sharding import create_mesh, place, replicated, split_members
+from mnist_jax.state import TrainState, create_train_state
+from mnist_jax.steps import run_eval_steps, run_steps
+
+
+class Parts(NamedTuple):
+    """What a training is made of: see `compile_program`."""
+
+    model: nn.Module
+    tx: optax.GradientTransformation
+    options: dict[str, Any]
+
+
+class MemberAxis(NamedTuple):
+    """The first axis of a population's arrays, split over the devices of a mesh.
+
+    Every device takes the same number of members: the first ones fill it up, and are not read.
+
+    Attributes:
+        size: the number of members, N.
+        mesh: the devices.
+    """
+
+    size: int
+    mesh: Mesh
+
+    def spread(self, tree: Any) -> Any:
+        """Puts arrays [size, ...] on the devices."""
+        padded = math.ceil(self.size / self.mesh.size) * self.mesh.size
+        members = np.arange(padded) % self.size
+        return jax.device_put(jax.tree.map(lambda x: x[members], tree), split_members(self.mesh))
+
+    def place(self, state: TrainState) -> TrainState:
+        """Puts a state [size, ...] with one scalar `step` for all on the devices."""
+        return self.spread(state.replace(step=jnp.full(self.size, state.step, jnp.int32)))
+
+    def collect(self, state: TrainState) -> TrainState:
+        """The inverse of `place`."""
+        state = jax.tree.map(lambda x: x[: self.size], state)
+        return state.replace(step=jnp.asarray(state.step)[0])
+
+
+def compile_population(
+    build: Callable[[dict[str, Any]], Parts],
+    splits: dict[str, Any],
+    *,
+    seeds: Sequence[int],
+    values: dict[str, Sequence[float]],
+    averaged: bool,
+    batch_size: int,
+    chunk_steps: int,
+) -> Program:
+    """Places the data on the devices once, initialises N states and compiles one program for them.
+
+    A member is trained by `steps.run_steps`, as in `compile_program`, on batches gathered inside
+    the program. The members split over the devices; those of a device are mapped in turn on a CPU,
+    with the bits that they have alone, and vectorised elsewhere. On a CPU batches of 128 fill the
+    cores already: the reference network needs 2.3 ms a member and step in turn, about as alone, and
+    3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
+
+    Args:
+        build: makes the parts of a member from its own values, which are traced, by name; from no
+            values those that all share.
+        splits: as in `compile_program`.
+        seeds: N roots of all keys.
+        values: what differs between the members, N numbers each.
+        averaged: keeps a running mean of the parameters.
+        batch_size: examples a step.
+        chunk_steps: steps in one compiled call.
+
+    Returns:
+        The calls. On the devices the axis of members may be longer than N. A chunk holds the
+        epoch's `order` of each member, int32 [members, examples], and the numbers of its steps in
+        the epoch, `step` int32 [k]. See `MemberAxis` for `place` and `collect`.
+    """
+    mesh = create_mesh("member")
+    whole = replicated(mesh)
+    members = MemberAxis(len(seeds), mesh)
+    data = jax.block_until_ready(place(splits, whole))
+    images, labels = data["train"]
+    num_examples, *image_shape = images.shape
+    steps_per_epoch = loader.steps_per_epoch(num_examples, batch_size)
+
+    model, tx, _ = build({})
+    shape_and_average = {"image_shape": tuple(image_shape), "averaged": averaged}
+    init = jax.jit(functools.partial(create_train_state, model, tx, **shape_and_average))
+    states = [init(rng.stream(seed, "init")) for seed in seeds]
+    state = members.spread(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    roots = members.spread(np.asarray(seeds, np.uint32))
+    streams = jax.jit(jax.vmap(rng.streams), out_shardings=roots.sharding)(roots)
+    step_rngs = {role: streams[role] for role in ("dropout", "augment")}
+    own_values = members.spread({name: np.asarray(x, np.float32) for name, x in values.items()})
+    train_member = functools.partial(_train_member, build=build, batch_size=batch_size)
+
+    def run_members(state: TrainState, own: Any, shared: Any) -> Any:
+        return over_members(train_member, mesh)((state, *own), shared)
+
+    draw_orders = jax.jit(
+        over_members(lambda key, epoch: loader.epoch_order(key, epoch, num_examples), mesh)
+    )
+
+    def train_chunks(first_step: int, last_step: int) -> Generator[dict[str, Any]]:
+        for epoch, epoch_step in loader.epochs_between(first_step, last_step, steps_per_epoch):
+            order = draw_orders(streams["shuffle"], np.int32(epoch))
+            for first, size in loader.chunk_grid(epoch_step, steps_per_epoch, chunk_steps):
+                yield {"order": order, "step": np.arange(first, first + size, dtype=np.int32)}
+
+    def arguments(
+        state: TrainState, chunk: dict[str, Any], rate_scales: Sequence[float]
+    ) -> tuple[Any, ...]:
+        scales = members.spread(np.asarray(rate_scales, np.float32))
+        own = chunk["order"], scales, step_rngs, own_values
+        return state, own, (images, labels, chunk["step"])
+
+    # The old state's buffers become the new state's: whoever passes one in must not use it again.
+    run = jax.jit(run_members, donate_argnums=0)
+    compiled = compile_chunks(
+        lambda chunk: run.lower(*arguments(state, chunk, [1.0] * len(seeds))),
+        train_chunks,
+        steps_per_epoch,
+        chunk_steps,
+    )
+    run_eval = over_members(
+        lambda variables, chunk: run_eval_steps(variables, state.apply_fn, chunk), mesh
+    )
+    eval_sums = compile_eval(
+        lambda chunk: jax.jit(run_eval).lower(state.eval_variables, chunk),
+        data,
+        batch_size=batch_size,
+        sharding=whole,
+    )
+
+    def run_chunk(
+        state: TrainState, chunk: dict[str, Any], rate_scales: Sequence[float]
+    ) -> tuple[TrainState, Sums]:
+        state, sums = compiled(chunk)(*arguments(state, chunk, rate_scales))
+        return state, {name: values[: len(seeds)] for name, values in sums.items()}
+
+    def measure(state: TrainState, split: str) -> list[dict[str, float]]:
+        sums = jax.device_get(eval_sums(state, split))
+        return [mean_metrics(member_sums(sums, member)) for member in range(len(seeds))]
+
+    return Program(state, train_chunks, run_chunk, measure, members.place, members.collect)
+
+
+def _train_member(
+    member: Any, shared: Any, *, build: Callable[[dict[str, Any]], Parts], batch_size: int
+) -> tuple[TrainState, Sums]:
+    """Trains one member for a chunk."""
+    state, order, rate_scale, rngs, values = member
+    images, labels, step = shared
+    chunk = loader.take_chunk(
+        images, labels, order, step[0], chunk_steps=len(step), batch_size=batch_size
+    )
+    model, tx, options = build(values)
+    own_state = state.replace(apply_fn=model.apply, tx=tx)
+    own_state, sums = run_steps(own_state, chunk, rngs, rate_scale, **options)
+    # What is static in a state has to be the same before and after.
+    return own_state.replace(apply_fn=state.apply_fn, tx=state.tx), sums
+
+
+def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """Makes a function of one member, and of what all share, one of all members.
+
+    Args:
+        function: (member, shared) -> result.
+        mesh: the members split over its devices.
+
+    Returns:
+        (members, shared) -> results, where every leaf of members and results has a first axis more.
+    """
+
+    def of_a_device(members: Any, shared: Any) -> Any:
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda member: function(member, shared), members)
+        return jax.vmap(function, in_axes=(0, None))(members, shared)
+
+    split, whole = split_members(mesh).spec, replicated(mesh).spec
+    return jax.shard_map(
+        of_a_device, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False
+    )
+
+
+def member_sums(sums: Sequence[Sums], member: int) -> list[Sums]:
+    """Takes a member's own metric sums, [k], out of those of all members, [N, k]."""
+    return [{name: values[member] for name, values in chunk.items()} for chunk in sums]
