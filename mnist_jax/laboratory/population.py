@@ -1,5 +1,6 @@
 """Trains many seeds of a recipe as one compiled program: mean, spread and interval."""
 
+import collections
 import contextlib
 import shutil
 import warnings
@@ -24,7 +25,7 @@ from mnist_jax.laboratory.members import (
 )
 from mnist_jax.loop import training_events
 from mnist_jax.metrics import mean_and_spread
-from mnist_jax.models import create_model
+from mnist_jax.models import check_model, create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.processes.signals import stop_requests
 from mnist_jax.program import Program
@@ -37,7 +38,8 @@ from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Progress, Row, read_history
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.run import MEMBERS, delete_run, holds_run
+from mnist_jax.workdir.origin import Origin
+from mnist_jax.workdir.run import MEMBERS, holds_run
 
 
 def population(
@@ -92,7 +94,7 @@ def population(
         )
     members = create_members(config, seeds, vary or {})
     for member in members:
-        create_model(num_classes=2, **vars(member.config.model))  # or it says what does not fit
+        check_model(**vars(member.config.model))
     result = _previous_result(workdir, config, members, overwrite)
     with heard(listeners) as tell:
         if result:
@@ -158,8 +160,8 @@ def _population(
     checkpoints = workdir / "checkpoints"
 
     task = create_task(config)
-    whose = identity(members)
-    origin = task.origin._replace(config=task.origin.config | {"population": whose})
+    made_of = task.origin.config | {"population": identity(members)}
+    origin = task.origin._replace(config=made_of)
     saved, progress = [], Progress(origin)
     if not overwrite:
         saved, progress = last_checkpoint(checkpoints, origin)
@@ -174,24 +176,11 @@ def _population(
     )
     watch.lap("compile")
 
-    if overwrite:
-        (workdir / "population.json").unlink(missing_ok=True)
-        delete_run(workdir)
-        for member in (workdir / MEMBERS).glob("*"):
-            shutil.rmtree(member)
-    (workdir / MEMBERS).mkdir(exist_ok=True)
-    make_ready(workdir, config, progress.history, overwrite)
+    _make_ready(workdir, config, progress.history, overwrite)
     step = saved[-1] if saved else 0
-    begin = Begin(
-        config,
-        create_model(num_classes=len(task.origin.data.label_names), **vars(config.model)),
-        task.splits,
-        step,
-        rules.total_steps,
-        progress.history,
-        messages,
-        [member.name for member in members],
-    )
+    model = create_model(num_classes=len(origin.data.label_names), **vars(config.model))
+    names, history = [member.name for member in members], progress.history
+    begin = Begin(config, model, task.splits, step, rules.total_steps, history, messages, names)
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
@@ -217,35 +206,18 @@ def _population(
         for number, member in enumerate(members):
             if stop_signal():
                 raise stopped(end._replace(signum=stop_signal()), rules.total_steps, overwrite)
-            single = _member_state(state, number)
-            if not member.config.ema_decay:
-                single = single.replace(average={})
-            rows = member_rows(end.history, number)
-            result = {
-                "test_loss": json_number(test[number]["loss"]),
-                "test_accuracy": test[number]["accuracy"],
-                "val_accuracy": rows[-1]["val_accuracy"],
-                "best_step": end.step,  # of those that are saved
-                "steps": end.step,
-                "params_sha256": network_sha256(single.eval_variables),
-                **progress.origin.hashes(),
-                "seconds": watch.seconds | {"total": sum(watch.seconds.values())},
-                **progress.origin.environment,
-            }
+            own, rows = _member_state(state, number, member), member_rows(end.history, number)
+            seconds = watch.seconds | {"total": sum(watch.seconds.values())}
+            result = _member_result(own, rows, test[number], progress.origin, seconds)
             if not rules.diverged[number]:
                 directory = workdir / MEMBERS / member.name
-                write_member(directory, member, single, rows, result, progress.origin)
+                write_member(directory, member, own, rows, result, progress.origin)
             results.append(result)
             watch.lap("checkpoint")
 
     watch.seconds["total"] = sum(watch.seconds.values())
     result = {
-        "members": [member.name for member in members],
-        **whose,
-        **{
-            name: [result[name] for result in results]
-            for name in ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
-        },
+        **_results_by_member(members, results),
         "diverged": rules.diverged,
         **_summary(members, [result["test_accuracy"] for result in results]),
         "steps": end.step,
@@ -258,27 +230,31 @@ def _population(
     return result
 
 
+def _make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
+    """Does as `train.make_ready`, for the members' directories too."""
+    if overwrite:
+        (workdir / "population.json").unlink(missing_ok=True)
+        for member in (workdir / MEMBERS).glob("*"):
+            shutil.rmtree(member)
+    (workdir / MEMBERS).mkdir(exist_ok=True)
+    make_ready(workdir, config, history, overwrite)
+
+
 def _compile(config: Config, members: list[Member], task: Task) -> Program:
     def build(values: dict[str, Any]) -> Parts:
-        def varied(section: str) -> dict[str, Any]:
-            prefix = f"{section}."
-            return {
-                name.removeprefix(prefix): value
-                for name, value in values.items()
-                if name.startswith(prefix)
-            }
-
-        tx = create_optimizer(
-            **(vars(config.optimizer) | varied("optimizer")),
-            freeze=config.freeze,
-            num_steps=task.rules.total_steps,
-        )
-        options = {name: value for name, value in values.items() if "." not in name}
-        fields = vars(config.model) | varied("model")
+        varied: Any = collections.defaultdict(dict)  # by section; the recipe's own fields have ""
+        for name, value in values.items():
+            section, _, field = name.rpartition(".")
+            varied[section][field] = value
+        fields = vars(config.model) | varied["model"]
         return Parts(
             create_model(num_classes=len(task.origin.data.label_names), **fields),
-            tx,
-            step_options(config) | options | varied("augment"),
+            create_optimizer(
+                **(vars(config.optimizer) | varied["optimizer"]),
+                freeze=config.freeze,
+                num_steps=task.rules.total_steps,
+            ),
+            step_options(config) | varied[""] | varied["augment"],
         )
 
     whose = identity(members)
@@ -293,10 +269,41 @@ def _compile(config: Config, members: list[Member], task: Task) -> Program:
     )
 
 
-def _member_state(state: TrainState, member: int) -> TrainState:
-    """One member's own state, out of a collected one."""
-    single = jax.tree.map(lambda x: x[member], state.replace(step=()))
-    return single.replace(step=state.step)
+def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
+    """Takes one member's own state out of a collected one."""
+    own = jax.tree.map(lambda x: x[number], state.replace(step=()))
+    return own.replace(step=state.step, average=own.average if member.config.ema_decay else {})
+
+
+def _member_result(
+    state: TrainState,
+    history: Sequence[Row],
+    test: dict[str, float],
+    origin: Origin,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Returns a member's result.json."""
+    last = history[-1]
+    return {
+        "test_loss": json_number(test["loss"]),
+        "test_accuracy": test["accuracy"],
+        "val_accuracy": last["val_accuracy"],
+        "best_step": last["step"],  # of those that are saved
+        "steps": last["step"],
+        "params_sha256": network_sha256(state.eval_variables),
+        **origin.hashes(),
+        "seconds": seconds,
+        **origin.environment,
+    }
+
+
+def _results_by_member(members: list[Member], results: list[dict[str, Any]]) -> dict[str, Any]:
+    names = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
+    return {
+        "members": [member.name for member in members],
+        **identity(members),
+        **{name: [result[name] for result in results] for name in names},
+    }
 
 
 def _summary(members: list[Member], accuracies: list[float]) -> dict[str, Any]:

@@ -16,23 +16,23 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnist_jax.config import Config, completed, config_differences, read_recipe, replace_fields
-from mnist_jax.events import Epoch, Event
+from mnist_jax.events import Begin, Done, Epoch, Event
 from mnist_jax.laboratory.trials import draw_figures, format_trials, short
 from mnist_jax.machine.extras import require
-from mnist_jax.models import create_model
+from mnist_jax.models import check_model
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.rules import stops_early
 from mnist_jax.train import train
 from mnist_jax.workdir.checkpoint import delete_checkpoints
 from mnist_jax.workdir.files import write_json
-from mnist_jax.workdir.history import Row, best_row, read_history
+from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import read_config
 
@@ -47,10 +47,6 @@ DATABASE = "sweep.db"
 LISTED = 10  # trials in the table at the end
 CHECKED = 10_000  # combinations of extreme values; more would keep the user waiting
 BUSY_SECONDS = 60  # how long one process waits while another one writes to SQLite
-
-
-class _LastEpochError(Exception):
-    """Ends a training before its test."""
 
 
 def load_search_space(path: str | Path) -> SearchSpace:
@@ -85,6 +81,7 @@ def sweep(
     *,
     trials: int,
     storage: str | None = None,
+    tell: Callable[[str], object] = print,
 ) -> list[FrozenTrial]:
     """Searches for the values with the best validation accuracy, or continues the search.
 
@@ -103,6 +100,7 @@ def sweep(
         trials: how many trials the study shall have in the end, finished or pruned.
         storage: the URL of a database; without one it is SQLite, sweep.db in the workdir. The study
             there is called as the workdir. Trials that were killed are continued in their workdir.
+        tell: receives a line for each trial of this process, and at the end those about the search.
 
     Returns:
         The finished trials, the best first, the pruned last.
@@ -118,6 +116,8 @@ def sweep(
         Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization (the sampler, TPE).
         Golovin et al. 2017, Google Vizier, 3.2.2 (stopping below the median).
     """
+    from optuna.distributions import distribution_to_json
+
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     _check_search_space(config, search_space)
@@ -125,7 +125,9 @@ def sweep(
     workdir = Path(workdir).absolute()
     made_of = {
         "config": dataclasses.asdict(config),
-        "search_space": {name: _as_json(space) for name, space in search_space.items()},
+        "search_space": {
+            name: json.loads(distribution_to_json(space)) for name, space in search_space.items()
+        },
     }
     try:
         with _open_study(workdir, storage, made_of) as study:
@@ -134,9 +136,9 @@ def sweep(
                     with _turn(workdir):
                         trial = _next_trial(study, workdir, trials, config.seed, search_space)
                         if trial is None:
-                            return _conclude(study, config, workdir, trials)
+                            return _conclude(study, config, workdir, trials, tell)
                         claim.enter_context(_claim(workdir, trial.number))
-                    _run_trial(study, trial, replace_fields(config, trial.params), workdir)
+                    tell(_run_trial(study, trial, replace_fields(config, trial.params), workdir))
     except Stopped as stopped:
         raise Stopped(
             stopped.signum,
@@ -157,7 +159,7 @@ def _check_workdir(workdir: Path, storage: str | None) -> None:
         )
 
 
-def _check_search_space(config: Config, search_space: SearchSpace) -> None:
+def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None:
     """Raises ValueError where a combination of extreme values does not make a config."""
     for name in search_space:
         if name.startswith("data."):
@@ -165,41 +167,26 @@ def _check_search_space(config: Config, search_space: SearchSpace) -> None:
                 f"the search space must not hold {name}: with other data the accuracies could not "
                 "be compared"
             )
-    extremes = ({name: _extremes(space) for name, space in search_space.items()}).items()
-    combinations = itertools.product(*(values for _, values in extremes))
-    for values in itertools.islice(combinations, CHECKED):
+    extremes = (
+        getattr(space, "choices", None) or (space.low, space.high)
+        for space in search_space.values()
+    )
+    for values in itertools.islice(itertools.product(*extremes), CHECKED):
         tried = dict(zip(search_space, values, strict=True))
         try:
-            create_model(num_classes=2, **vars(replace_fields(config, tried).model))
+            check_model(**vars(replace_fields(config, tried).model))
         except ValueError as error:
             raise ValueError(f"the search space does not fit the config: {error}") from error
 
 
-def _extremes(distribution: Any) -> tuple[Any, ...]:
-    from optuna.distributions import CategoricalDistribution
-
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    return (distribution.low, distribution.high)
-
-
-def _as_json(distribution: BaseDistribution) -> dict[str, Any]:
-    from optuna.distributions import distribution_to_json
-
-    return json.loads(distribution_to_json(distribution))
-
-
-@contextlib.contextmanager
-def _turn(workdir: Path) -> Iterator[None]:
+def _turn(workdir: Path) -> contextlib.AbstractContextManager[Any]:
     """Waits until no other process is choosing a trial, and keeps the others waiting."""
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock_workdir(workdir))
-                break
-            except BlockingIOError:
-                time.sleep(0.02)
-        yield
+    turn = contextlib.ExitStack()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            turn.enter_context(lock_workdir(workdir))
+            return turn
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -243,11 +230,9 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
                 before = study.user_attrs.get("made_of")
                 if before is None:
                     study.set_user_attr("made_of", made_of)
+            both = (before or made_of, made_of)
             differences = config_differences(
-                *(
-                    made | {"config": completed(made["config"])}
-                    for made in (before or made_of, made_of)
-                )
+                *(made | {"config": completed(made["config"])} for made in both)
             )
             if differences:
                 raise ValueError(
@@ -294,13 +279,10 @@ def _next_trial(
     if interrupted:
         return optuna.Trial(study, interrupted[0]._trial_id)
     number = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(seed=_sampler_seed(seed, number))
+    # A seed for each trial: a search that is continued goes on, and does not repeat itself.
+    [own_seed] = np.random.SeedSequence([seed, number]).generate_state(1).tolist()
+    study.sampler = optuna.samplers.TPESampler(seed=own_seed)
     return study.ask(dict(search_space))
-
-
-def _sampler_seed(seed: int, number: int) -> int:
-    """A seed for each trial: a search that is continued goes on, and does not repeat itself."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _directory(workdir: Path, number: int) -> Path:
@@ -320,41 +302,42 @@ def _is_claimed(workdir: Path, number: int) -> bool:
         return True
 
 
-def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> None:
-    """Trains a trial's network, from its last checkpoint on, and tells the study its value."""
+def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> str:
+    """Trains a trial's network, from its last checkpoint on, and tells the study its value.
+
+    Returns:
+        A line about the trial.
+    """
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
     directory = _directory(workdir, trial.number)
     reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    history: list[Row] = []
 
-    def report() -> list[Row]:
-        rows = read_history(directory)
-        for row in rows:
+    def watch(event: Event) -> None:
+        """Ends the training after its last epoch, before its test; or where it is to be pruned."""
+        if not isinstance(event, Begin | Epoch | Done):
+            return
+        history[:] = event.history  # at the beginning those of the last checkpoint
+        for row in history:
             if row["epoch"] not in reported:
                 trial.report(row["val_accuracy"], row["epoch"])
                 reported.add(row["epoch"])
-        return rows
-
-    def watch(event: Event) -> None:
-        if isinstance(event, Epoch):
-            if _is_last(report(), config):
-                raise _LastEpochError
-            if trial.should_prune():
-                raise TrialPruned
+        if history and (_is_last(history, config) or trial.should_prune()):
+            raise TrialPruned
 
     try:
-        if not _is_trained(directory, config):
-            with contextlib.suppress(_LastEpochError):
-                train(config, directory, listeners=[watch])
-        rows = report()
-        value = (best_row(rows) if config.watch.patience else rows[-1])["val_accuracy"]
-        study.tell(trial.number, value)
-        outcome = f"validation accuracy {value:.2%}"
-    except TrialPruned:
-        study.tell(trial.number, state=TrialState.PRUNED)
-        delete_checkpoints(directory / "checkpoints")
-        outcome = f"pruned after epoch {max(reported)} of {config.epochs}"
+        with contextlib.suppress(TrialPruned):
+            train(config, directory, listeners=[watch])
+        if _is_last(history, config):
+            value = (best_row(history) if config.watch.patience else history[-1])["val_accuracy"]
+            study.tell(trial.number, value)
+            outcome = f"validation accuracy {value:.2%}"
+        else:
+            study.tell(trial.number, state=TrialState.PRUNED)
+            delete_checkpoints(directory / "checkpoints")
+            outcome = f"pruned after epoch {max(reported)} of {config.epochs}"
     except ValueError:  # what fits no network: the next call shall draw other values
         study.tell(trial.number, state=TrialState.FAIL)
         raise
@@ -363,50 +346,40 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> Non
         study.tell(trial.number, 0.0)
         outcome = str(error)
     values = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
-    print(f"trial {trial.number}: {outcome}  ({values})")
+    return f"trial {trial.number}: {outcome}  ({values})"
 
 
-def _is_last(rows: Sequence[Row], config: Config) -> bool:
-    return rows[-1]["epoch"] == config.epochs or stops_early(rows, config.watch.patience)
-
-
-def _is_trained(directory: Path, config: Config) -> bool:
-    """Tells whether the last epoch is done, and saved: a kill may come between the two."""
-    if not (directory / "metrics.jsonl").exists():
-        return False
-    rows = read_history(directory)
-    return (
-        bool(rows)
-        and _is_last(rows, config)
-        and (directory / "checkpoints" / str(rows[-1]["step"])).is_dir()
-    )
+def _is_last(history: Sequence[Row], config: Config) -> bool:
+    return history[-1]["epoch"] == config.epochs or stops_early(history, config.watch.patience)
 
 
 def _finished(study: Study) -> list[FrozenTrial]:
     """The trials that count, the best first, the pruned last."""
     from optuna.trial import TrialState
 
-    found = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     return sorted(
-        found,
+        study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)),
         key=lambda trial: (trial.state == TrialState.PRUNED, -(trial.value or 0.0), trial.number),
     )
 
 
-def _conclude(study: Study, config: Config, workdir: Path, trials: int) -> list[FrozenTrial]:
-    """Prints the best trials; writes the config of the first, and Optuna's figures."""
+def _conclude(
+    study: Study, config: Config, workdir: Path, trials: int, tell: Callable[[str], object]
+) -> list[FrozenTrial]:
+    """Tells of the best trials; writes the config of the first, and Optuna's figures."""
     finished = _finished(study)
-    if len(finished) < trials:
-        missing = trials - len(finished)
-        print(f"{missing} of {trials} trials are still under way in other processes")
+    missing = trials - len(finished)
+    if missing > 0:
+        tell(f"{missing} of {trials} trials are still under way in other processes")
     else:
-        print(f"the search in {workdir} is complete: {len(finished)} trials")
+        tell(f"the search in {workdir} is complete: {len(finished)} trials")
     if not finished:
         return []
-    print(format_trials(finished[:LISTED]))
+    tell(format_trials(finished[:LISTED]))
     best = finished[0]
     if best.value:
         write_json(workdir / "best.json", dataclasses.asdict(replace_fields(config, best.params)))
-        print(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
-    draw_figures(study, workdir / "plots")
+        tell(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
+    for line in draw_figures(study, workdir / "plots"):
+        tell(line)
     return finished

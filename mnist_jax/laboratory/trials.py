@@ -42,21 +42,24 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def draw_figures(study: Study, directory: Path) -> None:
-    """Writes Optuna's figures as one page that needs no other file; tells what cannot be drawn."""
+def draw_figures(study: Study, directory: Path) -> list[str]:
+    """Writes Optuna's figures as one page that needs no other file.
+
+    Returns:
+        Lines that name the page, and what cannot be drawn.
+    """
     if not importlib.util.find_spec("plotly"):
-        print("no plots: they need plotly (`pip install plotly`)")
-        return
+        return ["no plots: they need plotly (`pip install plotly`)"]
     import optuna
 
-    parts = []
+    lines, parts = [], []
     for title, function in FIGURES.items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # what is drawn then says nothing
                 figure = getattr(optuna.visualization, function)(study)
         except (UserWarning, ValueError, RuntimeError) as error:
-            print(f"no plot of the {title}: {error}")
+            lines.append(f"no plot of the {title}: {error}")
         else:
             figure.update_layout(title=title)
             parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts))
@@ -64,4 +67,4 @@ def draw_figures(study: Study, directory: Path) -> None:
     directory.mkdir(exist_ok=True)
     with atomic_file(directory / "sweep.html") as file:
         file.write(page.encode())
-    print(f"plots: {directory / 'sweep.html'}")
+    return [*lines, f"plots: {directory / 'sweep.html'}"]

@@ -52,3 +52,8 @@ def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
             )
     values = values | fields
     return model(num_classes=num_classes, **{field: values[field] for field in choices})
+
+
+def check_model(name: str, **fields: Any) -> None:
+    """Raises ValueError where `create_model` does, whatever the number of classes."""
+    create_model(name, num_classes=2, **fields)

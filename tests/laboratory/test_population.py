@@ -15,6 +15,7 @@ import pytest
 from helpers import TINY, bits, rows, stop_after, strict_json, times
 
 from mnist_jax import evaluate, population, train
+from mnist_jax.cli.main import main
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
 from mnist_jax.laboratory.members import member_rows
 from mnist_jax.laboratory.verify import verify
@@ -109,11 +110,23 @@ def test_population_json_has_the_results_in_the_order_of_the_members(run):
     assert result["mean"] == pytest.approx(np.mean(result["test_accuracy"]))
 
 
-def test_a_complete_population_is_left_alone(run, capsys):
+def test_a_complete_population_is_left_alone_and_compared_with_another(run, tmp_path, capsys):
     workdir, result = run
     before = times(workdir)
     assert population(TINY, workdir, seeds=3) == result
-    assert "is complete" in capsys.readouterr().out
+    other = result | {"test_accuracy": [x - 0.1 for x in result["test_accuracy"]]}
+    (tmp_path / "population.json").write_text(json.dumps(other), encoding="utf-8")
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(dataclasses.asdict(TINY)), encoding="utf-8")
+    options = [f"--config={recipe}", f"--workdir={workdir}", f"--against={tmp_path}"]
+    assert main(["population", "--seeds=3", *options]) == 0
+    out = capsys.readouterr().out
+    assert out.count("is complete") == 2
+    assert out.endswith(
+        f"A is {tmp_path}, B is {workdir}\nno difference to be seen: B - A is +0.00 ± 0.00 points "
+        "on the validation set (95 %, 3 pairs)\n"
+        "B is better by 10.00 ± 0.00 points on the test set (95 %, 3 pairs)\n"
+    )
     assert before == times(workdir)
 
 

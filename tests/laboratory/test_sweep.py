@@ -19,7 +19,7 @@ from mnist_jax.cli.main import main
 from mnist_jax.config import load_config, replace_fields
 from mnist_jax.events import Epoch
 from mnist_jax.laboratory.sweep import load_search_space, sweep
-from mnist_jax.workdir.history import read_history, write_history
+from mnist_jax.workdir.history import read_history
 
 # Four steps an epoch; the processes read it from a file.
 RECIPE = """
@@ -75,12 +75,11 @@ def imitated(monkeypatch):
     """Replaces training by a formula, for what needs many trials."""
 
     def imitated_train(config, workdir, *, listeners):
-        workdir.mkdir(parents=True, exist_ok=True)
+        workdir.mkdir(parents=True)
         accuracy = 1 / (1 + abs(config.optimizer.learning_rate - 3e-3) * 100)
         rows = []
         for epoch in range(1, config.epochs + 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy - 0.1 / epoch})
-            write_history(workdir, rows)
             listeners[0](Epoch(rows[-1], None, rows))
 
     monkeypatch.setattr("mnist_jax.laboratory.sweep.train", imitated_train)
@@ -196,15 +195,11 @@ def test_suggestions_depend_on_the_seed_alone_and_go_on_after_a_pause(tmp_path):
 def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch):
     accuracies = [0.5, 0.8, 0.7, 0.6]
 
-    def falling_train(_, workdir, *, listeners):
-        workdir.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {"epoch": epoch, "step": epoch, "val_accuracy": accuracy}
-            for epoch, accuracy in enumerate(accuracies, 1)
-        ]
-        for number in range(len(rows)):
-            write_history(workdir, rows[: number + 1])
-            listeners[0](Epoch(rows[number], None, rows))
+    def falling_train(*_, listeners):
+        rows = []
+        for epoch, accuracy in enumerate(accuracies, 1):
+            rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy})
+            listeners[0](Epoch(rows[-1], None, rows))
 
     monkeypatch.setattr("mnist_jax.laboratory.sweep.train", falling_train)
     config = dataclasses.replace(TINY, epochs=9, watch=dataclasses.replace(TINY.watch, patience=1))
