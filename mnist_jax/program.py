@@ -122,17 +122,7 @@ def compile_chunks(
     steps_per_epoch: int,
     chunk_steps: int,
 ) -> Callable[[Any], Callable[..., Any]]:
-    """Compiles the call of a chunk, for each of the one or two sizes that chunks have.
-
-    Args:
-        lower: chunk -> the lowered call.
-        train_chunks: as in `Program`.
-        steps_per_epoch: steps of a whole epoch.
-        chunk_steps: steps of a chunk; the last one of an epoch may have fewer.
-
-    Returns:
-        chunk -> its compiled call.
-    """
+    """Compiles a chunk's call for each of the one or two sizes; returns chunk -> compiled call."""
     first_steps = {
         size: first for first, size in loader.chunk_grid(0, steps_per_epoch, chunk_steps)
     }
@@ -144,10 +134,10 @@ def compile_chunks(
 def compile_eval(
     lower: Callable[[Any], jax.stages.Lowered], data: dict[str, Any], **layout: Any
 ) -> Callable[[TrainState, str], list[Sums]]:
-    """Compiles the evaluation of a chunk; those of all splits have one size.
+    """Compiles the evaluation of a chunk: all splits are in chunks of one size.
 
     Args:
-        lower: chunk -> the lowered call, of a state's `eval_variables` and the chunk.
+        lower: chunk -> the lowered call, which takes a state's `eval_variables` and a chunk.
         data: images and labels by split.
         layout: options of `loader.eval_chunks`.
 

@@ -15,11 +15,11 @@ from mnist_jax.laboratory.member_program import member_sums
 from mnist_jax.metrics import Sums
 from mnist_jax.rules import Rules, first_bad_step
 from mnist_jax.state import TrainState
+from mnist_jax.train import make_ready
 from mnist_jax.workdir.checkpoint import open_saver
 from mnist_jax.workdir.files import json_number, write_json
-from mnist_jax.workdir.history import Progress, Row, write_history
+from mnist_jax.workdir.history import Progress, Row
 from mnist_jax.workdir.origin import Origin
-from mnist_jax.workdir.run import delete_leftovers, delete_run
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "generalization_gap")
 Divergence = dict[str, int]  # where a member diverged: `epoch` and `step`, counted from 1
@@ -193,11 +193,8 @@ def write_member(
         origin: the population's; its config becomes the member's.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    delete_run(directory)
-    delete_leftovers(directory)
-    config = dataclasses.asdict(member.config)
-    write_json(directory / "config.json", config)
-    write_history(directory, history)
+    make_ready(directory, member.config, history, overwrite=True)
+    own_origin = origin._replace(config=dataclasses.asdict(member.config))
     with open_saver(directory / "checkpoints", ()) as saver:
-        saver.save(state, Progress(origin._replace(config=config), history))
+        saver.save(state, Progress(own_origin, history))
     write_json(directory / "result.json", result)

@@ -228,7 +228,7 @@ def test_a_population_killed_and_stopped_in_turn_resumes_with_the_same_bits(tmp_
         (signal.SIGKILL, "mnist_jax.train", "prune", 3),
         (signal.SIGTERM, "mnist_jax.rules", "mean_metrics", 1),
         (signal.SIGKILL, "mnist_jax.train", "write_history", 2),
-        (signal.SIGKILL, "mnist_jax.laboratory.members", "write_history", 2),
+        (signal.SIGKILL, "mnist_jax.laboratory.members", "open_saver", 2),
         (signal.SIGKILL, "mnist_jax.laboratory.population", "write_json", 1),
     ]:
         disturbance = [str(int(signum)), module, function, str(number)]

@@ -75,9 +75,9 @@ def imitated(monkeypatch):
     """Replaces training by a formula, for what needs many trials."""
 
     def imitated_train(config, workdir, *, listeners):
-        workdir.mkdir(parents=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         accuracy = 1 / (1 + abs(config.optimizer.learning_rate - 3e-3) * 100)
-        rows = []
+        rows: Any = []
         for epoch in range(1, config.epochs + 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy - 0.1 / epoch})
             listeners[0](Epoch(rows[-1], None, rows))
@@ -196,7 +196,7 @@ def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch)
     accuracies = [0.5, 0.8, 0.7, 0.6]
 
     def falling_train(*_, listeners):
-        rows = []
+        rows: Any = []
         for epoch, accuracy in enumerate(accuracies, 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy})
             listeners[0](Epoch(rows[-1], None, rows))
