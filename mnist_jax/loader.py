@@ -63,7 +63,7 @@ def epoch_order(rng: jax.Array, epoch: int | jax.Array, num_examples: int) -> ja
 def chunk_index(
     order: Any, first_step: Any, *, chunk_steps: int, batch_size: int, devices: int = 1
 ) -> tuple[Any, Any]:
-    """Tells which examples the batches of `chunk_steps` steps of an epoch hold.
+    """Returns the examples that the batches of some steps of an epoch hold.
 
     Step s of the epoch sees the examples `order[s * batch_size : (s + 1) * batch_size]`. What lies
     beyond the end of the order, and what fills a batch up to a multiple of the device count, is
@@ -74,7 +74,7 @@ def chunk_index(
         first_step: the first step, counted from 0 in the epoch.
         chunk_steps: k, the steps of the chunk.
         batch_size: B.
-        devices: B is rounded up to a multiple of it: B'.
+        devices: the device count; B is rounded up to a multiple of it: B'.
 
     Returns:
         int32 [k, B'], and the mask, bool [k, B'].
@@ -97,7 +97,7 @@ def take_chunk(
     batch_size: int,
     sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
-    """Gathers the batches of `chunk_steps` steps of an epoch, on the device; see `chunk_index`.
+    """Gathers the batches of a chunk of an epoch, on the device; see `chunk_index`.
 
     Args:
         images: uint8 [N, H, W, C], whole on every device.
@@ -106,7 +106,7 @@ def take_chunk(
         first_step: the first step, counted from 0 in the epoch.
         chunk_steps: k, the steps of the chunk.
         batch_size: B.
-        sharding: of the chunk, see `sharding.split_batch`; None: one device has it all.
+        sharding: the chunk's, see `sharding.split_batch`; None: one device has it all.
 
     Returns:
         `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'], where B' is B

@@ -180,9 +180,9 @@ def see_on(*numbers_of_devices: int) -> dict[int, dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     logs = done.stderr.split(MARK)[1:]
     copied = [re.findall(r"host-to-device transfer: aval=ShapedArray\((.*?\])", x) for x in logs]
-    found = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     return {
-        number: found[str(number)] | {"copied": of_number}
+        number: printed[str(number)] | {"copied": of_number}
         for number, of_number in zip(numbers_of_devices, copied, strict=True)
     }
 
@@ -214,9 +214,9 @@ def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
         assert training["compiled_in_the_loop"] == 0
     with promise("devices exchange nothing but sums of gradients and metrics"):
         assert len(training["collectives"]) == 3  # chunks of two sizes, and of an evaluation
-        for found in training["collectives"]:
-            assert {*found} == ({"all-reduce"} if devices > 1 else set())
-            assert len(found) <= 2  # XLA combines them by type
+        for names in training["collectives"]:
+            assert {*names} == ({"all-reduce"} if devices > 1 else set())
+            assert len(names) <= 2  # XLA combines them by type
     with promise("each device takes its part of a chunk from its own images"):
         assert many["chunk_collectives"] == []
     with promise("five members spread over the devices"):

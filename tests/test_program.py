@@ -75,8 +75,8 @@ def by_hand(seed: int, steps: int = 10) -> tuple[Any, list[Any]]:
         mask, own = np.arange(4) < len(own), np.resize(own, 4)
         chunk = {"image": images[own], "label": labels[own], "mask": mask}
         scale = np.float32(1 if number < 5 else 0.25)
-        state, found = step(state, {name: x[None] for name, x in chunk.items()}, keys, scale)
-        sums.append(found)
+        state, step_sums = step(state, {name: x[None] for name, x in chunk.items()}, keys, scale)
+        sums.append(step_sums)
     return state, sums
 
 
@@ -87,8 +87,8 @@ def measured(state: Any, split: str) -> dict[str, float]:
     return mean_metrics([run_eval_steps(state.eval_variables, Small().apply, chunk)])
 
 
-def assert_close(found: Any, expected: Any) -> None:
-    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+def assert_close(actual: Any, expected: Any) -> None:
+    for ours, theirs in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
 
 
@@ -98,8 +98,8 @@ def test_a_program_makes_the_steps_of_its_seed():
     state, sums, sizes = program.state, [], []
     for chunk in program.train_chunks(0, 10):
         sizes.append(len(chunk["label"]))
-        state, found = program.run_chunk(state, chunk, 1.0 if len(sizes) <= 3 else 0.25)
-        sums.append(found)
+        state, step_sums = program.run_chunk(state, chunk, 1.0 if len(sizes) <= 3 else 0.25)
+        sums.append(step_sums)
     assert sizes == [2, 2, 1] * 2
     expected, wanted = by_hand(SEED)
     assert int(state.step) == 10
@@ -140,8 +140,10 @@ def test_a_population_program_makes_the_steps_of_every_seed():
     chunks = [*program.train_chunks(0, 10)]
     assert [chunk["step"].tolist() for chunk in chunks] == [[0, 1], [2, 3], [4]] * 2
     for number, chunk in enumerate(chunks):
-        state, found = program.run_chunk(state, chunk, [1.0, 1.0] if number < 3 else [0.25, 0.25])
-        sums.append(jax.device_get(found))
+        state, step_sums = program.run_chunk(
+            state, chunk, [1.0, 1.0] if number < 3 else [0.25, 0.25]
+        )
+        sums.append(jax.device_get(step_sums))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(program.state))  # it is used up
     again = program.place(program.collect(state))
     assert_close(state.params, again.params)
@@ -149,11 +151,11 @@ def test_a_population_program_makes_the_steps_of_every_seed():
     metrics = [program.measure(state, split) for split in ("validation", "test")]
     for member, seed in enumerate(seeds):
         expected, wanted = by_hand(seed)
-        for found, theirs in ((state.params, expected.params), (state.average, expected.average)):
-            assert_close(jax.tree.map(lambda x, n=member: x[n], found), theirs)
+        for ours, theirs in ((state.params, expected.params), (state.average, expected.average)):
+            assert_close(jax.tree.map(lambda x, n=member: x[n], ours), theirs)
         assert mean_metrics(member_sums(sums, member)) == pytest.approx(mean_metrics(wanted))
-        for found, split in zip(metrics, ("validation", "test"), strict=True):
-            assert found[member] == pytest.approx(measured(expected, split), rel=1e-4)
+        for own, split in zip(metrics, ("validation", "test"), strict=True):
+            assert own[member] == pytest.approx(measured(expected, split), rel=1e-4)
 
 
 def test_chunks_end_on_multiples_and_at_the_end_of_the_epoch(subtests):
@@ -206,5 +208,5 @@ def test_evaluations_are_in_chunks_of_so_many_images(monkeypatch, subtests):
             with subtests.test(msg=f"{size} {put.__name__}"):
                 chunks = [*eval_chunks(put(images), put(labels), **layout)]
                 assert [chunk["mask"].shape for chunk in chunks] == shapes
-                found = [np.asarray(chunk["label"])[np.asarray(chunk["mask"])] for chunk in chunks]
-                np.testing.assert_array_equal(np.concatenate(found), labels)
+                real = [np.asarray(chunk["label"])[np.asarray(chunk["mask"])] for chunk in chunks]
+                np.testing.assert_array_equal(np.concatenate(real), labels)

@@ -14,8 +14,8 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     both recipes have the same ones: the differences spread less than the accuracies do.
 
     Args:
-        a: what `population` returns.
-        b: the same of another recipe, with the same seeds and varied values.
+        a: a result of `population`.
+        b: a result of another recipe, with the same seeds and varied values.
 
     Returns:
         `pairs`, and for each of `val_accuracy` and `test_accuracy` the mean `difference` b - a, a
@@ -25,12 +25,12 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         ValueError: the seeds or the varied values are others.
     """
     check_pairs(a, b)
-    found: dict[str, Any] = {"pairs": len(a["seeds"])}
+    comparison: dict[str, Any] = {"pairs": len(a["seeds"])}
     for name in ("val_accuracy", "test_accuracy"):
         spread = mean_and_spread(np.subtract(b[name], a[name]))
         half_width = spread["ci95"] and spread["ci95"][1] - spread["mean"]
-        found[name] = {"difference": spread["mean"], "half_width": half_width}
-    return found
+        comparison[name] = {"difference": spread["mean"], "half_width": half_width}
+    return comparison
 
 
 def check_pairs(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -43,13 +43,13 @@ def check_pairs(a: dict[str, Any], b: dict[str, Any]) -> None:
             )
 
 
-def comparison_line(found: dict[str, Any], split: str) -> str:
-    """Spells what `compare` has found on "test" or "validation" in a sentence about B."""
+def comparison_line(comparison: dict[str, Any], split: str) -> str:
+    """Spells a result of `compare`, on "test" or "validation", in a sentence about B."""
     name = {"test": "test_accuracy", "validation": "val_accuracy"}[split]
-    difference, half_width = (found[name][key] for key in ("difference", "half_width"))
+    difference, half_width = (comparison[name][key] for key in ("difference", "half_width"))
     if half_width is None:
         return f"B - A is {100 * difference:+.2f} points on the {split} set; one pair: no interval"
-    size = f"± {100 * half_width:.2f} points on the {split} set (95 %, {found['pairs']} pairs)"
+    size = f"± {100 * half_width:.2f} points on the {split} set (95 %, {comparison['pairs']} pairs)"
     if abs(difference) <= half_width:
         return f"no difference to be seen: B - A is {100 * difference:+.2f} {size}"
     word = "better" if difference > 0 else "worse"

@@ -21,7 +21,7 @@ from mnist_jax.steps import run_eval_steps, run_steps
 
 
 class Parts(NamedTuple):
-    """What a training is made of: see `compile_program`."""
+    """The model, optimizer and options of a training, see `compile_program`."""
 
     model: nn.Module
     tx: optax.GradientTransformation
@@ -76,12 +76,12 @@ def compile_population(
     3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
     Args:
-        build: makes the parts of a member from its own values, which are traced, by name; from no
-            values those that all share.
-        splits: as in `compile_program`.
+        build: values -> the parts of a member, from its own values by name, which are traced; no
+            values give the parts that all share.
+        splits: images and labels as in `compile_program`.
         seeds: N roots of all keys.
-        values: what differs between the members, N numbers each.
-        averaged: keeps a running mean of the parameters.
+        values: the values that differ between the members, N numbers each, by name.
+        averaged: True to keep a running mean of the parameters.
         batch_size: examples a step.
         chunk_steps: steps in one compiled call.
 
@@ -181,7 +181,7 @@ def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[A
 
     Args:
         function: (member, shared) -> result.
-        mesh: the members split over its devices.
+        mesh: the devices over which the members split.
 
     Returns:
         (members, shared) -> results, where every leaf of members and results has a first axis more.

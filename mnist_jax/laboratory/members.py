@@ -42,9 +42,9 @@ class Member(NamedTuple):
     """A member of a population.
 
     Attributes:
-        name: of its work directory.
-        config: the recipe that trains it alone. Only the last step is saved.
-        values: what it varies, by field.
+        name: the name of its work directory.
+        config: the recipe that trains it alone; only the last step is saved.
+        values: its varied values, by field.
     """
 
     name: str
@@ -57,8 +57,8 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
 
     Args:
         config: the recipe; the first seed is its own, the others count up from there.
-        seeds: how many.
-        vary: the values that a field of `VARIABLE` takes.
+        seeds: the number of seeds.
+        vary: the values of each varied field, one of `VARIABLE`.
 
     Raises:
         ValueError: a field cannot vary, or a value does not fit it.
@@ -93,7 +93,7 @@ def identity(members: Sequence[Member]) -> dict[str, Any]:
     }
 
 
-def member_rows(history: Sequence[Row], member: int) -> list[Any]:
+def member_rows(history: Sequence[Mapping[str, Any]], member: int) -> list[Any]:
     """Returns a member's own history: its numbers out of the lists over all members."""
     return [
         {name: value[member] if isinstance(value, list) else value for name, value in row.items()}
@@ -108,7 +108,7 @@ class MemberRules(NamedTuple):
 
     Attributes:
         alone: the rules of one network.
-        diverged: for each member where it diverged, or None. It is filled in.
+        diverged: the place where each member diverged, or None; the checks fill it in.
     """
 
     alone: Rules
@@ -185,12 +185,12 @@ def write_member(
     """Leaves a work directory as `train` does, with the last step only; the result comes last.
 
     Args:
-        directory: where; what a write that was killed has left there is replaced.
-        member: gives the config.
-        state: of this member alone, after the last step.
-        history: its rows.
-        result: what its result.json holds.
-        origin: the population's; its config becomes the member's.
+        directory: the place to write to; what a killed write has left there is replaced.
+        member: the owner of the directory, who gives the config.
+        state: the member's own state after the last step.
+        history: the member's own rows.
+        result: the content of its result.json.
+        origin: the population's origin; its config becomes the member's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     make_ready(directory, member.config, history, overwrite=True)

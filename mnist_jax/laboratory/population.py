@@ -66,10 +66,10 @@ def population(
         workdir: a directory for the results, made where there is none. It receives config.json,
             metrics.jsonl with lists over the members, population.json, and members/NAME/, a
             directory as `train` writes it for each member, with its last step.
-        seeds: how many, counted up from the recipe's.
+        seeds: the number of seeds, counted up from the recipe's own.
         vary: fields of `members.VARIABLE` and their values; every combination gets all seeds.
         overwrite: deletes a population that is in `workdir` and starts anew.
-        listeners: as in `train`.
+        listeners: functions as in `train`.
 
     Returns:
         What population.json holds: `members` (names), `seeds`, `values` by varied field,
@@ -317,7 +317,7 @@ def _summary(members: list[Member], accuracies: list[float]) -> dict[str, Any]:
 
 
 def _delete_own_checkpoints(workdir: Path) -> None:
-    """What they hold is in the members' directories."""
+    """Deletes the population's checkpoints: the members' directories now hold their content."""
     delete_checkpoints(workdir / "checkpoints")
     with contextlib.suppress(OSError):  # a link to a larger disk stays
         (workdir / "checkpoints").rmdir()

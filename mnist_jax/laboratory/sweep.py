@@ -97,7 +97,7 @@ def sweep(
         config: the recipe; its seed is also that of the search.
         search_space: Optuna's distributions, by the names of the fields that they replace.
         workdir: a directory for the results, made where there is none.
-        trials: how many trials the study shall have in the end, finished or pruned.
+        trials: the number of trials, finished or pruned, that the study shall have in the end.
         storage: the URL of a database; without one it is SQLite, sweep.db in the workdir. The study
             there is called as the workdir. Trials that were killed are continued in their workdir.
         tell: receives a line for each trial of this process, and at the end those about the search.
