@@ -9,7 +9,7 @@ import pytest
 from helpers import SMALL, TINY, times
 from sklearn.metrics import accuracy_score
 
-from mnist_jax import evaluate, load_dataset, predict, program, train
+from mnist_jax import evaluate, load_dataset, loader, predict, train
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.loader import epoch_order
 from mnist_jax.train import PHASES
@@ -130,7 +130,7 @@ def test_every_epoch_has_its_own_order(tmp_path, monkeypatch):
         orders.append(epoch_order(*args).tolist())
         return jax.numpy.asarray(orders[-1], jax.numpy.int32)
 
-    monkeypatch.setattr(program, "epoch_order", recorded)
+    monkeypatch.setattr(loader, "epoch_order", recorded)
     train(TINY, tmp_path)
     assert len({tuple(order) for order in orders}) == TINY.epochs
 
