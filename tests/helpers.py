@@ -1,15 +1,18 @@
-"""What tests share: a small recipe, the reference network, what a run leaves, how to stop it."""
+"""What tests share: small recipes, the reference network, what a run leaves, how to stop it."""
 
+import collections
+import contextlib
 import dataclasses
 import itertools
 import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
@@ -26,6 +29,10 @@ from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import read_history, without_times
 from mnist_jax.workdir.origin import Origin
 from mnist_jax.workdir.trained import Trained
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+RECIPES = ROOT / "configs"
 
 # 1,024 images for training, 8 steps an epoch; 256 for validation.
 SMALL = Config(
@@ -62,6 +69,12 @@ def strict_json(path: Path) -> Any:
     return json.loads(
         path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{path}: {name}")
     )
+
+
+def write_recipe(path: Path, config: Config) -> Path:
+    """Writes a config as a recipe file, or as config.json of a work directory; returns its path."""
+    path.write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
+    return path
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
@@ -110,6 +123,16 @@ def contents(root: Path) -> dict[Path, str | bytes | None]:
 def times(root: Path) -> dict[Path, int]:
     """When each file and directory below `root` was last changed: nothing may rewrite them."""
     return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+@contextlib.contextmanager
+def compilations(caplog: pytest.LogCaptureFixture) -> Iterator[collections.Counter[str]]:
+    """Yields how often JAX has compiled each function, filled in at the end of the block."""
+    counts: collections.Counter[str] = collections.Counter()
+    jax.clear_caches()
+    with jax.log_compiles():
+        yield counts
+    counts.update(re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text))
 
 
 def make_files(root: Path, files: dict[str, str | bytes]) -> None:

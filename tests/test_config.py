@@ -5,9 +5,9 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from helpers import RECIPES, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,8 +21,6 @@ from mnist_jax.config import (
     config_from_dict,
     load_config,
 )
-
-RECIPES = Path(__file__).parent.parent / "configs"
 
 
 def test_the_default_recipe_is_the_reference_recipe():
@@ -183,9 +181,7 @@ def test_a_missing_config_file_is_named():
 def test_a_wheel_carries_data_and_recipes(tmp_path):
     """What `pip install .` leaves works in any directory."""
     wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
-    done = subprocess.run(
-        [*wheel, str(RECIPES.parent)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*wheel, str(ROOT)], capture_output=True, text=True, check=False)
     if "No matching distribution found for hatchling" in done.stderr:
         pytest.skip("there is no package index, from which pip gets what builds a wheel")
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,10 @@
 """The promises about bits; what a fault leaves of them is in tests/faults/."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
-from helpers import SMALL, TINY, results, stop_after
+from helpers import SMALL, TINY, results, stop_after, write_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +15,8 @@ from mnist_jax.train import Run
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(small_run, tmp_path, command):
     again = tmp_path / "again"
-    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(SMALL)), encoding="utf-8")
-    done = command("train", f"--config={tmp_path / 'config.json'}", f"--workdir={again}")
+    recipe = write_recipe(tmp_path / "recipe.json", SMALL)
+    done = command("train", f"--config={recipe}", f"--workdir={again}")
     assert done.returncode == 0
     assert results(train(SMALL, again)) == results(small_run[1])  # it is complete, and read
 

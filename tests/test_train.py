@@ -1,12 +1,10 @@
 import dataclasses
-import json
-import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from helpers import SMALL, TINY, times
+from helpers import SMALL, TINY, compilations, strict_json, times, write_recipe
 from sklearn.metrics import accuracy_score
 
 from mnist_jax import evaluate, load_dataset, loader, predict, train
@@ -26,10 +24,8 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         "metrics.jsonl",
         "result.json",
     ]
-    assert json.loads((workdir / "config.json").read_text(encoding="utf-8")) == dataclasses.asdict(
-        SMALL
-    )
-    assert json.loads((workdir / "result.json").read_text(encoding="utf-8")) == run.result
+    assert strict_json(workdir / "config.json") == dataclasses.asdict(SMALL)
+    assert strict_json(workdir / "result.json") == run.result
     assert read_history(workdir) == run.history
     assert set(run.result) == {
         "test_loss",
@@ -94,7 +90,7 @@ def test_another_config_is_refused_and_overwrite_trains_again(tmp_path):
     ):
         train(other, tmp_path)
     run = train(other, tmp_path, overwrite=True)
-    assert run.result == json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert run.result == strict_json(tmp_path / "result.json")
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -136,13 +132,11 @@ def test_every_epoch_has_its_own_order(tmp_path, monkeypatch):
 
 
 def test_each_step_function_is_compiled_once(tmp_path, caplog):
-    jax.clear_caches()
-    with jax.log_compiles():
+    with compilations(caplog) as compiled:
         train(dataclasses.replace(TINY, epochs=3), tmp_path)
-    compiled = re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text)
-    assert compiled.count("run_steps") == 1
-    assert compiled.count("run_eval_steps") == 1  # validation and test have different lengths
-    assert compiled.count("epoch_order") == 1
+    assert compiled["run_steps"] == 1
+    assert compiled["run_eval_steps"] == 1  # validation and test have different lengths
+    assert compiled["epoch_order"] == 1
 
 
 def test_the_result_is_that_of_evaluate_and_of_scikit_learn(small_run):
@@ -189,9 +183,7 @@ def test_overwrite_keeps_a_link_to_where_the_checkpoints_are(tmp_path):
     (tmp_path / "large-disk").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "large-disk")
-    (tmp_path / "run" / "config.json").write_text(
-        json.dumps(dataclasses.asdict(TINY)), encoding="utf-8"
-    )
+    write_recipe(tmp_path / "run" / "config.json", TINY)
     for _ in range(2):
         train(TINY, tmp_path / "run", overwrite=True)
         assert check_checkpoints(tmp_path / "large-disk") == ([8, 16], {})

@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import TINY
+from helpers import ROOT, TINY
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -25,7 +25,6 @@ from mnist_jax import Config
 from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import _parse, main
 
-ROOT = Path(__file__).parents[2]
 PAGES = [
     *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from helpers import ROOT
 
 
 def lint(configuration: Path) -> subprocess.CompletedProcess[str]:

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import nbformat
 import pytest
+from helpers import ROOT
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).parents[2]
 PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 SMOKE = {
     "mnist": """

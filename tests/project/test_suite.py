@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers import ROOT, TESTS
+
 from mnist_jax.cli.commands import COMMANDS
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "tests").rglob("*.py"))
+FILES = sorted(TESTS.rglob("*.py"))
 LINES = 400
 # For each command, a quick test in which it succeeds.
 COMMAND_TESTS = {
