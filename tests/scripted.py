@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -54,40 +54,6 @@ class Script:
     """What happens in a run.
 
     Attributes:
-        clock: of the run.
-        rates: the scales of the learning rate, of each chunk that was run.
-    """
-
-    clock: Clock
-    rates: list[Any] = dataclasses.field(default_factory=list)
-
-
-def sums_of(
-    first_step: int, num_steps: int, member: int = 0, diverges: float = np.inf
-) -> dict[str, np.ndarray]:
-    """The metric sums of some steps, of two examples each."""
-    steps = np.arange(first_step, first_step + num_steps)
-    return {
-        "loss_sum": np.where(steps < diverges, 1 / (steps + 3 + member), np.nan).astype(np.float32),
-        "correct": ((steps + member) % 3).astype(np.int32),
-        "count": np.full(num_steps, 2, np.int32),
-    }
-
-
-@contextlib.contextmanager
-def scripted(
-    *,
-    accuracies: Sequence[Any] = (0.5,),
-    losses: Sequence[Any] = (1.0,),
-    averaged: bool = False,
-    diverges: dict[int, int] | None = None,
-    seconds: dict[str, float] | None = None,
-) -> Iterator[Script]:
-    """Has `train` and `population` run a program that computes next to nothing.
-
-    Each step adds 1 to the only parameter, and a half to its running mean.
-
-    Args:
         accuracies: of the validation after each epoch; after the last one it stays. Of a
             population each may be a sequence over the members.
         losses: likewise. That of the test is larger by 1.
@@ -96,110 +62,113 @@ def scripted(
         seconds: what the calls of the program (`data`, `compile`, `run`, `eval`), of the saver
             (`save`, `wait`), and loading (`load`) and restoring (`restore`) take. Where nothing is
             said, a chunk takes one second, and all else none.
+        clock: of the run.
+        rates: the scales of the learning rate, of each chunk that was run.
+        open_chunks: generators of chunks that were begun and not closed.
     """
-    script, takes = Script(Clock()), {"run": 1.0} | (seconds or {})
 
-    def slow(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        return script.clock.slow(takes.get(name, 0.0), function)
+    accuracies: Sequence[Any] = (0.5,)
+    losses: Sequence[Any] = (1.0,)
+    averaged: bool = False
+    diverges: dict[int, int] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    rates: list[Any] = dataclasses.field(default_factory=list)
+    open_chunks: int = 0
 
-    def state_of(shape: tuple[int, ...]) -> TrainState:
+    def slow(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self.clock.slow(({"run": 1.0} | self.seconds).get(name, 0.0), function)
+
+    def compile(self, *_: Any, seeds: Sequence[int] | None = None, **__: Any) -> Program:
+        """Each step adds 1 to the only parameter, and a half to its running mean."""
+        shape = () if seeds is None else (len(seeds),)
         params: Any = {"layer": {"kernel": jnp.zeros(shape)}}
         tx = optax.sgd(0.1)
-        return TrainState(
+        state = TrainState(
             step=jnp.zeros((), jnp.int32),
             apply_fn=len,
             params=params,
             tx=tx,
             opt_state=tx.init(params),
             batch_stats={},
-            average={"params": params} if averaged else {},
+            average={"params": params} if self.averaged else {},
         )
 
-    def advanced(state: TrainState, num_steps: int) -> TrainState:
-        def add(tree: Any, number: float) -> Any:
-            return jax.tree.map(lambda x: x + number, tree)
+        def run_chunk(state: TrainState, steps: range, rate: Any = 1.0) -> Any:
+            self.rates.append(rate)
+            each = [self.sums(np.array(steps), member) for member in range(len(seeds or [0]))]
+            sums = jax.tree.map(lambda *values: np.stack(values).reshape(*shape, -1), *each)
+            number = len(steps)
+            state = state.replace(
+                step=state.step + number,
+                params=jax.tree.map(lambda x: x + number, state.params),
+                average=jax.tree.map(lambda x: x + number / 2, state.average),
+            )
+            return state, sums
 
-        return state.replace(
-            step=state.step + num_steps,
-            params=add(state.params, num_steps),
-            average=add(state.average, num_steps / 2),
-        )
-
-    def chunks(first_step: int, last_step: int) -> Iterator[tuple[int, int]]:
-        for epoch, epoch_step in epochs_between(first_step, last_step, 8):
-            for first, number in chunk_grid(epoch_step, 8, 3):
-                yield 8 * epoch + first, number
-
-    def after(epoch: int, values: Sequence[Any]) -> Any:
-        return values[min(epoch, len(values)) - 1]
-
-    def compile_program(*_: Any, **__: Any) -> Program:
-        def train_chunks(first_step: int, last_step: int) -> Generator[dict[str, Any]]:
-            for first, number in chunks(first_step, last_step):
-                script.clock.now += takes.get("data", 0.0)
-                yield {"label": np.zeros((number, 2)), "sums": sums_of(first, number)}
-
-        def run_chunk(state: TrainState, chunk: Any, rate: float = 1.0) -> Any:
-            script.rates.append(rate)
-            return advanced(state, len(chunk["label"])), chunk["sums"]
-
-        def measure(state: TrainState, split: str) -> dict[str, float]:
-            epoch = int(state.step) // 8
-            loss = after(epoch, losses) + (split == "test")
-            return {"loss": loss, "accuracy": after(epoch, accuracies)}
-
-        return Program(state_of(()), train_chunks, slow("run", run_chunk), slow("eval", measure))
-
-    def compile_population(*_: Any, seeds: Sequence[int], **__: Any) -> Program:
-        count = len(seeds)
-
-        def train_chunks(first_step: int, last_step: int) -> Generator[dict[str, Any]]:
-            for first, number in chunks(first_step, last_step):
-                script.clock.now += takes.get("data", 0.0)
-                yield {"step": np.arange(first, first + number)}
-
-        def run_chunk(state: TrainState, chunk: dict[str, Any], rates: Sequence[float]) -> Any:
-            script.rates.append([*rates])
+        def measure(state: TrainState, split: str) -> Any:
+            last = int(np.ravel(state.step)[0]) // 8 - 1
+            losses, accuracies = (
+                np.ravel(np.broadcast_to(values[min(last, len(values) - 1)], shape)).tolist()
+                for values in (self.losses, self.accuracies)
+            )
             each = [
-                sums_of(chunk["step"][0], len(chunk["step"]), n, (diverges or {}).get(n, np.inf))
-                for n in range(count)
+                {"loss": loss + (split == "test"), "accuracy": accuracy}
+                for loss, accuracy in zip(losses, accuracies, strict=True)
             ]
-            sums = {name: np.stack([one[name] for one in each]) for name in each[0]}
-            return advanced(state, len(chunk["step"])), sums
-
-        def measure(state: TrainState, split: str) -> list[dict[str, float]]:
-            epoch = int(np.asarray(state.step)[0]) // 8
-            each = [np.broadcast_to(after(epoch, values), count) for values in (losses, accuracies)]
-            return [
-                {"loss": float(loss) + (split == "test"), "accuracy": float(accuracy)}
-                for loss, accuracy in zip(*each, strict=True)
-            ]
+            return each[0] if seeds is None else each
 
         def place(state: TrainState) -> TrainState:
-            return state.replace(step=jnp.full(count, state.step, jnp.int32))
+            return state.replace(step=jnp.full(shape, state.step, jnp.int32))
 
         def collect(state: TrainState) -> TrainState:
-            return state.replace(step=jnp.asarray(state.step)[0])
+            return state.replace(step=jnp.ravel(state.step)[0])
 
         return Program(
-            place(state_of((count,))),
-            train_chunks,
-            slow("run", run_chunk),
-            slow("eval", measure),
+            place(state),
+            self.train_chunks,
+            self.slow("run", run_chunk),
+            self.slow("eval", measure),
             place,
             collect,
         )
 
+    def train_chunks(self, first_step: int, last_step: int) -> Iterator[range]:
+        self.open_chunks += 1
+        try:
+            for epoch, epoch_step in epochs_between(first_step, last_step, 8):
+                for first, number in chunk_grid(epoch_step, 8, 3):
+                    self.clock.now += self.seconds.get("data", 0.0)
+                    yield range(8 * epoch + first, 8 * epoch + first + number)
+        finally:
+            self.open_chunks -= 1
+
+    def sums(self, steps: np.ndarray, member: int) -> dict[str, np.ndarray]:
+        """The metric sums of some steps, of two examples each."""
+        losses = np.where(
+            steps < self.diverges.get(member, np.inf), 1 / (steps + 3 + member), np.nan
+        )
+        return {
+            "loss_sum": losses.astype(np.float32),
+            "correct": ((steps + member) % 3).astype(np.int32),
+            "count": np.full(len(steps), 2, np.int32),
+        }
+
+
+@contextlib.contextmanager
+def scripted(**fields: Any) -> Iterator[Script]:
+    """Has `train` and `population` run a program that computes next to nothing, see `Script`."""
+    script = Script(**fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "time", script.clock)
-        patch.setattr(clock, "IMPORT_SECONDS", takes.get("import", 0.0))
+        patch.setattr(clock, "IMPORT_SECONDS", script.seconds.get("import", 0.0))
         for place, name, function in (
-            (program, "compile_program", slow("compile", compile_program)),
-            (member_program, "compile_population", slow("compile", compile_population)),
-            (Saver, "save", slow("save", Saver.save)),
-            (Saver, "wait", slow("wait", Saver.wait)),
-            (start, "load_splits", slow("load", start.load_splits)),
-            (start, "restore_state", slow("restore", start.restore_state)),
+            (program, "compile_program", script.slow("compile", script.compile)),
+            (member_program, "compile_population", script.slow("compile", script.compile)),
+            (Saver, "save", script.slow("save", Saver.save)),
+            (Saver, "wait", script.slow("wait", Saver.wait)),
+            (start, "load_splits", script.slow("load", start.load_splits)),
+            (start, "restore_state", script.slow("restore", start.restore_state)),
         ):
             patch.setattr(place, name, function)
         yield script

@@ -7,10 +7,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from mnist_jax.metrics import mean_metrics, metric_sums, total_sums
+from mnist_jax.metrics import mean_and_spread, mean_metrics, metric_sums, total_sums
 
 LOGITS = np.array([[2, 0, -1], [0, 3, 1], [1, 1, 0], [0, 0, 5], [4, 0, 0], [0, 1, 0]], np.float32)
 LABELS = np.array([0, 1, 1, 2, 0, 1], np.int32)
@@ -89,3 +91,15 @@ def test_totals_keep_the_losses_apart_and_in_order():
     many = total_sums([grid | {"count": np.full((2, 2), 3)}])  # type: ignore[dict-item]
     assert many == {"loss_sum": [0.0, 1.0, 2.0, 3.0], "correct": 4, "count": 12}
     assert total_sums([]) == {"loss_sum": [], "correct": 0, "count": 0}
+
+
+def test_mean_deviation_and_interval_are_those_of_scipy():
+    values = [0.98, 0.99, 0.985, 0.97]
+    found = mean_and_spread(values)
+    assert found["mean"] == pytest.approx(0.98125)
+    assert found["std"] == pytest.approx(np.sqrt(sum((x - 0.98125) ** 2 for x in values) / 3))
+    assert found["ci95"] == pytest.approx(
+        stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    )
+    assert mean_and_spread([0.5, 0.5]) == {"mean": 0.5, "std": 0.0, "ci95": [0.5, 0.5]}
+    assert mean_and_spread([0.5]) == {"mean": 0.5, "std": None, "ci95": None}

@@ -14,8 +14,7 @@ from helpers import bits, stop_after
 from scripted import LESSON, Script, scripted
 
 from mnist_jax import Config, population, start, train
-from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
-from mnist_jax.events import Epoch, Event
+from mnist_jax.config import WatchConfig
 from mnist_jax.train import Run
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import tree_sha256
@@ -88,30 +87,6 @@ def average(run: Run) -> Any:
     return run.state.average["params"]
 
 
-def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):
-    config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
-    undisturbed(train, config, tmp_path, script={"losses": [1.0, 2.0, 3.0]})
-    told = re.findall("a plateau.*", capsys.readouterr().out)
-    assert told == ["a plateau: from here on the learning rate times 0.5"]
-
-
-def test_work_after_the_last_checkpoint_is_forgotten(plateau, tmp_path):
-    """Of a run that ended between two checkpoints, by no signal."""
-    config, script, workdir, _ = plateau
-
-    def interrupt(event: Event) -> None:
-        if isinstance(event, Epoch) and event.row["epoch"] == 2:
-            raise InterruptedError
-
-    with scripted(**script), pytest.raises(InterruptedError):
-        train(config, tmp_path, listeners=[interrupt])
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 7}\n' * 3, encoding="utf-8")
-    with scripted(**script) as played:
-        train(config, tmp_path)
-    assert played.rates == [0.5] * 3
-    assert_same(tmp_path, workdir)
-
-
 @pytest.mark.parametrize("chunks", [pytest.param(5, marks=slow), pytest.param(11, marks=slow), 12])
 def test_early_stopping_counts_the_epochs_before_a_stop(tmp_path, chunks, capsys):
     """Two epochs after the best, the second; a stop may come with the last chunk of all."""
@@ -149,20 +124,23 @@ def test_a_run_whose_best_checkpoint_is_damaged_goes_on_before_it(tmp_path, chun
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A trained network, in place of one that is loaded; that is done once."""
+@pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 2})])
+def test_a_resumed_training_keeps_the_network_that_it_began_from(
+    tmp_path, monkeypatch, run, options
+):
+    """It is loaded once, by the first process."""
     variables = {"params": {"layer": {"kernel": jnp.float32(7)}}}
     loaded = iter([types.SimpleNamespace(variables=variables)])
     monkeypatch.setattr(start, "load_trained", lambda *_: next(loaded))
-    return variables
-
-
-def test_a_resumed_run_keeps_the_network_that_it_began_from(tmp_path, source):
     config = dataclasses.replace(LESSON, epochs=1, init_from="elsewhere")
-    run, _, _ = stopped(2, train, config, tmp_path, script={})
-    assert run.result["init_sha256"] == tree_sha256(source)
-    assert run.state.params == {"layer": {"kernel": 7 + 8}}
+    stopped(2, run, config, tmp_path, script={}, **options)
+    results = [*tmp_path.rglob("result.json")]
+    assert len(results) == options.get("seeds", 1)
+    for path in results:
+        assert read_json(path)["init_sha256"] == tree_sha256(variables)
+        assert read_json(path)["params_sha256"] == tree_sha256(
+            {"layer": {"kernel": np.float32(7 + 8)}}
+        )
 
 
 LOSSES = [[1.0, 1.0], [2.0, 0.5], [3.0, 0.5]]
@@ -214,62 +192,3 @@ def test_a_resumed_population_remembers_who_has_diverged(tmp_path, capsys):
     assert [row["train_loss"][1] is None for row in rows] == [False, True, True]
     assert [row["val_loss"][1] for row in rows] == [1.0, None, None]
     assert [path.name for path in (tmp_path / "run" / "members").iterdir()] == ["seed-0"]
-
-
-def test_a_resumed_population_keeps_the_network_that_it_began_from(tmp_path, source):
-    config = dataclasses.replace(LESSON, epochs=1, init_from="elsewhere")
-    stopped(2, population, config, tmp_path, script={}, seeds=2)
-    for member in (tmp_path / "members").iterdir():
-        assert read_json(member / "result.json")["init_sha256"] == tree_sha256(source)
-
-
-def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
-    config = dataclasses.replace(LESSON, epochs=1, augment=AugmentConfig(shift=1.0))
-    vary = {"label_smoothing": [0.1, 0.2], "augment.shift": [2.0]}
-    accuracies = [[0.5, 0.75, 0.25, 0.25]]
-    with scripted(accuracies=accuracies):
-        result = population(config, tmp_path / "two", seeds=2, vary=vary)
-    lines = capsys.readouterr().out.splitlines()[-2:]
-    assert lines[1] == (
-        "label_smoothing=0.2 augment.shift=2.0 test accuracy 25.00 ± 0.00 % "
-        "(95 % interval 25.00 to 25.00, 2 seeds)"
-    )
-    assert lines[0].startswith("label_smoothing=0.1 augment.shift=2.0 test accuracy 62.50 ± 17.68")
-    assert lines[0].endswith(", 2 seeds)")
-    assert [one["mean"] for one in result["combinations"]] == [0.625, 0.25]
-    with scripted(accuracies=[[0.5, 0.5, 0.25]]):
-        population(config, tmp_path / "three", seeds=3)
-    lines = capsys.readouterr().out.splitlines()[-4:]
-    assert lines[0] == "seed-0  test 50.00%  validation 50.00%"
-    assert lines[3].startswith("test accuracy 41.67 ± 14.43 % (95 % interval ")
-    assert lines[3].endswith(", 3 seeds)")
-
-
-def test_train_prints_a_line_per_epoch_and_the_test_result(tmp_path, capsys):
-    config = replace_fields(LESSON, {"epochs": 10, "data.loader": "stream"})
-    with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
-        train(config, tmp_path)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 11
-    assert lines[1] == (
-        "epoch  2/10  train loss 0.0354 accuracy 50.00%  validation loss 1.0000 accuracy 62.50%  "
-        "12.8 s, 1 images/s, waited 0.75 s for images"
-    )
-    assert lines[9].startswith("epoch 10/10  train loss")
-    assert lines[10] == "test loss 2.0000  accuracy 62.50% of 4 images"
-
-
-def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
-    config = dataclasses.replace(LESSON, epochs=10)
-    with scripted(accuracies=[[0.5, 0.75]]):
-        population(config, tmp_path, seeds=2)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == (
-        "epoch  1/10  train accuracy 50.00 ± 8.84 %  validation accuracy 62.50 ± 17.68 %  "
-        "3.0 s, 11 images/s"
-    )
-    assert lines[9].startswith("epoch 10/10  train accuracy")
-    assert lines[10:12] == [
-        "seed-0  test 50.00%  validation 50.00%",
-        "seed-1  test 75.00%  validation 75.00%",
-    ]

@@ -1,7 +1,8 @@
 """Every clock of a run, by a clock that is known."""
 
-import dataclasses
+from pathlib import Path
 
+import pytest
 from helpers import stop_after
 from scripted import LESSON, Clock, scripted
 
@@ -22,7 +23,37 @@ SECONDS = {
     "wait": 8.0,
     "save": 4.0,
 }
-SAVE = 8 + 4
+SAVE, EPOCH = 8 + 4, 3 * (0.25 + 1) + 16
+# Those before: of three epochs of three chunks, each with a validation and a save; and of the test.
+TRAINED = {
+    "import": 2048,
+    "data": 1024 + 9 * 0.25,
+    "compile": 512,
+    "train": 9,
+    "eval": 4 * 16,
+    "checkpoint": 3 * SAVE + 8,
+}
+# Of a run that was stopped at the second chunk of its second epoch.
+RESUMED = {
+    "import": 2048,
+    "data": 1024 + 4 * 0.25,
+    "compile": 512 + 256,
+    "train": 4,
+    "eval": 3 * 16,
+    "checkpoint": 2 * SAVE + 8,
+}
+
+
+def with_total(seconds: dict[str, float]) -> dict[str, float]:
+    return seconds | {"total": sum(seconds.values())}
+
+
+def assert_seconds_of_epochs(workdir: Path, members: int = 1) -> None:
+    """An epoch begins at the end of the validation before, so the save of that counts in it."""
+    seconds, rows = [EPOCH, SAVE + EPOCH, SAVE + EPOCH], read_history(workdir)
+    assert [row["seconds"] for row in rows] == seconds
+    assert [row["input_seconds"] for row in rows] == [0.75] * 3
+    assert [row["examples_per_second"] for row in rows] == [members * 16 / s for s in seconds]
 
 
 def test_a_stopwatch_gives_every_second_to_one_phase(monkeypatch):
@@ -39,51 +70,21 @@ def test_a_stopwatch_gives_every_second_to_one_phase(monkeypatch):
     assert watch.seconds == {"a": 5, "b": 5, "c": 0}
 
 
-def test_the_seconds_of_a_result_are_those_of_its_phases(tmp_path):
-    """Three epochs of three chunks, each with a validation and a save; and the test."""
+def test_the_seconds_of_a_training_are_those_of_its_phases_and_epochs(tmp_path):
     with scripted(seconds=SECONDS):
         run = train(LESSON, tmp_path)
-    expected = {
-        "import": 2048,
-        "data": 1024 + 9 * 0.25,
-        "compile": 512,
-        "train": 9,
-        "eval": 4 * 16,
-        "checkpoint": 3 * SAVE + 8,
-    }
-    assert run.result["seconds"] == expected | {"total": sum(expected.values())}
+    assert run.result["seconds"] == with_total(TRAINED)
     assert read_json(tmp_path / "result.json")["seconds"] == run.result["seconds"]
-
-
-def test_the_seconds_of_an_epoch_are_those_since_the_validation_before(tmp_path):
-    with scripted(seconds=SECONDS):
-        run = train(LESSON, tmp_path)
-    epoch = 3 * (0.25 + 1) + 16
-    seconds = [epoch, SAVE + epoch, SAVE + epoch]
-    assert [row["seconds"] for row in run.history] == seconds
-    assert [row["input_seconds"] for row in run.history] == [0.75] * 3
-    assert [row["examples_per_second"] for row in run.history] == [16 / s for s in seconds]
+    assert_seconds_of_epochs(tmp_path)
 
 
 def test_a_resumed_epoch_counts_the_seconds_before_the_stop(tmp_path):
     with scripted(seconds=SECONDS):
-        stop_after(5, train, LESSON, tmp_path)  # the second chunk of the second epoch
+        stop_after(5, train, LESSON, tmp_path)
     with scripted(seconds=SECONDS):
         run = train(LESSON, tmp_path)
-    epoch = 3 * (0.25 + 1) + 16
-    seconds = [epoch, SAVE + epoch, SAVE + epoch]
-    assert [row["seconds"] for row in run.history] == seconds
-    assert [row["input_seconds"] for row in run.history] == [0.75] * 3
-    assert [row["examples_per_second"] for row in run.history] == [16 / s for s in seconds]
-    expected = {
-        "import": 2048,
-        "data": 1024 + 4 * 0.25,
-        "compile": 512 + 256,
-        "train": 4,
-        "eval": 3 * 16,
-        "checkpoint": 2 * SAVE + 8,
-    }
-    assert run.result["seconds"] == expected | {"total": sum(expected.values())}
+    assert run.result["seconds"] == with_total(RESUMED)
+    assert_seconds_of_epochs(tmp_path)
 
 
 def test_the_time_of_listeners_is_evaluation_and_not_the_next_epochs(tmp_path):
@@ -95,47 +96,26 @@ def test_the_time_of_listeners_is_evaluation_and_not_the_next_epochs(tmp_path):
                 script.clock.now += 64
 
         run = train(LESSON, tmp_path, listeners=[draw])
-    epoch = 3 * (0.25 + 1) + 16
-    assert [row["seconds"] for row in run.history] == [epoch, SAVE + epoch, SAVE + epoch]
-    assert run.result["seconds"]["eval"] == 4 * 16 + 3 * 64
-    assert run.result["seconds"]["checkpoint"] == 3 * SAVE + 8
-    assert run.result["seconds"]["train"] == 9
+    assert run.result["seconds"] == with_total(TRAINED | {"eval": 4 * 16 + 3 * 64})
+    assert_seconds_of_epochs(tmp_path)
 
 
-def test_the_seconds_of_a_population_are_those_of_its_phases(tmp_path):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_seconds_of_a_population_are_those_of_its_phases_and_epochs(tmp_path, stopped):
     """Those of a member end where its directory is written."""
+    if stopped:
+        with scripted(seconds=SECONDS):
+            stop_after(5, population, LESSON, tmp_path, seeds=2)
     with scripted(seconds=SECONDS):
-        result = population(dataclasses.replace(LESSON, epochs=2), tmp_path, seeds=2)
-    before = {
-        "import": 2048,
-        "data": 1024 + 6 * 0.25,
-        "compile": 512,
-        "train": 6,
-        "eval": 3 * 16,
-        "checkpoint": 2 * SAVE + 8,
-    }
-    epoch = 3 * (0.25 + 1) + 16
-    seconds = [epoch, SAVE + epoch]
-    rows = read_history(tmp_path)
-    assert [row["seconds"] for row in rows] == seconds
-    assert [row["examples_per_second"] for row in rows] == [2 * 16 / s for s in seconds]
-    for number in (0, 1, 2):
-        found = result["seconds"]
-        expected = before | {"checkpoint": before["checkpoint"] + number * 4}
-        if number < 2:
-            member = tmp_path / "members" / f"seed-{number}"
-            found = read_json(member / "result.json")["seconds"]
-            assert [row["seconds"] for row in read_history(member)] == seconds
-        assert found == expected | {"total": sum(expected.values())}
-
-
-def test_a_resumed_epoch_of_a_population_counts_the_seconds_before_the_stop(tmp_path):
-    config = dataclasses.replace(LESSON, epochs=2)
-    with scripted(seconds=SECONDS):
-        stop_after(5, population, config, tmp_path, seeds=1)
-    with scripted(seconds=SECONDS):
-        result = population(config, tmp_path, seeds=1)
-    epoch = 3 * (0.25 + 1) + 16
-    assert [row["seconds"] for row in read_history(tmp_path)] == [epoch, SAVE + epoch]
-    assert result["seconds"]["compile"] == 512 + 256
-    assert (result["seconds"]["train"], result["seconds"]["eval"]) == (1, 2 * 16)
+        result = population(LESSON, tmp_path, seeds=2)
+    assert_seconds_of_epochs(tmp_path, members=2)
+    directories = [tmp_path / "members" / f"seed-{number}" for number in (0, 1)]
+    found = [read_json(member / "result.json")["seconds"] for member in directories]
+    before = RESUMED if stopped else TRAINED
+    for number, seconds in enumerate([*found, result["seconds"]]):
+        checkpoint = before["checkpoint"] + number * 4
+        assert seconds == with_total(before | {"checkpoint": checkpoint})
+    for member in directories:
+        assert [row["seconds"] for row in read_history(member)] == [
+            row["seconds"] for row in read_history(tmp_path)
+        ]

@@ -58,6 +58,11 @@ def test_the_seconds_of_the_phases_add_up(small_run):
     assert sum(seconds.values()) == pytest.approx(2 * seconds["total"])
 
 
+def test_the_gap_is_training_less_validation_accuracy(small_run):
+    for row in small_run[1].history:
+        assert row["generalization_gap"] == row["train_accuracy"] - row["val_accuracy"]
+
+
 def test_a_small_run_learns(small_run):
     history = small_run[1].history
     assert history[1]["train_loss"] < history[0]["train_loss"] < np.log(10)

@@ -1,24 +1,12 @@
+"""Populations compared seed by seed, against SciPy's paired t test."""
+
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from mnist_jax import compare
 from mnist_jax.laboratory.comparison import comparison_line
-from mnist_jax.metrics import mean_and_spread
-
-
-def test_mean_deviation_and_interval_are_those_of_scipy():
-    values = [0.98, 0.99, 0.985, 0.97]
-    found = mean_and_spread(values)
-    assert found["mean"] == pytest.approx(0.98125)
-    assert found["std"] == pytest.approx(np.sqrt(sum((x - 0.98125) ** 2 for x in values) / 3))
-    assert found["ci95"] == pytest.approx(
-        stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    )
-    assert mean_and_spread([0.5, 0.5]) == {"mean": 0.5, "std": 0.0, "ci95": [0.5, 0.5]}
-    assert mean_and_spread([0.5]) == {"mean": 0.5, "std": None, "ci95": None}
 
 
 def made_up(test: list[float], val: list[float], seeds: list[int] | None = None) -> dict[str, Any]:

@@ -1,20 +1,29 @@
-"""Which steps are saved and which stay: tables, and a definition that walks along the run."""
+"""The rules of a training: what is saved and what stays, when it stops, when its rate falls.
+
+Tables, and a definition that walks along the run; then whole runs that are decided by them.
+"""
 
 import dataclasses
 import itertools
+import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from helpers import stop_after
+from helpers import SMALL, stop_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import LESSON, scripted
 
-from mnist_jax import population, train
-from mnist_jax.config import CheckpointConfig
+from mnist_jax import Config, evaluate, population, train
+from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from mnist_jax.events import Event, Save
-from mnist_jax.rules import best_step, is_scheduled, kept_steps
+from mnist_jax.rules import best_step, is_scheduled, kept_steps, rate_scale, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
+from mnist_jax.workdir.hashing import tree_sha256
+from mnist_jax.workdir.history import best_row, without_times
+
+# Checkpoints
 
 
 def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]:
@@ -78,7 +87,8 @@ def test_the_schedule_is_that_of_a_walk_along_the_run(
     assert scheduled(**run, every_epochs=every_epochs, every_steps=every_steps) == saved
 
 
-def rows(accuracies: dict[int, float]) -> list[dict[str, Any]]:
+def epochs_at(accuracies: dict[int, float]) -> list[dict[str, Any]]:
+    """A history, of epochs that end at these steps."""
     return [{"step": step, "val_accuracy": value} for step, value in accuracies.items()]
 
 
@@ -93,7 +103,7 @@ def test_the_best_step_is_one_that_the_schedule_saves(subtests):
         ({20: 0.6, 40: 0.7, 60: 0.7, 80: 0.1}, 60),
     ):
         with subtests.test(msg=str(accuracies)):
-            assert best_step(rows(accuracies), lambda step: step % 20 == 0) == best
+            assert best_step(epochs_at(accuracies), lambda step: step % 20 == 0) == best
 
 
 def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
@@ -114,7 +124,7 @@ def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
         ([10, 14, 18, 20], {10: 0.5, 20: 0.6}, {10, 20}),
     ):
         with subtests.test(msg=f"{saved} {accuracies}"):
-            assert kept_steps(saved, rows(accuracies), lambda step: step % 10 == 0) == kept
+            assert kept_steps(saved, epochs_at(accuracies), lambda step: step % 10 == 0) == kept
 
 
 @pytest.mark.parametrize(
@@ -155,3 +165,125 @@ def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chu
     with scripted(accuracies=[0.9, 0.1]):
         stop_after(chunks, population, dataclasses.replace(LESSON, epochs=4), tmp_path, seeds=1)
     assert check_checkpoints(tmp_path / "checkpoints") == (kept, {})
+
+
+# Validation that no longer gets better
+
+
+def epochs_of(accuracies: Sequence[float]) -> list[dict[str, float]]:
+    """A history, of epochs of 8 steps."""
+    return [
+        {"epoch": n, "step": 8 * n, "val_accuracy": value}
+        for n, value in enumerate(accuracies, start=1)
+    ]
+
+
+def test_training_stops_when_patience_epochs_have_passed_since_the_best(subtests):
+    for accuracies, patience, stops in (
+        ([], 1, False),
+        ([0.5], 1, False),
+        ([0.5, 0.6], 1, False),
+        ([0.5, 0.4], 1, True),
+        ([0.5, 0.5], 1, False),  # of equal ones the newest is the best
+        ([0.5, 0.4], 2, False),
+        ([0.5, 0.4, 0.5], 2, False),
+        ([0.5, 0.4, 0.45], 2, True),
+        ([0.5, 0.4, 0.45, 0.45], 2, True),  # also where a stop came in between
+        ([0.5, 0.4, 0.6, 0.5], 2, False),
+        ([0.5, 0.4, 0.6, 0.5, 0.5], 2, True),
+        ([0.9, 0.1, 0.1, 0.1], 4, False),
+        ([0.9, 0.1, 0.1, 0.1], 0, False),
+        ([], 0, False),
+    ):
+        with subtests.test(msg=f"{accuracies}, patience {patience}"):
+            assert stops_early(epochs_of(accuracies), patience) is stops
+
+
+def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
+    for losses, patience, scale in (
+        ([], 1, 1),
+        ([3], 1, 1),
+        ([3, 2, 1], 1, 1),
+        ([1, 2], 1, 0.5),
+        ([1, 1], 1, 0.5),  # an equal one is not lower
+        ([1, 1, 1], 2, 0.5),
+        ([1, 2, 1], 2, 0.5),
+        ([1, 2], 2, 1),
+        ([1, 2, 2], 2, 0.5),
+        ([3, 2, 2.5, 2.4], 2, 0.5),  # lower than the lowest, not than the one before
+        ([3, 2, 2.5, 1.9, 2], 2, 1),
+        ([1, 2, 2, 0.5, 1, 1], 2, 0.25),
+        ([1, 2, 2, 2], 2, 0.5),  # the count begins anew
+        ([1, 2, 2, 2, 2], 2, 0.25),
+        ([1, 2, 3, 4], 1, 0.125),
+        ([1, 2, 2, 1.5, 1.5], 2, 0.25),  # the lowest stays when the rate falls
+        ([float("inf"), float("inf")], 1, 0.25),  # of a member that has diverged
+        ([1, 2, 2, 2, 2], 0, 1),
+    ):
+        with subtests.test(msg=f"{losses}, patience {patience}"):
+            assert rate_scale(losses, patience, 0.5) == scale
+
+
+def test_the_best_row_has_the_highest_accuracy_and_of_equal_ones_is_the_newest():
+    history = epochs_of([0.5, 0.7, 0.7, 0.6])
+    assert best_row(history)["epoch"] == 3
+    assert best_row(history[::-1])["epoch"] == 3
+    assert best_row(history[:1])["epoch"] == 1
+
+
+def test_early_stopping_needs_every_epoch_saved():
+    with pytest.raises(ValueError, match=r"checkpoint.every_epochs must be 1 with"):
+        Config(watch=WatchConfig(patience=1), checkpoint=CheckpointConfig(every_epochs=2))
+
+
+# With such a rate the small network is soon at its best.
+OVERFITTING = dataclasses.replace(
+    SMALL,
+    epochs=30,
+    optimizer=OptimizerConfig(learning_rate=0.02),
+    watch=WatchConfig(patience=2),
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("early") / "run"
+    return workdir, train(OVERFITTING, workdir)
+
+
+@pytest.mark.slow
+def test_early_stopping_ends_the_run_with_its_best_network(stopped):
+    workdir, run = stopped
+    accuracies = [row["val_accuracy"] for row in run.history]
+    assert len(accuracies) < OVERFITTING.epochs
+    best = max(n for n, accuracy in enumerate(accuracies) if accuracy == max(accuracies))
+    assert len(accuracies) - 1 - best == 2
+    assert run.result["steps"] == run.history[-1]["step"]
+    assert run.result["best_step"] == run.history[best]["step"] == run.state.step
+    assert run.result["val_accuracy"] == max(accuracies)
+    assert run.result["params_sha256"] == tree_sha256(run.state.params)
+    for step in ("latest", "best"):
+        found = evaluate(workdir, step=step)
+        assert (found["step"], found["accuracy"]) == (
+            run.result["best_step"],
+            run.result["test_accuracy"],
+        )
+    found = evaluate(workdir, "validation")
+    assert found["accuracy"] == run.result["val_accuracy"]
+
+
+def test_a_run_that_stopped_early_is_complete(stopped, capsys):
+    workdir, run = stopped
+    again = train(OVERFITTING, workdir)
+    assert "is complete" in capsys.readouterr().out
+    assert (again.history, again.result) == (run.history, run.result)
+    assert tree_sha256(again.state) == tree_sha256(run.state)
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_result_stops_at_the_same_epoch(stopped, tmp_path):
+    run, workdir = stopped[1], shutil.copytree(stopped[0], tmp_path / "run")
+    (workdir / "result.json").unlink()
+    again = train(OVERFITTING, workdir)
+    assert again.history == run.history
+    assert without_times(again.result) == without_times(run.result)

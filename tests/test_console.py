@@ -1,0 +1,86 @@
+"""What a training prints, and the bar that it shows on a terminal."""
+
+import dataclasses
+import io
+import re
+import sys
+
+import pytest
+from scripted import LESSON, scripted
+
+from mnist_jax import population, train
+from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
+
+
+def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
+    config = dataclasses.replace(LESSON, epochs=1, augment=AugmentConfig(shift=1.0))
+    vary = {"label_smoothing": [0.1, 0.2], "augment.shift": [2.0]}
+    accuracies = [[0.5, 0.75, 0.25, 0.25]]
+    with scripted(accuracies=accuracies):
+        result = population(config, tmp_path / "two", seeds=2, vary=vary)
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines[1] == (
+        "label_smoothing=0.2 augment.shift=2.0 test accuracy 25.00 ± 0.00 % "
+        "(95 % interval 25.00 to 25.00, 2 seeds)"
+    )
+    assert lines[0].startswith("label_smoothing=0.1 augment.shift=2.0 test accuracy 62.50 ± 17.68")
+    assert lines[0].endswith(", 2 seeds)")
+    assert [one["mean"] for one in result["combinations"]] == [0.625, 0.25]
+    with scripted(accuracies=[[0.5, 0.5, 0.25]]):
+        population(config, tmp_path / "three", seeds=3)
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert lines[0] == "seed-0  test 50.00%  validation 50.00%"
+    assert lines[3].startswith("test accuracy 41.67 ± 14.43 % (95 % interval ")
+    assert lines[3].endswith(", 3 seeds)")
+
+
+def test_train_prints_a_line_per_epoch_and_the_test_result(tmp_path, capsys):
+    config = replace_fields(LESSON, {"epochs": 10, "data.loader": "stream"})
+    with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
+        train(config, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11
+    assert lines[1] == (
+        "epoch  2/10  train loss 0.0354 accuracy 50.00%  validation loss 1.0000 accuracy 62.50%  "
+        "12.8 s, 1 images/s, waited 0.75 s for images"
+    )
+    assert lines[9].startswith("epoch 10/10  train loss")
+    assert lines[10] == "test loss 2.0000  accuracy 62.50% of 4 images"
+
+
+def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
+    config = dataclasses.replace(LESSON, epochs=10)
+    with scripted(accuracies=[[0.5, 0.75]]):
+        population(config, tmp_path, seeds=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "epoch  1/10  train accuracy 50.00 ± 8.84 %  validation accuracy 62.50 ± 17.68 %  "
+        "3.0 s, 11 images/s"
+    )
+    assert lines[9].startswith("epoch 10/10  train accuracy")
+    assert lines[10:12] == [
+        "seed-0  test 50.00%  validation 50.00%",
+        "seed-1  test 75.00%  validation 75.00%",
+    ]
+
+
+def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):
+    config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
+    with scripted(losses=[1.0, 2.0, 3.0]):
+        train(config, tmp_path)
+    told = re.findall("a plateau.*", capsys.readouterr().out)
+    assert told == ["a plateau: from here on the learning rate times 0.5"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 2})])
+def test_the_accuracies_stand_beside_the_bar(tmp_path, monkeypatch, run, options):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with scripted(accuracies=[0.625]):
+        run(LESSON, tmp_path, **options)
+    # Of the chunk before the one that is computed, and of the epoch before.
+    assert "train 50.0%, validation 62.5%" in sys.stderr.getvalue()
