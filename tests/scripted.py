@@ -133,7 +133,7 @@ class Script:
             collect,
         )
 
-    def train_chunks(self, first_step: int, last_step: int) -> Iterator[range]:
+    def train_chunks(self, first_step: int, last_step: int) -> Any:
         self.open_chunks += 1
         try:
             for epoch, epoch_step in epochs_between(first_step, last_step, 8):

@@ -79,8 +79,9 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 2})])
 def test_the_accuracies_stand_beside_the_bar(tmp_path, monkeypatch, run, options):
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with scripted(accuracies=[0.625]):
         run(LESSON, tmp_path, **options)
     # Of the chunk before the one that is computed, and of the epoch before.
-    assert "train 50.0%, validation 62.5%" in sys.stderr.getvalue()
+    assert "train 50.0%, validation 62.5%" in terminal.getvalue()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mnist_jax.clock import Stopwatch
-from mnist_jax.events import Chunk, Epoch, Plateau, Save
+from mnist_jax.events import Chunk, Diverged, Epoch, Plateau, Save
+from mnist_jax.laboratory.members import MemberRules
 from mnist_jax.loop import training_events
 from mnist_jax.rules import Rules
 from mnist_jax.workdir.history import Progress
@@ -65,10 +66,11 @@ def rules(epochs: int = 2, **fields: Any) -> Rules:
 
 def iterate(
     toy: Toy,
-    rules: Rules,
+    rules: Any,
     found: list[Any],
     *,
     step: int = 0,
+    state: Any = None,
     progress: Progress = BEGINNING,
     signals: dict[int, int] | None = None,
 ) -> list[Any]:
@@ -77,7 +79,7 @@ def iterate(
     for event in training_events(
         toy,
         rules,
-        step,
+        step if state is None else state,
         step,
         progress,
         stop_signal=lambda: (signals or {}).get(next(asked), 0),
@@ -87,7 +89,7 @@ def iterate(
     return found
 
 
-def events(toy: Toy, rules: Rules, **options: Any) -> list[Any]:
+def events(toy: Toy, rules: Any, **options: Any) -> list[Any]:
     return iterate(toy, rules, [], **options)
 
 
@@ -176,3 +178,29 @@ def test_a_state_is_checked_before_it_is_saved():
     with pytest.raises(FloatingPointError, match=r"step 2: .* is not finite"):
         iterate(Toy(state_after={2: np.nan}), rules(saved=lambda _: True), found)
     assert names(found) == ["Chunk"]
+
+
+class TwoMembers(Toy):
+    """A population: the second member's state is not finite after the second chunk."""
+
+    def run_chunk(self, state: Any, chunk: range, rate: Any) -> tuple[Any, dict[str, Any]]:
+        _, sums = super().run_chunk(0, chunk, rate)
+        state = state + np.array([2, np.nan if chunk.start == 2 else 2])
+        return state, {name: np.stack([values] * 2) for name, values in sums.items()}
+
+    def measure(self, state: Any, split: str) -> Any:
+        return [super().measure(int(state[0]), split)] * 2
+
+
+def test_a_member_whose_state_is_not_finite_is_told_before_the_save_and_the_others_go_on():
+    diverged: Any = [None, None]
+    found = events(
+        TwoMembers(),
+        MemberRules(rules(), diverged),
+        state=np.zeros(2),
+        progress=BEGINNING._replace(diverged=diverged),
+    )
+    epoch = ["Chunk", "Chunk", "Save", "Epoch"]
+    assert names(found) == ["Chunk", "Chunk", "Diverged", "Save", "Epoch", *epoch, "Stop"]
+    assert found[2] == Diverged(1, 1, 4)
+    assert found[3].progress.diverged == [None, {"epoch": 1, "step": 4}]

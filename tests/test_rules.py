@@ -87,7 +87,7 @@ def test_the_schedule_is_that_of_a_walk_along_the_run(
     assert scheduled(**run, every_epochs=every_epochs, every_steps=every_steps) == saved
 
 
-def epochs_at(accuracies: dict[int, float]) -> list[dict[str, Any]]:
+def epochs_at(accuracies: dict[int, float]) -> Any:
     """A history, of epochs that end at these steps."""
     return [{"step": step, "val_accuracy": value} for step, value in accuracies.items()]
 
@@ -170,7 +170,7 @@ def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chu
 # Validation that no longer gets better
 
 
-def epochs_of(accuracies: Sequence[float]) -> list[dict[str, float]]:
+def epochs_of(accuracies: Sequence[float]) -> Any:
     """A history, of epochs of 8 steps."""
     return [
         {"epoch": n, "step": 8 * n, "val_accuracy": value}
@@ -221,7 +221,7 @@ def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
         ([1, 2, 2, 2, 2], 0, 1),
     ):
         with subtests.test(msg=f"{losses}, patience {patience}"):
-            assert rate_scale(losses, patience, 0.5) == scale
+            assert rate_scale([*map(float, losses)], patience, 0.5) == scale
 
 
 def test_the_best_row_has_the_highest_accuracy_and_of_equal_ones_is_the_newest():

@@ -1,5 +1,6 @@
 """Every clock of a run, by a clock that is known."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ RESUMED = {
 }
 
 
-def with_total(seconds: dict[str, float]) -> dict[str, float]:
-    return seconds | {"total": sum(seconds.values())}
+def with_total(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {**seconds, "total": sum(seconds.values())}
 
 
 def assert_seconds_of_epochs(workdir: Path, members: int = 1) -> None:
