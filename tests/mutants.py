@@ -26,10 +26,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 MODULES = [
-    *("augment", "checkpoint", "hashing", "loader", "metrics", "optimizer", "overfitting"),
-    *("population", "member_program", "program", "retention", "rng", "steps", "train"),
+    *("augment", "loader", "loop", "metrics", "optimizer", "program", "rng", "rules", "steps"),
+    *("train", "workdir/checkpoint", "workdir/hashing", "laboratory/members"),
+    *("laboratory/population", "laboratory/member_program"),
 ]
 PATIENCE = 5  # times as long as without a mutant: then it hangs, and so is noticed
 MOST_SURVIVE = 0.05
@@ -145,7 +146,7 @@ def end_of(mutant: Mutant, checkout: Path, limit: float) -> str:
     changed = source[: mutant.start] + mutant.new.encode() + source[mutant.end :]
     (checkout / mutant.path).write_bytes(changed)
     try:
-        for tests in (own_tests(mutant.path.stem), []):
+        for tests in (own_tests(mutant.path), []):
             if failed(checkout, tests, limit):
                 return "killed"
     except subprocess.TimeoutExpired:
@@ -155,13 +156,14 @@ def end_of(mutant: Mutant, checkout: Path, limit: float) -> str:
     return "SURVIVES"
 
 
-def own_tests(module: str) -> list[str]:
+def own_tests(path: Path) -> list[str]:
     """The files of tests that import a module; first the one of its name."""
-    imports = re.compile(rf"mnist_jax\.{module}\b|from mnist_jax import [\w, ]*\b{module}\b")
+    package, module = ".".join(path.parent.parts), path.stem
+    imports = re.compile(rf"{package}\.{module}\b|from {package} import [\w, ]*\b{module}\b")
     paths = (ROOT / "tests").rglob("test_*.py")
-    found = [path for path in paths if imports.search(path.read_text(encoding="utf-8"))]
-    found.sort(key=lambda path: (path.stem != f"test_{module}", path))
-    return [str(path.relative_to(ROOT)) for path in found]
+    own = [path for path in paths if imports.search(path.read_text(encoding="utf-8"))]
+    own.sort(key=lambda path: (path.stem != f"test_{module}", path))
+    return [str(path.relative_to(ROOT)) for path in own]
 
 
 def failed(checkout: Path, tests: list[str], limit: float | None = None) -> bool:
@@ -186,7 +188,9 @@ def failed(checkout: Path, tests: list[str], limit: float | None = None) -> bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("modules", nargs="*", default=MODULES, help="names; all of the core")
+    parser.add_argument(
+        "modules", nargs="*", default=MODULES, help="such as workdir/hashing; else the core"
+    )
     parser.add_argument("--mutants", type=int, default=60, help="how many to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
