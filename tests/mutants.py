@@ -188,9 +188,7 @@ def failed(checkout: Path, tests: list[str], limit: float | None = None) -> bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "modules", nargs="*", default=MODULES, help="such as workdir/hashing; else the core"
-    )
+    parser.add_argument("modules", nargs="*", default=MODULES, help="such as workdir/hashing")
     parser.add_argument("--mutants", type=int, default=60, help="how many to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())

@@ -1,59 +1,213 @@
+"""The updates of every optimizer against its formula, in NumPy and float64; schedules, choices."""
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from mnist_jax.config import OPTIMIZER_CHOICES, OptimizerConfig
-from mnist_jax.optimizer import create_optimizer, rate_schedule
+from mnist_jax.optimizer import create_optimizer, is_frozen, rate_schedule
+
+STEPS, RATE, DECAY = 6, 0.03, 0.2
+B1, B2, EPS, MOMENTUM = 0.8, 0.95, 0.05, 0.7
+SHAPES = {
+    "conv": {"kernel": (2, 1, 2, 3)},
+    "position": {"embedding": (1, 3, 4)},
+    "out": {"kernel": (2, 4), "bias": (4,)},
+}
+
+Leaf = np.ndarray
 
 
-def updates(tx: optax.GradientTransformation, num_steps: int) -> np.ndarray:
-    """The sizes of the updates for a gradient that is always 1."""
-    params, sizes = jnp.zeros(()), []
-    state = tx.init(params)
-    for _ in range(num_steps):
-        update, state = tx.update(jnp.ones(()), state, params)
-        sizes.append(-np.asarray(update))
-    return np.array(sizes)
+def drawn(seed: int) -> dict[str, dict[str, Leaf]]:
+    rng = np.random.default_rng(seed)
+    return {
+        layer: {name: rng.normal(size=shape) for name, shape in leaves.items()}
+        for layer, leaves in SHAPES.items()
+    }
 
 
-def create(num_steps: int = 10, **fields: Any) -> optax.GradientTransformation:
-    return create_optimizer(**vars(OptimizerConfig(**fields)), num_steps=num_steps)
+GRADS = [drawn(seed) for seed in range(STEPS)]
 
 
-def first_update(tx: optax.GradientTransformation, grads: Any, params: Any) -> Any:
-    return tx.update(grads, tx.init(params), params)[0]
+def run(*, grads: Any = GRADS, freeze: str = "", **fields: Any) -> list[dict[str, Any]]:
+    """The parameters after each step."""
+    config = OptimizerConfig(learning_rate=RATE, **fields)
+    tx = create_optimizer(**vars(config), num_steps=STEPS, freeze=freeze)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), drawn(100))
+    grads = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float32), *grads)
+
+    def step(carry: Any, grad: Any) -> Any:
+        params, state = carry
+        update, state = tx.update(grad, state, params)
+        params = jax.tree.map(jnp.add, params, update)
+        return (params, state), params
+
+    _, after = jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g))(params, grads)
+    return [jax.tree.map(lambda x, n=n: np.asarray(x[n]), after) for n in range(STEPS)]
 
 
-def test_a_constant_rate_is_the_learning_rate():
-    np.testing.assert_allclose(updates(create(learning_rate=0.01), 5), 0.01, rtol=1e-4)
+class Rule:
+    """What a step subtracts from one leaf, divided by the rate."""
+
+    def __init__(self, kernel: bool, decays: bool) -> None:
+        self.mean, self.square, self.count = 0.0, 0.0, 0
+        self.kernel, self.decay = kernel, DECAY * decays
+
+    def adam(self, grad: Leaf, _: Leaf, nesterov: bool = False) -> Leaf:
+        self.count += 1
+        self.mean = B1 * self.mean + (1 - B1) * grad
+        self.square = B2 * self.square + (1 - B2) * grad**2
+        mean = self.mean / (1 - B1**self.count)
+        if nesterov:
+            mean = B1 * self.mean / (1 - B1 ** (self.count + 1)) + (1 - B1) * grad / (
+                1 - B1**self.count
+            )
+        return mean / (np.sqrt(self.square / (1 - B2**self.count)) + EPS)
+
+    def adamw(self, grad: Leaf, x: Leaf) -> Leaf:
+        return self.adam(grad, x) + self.decay * x
+
+    def nadam(self, grad: Leaf, x: Leaf) -> Leaf:
+        return self.adam(grad, x, nesterov=True) + self.decay * x
+
+    def lion(self, grad: Leaf, x: Leaf) -> Leaf:
+        sign = np.sign(B1 * self.mean + (1 - B1) * grad)
+        self.mean = B2 * self.mean + (1 - B2) * grad
+        return sign + self.decay * x
+
+    def sgd(self, grad: Leaf, x: Leaf) -> Leaf:
+        grad = grad + self.decay * x
+        self.mean = MOMENTUM * self.mean + grad
+        return grad + MOMENTUM * self.mean
+
+    def muon(self, grad: Leaf, x: Leaf) -> Leaf:
+        if not self.kernel:
+            return self.nadam(grad, x)
+        self.count += 1
+        self.mean = MOMENTUM * self.mean + (1 - MOMENTUM) * grad
+        ahead = MOMENTUM * self.mean / (1 - MOMENTUM ** (self.count + 1))
+        ahead = ahead + (1 - MOMENTUM) * grad / (1 - MOMENTUM**self.count)
+        matrix = ahead.reshape(-1, ahead.shape[-1])
+        fan_in, fan_out = matrix.shape
+        matrix = matrix / (np.linalg.norm(matrix) + EPS)
+        for _ in range(5):  # of Newton and Schulz, with the authors' numbers
+            square = matrix @ matrix.T
+            matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
+        size = 0.2 * np.sqrt(max(fan_in, fan_out))
+        return size * matrix.reshape(ahead.shape) + self.decay * x
+
+
+def expected(
+    name: str, *, decay: str = "kernels", rates: list[float] = [RATE] * STEPS, grads: Any = GRADS
+) -> list[dict[str, Any]]:
+    params, after = drawn(100), []
+    rules = {
+        layer: {leaf: Rule(leaf == "kernel", decay in ("all", f"{leaf}s")) for leaf in leaves}
+        for layer, leaves in SHAPES.items()
+    }
+    for rate, grad in zip(rates, grads, strict=True):
+        for layer, leaves in params.items():
+            for leaf, x in leaves.items():
+                direction = getattr(rules[layer][leaf], name)(grad[layer][leaf], x)
+                leaves[leaf] = x - rate * direction
+        after.append({layer: dict(leaves) for layer, leaves in params.items()})
+    return after
+
+
+def assert_close(found: Any, wanted: Any, rtol: float = 1e-4) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5), found, wanted)
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "adam": {"b1": B1, "b2": B2, "eps": EPS},
+    "adamw": {"b1": B1, "b2": B2, "eps": EPS, "weight_decay": DECAY},
+    "nadam": {"b1": B1, "b2": B2, "eps": EPS, "weight_decay": DECAY},
+    "lion": {"b1": B1, "b2": B2, "weight_decay": DECAY},
+    "sgd": {"momentum": MOMENTUM, "weight_decay": DECAY},
+    "muon": {"momentum": MOMENTUM, "b1": B1, "b2": B2, "eps": EPS, "weight_decay": DECAY},
+}
+COSINE = [RATE * 0.5 * (1 + np.cos(np.pi * step / STEPS)) for step in range(STEPS)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_CHOICES)
+def test_updates_are_those_of_the_formula_at_the_rate_of_each_step(name):
+    """Of kernels, of a bias, and of a position embedding, which has three axes, too."""
+    found = run(name=name, schedule="cosine", **FIELDS[name])
+    assert_close(found, expected(name, rates=COSINE), 2e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if "weight_decay" in FIELDS[name]])
+def test_all_parameters_decay_where_all_are_to(name):
+    assert_close(run(name=name, decay="all", **FIELDS[name]), expected(name, decay="all"), 2e-3)
+
+
+def norm(tree: Any) -> float:
+    return float(np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree))))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_clipping_is_of_all_gradients_together_and_before_the_optimizer(name):
+    """All are longer than the limit but the first."""
+    first = jax.tree.map(lambda x: x / 100, GRADS[0])
+    found = run(name=name, clip_norm=0.5, grads=[first, *GRADS[1:]], **FIELDS[name])
+    clipped = [jax.tree.map(lambda x, g=g: 0.5 * x / norm(g), g) for g in GRADS[1:]]
+    assert_close(found, expected(name, grads=[first, *clipped]))
+
+
+def test_frozen_parameters_stay_and_do_not_count_for_the_norm():
+    grads = [{**grad, "conv": {"kernel": 1e3 * grad["conv"]["kernel"]}} for grad in GRADS]
+    found = run(name="sgd", clip_norm=100.0, freeze="conv", grads=grads, **FIELDS["sgd"])
+    for after, wanted in zip(found, expected("sgd"), strict=True):
+        assert_close(after["out"], wanted["out"])
+        assert_close(after["conv"], drawn(100)["conv"], 1e-6)
+
+
+def test_patterns_name_parameters_and_layers(subtests):
+    path = tuple(map(jax.tree_util.DictKey, ("conv1", "kernel")))
+    for freeze, frozen in (
+        ("", False),
+        ("conv1", True),
+        ("conv*", True),
+        ("conv", False),
+        ("*/kernel", True),
+        ("*/bias", False),
+        ("*/bias, conv1", True),
+        ("dense , */bias", False),
+        ("kernel", False),
+        ("conv1/kernel", True),
+        ("conv1/ker", False),
+        ("Conv1", False),
+        ("conv[12]", True),
+        ("*", True),
+    ):
+        with subtests.test(msg=freeze):
+            assert is_frozen(path, freeze) is frozen
+
+
+def rates(schedule: str, warmup: float, num_steps: int) -> np.ndarray:
+    shape: Any = rate_schedule(schedule, warmup, num_steps)
+    return np.array([shape(step) for step in range(num_steps)])
 
 
 @pytest.mark.parametrize("num_steps", [20, 100])
 def test_one_cycle_rises_for_thirty_percent_and_falls_to_nothing(num_steps):
-    tx = create(num_steps, learning_rate=0.01, schedule="one_cycle", b1=0.7, b2=0.9)
-    sizes = updates(tx, num_steps)
+    sizes = rates("one_cycle", 0.0, num_steps)
     top = int(sizes.argmax())
     assert top == pytest.approx(0.3 * num_steps, abs=1)
-    assert sizes[0] == pytest.approx(0.01 / 25, rel=1e-3)
-    assert sizes[top] == pytest.approx(0.01, rel=1e-3)
+    assert (sizes[0], sizes[top]) == pytest.approx((1 / 25, 1), rel=1e-3)
     assert (np.diff(sizes[: top + 1]) > 0).all()
     assert (np.diff(sizes[top:]) < 0).all()
-    assert sizes[-1] < 0.01 / 50
+    assert sizes[-1] < 1 / 50
 
 
 def test_the_shortest_runs_have_a_schedule_too(subtests):
     for num_steps in (1, 2, 3):
-        for fields in (
-            {"schedule": "one_cycle"},
-            {"schedule": "cosine", "warmup": 0.9},
-            {"schedule": "exponential", "warmup": 0.9},
-        ):
-            with subtests.test(msg=f"{num_steps} steps, {fields}"):
-                assert np.isfinite(updates(create(num_steps, **fields), num_steps)).all()
+        for schedule, warmup in (("one_cycle", 0.0), ("cosine", 0.9), ("exponential", 0.9)):
+            with subtests.test(msg=f"{num_steps} steps, {schedule}"):
+                assert np.isfinite(rates(schedule, warmup, num_steps)).all()
 
 
 @pytest.mark.parametrize(
@@ -71,64 +225,6 @@ def test_schedules_begin_at_the_whole_rate_after_a_warm_up(schedule, middle, end
     np.testing.assert_allclose(found, [1, middle, end], atol=1e-6)
     for step in range(0, first, 50):
         assert shape(step) == pytest.approx(step / first, abs=1e-6)
-
-
-@pytest.mark.parametrize("name", OPTIMIZER_CHOICES)
-def test_every_optimizer_finds_the_minimum(name):
-    """Of a quadratic with a matrix, a convolution kernel, a bias and a position embedding."""
-    goal = {
-        "dense": {"kernel": jnp.ones((3, 4)), "bias": jnp.full(4, 0.5)},
-        "conv": {"kernel": jnp.full((2, 2, 3, 4), -1.0)},
-        "position": {"embedding": jnp.full((1, 5, 4), 0.3)},
-    }
-    params = jax.tree.map(jnp.zeros_like, goal)
-    # Muon's updates of a matrix of rank one are smaller.
-    rate = 0.3 if name == "muon" else 0.03
-    tx = create(300, name=name, learning_rate=rate, schedule="cosine", clip_norm=1.0)
-
-    def loss(params):
-        return sum(jax.tree.leaves(jax.tree.map(lambda p, g: jnp.sum((p - g) ** 2), params, goal)))
-
-    def step(carry, _):
-        params, state = carry
-        update, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, update), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=300)
-    assert loss(params) < 0.02
-
-
-def test_muon_makes_the_updates_of_kernels_orthogonal_and_of_nothing_else():
-    shapes = {"kernel": (2, 3, 2, 8), "embedding": (1, 6, 8)}
-    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-    random = np.random.default_rng(1)
-    grads = {name: jnp.asarray(random.normal(size=shape)) for name, shape in shapes.items()}
-    update = first_update(create(name="muon", learning_rate=1.0), grads, params)
-    for name, orthogonal in (("kernel", True), ("embedding", False)):
-        values = np.linalg.svd(update[name].reshape(-1, 8), compute_uv=False)
-        assert (values.max() < 2 * values.min()) == orthogonal, name
-
-
-@pytest.mark.parametrize("name", [n for n, f in OPTIMIZER_CHOICES.items() if "decay" in f])
-def test_only_what_is_to_decay_decays(name):
-    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones((1, 3))}
-    zero = jax.tree.map(jnp.zeros_like, params)
-    for decay, bias in [("kernels", 1.0), ("all", 0.99)]:
-        tx = create(name=name, learning_rate=0.1, weight_decay=0.1, decay=decay)
-        after: Any = optax.apply_updates(params, first_update(tx, zero, params))
-        factor = 1.9 if name == "sgd" else 1.0  # Nesterov's first step
-        np.testing.assert_allclose(after["kernel"], 1 - 0.01 * factor, rtol=1e-5)
-        np.testing.assert_allclose(after["bias"], 1 - (1 - bias) * factor, rtol=1e-5)
-
-
-def test_clipping_limits_the_norm_of_all_gradients():
-    tx = create(name="sgd", learning_rate=1.0, momentum=0.0, clip_norm=0.5)
-    params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
-    grads = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), params)
-    update = first_update(tx, grads, params)
-    assert float(jnp.sqrt(sum(jnp.sum(x**2) for x in update.values()))) == pytest.approx(
-        0.5, rel=1e-5
-    )
 
 
 def test_an_option_that_an_optimizer_does_not_use_is_refused():
