@@ -74,25 +74,17 @@ INVALID: list[tuple[Callable[[], object], str]] = [
     (lambda: Config(epochs=2.5), "Config.epochs must be of type int, got 2.5"),  # type: ignore
     (lambda: Config(epochs=True), "Config.epochs must be of type int, got True"),
     (lambda: Config(seed=-1), "seed must be 0 to"),
-    (lambda: Config(seed=2**32), "seed must be 0 to"),
     (lambda: Config(batch_size=-3), "batch_size must be at least 1, got -3"),
-    (lambda: Config(chunk_steps=0), "chunk_steps must be at least 1"),
     (lambda: Config(precision="float16"), "Config.precision must be one of ('float32', 'tens"),  # type: ignore
     (lambda: Config(model={}), "Config.model must be of type ModelConfig"),  # type: ignore
     (lambda: DataConfig(dataset="../mnist"), "data.dataset must be a tfds name"),
     (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction must be between"),
-    (lambda: DataConfig(split_seed=-1), "data.split_seed must be 0 to"),
     (lambda: ModelConfig(dropout_rate=1.0), "model.dropout_rate must be at least 0 and below"),
-    (lambda: ModelConfig(features=0), "model.features must be at least 1"),
-    (lambda: ModelConfig(depth=0), "model.depth must be at least 1"),
-    (lambda: ModelConfig(stride=0), "model.stride must be at least 1"),
     (lambda: ModelConfig(pool="median"), "ModelConfig.pool must be one of ('max'"),  # type: ignore
     (lambda: ModelConfig(lowering="gpu"), "ModelConfig.lowering must be one of ('auto'"),  # type: ignore
     (lambda: OptimizerConfig(schedule="linear"), "schedule must be one of"),  # type: ignore
-    (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate must be above 0"),
     (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate must be above"),
     (lambda: OptimizerConfig(eps=math.inf), "optimizer.eps must be above 0 and finite"),
-    (lambda: OptimizerConfig(b2=1.0), "optimizer.b2 must be at least 0 and below 1"),
     (lambda: OptimizerConfig(b1=True), "OptimizerConfig.b1 must be of type float, got True"),
     (lambda: OptimizerConfig(b1="a"), "OptimizerConfig.b1 must be of type float"),  # type: ignore
     (lambda: CheckpointConfig(every_epochs=0), "checkpoint.every_epochs must be at least 1"),
@@ -143,33 +135,6 @@ def test_differences_name_fields_and_values():
     assert config_differences(new, new) == []
     del new["epochs"]
     assert config_differences(old, new)[0] == "epochs is 10, not None"
-
-
-NO_CONFIGS = [
-    ("a.py", "1 / 0", "a.py: ZeroDivisionError: division by zero"),
-    ("a.py", "import sys; sys.exit(3)", "a.py: SystemExit: 3"),
-    ("a.py", "x = (", "a.py: SyntaxError"),
-    ("a.py", "config = 3", "a.py must define get_config() -> Config"),
-    ("a.py", "def get_config(): return 3", "a.py must define get_config() -> Config"),
-    ("a.py", "def get_config(): return {}['lr']", "a.py: KeyError: 'lr'"),
-    (
-        "a.py",
-        "from mnist_jax import Config\ndef get_config(): return Config(epoch=3)",
-        "unexpected keyword argument 'epoch'",
-    ),
-    ("a.json", "{", "a.json: JSONDecodeError"),
-    ("a.json", '{"epoch": 3}', "unknown config field epoch"),
-]
-
-
-def test_a_config_file_that_is_no_config_is_named(tmp_path, subtests):
-    for name, text, message in NO_CONFIGS:
-        with subtests.test(text):
-            (tmp_path / name).write_text(text, encoding="utf-8")
-            with pytest.raises(ValueError) as error:  # noqa: PT011
-                load_config(tmp_path / name)
-            assert message in str(error.value)
-            assert name in str(error.value)
 
 
 def test_a_missing_config_file_is_named():

@@ -32,7 +32,6 @@ def create_small(name: str, **fields: Any) -> nn.Module:
 
 
 NORMALISED = [name for name in model_names() if "batch_norm" in choices(name)]
-CONVOLVED = [name for name in model_names() if "lowering" in choices(name)]
 NETWORKS = [(name, False) for name in model_names()] + [(name, True) for name in NORMALISED]
 
 
@@ -137,16 +136,6 @@ def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch
     if batch_norm:
         other = variables | {"batch_stats": jax.tree.map(lambda x: x + 1, variables["batch_stats"])}
         assert not np.allclose(logits, evaluate(other, images))
-
-
-@pytest.mark.parametrize("name", CONVOLVED)
-def test_the_lowering_does_not_change_the_network(name):
-    images = random_images(5, 14, 14, 1)
-    matmul, xla = (create_small(name, lowering=lowering) for lowering in ("matmul", "xla"))
-    variables = init(matmul, images)
-    np.testing.assert_allclose(
-        *(jax.jit(model.apply)(variables, images) for model in (matmul, xla)), rtol=1e-4, atol=1e-5
-    )
 
 
 def test_an_unknown_model_names_the_known_ones():
@@ -303,14 +292,6 @@ def test_kernels_are_glorot_uniform_and_biases_zero(params):
         assert np.abs(kernel).max() <= limit
         assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.1)
         assert not np.asarray(params[name]["bias"]).any()
-
-
-def test_logits_without_dropout_are_a_pure_function(params):
-    model = create_reference()
-    images = random_images(3, 28, 28, 1)
-    logits = jnp.asarray(model.apply({"params": params}, images))
-    assert (logits.shape, logits.dtype) == ((3, 10), jnp.float32)
-    np.testing.assert_array_equal(logits, model.apply({"params": params}, images))
 
 
 def test_dropout_silences_hidden_units_and_scales_the_rest(params):

@@ -10,11 +10,10 @@ from helpers import create_reference
 
 from mnist_jax import rng
 from mnist_jax.config import OptimizerConfig
-from mnist_jax.metrics import mean_metrics, metric_sums
+from mnist_jax.metrics import mean_metrics
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import (
-    eval_step,
     loss_fn,
     predict_step,
     run_ensemble_steps,
@@ -185,29 +184,6 @@ def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities[:100], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(classes[:100], logits.argmax(axis=1))
-
-
-def test_64_examples_are_learned_by_heart(mnist):
-    state = create_state(dropout_rate=0.0)
-    batch = create_batch(mnist, np.arange(64))
-    state, _ = compiled_steps(state, as_chunk(*[batch] * 60), RNGS)
-    assert (
-        mean_metrics(
-            [jax.jit(eval_step, static_argnums=1)(state.eval_variables, state.apply_fn, batch)]
-        )["accuracy"]
-        == 1.0
-    )
-
-
-def test_means_do_not_depend_on_the_chunks():
-    rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(size=(90, 5, 10)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, 10, (90, 5)))
-    sums = jax.vmap(metric_sums)(logits, labels, jnp.ones((90, 5), bool))
-    whole = mean_metrics([sums])
-    for size in (1, 7, 45):
-        parts = [jax.tree.map(lambda x, i=i: x[i : i + size], sums) for i in range(0, 90, size)]  # noqa: B023
-        assert mean_metrics(parts) == whole
 
 
 def test_smoothed_labels_give_every_class_a_share(mnist):

@@ -1,15 +1,13 @@
 import dataclasses
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from helpers import SMALL, TINY, compilations, strict_json, times, write_recipe
 from sklearn.metrics import accuracy_score
 
-from mnist_jax import evaluate, load_dataset, loader, predict, train
+from mnist_jax import evaluate, load_dataset, predict, train
 from mnist_jax.config import OptimizerConfig
-from mnist_jax.loader import epoch_order
 from mnist_jax.train import PHASES
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
@@ -69,12 +67,6 @@ def test_a_small_run_learns(small_run):
     assert history[1]["val_accuracy"] > 0.6
 
 
-def test_best_step_is_the_newest_of_the_best(small_run):
-    _, run = small_run
-    best = max(run.history, key=lambda row: (row["val_accuracy"], row["step"]))
-    assert run.result["best_step"] == best["step"]
-
-
 def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys):
     workdir, run = small_run
     before = times(workdir)
@@ -122,18 +114,6 @@ def test_overwrite_deletes_no_other_tools_files_and_nothing_before_it_is_sure(sm
     with pytest.raises(ValueError, match="too small for a kernel of 40"):
         train(too_large, ours, overwrite=True)
     assert evaluate(ours)["accuracy"] == small_run[1].result["test_accuracy"]
-
-
-def test_every_epoch_has_its_own_order(tmp_path, monkeypatch):
-    orders = []
-
-    def recorded(*args):
-        orders.append(epoch_order(*args).tolist())
-        return jax.numpy.asarray(orders[-1], jax.numpy.int32)
-
-    monkeypatch.setattr(loader, "epoch_order", recorded)
-    train(TINY, tmp_path)
-    assert len({tuple(order) for order in orders}) == TINY.epochs
 
 
 def test_each_step_function_is_compiled_once(tmp_path, caplog):

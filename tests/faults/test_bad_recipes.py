@@ -34,6 +34,8 @@ BAD_RECIPES: dict[str, tuple[str | bytes, str]] = {
     "dict.py": ("def get_config(): return {}", "dict.py must define get_config() -> Config"),
     "class.py": (IMPORT + "def get_config(): return Config", "class.py must define get_config()"),
     "argument.py": ("def get_config(x): pass", "argument.py: TypeError: get_config() missing"),
+    "key.py": ("def get_config(): return {}['lr']", "key.py: KeyError: 'lr'"),
+    "keyword.py": (IMPORT + "def get_config(): return Config(epoch=3)", "argument 'epoch'"),
     "value.py": (IMPORT + "def get_config(): return Config(epochs='3')", "value.py: ValueError"),
     "forever.py": ("def get_config(): return get_config()", "forever.py: RecursionError"),
     "imports.py": ("import nothing_there", "imports.py: ModuleNotFoundError"),
