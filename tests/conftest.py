@@ -2,11 +2,11 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _files = (path.stem for path in Path(__file__).parent.rglob("*.py"))
 pytest.register_assert_rewrite(*(name for name in _files if not name.startswith("test_")))
 
 from browser import browser as browser  # noqa: E402
-from helpers import SMALL  # noqa: E402
+from helpers import SMALL, python  # noqa: E402
 
 from mnist_jax import train  # noqa: E402
 from mnist_jax.cli.compilation_cache import use_compilation_cache  # noqa: E402
@@ -79,17 +79,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python -m mnist_jax ARGS` in a process of its own."""
-
-    def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "mnist_jax", *map(str, args)],
-            env=os.environ | env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
+    return functools.partial(python, "-m", "mnist_jax")
 
 
 @pytest.fixture

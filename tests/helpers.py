@@ -5,8 +5,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -148,6 +151,18 @@ def make_files(root: Path, files: dict[str, str | bytes]) -> None:
             path.symlink_to(content[1:])
         else:
             path.write_text(content, encoding="utf-8")
+
+
+def python(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs this interpreter in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def wait_until(

@@ -1,13 +1,11 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 
 import pytest
-from helpers import RECIPES, ROOT
+from helpers import RECIPES, ROOT, python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,8 +143,7 @@ def test_a_missing_config_file_is_named():
 @pytest.mark.slow
 def test_a_wheel_carries_data_and_recipes(tmp_path):
     """What `pip install .` leaves works in any directory."""
-    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
-    done = subprocess.run([*wheel, str(ROOT)], capture_output=True, text=True, check=False)
+    done = python("-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT)
     if "No matching distribution found for hatchling" in done.stderr:
         pytest.skip("there is no package index, from which pip gets what builds a wheel")
     assert done.returncode == 0, done.stderr
@@ -159,7 +156,5 @@ def test_a_wheel_carries_data_and_recipes(tmp_path):
     code = (
         "import mnist_jax.config as c; print(c.__file__, c.load_config('configs/smoke.py').epochs)"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", code], cwd=unpacked, check=True, capture_output=True, text=True
-    ).stdout
-    assert output == f"{unpacked}/mnist_jax/config.py 4\n"
+    done = python("-c", code, cwd=unpacked, PYTHONPATH="")
+    assert done.stdout == f"{unpacked}/mnist_jax/config.py 4\n", done.stderr

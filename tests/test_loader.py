@@ -1,11 +1,8 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,10 +68,9 @@ def test_an_evaluation_shows_each_example_once_in_order(num_examples, batch_size
 @pytest.mark.slow
 def test_chunks_on_eight_devices_show_each_example_once():
     """Batches that do not divide by 8 are padded and masked."""
-    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     properties = ["-q", "-p", "no:randomly", "-k", "shows_each_example_once", __file__]
-    command = [sys.executable, "-m", "pytest", *properties]
-    output = subprocess.run(command, env=flags, capture_output=True, text=True, check=False).stdout
+    eight = "--xla_force_host_platform_device_count=8"
+    output = python("-m", "pytest", *properties, XLA_FLAGS=eight).stdout
     assert "2 passed" in output, output
 
 

@@ -1,19 +1,18 @@
 """What is not resumed: a second writer's run, another config, other data, another model."""
 
+import contextlib
 import copy
 import dataclasses
 import errno
 import fcntl
-import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import subprocesses
-from helpers import contents, results
+from helpers import contents, python, results
 
 from mnist_jax import start, train
 from mnist_jax.config import CheckpointConfig, OptimizerConfig
@@ -38,6 +37,15 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     return workdir, run
 
 
+@contextlib.contextmanager
+def refused(workdir: Path, match: str) -> Iterator[None]:
+    """Expects a ValueError that leaves a directory as it was."""
+    before = contents(workdir)
+    with pytest.raises(ValueError, match=match):
+        yield
+    assert contents(workdir) == before
+
+
 def test_a_second_writer_is_refused_and_the_first_one_is_not_disturbed(
     unfinished, tmp_path, command
 ):
@@ -60,7 +68,7 @@ def test_the_lock_of_a_killed_process_blocks_no_one(unfinished, tmp_path):
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
     holder = "import os, sys; from pathlib import Path; from mnist_jax.workdir.lock import *\n"
     holder += "with lock_workdir(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
-    killed = subprocess.run([sys.executable, "-c", holder, str(workdir)], check=False)
+    killed = python("-c", holder, workdir)
     assert killed.returncode == -signal.SIGKILL
     assert (workdir / ".lock").exists()
     assert results(train(CONFIG, workdir)) == results(unfinished[1])
@@ -82,11 +90,9 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
 
 def test_another_config_is_refused_by_its_fields(unfinished):
     workdir, _ = unfinished
-    before = contents(workdir)
     other = dataclasses.replace(CONFIG, seed=7, optimizer=OptimizerConfig(learning_rate=0.01))
-    with pytest.raises(ValueError, match=r"seed is 1, not 7; optimizer.learning_rate is 0.03"):
+    with refused(workdir, r"seed is 1, not 7; optimizer.learning_rate is 0.03"):
         train(other, workdir)
-    assert contents(workdir) == before
 
 
 def test_other_data_is_refused_by_its_sum(unfinished, monkeypatch):
@@ -95,22 +101,16 @@ def test_other_data_is_refused_by_its_sum(unfinished, monkeypatch):
         splits["train"].images[7, 14, 14, 0] ^= 1
         return splits, label_names
 
-    workdir, _ = unfinished
-    before = contents(workdir)
     monkeypatch.setattr(start, "load_splits", changed)
-    with pytest.raises(ValueError, match=r"\(data_sha256 is '\w{64}', not '\w{64}'\)"):
-        train(CONFIG, workdir)
-    assert contents(workdir) == before
+    with refused(unfinished[0], r"\(data_sha256 is '\w{64}', not '\w{64}'\)"):
+        train(CONFIG, unfinished[0])
 
 
 def test_other_names_of_the_classes_are_refused(unfinished, monkeypatch):
-    workdir, _ = unfinished
-    before = contents(workdir)
     names = ("zero", *"123456789")
     monkeypatch.setattr(start, "load_splits", lambda **fields: (load_splits(**fields)[0], names))
-    with pytest.raises(ValueError, match="a run whose classes have other names"):
-        train(CONFIG, workdir)
-    assert contents(workdir) == before
+    with refused(unfinished[0], "a run whose classes have other names"):
+        train(CONFIG, unfinished[0])
 
 
 @pytest.mark.slow
@@ -121,10 +121,8 @@ def test_checkpoints_of_another_model_are_refused_by_its_fields(unfinished, tmp_
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints")
     shutil.copytree(tmp_path / "other" / "checkpoints", workdir / "checkpoints")
-    before = contents(workdir)
-    with pytest.raises(ValueError, match=r"\(model.features is 8, not 4\)"):
+    with refused(workdir, r"\(model.features is 8, not 4\)"):
         train(CONFIG, workdir)
-    assert contents(workdir) == before
 
 
 def test_a_run_of_an_older_version_is_resumed_with_the_defaults_of_new_fields(unfinished):
@@ -156,20 +154,9 @@ def test_a_run_from_other_devices_and_cores_is_resumed_with_a_warning(unfinished
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
     one_core = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     code = one_core + "from mnist_jax.cli.main import run; run()"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code,
-            "train",
-            *subprocesses.options(CONFIG),
-            f"--workdir={workdir}",
-        ],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = [*subprocesses.options(CONFIG), f"--workdir={workdir}"]
+    two_devices = "--xla_force_host_platform_device_count=2"
+    done = python("-c", code, "train", *options, XLA_FLAGS=two_devices)
     assert done.returncode == 0
     assert done.stderr.startswith("warning: the run in ")
     cores = "" if cpu_count() == 1 else f"; cpu_count is {cpu_count()}, not 1"

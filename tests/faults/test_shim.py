@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import harness
 import pytest
+from helpers import python
 
 pytestmark = pytest.mark.skipif(bool(harness.MISSING), reason=harness.MISSING)
 
@@ -55,14 +55,7 @@ READING = re.compile("open(?!.*(O_WRONLY|O_RDWR|O_CREAT|O_TRUNC))|<")
 def change(root: Path, **fault: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     root.mkdir()
     log = root.with_name("log")
-    done = subprocess.run(
-        [sys.executable, "-c", CHANGES],
-        cwd=root,
-        env=harness.environment(root, log, **fault),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", CHANGES, cwd=root, **harness.environment(root, log, **fault))
     calls = [call.replace(f"{root}/", "") for call in harness.read_log(log)]
     return done, [re.sub("(unlink a/).*", r"\1*", call) for call in calls]
 

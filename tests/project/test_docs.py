@@ -10,13 +10,11 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import ROOT, TINY
+from helpers import ROOT, TINY, python
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -180,8 +178,7 @@ def test_every_page_is_on_the_site():
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     strict = ["-W", "--keep-going", "-q"]
-    command = [sys.executable, "-m", "sphinx", *strict, "-b", "html", ROOT / "docs", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-m", "sphinx", *strict, "-b", "html", ROOT / "docs", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     api = (tmp_path / "api.html").read_text(encoding="utf-8")
     for public in mnist_jax.__all__:

@@ -1,22 +1,15 @@
 """The listing is the architecture: pyproject.toml says which file may import which."""
 
 import subprocess
-import sys
 from pathlib import Path
 
-from helpers import ROOT
+from helpers import ROOT, python
 
 
 def lint(configuration: Path) -> subprocess.CompletedProcess[str]:
     """Runs import-linter, in a process of its own because it configures logging."""
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    return subprocess.run(
-        [sys.executable, "-c", code, f"--config={configuration}", "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-c", code, f"--config={configuration}", "--no-cache", cwd=ROOT)
 
 
 def test_files_and_folders_import_from_below_and_in_no_circle():
