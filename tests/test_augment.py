@@ -70,19 +70,6 @@ def test_a_shift_by_whole_pixels_moves_them_exactly_and_fills_with_zeros():
     np.testing.assert_array_equal(warped(images, shift=(2.0, -3.0)), expected)
 
 
-def test_a_shift_by_half_a_pixel_is_the_mean_of_two():
-    images = noise(2, 11, 8, 2)
-    before = warped(images, shift=(0.0, 1.0))
-    np.testing.assert_allclose(warped(images, shift=(0.0, 0.5)), (images + before) / 2, atol=1e-6)
-
-
-@pytest.mark.parametrize("side", [6, 7])
-def test_a_quarter_turn_is_that_of_numpy(side):
-    images = noise(2, side, side, 2)
-    found = warped(images, angle=np.pi / 2)
-    np.testing.assert_allclose(found, np.rot90(images, axes=(1, 2)), atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("moves", "matrix"),
     [

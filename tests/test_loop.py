@@ -26,6 +26,7 @@ class Toy:
 
     Attributes:
         val_losses: of the validation after each epoch.
+        val_accuracies: likewise.
         losses: of the training, by step from 0; 1 where nothing is said.
         rates: the factor of the learning rate of each chunk that was run.
         closed: whether the chunks were closed.
@@ -33,6 +34,7 @@ class Toy:
     """
 
     val_losses: tuple[float, ...] = (1.0,) * 9
+    val_accuracies: tuple[float, ...] = (0.5,) * 9
     losses: dict[int, float] = dataclasses.field(default_factory=dict)
     rates: list[float] = dataclasses.field(default_factory=list)
     closed: bool = False
@@ -53,7 +55,8 @@ class Toy:
 
     def measure(self, state: int, split: str) -> dict[str, float]:
         assert split == "validation"
-        return {"loss": self.val_losses[state // 4 - 1], "accuracy": 0.5}
+        epoch = state // 4 - 1
+        return {"loss": self.val_losses[epoch], "accuracy": self.val_accuracies[epoch]}
 
     def collect(self, state: int) -> int:
         return state
@@ -147,9 +150,12 @@ def test_a_plateau_lowers_the_rate_of_the_next_epoch_and_is_told_before_it():
 
 
 def test_early_stopping_ends_the_loop_after_the_epoch():
-    found = events(Toy(), rules(9, patience=1))
-    # Of equal accuracies the newest is the best one, so nothing stops it.
-    assert found[-1].step == 36
+    toy = Toy(val_accuracies=(0.5, 0.5, 0.4, 0.9))
+    found = events(toy, rules(9, patience=1))
+    # Of equal accuracies the newest is the best one.
+    assert (found[-1].step, found[-1].signum) == (12, 0)
+    assert names(found)[-4:] == ["Chunk", "Save", "Epoch", "Stop"]
+    assert toy.closed
 
 
 def test_a_run_that_was_to_stop_early_does_so_at_once_when_resumed():

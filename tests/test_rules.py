@@ -5,7 +5,6 @@ Tables, and a definition that walks along the run; then whole runs that are deci
 
 import dataclasses
 import itertools
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from mnist_jax.events import Event, Save
 from mnist_jax.rules import best_step, is_scheduled, kept_steps, rate_scale, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
-from mnist_jax.workdir.history import best_row, without_times
+from mnist_jax.workdir.history import best_row
 
 # Checkpoints
 
@@ -236,54 +235,30 @@ def test_early_stopping_needs_every_epoch_saved():
         Config(watch=WatchConfig(patience=1), checkpoint=CheckpointConfig(every_epochs=2))
 
 
-# With such a rate the small network is soon at its best.
-OVERFITTING = dataclasses.replace(
-    SMALL,
-    epochs=30,
-    optimizer=OptimizerConfig(learning_rate=0.02),
-    watch=WatchConfig(patience=2),
-)
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("early") / "run"
-    return workdir, train(OVERFITTING, workdir)
-
-
-@pytest.mark.slow
-def test_early_stopping_ends_the_run_with_its_best_network(stopped):
-    workdir, run = stopped
+def test_early_stopping_ends_the_run_with_its_best_network_and_it_is_complete(tmp_path, capsys):
+    """With such a rate the small network is soon at its best."""
+    config = dataclasses.replace(
+        SMALL,
+        epochs=30,
+        optimizer=OptimizerConfig(learning_rate=0.02),
+        watch=WatchConfig(patience=2),
+    )
+    run = train(config, tmp_path)
     accuracies = [row["val_accuracy"] for row in run.history]
-    assert len(accuracies) < OVERFITTING.epochs
-    best = max(n for n, accuracy in enumerate(accuracies) if accuracy == max(accuracies))
-    assert len(accuracies) - 1 - best == 2
+    assert len(accuracies) < config.epochs
+    best = best_row(run.history)
+    assert (len(accuracies) - best["epoch"], best["val_accuracy"]) == (2, max(accuracies))
     assert run.result["steps"] == run.history[-1]["step"]
-    assert run.result["best_step"] == run.history[best]["step"] == run.state.step
+    assert run.result["best_step"] == best["step"] == run.state.step
     assert run.result["val_accuracy"] == max(accuracies)
     assert run.result["params_sha256"] == tree_sha256(run.state.params)
     for step in ("latest", "best"):
-        found = evaluate(workdir, step=step)
-        assert (found["step"], found["accuracy"]) == (
-            run.result["best_step"],
-            run.result["test_accuracy"],
-        )
-    found = evaluate(workdir, "validation")
-    assert found["accuracy"] == run.result["val_accuracy"]
+        tested = evaluate(tmp_path, step=step)
+        assert (tested["step"], tested["accuracy"]) == (best["step"], run.result["test_accuracy"])
+    assert evaluate(tmp_path, "validation")["accuracy"] == run.result["val_accuracy"]
 
-
-def test_a_run_that_stopped_early_is_complete(stopped, capsys):
-    workdir, run = stopped
-    again = train(OVERFITTING, workdir)
+    capsys.readouterr()
+    again = train(config, tmp_path)
     assert "is complete" in capsys.readouterr().out
     assert (again.history, again.result) == (run.history, run.result)
     assert tree_sha256(again.state) == tree_sha256(run.state)
-
-
-@pytest.mark.slow
-def test_a_run_killed_before_its_result_stops_at_the_same_epoch(stopped, tmp_path):
-    run, workdir = stopped[1], shutil.copytree(stopped[0], tmp_path / "run")
-    (workdir / "result.json").unlink()
-    again = train(OVERFITTING, workdir)
-    assert again.history == run.history
-    assert without_times(again.result) == without_times(run.result)
