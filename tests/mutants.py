@@ -21,9 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
@@ -141,7 +139,7 @@ def spelled(node: ast.expr) -> str:
 
 
 def end_of(mutant: Mutant, checkout: Path, limit: float) -> str:
-    """How a mutant ends, in a checkout that gets it: killed, killed by time, or SURVIVES."""
+    """How a mutant ends, in the checkout, which gets it: killed, killed by time, or SURVIVES."""
     source = (ROOT / mutant.path).read_bytes()
     changed = source[: mutant.start] + mutant.new.encode() + source[mutant.end :]
     (checkout / mutant.path).write_bytes(changed)
@@ -169,6 +167,7 @@ def own_tests(path: Path) -> list[str]:
 def failed(checkout: Path, tests: list[str], limit: float | None = None) -> bool:
     """Tells whether a quick test of some files, or of all, fails; TimeoutExpired after a limit."""
     options = ["-x", "-q", "-m", "not slow", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    options += ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]  # as `make test`
     # Programs that tests start elsewhere import the copy, too, and not an installed package.
     paths = f"{checkout}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     with subprocess.Popen(
@@ -191,34 +190,23 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", default=MODULES, help="such as workdir/hashing")
     parser.add_argument("--mutants", type=int, default=60, help="how many to draw")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
     files = [Path("mnist_jax", f"{module}.py") for module in args.modules]
     all_mutants = [mutant for path in files for mutant in mutants(path)]
     drawn = random.Random(args.seed).sample(all_mutants, min(args.mutants, len(all_mutants)))
     drawn = [mutant for mutant in drawn if (mutant.path.stem, mutant.change()) not in SAME]
 
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(args.jobs) as pool:
-        checkouts: SimpleQueue[Path] = SimpleQueue()
-        for number in range(args.jobs):
-            ignore = shutil.ignore_patterns(".git", ".venv", "runs", "build", "__pycache__")
-            checkouts.put(shutil.copytree(ROOT, Path(directory, str(number)), ignore=ignore))
-
-        first = checkouts.get()
-        began = time.monotonic()
-        if failed(first, []):
+    with tempfile.TemporaryDirectory() as directory:
+        ignore = shutil.ignore_patterns(".git", ".venv", "runs", "build", "__pycache__")
+        checkout = shutil.copytree(ROOT, Path(directory, "checkout"), ignore=ignore)
+        began, survived = time.monotonic(), 0
+        if failed(checkout, []):
             sys.exit("error: the quick tests fail without a mutant")
         limit = PATIENCE * (time.monotonic() - began)
-        checkouts.put(first)
-
-        def run(mutant: Mutant) -> str:
-            checkout = checkouts.get()
+        for mutant in drawn:
             end = end_of(mutant, checkout, limit)
-            checkouts.put(checkout)
+            survived += end == "SURVIVES"
             print(f"{end:14} {mutant}", flush=True)
-            return end
-
-        survived = [*pool.map(run, drawn)].count("SURVIVES")
     print(f"{survived} of {len(drawn)} survive, of {len(all_mutants)} possible; seed {args.seed}")
     sys.exit(survived > MOST_SURVIVE * len(drawn))
 

@@ -141,6 +141,16 @@ def test_a_loss_that_is_not_finite_ends_the_loop_before_its_epoch_is_measured(ba
     assert toy.closed
 
 
+@pytest.mark.parametrize(("bad_step", "saved"), [(1, lambda _: True), (3, lambda _: False)])
+def test_a_loss_that_is_not_finite_is_neither_saved_nor_told(bad_step, saved):
+    """Also where a save comes within an epoch, or an epoch ends without one."""
+    found = []
+    with pytest.raises(FloatingPointError, match=rf"step {bad_step + 1}: the loss is nan"):
+        iterate(Toy(losses={bad_step: np.nan}), rules(saved=saved), found)
+    assert {*names(found)} == {"Chunk"}
+    assert found[-1].step == bad_step + 1
+
+
 def test_a_plateau_lowers_the_rate_of_the_next_epoch_and_is_told_before_it():
     toy = Toy(val_losses=(1.0, 1.0, 2.0))
     found = events(toy, rules(3, plateau_patience=1, plateau_factor=0.5))

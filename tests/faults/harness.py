@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,15 +59,6 @@ class Undisturbed(NamedTuple):
 
     bits: dict[str, Any]
     outcome: Outcome
-
-
-class Tally(NamedTuple):
-    """What a chain of kills and resumes has seen."""
-
-    kills_at_times: int
-    kills_at_calls: int
-    resumes: int
-    runs_compared: int
 
 
 @functools.cache
@@ -213,26 +205,27 @@ def random_faults(rng: random.Random) -> Iterator[tuple[dict[str, str], float | 
 
 def kill_and_resume(
     root: Path, faults: Iterable[tuple[dict[str, str], float | None]], kills: int
-) -> Tally:
+) -> Counter[str]:
     """Runs the command with one fault after another until `kills` have hit, then to its end.
 
     A run that ends before its kill is compared with an undisturbed one, and another one begins.
+
+    Returns:
+        The numbers of kills at random `times` and at `calls`, of `resumes` and of runs `compared`.
     """
-    at_times = at_calls = resumes = compared = 0
-    started = False
+    seen, killed = Counter[str](), False
     for fault, kill_after in faults:
         outcome = run(root, fault, kill_after)
-        resumes += started
-        started = outcome.code == KILLED
-        if not started:
-            assert_finished(root, outcome)
-            compared += 1
-            shutil.rmtree(root)
-        elif fault:
-            at_calls += 1
+        seen["resumes"] += killed
+        killed = outcome.code == KILLED
+        if killed:
+            seen["calls" if fault else "times"] += 1
         else:
-            at_times += 1
-        if at_times + at_calls == kills:
+            assert_finished(root, outcome)
+            seen["compared"] += 1
+            shutil.rmtree(root)
+        if seen["times"] + seen["calls"] == kills:
             break
     assert_finished(root, run(root, {}))
-    return Tally(at_times, at_calls, resumes + 1, compared + 1)
+    seen.update(("resumes", "compared"))
+    return seen

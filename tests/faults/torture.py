@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -22,14 +23,14 @@ import harness
 KILLS_A_CHAIN = 5
 
 
-def chain(root: Path, seed: int, kills: int) -> harness.Tally | str:
+def chain(root: Path, seed: int, kills: int) -> Counter[str] | str:
     """Kills one training after another; returns what was lost as text."""
     try:
-        tally = harness.kill_and_resume(root, harness.random_faults(random.Random(seed)), kills)
+        seen = harness.kill_and_resume(root, harness.random_faults(random.Random(seed)), kills)
     except Exception as error:  # whatever it is: a workdir that cannot be read is lost, too
         return f"{type(error).__name__}: {error}"
     shutil.rmtree(root)
-    return tally
+    return seen
 
 
 def main() -> int:
@@ -47,7 +48,7 @@ def main() -> int:
 
     harness.undisturbed()
     directory = Path(tempfile.mkdtemp(prefix="mnist_jax_torture_"))
-    totals, lost = harness.Tally(0, 0, 0, 0), 0
+    totals, lost = Counter[str](), 0
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=args.kills, disable=None) as bar:
         chains = {}
         for number, first in enumerate(range(0, args.kills, KILLS_A_CHAIN)):
@@ -55,20 +56,20 @@ def main() -> int:
             root = directory / f"seed-{seed}"
             chains[pool.submit(chain, root, seed, kills)] = (root, seed, kills)
         for future in as_completed(chains):
-            (root, seed, kills), tally = chains[future], future.result()
+            (root, seed, kills), seen = chains[future], future.result()
             bar.update(kills)
-            if isinstance(tally, harness.Tally):
-                totals = harness.Tally(*map(sum, zip(totals, tally, strict=True)))
+            if isinstance(seen, Counter):
+                totals += seen
             else:
                 lost += 1
                 again = f"python tests/faults/torture.py --seed {seed} --kills {kills}"
-                tqdm.write(f"lost: {root} ({again}): {tally}", file=sys.stderr)
+                tqdm.write(f"lost: {root} ({again}): {seen}", file=sys.stderr)
     if not lost:
         shutil.rmtree(directory)
     print(
-        f"{totals.kills_at_times + totals.kills_at_calls} kills ({totals.kills_at_times} at random "
-        f"times, {totals.kills_at_calls} at file-system boundaries), {totals.resumes} resumes, "
-        f"{totals.runs_compared} runs compared, {f'{lost} runs lost' if lost else '0 bits lost'}"
+        f"{totals['times'] + totals['calls']} kills ({totals['times']} at random times, "
+        f"{totals['calls']} at file-system boundaries), {totals['resumes']} resumes, "
+        f"{totals['compared']} runs compared, {f'{lost} runs lost' if lost else '0 bits lost'}"
     )
     return 1 if lost else 0
 
