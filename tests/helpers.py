@@ -1,4 +1,4 @@
-"""What tests share: small recipes, the reference network, what a run leaves, how to stop it."""
+"""Shared by the tests: small recipes, the content of work directories, stops, processes."""
 
 import collections
 import contextlib
@@ -171,9 +171,9 @@ def wait_until(
     """Waits until the condition holds, as long as the processes live.
 
     Args:
-        condition: is asked every few milliseconds.
-        processes: of `subprocess`; a test fails, with their errors, where one has ended.
-        seconds: after which something hangs. No test is about being faster than this.
+        condition: a function that is asked every few milliseconds.
+        processes: those that have to live on; the test fails, with their errors, if one ends.
+        seconds: the time after which something hangs. No test is about being faster than this.
     """
     end = time.monotonic() + seconds
     while not condition():

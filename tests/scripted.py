@@ -1,4 +1,4 @@
-"""A program that plays a part: `train` and `population` with known metrics, and a known clock."""
+"""A scripted program for `train` and `population`: known metrics and a known clock."""
 
 import contextlib
 import dataclasses
@@ -51,20 +51,20 @@ class Clock:
 
 @dataclasses.dataclass
 class Script:
-    """What happens in a run.
+    """The course of a run.
 
     Attributes:
-        accuracies: of the validation after each epoch; after the last one it stays. Of a
-            population each may be a sequence over the members.
-        losses: likewise. That of the test is larger by 1.
-        averaged: whether there is a running mean.
-        diverges: the steps, counted from 0, from which on members have no loss.
-        seconds: what the calls of the program (`data`, `compile`, `run`, `eval`), of the saver
-            (`save`, `wait`), and loading (`load`) and restoring (`restore`) take. Where nothing is
-            said, a chunk takes one second, and all else none.
-        clock: of the run.
-        rates: the scales of the learning rate, of each chunk that was run.
-        open_chunks: generators of chunks that were begun and not closed.
+        accuracies: validation accuracy after each epoch; the last one stays. In a population each
+            may be a sequence over the members.
+        losses: validation loss, likewise. The test loss is larger by 1.
+        averaged: True adds a running mean of the parameter.
+        diverges: the step, from 0, at which a member's losses end; {} means never.
+        seconds: the time that calls of the program (`data`, `compile`, `run`, `eval`), of the saver
+            (`save`, `wait`), loading (`load`) and restoring (`restore`) take. By default a chunk
+            takes one second, and all else none.
+        clock: the run's clock.
+        rates: the factor of the learning rate of each chunk that was run.
+        open_chunks: the number of generators of chunks that were begun and not closed.
     """
 
     accuracies: Sequence[Any] = (0.5,)

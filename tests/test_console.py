@@ -1,4 +1,4 @@
-"""What a training prints, and the bar that it shows on a terminal."""
+"""The lines that a training prints, and the bar that it shows on a terminal."""
 
 import dataclasses
 import io

@@ -25,12 +25,12 @@ class Toy:
     """A program of two chunks an epoch, of two steps each; its state is the number of steps.
 
     Attributes:
-        val_losses: of the validation after each epoch.
-        val_accuracies: likewise.
-        losses: of the training, by step from 0; 1 where nothing is said.
+        val_losses: validation loss after each epoch.
+        val_accuracies: validation accuracy after each epoch.
+        losses: training loss by step, from 0; all others are 1.
         rates: the factor of the learning rate of each chunk that was run.
-        closed: whether the chunks were closed.
-        state_after: what the state is after some steps, where it is no longer their number.
+        closed: True after the chunks were closed.
+        state_after: the states that are not the number of steps, by that number.
     """
 
     val_losses: tuple[float, ...] = (1.0,) * 9

@@ -1,4 +1,4 @@
-"""What a step multiplies in, and that all the rest stays float32."""
+"""The precision that a step multiplies in; all the rest stays float32."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""What `train` and `population` have of the one loop: signals, divergence, listeners, the bar."""
+"""The loop that `train` and `population` share: signals, divergence, listeners."""
 
 import dataclasses
 import signal

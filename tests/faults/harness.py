@@ -103,7 +103,7 @@ def run(root: Path, fault: dict[str, str], kill_after: float | None = None) -> O
     Args:
         root: a directory. It holds the workdir and nothing else.
         fault: environment variables of shim.c; none for a run without a fault.
-        kill_after: when to send SIGKILL.
+        kill_after: seconds until SIGKILL; None sends none.
     """
     root.mkdir(exist_ok=True)
     log = root.with_name(f"{root.name}.log")

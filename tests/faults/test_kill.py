@@ -1,4 +1,4 @@
-"""Whatever kills a run, the same command resumes it, and no bit is lost."""
+"""A run that is killed: the same command resumes it, and no bit is lost."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""What is not resumed: a second writer's run, another config, other data, another model."""
+"""Runs that are not resumed: a second writer's, another config, other data, another model."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""What is promised of the tests themselves: see CONTRIBUTING.md."""
+"""The promises about the tests themselves, see CONTRIBUTING.md."""
 
 import ast
 import re
