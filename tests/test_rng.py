@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from mnist_jax import rng
 from mnist_jax.augment import augment, blank, mixup, smooth_noise, warp
@@ -39,16 +38,13 @@ def keys() -> dict[int, dict[str, list[int]]]:
     }
 
 
-def test_the_keys_of_all_roles_never_change():
+def test_the_keys_of_all_roles_never_change_however_jax_is_configured():
     assert rng.ROLES[:4] == ("init", "shuffle", "dropout", "augment")
     assert keys() == KEYS
-
-
-@pytest.mark.parametrize("partitionable", [True, False])
-def test_the_keys_do_not_depend_on_how_jax_is_configured(partitionable):
-    with jax.default_prng_impl("rbg"), jax.threefry_partitionable(partitionable):
-        assert keys() == KEYS
-        assert str(jax.random.key_impl(rng.stream(0, "init"))) == "threefry2x32"
+    for partitionable in (True, False):
+        with jax.default_prng_impl("rbg"), jax.threefry_partitionable(partitionable):
+            assert keys() == KEYS
+            assert str(jax.random.key_impl(rng.stream(0, "init"))) == "threefry2x32"
 
 
 def test_a_traced_seed_has_the_keys_of_the_number():

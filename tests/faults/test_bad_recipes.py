@@ -181,29 +181,6 @@ def test_values_out_of_range_are_named(how, tree, refuse, subtests):
             check(field)
 
 
-@pytest.mark.slow  # the table of bad arguments has some
-def test_options_that_are_no_numbers_are_named(refuse, subtests):
-    def fits(kind: type, value: str) -> bool:
-        with contextlib.suppress(ValueError):
-            kind(value)
-            return True
-        return False
-
-    def check(field: str, kind: type) -> None:
-        @settings(max_examples=3)
-        @given(value=text.filter(lambda value: not fits(kind, value)))
-        def refused(value: str) -> None:
-            error = refuse(["train", "--config", "tiny.json", option(field, value)])
-            assert option(field, "")[:-1] in error
-
-        refused()
-
-    for field, kind in TYPES.items():
-        if kind not in (str, bool):
-            with subtests.test(field):
-                check(field, kind)
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
