@@ -26,7 +26,7 @@ from mnist_jax.cli import commands
 from mnist_jax.cli.main import run as run
 from mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from mnist_jax.events import Listener
-from mnist_jax.processes import group as peers
+from mnist_jax.processes import group
 from mnist_jax.processes.signals import SIGNALS
 from mnist_jax.train import Run
 
@@ -95,23 +95,23 @@ def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
         raise AssertionError(f"it has ended without {line!r}: {process.communicate()}")
 
 
-def be_process(number: int, *, waits_for_loss: bool) -> None:
+def be_process(rank: int, *, waits_for_loss: bool) -> None:
     """Lets a program be one of several, without what such ones wait for by the clock.
 
     Args:
-        number: of the process. Where the first one is to end last, it does when its input ends.
-        waits_for_loss: whether an error in it comes from the loss of another one; it then waits for
-            that to be told. Otherwise all end alike.
+        rank: Rank of the process. Where the first one is to end last, it does when its input ends.
+        waits_for_loss: Whether an error in it comes from the loss of another one; it then waits for
+            that to be named. Otherwise all end alike.
     """
 
     def sleep(seconds: float) -> None:
-        if seconds > peers.BEAT_SECONDS:
+        if seconds > group.BEAT_SECONDS:
             sys.stdin.read()
         else:
             time.sleep(100 if waits_for_loss else 0.01)
 
-    peers.SILENT_SECONDS = 1e9  # a machine that is busy is not one that is lost
-    peers.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)  # type: ignore[assignment]
+    group.SILENT_SECONDS = 1e6  # a machine that is busy is not one that is lost
+    group.time = types.SimpleNamespace(sleep=sleep)  # type: ignore[assignment]
 
     # JAX has the first process alone write to its cache: the others would compile each time.
     write, state = compiler._cache_write, distributed.global_state
@@ -121,7 +121,7 @@ def be_process(number: int, *, waits_for_loss: bool) -> None:
         try:
             write(*args)
         finally:
-            state.process_id = number
+            state.process_id = rank
 
     compiler._cache_write = write_always
 

@@ -17,7 +17,7 @@ from mnist_jax.datasets import cache, prepare
 from mnist_jax.machine import accelerator
 from mnist_jax.machine.devices import kinds, one_line, wrong_on
 from mnist_jax.machine.extras import installed_version, metadata, requirements, unmet
-from mnist_jax.processes.clusters import places
+from mnist_jax.processes.clusters import cluster_job
 from mnist_jax.workdir.origin import PACKAGES, cpu_count
 
 PYTHON = "Programming Language :: Python :: "  # a classifier of pyproject.toml, before the version
@@ -198,14 +198,12 @@ def find_caches() -> Iterator[Finding]:
 
 
 def find_clusters(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Tells which process of a cluster's job this is."""
-    found = places(environ)
-    for place in found:
-        lacks = f"JAX does not recognize it without {' and '.join(place.lacks)}"
-        value = f"process {place.number} of {place.processes} of {place.cluster} (the first is 0)"
-        yield Finding("cluster", value, lacks if place.lacks else "")
-    if not found:
-        yield Finding("cluster", "none: a process of its own")
+    """Finds this process's rank in a cluster's job."""
+    if job := cluster_job(environ):
+        value = f"process {job.rank} of {job.processes} of {job.cluster} (the first is 0)"
+    else:
+        value = "none: a process of its own"
+    yield Finding("cluster", value)
 
 
 def can_write(directory: Path) -> bool:

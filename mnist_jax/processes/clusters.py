@@ -1,111 +1,82 @@
-"""Which process of a job this is: what the cluster tells it."""
+"""This process's rank in a cluster's job, from the cluster's environment variables."""
 
 import re
 import urllib.request
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mnist_jax.machine.accelerator import hidden_by, present_accelerator
 
-# The process's number, how many there are, and the other variables by which JAX recognizes it:
+# The process's rank, the number of processes, and the other variables by which JAX recognizes it:
 # https://github.com/jax-ml/jax/tree/main/jax/_src/clusters
 VARIABLES = {
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("OMPI_MCA_orte_hnp_uri",)),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri"),
     "Slurm": (
-        "SLURM_PROCID",
-        "SLURM_NTASKS",
-        ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID"),
+        *("SLURM_PROCID", "SLURM_NTASKS"),
+        *("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID"),
     ),
 }
 TPU_METADATA = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
-class Place(NamedTuple):
-    """A process's place in a job, as the cluster tells it.
+class Job(NamedTuple):
+    """A cluster's job of several processes, as one of them sees it.
 
     Attributes:
-        cluster: its name.
-        number: of the process; the first one is 0. "?" where only JAX asks for it.
-        processes: how many there are.
-        lacks: the variables without which JAX does not recognize the cluster by itself.
-        arguments: for `jax.distributed.initialize`, where JAX does not find them by itself.
+        cluster: Name of the cluster.
+        rank: Rank of this process, from 0.
+        processes: Number of processes.
     """
 
     cluster: str
-    number: str
-    processes: str
-    lacks: tuple[str, ...] = ()
-    arguments: Mapping[str, Any] = {}
+    rank: int
+    processes: int
 
 
-def places(environ: Mapping[str, str]) -> list[Place]:
-    """Returns this process's place in each cluster that the environment tells of: mostly none.
+def open_mpi_address(environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns the address of Open MPI 5's mpirun in the variable of version 4, which JAX reads."""
+    if mpirun := re.fullmatch(r"prterun-(.+)-(\d+)@\d+", environ.get("PMIX_NAMESPACE", "")):
+        return {"OMPI_MCA_orte_hnp_uri": f"{int(mpirun[2]) << 12}.0;tcp://{mpirun[1]}:0"}
+    return {}
 
-    Where there are several, the first counts: `mpirun` in a job of Slurm has its own processes.
+
+def cluster_job(environ: Mapping[str, str]) -> Job | None:
+    """Returns the job that this process's environment describes, if any.
+
+    Open MPI comes before Slurm: `mpirun` in a Slurm job starts processes of its own.
 
     Args:
-        environ: `os.environ`.
+        environ: Environment variables, such as `os.environ`.
     """
-    found = []
-    for name, (number, count, needed) in VARIABLES.items():
-        if number in environ and count in environ:
-            lacks = tuple(variable for variable in needed if variable not in environ)
-            found.append(Place(name, environ[number], environ[count], lacks))
-    if found and found[0].cluster == "Open MPI" and found[0].lacks:
-        found[0] = _open_mpi_5(environ) or found[0]
+    environ = {**open_mpi_address(environ), **environ}
+    for cluster, variables in VARIABLES.items():
+        if {*variables} <= {*environ}:
+            return Job(cluster, *(int(environ[variable]) for variable in variables[:2]))
     workers = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
-    if workers is not None and "TPU_WORKER_ID" in environ:
-        hosts = len(workers.split(","))  # of a slice; there may be several
-        first = int(environ.get("MEGASCALE_SLICE_ID") or 0) * hosts
-        count = int(environ.get("MEGASCALE_NUM_SLICES") or 1) * hosts
-        number = first + int(environ["TPU_WORKER_ID"])
-        found.append(Place("Cloud TPU", str(number), str(count)))
-    return found
+    if workers is None or "TPU_WORKER_ID" not in environ:
+        return None
+    hosts = len(workers.split(","))  # of a slice; there may be several
+    slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
+    index = int(environ.get("MEGASCALE_SLICE_ID") or 0)
+    return Job("Cloud TPU", index * hosts + int(environ["TPU_WORKER_ID"]), slices * hosts)
 
 
-def place_among_several(environ: Mapping[str, str]) -> Place | None:
-    """Returns this process's place in a job of several processes that JAX can join, if any.
+def cluster_of_several(environ: Mapping[str, str]) -> str | None:
+    """Returns the name of the cluster that has started several processes, if JAX can join them.
 
     Args:
-        environ: `os.environ`. A Cloud TPU that is no part of Kubernetes tells nothing there; its
-            metadata server is asked.
+        environ: Environment variables. Outside Kubernetes a Cloud TPU sets none: its metadata
+            server is asked.
     """
-    for place in places(environ):
-        if place.processes != "1" and not place.lacks:
-            return place
-    workers = _tpu_workers(environ)
-    return Place("Cloud TPU", "?", str(len(workers))) if len(workers) > 1 else None
-
-
-def _open_mpi_5(environ: Mapping[str, str]) -> Place | None:
-    """JAX knows Open MPI 4, whose mpirun told its address; that of version 5 tells its name.
-
-    As with version 4, the first process has to be where mpirun runs.
-    """
-    mpirun = re.fullmatch(r"prterun-(.+)-(\d+)@\d+", environ.get("PMIX_NAMESPACE", ""))
-    if not mpirun:
-        return None
-    number, count = environ["OMPI_COMM_WORLD_RANK"], environ["OMPI_COMM_WORLD_SIZE"]
-    arguments = {
-        "coordinator_address": f"{mpirun[1]}:{61440 + int(mpirun[2]) % 4096}",
-        "num_processes": int(count),
-        "process_id": int(number),
-        "local_device_ids": int(environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")),
-    }
-    return Place("Open MPI", number, count, arguments=arguments)
-
-
-def _tpu_workers(environ: Mapping[str, str]) -> list[str]:
-    """The hosts of a slice of Cloud TPUs, as its metadata server has them."""
+    if job := cluster_job(environ):
+        return job.cluster if job.processes > 1 else None
     elsewhere = {"COLAB_TPU_1VM", "TPU_SKIP_MDS_QUERY", "TPU_WORKER_ID"} & {*environ}
     if elsewhere or present_accelerator() != "tpu" or hidden_by("tpu"):
-        return []
-    server = environ.get("GCE_METADATA_IP", "metadata.google.internal")
-    request = urllib.request.Request(
-        f"http://{server}/{TPU_METADATA}", headers={"Metadata-Flavor": "Google"}
-    )
+        return None
+    url = f"http://{environ.get('GCE_METADATA_IP', 'metadata.google.internal')}/{TPU_METADATA}"
+    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.read().decode().split(",")
+            return "Cloud TPU" if b"," in answer.read() else None
     except OSError:
-        return []
+        return None

@@ -71,8 +71,11 @@ def test_every_device_is_tried(command, tmp_path):
         *("doctor", "--json"),
         JAX_PLATFORMS="cpu",
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        SLURM_JOB_ID="7",
+        SLURM_STEP_NODELIST="a",
         SLURM_PROCID="2",
         SLURM_NTASKS="8",
+        SLURM_LOCALID="0",
         XDG_CACHE_HOME=str(tmp_path),
     )
     findings = answer(done)

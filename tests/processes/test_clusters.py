@@ -1,9 +1,14 @@
-"""What a process is told of its place, and what JAX makes of it."""
+"""The job that a process's environment describes, and what JAX makes of it."""
 
+import inspect
 import os
 import urllib.request
+from typing import Any
 
-from mnist_jax.processes.clusters import Place, place_among_several, places
+import pytest
+from jax._src.clusters import OmpiCluster, SlurmCluster
+
+from mnist_jax.processes.clusters import Job, cluster_job, cluster_of_several, open_mpi_address
 
 SLURM = {
     "SLURM_PROCID": "2",
@@ -13,80 +18,67 @@ SLURM = {
     "SLURM_LOCALID": "0",
 }
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
+OPEN_MPI_4 = {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}
+OPEN_MPI_5 = {"PMIX_NAMESPACE": "prterun-node-1-4097@1"}
 TPU = {"TPU_WORKER_ID": "3", "TPU_WORKER_HOSTNAMES": "a,b,c,d"}
 
 
-PLACES: list[tuple[dict[str, str], list[Place]]] = [
-    ({}, []),
-    ({"SLURM_JOB_ID": "7"}, []),  # a shell of `salloc`
-    (SLURM, [Place("Slurm", "2", "8")]),
-    (OPEN_MPI, [Place("Open MPI", "1", "4", ("OMPI_MCA_orte_hnp_uri",))]),
-    (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}, [Place("Open MPI", "1", "4")]),
-    (
-        OPEN_MPI | {"PMIX_NAMESPACE": "prterun-node-1-4097@1"},
-        [
-            Place(
-                *("Open MPI", "1", "4", ()),
-                {
-                    "coordinator_address": "node-1:61441",
-                    "num_processes": 4,
-                    "process_id": 1,
-                    "local_device_ids": 0,
-                },
-            )
-        ],
-    ),
-    (TPU, [Place("Cloud TPU", "3", "4")]),
-    (
-        TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"},
-        [Place("Cloud TPU", "7", "8")],
-    ),
-    (SLURM | TPU, [Place("Slurm", "2", "8"), Place("Cloud TPU", "3", "4")]),
-]
-
-
-def test_a_cluster_tells_which_process_this_is():
-    for environ, expected in PLACES:
-        assert places(environ) == expected, environ
-
-
-def test_jax_recognizes_a_cluster_by_the_same_variables(monkeypatch):
-    """A change of JAX's own names would make ours a lie."""
-    from jax._src.clusters import OmpiCluster, SlurmCluster
-
-    for cluster, environ in (
-        (SlurmCluster, SLURM),
-        (OmpiCluster, OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}),
-    ):
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        assert cluster.is_env_present()
-        [place] = places(environ)
-        told = (cluster.get_process_id(), cluster.get_process_count())
-        assert told == (int(place.number), int(place.processes))
-        needed = {*environ} - {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}
-        for name in needed:
-            monkeypatch.delenv(name)
-            assert not cluster.is_env_present()
-            monkeypatch.setenv(name, environ[name])
-
-
-JOINED: list[tuple[dict[str, str], str | None]] = [
+JOBS: list[tuple[dict[str, str], Job | None]] = [
     ({}, None),
     ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, None),  # without srun
-    (SLURM, "Slurm"),
-    (SLURM | {"SLURM_NTASKS": "1"}, None),
+    (SLURM, Job("Slurm", 2, 8)),
     (OPEN_MPI, None),  # JAX does not recognize it, and there is nothing else to go by
-    (SLURM | OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"}, "Open MPI"),
-    (TPU, "Cloud TPU"),
-    (TPU | {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+    (OPEN_MPI | OPEN_MPI_4, Job("Open MPI", 1, 4)),
+    (OPEN_MPI | OPEN_MPI_5, Job("Open MPI", 1, 4)),
+    (SLURM | OPEN_MPI | OPEN_MPI_5, Job("Open MPI", 1, 4)),
+    (TPU, Job("Cloud TPU", 3, 4)),
+    (TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}, Job("Cloud TPU", 7, 8)),
 ]
 
 
-def test_only_a_job_of_several_processes_is_joined():
-    for environ, cluster in JOINED:
-        found = place_among_several(environ)
-        assert (found and found.cluster) == cluster, environ
+@pytest.mark.parametrize(("environ", "job"), JOBS)
+def test_the_environment_describes_the_job(environ, job):
+    assert cluster_job(environ) == job
+    assert cluster_of_several(environ) == (job and job.cluster)
+
+
+@pytest.mark.parametrize(
+    "environ", [SLURM | {"SLURM_NTASKS": "1"}, TPU | {"TPU_WORKER_HOSTNAMES": "localhost"}]
+)
+def test_a_job_of_one_process_is_not_joined(environ):
+    assert cluster_job(environ) is not None
+    assert cluster_of_several(environ) is None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "environ"),
+    [
+        (SlurmCluster, SLURM),
+        (OmpiCluster, OPEN_MPI | OPEN_MPI_4),
+        (OmpiCluster, OPEN_MPI | open_mpi_address(OPEN_MPI_5)),
+    ],
+    ids=["Slurm", "Open MPI 4", "Open MPI 5"],
+)
+def test_jax_recognizes_a_job_by_the_same_variables(cluster, environ, monkeypatch):
+    """A change of JAX's own names would make ours a lie."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert cluster.is_env_present()
+    job = cluster_job(environ)
+    assert job
+    assert job[1:] == (cluster.get_process_id(), cluster.get_process_count())
+    for name in {*environ} - {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}:
+        monkeypatch.delenv(name)
+        assert not cluster.is_env_present()
+        monkeypatch.setenv(name, environ[name])
+
+
+def test_processes_of_open_mpi_5_meet_where_its_mpirun_is(monkeypatch):
+    [(name, value)] = open_mpi_address(OPEN_MPI_5).items()
+    monkeypatch.setenv(name, value)
+    address: Any = OmpiCluster.get_coordinator_address
+    options = {*inspect.signature(address).parameters} & {"override_coordinator_port"}
+    assert address(timeout_secs=1, **dict.fromkeys(options)) == "node-1:61441"
 
 
 def test_the_hosts_of_a_cloud_tpu_are_asked_of_its_server(monkeypatch):
@@ -114,8 +106,8 @@ def test_the_hosts_of_a_cloud_tpu_are_asked_of_its_server(monkeypatch):
     with HTTPServer(("localhost", 0), Metadata) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         environ = {"GCE_METADATA_IP": f"localhost:{server.server_port}"}
-        assert place_among_several(environ) == Place("Cloud TPU", "?", "2")
+        assert cluster_of_several(environ) == "Cloud TPU"
         server.shutdown()
     path = "/computeMetadata/v1/instance/attributes/worker-network-endpoints"
     assert asked == [(path, "Google")]
-    assert place_among_several(environ) is None  # nobody answers
+    assert cluster_of_several(environ) is None  # nobody answers

@@ -7,17 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import rows, stop_after, strict_json, wait_until
+from helpers import rows, stop_after, strict_json
 from subprocesses import CONFIG, OPTIONS, free_port, wait_for_line
 
 from mnist_jax import train
-from mnist_jax.processes import group as peers
 from mnist_jax.processes.distributed import from_first
 from mnist_jax.processes.group import LOST, joined
 from mnist_jax.workdir.checkpoint import check_checkpoints
@@ -33,7 +30,7 @@ TESTS = Path(__file__).parents[1]
 def start(
     count: int, workdir: Path, *options: str, before: str = "", waits_for_loss: object = False
 ) -> list[subprocess.Popen[str]]:
-    """Starts `train` in so many processes; NUMBER stands for that of each in all arguments.
+    """Starts `train` in so many processes; RANK stands for that of each in all arguments.
 
     Args:
         count: how many there are.
@@ -42,16 +39,16 @@ def start(
         before: code that comes before the command.
         waits_for_loss: see `subprocesses.be_process`.
     """
-    code = f"import subprocesses; subprocesses.be_process(NUMBER, waits_for_loss={waits_for_loss})"
+    code = f"import subprocesses; subprocesses.be_process(RANK, waits_for_loss={waits_for_loss})"
     arguments = [
         *("-c", f"{code}\n{before}\nsubprocesses.run()", "train", *OPTIONS, f"--workdir={workdir}"),
         f"--distributed.coordinator=localhost:{free_port()}",
         f"--distributed.num-processes={count}",
-        *("--distributed.process-id=NUMBER", *options),
+        *("--distributed.process-id=RANK", *options),
     ]
     processes = [
         subprocess.Popen(
-            [sys.executable, *(argument.replace("NUMBER", str(number)) for argument in arguments)],
+            [sys.executable, *(argument.replace("RANK", str(rank)) for argument in arguments)],
             cwd=TESTS,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdin=subprocess.PIPE,
@@ -59,7 +56,7 @@ def start(
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(count)
+        for rank in range(count)
     ]
     STARTED.extend(processes)
     return processes
@@ -126,7 +123,7 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes_to_the_same_bits(
     undisturbed, tmp_path
 ):
     # In the fourth epoch: two are saved.
-    kill = "if NUMBER == 0: subprocesses.at_chunk(7, subprocesses.kill)"
+    kill = "if RANK == 0: subprocesses.at_chunk(7, subprocesses.kill)"
     assert_lost(0, "", start(2, tmp_path / "run", before=kill, waits_for_loss=True))
     assert not (tmp_path / "run" / "result.json").exists()
     found = ends(start(2, tmp_path / "run"))
@@ -138,68 +135,30 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes_to_the_same_bits(
 @pytest.mark.slow
 def test_a_killed_process_ends_all_others(tmp_path):
     """One hears of it from the first process, to which alone it is connected."""
-    kill = "if NUMBER == 2: subprocesses.at_chunk(3, subprocesses.kill)"
+    kill = "if RANK == 2: subprocesses.at_chunk(3, subprocesses.kill)"
     run = tmp_path / "run"
     assert_lost(2, "", start(3, run, "--batch-size=48", before=kill, waits_for_loss=True))
 
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_lost(tmp_path):
-    """However far the other one has come meanwhile: it loses its patience when the test says so."""
     hang = """
-import sys, threading
-def lose_patience():
-    if sys.stdin.readline():
-        processes.peers.SILENT_SECONDS = 1.0
-if NUMBER == 0:
+if RANK == 0:
     subprocesses.at_chunk(3, subprocesses.wait_for_signal)
 else:
-    threading.Thread(target=lose_patience, daemon=True).start()
+    subprocesses.group.SILENT_SECONDS = 10.0
 """
-    hanging, other = processes = start(2, tmp_path / "run", before=hang, waits_for_loss=True)
+    hanging, _ = processes = start(2, tmp_path / "run", before=hang, waits_for_loss=True)
     wait_for_line(hanging, "ready")
     hanging.send_signal(signal.SIGSTOP)
-    print(file=other.stdin, flush=True)
-    assert_lost(0, "gives no sign of life for 1 s", processes)
-
-
-def test_a_sign_of_life_is_no_answer_to_another(monkeypatch):
-    """Two watches that answered would keep each other busy."""
-    now, heard, told = [0.0], [], []
-    say, receive = peers._say, peers._receive
-    monkeypatch.setattr(peers, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(peers, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(peers, "_say", lambda to, what: told.append(what) or say(to, what))
-    left, right = socket.socketpair()
-    others = {1: left}
-
-    def receive_counted(peer: socket.socket) -> bytes:
-        said = receive(peer)
-        heard.append(said)
-        return said
-
-    monkeypatch.setattr(peers, "_receive", receive_counted)
-    watch = threading.Thread(target=peers._watch, args=(others, threading.Event()))
-    with left, right:
-        watch.start()
-        try:
-            for count in range(1, 21):
-                right.send(peers.BEAT)
-                wait_until(lambda count=count: len(b"".join(heard)) == count)
-                if count == 10:
-                    now[0] += 0.2
-                    wait_until(lambda: told)
-        finally:  # a watch that saw the sockets closed would end this process
-            others.clear()
-            watch.join()
-    assert told == [peers.BEAT]
+    assert_lost(0, "gives no sign of life for 10 s", processes)
 
 
 @pytest.mark.slow
 def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed, tmp_path, command):
     """A signal to one of the two saves, and ends both."""
     stop_after(3, train, CONFIG, tmp_path)
-    wait = "if NUMBER == 1: subprocesses.at_chunk(2, subprocesses.wait_for_signal)"
+    wait = "if RANK == 1: subprocesses.at_chunk(2, subprocesses.wait_for_signal)"
     processes = start(2, tmp_path, before=wait)
     wait_for_line(processes[1], "ready")
     processes[1].terminate()
@@ -242,7 +201,7 @@ def test_a_complete_run_is_complete_for_all_processes(undisturbed):
 
 @pytest.mark.slow
 def test_processes_with_other_options_are_refused(tmp_path):
-    for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs=1NUMBER")):
+    for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs=1RANK")):
         assert (code, stdout) == (2, "")
         assert stderr == (
             "error: processes [1] have other options than process 0: start the same command in "
@@ -253,7 +212,7 @@ def test_processes_with_other_options_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_processes_with_other_data_are_refused(tmp_path):
-    other = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'NUMBER'; "
+    other = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'RANK'; "
     for code, _, stderr in ends(start(2, tmp_path / "run", before=other)):
         assert code == 2
         assert "processes [1] have other data than process 0" in stderr
@@ -263,7 +222,7 @@ def test_processes_with_other_data_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_process_with_more_devices_is_refused(tmp_path):
     more = "import os; os.environ['XLA_FLAGS'] = "
-    more += "'--xla_force_host_platform_device_count=1NUMBER'; "
+    more += "'--xla_force_host_platform_device_count=1RANK'; "
     for code, _, stderr in ends(start(2, tmp_path / "run", before=more)):
         assert code == 2
         assert stderr == (
@@ -278,14 +237,14 @@ def test_a_process_killed_while_another_leaves_is_lost(late, undisturbed):
     slow = f"""
 import sys, threading, mnist_jax.cli.commands as commands
 def show(*_):
-    if NUMBER == {late}:
+    if RANK == {late}:
         threading.Event().wait()
 commands.show_result = show
-leave = processes.peers._leave
-def tell_and_leave(*args):
+leave = subprocesses.group.multihost_utils.sync_global_devices
+def tell_and_leave(name):
     print("leaving", file=sys.__stdout__, flush=True)
-    leave(*args)
-processes.peers._leave = tell_and_leave
+    leave(name)
+subprocesses.group.multihost_utils.sync_global_devices = tell_and_leave
 """
     processes = start(2, undisturbed, before=slow)
     wait_for_line(processes[1 - late], "leaving")
@@ -296,14 +255,14 @@ processes.peers._leave = tell_and_leave
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "a run of its own"])
 def test_a_workdir_that_is_not_shared_is_told(before, undisturbed, tmp_path):
-    for number in range(2):
-        (tmp_path / str(number)).mkdir()
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
         if before != "nothing":
-            workdir = shutil.copytree(undisturbed, tmp_path / str(number) / "run")
+            workdir = shutil.copytree(undisturbed, tmp_path / str(rank) / "run")
             (workdir / "result.json").unlink()
-            os.utime(workdir / "config.json", (number, number))
-    chdir = f"import os; os.chdir({str(tmp_path / 'NUMBER')!r}); "
-    processes = start(2, Path("run"), before=chdir, waits_for_loss="NUMBER == 0")
+            os.utime(workdir / "config.json", (rank, rank))
+    chdir = f"import os; os.chdir({str(tmp_path / 'RANK')!r}); "
+    processes = start(2, Path("run"), before=chdir, waits_for_loss="RANK == 0")
     first, second = ends(processes)
     assert second[0] == 2, second
     assert "does not see the workdir" in second[2]
@@ -313,7 +272,7 @@ def test_a_workdir_that_is_not_shared_is_told(before, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_do_not_come_are_told(tmp_path):
-    few = "processes.peers.joined.__wrapped__.__kwdefaults__['start_seconds'] = 3; "
+    few = "subprocesses.group.START_SECONDS = 3"
     processes = start(2, tmp_path / "run", before=few)
     processes[0].kill()
     [(code, _, stderr)] = ends(processes[1:])
