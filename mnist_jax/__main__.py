@@ -1,5 +1,5 @@
 """`python -m mnist_jax COMMAND` is `mnist-jax COMMAND`."""
 
-from mnist_jax.cli.main import run
+from mnist_jax.cli.entry import run
 
 run()

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM as requests: the first one is waited for, a later one is not."""
+"""The first SIGINT or SIGTERM asks for a stop at a safe point; a later one stops at once."""
 
 import contextlib
 import os
@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -48,13 +47,6 @@ def exit_at_once(signum: int, _frame: object) -> NoReturn:
     """A signal handler for a time in which there is nothing to clean up."""
     os.write(2, f"error: {Stopped(signum)}\n".encode())
     os._exit(128 + signum)
-
-
-# The command's imports take a second. Other programs keep the handlers they have.
-AS_MODULE = sys.argv[:1] == ["-m"] and "mnist_jax" in " ".join(sys.orig_argv)
-if AS_MODULE or Path(*sys.argv[:1]).name == "mnist-jax":
-    for _signum in SIGNALS:  # until `cli.run` sets its own
-        signal.signal(_signum, exit_at_once)
 
 
 def _is_second(times: list[float]) -> bool:

@@ -174,7 +174,7 @@ def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, mo
 
 # What a test runner does around `train`: it has handlers of its own.
 HOST = """
-import signal, sys, mnist_jax.cli.compilation_cache, processes
+import signal, sys, mnist_jax.cli.compilation_cache, subprocesses
 mnist_jax.cli.compilation_cache.use_compilation_cache()
 signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)

@@ -28,3 +28,27 @@ def test_an_import_upward_and_a_module_without_a_layer_are_found(tmp_path):
     assert done.returncode == 1
     assert "mnist_jax.laboratory is not allowed to import mnist_jax.train" in done.stdout
     assert "reporting" in done.stdout
+
+
+# Every public name, whichever way its home has been imported before.
+IMPORTS = """
+import signal, sys
+before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+import mnist_jax
+slow = {"jax", "numpy"} & {*sys.modules}
+assert not slow, slow
+import mnist_jax.evaluate, mnist_jax.predict, mnist_jax.train
+assert {*mnist_jax.__all__} <= {*dir(mnist_jax)}
+for name in mnist_jax.__all__:
+    assert callable(getattr(mnist_jax, name)), name
+from mnist_jax import evaluate, predict, train
+assert mnist_jax.train is train is sys.modules["mnist_jax.train"].train
+assert mnist_jax.clock.IMPORT_SECONDS > 0
+assert not hasattr(mnist_jax, "no_such_name")
+assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+"""
+
+
+def test_public_names_are_imported_when_used_and_set_no_signal_handler():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
