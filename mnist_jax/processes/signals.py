@@ -57,12 +57,12 @@ def _is_second(times: list[float]) -> bool:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Yields a list that receives the signal which asks to stop.
+    """Yields a list that receives the signals which ask to stop.
 
-    It is filled by a thread, so also while the main thread computes in compiled code. A second
-    signal, later than `REPEAT_SECONDS`, ends the command at once; in another program it does what
-    it did there before. Outside the main thread, where Python allows no handlers, the list stays
-    empty. Where an error ends the `with` block, a request that came before it is passed on.
+    A second signal, later than `REPEAT_SECONDS`, ends the command at once, even in the middle of
+    compiled code; in another program it does what it did there before. Outside the main thread,
+    where Python allows no handlers, the list stays empty. If an error ends the `with` block, a
+    request that came before it is passed on.
     """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -73,19 +73,15 @@ def stop_requests() -> Iterator[list[int]]:
     is_command = raise_stopped in before.values()
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    handled = []
     received_at: list[float] = []
     handled_at: list[float] = []
 
     def receive() -> None:
         while received := reader.recv(1):  # the number of a signal; nothing at the end
-            if received[0] in SIGNALS:
-                requests.append(received[0])
-                if _is_second(received_at) and is_command:
-                    os._exit(128 + received[0])
+            if received[0] in SIGNALS and _is_second(received_at) and is_command:
+                os._exit(128 + received[0])
 
     def handle(signum: int, _frame: object) -> None:
-        handled.append(signum)
         requests.append(signum)
         if _is_second(handled_at):
             restore()
@@ -104,9 +100,9 @@ def stop_requests() -> Iterator[list[int]]:
     try:
         yield requests
     except Exception:
-        if handled:
+        if requests:
             restore()
-            signal.raise_signal(handled[0])
+            signal.raise_signal(requests[0])
         raise
     finally:
         restore()
