@@ -1,8 +1,8 @@
-"""What several processes of one training decide together.
+"""Decisions that several processes of one training take together.
 
 Each process runs the same program and makes the same compiled calls; JAX puts their devices into
 one mesh. What one process alone decides, or finds on a disk, would set them apart, and a call that
-one of them does not make leaves the others waiting. So the first process decides, and tells them.
+one of them does not make leaves the others waiting. So the first process decides for all.
 """
 
 import functools
@@ -19,12 +19,12 @@ from mnist_jax.sharding import create_mesh, place, replicated, split_members
 
 
 def is_first() -> bool:
-    """Tells whether this process is the one that writes files: the first, or the only one."""
+    """Whether this process is the one that writes files: the first, or the only one."""
     return jax.process_index() == 0
 
 
 def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function that writes do nothing in the other processes."""
+    """Returns a function that writes in the first process, and does nothing in the others."""
 
     @functools.wraps(function)
     def write(*args: Any, **kwargs: Any) -> None:
@@ -35,10 +35,10 @@ def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """Returns in every process what a function returns in the first one, where alone it is called.
+    """Calls a function in the first process alone, and returns its value in every process.
 
     Args:
-        function: its value is made of what JSON has.
+        function: Function of no arguments whose value JSON can hold.
 
     Raises:
         Whatever the function raises, in the first process; in the others a ValueError with its
@@ -65,14 +65,14 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def check_alike(what: str, values: Any) -> None:
-    """Compares what every process was started with: others would train something else, or wait.
+    """Checks that all processes have the same values: others would train something else, or wait.
 
     Args:
-        what: names it in the message.
-        values: made of what JSON has, or of what has a text, such as paths.
+        what: Name of the values in the message.
+        values: Values that JSON can hold, or that have a text, such as paths.
 
     Raises:
-        ValueError: in every process, where one has other values than the first one.
+        ValueError: The values of some process differ from the first one's; raised in all of them.
     """
     if jax.process_count() == 1:
         return
@@ -86,10 +86,10 @@ def check_alike(what: str, values: Any) -> None:
 
 
 def agreement() -> Callable[[int], int]:
-    """Returns a function by which the processes agree upon a number: the largest of all.
+    """Returns a function by which the processes agree on a number: the largest of all.
 
-    So that nobody waits, its answer is from the numbers of the call before; of one process, it is
-    the number at once. All processes have to call it equally often.
+    So that nobody waits, it returns the largest number of the call before; in a single process,
+    the number itself. All processes have to call it equally often.
     """
     if jax.process_count() == 1:
         return lambda number: number

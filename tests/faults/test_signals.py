@@ -95,10 +95,10 @@ def count(times):
     return is_second(times)
 
 def compute():
-    threading.Thread(target=tell).start()
+    threading.Thread(target=report).start()
     jax.jit(lambda: jax.lax.while_loop(lambda x: x >= 0, lambda x: 0 * x, 0))().item()
 
-def tell():
+def report():
     print("ready", file=sys.__stdout__, flush=True)
     while len(received) < 2:
         subprocesses.time.sleep(0.005)

@@ -30,14 +30,14 @@ TESTS = Path(__file__).parents[1]
 def start(
     count: int, workdir: Path, *options: str, before: str = "", waits_for_loss: object = False
 ) -> list[subprocess.Popen[str]]:
-    """Starts `train` in so many processes; RANK stands for that of each in all arguments.
+    """Starts `train` in several processes; RANK in an argument stands for the rank of each.
 
     Args:
-        count: how many there are.
-        workdir: of them all.
-        options: beside OPTIONS.
-        before: code that comes before the command.
-        waits_for_loss: see `subprocesses.be_process`.
+        count: Number of processes.
+        workdir: Directory of the run.
+        options: Options beside OPTIONS.
+        before: Code that comes before the command.
+        waits_for_loss: Argument of `subprocesses.be_process`.
     """
     code = f"import subprocesses; subprocesses.be_process(RANK, waits_for_loss={waits_for_loss})"
     arguments = [
@@ -72,25 +72,25 @@ def end_all() -> Iterator[None]:
 
 
 def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Waits for all, the first one at last: exit codes, what they have printed, their errors."""
-    found = []
+    """Waits for all, the first one last: their exit codes, standard outputs and errors."""
+    outcomes = []
     try:
         for process in reversed(processes):
             stdout, stderr = process.communicate(timeout=300)  # it hangs after that
-            found.insert(0, (process.returncode, stdout, stderr))
+            outcomes.insert(0, (process.returncode, stdout, stderr))
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    return found
+    return outcomes
 
 
 def assert_lost(victim: int, how: str, processes: list[subprocess.Popen[str]]) -> None:
     """The others end, and name the victim; JAX may say something beside that."""
-    found = ends([process for process in processes if process is not processes[victim]])
+    ended = ends([process for process in processes if process is not processes[victim]])
     processes[victim].kill()
     ends([processes[victim]])
-    for code, _, stderr in found:
+    for code, _, stderr in ended:
         assert code == LOST, stderr
         line = f"error: process {victim} of {len(processes)} {how}"
         assert any(said.startswith(line) for said in stderr.splitlines()), stderr
@@ -126,9 +126,9 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes_to_the_same_bits(
     kill = "if RANK == 0: subprocesses.at_chunk(7, subprocesses.kill)"
     assert_lost(0, "", start(2, tmp_path / "run", before=kill, waits_for_loss=True))
     assert not (tmp_path / "run" / "result.json").exists()
-    found = ends(start(2, tmp_path / "run"))
-    assert [code for code, _, _ in found] == [0, 0], found
-    assert "continuing after step" in found[0][1]
+    ended = ends(start(2, tmp_path / "run"))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert "continuing after step" in ended[0][1]
     assert bits(tmp_path / "run") == bits(undisturbed)
 
 
@@ -162,13 +162,13 @@ def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed,
     processes = start(2, tmp_path, before=wait)
     wait_for_line(processes[1], "ready")
     processes[1].terminate()
-    found = ends(processes)
-    assert [code for code, _, _ in found] == [143, 143], found
-    assert "continuing after step 6 " in found[0][1]
-    assert "process_count is 1, not 2" in found[0][2].splitlines()[0]
-    told = {stderr.splitlines()[-1] for _, _, stderr in found}
-    assert len(told) == 1, told
-    assert "stopped by SIGTERM after step" in told.pop()
+    ended = ends(processes)
+    assert [code for code, _, _ in ended] == [143, 143], ended
+    assert "continuing after step 6 " in ended[0][1]
+    assert "process_count is 1, not 2" in ended[0][2].splitlines()[0]
+    reasons = {stderr.splitlines()[-1] for _, _, stderr in ended}
+    assert len(reasons) == 1, reasons
+    assert "stopped by SIGTERM after step" in reasons.pop()
     steps, damaged = check_checkpoints(tmp_path / "checkpoints")
     assert not damaged
     finished = command(
@@ -193,14 +193,14 @@ def test_all_processes_refuse_what_the_first_one_refuses(undisturbed):
 
 @pytest.mark.slow
 def test_a_complete_run_is_complete_for_all_processes(undisturbed):
-    found = ends(start(2, undisturbed, "--json"))
-    assert [(code, stderr) for code, _, stderr in found] == [(0, "")] * 2
-    assert json.loads(found[0][1])["steps"] == STEPS
-    assert found[1][1] == ""
+    ended = ends(start(2, undisturbed, "--json"))
+    assert [(code, stderr) for code, _, stderr in ended] == [(0, "")] * 2
+    assert json.loads(ended[0][1])["steps"] == STEPS
+    assert ended[1][1] == ""
 
 
 @pytest.mark.slow
-def test_processes_with_other_options_are_refused(tmp_path):
+def test_processes_with_different_options_are_refused(tmp_path):
     for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs=1RANK")):
         assert (code, stdout) == (2, "")
         assert stderr == (
@@ -211,7 +211,7 @@ def test_processes_with_other_options_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_with_other_data_are_refused(tmp_path):
+def test_processes_with_different_data_are_refused(tmp_path):
     other = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'RANK'; "
     for code, _, stderr in ends(start(2, tmp_path / "run", before=other)):
         assert code == 2
@@ -241,10 +241,10 @@ def show(*_):
         threading.Event().wait()
 commands.show_result = show
 leave = subprocesses.group.multihost_utils.sync_global_devices
-def tell_and_leave(name):
+def say_and_leave(name):
     print("leaving", file=sys.__stdout__, flush=True)
     leave(name)
-subprocesses.group.multihost_utils.sync_global_devices = tell_and_leave
+subprocesses.group.multihost_utils.sync_global_devices = say_and_leave
 """
     processes = start(2, undisturbed, before=slow)
     wait_for_line(processes[1 - late], "leaving")
@@ -254,7 +254,7 @@ subprocesses.group.multihost_utils.sync_global_devices = tell_and_leave
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "a run of its own"])
-def test_a_workdir_that_is_not_shared_is_told(before, undisturbed, tmp_path):
+def test_a_workdir_that_is_not_shared_is_refused(before, undisturbed, tmp_path):
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()
         if before != "nothing":
@@ -271,7 +271,7 @@ def test_a_workdir_that_is_not_shared_is_told(before, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_come_are_told(tmp_path):
+def test_a_process_ends_when_the_others_do_not_come(tmp_path):
     few = "subprocesses.group.START_SECONDS = 3"
     processes = start(2, tmp_path / "run", before=few)
     processes[0].kill()
@@ -292,9 +292,9 @@ read, rows = StreamedImages.__getitem__, set()
 StreamedImages.__getitem__ = lambda images, index: rows.add(index.shape) or read(images, index)
 atexit.register(lambda: print("shapes", sorted(rows), file=sys.stderr))
 """
-    found = ends(start(2, tmp_path / "run", "--data.loader=stream", before=code))
-    assert [code for code, _, _ in found] == [0, 0], found
-    for _, _, stderr in found:
+    ended = ends(start(2, tmp_path / "run", "--data.loader=stream", before=code))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    for _, _, stderr in ended:
         shapes = stderr.splitlines()[-1]
         assert "(2, 32)" in shapes  # of a chunk of 2 steps of 64
         assert "(2, 64)" not in shapes
@@ -302,7 +302,7 @@ atexit.register(lambda: print("shapes", sorted(rows), file=sys.stderr))
     assert results[0]["params_sha256"] == results[1]["params_sha256"]
 
 
-def test_a_port_in_use_is_told():
+def test_a_port_in_use_is_refused():
     with socket.create_server(("", 0)) as server:
         options = {"coordinator": f"localhost:{server.getsockname()[1]}", "num_processes": 2}
         with (
@@ -312,7 +312,7 @@ def test_a_port_in_use_is_told():
             pass
 
 
-def test_a_process_alone_has_nothing_to_wait_for():
+def test_a_single_process_waits_for_nobody():
     with joined(num_processes=1) as first:
         assert first
     assert from_first(lambda: [1, "a"]) == [1, "a"]

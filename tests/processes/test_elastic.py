@@ -71,9 +71,9 @@ def follow_plan(root: Path) -> dict[int, str]:
 
 def assert_losses_agree(moved: Path, still: Path, name: str) -> None:
     """To rounding: another order, or other keys, would make other losses in the first epoch."""
-    found, expected = ([row[name] for row in read_history(path)] for path in (moved, still))
-    assert len(found) == len(expected) == CONFIG.epochs
-    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-3)
+    losses, expected = ([row[name] for row in read_history(path)] for path in (moved, still))
+    assert len(losses) == len(expected) == CONFIG.epochs
+    np.testing.assert_allclose(np.array(losses), np.array(expected), rtol=1e-3)
 
 
 @pytest.mark.slow
