@@ -25,7 +25,7 @@ SILENT_SECONDS = 30.0  # after which a process is lost: it hangs, or its machine
 
 
 class LostError(ConnectionError):
-    """Other processes of a training are not there, or not any more."""
+    """Other processes of a training did not come, or are lost."""
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def joined(
 def _checked(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
-    """The options as `jax.distributed.initialize` takes them; ValueError where they do not fit."""
+    """Returns the options as `jax.distributed.initialize` takes them; checks that they fit."""
     given = (coordinator, num_processes, process_id)
     if num_processes == 1 or given == (None, None, None):
         return {}
@@ -125,7 +125,8 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
         f"the processes of {where} did not come together: start every one of them, with the same "
         "coordinator and num-processes"
     )
-    os.environ.update(open_mpi_address(os.environ) if not arguments else {})
+    if not arguments:
+        os.environ.update(open_mpi_address(os.environ))
     # It waits in compiled code, where no handler of Python's runs; and it takes SIGTERM for itself.
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
@@ -139,7 +140,7 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
                     f"{', '.join(str(counts[rank]) for rank in sorted(counts))}"
                 )
             return _meet()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise LostError(f"{failed} ({error})") from error
     finally:
         for signum, handler in handlers.items():
@@ -176,12 +177,13 @@ def _call(hosts: list[str], port: int) -> socket.socket:
             first = socket.create_connection((host, port), timeout=10)
             first.sendall(f"{jax.process_index()}\n".encode())
             return first
-    raise LostError(f"cannot reach process 0 at port {port} of {', '.join(hosts)}")
+    raise ConnectionError(f"cannot reach process 0 at port {port} of {', '.join(hosts)}")
 
 
 def _answer(server: socket.socket) -> dict[int, socket.socket]:
     """Accepts the calls of the others; strangers do not give a rank."""
     peers = {}
+    server.settimeout(SILENT_SECONDS)
     while len(peers) < jax.process_count() - 1:
         caller, _ = server.accept()
         caller.settimeout(10)
@@ -191,7 +193,7 @@ def _answer(server: socket.socket) -> dict[int, socket.socket]:
 
 
 def _beat(peers: dict[int, socket.socket], leaving: threading.Event) -> None:
-    """Gives signs of life to the peers."""
+    """Sends signs of life to the peers."""
     while not leaving.wait(BEAT_SECONDS):
         _say(peers, b".")
 
@@ -221,7 +223,7 @@ def _watch(rank: int, peers: dict[int, socket.socket], leaving: threading.Event)
 
 def _say(peers: dict[int, socket.socket], said: bytes) -> None:
     for peer in peers.values():
-        with contextlib.suppress(OSError):  # it is gone, or does not listen: receiving tells
+        with contextlib.suppress(OSError):  # it is gone: receiving notices
             peer.sendall(said)
 
 
@@ -234,7 +236,7 @@ def _end(message: str) -> NoReturn:
 
 @contextlib.contextmanager
 def _ends_after(seconds: float, message: str) -> Iterator[None]:
-    """Ends this process where the `with` block lasts longer: JAX would do it with a stack trace."""
+    """Ends this process if the `with` block lasts longer: JAX would do so with a stack trace."""
     timer = threading.Timer(seconds, _end, [message])
     timer.daemon = True
     timer.start()
