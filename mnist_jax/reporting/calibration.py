@@ -1,4 +1,4 @@
-"""Whether a network is as often right as it is sure."""
+"""Calibration: the agreement of how sure a network is with how often it is right."""
 
 from typing import NamedTuple
 
@@ -35,25 +35,25 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
         2017, https://arxiv.org/abs/1706.04599
     """
     confidence = np.asarray(confidence, np.float64)
-    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
-    counts = np.bincount(place, minlength=bins)
+    bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    counts = np.bincount(bin_of, minlength=bins)
     some = np.where(counts, counts, np.nan)
     return Reliability(
-        np.bincount(place, confidence, bins) / some,
-        np.bincount(place, np.asarray(right, np.float64), bins) / some,
+        np.bincount(bin_of, confidence, bins) / some,
+        np.bincount(bin_of, np.asarray(right, np.float64), bins) / some,
         counts,
     )
 
 
-def expected_calibration_error(found: Reliability) -> float:
+def expected_calibration_error(binned: Reliability) -> float:
     """Returns the mean distance, over all answers, of confidence and accuracy in their bin.
 
     References:
         M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
         Bayesian Binning", 2015; Guo et al. 2017, see `reliability`.
     """
-    distance = np.nan_to_num(np.abs(found.confidence - found.accuracy))
-    return float(found.counts @ distance / max(found.counts.sum(), 1))
+    distance = np.nan_to_num(np.abs(binned.confidence - binned.accuracy))
+    return float(binned.counts @ distance / max(binned.counts.sum(), 1))
 
 
 def chance_calibration_error(confidence: np.ndarray) -> float:

@@ -1,16 +1,16 @@
-"""What a page says of several networks beside each other."""
+"""The content of a page that compares several networks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
+from mnist_jax.config import completed
 from mnist_jax.metrics import paired_interval
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
-from mnist_jax.reporting.page import figure, picture, readable, spelled
+from mnist_jax.reporting.page import figure, in_percent, picture, readable
 from mnist_jax.workdir.hashing import data_sha256
 
 DISAGREEMENTS = 25  # pictures
@@ -25,25 +25,21 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
     """
     split = "test" if all(run.result for run in runs) else "validation"
     letters = [_letter(number) for number in range(len(runs))]
-    measured, data = [], []
-    for run in runs:
-        answers, splits = measure(run, split)
-        measured.append(answers)
+    networks, rows, data = [], [], []
+    paired: dict[str, Measured] = {}  # the answers for the images of the first
+    for letter, run in zip(letters, runs, strict=True):
+        measured, splits = measure(run, split)
+        networks.append(figures(run, measured))
         data.append((run.trained.info.label_names, data_sha256({split: splits[split]})))
-    networks = [figures(run, each) for run, each in zip(runs, measured, strict=True)]
-    paired = [each == data[0] for each in data]
-    rows = [
-        found
-        | {
+        if data[-1] == data[0]:
+            paired[letter] = measured
+        compared = rows and letter in paired
+        row = {
             "letter": letter,
-            "difference": _difference(measured[0], each) if same else None,
+            "difference": _difference(paired["A"], measured) if compared else None,
             "val_accuracy": _val_accuracy(run),
         }
-        for run, found, letter, each, same in zip(
-            runs, networks, letters, measured, paired, strict=True
-        )
-    ]
-    rows[0]["difference"] = None
+        rows.append(networks[-1] | row)
     histories = {
         f"{letter} {run.workdir.name}": run.history
         for letter, run in zip(letters, runs, strict=True)
@@ -53,14 +49,10 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         "split": split,
         "rows": rows,
         "headline": _headline(
-            [
-                (found["workdir"], each)
-                for found, each, same in zip(networks, measured, paired, strict=True)
-                if same
-            ]
+            [(row["workdir"], paired[row["letter"]]) for row in rows if row["letter"] in paired]
         ),
-        "paired": [letter for letter, same in zip(letters, paired, strict=True) if same],
-        "others": [letter for letter, same in zip(letters, paired, strict=True) if not same],
+        "paired": [*paired],
+        "others": [letter for letter in letters if letter not in paired],
         "curves": [
             figure(
                 plots.compare_curves(histories, metric),
@@ -72,11 +64,7 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         ],
         "fields": _differing_fields(runs),
         "letters": letters,
-        "disagreements": _disagreements(
-            [each for each, same in zip(measured, paired, strict=True) if same],
-            [letter for letter, same in zip(letters, paired, strict=True) if same],
-            readable(runs[0].trained.info.label_names),
-        ),
+        "disagreements": _disagreements(paired, readable(runs[0].trained.info.label_names)),
         "pixelated": max(runs[0].trained.info.image_shape[:2]) < 64,
     }
     return networks, values
@@ -109,9 +97,10 @@ def _headline(measured: Sequence[tuple[str, Measured]]) -> str:
         return ""
     ordered = sorted(measured, key=lambda each: (-int(each[1].right.sum()), each[0]))
     (best, first), (second, other) = ordered[:2]
-    found = _difference(other, first)
-    points, size = found["points"], f"{found['low']:+.2f} to {found['high']:+.2f}"
-    if found["low"] > 0:
+    difference = _difference(other, first)
+    points, low = difference["points"], difference["low"]
+    size = f"{low:+.2f} to {difference['high']:+.2f}"
+    if low > 0:
         return f"{best} is better than {second} by {points:.2f} points ({size})."
     tied = [name for name, each in ordered if each.right.sum() == first.right.sum()]
     if len(tied) > 1:
@@ -120,42 +109,45 @@ def _headline(measured: Sequence[tuple[str, Measured]]) -> str:
 
 
 def _val_accuracy(run: RunRecord) -> float | None:
-    """That of the network shown; None where its epoch is not finished."""
-    found = [row["val_accuracy"] for row in run.history if row.get("step") == run.trained.step]
-    return found[0] if found else None
+    """Returns that of the network shown; None where its epoch is not finished."""
+    shown = (row["val_accuracy"] for row in run.history if row.get("step") == run.trained.step)
+    return next(shown, None)
 
 
 def _differing_fields(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
     """Each field of the config that is not the same everywhere, with its values."""
-    configs = [flatten_dict(dataclasses.asdict(run.trained.config), sep=".") for run in runs]
+    configs = [completed(dataclasses.asdict(run.trained.config)) for run in runs]
     fields = [(name, [config[name] for config in configs]) for name in configs[0]]
     return [(name, values) for name, values in fields if len({*map(repr, values)}) > 1]
 
 
-def _disagreements(
-    measured: Sequence[Measured], letters: Sequence[str], names: Sequence[str]
-) -> dict[str, Any]:
-    """The images that the networks answer differently, those first where they are surest."""
-    answers = np.stack([each.answers for each in measured])
+def _disagreements(paired: Mapping[str, Measured], names: Sequence[str]) -> dict[str, Any]:
+    """Returns the images that the networks answer differently, those first where they are surest.
+
+    Args:
+        paired: answers for the same images, by the letter of the network.
+        names: classes, as they are to be written.
+    """
+    first = paired["A"]
+    answers = np.stack([measured.answers for measured in paired.values()])
     differing = np.flatnonzero((answers != answers[0]).any(axis=0))
-    sureness = np.stack([each.confidence for each in measured]).mean(axis=0)
+    sureness = np.stack([measured.confidence for measured in paired.values()]).mean(axis=0)
     shown = differing[np.argsort(-sureness[differing], kind="stable")][:DISAGREEMENTS]
-    images = measured[0].images[shown]
+
+    def said(measured: Measured, number: int) -> tuple[str, str]:
+        probability = in_percent(float(measured.confidence[number]))
+        return names[int(measured.answers[number])], probability
+
     return {
         "count": len(differing),
         "shown": [
             {
                 "picture": picture(image),
-                "shown": names[int(measured[0].labels[number])],
+                "shown": names[int(first.labels[number])],
                 "answers": [
-                    (
-                        letter,
-                        names[int(each.answers[number])],
-                        spelled(float(each.confidence[number])),
-                    )
-                    for letter, each in zip(letters, measured, strict=True)
+                    (letter, *said(measured, number)) for letter, measured in paired.items()
                 ],
             }
-            for number, image in zip(shown, images, strict=True)
+            for number, image in zip(shown, first.images[shown], strict=True)
         ],
     }

@@ -52,8 +52,8 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
         capture_intermediates=lambda module, _: isinstance(module, ConvPool),
         mutable=["intermediates"],
     )
-    _, found = eval_logits(variables, capture, images)
-    answers: dict[str, Any] = flatten_dict(found.get("intermediates", {}), sep="/")
+    _, captured = eval_logits(variables, capture, images)
+    answers: dict[str, Any] = flatten_dict(captured.get("intermediates", {}), sep="/")
     return {
         name.removesuffix("/__call__"): answer[0].transpose(3, 1, 2, 0)
         for name, answer in answers.items()
@@ -87,11 +87,11 @@ def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
         name: sheet(
             visible(np.asarray(maps[name][0]).transpose(2, 0, 1)[:MOST, ..., None]), COLUMNS
         )
-        for name in sorted(maps, key=_place)
+        for name in sorted(maps, key=_layer_order)
     }
 
 
-def _place(name: str) -> tuple[int, list[str | int]]:
+def _layer_order(name: str) -> tuple[int, list[str | int]]:
     """Sorts the layers of the network before those of its blocks, and the tenth after the ninth."""
     parts = re.split(r"(\d+)", name)
     return name.count("/"), [int(part) if part.isdigit() else part for part in parts]

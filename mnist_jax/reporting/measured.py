@@ -1,4 +1,4 @@
-"""A run as a report sees it: what it is made of, and each answer of its network."""
+"""A run as a report sees it: its files, and each answer of its network."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,13 +108,6 @@ def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
     return Measured(split, images, labels, answers, confidence), splits
 
 
-def phase_seconds(run: RunRecord) -> dict[str, float]:
-    """Returns the seconds of each phase, and their total; nothing of a run that is not finished."""
-    found = (run.result or {}).get("seconds")
-    known = found.items() if isinstance(found, dict) else ()
-    return {name: float(value) for name, value in known if isinstance(value, int | float)}
-
-
 def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
     """Returns the numbers that a report begins with, as JSON can hold them.
 
@@ -148,10 +141,10 @@ def _training_seconds(history: list[dict[str, Any]]) -> float | None:
     return sum(seconds) if seconds and known else None
 
 
-def verdict(found: dict[str, Any]) -> str:
-    """Says in one line what `figures` has found."""
-    low, high = found["ci95"]
+def verdict(numbers: dict[str, Any]) -> str:
+    """Sums `figures` up in one line."""
+    low, high = numbers["ci95"]
     return (
-        f"{found['workdir']}: {found['split']} accuracy {found['accuracy']:.2%} "
-        f"(95 % interval {low:.2%} to {high:.2%}), {found['errors']:,} of {found['count']:,} wrong"
-    )
+        "{workdir}: {split} accuracy {accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
+        "{errors:,} of {count:,} wrong"
+    ).format(**numbers, low=low, high=high)

@@ -78,8 +78,8 @@ def svg(figure: "Figure", name: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for side in ("width", "height"):
+        text = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
@@ -123,7 +123,7 @@ def readable(names: Iterable[str]) -> list[str]:
     return [name if len(name) <= LONGEST else f"{name[:16]}…{name[-15:]}" for name in shown]
 
 
-def spelled(probability: float) -> str:
+def in_percent(probability: float) -> str:
     """Spells a probability in percent; one below 1 is never 100%."""
     text = f"{probability:.1%}"
     return ">99.9%" if text == "100.0%" and probability < 1 else text

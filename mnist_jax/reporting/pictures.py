@@ -22,13 +22,12 @@ def sheet(pictures: np.ndarray, columns: int, *, gap: int = 1, ground: int = 128
     """
     _, height, width, channels = pictures.shape
     rows = math.ceil(len(pictures) / columns)
-    found = np.full(
-        (rows * (height + gap) - gap, columns * (width + gap) - gap, channels), ground, np.uint8
-    )
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
+    canvas = np.full(shape, ground, np.uint8)
     for number, picture in enumerate(pictures):
         top, left = (height + gap) * (number // columns), (width + gap) * (number % columns)
-        found[top : top + height, left : left + width] = picture
-    return found
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
 
 
 def visible(values: np.ndarray, *, signed: bool = False) -> np.ndarray:

@@ -165,8 +165,10 @@ def reliability(
         confidence: the mean probability of the answers of each bin [B]; not read of an empty one.
         accuracy: the part of them that was right [B].
         counts: how many answers the bin has [B]; they are written above the axis.
-        intervals: between which parts the true one lies [B, 2].
+        intervals: bounds of the true part [B, 2].
     """
+    from matplotlib.ticker import PercentFormatter
+
     with _panels(1, height=3.2) as (figure, (axes,)):
         some = np.flatnonzero(counts)
         low, high = intervals[some].T
@@ -175,31 +177,17 @@ def reliability(
         axes.errorbar(
             confidence[some], accuracy[some], lengths, fmt="none", ecolor=BLUE, elinewidth=1.2
         )
-        axes.plot(
-            confidence[some],
-            accuracy[some],
-            "o",
-            color=BLUE,
-            ms=4.5,
-            label="network",
-            clip_on=False,
-        )
+        dots: Any = {"color": BLUE, "ms": 4.5, "label": "network", "clip_on": False}
+        axes.plot(confidence[some], accuracy[some], "o", **dots)
+        letters: Any = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 6.5}
         for number in some:
-            axes.text(
-                (number + 0.5) / len(counts),
-                -0.13,
-                f"{counts[number]:,}",
-                rotation=90,
-                ha="center",
-                va="bottom",
-                fontsize=6.5,
-            )
+            axes.text((number + 0.5) / len(counts), -0.13, f"{counts[number]:,}", **letters)
         axes.set(xlim=(0, 1), ylim=(-0.15, 1), xlabel="probability of the answer")
         axes.set_ylabel("part that was right")
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # above, where no dot is
         axes.set_yticks(np.linspace(0, 1, 6))
-        _as_percent(axes.xaxis)
-        _as_percent(axes.yaxis)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
@@ -207,13 +195,12 @@ def phases(seconds: Mapping[str, float]) -> "Figure":
     """Draws where the time went.
 
     Args:
-        seconds: by phase; "total" is not drawn.
+        seconds: times by phase, at least one.
     """
-    parts = {name: value for name, value in seconds.items() if name != "total"}
-    with _panels(1, height=0.6 + 0.24 * len(parts)) as (figure, (axes,)):
-        bars = axes.barh([*parts], [*parts.values()], color=BLUE, alpha=0.75, height=0.6)
-        axes.bar_label(bars, [f"{value:.2f} s" for value in parts.values()], padding=4)
-        axes.set_xlim(0, 1.2 * max([*parts.values(), 1e-9]))
+    with _panels(1, height=0.6 + 0.24 * len(seconds)) as (figure, (axes,)):
+        bars = axes.barh([*seconds], [*seconds.values()], color=BLUE, alpha=0.75, height=0.6)
+        axes.bar_label(bars, fmt="%.2f s", padding=4)
+        axes.set_xlim(0, 1.2 * max(*seconds.values(), 1e-9))
         axes.invert_yaxis()
         axes.xaxis.set_visible(False)
         axes.grid(visible=False)
@@ -231,14 +218,10 @@ def picture_grid(
         titles: N of them; None: no titles.
         columns: how many a row.
     """
-    from matplotlib.figure import Figure
-
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    height = pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05)
-    with _style():
-        figure = Figure(figsize=(0.95 * columns, 0.95 * height * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05))
+    with _panels(columns, height, width=0.95, rows=rows) as (figure, panels):
         for number, axes in enumerate(panels):
             axes.set_axis_off()
             if number < len(pictures):
@@ -251,21 +234,16 @@ def picture_grid(
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def _panels(
+    columns: int, height: float = 2.7, *, width: float = 4.4, rows: int = 1
+) -> Iterator[tuple["Figure", "list[Axes]"]]:
+    """Yields a figure in the common style, with its panels; each is as wide as a phone."""
     import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        yield
-
-
-@contextlib.contextmanager
-def _panels(count: int, height: float = 2.7) -> Iterator[tuple["Figure", "list[Axes]"]]:
-    """A figure with some panels side by side, each as wide as a phone."""
     from matplotlib.figure import Figure
 
-    with _style():
-        figure = Figure(figsize=(4.4 * count, height), layout="constrained")
-        yield figure, [*figure.subplots(1, count, squeeze=False)[0]]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        yield figure, [*figure.subplots(rows, columns, squeeze=False).flat]
 
 
 def _by_epoch(axes: "Axes", title: str, epochs: Sequence[int], values: Sequence[float]) -> None:
@@ -305,33 +283,27 @@ def _by_error(axes: "Axes", accuracies: Sequence[float]) -> None:
     _label(axes, lambda share: 1 - share if share > 0.9 * least else 1.0, "%")
 
 
-def _label(axes: "Axes", place: Callable[[float], float] = float, unit: str = "") -> None:
+def _label(axes: "Axes", height: Callable[[float], float] = float, unit: str = "") -> None:
     """Writes round numbers beside the axis; Matplotlib's own where too few of them are seen.
 
     Args:
-        axes: with their limits.
-        place: where a round number is written.
+        axes: panel whose limits are set.
+        height: function from a round number to the value it is written at.
         unit: "" or "%".
     """
-    from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import AutoLocator
 
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(AutoLocator())
     for digits in DIGITS:
-        places = {place(digit * 10.0**power) for power in range(-9, 9) for digit in digits}
-        seen = sorted(each for each in places if low <= each <= high)
+        heights = {height(digit * 10.0**power) for power in range(-9, 9) for digit in digits}
+        seen = sorted(each for each in heights if low <= each <= high)
         if len(seen) > 2:
-            axes.yaxis.set_major_locator(FixedLocator(seen))
+            axes.set_yticks(seen)
             break
     factor = 100 if unit else 1
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:.6g}{unit}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _as_percent(axis: Any) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    axis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{factor * value:.6g}{unit}")
+    axes.minorticks_off()
 
 
 def _short(text: str, length: int) -> str:

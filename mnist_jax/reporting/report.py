@@ -12,14 +12,13 @@ from mnist_jax.reporting.single import single_values
 from mnist_jax.workdir.files import atomic_file
 
 
-class Report(NamedTuple):
+class WrittenReport(NamedTuple):
     """A page that was written.
 
     Attributes:
         path: the file.
         verdict: a line a network: its accuracy with the interval.
-        networks: of each what the line says and more, as `json` can hold it, see
-            `measured.figures`.
+        networks: numbers of each network, as `json` can hold them, see `measured.figures`.
     """
 
     path: Path
@@ -27,7 +26,9 @@ class Report(NamedTuple):
     networks: list[dict[str, Any]]
 
 
-def report(workdirs: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Report:
+def report(
+    workdirs: str | Path | Sequence[str | Path], output: str | Path | None = None
+) -> WrittenReport:
     """Writes a page about a trained network, or about several beside each other.
 
     It shows the test images; of a run that is not finished, the validation images, so that the
@@ -39,7 +40,7 @@ def report(workdirs: str | Path | Sequence[str | Path], output: str | Path | Non
 
     Raises:
         FileNotFoundError: there is no trained network, or no directory for the output.
-        ValueError: a run cannot be read, its data are others now, or a package is missing.
+        ValueError: a run cannot be read, its dataset has changed, or a package is missing.
         OSError: the page cannot be written.
     """
     require("a report", "jinja2", "matplotlib", "sklearn", extra="report")
@@ -62,4 +63,4 @@ def report(workdirs: str | Path | Sequence[str | Path], output: str | Path | Non
     page = render(template, **values)
     with atomic_file(target) as file:
         file.write(page)
-    return Report(target, "\n".join(map(verdict, networks)), networks)
+    return WrittenReport(target, "\n".join(map(verdict, networks)), networks)

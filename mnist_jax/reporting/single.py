@@ -1,4 +1,4 @@
-"""What a page says of one network."""
+"""The content of a page about one network."""
 
 import dataclasses
 import shlex
@@ -8,16 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from mnist_jax.augment import augment, mixup
-from mnist_jax.config import AugmentConfig, Config
+from mnist_jax.config import AugmentConfig, Config, completed
 from mnist_jax.metrics import wilson_interval
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.calibration import BINS
 from mnist_jax.reporting.filters import MOST, feature_maps, filter_sheet, first_filters, map_sheets
-from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure, phase_seconds
-from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable, spelled
+from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
+from mnist_jax.reporting.page import SHEET_SIDE, figure, in_percent, picture, readable
 from mnist_jax.steps import scale
 
 MISTAKES = 25  # pictures of the most confident ones
@@ -33,13 +32,13 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
     """
     measured, splits = measure(run, "test" if run.result else "validation")
     config, names = run.trained.config, readable(run.trained.info.label_names)
-    found = figures(run, measured)
+    numbers = figures(run, measured)
     made_with = run.result or run.trained.origin.environment
     versions = made_with.get("versions")
     values = {
-        "found": found,
+        "found": numbers,
         "result": run.result,
-        "made": _how_it_was_made(run, found["params"], len(splits["train"].labels)),
+        "made": _how_it_was_made(run, numbers["params"], len(splits["train"].labels)),
         "early": _early_stop(run),
         "chosen_by": bool(config.watch.patience and not run.result and len(run.history) > 1),
         "curves": _curves(run),
@@ -68,7 +67,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "again": _command(config),
         "verify": shlex.join(["mnist-jax", "verify", "--workdir", str(run.workdir)]),
     }
-    return [found], values
+    return [numbers], values
 
 
 def _how_it_was_made(run: RunRecord, parameters: int, examples: int) -> str:
@@ -162,36 +161,30 @@ def _classes(
     scores: Any = precision_recall_fscore_support(
         measured.labels, measured.answers, labels=range(len(names)), zero_division=undefined
     )
-    precision, recall, f1, support = scores
-    shown = range(len(names)) if len(names) <= ROWS else np.argsort(f1, kind="stable")[:ROWS]
+    *shares, support = scores
+    shown = range(len(names)) if len(names) <= ROWS else np.argsort(shares[2], kind="stable")[:ROWS]
     return [
         {
-            "name": names[int(number)],
-            "full_name": full_names[int(number)],
-            "precision": _percent(precision[number]),
-            "recall": _percent(recall[number]),
-            "f1": _percent(f1[number]),
+            "name": names[number],
+            "full_name": full_names[number],
+            "shares": [
+                "-" if np.isnan(share[number]) else f"{share[number]:.2%}" for share in shares
+            ],
             "support": int(support[number]),
         }
-        for number in shown
+        for number in map(int, shown)
     ]
 
 
-def _percent(share: float) -> str:
-    return "-" if np.isnan(share) else f"{share:.2%}"
-
-
 def _reliability(measured: Measured) -> Any:
-    found = measured.reliability
-    right = np.nan_to_num(found.accuracy * found.counts).round().astype(int)
-    intervals = np.array(
-        [
-            wilson_interval(int(some), int(count)) if count else (0.0, 1.0)
-            for some, count in zip(right, found.counts, strict=True)
-        ]
-    )
+    binned = measured.reliability
+    right = np.nan_to_num(binned.accuracy * binned.counts).round().astype(int).tolist()
+    intervals = [
+        wilson_interval(some, count) if count else (0.0, 1.0)
+        for some, count in zip(right, binned.counts.tolist(), strict=True)
+    ]
     return figure(
-        plots.reliability(*found, intervals),
+        plots.reliability(*binned, np.array(intervals)),
         "reliability",
         "Dots: how often the network was right, by the probability of its answer.",
     )
@@ -205,7 +198,7 @@ def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
             "picture": picture(image),
             "shown": names[int(measured.labels[number])],
             "answer": names[int(measured.answers[number])],
-            "probability": spelled(float(measured.confidence[number])),
+            "probability": in_percent(float(measured.confidence[number])),
         }
         for number, image in zip(worst, measured.images[worst], strict=True)
     ]
@@ -219,10 +212,9 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
         return None
     image = measured.images[np.arange(1)]
     maps = feature_maps(trained.model, trained.variables, scale(jnp.asarray(image)))
-    sheets = [
-        (f"Feature maps of {name}", sheet, maps[name].shape[-1])
-        for name, sheet in map_sheets(maps).items()
-    ]
+    sheets = [("Filters of the first layer", drawn, len(filters))]
+    for name, sheet in map_sheets(maps).items():
+        sheets.append((f"Feature maps of {name}", sheet, maps[name].shape[-1]))
     return {
         "image": picture(image[0]),
         "label": names[int(measured.labels[0])],
@@ -231,10 +223,7 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
                 "title": title + (f", the first {MOST} of {count}" if count > MOST else ""),
                 "picture": picture(sheet, SHEET_SIDE),
             }
-            for title, sheet, count in [
-                ("Filters of the first layer", drawn, len(filters)),
-                *sheets,
-            ]
+            for title, sheet, count in sheets
         ],
     }
 
@@ -256,19 +245,22 @@ def _augmented(config: Config, images: Any) -> list[list[str]]:
 
 
 def _phases(run: RunRecord) -> Any:
-    seconds = phase_seconds(run)
-    if not seconds:
+    """Draws where the time went; None of a run that is not finished."""
+    recorded = (run.result or {}).get("seconds")
+    if not isinstance(recorded, dict):
         return None
-    drawn = {name: value for name, value in seconds.items() if name != "total"}
-    said = ", ".join(f"{name} {value:.1f} s" for name, value in drawn.items())
-    return figure(plots.phases(seconds), "phases", f"Bars: {said}.")
+    seconds = {
+        name: float(value)
+        for name, value in recorded.items()
+        if name != "total" and isinstance(value, int | float)
+    }
+    said = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    return figure(plots.phases(seconds), "phases", f"Bars: {said}.") if seconds else None
 
 
 def _config_rows(config: Config) -> list[tuple[str, Any, Any]]:
     """Each field with its value and, where it differs, the default; None where it does not."""
-    values, defaults = (
-        flatten_dict(dataclasses.asdict(each), sep=".") for each in (config, Config())
-    )
+    values, defaults = completed(dataclasses.asdict(config)), completed({})
     return [
         (name, value, defaults[name] if value != defaults[name] else None)
         for name, value in values.items()

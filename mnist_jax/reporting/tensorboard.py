@@ -10,9 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 
-from mnist_jax.config import Config
+from mnist_jax.config import Config, completed
 from mnist_jax.events import Begin, Done, Epoch, Event, Listener
 from mnist_jax.machine.extras import require
 from mnist_jax.processes.distributed import is_first
@@ -73,14 +72,9 @@ def tensorboard(workdir: str | Path) -> Iterator[Listener]:
 
 def hyperparameters(config: Config) -> dict[str, Any]:
     """Returns the fields of a config that tell a run from others, by name."""
-    default, values = (
-        flatten_dict(dataclasses.asdict(recipe), sep=".") for recipe in (Config(), config)
-    )
-    return {
-        name: value
-        for name, value in values.items()
-        if name in ALWAYS_SHOWN or value != default[name]
-    }
+    defaults, values = completed({}), completed(dataclasses.asdict(config))
+    chosen = (name for name in values if name in ALWAYS_SHOWN or values[name] != defaults[name])
+    return {name: values[name] for name in chosen}
 
 
 def _test_row(result: dict[str, Any]) -> dict[str, Any]:

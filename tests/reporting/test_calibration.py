@@ -43,13 +43,6 @@ def test_bins_are_those_of_a_slow_count_and_of_scikit_learn(answers, bins):
     np.testing.assert_allclose(found.confidence[some], mean)
 
 
-def test_the_calibration_error_is_what_confidence_is_off_by():
-    confidence = np.full(10, 0.9, np.float32)
-    for right, error in ((9, 0.0), (5, 0.4), (10, 0.1), (0, 0.9)):
-        found = reliability(confidence, np.arange(10) < right)
-        assert expected_calibration_error(found) == pytest.approx(error, abs=1e-6)
-
-
 def test_the_chance_error_is_what_calibrated_networks_have_on_average():
     rng = np.random.default_rng(1)
     confidence = rng.beta(8, 1, 500)

@@ -15,11 +15,8 @@ from mnist_jax.reporting.pictures import data_url, sheet, visible
 def test_every_picture_of_a_sheet_lies_in_its_place(count, columns, channels, gap):
     pictures = np.random.default_rng(count).integers(0, 256, (count, 4, 5, channels), np.uint8)
     found = sheet(pictures, columns, gap=gap, ground=7)
-    assert found.shape == (
-        -(-count // columns) * (4 + gap) - gap,
-        columns * (5 + gap) - gap,
-        channels,
-    )
+    rows = -(-count // columns)
+    assert found.shape == (rows * (4 + gap) - gap, columns * (5 + gap) - gap, channels)
     for number, picture in enumerate(pictures):
         top, left = number // columns * (4 + gap), number % columns * (5 + gap)
         assert (found[top : top + 4, left : left + 5] == picture).all()

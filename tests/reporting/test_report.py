@@ -22,8 +22,9 @@ from mnist_jax.cli.main import main
 from mnist_jax.config import AugmentConfig, ModelConfig, WatchConfig
 from mnist_jax.metrics import wilson_interval
 from mnist_jax.reporting.measured import RunRecord
-from mnist_jax.reporting.page import readable, spelled
+from mnist_jax.reporting.page import in_percent, readable
 from mnist_jax.reporting.single import _early_stop, _what_training_figures_are
+from mnist_jax.workdir.history import read_history
 from mnist_jax.workdir.run import delete_leftovers, delete_run
 from mnist_jax.workdir.trained import Trained
 
@@ -65,10 +66,7 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     np.fill_diagonal(counts, 0)
     shown, answer = divmod(int(counts.argmax()), 10)
     assert f"{shown} taken for {answer} : {counts.max()} times" in said
-    history = [
-        json.loads(line)
-        for line in (small / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    history = read_history(small)
     assert f"accuracy is {history[-1]['train_accuracy']:.2%} in training" in said
     assert f"mnist-jax verify --workdir {shlex.quote(str(small))}" in said
     check_command(small)
@@ -84,10 +82,7 @@ def test_two_reports_of_a_run_have_the_same_bytes(small, tmp_path):
 def test_the_report_of_an_unfinished_run_shows_validation(small, tmp_path):
     workdir = Path(shutil.copytree(small, tmp_path / "run"))
     (workdir / "result.json").unlink()
-    history = [
-        json.loads(line)
-        for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    history = read_history(workdir)
     (found,) = report(workdir).networks
     assert (found["split"], found["count"]) == ("validation", 256)
     assert found["accuracy"] == pytest.approx(history[-1]["val_accuracy"], abs=1e-9)
@@ -149,10 +144,7 @@ def test_the_time_reported_is_that_of_all_epochs_however_often_the_run_was_stopp
     result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     result["seconds"]["total"] = 0.25  # the last process only wrote the result
     (workdir / "result.json").write_text(json.dumps(result), encoding="utf-8")
-    history = [
-        json.loads(line)
-        for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    history = read_history(workdir)
     written = report(workdir)
     expected = sum(row["seconds"] for row in history)
     assert written.networks[0]["seconds"] == pytest.approx(expected)
@@ -161,7 +153,7 @@ def test_the_time_reported_is_that_of_all_epochs_however_often_the_run_was_stopp
 
 
 def test_a_probability_below_one_is_never_all():
-    assert [spelled(share) for share in (0.5, 0.9994, 0.9996, 1.0)] == [
+    assert [in_percent(share) for share in (0.5, 0.9994, 0.9996, 1.0)] == [
         "50.0%",
         "99.9%",
         ">99.9%",

@@ -58,9 +58,6 @@ def test_a_summary_is_computed_from_the_module():
     # Multiplications and additions of one image: 26*26*32 outputs of 9 products each, and so on.
     assert [layer.flops for layer in layers] == [389376, 0, 0, 692224, 0, 1280]
     assert all(layer.purpose for layer in layers)
-    table = format_table(layers, (28, 28, 1))
-    assert "347,146" in table
-    assert "26x26x32" in table
 
 
 def test_a_step_needs_no_gradient_of_the_images():
