@@ -1,4 +1,4 @@
-"""What the API of the page takes and gives, as openapi.json describes it."""
+"""The requests and answers of the page's API, as openapi.json describes them."""
 
 from typing import Any
 
@@ -21,9 +21,9 @@ class Answer(BaseModel):
     """What the network says of an image, as `mnist-jax predict --json` has it."""
 
     label: str | None = Field(description="the likeliest class; null where nothing is drawn")
-    probability: float = Field(description="of it")
+    probability: float = Field(description="the label's")
     runner_up: str | None = Field(description="the class after it")
-    runner_up_probability: float = Field(description="of that")
+    runner_up_probability: float = Field(description="the runner-up's")
     problem: str = Field(description="why not to trust the answer; empty where nothing tells")
     probabilities: dict[str, float] = Field(description="by class; empty where nothing is drawn")
 
@@ -41,13 +41,13 @@ class Explanation(Answer):
 class About(BaseModel):
     """The network that answers."""
 
-    step: int = Field(description="after how many updates of its training")
+    step: int = Field(description="number of training updates before it was saved")
     architecture: str = Field(description="the name of the model")
-    dataset: str = Field(description="what it was trained on")
+    dataset: str = Field(description="name of the training data")
     label_names: list[str] = Field(description="its classes, in their order")
     image_shape: list[int] = Field(description="height, width and channels of its images")
     drawings: bool = Field(description="whether these are light drawings on black, as MNIST's")
-    params: int = Field(description="how many numbers it has learned")
+    params: int = Field(description="number of parameters")
     test_accuracy: float | None = Field(description="0 to 1; null where it is not known")
 
 

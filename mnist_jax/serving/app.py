@@ -189,11 +189,10 @@ def create_app(
     async def explain(request: Request) -> Explanation:
         """Classifies an image, and shows what the network is given and what it finds there."""
         drawing = await uploads.receive(request)
-        found = await answered(drawing)
+        fields = await answered(drawing)
         loop = asyncio.get_running_loop()
-        return Explanation(
-            **found, **await loop.run_in_executor(uploads.executor, explained, drawing)
-        )
+        fields |= await loop.run_in_executor(uploads.executor, explained, drawing)
+        return Explanation(**fields)
 
     @app.get("/api/network")
     async def network_() -> About:

@@ -45,33 +45,28 @@ class Batcher:
             raise BusyError
         result = asyncio.get_running_loop().create_future()
         self._waiting.append((item, result))
-        if self._worker is None:
+        if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await result
 
     async def _work(self) -> None:
-        try:
-            while self._waiting:
-                count = min(self._largest, len(self._waiting))
-                batch = [self._waiting.popleft() for _ in range(count)]
-                # Who waited for the others has gone away.
-                batch = [(item, result) for item, result in batch if not result.done()]
-                if batch:
-                    await self._compute_batch(batch)
-        finally:
-            self._worker = None
-
-    async def _compute_batch(self, batch: list[tuple[Any, asyncio.Future[Any]]]) -> None:
         loop = asyncio.get_running_loop()
-        items = [item for item, _ in batch]
-        self.items, self.batches = self.items + len(items), self.batches + 1
-        try:
-            found = await loop.run_in_executor(self._executor, self._compute, items)
-        except Exception as error:
-            for _, result in batch:
-                if not result.done():
-                    result.set_exception(error)
-            return
-        for (_, result), value in zip(batch, found, strict=True):
-            if not result.done():
-                result.set_result(value)
+        while self._waiting:
+            count = min(self._largest, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(count)]
+            # Who waited for the others has gone away.
+            items = [item for item, result in batch if not result.done()]
+            results = [result for _, result in batch if not result.done()]
+            if not items:
+                continue
+            self.items, self.batches = self.items + len(items), self.batches + 1
+            try:
+                values = await loop.run_in_executor(self._executor, self._compute, items)
+            except Exception as error:
+                for result in results:
+                    if not result.done():
+                        result.set_exception(error)
+            else:
+                for result, value in zip(results, values, strict=True):
+                    if not result.done():
+                        result.set_result(value)

@@ -1,6 +1,7 @@
 """Serves the page to draw on, with the network of a work directory."""
 
 import contextlib
+import functools
 import importlib
 import ipaddress
 import os
@@ -68,7 +69,7 @@ def serve(
 
 
 def about(trained: Trained, workdir: str | Path) -> "About":
-    """Returns what the page says of a network."""
+    """Describes a network for the page."""
     from mnist_jax.serving.api import About
 
     result = read_result(Path(workdir)) or {}  # of an unfinished training there is none
@@ -90,12 +91,8 @@ def feature_sheets(trained: Trained) -> Callable[[np.ndarray], dict[str, np.ndar
 
     It takes uint8 [H, W, C], and returns uint8 [H', W', 1] by the name of each convolution.
     """
-
-    def sheets(image: np.ndarray) -> dict[str, np.ndarray]:
-        images = scale(jnp.asarray(image[None]))
-        return map_sheets(feature_maps(trained.model, trained.variables, images))
-
-    return sheets
+    maps = functools.partial(feature_maps, trained.model, trained.variables)
+    return lambda image: map_sheets(maps(scale(jnp.asarray(image[None]))))
 
 
 def _compile(network: Network, sheets: Callable[[np.ndarray], dict[str, np.ndarray]]) -> None:

@@ -85,9 +85,8 @@ def connect(trained, workdir) -> Iterator[Callable[..., Client]]:
     with asyncio.Runner() as loop:
 
         def make(network: Network, *allowed_hosts: str, host: str = "localhost") -> Client:
-            sheets, facts = feature_sheets(trained), about(trained, workdir)
-            app = create_app(network, sheets, facts, allowed_hosts or ("*",))
-            return Client(app, loop, host)
+            page = feature_sheets(trained), about(trained, workdir)
+            return Client(create_app(network, *page, allowed_hosts or ("*",)), loop, host)
 
         yield make
 
@@ -163,8 +162,8 @@ BAD = {
 @contextlib.contextmanager
 def served(trained: Trained, workdir: Path) -> Iterator[str]:
     """The URL of a server in a thread of this process."""
-    app = create_app(as_network(trained), feature_sheets(trained), about(trained, workdir))
-    server = create_server(app)
+    page = feature_sheets(trained), about(trained, workdir)
+    server = create_server(create_app(as_network(trained), *page))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
