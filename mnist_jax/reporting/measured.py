@@ -134,7 +134,7 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
     }
 
 
-def _training_seconds(history: list[dict[str, Any]]) -> float | None:
+def _training_seconds(history: list[Row]) -> float | None:
     """The time of all epochs, also of those before a run was stopped and went on."""
     seconds: list[Any] = [row.get("seconds") for row in history]
     known = all(isinstance(value, int | float) and 0 <= value < TOO_LARGE for value in seconds)

@@ -97,7 +97,7 @@ def test_the_report_of_an_unfinished_run_shows_validation(small, tmp_path):
 
 def run_of(config: Config, epochs: int, shown: int, *, done: bool = True) -> RunRecord:
     """A run that has a history, and no network."""
-    history = [{"epoch": epoch, "step": 10 * epoch} for epoch in range(1, epochs + 1)]
+    history: Any = [{"epoch": epoch, "step": 10 * epoch} for epoch in range(1, epochs + 1)]
     unread: Any = None
     trained = Trained(config, unread, unread, 10 * shown, unread)
     return RunRecord(Path("run"), trained, {"steps": 1} if done else None, history)
