@@ -1,6 +1,7 @@
 """The listing is the architecture: pyproject.toml says which file may import which."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 from helpers import ROOT, python
