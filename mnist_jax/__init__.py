@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from mnist_jax.exporting.export import export
     from mnist_jax.laboratory.comparison import compare
     from mnist_jax.laboratory.population import population
-    from mnist_jax.network import load_network
-    from mnist_jax.predict import predict
+    from mnist_jax.predict import load_network, predict
     from mnist_jax.reporting.report import report
     from mnist_jax.train import train
 
@@ -39,7 +38,7 @@ HOMES = {
     "export": "exporting.export",
     "import_dataset": "datasets.importing",
     "load_dataset": "datasets",
-    "load_network": "network",
+    "load_network": "predict",
     "population": "laboratory.population",
     "report": "reporting.report",
 }

@@ -1,141 +1,188 @@
-"""Classifies arrays of images, and image files."""
+"""A trained network as a function of images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from PIL import Image
 
-from mnist_jax.datasets.image_files import read_image
 from mnist_jax.datasets.info import DataInfo
-from mnist_jax.handwriting.drawing import Drawing, prepare_drawing, prepare_picture, side_by_side
-from mnist_jax.network import Network, Predictions, load_network
+from mnist_jax.datasets.streamed import StreamedImages
+from mnist_jax.exporting.contract import BATCH
+from mnist_jax.exporting.reading import read_exported
+from mnist_jax.state import Variables
+from mnist_jax.steps import predict_step
 from mnist_jax.workdir.files import atomic_file
+from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
-UNSURE = 0.5  # the probability below which a class is said with a question mark
+
+class Predictions(NamedTuple):
+    """Probabilities float32 [N, num_classes] and the likeliest classes int32 [N]."""
+
+    probabilities: np.ndarray
+    classes: np.ndarray
+
+
+class Network(NamedTuple):
+    """A trained network, ready to classify.
+
+    Attributes:
+        apply: Pure function (variables, images [B, H, W, C], uint8 or float32 in [0, 1]) ->
+            (probabilities float32 [B, num_classes], classes int32 [B]). It takes JAX arrays if the
+            network is from a workdir, NumPy arrays if it is from an exported file.
+        variables: Its parameters and statistics; empty for an exported file, which contains them.
+        info: Facts about the data that it was trained on.
+        batch_size: Largest B in `predict`.
+    """
+
+    apply: Callable[[Variables, Any], tuple[Any, Any]]
+    variables: Variables
+    info: DataInfo
+    batch_size: int
+
+    def predict(self, images: Any) -> Predictions:
+        """Classifies images, a batch at a time.
+
+        Args:
+            images: Any number of images of the shape trained on, [N, H, W, C], or [N, H, W] if
+                they have one channel: integers 0 to 255, or floats in [0, 1].
+
+        Raises:
+            ValueError: The images are something else.
+        """
+        images = _as_images(images, self.info.image_shape)
+        # The last batch is padded: few sizes, because a program is compiled for each.
+        size = min(self.batch_size, 1 << max(0, len(images) - 1).bit_length())
+        probabilities = [np.zeros((0, len(self.info.label_names)), np.float32)]
+        classes = [np.zeros(0, np.int32)]
+        for first in range(0, len(images), size):
+            batch = images[np.arange(first, min(first + size, len(images)))]
+            padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+            outputs = self.apply(self.variables, np.concatenate([batch, padding]))
+            for parts, output in zip((probabilities, classes), outputs, strict=True):
+                parts.append(np.asarray(output)[: len(batch)])
+        return Predictions(np.concatenate(probabilities), np.concatenate(classes))
+
+
+def load_network(workdir: str | Path, step: int | str = "latest") -> Network:
+    """Loads a trained network.
+
+    Args:
+        workdir: Directory written by `train`, or file written by `export`.
+        step: Saved step of a workdir, "latest", or "best" by validation accuracy.
+
+    Raises:
+        FileNotFoundError: There is no trained network, or no card beside the file.
+        ValueError: It has no such step, cannot be read, or the package to read it is missing.
+    """
+    if Path(workdir).is_file():
+        return _load_exported(Path(workdir))
+    return as_network(load_trained(workdir, step))
+
+
+def as_network(trained: Trained) -> Network:
+    """Makes a function of images from a run's trained network."""
+    apply_fn: Any = trained.model.apply
+    return Network(
+        jax.jit(lambda variables, images: predict_step(variables, apply_fn, images)),
+        trained.variables,
+        trained.info,
+        trained.config.batch_size,
+    )
 
 
 def predict(workdir: str | Path, images: Any, step: int | str = "latest") -> Predictions:
-    """Classifies images, a batch at a time.
+    """Classifies images with a trained network.
 
     Args:
-        workdir: a directory that `train` has written, or a file that `export` has.
-        images: [N, H, W, C], or [N, H, W] of one channel, of the shape trained on: integers 0 to
-            255, or floats in [0, 1]. Any number of them.
-        step: a saved step, "latest", or "best" by validation accuracy.
+        workdir: Directory written by `train`, or file written by `export`.
+        images: Any number of images, as in `Network.predict`.
+        step: Saved step, "latest", or "best" by validation accuracy.
 
     Returns:
         (probabilities, classes): float32 [N, num_classes] and int32 [N].
 
     Raises:
-        FileNotFoundError: there is no trained network in `workdir`.
-        ValueError: it has no such step, cannot be read, or the images do not fit it.
+        FileNotFoundError: There is no trained network in `workdir`.
+        ValueError: It has no such step, cannot be read, or the images do not fit it.
     """
     return load_network(workdir, step).predict(images)
 
 
-class FilePrediction(NamedTuple):
-    """What a network says of an image file.
-
-    Attributes:
-        image: the file.
-        label: the name of the likeliest class; None where there is nothing to classify.
-        probability: of it.
-        runner_up: the name of the class after it.
-        runner_up_probability: of that.
-        problem: why the answer is not to be trusted; empty where nothing speaks against it.
-    """
-
-    image: str
-    label: str | None
-    probability: float
-    runner_up: str | None
-    runner_up_probability: float
-    problem: str
-
-    def __str__(self) -> str:
-        if self.label is None:
-            return f"{self.image}: no answer: {self.problem}"
-        answers = (
-            f"{self.label} ({self.probability:.1%}), "
-            f"or {self.runner_up} ({self.runner_up_probability:.1%})"
-        )
-        return f"{self.image}: {answers}" + (f"; but {self.problem}" if self.problem else "")
-
-
-def predict_files(
-    network: Network, paths: Sequence[str | Path], *, show: bool = False
-) -> list[FilePrediction]:
-    """Classifies image files, each prepared as the images were that the network was trained on.
-
-    Where those are light drawings on black, such as MNIST's, see `handwriting.prepare_drawing`;
-    where not, an image is made grey or coloured, and scaled.
+def predict_split(
+    workdir: str | Path, output: Path, *, split: str = "test", step: int | str = "latest"
+) -> tuple[int, ...]:
+    """Classifies a split of a run's own dataset and writes the predictions to a file.
 
     Args:
-        network: see `load_network`.
-        paths: image files of any size.
-        show: also writes beside each file, as FILE.seen.png, it and what the network is given.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is not an image; nothing is written then.
-    """
-    drawings = [prepare(read_image(path), network.info) for path in paths]
-    images = np.stack([drawing.pixels for drawing in drawings])
-    answers = network.predict(images)
-    if show:
-        for path, image in zip(paths, images, strict=True):
-            with atomic_file(Path(f"{path}.seen.png")) as file:
-                side_by_side(read_image(path), image).save(file, "PNG")
-    rows = zip(paths, drawings, answers.probabilities, answers.classes, strict=True)
-    names = network.info.label_names
-    return [
-        FilePrediction(str(path), **answer(drawing, probabilities, first, names))
-        for path, drawing, probabilities, first in rows
-    ]
-
-
-def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
-    """Makes of a picture what the images were that a network was trained on.
-
-    Args:
-        picture: of mode "L" or "RGB", of any size.
-        info: what the network knows of its images.
-
-    Raises:
-        ValueError: images of so many channels are no pictures.
-    """
-    if info.drawing_box:
-        return prepare_drawing(picture, info.image_shape, info.drawing_box)
-    return Drawing(prepare_picture(picture, info.image_shape))
-
-
-def answer(
-    drawing: Drawing, probabilities: np.ndarray, first: int, label_names: tuple[str, ...]
-) -> dict[str, Any]:
-    """Says in words what a network has found.
-
-    Args:
-        drawing: what the network was given, see `prepare`.
-        probabilities: float [num_classes].
-        first: the likeliest class.
-        label_names: of all classes.
+        workdir: Directory written by `train`.
+        output: The .npz file: probabilities [N, num_classes], classes [N], the true labels [N], and
+            the names of the classes.
+        split: "test", "validation" or "train".
+        step: Saved step, "latest", or "best" by validation accuracy.
 
     Returns:
-        The fields of `FilePrediction`, but for the file.
+        The shape of the probabilities.
+
+    Raises:
+        FileNotFoundError: There is no trained network in `workdir`, or no directory for the file.
+        ValueError: The file is not an .npz, or the network has no such step or cannot be read.
     """
-    if drawing.blank:
-        label, probability, runner_up, runner_up_probability = None, 0.0, None, 0.0
-    else:
-        second = next(c for c in np.argsort(-probabilities, kind="stable") if c != first)
-        label, probability = label_names[first], float(probabilities[first])
-        runner_up, runner_up_probability = label_names[second], float(probabilities[second])
-    unsure = "the network is not sure" if not drawing.blank and probability < UNSURE else ""
-    return {
-        "label": label,
-        "probability": probability,
-        "runner_up": runner_up,
-        "runner_up_probability": runner_up_probability,
-        "problem": drawing.problem or unsure,
-    }
+    if output.suffix != ".npz":
+        raise ValueError(f"--output must end in .npz, got {output}")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"--output: there is no directory {output.parent}")
+    trained = load_trained(workdir, step)
+    splits, label_names = own_splits(trained)
+    images, labels = splits[split]
+    predictions = as_network(trained).predict(images)
+    with atomic_file(output) as file:
+        np.savez(file, **predictions._asdict(), labels=labels, names=np.array(label_names))
+    return predictions.probabilities.shape
+
+
+def _load_exported(path: Path) -> Network:
+    classify, info = read_exported(path)
+
+    def apply(_: Variables, images: Any) -> tuple[Any, Any]:
+        images = np.asarray(images)
+        if images.dtype != np.uint8:  # an exported network takes nothing else
+            images = np.rint(images * np.float32(255)).astype(np.uint8)
+        probabilities = classify(images)
+        return probabilities, probabilities.argmax(axis=-1).astype(np.int32)
+
+    return Network(apply, {}, info, BATCH)
+
+
+def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
+    """Returns images [N, H, W, C], uint8 or float32; ValueError for what is no such thing."""
+    images: Any = given
+    if not isinstance(given, StreamedImages):
+        try:
+            images = np.asarray(given)
+        except ValueError as error:  # of several lengths
+            raise ValueError(f"images must be an array, and of one size: {error}") from error
+    if images.shape[1:] == image_shape[:2] and image_shape[2] == 1:
+        images = images.reshape(*images.shape, 1)
+    got = f"{images.dtype} {list(images.shape)}"
+    if images.shape[1:] != image_shape:
+        grey = f" or [N, {image_shape[0]}, {image_shape[1]}]" if image_shape[2] == 1 else ""
+        raise ValueError(
+            f"images must be [N, {', '.join(map(str, image_shape))}]{grey}, as those trained on, "
+            f"got {got}; a single one needs another axis: images[None]"
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not len(images):
+        return images.astype(np.uint8)
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"images must be integers 0 to 255, or floats 0 to 1, got {got}")
+    largest = 1 if images.dtype.kind == "f" else 255
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= largest):  # also where one is not a number
+        raise ValueError(
+            "images must be integers 0 to 255, or floats 0 to 1, got "
+            f"{images.dtype} {low} to {high}"
+        )
+    return images.astype(np.float32 if largest == 1 else np.uint8)

@@ -12,7 +12,7 @@ from helpers import TINY
 
 from mnist_jax import export, load_dataset, load_network, predict, train
 from mnist_jax.config import replace_fields
-from mnist_jax.network import Network
+from mnist_jax.predict import Network
 
 
 @pytest.fixture(scope="module")

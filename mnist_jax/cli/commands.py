@@ -8,34 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from mnist_jax.cli.doctor import Finding, doctor
-from mnist_jax.config import LARGEST, Config
+from mnist_jax.config import Config
 from mnist_jax.console import console, show_result
-from mnist_jax.datasets import load_splits
 from mnist_jax.datasets.importing import describe, import_dataset
 from mnist_jax.evaluate import evaluate
 from mnist_jax.exporting.export import export
+from mnist_jax.handwriting.files import predict_files
 from mnist_jax.laboratory.comparison import check_pairs, compare, comparison_line
 from mnist_jax.laboratory.members import create_members, identity
 from mnist_jax.laboratory.population import population, read_population
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.laboratory.verify import verify
-from mnist_jax.models import create_model
-from mnist_jax.network import as_network, load_network
-from mnist_jax.predict import predict_files
+from mnist_jax.messages import printable
+from mnist_jax.predict import load_network, predict_split
 from mnist_jax.processes.group import joined
 from mnist_jax.reporting.report import report
-from mnist_jax.reporting.summary import format_table, summarize
+from mnist_jax.reporting.summary import format_table, summarize_recipe
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.serving.serve import serve
 from mnist_jax.train import train
-from mnist_jax.workdir.files import atomic_file
-from mnist_jax.workdir.trained import load_trained, own_splits
-
-DIFFERENT = 4  # the exit code of `verify` and `doctor`: something is not as it should be
 
 # The fields of a recipe are options of their own, without a prefix: --epochs, --data.dataset.
 Recipe = Annotated[Config, tyro.conf.arg(name="")]
@@ -58,9 +52,9 @@ class Common:
         """Does it, prints what people read, and returns what `--json` prints."""
         raise NotImplementedError
 
-    def exit_code(self, result: Any) -> int:  # noqa: ARG002
-        """The exit code, where `run` has returned."""
-        return 0
+    def is_good(self, result: Any) -> bool:  # noqa: ARG002
+        """Whether the result of `run` is what it should be."""
+        return True
 
     def joined(self) -> contextlib.AbstractContextManager[bool]:
         """What `run` is called in; tells whether this process is the first, or the only one."""
@@ -92,13 +86,34 @@ class SeveralProcesses(Common):
         return joined(**vars(self.distributed))
 
 
-@dataclass(frozen=True)
-class Train(SeveralProcesses):
-    """Train a network, or continue the unfinished run in the workdir."""
+@dataclass(frozen=True, kw_only=True)
+class OfRecipe(Common):
+    """The options of a command that takes a recipe."""
 
     recipe: Recipe
     config: Path | None = None
     """A recipe, such as configs/default.py; the options below change single fields of it."""
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, after which a workdir is called."""
+        return self.config.stem if self.config else "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfTrained(Common):
+    """The options of a command that takes one trained network."""
+
+    workdir: Path = Path("runs/default")
+    """A directory that `train` has written."""
+    step: str = "latest"
+    """A saved step, latest, or best (by validation accuracy)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(OfRecipe, SeveralProcesses):
+    """Train a network, or continue the unfinished run in the workdir."""
+
     workdir: Path | None = None
     """Where the results go (default: runs/NAME-OF-THE-RECIPE)."""
     overwrite: bool = False
@@ -107,7 +122,7 @@ class Train(SeveralProcesses):
     """Also write event files for TensorBoard, to tensorboard/ in the workdir."""
 
     def run(self) -> dict[str, Any]:
-        workdir = self.workdir or Path("runs", self.config.stem if self.config else "default")
+        workdir = self.workdir or Path("runs", self.name)
         with contextlib.ExitStack() as stack:
             listeners = [stack.enter_context(console())]
             if self.tensorboard:
@@ -129,22 +144,20 @@ class Evaluate(SeveralProcesses):
     """A saved step, latest, or best (by validation accuracy)."""
 
     def run(self) -> dict[str, Any]:
-        found = evaluate(self.workdir, self.split, self.step)
+        measured = evaluate(self.workdir, self.split, self.step)
         print(
-            f"{self.split} loss {found['loss']:.4f}  accuracy {found['accuracy']:.2%} of "
-            f"{found['count']:,} images  ({_steps(found['step'])})"
+            f"{self.split} loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.2%} of "
+            f"{measured['count']:,} images  ({_steps(measured['step'])})"
         )
-        return found
+        return measured
 
 
 @dataclass(frozen=True)
-class Predict(Common):
+class Predict(OfTrained):
     """Classify image files of any kind; or write the answers for a split's images to a file."""
 
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Image files: photographs, scans, drawings."""
-    workdir: Path = Path("runs/default")
-    """A directory that `train` has written."""
     model: Path | None = None
     """A file that `export` has written, in place of a workdir."""
     show: bool = False
@@ -154,42 +167,22 @@ class Predict(Common):
     the names of the classes."""
     split: Literal["test", "validation", "train"] = "test"
     """Which examples go to --output."""
-    step: str = "latest"
-    """A saved step, latest, or best (by validation accuracy)."""
 
     def run(self) -> list[dict[str, Any]] | dict[str, Any]:
         if bool(self.images) == bool(self.output):
             raise ValueError("give image files, or --output FILE.npz for those of a split")
         if self.output is None:
             network = load_network(self.model or self.workdir, self.step)
-            found = predict_files(network, self.images, show=self.show)
-            print(*map(str, found), sep="\n")
-            return [answer._asdict() for answer in found]
+            predictions = predict_files(network, self.images, show=self.show)
+            print(*map(str, predictions), sep="\n")
+            return [prediction._asdict() for prediction in predictions]
         if self.show:
             raise ValueError("--show is for image files, not for --output")
         if self.model:
             raise ValueError("--output needs --workdir, which names the dataset, not --model")
-        return self._write_split(self.output)
-
-    def _write_split(self, output: Path) -> dict[str, Any]:
-        if output.suffix != ".npz":
-            raise ValueError(f"--output must end in .npz, got {output}")
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"--output: there is no directory {output.parent}")
-        trained = load_trained(self.workdir, self.step)
-        splits, names = own_splits(trained)
-        images, labels = splits[self.split]
-        probabilities, classes = as_network(trained).predict(images)
-        with atomic_file(output) as file:
-            np.savez(
-                file,
-                probabilities=probabilities,
-                classes=classes,
-                labels=labels,
-                names=np.array(names),
-            )
-        print(f"{output}: probabilities {list(probabilities.shape)}, classes, labels, names")
-        return {"output": str(output), "shape": list(probabilities.shape)}
+        shape = predict_split(self.workdir, self.output, split=self.split, step=self.step)
+        print(f"{self.output}: probabilities {[*shape]}, classes, labels, names")
+        return {"output": str(self.output), "shape": [*shape]}
 
 
 @dataclass(frozen=True)
@@ -229,18 +222,14 @@ class Import(Common):
         return imported._asdict() | {"path": str(imported.path)}
 
 
-@dataclass(frozen=True)
-class Export(Common):
+@dataclass(frozen=True, kw_only=True)
+class Export(OfTrained):
     """Write a trained network as one file that runs without this package."""
 
     output: Path
     """The file; FILE.json and FILE.md beside it are its model card."""
     format: Literal["stablehlo", "onnx"]
     """For JAX alone, or for ONNX Runtime and others."""
-    workdir: Path = Path("runs/default")
-    """A directory that `train` has written."""
-    step: str = "latest"
-    """A saved step, latest, or best (by validation accuracy)."""
 
     def run(self) -> dict[str, Any]:
         card = export(self.workdir, self.output, format=self.format, step=self.step)
@@ -265,13 +254,9 @@ class Report(Common):
 
 
 @dataclass(frozen=True)
-class Serve(Common):
+class Serve(OfTrained):
     """Serve a page to draw on, where the network says what it sees; and a JSON API."""
 
-    workdir: Path = Path("runs/default")
-    """A directory that `train` has written."""
-    step: str = "latest"
-    """A saved step, latest, or best (by validation accuracy)."""
     host: str = "127.0.0.1"
     """The address to listen at; 0.0.0.0 lets anyone on the network use the page."""
     port: int = 8000
@@ -285,42 +270,27 @@ class Serve(Common):
         serve(self.workdir, self.step, host=self.host, port=self.port)
 
 
-@dataclass(frozen=True)
-class Summary(Common):
+@dataclass(frozen=True, kw_only=True)
+class Summary(OfRecipe):
     """Print the layers of the network: output shapes, parameters, FLOPs, and their purpose."""
 
-    recipe: Recipe
-    config: Path | None = None
-    """A recipe, such as configs/default.py; the options below change single fields of it."""
     image_shape: tuple[int, int, int] | None = None
     """Height, width and channels (default: those of the dataset)."""
     num_classes: int | None = None
     """How many classes (default: those of the dataset)."""
 
     def run(self) -> list[dict[str, Any]]:
-        image_shape, num_classes = self.image_shape, self.num_classes
-        if image_shape is None or num_classes is None:
-            splits, label_names = load_splits(**vars(self.recipe.data))
-            image_shape = image_shape or splits["train"].images.shape[1:]
-            num_classes = len(label_names) if num_classes is None else num_classes
-        for name, sizes in (("image-shape", image_shape), ("num-classes", (num_classes,))):
-            if not all(1 <= size <= LARGEST for size in sizes):
-                raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
-        model = create_model(num_classes=num_classes, **vars(self.recipe.model))
-        layers = summarize(model, image_shape)
+        image_shape, layers = summarize_recipe(self.recipe, self.image_shape, self.num_classes)
         print(format_table(layers, image_shape))
         return [layer._asdict() for layer in layers]
 
 
-@dataclass(frozen=True)
-class Population(Common):
+@dataclass(frozen=True, kw_only=True)
+class Population(OfRecipe):
     """Train many seeds as one program: mean, deviation and interval of their accuracy."""
 
-    recipe: Recipe
     seeds: int
     """How many, counted up from the recipe's own."""
-    config: Path | None = None
-    """A recipe, such as configs/default.py; the options below change single fields of it."""
     workdir: Path | None = None
     """Where the results go (default: runs/NAME-OF-THE-RECIPE-population)."""
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -332,8 +302,7 @@ class Population(Common):
     """Delete the population that is in the workdir and start anew."""
 
     def run(self) -> dict[str, Any]:
-        name = self.config.stem if self.config else "default"
-        workdir = self.workdir or Path("runs", f"{name}-population")
+        workdir = self.workdir or Path("runs", f"{self.name}-population")
         vary = _varied(self.vary)
         other = read_population(self.against) if self.against else None
         if other:
@@ -396,8 +365,8 @@ class Verify(Common):
         print(f"the bits {'differ' if differences else 'agree'}")
         return {"same_bits": not differences, "differences": differences}
 
-    def exit_code(self, result: Any) -> int:
-        return 0 if result["same_bits"] else DIFFERENT
+    def is_good(self, result: Any) -> bool:
+        return result["same_bits"]
 
 
 @dataclass(frozen=True)
@@ -413,8 +382,8 @@ class Doctor(Common):
         print(f"{problems} to mend, marked with !" if problems else "All that is needed works.")
         return {"works": not problems, "findings": [finding._asdict() for finding in findings]}
 
-    def exit_code(self, result: Any) -> int:
-        return 0 if result["works"] else DIFFERENT
+    def is_good(self, result: Any) -> bool:
+        return result["works"]
 
 
 COMMANDS: dict[str, type[Common]] = {
@@ -437,9 +406,9 @@ WRITERS = ("train", "population", "sweep")  # these go on where they were stoppe
 def create_parser(recipe: Config) -> Any:
     """Returns what tyro parses: one of the commands, with a recipe's values as defaults."""
     defaults = {
-        Train: Train(recipe),
-        Summary: Summary(recipe),
-        Population: Population(recipe, tyro.MISSING),
+        Train: Train(recipe=recipe),
+        Summary: Summary(recipe=recipe),
+        Population: Population(recipe=recipe, seeds=tyro.MISSING),
         Sweep: Sweep(recipe, tyro.MISSING, tyro.MISSING),
     }
     commands: list[Any] = []
@@ -461,11 +430,6 @@ def _line(finding: Finding) -> str:
     if finding.advice:
         lines.append(f"{'':>19}-> {finding.advice}")
     return "\n".join(map(printable, lines))
-
-
-def printable(line: str) -> str:
-    """Spells out what a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _varied(options: Sequence[str]) -> dict[str, list[float]]:

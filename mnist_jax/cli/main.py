@@ -18,15 +18,16 @@ from typing import NoReturn
 import tyro
 
 import mnist_jax
-from mnist_jax.cli.commands import COMMANDS, WRITERS, Common, create_parser, printable
+from mnist_jax.cli.commands import COMMANDS, WRITERS, Common, create_parser
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
+from mnist_jax.messages import one_line
 from mnist_jax.processes.group import LOST, LostError
 from mnist_jax.processes.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 
-# Exit codes: 0 done; 4 `verify` found other bits, or `doctor` something to mend; 5 one of several
-# processes was lost; 128 + N stopped by signal N; and
+# Exit codes: 0 done; LOST if one of several processes was lost; 128 + N stopped by signal N; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
+DIFFERENT = 4  # `verify` found different bits, or `doctor` something to fix
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 result = command.run()
         if command.json and first:
             print(json.dumps(result, indent=2, allow_nan=False))
-        return command.exit_code(result)
+        return 0 if command.is_good(result) else DIFFERENT
     except SystemExit:  # of --help
         return 0
     except KeyboardInterrupt as error:
@@ -56,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if "--debug" in args:
             traceback.print_exc()
         code, message = _explain(error, args)
-    print("error:", _one_line(message), file=sys.stderr)
+    print("error:", one_line(message), file=sys.stderr)
     return code
 
 
@@ -90,7 +91,7 @@ def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
     stderr = sys.stderr
 
     def show_warning(message: Warning | str, *_: object) -> None:
-        print("warning:", _one_line(str(message)), file=stderr)
+        print("warning:", one_line(message), file=stderr)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -116,11 +117,6 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _one_line(message: str) -> str:
-    """The message without line ends, and with what a terminal would obey spelled out."""
-    return printable(" ".join(message.split()))
-
-
 def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
     """The exit code and the message for an error."""
     if isinstance(error, FloatingPointError):
@@ -138,18 +134,19 @@ def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
 
 def _parse(args: Sequence[str]) -> Common:
     """Turns arguments into a command; raises ValueError, with tyro's message, for wrong ones."""
-    for arg, following in itertools.zip_longest(args, args[1:]):
-        if arg == "--workdir=" or (arg == "--workdir" and following == ""):
-            raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
     command = next((arg for arg in args if arg in COMMANDS), "")
     see = f"(see mnist-jax{' ' * bool(command)}{command} --help)"
     for arg in args:
         if re.match("--[^a-zA-Z]", arg):  # tyro takes it for the name of a file
             raise ValueError(f"Unrecognized options: {arg} {see}")
-    workdirs = sum(arg.partition("=")[0] == "--workdir" for arg in args)
-    if command in ("evaluate", "report") and workdirs > 1:
+    workdirs = _values(args, "--workdir")
+    if "" in workdirs:
+        raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
+    if command in ("evaluate", "report") and len(workdirs) > 1:
         raise ValueError("--workdir must be given once, with all directories behind it")
-    recipe = _recipe(args)
+    recipe = Config()  # the defaults of the other options; the last --config counts
+    for file in _values(args, "--config"):
+        recipe = recipe if file is None else load_config(file)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -162,24 +159,23 @@ def _parse(args: Sequence[str]) -> Common:
     except SystemExit as stop:
         if not stop.code:
             raise
-    # tyro draws a box: a title, the message, a rule, further help. The message is what is wanted.
+    # tyro draws a box: a title (in ASCII, a rule below it), the message, a rule or nothing, help.
     plain = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())  # on a terminal it has colours
-    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
-    rules = [number for number, line in enumerate(lines) if not line.strip("─-╰╯")]
-    start = 1 if rules[0] == 0 else 0  # without Unicode there is a rule below the title
-    message = " ".join(lines[start : rules[start]])
-    message = re.sub(r"^Error parsing (?!--)\S+: ", "", message)
-    if "Perhaps you meant:" in lines:
-        message += f"; perhaps you meant {lines[lines.index('Perhaps you meant:') + 1].split()[0]}"
-    raise ValueError(f"{message} {see}")
+    box = re.match(
+        r"(?:╭.*|.*\n-+)\n(?:Error\sparsing\s(?!--)\S+:\s)?((?s:.+?))\n[─-]*$"
+        r"(?:(?s:.*?)\nPerhaps you meant:\n(\S+))?",
+        "\n".join(line.strip("│ ") for line in plain.splitlines()),
+        re.MULTILINE,
+    )
+    message, similar = box.groups() if box else (plain, None)
+    raise ValueError(f"{message}{f'; perhaps you meant {similar}' if similar else ''} {see}")
 
 
-def _recipe(args: Sequence[str]) -> Config:
-    """The config of `--config FILE`: its fields are the defaults of the other options."""
-    recipe = Config()
-    for arg, following in itertools.zip_longest(args, args[1:]):
-        if arg.startswith("--config="):
-            recipe = load_config(arg.partition("=")[2])
-        elif arg == "--config" and following is not None:
-            recipe = load_config(following)
-    return recipe  # of the last one, as for every option
+def _values(args: Sequence[str], option: str) -> list[str | None]:
+    """Each value that is given to an option; None where it stands at the end."""
+    pairs = itertools.zip_longest(args, args[1:])
+    return [
+        arg.partition("=")[2] if "=" in arg else following
+        for arg, following in pairs
+        if arg.partition("=")[0] == option
+    ]

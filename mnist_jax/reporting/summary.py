@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mnist_jax.config import LARGEST
+from mnist_jax.config import LARGEST, Config
+from mnist_jax.datasets import load_splits
+from mnist_jax.models import create_model
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.ops import conv_pool
 
@@ -43,6 +45,28 @@ class Layer(NamedTuple):
     params: int
     flops: int
     purpose: str
+
+
+def summarize_recipe(
+    config: Config, image_shape: tuple[int, ...] | None = None, num_classes: int | None = None
+) -> tuple[tuple[int, ...], list[Layer]]:
+    """Summarizes a recipe's model, by default for the images and classes of its dataset.
+
+    Returns:
+        (H, W, C) and the layers.
+
+    Raises:
+        ValueError: A size is not 1 to LARGEST, or the model does not fit the images.
+    """
+    if image_shape is None or num_classes is None:
+        splits, label_names = load_splits(**vars(config.data))
+        image_shape = image_shape or (*splits["train"].images.shape[1:],)
+        num_classes = len(label_names) if num_classes is None else num_classes
+    for name, sizes in (("image-shape", image_shape), ("num-classes", (num_classes,))):
+        if not all(1 <= size <= LARGEST for size in sizes):
+            raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
+    model = create_model(num_classes=num_classes, **vars(config.model))
+    return image_shape, summarize(model, image_shape)
 
 
 def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:

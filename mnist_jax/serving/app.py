@@ -17,8 +17,8 @@ from starlette.requests import ClientDisconnect
 from mnist_jax.datasets.image_files import TooManyPixelsError, decode_image
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing
-from mnist_jax.network import Network
-from mnist_jax.predict import answer, prepare
+from mnist_jax.handwriting.files import interpret, prepare
+from mnist_jax.predict import Network
 from mnist_jax.reporting.pictures import data_url
 from mnist_jax.serving.api import (
     IMAGE_BODY,
@@ -170,10 +170,10 @@ def create_app(
 
     async def answered(drawing: Drawing) -> dict[str, Any]:
         if drawing.blank:
-            return {**answer(drawing, np.zeros(0), 0, names), "probabilities": {}}
+            return {**interpret(drawing, np.zeros(0), 0, names), "probabilities": {}}
         probabilities, first = await batcher(drawing.pixels)
         by_class = dict(zip(names, probabilities.tolist(), strict=True))
-        return {**answer(drawing, probabilities, first, names), "probabilities": by_class}
+        return {**interpret(drawing, probabilities, first, names), "probabilities": by_class}
 
     def explained(drawing: Drawing) -> dict[str, Any]:
         sheets = feature_sheets(drawing.pixels)

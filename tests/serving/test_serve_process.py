@@ -20,7 +20,7 @@ from servers import trained as trained
 from servers import workdir as workdir
 
 from mnist_jax import load_dataset, load_network
-from mnist_jax.predict import predict_files
+from mnist_jax.handwriting.files import predict_files
 from mnist_jax.reporting.pictures import png
 from mnist_jax.serving import server as server_module
 

@@ -16,6 +16,7 @@ from mnist_jax.datasets.importing.sources import open_source
 from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 from mnist_jax.datasets.importing.versions import MADE_BY, imported_versions, next_version
+from mnist_jax.messages import printable
 
 
 class Imported(NamedTuple):
@@ -151,8 +152,7 @@ def describe(imported: Imported) -> list[str]:
         lines.append(f"{len(imported.ignored):,} ignored: {_some(imported.ignored)}")
     name = imported.path.parent.name
     lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
-    # The names of files may hold what a terminal would obey, or cannot show.
-    return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
+    return [*map(printable, lines)]
 
 
 def _some(words: Sequence[str], most: int = 10) -> str:
