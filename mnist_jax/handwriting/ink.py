@@ -72,10 +72,10 @@ def find_ink(picture: Image.Image) -> Ink | None:
     scale = min(1.0, OVERVIEW / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     overview = picture.resize(size, Image.Resampling.BOX)
-    found = _most_likely(overview)
-    if found is None or found.score < LEAST_SCORE:
+    blob = _most_likely(overview)
+    if blob is None or blob.score < LEAST_SCORE:
         return None
-    parts, things = _parts(found)
+    parts, things = _parts(blob)
     stroke = 2 * ndimage.distance_transform_edt(parts).max()
     top, left, bottom, right = _bounds(parts)
     margin = max(0.25 * max(bottom - top, right - left), 3)
@@ -94,7 +94,7 @@ def find_ink(picture: Image.Image) -> Ink | None:
     close_up = picture.resize(shape, kind, own_box)
     near = Image.fromarray(ndimage.binary_dilation(parts, EIGHT))
     near = np.asarray(near.resize(shape, Image.Resampling.NEAREST, box))
-    return Ink(_strokes(_grey(close_up, found.is_dark), near, stroke * zoom, found.is_dark), things)
+    return Ink(_strokes(_grey(close_up, blob.is_dark), near, stroke * zoom, blob.is_dark), things)
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -182,14 +182,14 @@ def _most_likely(overview: Image.Image) -> _Candidate | None:
         for stroke in STROKES:
             ink, ground = _contrast(smooth, stroke * max(grey.shape), is_dark)
             candidates += _candidates(ink, edges, smooth, ground, is_dark)
-        candidates = [found._replace(score=found.score * _isolated(found)) for found in candidates]
-        best += sorted(candidates, key=lambda found: found.score)[-1:]
+        candidates = [blob._replace(score=blob.score * _isolated(blob)) for blob in candidates]
+        best += sorted(candidates, key=lambda blob: blob.score)[-1:]
     if not best:
         return None
-    *others, first = sorted(best, key=lambda found: found.score)
+    *others, first = sorted(best, key=lambda blob: blob.score)
     for second in others:
         (top, left, bottom, right), outer = (
-            _bounds(found.labels == found.number) for found in (first, second)
+            _bounds(blob.labels == blob.number) for blob in (first, second)
         )
         inside = top >= outer[0] and left >= outer[1] and bottom <= outer[2] and right <= outer[3]
         if inside and second.score > INSIDE * first.score:
@@ -226,15 +226,15 @@ def _candidates(
                 )
 
 
-def _isolated(found: _Candidate) -> float:
+def _isolated(blob: _Candidate) -> float:
     """The part of a ring around a component that looks like the ground: 1 around a stroke.
 
     The edge of a shadow has ground on one of its sides only.
     """
-    top, left, bottom, right = _bounds(found.labels == found.number)
+    top, left, bottom, right = _bounds(blob.labels == blob.number)
     box = np.s_[max(0, top - 4) : bottom + 4, max(0, left - 4) : right + 4]
-    labels, grey, ground = (np.pad(x[box], 4) for x in (found.labels, found.grey, found.ground))
-    mask = labels == found.number
+    labels, grey, ground = (np.pad(x[box], 4) for x in (blob.labels, blob.grey, blob.ground))
+    mask = labels == blob.number
     inside = grey[mask].mean()
     step = ground[mask].mean() - inside
     ring = ndimage.binary_dilation(mask, EIGHT, 3) & ~ndimage.binary_dilation(mask, EIGHT, 2)
@@ -242,13 +242,13 @@ def _isolated(found: _Candidate) -> float:
     return float(((grey[ring] - inside) / step > 0.5).mean()) if ring.any() else 0.0
 
 
-def _parts(found: _Candidate) -> tuple[np.ndarray, int]:
+def _parts(blob: _Candidate) -> tuple[np.ndarray, int]:
     """Tells what belongs to the drawing, as a five's top does, and counts drawings beside it."""
-    boxes = ndimage.find_objects(found.labels)
-    main = boxes[found.number - 1]
+    boxes = ndimage.find_objects(blob.labels)
+    main = boxes[blob.number - 1]
     size = max(side.stop - side.start for side in main)
-    parts, things = [found.number], 1
-    for number in found.others:
+    parts, things = [blob.number], 1
+    for number in blob.others:
         box = boxes[number - 1]
         own_size = max(side.stop - side.start for side in box)
         below, beside = (
@@ -262,7 +262,7 @@ def _parts(found: _Candidate) -> tuple[np.ndarray, int]:
         in_a_row = beside > -0.2 * narrower and below < -0.5 * lower
         touches_edge = any(
             side.start == 0 or side.stop == length
-            for side, length in zip(box, found.labels.shape, strict=True)
+            for side, length in zip(box, blob.labels.shape, strict=True)
         )
         far = gap > 0.45 * max(own_size, size)
         apart = far or (in_a_row and gap > 0.08 * max(own_size, size))
@@ -270,7 +270,7 @@ def _parts(found: _Candidate) -> tuple[np.ndarray, int]:
             things += 1
         elif own_size > 0.15 * size and not far:
             parts.append(int(number))
-    return np.isin(found.labels, parts), things
+    return np.isin(blob.labels, parts), things
 
 
 def _strokes(grey: np.ndarray, near: np.ndarray, stroke: float, is_dark: bool) -> np.ndarray:
