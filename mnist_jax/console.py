@@ -40,7 +40,7 @@ def console() -> Iterator[Listener]:
                 case Chunk():
                     if not bar.disable:
                         bar.set_postfix_str(_accuracies(event), refresh=False)
-                    bar.update(event.num_steps)
+                    bar.update(event.chunk_steps)
                 case Epoch(row):
                     streams = begin.config.data.loader == "stream"
                     bar.write(_epoch_line(row, begin.config.epochs, streams=streams))

@@ -42,13 +42,13 @@ class Chunk(NamedTuple):
 
     Attributes:
         step: the number of updates made when it is done.
-        num_steps: the number of updates in this chunk.
+        chunk_steps: the number of updates in this chunk.
         sums: the metric sums of the epoch's chunks so far; the last ones may still be computed.
         history: a row for each epoch so far.
     """
 
     step: int
-    num_steps: int
+    chunk_steps: int
     sums: Sequence[Sums]
     history: Sequence[Row]
 

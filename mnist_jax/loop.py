@@ -5,7 +5,7 @@ differs between them is handed in: the compiled program and the rules.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from mnist_jax.clock import Stopwatch
@@ -21,8 +21,8 @@ def training_events(
     progress: Progress,
     *,
     stop_signal: Callable[[], int],
-    watch: Stopwatch,
-) -> Iterator[Event]:
+    stopwatch: Stopwatch,
+) -> Generator[Event]:
     """Runs the chunks of a training and yields its events.
 
     The order of operations is a promise. `Save` comes before `Epoch`, so an epoch that has been
@@ -36,27 +36,27 @@ def training_events(
         step: the number of updates that the state has seen.
         progress: the progress that belongs to the state.
         stop_signal: a function that returns the number of a signal that asks to stop, or 0.
-        watch: the stopwatch that counts where the time goes.
+        stopwatch: the stopwatch that counts where the time goes.
 
     Raises:
         FloatingPointError: the rules find that the network diverged.
     """
     history, sums = [*progress.history], [*progress.sums]
     seconds, input_seconds = progress.seconds, progress.input_seconds
-    scale, unchecked = rules.rate_scale(history), None
+    rate_factor, unchecked = rules.rate_factor(history), None
     last_step = step if rules.stops_early(history) else rules.total_steps
     with contextlib.closing(program.train_chunks(step, last_step)) as chunks:
         for chunk in chunks:
-            waited = watch.lap("data")
-            state, chunk_sums = program.run_chunk(state, chunk, scale)
+            waited = stopwatch.lap("data")
+            state, chunk_sums = program.run_chunk(state, chunk, rate_factor)
             # Waits for the chunk before: the device always has one to go on with.
             if unchecked:
                 yield from rules.check_losses(unchecked, step)
             unchecked = chunk_sums
             sums.append(chunk_sums)
-            num_steps = chunk_sums["loss_sum"].shape[-1]
-            step += num_steps
-            yield Chunk(step, num_steps, sums, history)
+            chunk_steps = chunk_sums["loss_sum"].shape[-1]
+            step += chunk_steps
+            yield Chunk(step, chunk_steps, sums, history)
 
             ends_epoch = step % rules.steps_per_epoch == 0
             signum = stop_signal()
@@ -64,14 +64,14 @@ def training_events(
             if ends_epoch or saves:
                 yield from rules.check_losses(unchecked, step)
                 unchecked = None
-            seconds += waited + watch.lap("train")
+            seconds += waited + stopwatch.lap("train")
             input_seconds += waited
             if not (ends_epoch or saves):
                 continue
 
             if ends_epoch:
                 measured = program.measure(state, "validation")
-                seconds += watch.lap("eval")
+                seconds += stopwatch.lap("eval")
                 history.append(rules.row(step, sums, measured, seconds, input_seconds))
                 sums, seconds, input_seconds = [], 0.0, 0.0
             # The losses are from before each update: of the last one they say nothing.
@@ -84,15 +84,15 @@ def training_events(
                     input_seconds=input_seconds,
                 )
                 yield Save(step, program.collect(state), progress)
-                seconds += watch.lap("checkpoint")
+                seconds += stopwatch.lap("checkpoint")
             if ends_epoch:
                 yield Epoch(history[-1], state, history)
-                watch.lap("eval")
+                stopwatch.lap("eval")
             if signum or (ends_epoch and rules.stops_early(history)):
                 break
-            before, scale = scale, rules.rate_scale(history)
-            if scale != before and step < last_step:
-                yield Plateau(before, scale)
+            before, rate_factor = rate_factor, rules.rate_factor(history)
+            if rate_factor != before and step < last_step:
+                yield Plateau(before, rate_factor)
         else:
             signum = 0
     yield Stop(step, state, history, signum)

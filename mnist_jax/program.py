@@ -25,7 +25,7 @@ class Program(NamedTuple):
         state: the state before the first step, on the devices.
         train_chunks: (first_step, last_step) -> the chunks of the run between these steps, epoch
             after epoch: what `run_chunk` takes.
-        run_chunk: (state, chunk, rate_scale) -> (state, sums), see `steps.run_steps`. It uses up
+        run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`. It uses up
             the state. A population has N rate scales, and sums [N, k].
         measure: (state, split) -> the mean `loss` and `accuracy` over "validation" or "test"; a
             list of N in a population.
@@ -106,9 +106,9 @@ def compile_program(
     )
 
     def run_chunk(
-        state: TrainState, chunk: Batch, rate_scale: float = 1.0
+        state: TrainState, chunk: Batch, rate_factor: float = 1.0
     ) -> tuple[TrainState, Sums]:
-        return compiled(chunk)(state, chunk, step_rngs, np.float32(rate_scale))
+        return compiled(chunk)(state, chunk, step_rngs, np.float32(rate_factor))
 
     def measure(state: TrainState, split: str) -> dict[str, float]:
         return mean_metrics(eval_sums(state, split))

@@ -72,7 +72,7 @@ def stops_early(history: Sequence[Row], patience: int) -> bool:
     )
 
 
-def rate_scale(losses: list[float], patience: int, factor: float) -> float:
+def rate_factor(losses: list[float], patience: int, factor: float) -> float:
     """Returns the factor of the learning rate after these epochs.
 
     Args:
@@ -125,8 +125,8 @@ class Rules(NamedTuple):
         total_steps: the number of steps in all epochs.
         is_scheduled: a function step -> whether a checkpoint is due.
         patience: the argument of `stops_early`.
-        plateau_patience: the patience of `rate_scale`.
-        plateau_factor: the factor of `rate_scale`.
+        plateau_patience: the patience of `rate_factor`.
+        plateau_factor: the factor of `rate_factor`.
     """
 
     num_examples: int
@@ -140,10 +140,10 @@ class Rules(NamedTuple):
     def stops_early(self, history: Sequence[Row]) -> bool:
         return stops_early(history, self.patience)
 
-    def rate_scale(self, history: Sequence[Row]) -> float:
+    def rate_factor(self, history: Sequence[Row]) -> float:
         # In a population's history a loss that is not finite is None.
         losses = [np.inf if row["val_loss"] is None else row["val_loss"] for row in history]
-        return rate_scale(losses, self.plateau_patience, self.plateau_factor)
+        return rate_factor(losses, self.plateau_patience, self.plateau_factor)
 
     def totals(self, sums: Sequence[Sums]) -> dict[str, Any]:
         return total_sums(sums)

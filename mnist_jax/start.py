@@ -57,8 +57,8 @@ def create_task(config: Config) -> Task:
     images = splits["train"].images
     sample = images[np.arange(min(len(images), SAMPLE))]
     num_examples = len(splits["train"].labels)
-    num_steps = steps_per_epoch(num_examples, config.batch_size)
-    total_steps = config.epochs * num_steps
+    epoch_steps = steps_per_epoch(num_examples, config.batch_size)
+    total_steps = config.epochs * epoch_steps
     if total_steps >= 2**31:
         raise ValueError(f"epochs must make fewer than 2**31 steps, got {total_steps:,}")
     origin = Origin(
@@ -71,11 +71,11 @@ def create_task(config: Config) -> Task:
     schedule = functools.partial(
         is_scheduled,
         epochs=config.epochs,
-        steps_per_epoch=num_steps,
+        steps_per_epoch=epoch_steps,
         chunk_steps=config.chunk_steps,
         **vars(config.checkpoint),
     )
-    rules = Rules(num_examples, num_steps, total_steps, schedule, **vars(config.watch))
+    rules = Rules(num_examples, epoch_steps, total_steps, schedule, **vars(config.watch))
     return Task(splits, origin, rules)
 
 

@@ -18,7 +18,7 @@ Rngs = dict[str, jax.Array]
 Params = Any
 
 
-def scale(images: jax.Array) -> jax.Array:
+def to_float(images: jax.Array) -> jax.Array:
     """uint8 pixels 0 to 255 -> float32 in [0, 1], what the model is given."""
     return images.astype(jnp.float32) / 255.0
 
@@ -54,7 +54,7 @@ def loss_fn(
         after this batch.
     """
     mask = batch["mask"]
-    images = augment(scale(batch["image"]), keys["augment"], **strengths)
+    images = augment(to_float(batch["image"]), keys["augment"], **strengths)
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
     # Rounded in here, the parameters still get gradients of their own type, float32.
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
@@ -82,7 +82,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     rngs: Rngs,
-    rate_scale: float | jax.Array = 1.0,
+    rate_factor: float | jax.Array = 1.0,
     *,
     ema_decay: float | jax.Array = 0.0,
     freeze: str = "",
@@ -94,7 +94,7 @@ def train_step(
         state: its `step` is the number of updates made so far.
         batch: `image` uint8 [B, H, W, C], `label` int32 [B], `mask` bool [B].
         rngs: the run's streams "dropout" and "augment"; the step's own keys are derived here.
-        rate_scale: what the learning rate is multiplied with.
+        rate_factor: what the learning rate is multiplied with.
         ema_decay: of the running mean of the parameters, where the state keeps one. It is smaller
             in the first steps, so that the initial parameters are soon forgotten:
             https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
@@ -114,7 +114,7 @@ def train_step(
         batch_stats,
     )
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda update: rate_scale * update, updates)
+    updates = jax.tree.map(lambda update: rate_factor * update, updates)
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -143,7 +143,7 @@ def eval_logits(
 
 def eval_step(variables: Variables, apply_fn: Callable[..., jax.Array], batch: Batch) -> Sums:
     """Returns the metric sums of a batch, without dropout and augmentation."""
-    logits = eval_logits(variables, apply_fn, scale(batch["image"]))
+    logits = eval_logits(variables, apply_fn, to_float(batch["image"]))
     return metric_sums(logits, batch["label"], batch["mask"])
 
 
@@ -151,7 +151,7 @@ def run_steps(
     state: TrainState,
     chunk: Batch,
     rngs: Rngs,
-    rate_scale: float | jax.Array = 1.0,
+    rate_factor: float | jax.Array = 1.0,
     **options: Any,
 ) -> tuple[TrainState, Sums]:
     """Runs `train_step` over a chunk of batches [k, B, ...]; to be compiled, see `program`.
@@ -163,7 +163,7 @@ def run_steps(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         # `precision` is the network's alone: augmentation and optimizer multiply in float32.
         with jax.default_matmul_precision("float32"):
-            return train_step(state, batch, rngs, rate_scale, **options)
+            return train_step(state, batch, rngs, rate_factor, **options)
 
     return jax.lax.scan(step, state, chunk)
 
@@ -181,7 +181,7 @@ def run_ensemble_steps(
     """Does as `run_eval_steps` for the mean of the probabilities of several networks."""
 
     def ensemble_step(batch: Batch) -> Sums:
-        images = scale(batch["image"])
+        images = to_float(batch["image"])
         pairs = zip(apply_fns, variables, strict=True)
         logs = [jax.nn.log_softmax(eval_logits(network, fn, images)) for fn, network in pairs]
         mean = jax.nn.logsumexp(jnp.stack(logs), axis=0) - jnp.log(len(logs))
@@ -199,6 +199,6 @@ def predict_step(
         The class probabilities float32 [B, num_classes], and the classes int32 [B]. The class is
         taken from the logits, as in `eval_step`: rounding can make two probabilities equal.
     """
-    images = scale(images) if images.dtype == jnp.uint8 else images
+    images = to_float(images) if images.dtype == jnp.uint8 else images
     logits = eval_logits(variables, apply_fn, images)
     return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,8 +120,8 @@ def heard(listeners: Sequence[Listener] | None) -> Iterator[Listener]:
 
 
 def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Run:
-    watch = clock.Stopwatch(PHASES)
-    watch.seconds["import"] = clock.IMPORT_SECONDS
+    stopwatch = clock.Stopwatch(PHASES)
+    stopwatch.seconds["import"] = clock.IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
 
     task = create_task(config)
@@ -131,7 +131,7 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
         saved, progress = last_checkpoint(
             checkpoints, task.origin, keeps_best=task.rules.is_scheduled
         )
-    watch.lap("data")
+    stopwatch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     model = create_model(num_classes=len(task.origin.data.label_names), **vars(config.model))
@@ -149,7 +149,7 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
     if saved:
         check_shared(workdir)
     state, progress, messages = initial_state(compiled, config, workdir, saved, progress)
-    watch.lap("compile")
+    stopwatch.lap("compile")
 
     make_ready(workdir, config, progress.history, overwrite)
     rules, step = task.rules, int(state.step)
@@ -162,28 +162,28 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
             return agree(max(requests, default=0))
 
         tell(Begin(config, model, task.splits, step, rules.total_steps, progress.history, messages))
-        watch.lap("checkpoint")
+        stopwatch.lap("checkpoint")
         events = training_events(
-            compiled, rules, state, step, progress, stop_signal=stop_signal, watch=watch
+            compiled, rules, state, step, progress, stop_signal=stop_signal, stopwatch=stopwatch
         )
         keep = functools.partial(kept_steps, is_scheduled=rules.is_scheduled)
         end = follow(events, workdir, saver, saved, keep, tell)
         if end.signum:
             raise stopped(end, rules.total_steps, overwrite)
-        watch.lap("checkpoint")
+        stopwatch.lap("checkpoint")
         best, state = best_step(end.history, rules.is_scheduled), end.state
         if config.watch.patience and best:
             state = restore_state(checkpoints, best, state, replicated(create_mesh()))
-            watch.lap("checkpoint")
+            stopwatch.lap("checkpoint")
         test = compiled.measure(state, "test")
-        watch.lap("eval")
+        stopwatch.lap("eval")
         prune(checkpoints, keep(saved, end.history))
-        watch.lap("checkpoint")
+        stopwatch.lap("checkpoint")
         signum = stop_signal() or agree(0)
         if signum:
             raise stopped(end._replace(signum=signum), rules.total_steps, overwrite)
 
-    watch.seconds["total"] = sum(watch.seconds.values())
+    stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
     measured = best_row(end.history) if config.watch.patience else end.history[-1]
     result = {
         "test_loss": test["loss"],
@@ -193,7 +193,7 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
         "steps": end.step,
         "params_sha256": network_sha256(state.eval_variables),
         **progress.origin.hashes(),
-        "seconds": watch.seconds,
+        "seconds": stopwatch.seconds,
         **progress.origin.environment,
     }
     write_json(workdir / "result.json", result)
@@ -213,7 +213,7 @@ def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite:
 
 
 def follow(
-    events: Iterable[Event],
+    events: Generator[Event],
     workdir: Path,
     saver: Saver,
     saved: list[int],
@@ -233,20 +233,21 @@ def follow(
     Returns:
         The last event. All saves are complete.
     """
-    for event in events:
-        match event:
-            case Save(step, state, progress):
-                saver.wait()
-                prune(workdir / "checkpoints", keep(saved, progress.history))
-                saver.save(state, progress)
-                saved.append(step)
-            case Epoch():
-                write_history(workdir, event.history)
-            case Stop():
-                saver.wait()
-                tell(event)
-                return event
-        tell(event)
+    with contextlib.closing(events):  # and so its chunks, whatever a listener raises
+        for event in events:
+            match event:
+                case Save(step, state, progress):
+                    saver.wait()
+                    prune(workdir / "checkpoints", keep(saved, progress.history))
+                    saver.save(state, progress)
+                    saved.append(step)
+                case Epoch():
+                    write_history(workdir, event.history)
+                case Stop():
+                    saver.wait()
+                    tell(event)
+                    return event
+            tell(event)
     raise AssertionError("a loop ends with Stop")
 
 

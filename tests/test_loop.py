@@ -86,7 +86,7 @@ def iterate(
         step,
         progress,
         stop_signal=lambda: (signals or {}).get(next(asked), 0),
-        watch=Stopwatch(PHASES),
+        stopwatch=Stopwatch(PHASES),
     ):
         found.append(event)
     return found

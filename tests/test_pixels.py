@@ -9,7 +9,7 @@ import pytest
 from mnist_jax.augment import blank, mixup, warp
 from mnist_jax.ops import conv_pool
 from mnist_jax.state import TrainState
-from mnist_jax.steps import loss_fn, run_ensemble_steps, scale, train_step
+from mnist_jax.steps import loss_fn, run_ensemble_steps, to_float, train_step
 
 
 def blanked(centre: tuple[int, int], size: int) -> list[str]:
@@ -99,8 +99,8 @@ def test_a_field_tells_where_a_pixel_is_read_down_then_right():
 
 def test_pixels_are_scaled_to_zero_to_one():
     images = jnp.array([0, 51, 255], jnp.uint8)
-    np.testing.assert_allclose(scale(images), [0, 0.2, 1], rtol=1e-6)
-    assert scale(images).dtype == jnp.float32
+    np.testing.assert_allclose(to_float(images), [0, 0.2, 1], rtol=1e-6)
+    assert to_float(images).dtype == jnp.float32
 
 
 def test_the_gradient_of_a_maximum_of_more_than_256_goes_to_one_place():

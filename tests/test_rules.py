@@ -17,7 +17,7 @@ from scripted import LESSON, scripted
 from mnist_jax import Config, evaluate, population, train
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from mnist_jax.events import Event, Save
-from mnist_jax.rules import best_step, is_scheduled, kept_steps, rate_scale, stops_early
+from mnist_jax.rules import best_step, is_scheduled, kept_steps, rate_factor, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import best_row
@@ -220,7 +220,7 @@ def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
         ([1, 2, 2, 2, 2], 0, 1),
     ):
         with subtests.test(msg=f"{losses}, patience {patience}"):
-            assert rate_scale([*map(float, losses)], patience, 0.5) == scale
+            assert rate_factor([*map(float, losses)], patience, 0.5) == scale
 
 
 def test_the_best_row_has_the_highest_accuracy_and_of_equal_ones_is_the_newest():

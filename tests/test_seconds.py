@@ -60,15 +60,15 @@ def assert_seconds_of_epochs(workdir: Path, members: int = 1) -> None:
 def test_a_stopwatch_gives_every_second_to_one_phase(monkeypatch):
     fake = Clock()
     monkeypatch.setattr(clock, "time", fake)
-    watch = clock.Stopwatch(("a", "b", "c"))
+    stopwatch = clock.Stopwatch(("a", "b", "c"))
     fake.now = 3.0
-    assert watch.lap("a") == 3
+    assert stopwatch.lap("a") == 3
     fake.now = 8.0
-    assert watch.lap("b") == 5
-    assert watch.lap("b") == 0
+    assert stopwatch.lap("b") == 5
+    assert stopwatch.lap("b") == 0
     fake.now = 10.0
-    assert watch.lap("a") == 2
-    assert watch.seconds == {"a": 5, "b": 5, "c": 0}
+    assert stopwatch.lap("a") == 2
+    assert stopwatch.seconds == {"a": 5, "b": 5, "c": 0}
 
 
 def test_the_seconds_of_a_training_are_those_of_its_phases_and_epochs(tmp_path):

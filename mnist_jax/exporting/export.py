@@ -10,7 +10,7 @@ import jax
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.onnx_file import to_onnx
 from mnist_jax.exporting.stablehlo import Forward, to_stablehlo
-from mnist_jax.steps import eval_logits, scale
+from mnist_jax.steps import eval_logits, to_float
 from mnist_jax.workdir.files import atomic_file, write_json
 from mnist_jax.workdir.run import read_result
 from mnist_jax.workdir.trained import Trained, load_trained
@@ -79,7 +79,7 @@ def _forward(model: Any, lowering: str) -> Forward:
     if hasattr(model, "lowering"):
         model = model.clone(lowering=lowering)
     return lambda variables, images: jax.nn.softmax(
-        eval_logits(variables, model.apply, scale(images))
+        eval_logits(variables, model.apply, to_float(images))
     )
 
 

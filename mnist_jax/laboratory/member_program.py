@@ -123,9 +123,9 @@ def compile_population(
                 yield {"order": order, "step": np.arange(first, first + size, dtype=np.int32)}
 
     def arguments(
-        state: TrainState, chunk: dict[str, Any], rate_scales: Sequence[float]
+        state: TrainState, chunk: dict[str, Any], rate_factors: Sequence[float]
     ) -> tuple[Any, ...]:
-        scales = members.spread(np.asarray(rate_scales, np.float32))
+        scales = members.spread(np.asarray(rate_factors, np.float32))
         own = chunk["order"], scales, step_rngs, own_values
         return state, own, (images, labels, chunk["step"])
 
@@ -148,9 +148,9 @@ def compile_population(
     )
 
     def run_chunk(
-        state: TrainState, chunk: dict[str, Any], rate_scales: Sequence[float]
+        state: TrainState, chunk: dict[str, Any], rate_factors: Sequence[float]
     ) -> tuple[TrainState, Sums]:
-        state, sums = compiled(chunk)(*arguments(state, chunk, rate_scales))
+        state, sums = compiled(chunk)(*arguments(state, chunk, rate_factors))
         return state, {name: values[: len(seeds)] for name, values in sums.items()}
 
     def measure(state: TrainState, split: str) -> list[dict[str, float]]:
@@ -164,14 +164,14 @@ def _train_member(
     member: Any, shared: Any, *, build: Callable[[dict[str, Any]], Parts], batch_size: int
 ) -> tuple[TrainState, Sums]:
     """Trains one member for a chunk."""
-    state, order, rate_scale, rngs, values = member
+    state, order, rate_factor, rngs, values = member
     images, labels, step = shared
     chunk = loader.take_chunk(
         images, labels, order, step[0], chunk_steps=len(step), batch_size=batch_size
     )
     model, tx, options = build(values)
     own_state = state.replace(apply_fn=model.apply, tx=tx)
-    own_state, sums = run_steps(own_state, chunk, rngs, rate_scale, **options)
+    own_state, sums = run_steps(own_state, chunk, rngs, rate_factor, **options)
     # What is static in a state has to be the same before and after.
     return own_state.replace(apply_fn=state.apply_fn, tx=state.tx), sums
 

@@ -128,9 +128,9 @@ class MemberRules(NamedTuple):
     def stops_early(self, history: Sequence[Row]) -> bool:  # noqa: ARG002
         return False  # members train equally long
 
-    def rate_scale(self, history: Sequence[Row]) -> list[float]:
+    def rate_factor(self, history: Sequence[Row]) -> list[float]:
         rows = [member_rows(history, member) for member in range(len(self.diverged))]
-        return [self.alone.rate_scale(own) for own in rows]
+        return [self.alone.rate_factor(own) for own in rows]
 
     def totals(self, sums: Sequence[Sums]) -> dict[str, Any]:
         sums = jax.device_get(sums)

@@ -155,8 +155,8 @@ def _previous_result(
 def _population(
     config: Config, members: list[Member], workdir: Path, overwrite: bool, tell: Listener
 ) -> dict[str, Any]:
-    watch = clock.Stopwatch(PHASES)
-    watch.seconds["import"] = clock.IMPORT_SECONDS
+    stopwatch = clock.Stopwatch(PHASES)
+    stopwatch.seconds["import"] = clock.IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
 
     task = create_task(config)
@@ -167,14 +167,14 @@ def _population(
         saved, progress = last_checkpoint(checkpoints, origin)
     diverged: Any = progress.diverged or [None] * len(members)
     progress, rules = progress._replace(diverged=diverged), MemberRules(task.rules, diverged)
-    watch.lap("data")
+    stopwatch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     program = _compile(config, members, task)
     state, progress, messages = initial_state(
         program, config, workdir, saved, progress, members=True
     )
-    watch.lap("compile")
+    stopwatch.lap("compile")
 
     _make_ready(workdir, config, progress.history, overwrite)
     step = saved[-1] if saved else 0
@@ -192,37 +192,37 @@ def _population(
             return kept_steps(saved, [], rules.is_scheduled)  # the best step is each member's own
 
         tell(begin)
-        watch.lap("checkpoint")
+        stopwatch.lap("checkpoint")
         events = training_events(
-            program, rules, state, step, progress, stop_signal=stop_signal, watch=watch
+            program, rules, state, step, progress, stop_signal=stop_signal, stopwatch=stopwatch
         )
         end = follow(events, workdir, saver, saved, keep, tell)
         if end.signum:
             raise stopped(end, rules.total_steps, overwrite)
-        watch.lap("checkpoint")
+        stopwatch.lap("checkpoint")
         test = program.measure(end.state, "test")
-        watch.lap("eval")
+        stopwatch.lap("eval")
         state, results = program.collect(end.state), []
         for number, member in enumerate(members):
             if stop_signal():
                 raise stopped(end._replace(signum=stop_signal()), rules.total_steps, overwrite)
             own, rows = _member_state(state, number, member), member_rows(end.history, number)
-            seconds = watch.seconds | {"total": sum(watch.seconds.values())}
+            seconds = stopwatch.seconds | {"total": sum(stopwatch.seconds.values())}
             result = _member_result(own, rows, test[number], progress.origin, seconds)
             if not rules.diverged[number]:
                 directory = workdir / MEMBERS / member.name
                 write_member(directory, member, own, rows, result, progress.origin)
             results.append(result)
-            watch.lap("checkpoint")
+            stopwatch.lap("checkpoint")
 
-    watch.seconds["total"] = sum(watch.seconds.values())
+    stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
     result = {
         **_results_by_member(members, results),
         "diverged": rules.diverged,
         **_summary(members, [result["test_accuracy"] for result in results]),
         "steps": end.step,
         "data_sha256": origin.data_sha256,
-        "seconds": watch.seconds,
+        "seconds": stopwatch.seconds,
         **origin.environment,
     }
     write_json(workdir / "population.json", result)

@@ -315,7 +315,7 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> str
     reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
     history: list[Row] = []
 
-    def watch(event: Event) -> None:
+    def follow_trial(event: Event) -> None:
         """Ends the training after its last epoch, before its test; or where it is to be pruned."""
         if not isinstance(event, Begin | Epoch | Done):
             return
@@ -329,7 +329,7 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> str
 
     try:
         with contextlib.suppress(TrialPruned):
-            train(config, directory, listeners=[watch])
+            train(config, directory, listeners=[follow_trial])
         if _is_last(history, config):
             value = (best_row(history) if config.watch.patience else history[-1])["val_accuracy"]
             study.tell(trial.number, value)

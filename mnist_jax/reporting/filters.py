@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.reporting.pictures import sheet, visible
 from mnist_jax.state import Variables
-from mnist_jax.steps import eval_logits, scale
+from mnist_jax.steps import eval_logits, to_float
 
 COLUMNS = 8  # of a sheet
 MOST = 64  # pictures on a sheet
@@ -109,7 +109,7 @@ def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str
         uint8 [H, W, C], C = 1 or 3, by name: "image", "filters", and "maps/" with the name of each
         convolution. What the network or an image of so many channels has not is left out.
     """
-    maps = feature_maps(model, variables, scale(jnp.asarray(image[None])))
+    maps = feature_maps(model, variables, to_float(jnp.asarray(image[None])))
     filters = filter_sheet(variables)
     return {
         **({"image": image} if image.shape[-1] in (1, 3) else {}),

@@ -17,7 +17,7 @@ from mnist_jax.reporting.calibration import BINS
 from mnist_jax.reporting.filters import MOST, feature_maps, filter_sheet, first_filters, map_sheets
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
 from mnist_jax.reporting.page import SHEET_SIDE, figure, in_percent, picture, readable
-from mnist_jax.steps import scale
+from mnist_jax.steps import to_float
 
 MISTAKES = 25  # pictures of the most confident ones
 CONFUSIONS = 6  # pairs of classes that are said in words
@@ -211,7 +211,7 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
     if filters is None or drawn is None:
         return None
     image = measured.images[np.arange(1)]
-    maps = feature_maps(trained.model, trained.variables, scale(jnp.asarray(image)))
+    maps = feature_maps(trained.model, trained.variables, to_float(jnp.asarray(image)))
     sheets = [("Filters of the first layer", drawn, len(filters))]
     for name, sheet in map_sheets(maps).items():
         sheets.append((f"Feature maps of {name}", sheet, maps[name].shape[-1]))
@@ -238,7 +238,7 @@ def _augmented(config: Config, images: Any) -> list[list[str]]:
     rows = [originals]
     for number in range(3):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        changed = augment(scale(jnp.asarray(originals)), key, **options)
+        changed = augment(to_float(jnp.asarray(originals)), key, **options)
         changed = mixup(changed, jnp.ones(len(originals), bool), key, alpha=alpha)
         rows.append(np.round(np.asarray(changed) * 255).clip(0, 255).astype(np.uint8))
     return [[picture(image) for image in row] for row in rows]

@@ -18,7 +18,7 @@ import numpy as np
 from mnist_jax.machine.extras import require
 from mnist_jax.predict import Network, as_network
 from mnist_jax.reporting.filters import feature_maps, map_sheets
-from mnist_jax.steps import scale
+from mnist_jax.steps import to_float
 from mnist_jax.workdir.run import read_result
 from mnist_jax.workdir.trained import Trained, load_trained
 
@@ -92,7 +92,7 @@ def feature_sheets(trained: Trained) -> Callable[[np.ndarray], dict[str, np.ndar
     It takes uint8 [H, W, C], and returns uint8 [H', W', 1] by the name of each convolution.
     """
     maps = functools.partial(feature_maps, trained.model, trained.variables)
-    return lambda image: map_sheets(maps(scale(jnp.asarray(image[None]))))
+    return lambda image: map_sheets(maps(to_float(jnp.asarray(image[None]))))
 
 
 def _compile(network: Network, sheets: Callable[[np.ndarray], dict[str, np.ndarray]]) -> None:
