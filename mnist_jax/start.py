@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import linen as nn
 
 from mnist_jax.config import Config
 from mnist_jax.datasets import Split, load_splits
 from mnist_jax.datasets.info import DataInfo, drawing_box
 from mnist_jax.loader import steps_per_epoch
+from mnist_jax.models import create_model
+from mnist_jax.optimizer import create_optimizer
 from mnist_jax.processes.distributed import from_first
 from mnist_jax.rules import Rules, best_step, is_scheduled
 from mnist_jax.sharding import create_mesh, replicated
@@ -29,11 +33,23 @@ SAMPLE = 1000  # training images whose drawings are looked at
 
 
 class Task(NamedTuple):
-    """A config, loaded: the data by split, the origin of the run, and its rules."""
+    """A config, unpacked.
+
+    Attributes:
+        splits: the data by split.
+        origin: the origin of the run.
+        rules: its decisions.
+        model: the Linen module.
+        tx: the optimizer.
+        options: the other arguments of `program.compile_program`.
+    """
 
     splits: dict[str, Split]
     origin: Origin
     rules: Rules
+    model: nn.Module
+    tx: optax.GradientTransformation
+    options: dict[str, Any]
 
 
 class Start(NamedTuple):
@@ -52,7 +68,11 @@ class Start(NamedTuple):
 
 
 def create_task(config: Config) -> Task:
-    """Loads the data and counts the steps; ValueError if the config does not fit the data."""
+    """Loads the data, counts the steps and creates what trains on them.
+
+    Raises:
+        ValueError: the config does not fit the data.
+    """
     splits, label_names = load_splits(**vars(config.data))
     images = splits["train"].images
     sample = images[np.arange(min(len(images), SAMPLE))]
@@ -76,7 +96,31 @@ def create_task(config: Config) -> Task:
         **vars(config.checkpoint),
     )
     rules = Rules(num_examples, epoch_steps, total_steps, schedule, **vars(config.watch))
-    return Task(splits, origin, rules)
+    options = {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "chunk_steps": config.chunk_steps,
+        **step_options(config),
+    }
+    return Task(
+        splits, origin, rules, *create_parts(config, len(label_names), total_steps), options
+    )
+
+
+def create_parts(
+    config: Config, num_classes: int, num_steps: int
+) -> tuple[nn.Module, optax.GradientTransformation]:
+    """Creates the model and the optimizer of a recipe.
+
+    Args:
+        config: the recipe.
+        num_classes: the number of classes.
+        num_steps: the number of steps in all epochs, for the learning-rate schedule.
+    """
+    return (
+        create_model(num_classes=num_classes, **vars(config.model)),
+        create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=num_steps),
+    )
 
 
 def step_options(config: Config) -> dict[str, Any]:
@@ -131,21 +175,23 @@ def _last_checkpoint(
 
 def initial_state(
     program: Any,
-    config: Config,
     workdir: Path,
     saved: list[int],
     progress: Progress,
     *,
+    init_from: str,
+    freeze: str,
     members: bool = False,
 ) -> Start:
     """Returns the beginning: a saved state, one made from a trained network, or an initialised one.
 
     Args:
         program: the compiled program, which has the initialised state and places others.
-        config: the recipe, which names the network to begin from and the frozen parameters.
         workdir: the directory of the run.
         saved: the steps of its sound checkpoints.
         progress: the progress saved with the last of them, or that of a new run.
+        init_from: the config's field: the workdir of a network to begin from, or "".
+        freeze: the config's field: the patterns of frozen parameters.
         members: True for the state of a population.
 
     Raises:
@@ -153,16 +199,16 @@ def initial_state(
         ValueError: a checkpoint is of another model; or the source lies in the workdir, does not
             fit, or does not have what is frozen.
     """
-    frozen = frozen_parameters(program.state.params, config.freeze)
+    frozen = frozen_parameters(program.state.params, freeze)
     messages = [f"frozen: {', '.join(frozen)}"] if frozen else []
     if saved:
         shapes = jax.eval_shape(program.collect, program.state)
         whole = replicated(create_mesh())
         state = restore_state(workdir / "checkpoints", saved[-1], shapes, whole)
         return Start(program.place(state), progress, [])
-    if not config.init_from:
+    if not init_from:
         return Start(program.state, progress, messages)
-    source = Path(config.init_from)
+    source = Path(init_from)
     if source.resolve().is_relative_to(workdir.resolve()):
         raise ValueError(
             f"init_from is {source}, in the workdir itself, which would lose it: give another "
@@ -174,7 +220,7 @@ def initial_state(
     remade = {*begun.remade} & {name.split("/")[0] for name in frozen}
     if remade:
         raise ValueError(
-            f"freeze: {config.freeze!r} would keep {', '.join(sorted(remade))} as drawn at random: "
+            f"freeze: {freeze!r} would keep {', '.join(sorted(remade))} as drawn at random: "
             f"{source} has nothing that fits there"
         )
     average = jax.tree.map(jnp.copy, begun.variables) if state.average else {}

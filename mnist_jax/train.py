@@ -15,13 +15,11 @@ from mnist_jax.config import Config
 from mnist_jax.console import console
 from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
 from mnist_jax.loop import training_events
-from mnist_jax.models import create_model
-from mnist_jax.optimizer import create_optimizer
 from mnist_jax.processes.distributed import agreement, check_alike, from_first
 from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.rules import best_step, kept_steps
 from mnist_jax.sharding import create_mesh, replicated
-from mnist_jax.start import create_task, initial_state, last_checkpoint, step_options
+from mnist_jax.start import create_parts, create_task, initial_state, last_checkpoint
 from mnist_jax.state import TrainState
 from mnist_jax.workdir.checkpoint import (
     Saver,
@@ -134,21 +132,12 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
     stopwatch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
-    model = create_model(num_classes=len(task.origin.data.label_names), **vars(config.model))
-    compiled = program.compile_program(
-        model,
-        create_optimizer(
-            **vars(config.optimizer), freeze=config.freeze, num_steps=task.rules.total_steps
-        ),
-        task.splits,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        chunk_steps=config.chunk_steps,
-        **step_options(config),
-    )
+    compiled = program.compile_program(task.model, task.tx, task.splits, **task.options)
     if saved:
         check_shared(workdir)
-    state, progress, messages = initial_state(compiled, config, workdir, saved, progress)
+    state, progress, messages = initial_state(
+        compiled, workdir, saved, progress, init_from=config.init_from, freeze=config.freeze
+    )
     stopwatch.lap("compile")
 
     make_ready(workdir, config, progress.history, overwrite)
@@ -161,7 +150,8 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
         def stop_signal() -> int:
             return agree(max(requests, default=0))
 
-        tell(Begin(config, model, task.splits, step, rules.total_steps, progress.history, messages))
+        history = progress.history
+        tell(Begin(config, task.model, task.splits, step, rules.total_steps, history, messages))
         stopwatch.lap("checkpoint")
         events = training_events(
             compiled, rules, state, step, progress, stop_signal=stop_signal, stopwatch=stopwatch
@@ -266,11 +256,11 @@ def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
     total_steps = last_step // len(history) * config.epochs  # it may have stopped early
     sharding = replicated(create_mesh())
     info = read_progress(checkpoints, step).origin.data
-    tx = create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=total_steps)
+    model, tx = create_parts(config, len(info.label_names), total_steps)
     variables = restore_variables(checkpoints, step, sharding)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        apply_fn=create_model(num_classes=len(info.label_names), **vars(config.model)).apply,
+        apply_fn=model.apply,
         params=variables["params"],
         tx=tx,
         opt_state=jax.eval_shape(tx.init, variables["params"]),

@@ -171,16 +171,18 @@ def _population(
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     program = _compile(config, members, task)
+    whence = {"init_from": config.init_from, "freeze": config.freeze}
     state, progress, messages = initial_state(
-        program, config, workdir, saved, progress, members=True
+        program, workdir, saved, progress, members=True, **whence
     )
     stopwatch.lap("compile")
 
     _make_ready(workdir, config, progress.history, overwrite)
     step = saved[-1] if saved else 0
-    model = create_model(num_classes=len(origin.data.label_names), **vars(config.model))
     names, history = [member.name for member in members], progress.history
-    begin = Begin(config, model, task.splits, step, rules.total_steps, history, messages, names)
+    begin = Begin(
+        config, task.model, task.splits, step, rules.total_steps, history, messages, names
+    )
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
