@@ -26,7 +26,7 @@ class Program(NamedTuple):
         train_chunks: (first_step, last_step) -> the chunks of the run between these steps, epoch
             after epoch: what `run_chunk` takes.
         run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`. It uses up
-            the state. A population has N rate scales, and sums [N, k].
+            the state. A population has N rate factors, and sums [N, k].
         measure: (state, split) -> the mean `loss` and `accuracy` over "validation" or "test"; a
             list of N in a population.
         place: puts a state, such as a checkpoint's, on the devices.

@@ -207,7 +207,7 @@ def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
         assert training["copies_of_the_images"] == devices
         assert training["images_stay"]
     with promise("nothing but scalars is copied in the loop"):
-        # The number of a chunk's first step, the epoch, the scale of the learning rate.
+        # The number of a chunk's first step, the epoch, the factor of the learning rate.
         assert many["copied"]  # else the guard tells nothing any more
         assert {*many["copied"]} <= {"int32[]", "float32[]"}
     with promise("nothing is compiled in the loop nor after a restore"):

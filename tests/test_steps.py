@@ -195,9 +195,9 @@ def test_smoothed_labels_give_every_class_a_share(mnist):
     assert loss == pytest.approx(-(targets * log_probs).sum(axis=1).mean(), rel=1e-5)
 
 
-def test_the_rate_scale_multiplies_the_update(mnist):
+def test_the_rate_factor_multiplies_the_update(mnist):
     state, batch = create_state(), create_batch(mnist, np.arange(32))
-    whole, half, none = (compiled_step(state, batch, RNGS, scale)[0] for scale in (1.0, 0.5, 0.0))
+    whole, half, none = (compiled_step(state, batch, RNGS, factor)[0] for factor in (1.0, 0.5, 0.0))
     for old, one, two, same in zip(
         *map(jax.tree.leaves, (s.params for s in (state, whole, half, none))), strict=True
     ):

@@ -1,4 +1,4 @@
-"""This project: an epoch by the calls that `mnist_jax/train.py` makes for one.
+"""This project: an epoch by the calls that `mnist_jax/loop.py` makes for one.
 
     python mnist_jax_epochs.py DATA.npz CONFIG [--whole]
 

@@ -2,8 +2,8 @@
 
     python tests/handwriting/photographs.py --workdir runs/default --count 10000
 
-prints how many of them a trained network reads, after `handwriting.prepare_drawing`, beside how
-many it reads of the same digits as the dataset has them. `--sheet FILE` shows some of them.
+prints how many of them a trained network reads, after `drawing.prepare_drawing`, beside how many
+it reads of the same digits as the dataset has them. `--sheet FILE` shows some of them.
 """
 
 import argparse
