@@ -1,4 +1,4 @@
-"""Trains a network: the one place where data, state, steps, checkpoints and history meet."""
+"""The composer of a training: it gives the loop its parts, and writes and tells its events."""
 
 import contextlib
 import dataclasses

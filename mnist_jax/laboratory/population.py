@@ -58,7 +58,7 @@ def population(
     at once, and several devices share them: then they agree as far as rounding goes. Varied values
     are arguments of the program, where `train` has constants: there, too, rounding may differ.
 
-    A member whose loss is not finite any more is told and recorded, and counts with the accuracy
+    A member with a value that is not finite is reported and recorded, and counts with the accuracy
     that is measured. It has no work directory: `train` would not have given it one.
 
     Args:
