@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import mnist_jax
 from mnist_jax.datasets import cache, prepare
 from mnist_jax.machine import accelerator
-from mnist_jax.machine.devices import kinds, one_line, wrong_on
 from mnist_jax.machine.extras import installed_version, metadata, requirements, unmet
+from mnist_jax.messages import one_line
 from mnist_jax.processes.clusters import cluster_job
 from mnist_jax.workdir.origin import PACKAGES, cpu_count
 
@@ -75,6 +77,30 @@ def local_devices() -> tuple[Sequence[Any], str]:
         return [], one_line(error) or "there is no device of the kind that JAX_PLATFORMS names"
 
 
+def wrong_on(device: Any) -> str:
+    """Computes a matrix product and a gradient on a device; returns what is wrong, "" if nothing.
+
+    All numbers are integers that bfloat16 holds exactly, since a TPU rounds factors to it. So the
+    device must give exactly NumPy's results.
+    """
+    rng = np.random.default_rng(0)
+    inputs, weights, targets = rng.integers(-1, 2, (3, 16, 16)).astype(np.float32)
+
+    def loss_fn(weights: jax.Array, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return 0.5 * jnp.sum((inputs @ weights - targets) ** 2)
+
+    try:
+        x, w, y = jax.device_put((inputs, weights, targets), device)
+        product, gradient = jax.device_get((x @ w, jax.jit(jax.grad(loss_fn))(w, x, y)))
+    except RuntimeError as error:
+        return one_line(error)
+    if not np.array_equal(product, inputs @ weights):
+        return "a matrix product is wrong"
+    if not np.array_equal(gradient, inputs.T @ (inputs @ weights - targets)):
+        return "a gradient is wrong"
+    return ""
+
+
 def find_accelerator(devices: Sequence[Any], error: str, present: str) -> Finding:
     """Checks whether JAX uses this machine's accelerator.
 
@@ -89,7 +115,7 @@ def find_accelerator(devices: Sequence[Any], error: str, present: str) -> Findin
         advice += "to use the CPU, set JAX_PLATFORMS=cpu"
         return Finding(what, f"JAX does not start: {error}", advice, problem=True)
     if devices[0].platform != "cpu":
-        return Finding(what, f"{kinds(devices)}: JAX uses it")
+        return Finding(what, f"{len(devices)} x {devices[0].device_kind}: JAX uses it")
     if present == "cpu":
         return Finding(what, "none that JAX can use in this machine: it uses the CPU, as it should")
     name = "an AMD GPU" if present == "amd" else f"a {present.upper()}"
@@ -139,7 +165,7 @@ def find_devices(devices: Sequence[Any]) -> Iterator[Finding]:
     """Checks that each of JAX's devices computes correctly."""
     if not devices:
         return
-    yield Finding("devices", f"{kinds(devices)} ({devices[0].platform})")
+    yield Finding("devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     yield Finding("cores", f"{cpu_count()} of {os.cpu_count()} for this process")
     wrong = {device: problem for device in devices if (problem := wrong_on(device))}
     for device, problem in wrong.items():

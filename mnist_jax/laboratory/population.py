@@ -41,6 +41,8 @@ from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.origin import Origin
 from mnist_jax.workdir.run import MEMBERS, holds_run
 
+BY_MEMBER = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
+
 
 def population(
     config: Config,
@@ -219,7 +221,9 @@ def _population(
 
     stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
     result = {
-        **_results_by_member(members, results),
+        "members": [member.name for member in members],
+        **identity(members),
+        **{name: [result[name] for result in results] for name in BY_MEMBER},
         "diverged": rules.diverged,
         **_summary(members, [result["test_accuracy"] for result in results]),
         "steps": end.step,
@@ -296,15 +300,6 @@ def _member_result(
         **origin.hashes(),
         "seconds": seconds,
         **origin.environment,
-    }
-
-
-def _results_by_member(members: list[Member], results: list[dict[str, Any]]) -> dict[str, Any]:
-    names = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
-    return {
-        "members": [member.name for member in members],
-        **identity(members),
-        **{name: [result[name] for result in results] for name in names},
     }
 
 

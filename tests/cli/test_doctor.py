@@ -10,11 +10,10 @@ import jax
 import pytest
 
 from mnist_jax.cli import doctor as doctor_module
-from mnist_jax.cli.doctor import Finding, doctor, find_accelerator
+from mnist_jax.cli.doctor import Finding, doctor, find_accelerator, wrong_on
 from mnist_jax.cli.main import main
 from mnist_jax.datasets.mnist_idx import mnist_idx_dataset_builder as builder_module
 from mnist_jax.machine import extras
-from mnist_jax.machine.devices import wrong_on
 from mnist_jax.workdir.origin import PACKAGES
 
 CPU = jax.devices("cpu")

@@ -14,7 +14,8 @@ import numpy as np
 
 from mnist_jax.datasets.importing.sources.arrays import Array, array_part
 from mnist_jax.datasets.importing.sources.part import Source
-from mnist_jax.datasets.importing.sources.streams import check_ratio, one_line, reading
+from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
+from mnist_jax.messages import one_line
 
 # The names of the arrays of each part, in any case.
 LAYOUTS = (
@@ -72,7 +73,7 @@ def _array(path: Path, member: zipfile.ZipInfo) -> Array:
     try:
         shape, is_fortran, dtype = _header(head)
     except Exception as error:  # of a Python literal, which it should be
-        raise ValueError(f"{title} is no array: {one_line(error)}") from error
+        raise ValueError(f"{title} is no array: {one_line(error):.200}") from error
     offset = head.tell()
     if dtype.hasobject:
         raise ValueError(f"{title} holds Python objects, which are not read: save numbers")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from mnist_jax.messages import one_line
+
 GZIP = b"\x1f\x8b"
 # What unpacks to more than both of these is made to fill a memory or a disk, not to be read.
 MAX_UNPACKED = 256 << 20  # bytes
@@ -30,16 +32,11 @@ def reading(title: object) -> Iterator[None]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise ValueError(f"{title} is damaged: {one_line(error)}") from error
+        raise ValueError(f"{title} is damaged: {one_line(error):.200}") from error
     except OSError as error:
         if error.filename:
             raise  # it cannot be opened
-        raise ValueError(f"{title} cannot be read: {one_line(error)}") from error
-
-
-def one_line(error: object) -> str:
-    """The message of an error, on one line and not too long."""
-    return f"{' '.join(str(error).split()):.200}"
+        raise ValueError(f"{title} cannot be read: {one_line(error):.200}") from error
 
 
 @contextlib.contextmanager
