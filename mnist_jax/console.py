@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Listener, Plateau
 from mnist_jax.metrics import mean_and_spread, mean_metrics
 from mnist_jax.workdir.history import Row, best_row
+from mnist_jax.workdir.run import Result
 
 NEXT = {
     "report": "curves and mistakes, on a page",
@@ -58,7 +59,7 @@ def console() -> Iterator[Listener]:
         yield show
 
 
-def show_result(workdir: Path, result: dict[str, Any]) -> None:
+def show_result(workdir: Path, result: Result) -> None:
     """Prints the result as a panel on a terminal that is wide enough, elsewhere as plain lines.
 
     Args:

@@ -104,7 +104,7 @@ class Done(NamedTuple):
     """The run has its result; `trained` is False where it was complete before."""
 
     workdir: Path
-    result: dict[str, Any]
+    result: Any
     history: Sequence[Row]
     trained: bool = True
 

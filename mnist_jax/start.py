@@ -110,13 +110,7 @@ def create_task(config: Config) -> Task:
 def create_parts(
     config: Config, num_classes: int, num_steps: int
 ) -> tuple[nn.Module, optax.GradientTransformation]:
-    """Creates the model and the optimizer of a recipe.
-
-    Args:
-        config: the recipe.
-        num_classes: the number of classes.
-        num_steps: the number of steps in all epochs, for the learning-rate schedule.
-    """
+    """Creates a recipe's model, and its optimizer, whose schedule ends at `num_steps`."""
     return (
         create_model(num_classes=num_classes, **vars(config.model)),
         create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=num_steps),

@@ -31,10 +31,16 @@ from mnist_jax.workdir.checkpoint import (
     restore_variables,
 )
 from mnist_jax.workdir.files import write_json
-from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Progress, Row, best_row, write_history
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.run import check_shared, delete_leftovers, delete_run, previous_result
+from mnist_jax.workdir.run import (
+    Result,
+    check_shared,
+    create_result,
+    delete_leftovers,
+    delete_run,
+    previous_result,
+)
 
 PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
 
@@ -49,7 +55,7 @@ class Run(NamedTuple):
 
     state: TrainState
     history: Sequence[Row]
-    result: dict[str, Any]
+    result: Result
 
 
 def train(
@@ -175,17 +181,15 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
 
     stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
     measured = best_row(end.history) if config.watch.patience else end.history[-1]
-    result = {
-        "test_loss": test["loss"],
-        "test_accuracy": test["accuracy"],
-        "val_accuracy": measured["val_accuracy"],
-        "best_step": best,
-        "steps": end.step,
-        "params_sha256": network_sha256(state.eval_variables),
-        **progress.origin.hashes(),
-        "seconds": stopwatch.seconds,
-        **progress.origin.environment,
-    }
+    result = create_result(
+        state.eval_variables,
+        test,
+        measured["val_accuracy"],
+        best_step=best,
+        steps=end.step,
+        origin=progress.origin,
+        seconds=stopwatch.seconds,
+    )
     write_json(workdir / "result.json", result)
     remove_set_aside(checkpoints)
     return Run(state, end.history, result)
@@ -248,11 +252,11 @@ def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
     return Stopped(end.signum, where, agreed=True)
 
 
-def _complete_run(config: Config, workdir: Path, result: dict[str, Any]) -> Run:
+def _complete_run(config: Config, workdir: Path, result: Result) -> Run:
     """Loads a finished run, without data or compilation."""
     checkpoints, last_step = workdir / "checkpoints", result["steps"]
     history = read_progress(checkpoints, last_step).history
-    step = result["best_step"] if config.watch.patience else last_step
+    step: Any = result["best_step"] if config.watch.patience else last_step
     total_steps = last_step // len(history) * config.epochs  # it may have stopped early
     sharding = replicated(create_mesh())
     info = read_progress(checkpoints, step).origin.data

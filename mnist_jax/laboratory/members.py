@@ -20,6 +20,7 @@ from mnist_jax.workdir.checkpoint import open_saver
 from mnist_jax.workdir.files import json_number, write_json
 from mnist_jax.workdir.history import Progress, Row
 from mnist_jax.workdir.origin import Origin
+from mnist_jax.workdir.run import Result
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "generalization_gap")
 Divergence = dict[str, int]  # where a member diverged: `epoch` and `step`, counted from 1
@@ -179,7 +180,7 @@ def write_member(
     member: Member,
     state: TrainState,
     history: Sequence[Row],
-    result: dict[str, Any],
+    result: Result,
     origin: Origin,
 ) -> None:
     """Leaves a work directory as `train` does, with the last step only; the result comes last.

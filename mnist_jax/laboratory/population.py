@@ -35,11 +35,9 @@ from mnist_jax.state import TrainState
 from mnist_jax.train import PHASES, follow, heard, make_ready, stopped
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
-from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Progress, Row, read_history
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.origin import Origin
-from mnist_jax.workdir.run import MEMBERS, holds_run
+from mnist_jax.workdir.run import MEMBERS, create_result, holds_run
 
 BY_MEMBER = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
 
@@ -212,7 +210,15 @@ def _population(
                 raise stopped(end._replace(signum=stop_signal()), rules.total_steps, overwrite)
             own, rows = _member_state(state, number, member), member_rows(end.history, number)
             seconds = stopwatch.seconds | {"total": sum(stopwatch.seconds.values())}
-            result = _member_result(own, rows, test[number], progress.origin, seconds)
+            result = create_result(
+                own.eval_variables,
+                test[number] | {"loss": json_number(test[number]["loss"])},
+                rows[-1]["val_accuracy"],
+                best_step=end.step,  # of those that are saved
+                steps=end.step,
+                origin=progress.origin,
+                seconds=seconds,
+            )
             if not rules.diverged[number]:
                 directory = workdir / MEMBERS / member.name
                 write_member(directory, member, own, rows, result, progress.origin)
@@ -279,28 +285,6 @@ def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
     """Takes one member's own state out of a collected one."""
     own = jax.tree.map(lambda x: x[number], state.replace(step=()))
     return own.replace(step=state.step, average=own.average if member.config.ema_decay else {})
-
-
-def _member_result(
-    state: TrainState,
-    history: Sequence[Row],
-    test: dict[str, float],
-    origin: Origin,
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """Returns a member's result.json."""
-    last = history[-1]
-    return {
-        "test_loss": json_number(test["loss"]),
-        "test_accuracy": test["accuracy"],
-        "val_accuracy": last["val_accuracy"],
-        "best_step": last["step"],  # of those that are saved
-        "steps": last["step"],
-        "params_sha256": network_sha256(state.eval_variables),
-        **origin.hashes(),
-        "seconds": seconds,
-        **origin.environment,
-    }
 
 
 def _summary(members: list[Member], accuracies: list[float]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def verify(workdir: str | Path) -> list[str]:
 
 
 def _bits(
-    result: dict[str, Any], history: Sequence[Row], environment: dict[str, Any]
+    result: Mapping[str, Any], history: Sequence[Row], environment: dict[str, Any]
 ) -> dict[str, Any]:
     values = {name: result[name] for name in without_times(result) if name not in environment}
     return values | {f"epoch {row['epoch']}": without_times(row) for row in history}

@@ -16,7 +16,7 @@ from mnist_jax.reporting.calibration import (
 )
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Row, read_history
-from mnist_jax.workdir.run import read_result
+from mnist_jax.workdir.run import Result, read_result
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
 TOO_LARGE = 1e39  # float32, which losses are, has no such number
@@ -35,7 +35,7 @@ class RunRecord(NamedTuple):
 
     workdir: Path
     trained: Trained
-    result: dict[str, Any] | None
+    result: Result | None
     history: list[Row]
 
 

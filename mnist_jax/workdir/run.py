@@ -5,19 +5,74 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import jax
 
 from mnist_jax.config import Config, config_differences, config_from_dict
 from mnist_jax.processes.distributed import by_first_process, from_first
+from mnist_jax.state import Variables
 from mnist_jax.workdir.checkpoint import (
     check_checkpoints,
     delete_checkpoints,
 )
 from mnist_jax.workdir.files import read_json
+from mnist_jax.workdir.hashing import network_sha256
+from mnist_jax.workdir.origin import Origin
 
 MEMBERS = "members"  # a directory that only a population has
+
+
+class Result(TypedDict):
+    """The content of result.json: the measured network, and what its bits depend on.
+
+    `steps` counts the updates made, `best_step` is the saved step of best validation accuracy;
+    `seconds` maps the phases of the run to seconds. The environment follows, as in `origin`.
+    """
+
+    test_loss: float | None
+    test_accuracy: float
+    val_accuracy: float
+    best_step: int | None
+    steps: int
+    params_sha256: str
+    data_sha256: str
+    init_sha256: NotRequired[str]
+    seconds: dict[str, float]
+    platform: str
+    device_kind: str
+    device_count: int
+    process_count: int
+    cpu_count: int | None
+    versions: dict[str, str]
+
+
+def create_result(
+    variables: Variables,
+    test: dict[str, float | None],
+    val_accuracy: float,
+    *,
+    best_step: int | None,
+    steps: int,
+    origin: Origin,
+    seconds: dict[str, float],
+) -> Result:
+    """Returns the result of a tested network with these variables.
+
+    `test` has the mean `loss` and `accuracy` over the test split; the rest are fields of `Result`.
+    """
+    values: Any = {
+        "test_loss": test["loss"],
+        "test_accuracy": test["accuracy"],
+        "val_accuracy": val_accuracy,
+        "best_step": best_step,
+        "steps": steps,
+        "params_sha256": network_sha256(variables),
+        **origin.hashes(),
+        "seconds": seconds,
+        **origin.environment,
+    }
+    return values
 
 
 def read_config(workdir: Path) -> Config | None:
@@ -43,12 +98,12 @@ def read_config(workdir: Path) -> Config | None:
         ) from error
 
 
-def read_result(workdir: Path) -> dict[str, Any] | None:
+def read_result(workdir: Path) -> Result | None:
     """Reads result.json; returns None where there is none; ValueError if it is damaged."""
     path = workdir / "result.json"
     if not path.exists():
         return None
-    result = read_json(path)
+    result: Any = read_json(path)
     expected: dict[str, Any] = {
         "steps": int,
         "test_loss": float,
@@ -56,13 +111,12 @@ def read_result(workdir: Path) -> dict[str, Any] | None:
         "params_sha256": str,
         "seconds": dict,
     }
-    if (
-        not isinstance(result, dict)
-        or any(not isinstance(result.get(name), kind) for name, kind in expected.items())
-        or not all(isinstance(value, int | float) for value in result["seconds"].values())
+    values = result if isinstance(result, dict) else {}
+    if any(not isinstance(values.get(name), kind) for name, kind in expected.items()) or not all(
+        isinstance(value, int | float) for value in values["seconds"].values()
     ):
         raise ValueError(f"{path} is not a result of a training")
-    return result
+    return cast("Result", result)
 
 
 def holds_run(
@@ -108,7 +162,7 @@ def holds_run(
     return True
 
 
-def previous_result(workdir: Path, config: Config, overwrite: bool) -> dict[str, Any] | None:
+def previous_result(workdir: Path, config: Config, overwrite: bool) -> Result | None:
     """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
 
     A run whose result, last or best checkpoint is damaged is not complete. Raises as `holds_run`.

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,7 @@ def test_output_to_a_pipe_is_plain_lines(tmp_path, command):
 
 def test_the_proposed_commands_can_be_called(tmp_path, monkeypatch, capsys):
     """With the environment active, by its path, or as a module."""
-    result = {"seconds": {"total": 1.0}, "params_sha256": "0" * 64, "test_accuracy": 0.5}
+    result: Any = {"seconds": {"total": 1.0}, "params_sha256": "0" * 64, "test_accuracy": 0.5}
     for path, called, expected in (
         (Path(sys.executable).parent, "mnist-jax", "mnist-jax"),
         ("/nowhere", ".venv/bin/mnist-jax", ".venv/bin/mnist-jax"),

@@ -99,8 +99,9 @@ def run_of(config: Config, epochs: int, shown: int, *, done: bool = True) -> Run
     """A run that has a history, and no network."""
     history: Any = [{"epoch": epoch, "step": 10 * epoch} for epoch in range(1, epochs + 1)]
     unread: Any = None
+    result: Any = {"steps": 1} if done else None
     trained = Trained(config, unread, unread, 10 * shown, unread)
-    return RunRecord(Path("run"), trained, {"steps": 1} if done else None, history)
+    return RunRecord(Path("run"), trained, result, history)
 
 
 def test_a_run_through_all_epochs_has_not_stopped_early():
