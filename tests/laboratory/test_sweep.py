@@ -19,7 +19,7 @@ from mnist_jax.cli.main import main
 from mnist_jax.config import load_config, replace_fields
 from mnist_jax.events import Epoch
 from mnist_jax.laboratory.sweep import load_search_space, sweep
-from mnist_jax.workdir.history import read_history
+from mnist_jax.workdir.history import read_history, write_history
 
 # Four steps an epoch; the processes read it from a file.
 RECIPE = """
@@ -80,6 +80,7 @@ def imitated(monkeypatch):
         rows: Any = []
         for epoch in range(1, config.epochs + 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy - 0.1 / epoch})
+            write_history(workdir, rows)
             listeners[0](Epoch(rows[-1], None, rows))
 
     monkeypatch.setattr("mnist_jax.laboratory.sweep.train", imitated_train)
