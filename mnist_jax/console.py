@@ -29,9 +29,10 @@ def console() -> Iterator[Listener]:
     with contextlib.ExitStack() as stack:
         begin: Any = None
         bar: Any = None
+        computed: Any = None  # the chunk before: reading the sums of the last one would wait
 
         def show(event: Event) -> None:
-            nonlocal begin, bar
+            nonlocal begin, bar, computed
             match event:
                 case Begin():
                     begin = event
@@ -40,7 +41,8 @@ def console() -> Iterator[Listener]:
                         print(line)
                 case Chunk():
                     if not bar.disable:
-                        bar.set_postfix_str(_accuracies(event), refresh=False)
+                        bar.set_postfix_str(_accuracies(computed, event.history), refresh=False)
+                    computed = event
                     bar.update(event.chunk_steps)
                 case Epoch(row):
                     streams = begin.config.data.loader == "stream"
@@ -125,13 +127,13 @@ def _beginning(begin: Begin) -> Sequence[str]:
     return begin.messages
 
 
-def _accuracies(chunk: Chunk) -> str:
-    """The training accuracy of a chunk that is computed, and the last validation accuracy."""
+def _accuracies(computed: Chunk | None, history: Sequence[Row]) -> str:
+    """Returns the training accuracy of a computed chunk, and the last validation accuracy."""
     shown = []
-    if len(chunk.sums) > 1:
-        shown.append(f"train {mean_metrics([chunk.sums[-2]])['accuracy']:.1%}")
-    if chunk.history:
-        shown.append(f"validation {np.mean(chunk.history[-1]['val_accuracy']):.1%}")
+    if computed:
+        shown.append(f"train {mean_metrics([computed.sums])['accuracy']:.1%}")
+    if history:
+        shown.append(f"validation {np.mean(history[-1]['val_accuracy']):.1%}")
     return ", ".join(shown)
 
 

@@ -43,13 +43,13 @@ class Chunk(NamedTuple):
     Attributes:
         step: the number of updates made when it is done.
         chunk_steps: the number of updates in this chunk.
-        sums: the metric sums of the epoch's chunks so far; the last ones may still be computed.
+        sums: the metric sums of each of its steps. Reading them waits until it is done.
         history: a row for each epoch so far.
     """
 
     step: int
     chunk_steps: int
-    sums: Sequence[Sums]
+    sums: Sums
     history: Sequence[Row]
 
 

@@ -10,15 +10,14 @@ from typing import Any
 
 from mnist_jax.clock import Stopwatch
 from mnist_jax.events import Chunk, Epoch, Event, Plateau, Save, Stop
-from mnist_jax.workdir.history import Progress
+from mnist_jax.program import Program
+from mnist_jax.start import Start
 
 
 def training_events(
-    program: Any,
+    program: Program,
     rules: Any,
-    state: Any,
-    step: int,
-    progress: Progress,
+    start: Start,
     *,
     stop_signal: Callable[[], int],
     stopwatch: Stopwatch,
@@ -32,16 +31,15 @@ def training_events(
     Args:
         program: the compiled calls, such as `program.Program`.
         rules: the decisions, such as `rules.Rules`.
-        state: the state to begin with; the first chunk uses it up.
-        step: the number of updates that the state has seen.
-        progress: the progress that belongs to the state.
+        start: the beginning; the first chunk uses its state up.
         stop_signal: a function that returns the number of a signal that asks to stop, or 0.
         stopwatch: the stopwatch that counts where the time goes.
 
     Raises:
         FloatingPointError: the rules find that the network diverged.
     """
-    history, sums = [*progress.history], [*progress.sums]
+    state, step, progress, _ = start
+    history, sums = (*progress.history,), [*progress.sums]
     seconds, input_seconds = progress.seconds, progress.input_seconds
     rate_factor, unchecked = rules.rate_factor(history), None
     last_step = step if rules.stops_early(history) else rules.total_steps
@@ -56,7 +54,7 @@ def training_events(
             sums.append(chunk_sums)
             chunk_steps = chunk_sums["loss_sum"].shape[-1]
             step += chunk_steps
-            yield Chunk(step, chunk_steps, sums, history)
+            yield Chunk(step, chunk_steps, chunk_sums, history)
 
             ends_epoch = step % rules.steps_per_epoch == 0
             signum = stop_signal()
@@ -72,13 +70,13 @@ def training_events(
             if ends_epoch:
                 measured = program.measure(state, "validation")
                 seconds += stopwatch.lap("eval")
-                history.append(rules.row(step, sums, measured, seconds, input_seconds))
+                history += (rules.row(step, sums, measured, seconds, input_seconds),)
                 sums, seconds, input_seconds = [], 0.0, 0.0
             # The losses are from before each update: of the last one they say nothing.
             yield from rules.check_state(state, step, history[-1] if ends_epoch else None)
             if saves:
                 progress = progress._replace(
-                    history=[*history],
+                    history=history,
                     sums=[rules.totals(sums)] if sums else [],
                     seconds=seconds,
                     input_seconds=input_seconds,

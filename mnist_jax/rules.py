@@ -3,7 +3,7 @@
 A run that was stopped and resumed has the same history and the same steps; so the same is decided.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -137,6 +137,9 @@ class Rules(NamedTuple):
     plateau_patience: int = 0
     plateau_factor: float = 1.0
 
+    def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:
+        return kept_steps(saved, history, self.is_scheduled)
+
     def stops_early(self, history: Sequence[Row]) -> bool:
         return stops_early(history, self.patience)
 
@@ -167,22 +170,22 @@ class Rules(NamedTuple):
             "examples_per_second": self.num_examples / seconds,
         }
 
-    def check_losses(self, sums: Sums, last_step: int) -> Iterator[Any]:
-        """Raises FloatingPointError where a loss is not finite; yields nothing."""
+    def check_losses(self, sums: Sums, last_step: int) -> list[Any]:
+        """Raises FloatingPointError where a loss is not finite; there are no events."""
         step = first_bad_step(sums["loss_sum"], last_step)
         if step:
             losses = np.ravel(sums["loss_sum"])
             raise self.diverged(step, f"the loss is {losses[step - last_step - 1]}")
-        return iter(())
+        return []
 
-    def check_state(self, state: Any, step: int, row: Row | None) -> Iterator[Any]:
+    def check_state(self, state: Any, step: int, row: Row | None) -> list[Any]:
         """Raises FloatingPointError where a value of the state, or of the row, is not finite."""
         measured = {"val_loss": row["val_loss"]} if row else {}
         for tree in (measured, state):
             name = bad_leaf(tree)
             if name is not None:
                 raise self.diverged(step, f"{name} is not finite")
-        return iter(())
+        return []
 
     def diverged(self, step: int, reason: str) -> FloatingPointError:
         return FloatingPointError(

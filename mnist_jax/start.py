@@ -21,7 +21,6 @@ from mnist_jax.optimizer import create_optimizer
 from mnist_jax.processes.distributed import from_first
 from mnist_jax.rules import Rules, best_step, is_scheduled
 from mnist_jax.sharding import create_mesh, replicated
-from mnist_jax.state import TrainState
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress, restore_state
 from mnist_jax.workdir.hashing import data_sha256, tree_sha256
 from mnist_jax.workdir.history import Progress
@@ -57,12 +56,14 @@ class Start(NamedTuple):
 
     Attributes:
         state: the training state, on the devices.
+        step: the number of updates that it has seen.
         progress: the progress that belongs to it. Its origin names the network that the run began
             from, if there is one.
         messages: lines that say what was loaded and what is frozen.
     """
 
-    state: TrainState
+    state: Any
+    step: int
     progress: Progress
     messages: list[str]
 
@@ -199,9 +200,9 @@ def initial_state(
         shapes = jax.eval_shape(program.collect, program.state)
         whole = replicated(create_mesh())
         state = restore_state(workdir / "checkpoints", saved[-1], shapes, whole)
-        return Start(program.place(state), progress, [])
+        return Start(program.place(state), saved[-1], progress, [])
     if not init_from:
-        return Start(program.state, progress, messages)
+        return Start(program.state, 0, progress, messages)
     source = Path(init_from)
     if source.resolve().is_relative_to(workdir.resolve()):
         raise ValueError(
@@ -222,4 +223,4 @@ def initial_state(
     layers = {"loaded": begun.loaded, "made anew": begun.remade, "left out": begun.left_out}
     told = [f"{what}, of {source}: {', '.join(names)}" for what, names in layers.items() if names]
     origin = progress.origin._replace(init_sha256=tree_sha256(trained))
-    return Start(state, progress._replace(origin=origin), [*told, *messages])
+    return Start(state, 0, progress._replace(origin=origin), [*told, *messages])

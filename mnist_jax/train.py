@@ -17,7 +17,7 @@ from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
 from mnist_jax.loop import training_events
 from mnist_jax.processes.distributed import agreement, check_alike, from_first
 from mnist_jax.processes.signals import Stopped, stop_requests
-from mnist_jax.rules import best_step, kept_steps
+from mnist_jax.rules import best_step
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.start import create_parts, create_task, initial_state, last_checkpoint
 from mnist_jax.state import TrainState
@@ -141,13 +141,15 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
     compiled = program.compile_program(task.model, task.tx, task.splits, **task.options)
     if saved:
         check_shared(workdir)
-    state, progress, messages = initial_state(
+    start = initial_state(
         compiled, workdir, saved, progress, init_from=config.init_from, freeze=config.freeze
     )
+    history = start.progress.history
     stopwatch.lap("compile")
 
-    make_ready(workdir, config, progress.history, overwrite)
-    rules, step = task.rules, int(state.step)
+    make_ready(workdir, config, history, overwrite)
+    rules, total_steps, told = task.rules, task.rules.total_steps, start.messages
+    begin = Begin(config, task.model, task.splits, start.step, total_steps, history, told)
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
@@ -156,16 +158,14 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
         def stop_signal() -> int:
             return agree(max(requests, default=0))
 
-        history = progress.history
-        tell(Begin(config, task.model, task.splits, step, rules.total_steps, history, messages))
+        tell(begin)
         stopwatch.lap("checkpoint")
         events = training_events(
-            compiled, rules, state, step, progress, stop_signal=stop_signal, stopwatch=stopwatch
+            compiled, rules, start, stop_signal=stop_signal, stopwatch=stopwatch
         )
-        keep = functools.partial(kept_steps, is_scheduled=rules.is_scheduled)
-        end = follow(events, workdir, saver, saved, keep, tell)
+        end = follow(events, workdir, saver, saved, rules.kept_steps, tell)
         if end.signum:
-            raise stopped(end, rules.total_steps, overwrite)
+            raise stopped(end, total_steps, overwrite)
         stopwatch.lap("checkpoint")
         best, state = best_step(end.history, rules.is_scheduled), end.state
         if config.watch.patience and best:
@@ -173,11 +173,11 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
             stopwatch.lap("checkpoint")
         test = compiled.measure(state, "test")
         stopwatch.lap("eval")
-        prune(checkpoints, keep(saved, end.history))
+        prune(checkpoints, rules.kept_steps(saved, end.history))
         stopwatch.lap("checkpoint")
         signum = stop_signal() or agree(0)
         if signum:
-            raise stopped(end._replace(signum=signum), rules.total_steps, overwrite)
+            raise stopped(end._replace(signum=signum), total_steps, overwrite)
 
     stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
     measured = best_row(end.history) if config.watch.patience else end.history[-1]
@@ -187,12 +187,12 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
         measured["val_accuracy"],
         best_step=best,
         steps=end.step,
-        origin=progress.origin,
+        origin=start.progress.origin,
         seconds=stopwatch.seconds,
     )
     write_json(workdir / "result.json", result)
     remove_set_aside(checkpoints)
-    return Run(state, end.history, result)
+    return Run(state, [*end.history], result)
 
 
 def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from mnist_jax.events import Chunk, Diverged, Epoch, Plateau, Save
 from mnist_jax.laboratory.members import MemberRules
 from mnist_jax.loop import training_events
 from mnist_jax.rules import Rules
+from mnist_jax.start import Start
 from mnist_jax.workdir.history import Progress
 
 PHASES = ("data", "train", "eval", "checkpoint")
@@ -80,11 +81,9 @@ def iterate(
     """Appends all events of a training to `found`; signals are received in a chunk, from 1 on."""
     asked = itertools.count(1)
     for event in training_events(
-        toy,
+        toy,  # type: ignore[arg-type]
         rules,
-        step if state is None else state,
-        step,
-        progress,
+        Start(step if state is None else state, step, progress, []),
         stop_signal=lambda: (signals or {}).get(next(asked), 0),
         stopwatch=Stopwatch(PHASES),
     ):
@@ -220,3 +219,9 @@ def test_a_member_whose_state_is_not_finite_is_told_before_the_save_and_the_othe
     assert names(found) == ["Chunk", "Chunk", "Diverged", "Save", "Epoch", *epoch, "Stop"]
     assert found[2] == Diverged(1, 1, 4)
     assert found[3].progress.diverged == [None, {"epoch": 1, "step": 4}]
+
+
+def test_an_event_that_is_kept_does_not_change():
+    chunks = [event for event in events(Toy(), rules()) if isinstance(event, Chunk)]
+    assert [len(event.history) for event in chunks] == [0, 0, 1, 1]
+    assert all(event.sums["loss_sum"].shape == (event.chunk_steps,) for event in chunks)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -126,6 +126,9 @@ class MemberRules(NamedTuple):
     def is_scheduled(self, step: int) -> bool:
         return self.alone.is_scheduled(step)
 
+    def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:  # noqa: ARG002
+        return self.alone.kept_steps(saved, [])  # the best step is each member's own
+
     def stops_early(self, history: Sequence[Row]) -> bool:  # noqa: ARG002
         return False  # members train equally long
 
@@ -152,27 +155,31 @@ class MemberRules(NamedTuple):
         row["examples_per_second"] *= len(rows)
         return row
 
-    def check_losses(self, sums: Sums, last_step: int) -> Iterator[Diverged]:
-        """Records and yields each member whose loss is not finite."""
-        for member, losses in enumerate(np.asarray(sums["loss_sum"])):
-            yield from self._record(member, first_bad_step(losses, last_step))
+    def check_losses(self, sums: Sums, last_step: int) -> list[Diverged]:
+        """Records and returns each member whose loss is not finite."""
+        each = enumerate(np.asarray(sums["loss_sum"]))
+        return self._record({member: first_bad_step(own, last_step) for member, own in each})
 
-    def check_state(self, state: TrainState, step: int, row: Row | None) -> Iterator[Diverged]:
-        """Records and yields each member with a value that is not finite after `step`."""
+    def check_state(self, state: TrainState, step: int, row: Row | None) -> list[Diverged]:
+        """Records and returns each member with a value that is not finite after `step`."""
         count = len(self.diverged)
         finite: Any = np.ones(count, bool)
         for leaf in map(np.asarray, jax.tree.leaves(state)):
             finite &= np.isfinite(leaf[:count]).reshape(count, -1).all(axis=1)
         if row:
             finite &= [loss is not None for loss in row["val_loss"]]
-        for member in np.flatnonzero(~finite):
-            yield from self._record(int(member), step)
+        return self._record(dict.fromkeys(np.flatnonzero(~finite).tolist(), step))
 
-    def _record(self, member: int, step: int | None) -> Iterator[Diverged]:
-        if step and not self.diverged[member]:
-            epoch = (step - 1) // self.steps_per_epoch + 1
+    def _record(self, bad_steps: dict[int, int | None]) -> list[Diverged]:
+        """Records the members that have not diverged before, by their first bad steps."""
+        events = [
+            Diverged(member, (step - 1) // self.steps_per_epoch + 1, step)
+            for member, step in bad_steps.items()
+            if step and not self.diverged[member]
+        ]
+        for member, epoch, step in events:
             self.diverged[member] = {"epoch": epoch, "step": step}
-            yield Diverged(member, epoch, step)
+        return events
 
 
 def write_member(

@@ -29,7 +29,6 @@ from mnist_jax.models import check_model, create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.processes.signals import stop_requests
 from mnist_jax.program import Program
-from mnist_jax.rules import kept_steps
 from mnist_jax.start import Task, create_task, initial_state, last_checkpoint, step_options
 from mnist_jax.state import TrainState
 from mnist_jax.train import PHASES, follow, heard, make_ready, stopped
@@ -172,17 +171,13 @@ def _population(
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     program = _compile(config, members, task)
     whence = {"init_from": config.init_from, "freeze": config.freeze}
-    state, progress, messages = initial_state(
-        program, workdir, saved, progress, members=True, **whence
-    )
+    start = initial_state(program, workdir, saved, progress, members=True, **whence)
+    history, origin = start.progress.history, start.progress.origin
     stopwatch.lap("compile")
 
-    _make_ready(workdir, config, progress.history, overwrite)
-    step = saved[-1] if saved else 0
-    names, history = [member.name for member in members], progress.history
-    begin = Begin(
-        config, task.model, task.splits, step, rules.total_steps, history, messages, names
-    )
+    _make_ready(workdir, config, history, overwrite)
+    names, total_steps, told = [m.name for m in members], rules.total_steps, start.messages
+    begin = Begin(config, task.model, task.splits, start.step, total_steps, history, told, names)
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
@@ -190,24 +185,21 @@ def _population(
         def stop_signal() -> int:
             return max(requests, default=0)
 
-        def keep(saved: list[int], _: Sequence[Row]) -> set[int]:
-            return kept_steps(saved, [], rules.is_scheduled)  # the best step is each member's own
-
         tell(begin)
         stopwatch.lap("checkpoint")
         events = training_events(
-            program, rules, state, step, progress, stop_signal=stop_signal, stopwatch=stopwatch
+            program, rules, start, stop_signal=stop_signal, stopwatch=stopwatch
         )
-        end = follow(events, workdir, saver, saved, keep, tell)
+        end = follow(events, workdir, saver, saved, rules.kept_steps, tell)
         if end.signum:
-            raise stopped(end, rules.total_steps, overwrite)
+            raise stopped(end, total_steps, overwrite)
         stopwatch.lap("checkpoint")
         test = program.measure(end.state, "test")
         stopwatch.lap("eval")
         state, results = program.collect(end.state), []
         for number, member in enumerate(members):
             if stop_signal():
-                raise stopped(end._replace(signum=stop_signal()), rules.total_steps, overwrite)
+                raise stopped(end._replace(signum=stop_signal()), total_steps, overwrite)
             own, rows = _member_state(state, number, member), member_rows(end.history, number)
             seconds = stopwatch.seconds | {"total": sum(stopwatch.seconds.values())}
             result = create_result(
@@ -216,18 +208,18 @@ def _population(
                 rows[-1]["val_accuracy"],
                 best_step=end.step,  # of those that are saved
                 steps=end.step,
-                origin=progress.origin,
+                origin=origin,
                 seconds=seconds,
             )
             if not rules.diverged[number]:
                 directory = workdir / MEMBERS / member.name
-                write_member(directory, member, own, rows, result, progress.origin)
+                write_member(directory, member, own, rows, result, origin)
             results.append(result)
             stopwatch.lap("checkpoint")
 
     stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
     result = {
-        "members": [member.name for member in members],
+        "members": names,
         **identity(members),
         **{name: [result[name] for result in results] for name in BY_MEMBER},
         "diverged": rules.diverged,
