@@ -219,7 +219,9 @@ class Import(Common):
             overwrite=self.overwrite,
         )
         print(*describe(imported), sep="\n")
-        return imported._asdict() | {"path": str(imported.path)}
+        found = imported.source._asdict()
+        del found["parts"]
+        return imported._asdict() | {"path": str(imported.path), "source": found}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def test_classes_of_the_test_part_alone_have_names_too_and_are_told(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=x, y_train=[26, 1], x_test=x, y_test=[7, 1])
     imported = import_dataset("mine", [tmp_path / "x.npz"])
     assert load_dataset("mine", "train").labels.tolist() == [2, 0]
-    assert describe(imported)[1:-1] == [
+    assert describe(imported)[2:-1] == [
         "3 classes: 1, 7, 26",
         "classes without an image to train on: 7",
         "2 images of the test are among those to train on, too",

@@ -40,7 +40,7 @@ def test_idx_files_are_read(small, tmp_path, how, packed):
     if how == "folder":
         (folder / "README.md").write_text("about", encoding="utf-8")
         imported = import_dataset("letters", [folder])
-        assert imported.ignored == [str(folder / "README.md")]
+        assert imported.source.ignored == [str(folder / "README.md")]
     else:
         imported = import_dataset("letters", files)
     assert_holds(imported, small)
@@ -67,7 +67,7 @@ def test_npz_files_are_read(save, small, tmp_path):
     save(tmp_path / "mnist.npz", **small, names=np.arange(3))
     imported = import_dataset("mine", [tmp_path / "mnist.npz"])
     assert_holds(imported, small)
-    assert imported.ignored == [f"{tmp_path}/mnist.npz: names"]
+    assert imported.source.ignored == [f"{tmp_path}/mnist.npz: names"]
     assert imported.pixel_range == (0, 255)
 
 
@@ -156,7 +156,7 @@ def test_other_files_beside_images_are_ignored_and_told(tmp_path):
         "cat/pipe.png",
         "cat/plug.png",
     ]
-    assert imported.ignored == [str(folder / name) for name in ignored]
+    assert imported.source.ignored == [str(folder / name) for name in ignored]
     shown = odd.replace("\udcff", r"\udcff").replace("\x1b", r"\x1b")
     assert f"6 ignored: {folder}/README, {folder}/{shown}, {cats}/lo" in describe(imported)[-2]
 

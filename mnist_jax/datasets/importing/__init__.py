@@ -13,7 +13,7 @@ import numpy as np
 from mnist_jax.datasets import prepare, train_validation_split
 from mnist_jax.datasets.importing.builder import Examples, create_builder
 from mnist_jax.datasets.importing.sources import open_source
-from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part
+from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 from mnist_jax.datasets.importing.versions import MADE_BY, imported_versions, next_version
 from mnist_jax.messages import printable
@@ -31,7 +31,7 @@ class Imported(NamedTuple):
         only_in_test: names of the classes without a training image.
         num_seen: number of test images with the pixels of a training image.
         pixel_range: the values that have become 0 and 255.
-        ignored: files, or arrays of a file, that were of no use.
+        source: what was found in the source.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Imported(NamedTuple):
     only_in_test: list[str]
     num_seen: int
     pixel_range: tuple[float, float]
-    ignored: list[str]
+    source: Source
 
 
 class Selection(NamedTuple):
@@ -129,7 +129,7 @@ def import_dataset(
         [survey.label_names[label] for label in np.setdiff1d(test, train)],
         int(np.isin(hashes["test"], hashes["train"]).sum()),
         survey.pixel_range or (0, 255),
-        source.ignored,
+        source,
     )
 
 
@@ -137,7 +137,9 @@ def describe(imported: Imported) -> list[str]:
     """Describes an imported dataset in lines to print."""
     low, high = imported.pixel_range
     num_classes = len(imported.names)
+    source = imported.source
     lines = [
+        f"{source.kind}; labels from {source.labels}",
         f"{imported.num_train:,} images to train on, {imported.num_test:,} to test with, of "
         f"{list(imported.shape)}",
         f"{num_classes:,} classes: {_some(imported.names)}",
@@ -148,8 +150,8 @@ def describe(imported: Imported) -> list[str]:
         lines.append(f"classes without an image to train on: {_some(imported.only_in_test)}")
     if imported.num_seen:
         lines.append(f"{imported.num_seen:,} images of the test are among those to train on, too")
-    if imported.ignored:
-        lines.append(f"{len(imported.ignored):,} ignored: {_some(imported.ignored)}")
+    if source.ignored:
+        lines.append(f"{len(source.ignored):,} ignored: {_some(source.ignored)}")
     name = imported.path.parent.name
     lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
     return [*map(printable, lines)]

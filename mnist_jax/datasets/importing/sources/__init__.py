@@ -69,7 +69,10 @@ def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     for part, source in sources.items():
         if len(source.parts) > 1:
             raise ValueError(f"{by_role[part]} has a part for training and one for the test itself")
+    labels = " and ".join(dict.fromkeys(source.labels for source in sources.values()))
     return Source(
+        sources["train"].kind,
+        labels,
         {part: next(iter(source.parts.values())) for part, source in sources.items()},
         [line for source in sources.values() for line in source.ignored],
     )

@@ -33,7 +33,8 @@ def read_csv(path: Path, size: tuple[int, int] | None) -> Source:
     label, has_header = _layout(path, row)
     shape = flat_shape(len(row) - 1, size, str(path))
     blocks = functools.partial(_blocks, path, label, has_header, shape)
-    return Source({"all": Part(blocks, lambda index: f"image {index} of {path}")}, [])
+    part = Part(blocks, lambda index: f"image {index} of {path}")
+    return Source("a CSV file", f"column {label + 1}", {"all": part}, [])
 
 
 def _layout(path: Path, row: list[str]) -> tuple[int, bool]:

@@ -39,7 +39,7 @@ def read_folder(path: Path) -> Source:
         ignored += others
         blocks = functools.partial(_blocks, files)
         parts[part] = Part(blocks, lambda index, files=files: str(files[index][0]))
-    return Source(parts, ignored)
+    return Source("image files", "the folders' names", parts, ignored)
 
 
 def _shown(folder: Path) -> list[Path]:

@@ -61,7 +61,12 @@ def read_idx(paths: Sequence[Path]) -> Source:
             f"{', '.join(map(str, files))}: the names must tell which files are for training and "
             "which for the test, as in train-images-idx3-ubyte"
         )
-    return Source({part: _part(arrays, part) for part in sorted(parts, reverse=True)}, ignored)
+    return Source(
+        "IDX files",
+        "the files of labels",
+        {part: _part(arrays, part) for part in sorted(parts, reverse=True)},
+        ignored,
+    )
 
 
 def _part(arrays: dict[tuple[str, str], Array], part: str) -> Part:

@@ -58,7 +58,9 @@ def read_npz(path: Path, size: tuple[int, int] | None) -> Source:
         }
         if parts:
             used = {key for part in parts for key in layout[part]}
-            return Source(parts, [f"{path}: {key}" for key in sorted({*by_key} - used)])
+            labels = ", ".join(repr(layout[part][1]) for part in parts)
+            ignored = [f"{path}: {key}" for key in sorted({*by_key} - used)]
+            return Source("an .npz file", f"the arrays {labels}", parts, ignored)
     keys = ", ".join(repr(key) for key in sorted(by_key))
     raise ValueError(
         f"{path} must hold x_train, y_train, x_test and y_test, or x and y; found {keys:.200}"

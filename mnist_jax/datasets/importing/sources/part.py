@@ -27,13 +27,19 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The content of a source, as a reader gives it.
+    """What a reader found in a source; `import` prints it.
 
     Attributes:
-        parts: "train" and "test"; or "all", where nothing tells which examples are for the test.
-        ignored: the files, or arrays of a file, that are of no use.
+        kind: the kind of source, such as "a CSV file".
+        labels: the place that the labels were read from, such as "the column 'digit'".
+        parts: "train", and "validation" and "test" where the source has them; or "all", where
+            nothing tells which examples are for the test.
+        ignored: the files, or arrays of a file, that are of no use, each with the reason if it is
+            not plain.
     """
 
+    kind: str
+    labels: str
     parts: dict[str, Part]
     ignored: list[str]
 
