@@ -1,16 +1,28 @@
 """Image files as upright grey or colour pictures, whatever they hold."""
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, ImageStat
+from PIL import Image, ImageOps
+
+from mnist_jax.datasets.brightness import white
 
 # What Pillow reads by itself. Not EPS: that would be a program, run by Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # More than any camera takes, and 300 MB in colour: a small file can claim any size.
 MAX_PIXELS = 100_000_000
+# Of pictures in colour with 16 bits a channel: how Pillow reads the bytes that it leaves out.
+OTHER_BYTES = {
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGBA;16B": "RGBA;16L",
+    "RGBA;16L": "RGBA;16B",
+    "LA;16B": "RGBA",
+}
+FAINT = 16  # the largest value of 8 bits that may be white: of scikit-learn's digits
 
 
 class TooManyPixelsError(ValueError):
@@ -20,8 +32,11 @@ class TooManyPixelsError(ValueError):
 def read_image(path: str | Path) -> Image.Image:
     """Reads an image file: the first picture of it, upright as its EXIF tells.
 
-    What is transparent becomes white, or black where the visible part is lighter than grey, so that
-    a drawing is seen on it. 16 bits a channel become 8.
+    Nothing but the picture itself tells what its numbers mean. More than 8 bits, and fractions, are
+    scaled by `white` of the largest one. So are 8 bits of a PNG, TIFF, BMP or PPM file that have no
+    number above 16, and several: an array was saved. Other dark pictures are photographs, and stay
+    dark. What is transparent becomes white, or black where the visible part is lighter than grey,
+    so that a drawing is seen on it.
 
     Returns:
         A picture of mode "L" (grey) or "RGB".
@@ -52,6 +67,46 @@ def decode_image(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXEL
         TooManyPixelsError: it says that it is larger.
         ValueError: it is no image of `FORMATS`, or is damaged.
     """
+    return _decode(source, name, max_pixels, _flat)
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """Reads the numbers of an image file as they are stored: real [H, W, C], upright.
+
+    C is 1 of grey, 3 of colour, and 4 of uint8 in colour where a part is transparent. Bits of a
+    bilevel picture become 0 and 255, and a palette's numbers its colours.
+
+    Raises: as `decode_image`; it passes on Pillow's warnings.
+    """
+    return _decode(path, str(path), MAX_PIXELS, _pixels)
+
+
+def lightness(pixels: np.ndarray) -> float:
+    """Returns the mean lightness, 0 to 255, of what is visible in uint8 [H, W, 4]."""
+    alpha = pixels[..., 3].mean() / 255
+    return float(on_ground(pixels, 0).mean() / max(alpha, 1 / 255))
+
+
+def best_ground(lightnesses: Sequence[float]) -> int:
+    """Returns the grey on which pictures of this `lightness` are seen: 0 where most are light."""
+    return 0 if np.mean(lightnesses) >= 128 else 255
+
+
+def on_ground(pixels: np.ndarray, ground: int) -> np.ndarray:
+    """Lays uint8 [H, W, 4] on a grey ground: uint8 [H, W, 3]."""
+    image = Image.fromarray(pixels)
+    flat = Image.new("RGB", image.size, (ground,) * 3)
+    flat.paste(image, mask=image.getchannel("A"))
+    return np.asarray(flat)
+
+
+def _decode(
+    source: Path | BinaryIO,
+    name: str,
+    max_pixels: int,
+    finish: Callable[[Image.Image, Path | BinaryIO], Any],
+) -> Any:
+    """Opens an image, and returns what `finish` makes of it."""
     try:
         with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
@@ -59,9 +114,7 @@ def decode_image(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXEL
                 raise TooManyPixelsError(
                     f"it has {width}x{height} pixels, at most {max_pixels:,} fit"
                 )
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # a copy only of what is turned
-            return _flat(image)
+            return finish(image, source)
     except PermissionError:
         raise
     except Image.UnidentifiedImageError:
@@ -74,30 +127,64 @@ def decode_image(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXEL
         raise kind(f"{name} cannot be read as an image: {error}") from error
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _flat(image: Image.Image, source: Path | BinaryIO) -> Image.Image:
     """Grey or colour of 8 bits, without transparency."""
+    is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
+    pixels = _pixels(image, source)
+    if pixels.shape[2] == 4:
+        pixels = on_ground(pixels, best_ground([lightness(pixels)]))
+    if pixels.dtype != np.uint8 or (is_array and pixels.min() < pixels.max() <= FAINT):
+        scaled = np.nan_to_num(pixels.astype(np.float32), copy=False)  # the rest happens in place
+        scaled *= 255 / white(scaled.max())
+        pixels = np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _pixels(image: Image.Image, source: Path | BinaryIO) -> np.ndarray:
+    """The numbers, as `read_pixels` returns them."""
+    raw_mode = _raw_mode(image.tile[0]) if image.tile else ""
+    _load_upright(image)
+    if raw_mode in OTHER_BYTES and image.mode in ("RGB", "RGBA"):
+        return _sixteen_bits(np.asarray(image), raw_mode, source)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.array(image, np.float32)  # a large one: the rest happens in place
-        white = next(
-            (white for white in (1, 255) if image.mode == "F" and values.max() <= white), 65535
-        )
-        values *= 255 / white
-        np.rint(values.clip(0, 255, out=values), out=values)
-        return Image.fromarray(values.astype(np.uint8))
+        return np.asarray(image)[..., None]
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        on_black = _on("black", image)
-        alpha = ImageStat.Stat(image.getchannel("A")).mean[0] / 255
-        if np.mean(ImageStat.Stat(on_black).mean) >= 128 * alpha:
-            return on_black
-        del on_black
-        return _on("white", image)
-    mode = "L" if image.mode in ("1", "L") else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+        pixels = np.asarray(image.convert("RGBA"))
+        return pixels if (pixels[..., 3] < 255).any() else pixels[..., :3]
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))[..., None]
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _on(ground: str, image: Image.Image) -> Image.Image:
-    """Lays an RGBA image on a ground."""
-    flat = Image.new("RGB", image.size, ground)
-    flat.paste(image, mask=image.getchannel("A"))
-    return flat
+def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> np.ndarray:
+    """Reads the low bytes of colours, too, of which Pillow keeps the high ones only.
+
+    Transparent pictures stay of 8 bits: of the high ones, or the low ones where these hold all.
+    """
+    if not isinstance(source, Path):
+        source.seek(0)
+    with Image.open(source, formats=FORMATS) as image:
+        other = OTHER_BYTES[raw_mode]
+        image.tile = [
+            tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+            for tile in image.tile
+        ]
+        _load_upright(image)
+        low = np.asarray(image)
+    if raw_mode == "LA;16B":  # read as four bytes
+        low = low[..., [1, 1, 1, 3]]
+    values = high.astype(np.uint16) << 8 | low
+    if high.shape[2] == 3 or (high[..., 3] == 255).all():
+        return values[..., :3]
+    return high if high[..., :3].any() else np.dstack([low[..., :3], high[..., 3]])
+
+
+def _load_upright(image: Image.Image) -> None:
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)  # a copy only of what is turned
+
+
+def _raw_mode(tile: Any) -> str:
+    """The order of the bytes in the file, as Pillow names it."""
+    args = tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
+    return args if isinstance(args, str) else ""

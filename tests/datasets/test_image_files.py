@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_jax.datasets.image_files import read_image
+from mnist_jax.datasets.image_files import read_image, read_pixels
 
 # A dark bar at the left of a light sheet, wider than high.
 SHEET = np.full((6, 9), 200, np.uint8)
@@ -42,6 +42,59 @@ def test_pixels_of_every_mode_are_read(tmp_path, mode):
     np.testing.assert_allclose(found, expected, atol=2)
 
 
+def deep_png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits with 1 to 4 channels, which Pillow cannot write."""
+    height, width, channels = pixels.shape
+    colour_type = (0, 4, 2, 6)[channels - 1]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return png_file(struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0), rows)
+
+
+def test_no_file_of_sixteen_bits_loses_any(tmp_path, subtests):
+    """Pillow itself keeps only the high bytes of colours."""
+    rng = np.random.default_rng(0)
+    for channels, largest in itertools.product((1, 2, 3, 4), (255, 65535)):
+        pixels = rng.integers(0, largest, (5, 4, channels), np.uint16, endpoint=True)
+        if channels in (2, 4):
+            pixels[..., -1] = 65535  # opaque
+        (tmp_path / "a.png").write_bytes(deep_png(pixels))
+        colours = pixels[..., : (1, 1, 3, 3)[channels - 1]]
+        with subtests.test(channels=channels, largest=largest):
+            found = read_pixels(tmp_path / "a.png")
+            np.testing.assert_array_equal(found, np.broadcast_to(colours, found.shape))
+            shown = np.asarray(read_image(tmp_path / "a.png")).reshape(found.shape)
+            np.testing.assert_allclose(shown, found / (largest / 255), atol=0.51)
+
+
+# Arrays that people save as pictures, the files' type, and the value of white there.
+ARRAYS = [
+    (np.uint16, 255, "png", 255),
+    (np.uint16, 4000, "png", 4095),
+    (np.uint16, 16, "tif", 16),
+    (np.int32, 255, "tif", 255),
+    (np.float32, 1, "tif", 1),
+    (np.float32, 255, "tif", 255),
+    (np.uint8, 1, "png", 1),
+    (np.uint8, 16, "png", 16),
+    (np.uint8, 1, "bmp", 1),
+    (np.uint8, 17, "png", 255),
+    (np.uint8, 16, "jpg", 255),
+]
+
+
+def test_white_of_a_single_picture_is_found_from_its_largest_value(tmp_path, subtests):
+    for dtype, largest, suffix, white in ARRAYS:
+        with subtests.test(dtype=dtype.__name__, largest=largest, suffix=suffix):
+            pixels = np.full((16, 16), largest).astype(dtype)
+            pixels[:8] = 0
+            Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+            found = np.asarray(read_image(tmp_path / f"a.{suffix}"))
+            np.testing.assert_allclose(found, np.rint(pixels * (255 / white)), atol=1)
+    for value in (0, 1, 16):  # nothing is drawn on it
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / "a.png")
+        assert np.asarray(read_image(tmp_path / "a.png")).max() == value
+
+
 @pytest.mark.parametrize(("ink", "ground"), [(0, 255), (255, 0)])
 def test_a_transparent_ground_contrasts_with_what_is_drawn(tmp_path, ink, ground):
     pixels = np.zeros((6, 9, 4), np.uint8)
@@ -72,16 +125,18 @@ def test_the_first_picture_of_an_animation_is_read(tmp_path):
     assert np.asarray(read_image(tmp_path / "a.gif").convert("L")).max() < 20
 
 
-def bomb() -> bytes:
-    """A PNG of a few bytes that claims 50,000 x 50,000 pixels."""
-
+def png_file(header: bytes, rows: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         length, crc = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind + data))
         return length + kind + data + crc
 
-    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + content
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that claims 50,000 x 50,000 pixels."""
+    return png_file(struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0), b"")
 
 
 BAD = {

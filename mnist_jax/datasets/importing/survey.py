@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes, white
+from mnist_jax.datasets.brightness import white
+from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes
 from mnist_jax.datasets.importing.sources.part import Block, Part, natural
 
 LONGEST = 255  # characters of a class's name, as of a folder's
