@@ -93,7 +93,8 @@ class DataConfig(Checked):
     test_split: str = "test"
     """The examples for the test at the end."""
     validation_fraction: Annotated[float, Limit(lambda x: 0 < x < 1, "between 0 and 1")] = 0.2
-    """The part of train_split that is kept for validation."""
+    """Fraction of train_split held out for validation; of no effect where the dataset was imported
+    with a validation part."""
     split_seed: Seed = 42
     """Draws the validation examples, as scikit-learn's train_test_split(random_state=...) does."""
     loader: Literal["memory", "stream"] = "memory"

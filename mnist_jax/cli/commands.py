@@ -193,7 +193,7 @@ class Import(Common):
     """Of the dataset: lower-case letters, digits and underscores."""
     source: tyro.conf.Positional[tuple[Path, ...]]
     """IDX files (or their directory), an .npz, a CSV, or a folder with a folder of images a class;
-    or two of a kind, named train and test."""
+    or several of a kind, named train, validation and test."""
     size: tuple[int, int] | None = None
     """Height and width: of images in a CSV that are not square; image files are scaled to it."""
     channels: Literal[1, 3] | None = None
@@ -204,6 +204,8 @@ class Import(Common):
     """The part kept for the test, where the source has none."""
     seed: int = 0
     """Draws the test images, where the source has none."""
+    skip_unreadable: bool = False
+    """Leave out image files that cannot be read, and list them."""
     overwrite: bool = False
     """Replace a dataset that was imported under this name."""
 
@@ -216,6 +218,7 @@ class Import(Common):
             pixel_range=self.pixel_range,
             test_fraction=self.test_fraction,
             seed=self.seed,
+            skip_unreadable=self.skip_unreadable,
             overwrite=self.overwrite,
         )
         print(*describe(imported), sep="\n")

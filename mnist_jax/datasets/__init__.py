@@ -79,6 +79,9 @@ def load_splits(
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the three parts that a recipe uses: "train", "validation" and "test".
 
+    The validation part is the split "validation" of a dataset that was imported with one, unless
+    the recipe trains or tests on it. Of any other dataset it is drawn from the training split.
+
     Args: the fields of `DataConfig`. With the loader "stream", images are `StreamedImages`.
 
     Returns:
@@ -91,12 +94,19 @@ def load_splits(
     """
     stream = loader == "stream"
     images, labels, label_names = _load(dataset, train_split, stream=stream)
-    rows = train_validation_split(len(images), validation_fraction, split_seed)
     test = _load(dataset, test_split, stream=stream)
-    splits = {
-        name: Split(images.take(part) if stream else images[part], labels[part])
-        for name, part in zip(("train", "validation"), rows, strict=True)
-    }
+    if _has_validation(dataset, train_split, test_split):
+        validation = _load(dataset, "validation", stream=stream)
+        splits = {
+            "train": Split(images, labels),
+            "validation": Split(validation.images, validation.labels),
+        }
+    else:
+        rows = train_validation_split(len(images), validation_fraction, split_seed)
+        splits = {
+            name: Split(images.take(part) if stream else images[part], labels[part])
+            for name, part in zip(("train", "validation"), rows, strict=True)
+        }
     splits["test"] = Split(test.images, test.labels)
     for part, split in splits.items():
         if not len(split.labels):
@@ -104,12 +114,19 @@ def load_splits(
                 f"dataset {dataset!r}: {len(labels)} examples in {train_split!r} and a validation "
                 f"fraction of {validation_fraction} leave none for {part}"
             )
-    if images.shape[1:] != test.images.shape[1:]:
-        raise ValueError(
-            f"dataset {dataset!r} must hold images of one shape, but those for training are "
-            f"{images.shape[1:]} and those for the test {test.images.shape[1:]}"
-        )
+    for part, split in splits.items():
+        if images.shape[1:] != split.images.shape[1:]:
+            raise ValueError(
+                f"dataset {dataset!r} must hold images of one shape, but those for training are "
+                f"{images.shape[1:]} and those for the {part} {split.images.shape[1:]}"
+            )
     return splits, _check_labels(splits, label_names)
+
+
+def _has_validation(dataset: str, train_split: str, test_split: str) -> bool:
+    prepared = prepare.prepared_dir(dataset, None)
+    is_used = "validation" in train_split + test_split
+    return not is_used and prepare.has_imported_validation(prepared)
 
 
 def _check_labels(splits: dict[str, Split], label_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ def _flat(image: Image.Image, source: Path | BinaryIO) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _pixels(image: Image.Image, source: Path | BinaryIO) -> np.ndarray:
+def _pixels(image: Any, source: Path | BinaryIO) -> np.ndarray:
     """The numbers, as `read_pixels` returns them."""
     raw_mode = _raw_mode(image.tile[0]) if image.tile else ""
     _load_upright(image)

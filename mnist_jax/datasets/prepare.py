@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from mnist_jax.processes.file_lock import open_locked
 # What the package calls by a shorter name than tfds does. A dataset of the package is a folder here
 # in tfds's own layout: datasets/NAME/NAME_dataset_builder.py with a class `Builder`.
 ALIASES = {"mnist": "mnist_idx"}
+MADE_BY = "mnist_jax import"  # in the metadata of a dataset that was imported
 DOWNLOAD_TIMEOUT = 1800  # seconds: where there is no network, tfds goes on trying for very long
 
 
@@ -52,6 +54,23 @@ def find(root: Path, name: str) -> Path | None:
     infos = root.glob(f"{name}/{version or '*'}/dataset_info.json")
     versions = [path.parent for path in infos if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+
+
+def has_imported_validation(prepared: Path) -> bool:
+    """Tells whether a prepared dataset was imported, with a validation part of its own."""
+    if not was_imported(prepared):
+        return False
+    info = json.loads((prepared / "dataset_info.json").read_text(encoding="utf-8"))
+    return any(split.get("name") == "validation" for split in info.get("splits", ()))
+
+
+def was_imported(prepared: Path) -> bool:
+    """Tells whether the package's `import` made a dataset, of which this is a version."""
+    try:
+        metadata = json.loads((prepared / "metadata.json").read_text(encoding="utf-8"))
+        return metadata["made_by"] == MADE_BY
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def _prepare_own(root: Path, name: str) -> Path:

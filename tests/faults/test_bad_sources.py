@@ -61,10 +61,13 @@ KINDS: dict[str, Case] = {
         made(("x.csv", GOOD_CSV), ("x.npz", WHOLE)),
         "the source must be one of: the IDX files of images and labels, an .npz file, .csv files",
     ),
-    "two of unclear names": (made(("a.csv", GOOD_CSV), ("b.csv", GOOD_CSV)), "train and test in"),
+    "two of unclear names": (
+        made(("a.csv", GOOD_CSV), ("b.csv", GOOD_CSV)),
+        "validation and test in",
+    ),
     "three": (
         made(("train.csv", GOOD_CSV), ("test.csv", GOOD_CSV), ("train2.csv", GOOD_CSV)),
-        "expected one source, or two with train and test in their names",
+        "expected one source, or several with train, validation and test in their names",
     ),
     "one that has both parts, and another": (
         made(("train.npz", zipped(BOTH)), ("test.npz", WHOLE)),
@@ -140,13 +143,13 @@ FOLDERS: dict[str, Case] = {
     "images without classes": (folder(a_png=PNG), "images holds no folders of images"),
     "an empty class": (
         lambda: [*folder(a__1_png=PNG)(), Path("images/b").mkdir()][:1],
-        "images/b holds no images; expected those of the class b",
+        "there must be two classes or more, found only 'a'",
     ),
-    "a class without images": (folder(a__1_png=PNG, b__1_txt="x"), "images/b holds no images"),
+    "a class without images": (folder(a__1_png=PNG, b__1_txt="x"), "two classes or more, found"),
     "a class in a class": (folder(a__1_png=PNG, a__b__1_png=PNG), "images/a/b is a folder in that"),
     "a loop": (
         lambda: [*folder(a__1_png=PNG)(), Path("images/a/b").symlink_to("..")][:1],
-        "images/a/b is a folder in that of a class",
+        "images/a/b is a link to a folder around it",
     ),
     "no image": (folder(a__1_png=PNG, b__1_png="x"), "images/b/1.png is no image that can be read"),
     "two sizes": (
@@ -160,7 +163,7 @@ FOLDERS: dict[str, Case] = {
     ),
     "an empty test part": (
         folder(train__a__1_png=PNG, train__b__1_png=PNG, test__a__1_txt="x"),
-        "images/test/a holds no images",
+        "images/test holds no images",
     ),
     "files of another kind": (folder(train_csv=GOOD_CSV), "images holds no folders of images"),
 }

@@ -14,8 +14,8 @@ from mnist_jax.datasets import prepare, train_validation_split
 from mnist_jax.datasets.importing.builder import Examples, create_builder
 from mnist_jax.datasets.importing.sources import open_source
 from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
-from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
-from mnist_jax.datasets.importing.versions import MADE_BY, imported_versions, next_version
+from mnist_jax.datasets.importing.survey import Survey, class_name, progress, survey_parts, surveyed
+from mnist_jax.datasets.importing.versions import imported_versions, next_version
 from mnist_jax.messages import printable
 
 
@@ -32,6 +32,7 @@ class Imported(NamedTuple):
         num_seen: number of test images with the pixels of a training image.
         pixel_range: the values that have become 0 and 255.
         source: what was found in the source.
+        num_validation: number of images to validate with, where the source has such a part.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Imported(NamedTuple):
     num_seen: int
     pixel_range: tuple[float, float]
     source: Source
+    num_validation: int = 0
 
 
 class Selection(NamedTuple):
@@ -62,6 +64,7 @@ def import_dataset(
     pixel_range: tuple[float, float] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    skip_unreadable: bool = False,
     overwrite: bool = False,
     data_dir: str | Path | None = None,
 ) -> Imported:
@@ -74,15 +77,18 @@ def import_dataset(
     Args:
         name: the dataset's, in lower_case.
         sources: IDX files, or a folder that holds them; an .npz file; a .csv file; a folder with a
-            folder of images for each class; or two with "train" and "test" in their names. See
-            `mnist_jax.datasets.importing.sources` for what each must hold.
+            folder of images for each class; or several with "train", "validation" and "test" in
+            their names. See `mnist_jax.datasets.importing.sources` for what each must hold.
         size: the height and width to scale images to, and those of rows of pixels. None for the
             images' own.
         channels: 1 for grey, 3 for colour. None for the images' own: where some are grey and others
             in colour, colour.
         pixel_range: the values of black and white.
-        test_fraction: fraction of a source without a test part that becomes one, rounded up.
+        test_fraction: fraction of the training part that becomes the test part where the source has
+            none, rounded up. A validation part stays as it is.
         seed: the seed of that draw, see `train_validation_split`. All examples keep their order.
+        skip_unreadable: whether to leave out image files that cannot be read. Else they are an
+            error, which names them.
         overwrite: whether to replace a dataset of this name that was imported, by a new version.
         data_dir: tfds's data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
@@ -99,7 +105,9 @@ def import_dataset(
     _check_name(name)
     imported_versions(root / name, overwrite)
     source = open_source([Path(path).expanduser() for path in sources], size)
-    survey = survey_parts(source.parts, size, channels, pixel_range)
+    survey = survey_parts(source.parts, size, channels, pixel_range, skip_unreadable)
+    unreadable = [line for part in source.parts.values() for line in part.unreadable]
+    source = source._replace(ignored=[*unreadable, *source.ignored])
     splits = _split(source.parts, survey.labels, test_fraction, seed)
     hashes = {split: np.zeros(len(splits[split].labels), np.uint64) for split in splits}
     with prepare.locked(root, name):
@@ -114,22 +122,23 @@ def import_dataset(
             },
             survey.shape,
             survey.label_names,
-            {"made_by": MADE_BY, "sources": [str(path) for path in sources]},
+            {"made_by": prepare.MADE_BY, "sources": [str(path) for path in sources]},
         )
         path = prepare.write(builder)
         for version in old:  # a half deleted one would look like a whole one
             shutil.rmtree(version.rename(version.with_name(f"incomplete.{version.name}")))
-    train, test = splits["train"].labels, splits["test"].labels
+    held_out = np.concatenate([splits[name].labels for name in splits if name != "train"])
     return Imported(
         path,
-        len(train),
-        len(test),
+        len(hashes["train"]),
+        len(hashes["test"]),
         survey.shape,
         survey.label_names,
-        [survey.label_names[label] for label in np.setdiff1d(test, train)],
+        [survey.label_names[label] for label in np.setdiff1d(held_out, splits["train"].labels)],
         int(np.isin(hashes["test"], hashes["train"]).sum()),
         survey.pixel_range or (0, 255),
         source,
+        len(hashes.get("validation", ())),
     )
 
 
@@ -138,10 +147,12 @@ def describe(imported: Imported) -> list[str]:
     low, high = imported.pixel_range
     num_classes = len(imported.names)
     source = imported.source
+    count = imported.num_validation
+    validation = f"{count:,} to validate with, " if count else ""
     lines = [
         f"{source.kind}; labels from {source.labels}",
-        f"{imported.num_train:,} images to train on, {imported.num_test:,} to test with, of "
-        f"{list(imported.shape)}",
+        f"{imported.num_train:,} images to train on, {validation}{imported.num_test:,} to test "
+        f"with, of {list(imported.shape)}",
         f"{num_classes:,} classes: {_some(imported.names)}",
     ]
     if (low, high) != (0, 255):
@@ -195,23 +206,25 @@ def _check_name(name: str) -> None:
 def _split(
     parts: Mapping[str, Part], labels: Mapping[str, np.ndarray], test_fraction: float, seed: int
 ) -> dict[str, Selection]:
-    if len(parts) == 2:
-        return {
-            title: Selection(part, np.ones(len(labels[title]), bool), labels[title])
-            for title, part in parts.items()
-        }
-    ((title, part),) = parts.items()
-    count = len(labels[title])
-    is_test = np.zeros(count, bool)
-    is_test[train_validation_split(count, test_fraction, seed)[1]] = True
+    splits = {
+        title: Selection(part, np.ones(len(labels[title]), bool), labels[title])
+        for title, part in parts.items()
+    }
+    if "train" in splits and "test" in splits:
+        return splits
+    title = "train" if "train" in splits else next(iter(splits))
+    whole = splits.pop(title)
+    is_test = np.zeros(len(whole.labels), bool)
+    is_test[train_validation_split(len(is_test), test_fraction, seed)[1]] = True
     if is_test.all() or not is_test.any():
         raise ValueError(
-            f"{count} images and a test_fraction of {test_fraction} leave none to train on"
+            f"{len(is_test)} images and a test_fraction of {test_fraction} leave none to train on"
         )
-    return {
-        split: Selection(part, keep, labels[title][keep])
+    cut = {
+        split: Selection(whole.part, keep, whole.labels[keep])
         for split, keep in (("train", ~is_test), ("test", is_test))
     }
+    return splits | cut
 
 
 def _examples(split: Selection, survey: Survey, hashes: np.ndarray) -> Examples:
@@ -219,7 +232,7 @@ def _examples(split: Selection, survey: Survey, hashes: np.ndarray) -> Examples:
     count = 0
     for images, names in progress(split.part.blocks(split.keep), "writing"):
         labels = split.labels[count : count + len(names)]
-        if [survey.label_names[label] for label in labels] != names:
+        if [survey.label_names[label] for label in labels] != [*map(class_name, names)]:
             raise ValueError(f"{split.part.where(count)} has changed while it was imported")
         for image, label in zip(surveyed(images, survey, split.part), labels, strict=True):
             digest = hashlib.blake2b(image, digest_size=8).digest()

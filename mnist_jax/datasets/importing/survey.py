@@ -4,7 +4,7 @@ import array
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from mnist_jax.datasets.importing.pixels import largest_value, resize, set_chann
 from mnist_jax.datasets.importing.sources.part import Block, Part, natural
 
 LONGEST = 255  # characters of a class's name, as of a folder's
+MOST_SHOWN = 10  # files that cannot be read, in a message
 # Unicode's line and paragraph separators, control characters, and half characters.
 REFUSED = ("Cc", "Cs", "Zl", "Zp")
 
@@ -40,6 +41,7 @@ def survey_parts(
     size: tuple[int, int] | None,
     channels: int | None,
     pixel_range: tuple[float, float] | None,
+    skip_unreadable: bool,
 ) -> Survey:
     """Reads all images once, and checks them.
 
@@ -48,6 +50,7 @@ def survey_parts(
         size: the height and width to scale to; None where all images have one size.
         channels: 1 or 3, to convert to; None for the images' own.
         pixel_range: the values of black and white; None to find them.
+        skip_unreadable: whether there may be files that cannot be read.
 
     Raises:
         ValueError: they are damaged, of several sizes or types, or of fewer than two classes.
@@ -67,8 +70,11 @@ def survey_parts(
             _check_alike(shapes, kinds)
             if pixel_range or images.dtype != np.uint8:
                 largest = max(largest, largest_value(images, pixel_range, where))
-            labels.extend([codes.setdefault(name, len(codes)) for name in names])
-        if not labels:
+            labels.extend([codes.setdefault(class_name(name), len(codes)) for name in names])
+    if not skip_unreadable:
+        _check_readable([line for part in parts.values() for line in part.unreadable])
+    for title, part in parts.items():
+        if not coded[title]:
             raise ValueError(f"{part.where(0)} is missing: there are no images")
     height, width, own_channels = max(shapes, key=lambda shape: shape[2])
     if channels and own_channels not in (1, 3):
@@ -82,6 +88,17 @@ def survey_parts(
         label_names,
         {title: order[np.frombuffer(labels, np.int32)] for title, labels in coded.items()},
     )
+
+
+def _check_readable(unreadable: Sequence[str]) -> None:
+    if unreadable:
+        count, shown = len(unreadable), "; ".join(unreadable[:MOST_SHOWN])
+        raise ValueError(
+            (f"{count:,} images cannot be read: " if count > 1 else "")
+            + shown
+            + ("; ..." if count > MOST_SHOWN else "")
+            + f"; --skip-unreadable leaves {'them' if count > 1 else 'it'} out"
+        )
 
 
 def _where(part: Part, start: int, index: int) -> str:
@@ -121,6 +138,11 @@ def progress(blocks: Iterator[Block], title: str) -> Iterator[Block]:
         for images, names in blocks:
             yield images, names
             progress.update(len(names))
+
+
+def class_name(text: str) -> str:
+    """Returns the class that a source writes so: a Mac decomposes the letters of its folders."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def class_order(names: Iterable[str]) -> list[str]:

@@ -1,10 +1,10 @@
 """The versions of an imported dataset, which are told from those that others have made."""
 
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-MADE_BY = "mnist_jax import"  # in the metadata of a dataset that may be overwritten
+from mnist_jax.datasets.prepare import was_imported
 
 
 def imported_versions(directory: Path, overwrite: bool) -> list[Path]:
@@ -17,7 +17,7 @@ def imported_versions(directory: Path, overwrite: bool) -> list[Path]:
         for path in directory.iterdir():
             if path.name != ".lock" and not path.name.startswith("incomplete."):
                 versions.append(path)
-                if not _was_imported(path):
+                if not (was_imported(path) and re.fullmatch(r"\d+(\.\d+)*", path.name)):
                     raise ValueError(
                         f"{path} is there already, and was not imported: choose another name"
                     )
@@ -27,14 +27,6 @@ def imported_versions(directory: Path, overwrite: bool) -> list[Path]:
             "overwrite it"
         )
     return sorted(versions, key=_version)
-
-
-def _was_imported(version: Path) -> bool:
-    try:
-        metadata = json.loads((version / "metadata.json").read_text(encoding="utf-8"))
-        return metadata["made_by"] == MADE_BY and bool(_version(version))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
 
 
 def _version(path: Path) -> tuple[int, ...]:

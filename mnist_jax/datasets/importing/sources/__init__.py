@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mnist_jax.datasets.importing.sources.csv_file import read_csv
-from mnist_jax.datasets.importing.sources.folder import read_folder
+from mnist_jax.datasets.importing.sources.folder import read_folders
 from mnist_jax.datasets.importing.sources.idx import idx_files, is_idx, read_idx
 from mnist_jax.datasets.importing.sources.npz import is_npz, read_npz
-from mnist_jax.datasets.importing.sources.part import Part, Source, role
+from mnist_jax.datasets.importing.sources.part import ROLES, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 __all__ = ["Part", "Source", "open_source"]
@@ -16,11 +16,10 @@ KINDS = (
     "the IDX files of images and labels, an .npz file, .csv files, or a folder with a folder of "
     "images for each class"
 )
-# The readers of one file or folder; IDX files come several together.
+# The readers of one file; IDX files and folders come several together.
 READERS: dict[str, Callable[[Path, tuple[int, int] | None], Source]] = {
     "an .npz file": read_npz,
     "a .csv file": read_csv,
-    "a folder": lambda path, _size: read_folder(path),
 }
 # What other archives begin with; .tar has no such bytes.
 ARCHIVES = (
@@ -39,11 +38,11 @@ def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
 
     Args:
         paths: the IDX files, or a folder that holds them; an .npz file, a .csv file, or a folder
-            of images; or two of these, with "train" and "test" in their names.
+            of images; or several of these, with "train", "validation" and "test" in their names.
         size: H and W of images that are rows of pixels; None where these are square.
 
     Returns:
-        Its parts: either "train" and "test", or only one of any name.
+        Its parts: "train" and one or both of "validation" and "test", or one of any name.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,15 +56,17 @@ def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     (kind,) = kinds
     if kind == "IDX files":
         return read_idx(paths)
-    if len(paths) == 1:
+    if len(paths) == 1 and kind != "a folder":
         return READERS[kind](paths[0], size)
     by_role = {role(path): path for path in paths}
-    if len(paths) != 2 or set(by_role) != {"train", "test"}:
+    if len(paths) > 1 and (len(by_role) < len(paths) or "train" not in by_role or "all" in by_role):
         raise ValueError(
-            f"{', '.join(map(str, paths))}: expected one source, or two with train and test in "
-            "their names"
+            f"{', '.join(map(str, paths))}: expected one source, or several with train, validation "
+            "and test in their names, one of each"
         )
-    sources = {part: READERS[kind](by_role[part], size) for part in ("train", "test")}
+    if kind == "a folder":
+        return read_folders(paths)
+    sources = {part: READERS[kind](by_role[part], size) for part in ROLES if part in by_role}
     for part, source in sources.items():
         if len(source.parts) > 1:
             raise ValueError(f"{by_role[part]} has a part for training and one for the test itself")

@@ -1,94 +1,226 @@
-"""Folders of image files, a folder for each class."""
+"""Folders of image files, a folder for each class, or a table of their labels."""
 
-import functools
-import itertools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+from mnist_jax.datasets.importing.sources.label_table import find_table
+from mnist_jax.datasets.importing.sources.part import ROLES, Source, natural, role
+from mnist_jax.datasets.importing.sources.picture_part import Memory, picture_part
 
-from mnist_jax.datasets.importing.sources.part import Block, Part, Source, natural, role
+# The names of folders that hold the images of a whole part, so of no class.
+GENERIC = {"images", "image", "imgs", "img", "jpegimages", "labels", "annotations", "masks"}
+EXPECTED = "expected CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE"
+EMPTY = " (no images)"
+
+Examples = list[tuple[Path, str]]  # image files and their classes
 
 
-def read_folder(path: Path) -> Source:
+class NoLabelsError(ValueError):
+    """There are images, and nothing tells their classes."""
+
+
+class Folder(NamedTuple):
+    """A folder in which there are images.
+
+    Attributes:
+        path: its path.
+        images: the image files in it.
+        folders: the folders in it in which there are images.
+        others: what else is in it; a folder is named, not what it holds.
+    """
+
+    path: Path
+    images: list[Path]
+    folders: list["Folder"]
+    others: list[str]
+
+
+class Found(NamedTuple):
+    """What was found so far.
+
+    Attributes:
+        places: the places of the labels.
+        columns: the names of the columns of labels in tables.
+        rows_left: number of rows of each table that name no image so far.
+        ignored: what is of no use.
+    """
+
+    places: list[str]
+    columns: set[str]
+    rows_left: dict[Path, int]
+    ignored: list[str]
+
+
+def read_folders(paths: Sequence[Path]) -> Source:
     """Lists the images of a folder, whatever order the file system has them in.
 
     They are ordered by the names of the files, and those of one name by their class: so numbered
     files come in the order of their numbers.
 
     Args:
-        path: a folder of CLASS/IMAGE, or of train/CLASS/IMAGE and test/CLASS/IMAGE.
+        paths: a folder of CLASS/IMAGE or CLASS/images/IMAGE; of folders of such for the parts; of
+            images whose labels are in a table, see `find_table`; or one in which there is one such
+            folder. Or several, whose names tell the parts.
 
     Raises:
-        ValueError: there are no such folders, one has no images, or has folders in it.
+        ValueError: there are no such folders, or they tell no labels.
     """
-    roots: dict[str, Path] = {}
-    ignored: list[str] = []
-    for folder in _folders(path):
-        if role(folder) != "all" and _folders(folder):
-            first = roots.setdefault(role(folder), folder)
-            if first != folder:
-                raise ValueError(f"{first} and {folder} could both be the {role(folder)} part")
-    if roots:
-        ignored = [str(other) for other in _shown(path) if other not in roots.values()]
-    else:
-        roots = {"all": path}
-    parts = {}
-    for part in sorted(roots, reverse=True):  # train, test
-        files, others = _list(roots[part])
-        ignored += others
-        blocks = functools.partial(_blocks, files)
-        parts[part] = Part(blocks, lambda index, files=files: str(files[index][0]))
-    return Source("image files", "the folders' names", parts, ignored)
+    found = Found([], set(), {}, [])
+    parts: dict[str, Examples] = {}
+    for path in sorted(paths, key=lambda path: [*ROLES, "all"].index(role(path))):
+        tree = _scan(path)
+        below = _parts(tree, tree.path, found)
+        if len(paths) > 1 and len(below) > 1:
+            raise ValueError(f"{path} has several parts itself; give it alone, or folders of one")
+        parts |= below if len(paths) == 1 else {role(path): next(iter(below.values()))}
+    memory = Memory()
+    ignored = [line for line in found.ignored if Path(line) not in found.rows_left]
+    ignored += [f"{path} ({n:,} rows without an image)" for path, n in found.rows_left.items() if n]
+    return Source(
+        "image files",
+        " and ".join(dict.fromkeys(found.places)),
+        {part: picture_part(_ordered(files), memory) for part, files in parts.items()},
+        ignored,
+    )
 
 
-def _shown(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _ordered(files: Examples) -> Examples:
+    return sorted(files, key=lambda example: (natural(example[0].name), natural(example[1])))
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _shown(folder) if path.is_dir()]
-
-
-def _list(root: Path) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Returns the images with their classes, and the files that are none."""
+def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
+    """Lists a folder and all in it, but hidden files."""
     from PIL import Image
 
     from mnist_jax.datasets.image_files import FORMATS
 
     suffixes = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
-    files, ignored = [], [str(path) for path in _shown(root) if not path.is_dir()]
-    for folder in _folders(root):
-        images = []
-        for path in _shown(folder):
-            if path.is_dir():
-                raise ValueError(
-                    f"{path} is a folder in that of a class; expected images only: move them up, "
-                    "or import a folder that is further down"
-                )
-            # A pipe or a socket is no file, and is not opened: reading it might never end.
-            if path.is_file() and path.suffix.lower() in suffixes:
-                images.append((path, folder.name))
+    status = path.stat()
+    around = (*around, (status.st_dev, status.st_ino))
+    if len(set(around)) < len(around):
+        raise ValueError(f"{path} is a link to a folder around it; remove it")
+    folder = Folder(path, [], [], [])
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        inner = path / entry.name
+        kind = inner if entry.is_symlink() else entry  # a Path takes a link that leads nowhere
+        if entry.name.startswith("."):
+            continue
+        if kind.is_dir():
+            below = _scan(inner, around)
+            if below.images or below.folders:
+                folder.folders.append(below)
             else:
-                ignored.append(str(path))
-        if not images:
-            raise ValueError(f"{folder} holds no images; expected those of the class {folder.name}")
-        files += images
-    if not files:
+                folder.others.append(f"{inner}{EMPTY}")
+        # A pipe or a socket is no file, and is not opened: reading it might never end.
+        elif inner.suffix.lower() in suffixes and kind.is_file():
+            folder.images.append(inner)
+        else:
+            folder.others.append(str(inner))
+    return folder
+
+
+def _is_generic(folder: Folder) -> bool:
+    return folder.path.name.lower() in GENERIC or role(folder.path) != "all"
+
+
+def _flat(folder: Folder) -> Folder | None:
+    """Returns the folder that holds the images themselves, of those without folders of classes."""
+    if folder.images:
+        return folder
+    only = folder.folders[0] if len(folder.folders) == 1 else None
+    return _flat(only) if only and _is_generic(only) else None
+
+
+def _parts(folder: Folder, root: Path, found: Found) -> dict[str, Examples]:
+    """Returns the parts in a folder: by the names of the folders in it, or "all"."""
+    split = [below for below in folder.folders if role(below.path) != "all"]
+    if any(not _flat(below) for below in split) or (
+        split and all(_is_generic(below) for below in folder.folders)
+    ):
+        return _split_parts(folder, split, root, found)
+    if len(folder.folders) == 1 and not _flat(folder.folders[0]):
+        found.ignored.extend([*folder.others, *map(str, folder.images)])
+        return _parts(folder.folders[0], root, found)
+    return {"all": _examples(folder, root, "all", found)}
+
+
+def _split_parts(
+    folder: Folder, split: Sequence[Folder], root: Path, found: Found
+) -> dict[str, Examples]:
+    by_role: dict[str, Folder] = {}
+    for below in split:
+        first = by_role.setdefault(role(below.path), below)
+        if first != below:
+            raise ValueError(
+                f"{first.path} and {below.path} could both be the {role(below.path)} part"
+            )
+    if len(by_role) > 1 and "train" not in by_role:
         raise ValueError(
-            f"{root} holds no folders of images; expected CLASS/IMAGE, or train/CLASS/IMAGE and "
-            "test/CLASS/IMAGE"
+            f"{folder.path} holds {', '.join(below.path.name for below in split)}, but no folder "
+            "to train on; expected train/CLASS/IMAGE, too"
         )
-    files.sort(key=lambda example: (natural(example[0].name), natural(example[1])))
-    return files, ignored
+    empty = [line for line in folder.others if line.endswith(EMPTY)]
+    for line in empty:
+        if role(Path(line.removesuffix(EMPTY))) != "all":
+            raise ValueError(
+                f"{line.removesuffix(EMPTY)} holds no images; put the part's there, or remove it"
+            )
+    unused = [str(below.path) for below in folder.folders if below not in split]
+    found.ignored.extend([*folder.others, *map(str, folder.images), *unused])
+    parts = {}
+    for part, below in sorted(by_role.items(), key=lambda item: [*ROLES].index(item[0])):
+        try:
+            parts[part] = _examples(below, root, part, found)
+        except NoLabelsError:
+            if not parts:
+                raise
+            found.ignored.append(f"{below.path} (no labels)")
+    return parts
 
 
-def _blocks(files: Sequence[tuple[Path, str]], keep: np.ndarray | None) -> Iterator[Block]:
-    from mnist_jax.datasets.image_files import read_image
+def _examples(folder: Folder, root: Path, part: str, found: Found) -> Examples:
+    """Returns the images of a part, by folders of classes or by a table."""
+    while len(folder.folders) == 1 and not folder.images and not _flat(folder.folders[0]):
+        found.ignored.extend(folder.others)
+        folder = folder.folders[0]
+    flat = _flat(folder) if not folder.folders or not folder.images else None
+    if flat is None and all(below.path.name.lower() in GENERIC for below in folder.folders):
+        flat = folder
+    if flat:
+        return _labelled_by_table(flat, root, part, found)
+    found.ignored.extend([*folder.others, *map(str, folder.images)])
+    found.places.append("the folders' names")
+    examples, names = [], set()
+    for below in folder.folders:
+        inner = below.folders[0] if len(below.folders) == 1 and not below.images else below
+        names.add("" if inner is below else inner.path.name)
+        if inner.folders or len(names) > 1:
+            odd = (inner.folders or below.folders or folder.folders[0].folders)[0].path
+            raise ValueError(
+                f"{odd} is a folder in that of a class; expected {EXPECTED[9:]}: move the images "
+                f"up, or import a folder that is further down, such as {odd.parent}"
+            )
+        found.ignored.extend([*below.others, *(inner.others if inner is not below else ())])
+        examples += [(path, below.path.name) for path in inner.images]
+    return examples
 
-    for path, name in files if keep is None else itertools.compress(files, keep):
-        pixels = np.asarray(read_image(path))
-        pixels = pixels.reshape(*pixels.shape[:2], -1)
-        if (pixels == pixels[..., :1]).all():  # grey, however it is stored
-            pixels = pixels[..., :1]
-        yield pixels[None], [name]
+
+def _labelled_by_table(flat: Folder, root: Path, part: str, found: Found) -> Examples:
+    if not flat.images:
+        raise ValueError(f"{flat.path} holds no folders of images; {EXPECTED}")
+    table = find_table(flat.path, root, flat.images, part, found.columns)
+    if table is None:
+        raise NoLabelsError(
+            f"{flat.path} holds no folders of images, but {len(flat.images):,} images such as "
+            f"{flat.images[0].name}, and no table tells their labels; {EXPECTED}: put the images "
+            "of each class into a folder of its name, or add a labels.csv of file_name,label"
+        )
+    found.places.append(table.title)
+    found.columns.update({table.column} - {""})
+    left = found.rows_left.setdefault(table.path, table.num_rows)
+    found.rows_left[table.path] = left - len(table.labels)
+    found.ignored.extend(flat.others)
+    found.ignored.extend(f"{path} (no label)" for path in flat.images if path not in table.labels)
+    return [*table.labels.items()]

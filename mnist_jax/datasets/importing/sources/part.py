@@ -1,7 +1,7 @@
 """The parts of a source, as every reader gives them: their examples come a few at a time."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +15,18 @@ MAX_VALUES = 300_000_000  # of an image: those of the largest image files, in co
 
 
 class Part(NamedTuple):
-    """The training part of a source, its test part, or all of it. It can be read many times.
+    """The training part of a source, another part, or all of it. It can be read many times.
 
     Attributes:
         blocks: keep -> the examples, all of them or those where keep (bool [N]) is true.
         where: index -> how a message names that example.
+        unreadable: a line for each file that is not among the examples, because it cannot be read;
+            complete when all blocks were read once.
     """
 
     blocks: Callable[[np.ndarray | None], Iterator[Block]]
     where: Callable[[int], str]
+    unreadable: Sequence[str] = ()
 
 
 class Source(NamedTuple):
@@ -44,11 +47,20 @@ class Source(NamedTuple):
     ignored: list[str]
 
 
+# The words that tell a part, those of Hugging Face's `datasets` and some more. Another word may
+# begin with the long ones only: "training", but not "value".
+ROLES = {
+    "train": r"train|trn(?![a-z])",
+    "validation": r"(valid(ation)?|val|dev)(set|data|images?)?(?![a-z])",
+    "test": r"test|t10k|(tst|eval(uation)?)(set|data|images?)?(?![a-z])",
+}
+
+
 def role(path: Path) -> str:
-    """Returns the part that a name tells: "train", "test" (also for "t10k"), or else "all"."""
-    words = re.findall(r"(?<![a-z])(train|test|t10k)", path.name.lower())
-    roles = {"test" if word == "t10k" else word for word in words}
-    return roles.pop() if len(roles) == 1 else "all"
+    """Returns the part that a name tells: "train", "validation" or "test", or else "all"."""
+    name = path.name.lower()
+    roles = [part for part, words in ROLES.items() if re.search(rf"(?<![a-z])({words})", name)]
+    return roles[0] if len(roles) == 1 else "all"
 
 
 def flat_shape(num_pixels: int, size: tuple[int, int] | None, title: str) -> tuple[int, int, int]:

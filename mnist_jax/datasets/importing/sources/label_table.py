@@ -1,0 +1,193 @@
+"""Tables that give image files their labels, where no folders of classes do."""
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mnist_jax.datasets.importing.sources.part import role
+from mnist_jax.datasets.importing.sources.streams import reading
+
+FILE_COLUMNS = {
+    *("filename", "file", "image", "imagename", "imageid", "imagepath", "img", "id", "idcode"),
+    *("name", "path", "filepath"),
+}
+LABEL_COLUMNS = {
+    *("label", "labels", "class", "classes", "classid", "classname", "labelname", "target", "y"),
+    *("category", "digit"),
+}
+MAX_BYTES = 256 << 20  # of a table
+MAX_COLUMNS = 64  # of a table; a CSV file with more holds pixels
+
+
+class LabelTable(NamedTuple):
+    """The labels of some image files.
+
+    Attributes:
+        path: the table.
+        title: the table and its column, as a message names them.
+        column: the name of the label's column; empty where the columns have none.
+        labels: the labels, by file.
+        num_rows: number of files that the table names.
+    """
+
+    path: Path
+    title: str
+    column: str
+    labels: dict[Path, str]
+    num_rows: int
+
+
+def find_table(
+    folder: Path, root: Path, images: Sequence[Path], part: str, columns: set[str]
+) -> LabelTable | None:
+    """Finds the table of labels in the folder of the images, or in one around it.
+
+    A table is a .csv, .tsv or .jsonl file, or one of annotations or labels with the name .txt; a
+    submission to a contest is none. It names files by their paths, from the table or the folder,
+    or by their names, with or without the suffix.
+
+    Args:
+        folder: the folder of images.
+        root: the outermost folder that is searched.
+        images: the image files.
+        part: the part that they are; a table of another part's name is none of theirs.
+        columns: the columns of the labels in the tables of other parts. Where there are none,
+            the second of two columns is the label, whatever its name.
+
+    Raises:
+        ValueError: a table is damaged, has several columns that could be the label, or two labels
+            for a file; or two tables differ.
+    """
+    place = folder
+    while True:
+        paths = sorted(path for path in place.iterdir() if _may_be_table(path, part))
+        tables = [table for path in paths if (table := _read(path, folder, images, columns))]
+        for one, other in itertools.pairwise(tables):
+            if one.labels != other.labels:
+                raise ValueError(
+                    f"{one.title} and {other.title} give the images in {folder} different labels: "
+                    "leave one table there"
+                )
+        if tables or place == root:
+            return tables[0] if tables else None
+        place = place.parent
+
+
+def _may_be_table(path: Path, part: str) -> bool:
+    name = path.name.lower()
+    is_table = name.endswith((".csv", ".tsv", ".jsonl")) or (
+        name.endswith(".txt") and ("annotation" in name or "label" in name)
+    )
+    is_of_part = part == "all" or role(path) in ("all", part)
+    return (
+        is_table and is_of_part and "submission" not in name and name[0] != "." and path.is_file()
+    )
+
+
+def _read(path: Path, folder: Path, images: Sequence[Path], columns: set[str]) -> LabelTable | None:
+    """Reads a table; None where it is no table of labels of these images."""
+    if path.stat().st_size > MAX_BYTES:
+        return None
+    with reading(path):
+        text = path.read_text(encoding="utf-8-sig")
+        rows = _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(text)
+    if len(rows) < 1 or not 2 <= len(rows[0]) <= MAX_COLUMNS:
+        return None
+    by_name = _names(path.parent, folder, images)
+    has_header = not any(field in by_name for field in rows[0])
+    header = [field.strip() for field in rows[0]] if has_header else [""] * len(rows[0])
+    rows = [row for row in rows[has_header:] if len(row) == len(header)]
+    files = _file_column(header, rows, by_name)
+    if files is None:
+        return None
+    label = _label_column(path, header, files, columns)
+    if label is None:
+        return None
+    labels: dict[Path, str] = {}
+    for row in rows:
+        image, name = by_name.get(_plain_path(row[files])), row[label].strip()
+        if image and name and labels.setdefault(image, name) != name:
+            raise ValueError(f"{path} gives {image} two labels, {labels[image]!r} and {name!r}")
+        if image and name.startswith(("[", "{")):
+            raise ValueError(f"{path} gives {image} the label {name:.40}; expected one class")
+    column = header[label]
+    if column and not _is_label(column) and 2 * len({*labels.values()}) > len(labels):
+        return None  # hardly two images of a class: it tells something else
+    title = f"{path}, column {column or label + 1}"
+    return LabelTable(path, title, column, labels, len(rows)) if labels else None
+
+
+def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]:
+    """Returns the images by all that may stand for them; what stands for several is left out."""
+    by_name: dict[str, Path | None] = {}
+    for image in images:
+        names = {os.path.relpath(image, table), os.path.relpath(image, folder), image.name}
+        for name in {*names, *(name.removesuffix(image.suffix) for name in names)}:
+            by_name[name] = image if name not in by_name else None
+    return {name: image for name, image in by_name.items() if image}
+
+
+def _csv_rows(text: str) -> list[list[str]]:
+    lines = text.splitlines()
+    first = lines[0] if lines else ""
+    delimiter = max(",;\t", key=first.count)
+    return [row for row in csv.reader(lines, delimiter=delimiter) if any(row)]
+
+
+def _json_rows(path: Path, text: str) -> list[list[str]]:
+    try:
+        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        header = [*records[0]] if records else []
+        return [header, *([_text(record.get(key)) for key in header] for record in records)]
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} must hold a JSON object a line: {error}") from error
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def _file_column(
+    header: Sequence[str], rows: Sequence[Sequence[str]], by_name: dict[str, Path]
+) -> int | None:
+    """Returns the column that names most of the images, one of a usual name before others."""
+    found = [
+        {by_name.get(row[i].strip().removeprefix("./")) for row in rows} - {None}
+        for i in range(len(header))
+    ]
+    best = max(range(len(header)), key=lambda i: (_plain(header[i]) in FILE_COLUMNS, len(found[i])))
+    best = best if found[best] else max(range(len(header)), key=lambda i: len(found[i]))
+    enough = min(len([*rows]), len({*by_name.values()})) / 2
+    return best if found[best] and len(found[best]) >= enough else None
+
+
+def _label_column(path: Path, header: list[str], files: int, columns: set[str]) -> int | None:
+    others = [i for i in range(len(header)) if i != files]
+    if not header[files]:
+        is_tiny_imagenet = path.name.lower() == "val_annotations.txt"
+        return others[0] if len(others) == 1 or is_tiny_imagenet else None
+    if columns:
+        return next((i for i in others if header[i] in columns), None)
+    if "label" in header and header.index("label") != files:  # Hugging Face's name
+        return header.index("label")
+    labels = [i for i in others if _is_label(header[i])]
+    if len(labels) > 1:
+        names = ", ".join(header[i] for i in labels)
+        raise ValueError(f"{path} has several columns that could be the label: {names}")
+    return labels[0] if labels else others[0] if len(others) == 1 else None
+
+
+def _is_label(column: str) -> bool:
+    return _plain(column) in LABEL_COLUMNS
+
+
+def _plain_path(field: str) -> str:
+    return field.strip().replace("\\", "/").removeprefix("./")
+
+
+def _plain(column: str) -> str:
+    return "".join(filter(str.isalnum, column.lower()))

@@ -1,0 +1,336 @@
+"""The folders that people have: those of torchvision, Kaggle, Hugging Face, fastai and ImageNet."""
+
+import io
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from imports import data_dir as data_dir
+from PIL import Image
+
+from mnist_jax.datasets import load_dataset, load_splits
+from mnist_jax.datasets.importing import Imported, describe, import_dataset
+
+pytestmark = pytest.mark.usefixtures("data_dir")
+
+
+def tree(root: Path, *paths: str, **texts: str) -> Path:
+    """Makes files in a folder: images of one grey value each, their number, and texts."""
+    number = 0
+    for path in paths:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith("/"):
+            file.mkdir(exist_ok=True)
+        elif path.lower().endswith((".png", ".jpg", ".jpeg")) and not file.name.startswith("."):
+            number += 1
+            output = io.BytesIO()
+            Image.fromarray(np.full((2, 2), 99 + number, np.uint8)).save(output, "PNG")
+            file.write_bytes(output.getvalue())
+        else:
+            file.write_bytes(b"x")
+    for path, text in texts.items():
+        (root / path).write_text(text, encoding="utf-8")
+    return root
+
+
+def held(imported: Imported) -> dict[str, dict[int, str]]:
+    """Returns the numbers of the images of each split, with their classes."""
+    splits = {"train": imported.num_train, "validation": imported.num_validation, "test": 1}
+    found = {}
+    for split in (split for split, count in splits.items() if count):
+        images, labels = load_dataset("mine", split)
+        numbers = (images[:, 0, 0, 0].astype(int) - 99).tolist()
+        names = [imported.names[label] for label in labels]
+        found[split] = dict(zip(numbers, names, strict=True))
+    return found
+
+
+THREE = {
+    "train": {1: "cat", 2: "dog"},
+    "validation": {3: "cat", 4: "dog"},
+    "test": {5: "cat", 6: "dog"},
+}
+# Folders for the parts, as people name them.
+NAMES = [
+    ("train", "val", "test"),
+    ("TRAIN", "Valid", "Testing"),
+    ("training", "validation", "eval"),
+    ("trn", "dev", "tst"),
+    ("train_images", "val_images", "test_images"),
+    ("seg_train/seg_train", "seg_val/seg_val", "seg_test/seg_test"),
+    ("dataset/data/train", "dataset/data/val", "dataset/data/test"),
+    ("x/TrainSet", "x/valset", "x/t10k"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES, ids=" ".join)
+def test_folders_of_three_parts_are_found_by_every_usual_name(names, tmp_path):
+    paths = [f"{part}/{name}/0.png" for part in names for name in ("cat", "dog")]
+    assert held(import_dataset("mine", [tree(tmp_path / "in", *paths)])) == THREE
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_parts_given_one_by_one_are_those_of_their_names(inner, tmp_path):
+    paths = [f"{x}/{y}/{inner}0.png" for x in ("train", "val", "test") for y in ("cat", "dog")]
+    root = tree(tmp_path / "in", *paths)
+    imported = import_dataset("mine", [root / "test", root / "train", root / "val"])
+    assert held(imported) == THREE
+    assert "2 images to train on, 2 to validate with, 2 to test with" in describe(imported)[1]
+
+
+def test_a_test_part_is_cut_from_train_where_there_is_only_validation(tmp_path):
+    paths = [f"{x}/{y}/{n}.png" for x in ("train", "val") for y in ("cat", "dog") for n in range(4)]
+    found = held(import_dataset("mine", [tree(tmp_path / "in", *paths)], test_fraction=0.25))
+    assert sorted(found["validation"]) == [*range(9, 17)]
+    assert (len(found["train"]), len(found["test"])) == (6, 2)
+    assert sorted(found["train"] | found["test"]) == [*range(1, 9)]
+
+
+@pytest.mark.parametrize("loader", ["memory", "stream"])
+def test_a_validation_part_is_used_as_it_is_and_nothing_is_taken_from_train(loader, tmp_path):
+    paths = [f"{x}/{y}/0.png" for x in ("train", "val", "test") for y in ("cat", "dog")]
+    import_dataset("mine", [tree(tmp_path / "in", *paths)])
+    splits, names = load_splits("mine", "train", "test", 0.5, 0, loader)
+    numbers = {
+        name: [int(image[0, 0, 0]) - 99 for image in split.images[np.arange(len(split.labels))]]
+        for name, split in splits.items()
+    }
+    assert numbers == {"train": [1, 2], "validation": [3, 4], "test": [5, 6]}
+    assert names == ("cat", "dog")
+    for train, test in (("train+validation", "test"), ("train", "validation")):
+        splits, _ = load_splits("mine", train, test, 0.5, 0, loader)
+        used = [
+            int(image[0, 0, 0])
+            for split in splits.values()
+            for image in split.images[np.arange(len(split.labels))]
+        ]
+        assert len({*used}) == len(used)  # none is in two of them
+
+
+TABLES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "Hugging Face, one table": (
+        ["train/1.png", "train/2.png", "test/1.png", "test/2.png"],
+        {
+            "metadata.csv": "file_name,label\ntrain/1.png,cat\ntrain/2.png,dog\ntest/1.png,cat\n"
+            "test/2.png,dog\n"
+        },
+    ),
+    "Hugging Face, one a part": (
+        ["train/1.png", "train/2.png", "test/1.png", "test/2.png"],
+        {
+            f"{part}/metadata.csv": "file_name,label,text\n1.png,cat,a\n2.png,dog,b\n"
+            for part in ("train", "test")
+        },
+    ),
+    "Hugging Face, JSON": (
+        ["train/1.png", "train/2.png", "test/1.png", "test/2.png"],
+        {
+            f"{part}/metadata.jsonl": "\n".join(
+                json.dumps({"file_name": f"{n}.png", "label": y, "objects": {"bbox": [1]}})
+                for n, y in ((1, "cat"), (2, "dog"))
+            )
+            for part in ("train", "test")
+        },
+    ),
+    "Kaggle, suffixes left out": (
+        ["train/a1.png", "train/a2.png", "test/b1.png", "test/b2.png"],
+        {
+            "labels.csv": "id,breed\na1,cat\na2,dog\nb1,cat\nb2,dog\n".replace("breed", "class"),
+            "sample_submission.csv": "id,class\nb1,cat\nb2,cat\n",
+        },
+    ),
+    "GTSRB": (
+        ["Train/cat/1.png", "Train/dog/2.png", "Test/1.png", "Test/2.png", "Meta/0.png"],
+        {"Test.csv": "Width,ClassId,Path\n2,cat,Test/1.png\n2,dog,Test/2.png\n"},
+    ),
+    "a semicolon, a byte-order mark and numbers": (
+        ["train/1.png", "train/2.png", "test/3.png", "test/4.png"],
+        {"labels.csv": "\ufeffimage;label\r\n1;cat\r\n2;dog\r\n3;cat\r\n4;dog\r\n"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_gives_flat_folders_their_labels(name, tmp_path):
+    paths, tables = TABLES[name]
+    imported = import_dataset("mine", [tree(tmp_path / "in", *paths, **tables)])
+    assert held(imported) == {"train": {1: "cat", 2: "dog"}, "test": {3: "cat", 4: "dog"}}
+    table = next(iter(tables))
+    assert f"{tmp_path}/in/{table}, column " in imported.source.labels
+    assert not any(line.startswith(f"{tmp_path}/in/{table}") for line in imported.source.ignored)
+
+
+def test_tiny_imagenet_is_read(tmp_path):
+    paths = [f"train/{name}/images/{n}.JPEG" for name in ("cat", "dog") for n in range(2)]
+    paths += ["val/images/5.JPEG", "val/images/6.JPEG", "test/images/7.JPEG", "train/cat/boxes.txt"]
+    table = "5.JPEG\tcat\t0\t0\t9\t9\n6.JPEG\tdog\t0\t0\t9\t9\n"
+    root = tree(tmp_path / "in", *paths, **{"val/val_annotations.txt": table})
+    imported = import_dataset("mine", [root])
+    found = held(imported)
+    assert found["validation"] == {5: "cat", 6: "dog"}
+    assert found["train"] | found["test"] == {1: "cat", 2: "cat", 3: "dog", 4: "dog"}
+    assert f"{root}/test (no labels)" in imported.source.ignored
+
+
+def test_a_table_labels_a_folder_that_has_no_parts(tmp_path):
+    paths = [f"images/{n}.png" for n in range(6)]
+    table = "id_code,diagnosis\n" + "".join(f"{n},{n % 2}\n" for n in range(5)) + "77,1\n"
+    root = tree(tmp_path / "in", *paths, **{"train.csv": table})
+    imported = import_dataset("mine", [root])
+    found = held(imported)
+    assert found["train"] | found["test"] == {n + 1: str(n % 2) for n in range(5)}
+    assert imported.source.ignored == [
+        f"{root}/images/5.png (no label)",
+        f"{root}/train.csv (1 rows without an image)",
+    ]
+
+
+# Folders that tell no labels, or not clearly, and a part of the message.
+REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "flat parts": (
+        ["train/1.jpg", "train/2.jpg", "test/3.jpg"],
+        {},
+        "in/train holds no folders of images, but 2 images such as 1.jpg, and no table tells",
+    ),
+    "flat parts, also for validation": (["train/1.jpg", "dev/2.jpg", "eval/3.jpg"], {}, "no table"),
+    "classes in names": (
+        ["5_001.png", "3_002.png"],
+        {},
+        "2 images such as 3_002.png, and no table",
+    ),
+    "fastai's names": (
+        ["images/cat_1.jpg", "images/Dog_2.jpg"],
+        {},
+        "put the images of each class",
+    ),
+    "YOLO": (["train/images/1.jpg", "train/labels/1.txt"], {}, "in/train/images holds no folders"),
+    "a submission": (
+        ["train/1.jpg", "train/2.jpg"],
+        {"sample_submission.csv": "id,label\n1,0\n2,0\n"},
+        "no table",
+    ),
+    "text, no classes": (
+        [f"train/{n}.jpg" for n in range(6)],
+        {"captions.csv": "file_name,text\n" + "".join(f"{n}.jpg,text {n}\n" for n in range(6))},
+        "no table",
+    ),
+    "two tables": (
+        ["train/1.jpg", "train/2.jpg"],
+        {"a.csv": "id,label\n1,0\n2,1\n", "b.csv": "id,label\n1,1\n2,0\n"},
+        "a.csv, column label and ",
+    ),
+    "two labels": (
+        ["1.jpg", "2.jpg"],
+        {"a.csv": "id,label\n1,0\n1,1\n"},
+        "two labels, '0' and '1'",
+    ),
+    "two columns": (["1.jpg"], {"a.csv": "id,class,target\n1,0,1\n"}, "the label: class, target"),
+    "several classes an image": (
+        ["1.jpg"],
+        {"metadata.jsonl": '{"file_name": "1.jpg", "label": ["a", "b"]}'},
+        "expected one class",
+    ),
+    "no training part": (["test/a/1.png", "val/a/1.png"], {}, "but no folder to train on"),
+    "alphabets": (
+        [f"{x}/{y}/1.png" for x in ("Greek", "Latin") for y in ("a", "b")],
+        {},
+        "import a folder that is further down, such as ",
+    ),
+    "images and folders": (
+        ["a/1.png", "a/b/1.png", "c/1.png"],
+        {},
+        "in/a/b is a folder in that of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_folders_that_tell_no_labels_are_refused_in_a_line(name, tmp_path):
+    paths, tables, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        import_dataset("mine", [tree(tmp_path / "in", *paths, **tables)])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_systems_leave_behind_is_left_out(tmp_path):
+    junk = ["__MACOSX/cat/._1.png", "cat/._1.png", "cat/.DS_Store", ".DS_Store", "cat/Thumbs.db"]
+    junk += ["dog/desktop.ini", ".ipynb_checkpoints/1.png", "dog/.ipynb_checkpoints/1.png"]
+    junk += ["empty/", "README.md", "LICENSE", "sheet.png"]
+    root = tree(tmp_path / "in", "cat/1.png", "dog/2.png", *junk)
+    imported = import_dataset("mine", [root], test_fraction=0.5)
+    assert imported.names == ["cat", "dog"]
+    ignored = [
+        *("LICENSE", "README.md", "__MACOSX (no images)", "empty (no images)", "sheet.png"),
+        *("cat/Thumbs.db", "dog/desktop.ini"),
+    ]
+    assert imported.source.ignored == [f"{root}/{name}" for name in ignored]
+
+
+def test_a_test_folder_without_labels_is_left_out_and_told(tmp_path):
+    """As of fastai's and of Kaggle's contests."""
+    paths = [f"train/{name}/{n}.png" for name in ("cat", "dog") for n in range(3)]
+    root = tree(tmp_path / "in", *paths, "test/1.png", "test/2.png", "models/x.pkl")
+    imported = import_dataset("mine", [root])
+    assert f"{root}/test (no labels)" in imported.source.ignored
+    assert imported.num_train + imported.num_test == 6
+
+
+def test_train_is_a_class_beside_other_vehicles(tmp_path):
+    root = tree(tmp_path / "in", "car/1.png", "plane/2.png", "train/3.png")
+    assert import_dataset("mine", [root]).names == ["car", "plane", "train"]
+
+
+def test_a_letter_composed_in_two_ways_is_one_class(tmp_path):
+    forms = {"train": "NFC", "test": "NFD"}  # Linux, a Mac
+    root = tmp_path / "in"
+    for part, form in forms.items():
+        tree(root, *(f"{part}/{unicodedata.normalize(form, x)}/0.png" for x in ("é", " ü ")))
+    imported = import_dataset("mine", [root])
+    assert imported.names == ["é", "ü"]
+    assert not imported.only_in_test
+
+
+# Files that cannot be read, of every kind.
+def damage(good: bytes) -> dict[str, bytes]:
+    return {"cut.png": good[:40], "empty.png": b"", "text.png": b"no image", "bits.png": b"\x89PNG"}
+
+
+def test_unreadable_files_are_named_all_at_once_or_left_out(tmp_path):
+    paths = [f"{part}/{x}/{n}.png" for part in ("train", "test") for x in "ab" for n in range(3)]
+    root = tree(tmp_path / "in", *paths)
+    bad = damage((root / "train/a/0.png").read_bytes())
+    for part in ("train", "test"):
+        for name, content in bad.items():
+            (root / part / "b" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"^8 images cannot be read: ") as caught:
+        import_dataset("mine", [root])
+    message = str(caught.value)
+    assert all(f"{part}/b/{name}" in message for part in ("train", "test") for name in bad)
+    assert message.endswith("; --skip-unreadable leaves them out")
+    imported = import_dataset("mine", [root], skip_unreadable=True)
+    assert {split: [*found] for split, found in held(imported).items()} == {
+        "train": [1, 4, 2, 5, 3, 6],
+        "test": [7, 10, 8, 11, 9, 12],
+    }
+    assert len(imported.source.ignored) == 8
+
+
+def test_a_file_that_becomes_unreadable_while_it_is_imported_is_an_error(tmp_path, monkeypatch):
+    from mnist_jax.datasets import importing
+    from mnist_jax.datasets.importing.sources import picture_part
+
+    root = tree(tmp_path / "in", "a/1.png", "b/2.png")
+    monkeypatch.setattr(picture_part, "KEPT_BYTES", 0)
+    create = importing.create_builder
+
+    def damage_first(*args: Any) -> Any:
+        (root / "a/1.png").write_bytes(b"")
+        return create(*args)
+
+    monkeypatch.setattr(importing, "create_builder", damage_first)
+    with pytest.raises(ValueError, match=r"a/1.png is no image"):
+        import_dataset("mine", [root], test_fraction=0.5, skip_unreadable=True)
