@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from mnist_jax.config import Config
 from mnist_jax.datasets import Split, load_splits
-from mnist_jax.datasets.info import DataInfo, drawing_box
+from mnist_jax.datasets.info import describe_images
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
@@ -85,7 +85,7 @@ def create_task(config: Config) -> Task:
     origin = Origin(
         config=dataclasses.asdict(config),
         data_sha256=data_sha256(splits),
-        data=DataInfo(tuple(images.shape[1:]), label_names, drawing_box(sample)),
+        data=describe_images(sample, label_names),
         examples={name: len(split.labels) for name, split in splits.items()},
         environment=environment(),
     )

@@ -1,5 +1,6 @@
 """Image files as upright grey or colour pictures, whatever they hold."""
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,14 +30,18 @@ class TooManyPixelsError(ValueError):
     """An image is larger than what is to be kept in memory; it was not decoded."""
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     """Reads an image file: the first picture of it, upright as its EXIF tells.
 
     Nothing but the picture itself tells what its numbers mean. More than 8 bits, and fractions, are
     scaled by `white` of the largest one. So are 8 bits of a PNG, TIFF, BMP or PPM file that have no
     number above 16, and several: an array was saved. Other dark pictures are photographs, and stay
-    dark. What is transparent becomes white, or black where the visible part is lighter than grey,
-    so that a drawing is seen on it.
+    dark.
+
+    Args:
+        path: an image file.
+        ground: the grey that what is transparent becomes, 0 to 255. None for white, or black where
+            the visible part is lighter than grey, so that a drawing is seen on it.
 
     Returns:
         A picture of mode "L" (grey) or "RGB".
@@ -52,22 +57,25 @@ def read_image(path: str | Path) -> Image.Image:
         raise FileNotFoundError(f"there is no image {str(path)!r}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd metadata
-        return decode_image(path, str(path))
+        return decode_image(path, str(path), ground=ground)
 
 
-def decode_image(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(
+    source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS, ground: int | None = None
+) -> Image.Image:
     """Reads an image like `read_image`, also from an open file; passes on Pillow's warnings.
 
     Args:
         source: an image file.
         name: the file's name in messages.
         max_pixels: the largest picture that is decoded.
+        ground: as of `read_image`.
 
     Raises:
         TooManyPixelsError: it says that it is larger.
         ValueError: it is no image of `FORMATS`, or is damaged.
     """
-    return _decode(source, name, max_pixels, _flat)
+    return _decode(source, name, max_pixels, functools.partial(_flat, ground=ground))
 
 
 def read_pixels(path: Path) -> np.ndarray:
@@ -127,12 +135,13 @@ def _decode(
         raise kind(f"{name} cannot be read as an image: {error}") from error
 
 
-def _flat(image: Image.Image, source: Path | BinaryIO) -> Image.Image:
+def _flat(image: Image.Image, source: Path | BinaryIO, ground: int | None = None) -> Image.Image:
     """Grey or colour of 8 bits, without transparency."""
     is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
     pixels = _pixels(image, source)
     if pixels.shape[2] == 4:
-        pixels = on_ground(pixels, best_ground([lightness(pixels)]))
+        ground = best_ground([lightness(pixels)]) if ground is None else ground
+        pixels = on_ground(pixels, ground)
     if pixels.dtype != np.uint8 or (is_array and pixels.min() < pixels.max() <= FAINT):
         scaled = np.nan_to_num(pixels.astype(np.float32), copy=False)  # the rest happens in place
         scaled *= 255 / white(scaled.max())

@@ -14,11 +14,14 @@ class DataInfo(NamedTuple):
         label_names: the names of the classes, in order.
         drawing_box: side in pixels of the square that drawings fill, where the images are light
             drawings on black, see `drawing_box`; otherwise 0.
+        ground: grey that transparent pictures are laid on, 0 or 255 as most corners of the images
+            are. None where each picture gets the one on which it is seen, as drawings do.
     """
 
     image_shape: tuple[int, ...]
     label_names: tuple[str, ...]
     drawing_box: int = 0
+    ground: int | None = None
 
 
 def data_info(values: Mapping[str, Any]) -> DataInfo:
@@ -30,7 +33,19 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
     if not isinstance(values["label_names"], list | tuple):
         raise TypeError("label_names must be a list")
     names = tuple(map(str, values["label_names"]))
-    return DataInfo((int(height), int(width), int(channels)), names, int(values["drawing_box"]))
+    shape = int(height), int(width), int(channels)
+    ground = values.get("ground")  # older networks lack it
+    if ground not in (None, 0, 255):
+        raise ValueError(f"ground must be 0, 255 or null, got {ground!r}")
+    return DataInfo(shape, names, int(values["drawing_box"]), ground)
+
+
+def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInfo:
+    """Measures the facts, from some of the training images, uint8 [N, H, W, C]."""
+    box = drawing_box(images)
+    corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    ground = 255 if np.median(corners) >= 128 else 0
+    return DataInfo(tuple(images.shape[1:]), label_names, box, None if box else ground)
 
 
 def drawing_box(images: np.ndarray) -> int:

@@ -104,6 +104,7 @@ def create_card(
         },
         "labels": [*info.label_names],
         "drawing_box": info.drawing_box,
+        "ground": info.ground,
         "trained_on": {
             **recipe["data"],
             "examples": origin.examples,

@@ -62,13 +62,13 @@ def predict_files(
         FileNotFoundError: A file does not exist.
         ValueError: A file is not an image; nothing is written then.
     """
-    drawings = [prepare(read_image(path), network.info) for path in paths]
+    drawings = [prepare(read_image(path, network.info.ground), network.info) for path in paths]
     images = np.stack([drawing.pixels for drawing in drawings])
     predictions = network.predict(images)
     if show:
         for path, image in zip(paths, images, strict=True):
             with atomic_file(Path(f"{path}.seen.png")) as file:
-                side_by_side(read_image(path), image).save(file, "PNG")
+                side_by_side(read_image(path, network.info.ground), image).save(file, "PNG")
     label_names = network.info.label_names
     return [
         FilePrediction(str(path), **interpret(drawing, probabilities, first, label_names))

@@ -116,7 +116,8 @@ class Uploads:
 
 def _drawing(body: bytearray, info: DataInfo) -> Drawing:
     try:
-        return prepare(decode_image(io.BytesIO(body), "the upload", MAX_PIXELS), info)
+        upload = io.BytesIO(body)
+        return prepare(decode_image(upload, "the upload", MAX_PIXELS, info.ground), info)
     except TooManyPixelsError as error:
         raise HTTPException(413, str(error)) from error
     except ValueError as error:

@@ -12,7 +12,10 @@ from imports import data_dir as data_dir
 from PIL import Image
 
 from mnist_jax.datasets import load_dataset, load_splits
+from mnist_jax.datasets.image_files import read_image
 from mnist_jax.datasets.importing import Imported, describe, import_dataset
+from mnist_jax.datasets.info import describe_images
+from mnist_jax.handwriting.files import prepare
 
 pytestmark = pytest.mark.usefixtures("data_dir")
 
@@ -334,3 +337,34 @@ def test_a_file_that_becomes_unreadable_while_it_is_imported_is_an_error(tmp_pat
     monkeypatch.setattr(importing, "create_builder", damage_first)
     with pytest.raises(ValueError, match=r"a/1.png is no image"):
         import_dataset("mine", [root], test_fraction=0.5, skip_unreadable=True)
+
+
+def ink_on_nothing(path: Path, image: np.ndarray, grey: int) -> None:
+    """Saves a drawing with a transparent ground."""
+    pixels = np.zeros((*image.shape, 4), np.uint8)
+    pixels[..., :3], pixels[..., 3] = grey, image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
+@pytest.mark.parametrize(("greys", "ground"), [((0, 90, 160), 255), ((255, 250, 40), 0)])
+def test_transparent_pictures_have_one_ground_in_all_parts(suffix, greys, ground, mnist, tmp_path):
+    """It is that on which most are seen, and a network's own one where it classifies such files."""
+    digits = (mnist["test"].images[:60, ..., 0] > 99).astype(np.uint8) * 255
+    for number, image in enumerate(digits):
+        part, grey = ("train", "val", "test")[number % 3], greys[number // 3 % 3]
+        path = tmp_path / "in" / part / str(number % 2) / f"{number}.{suffix}"
+        ink_on_nothing(path, image, grey)
+    import_dataset("mine", [tmp_path / "in"], channels=1)
+    for part in ("train", "validation", "test"):
+        images = load_dataset("mine", part).images[..., 0]
+        expected = [np.where(x, greys[n // 3 % 3], ground) for n, x in enumerate(digits)]
+        for image in images.astype(int):
+            assert any((np.abs(image - x) <= 3).all() for x in expected)
+    info = describe_images(load_dataset("mine", "train").images, ("0", "1"))
+    assert info.ground == ground
+    for path in sorted((tmp_path / "in/train").rglob(f"*.{suffix}")):
+        seen = prepare(read_image(path, info.ground), info).pixels
+        assert any((seen == image).all() for image in load_dataset("mine", "train").images)
