@@ -30,6 +30,13 @@ class TooManyPixelsError(ValueError):
     """An image is larger than what is to be kept in memory; it was not decoded."""
 
 
+def image_suffixes() -> tuple[str, ...]:
+    """Returns the ends of the names of image files, in lower case; also of HEIC and AVIF."""
+    Image.init()
+    known = (suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)
+    return (*known, ".heic", ".heif", ".avif")
+
+
 def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     """Reads an image file: the first picture of it, upright as its EXIF tells.
 
@@ -160,9 +167,9 @@ def _pixels(image: Any, source: Path | BinaryIO) -> np.ndarray:
     if image.has_transparency_data:
         pixels = np.asarray(image.convert("RGBA"))
         return pixels if (pixels[..., 3] < 255).any() else pixels[..., :3]
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))[..., None]
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels if mode == "RGB" else pixels[..., None]
 
 
 def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> np.ndarray:

@@ -150,6 +150,13 @@ TABLES: dict[str, tuple[list[str], dict[str, str]]] = {
         ["Train/cat/1.png", "Train/dog/2.png", "Test/1.png", "Test/2.png", "Meta/0.png"],
         {"Test.csv": "Width,ClassId,Path\n2,cat,Test/1.png\n2,dog,Test/2.png\n"},
     ),
+    "Hugging Face, one folder further down": (
+        ["data/train/1.png", "data/train/2.png", "data/test/1.png", "data/test/2.png"],
+        {
+            "data/train/metadata.csv": "file_name,label\n1.png,cat\n2.png,dog\n",
+            "data/test/metadata.csv": "file_name,label\n1.png,cat\n2.png,dog\n",
+        },
+    ),
     "a semicolon, a byte-order mark and numbers": (
         ["train/1.png", "train/2.png", "test/3.png", "test/4.png"],
         {"labels.csv": "\ufeffimage;label\r\n1;cat\r\n2;dog\r\n3;cat\r\n4;dog\r\n"},
@@ -197,7 +204,7 @@ REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
     "flat parts": (
         ["train/1.jpg", "train/2.jpg", "test/3.jpg"],
         {},
-        "in/train holds no folders of images, but 2 images such as 1.jpg, and no table tells",
+        "in/train holds no folders of classes, but 2 images such as 1.jpg, and no table tells",
     ),
     "flat parts, also for validation": (["train/1.jpg", "dev/2.jpg", "eval/3.jpg"], {}, "no table"),
     "classes in names": (
@@ -243,6 +250,14 @@ REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
         {},
         "import a folder that is further down, such as ",
     ),
+    "a folder of another kind": (["data/a/x/1.png", "docs/1.png"], {}, "such as .*/in/data$"),
+    "masks": (["images/1.png", "masks/1.png"], {}, "no folders of classes, but images, masks; "),
+    "parts in a column": (
+        ["images/1.png", "images/2.png"],
+        {"a.csv": "file,label,split\n1.png,0,train\n2.png,1,test\n"},
+        "tells the parts in the column 'split', which is not read",
+    ),
+    "HEIC": (["a/1.png", "b/1.heic"], {}, "in/b/1.heic is no image that can be read"),
     "images and folders": (
         ["a/1.png", "a/b/1.png", "c/1.png"],
         {},

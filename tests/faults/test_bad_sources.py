@@ -139,8 +139,8 @@ IDX: dict[str, Case] = {
 
 PNG = png()
 FOLDERS: dict[str, Case] = {
-    "empty": (folder(), "images holds no folders of images; expected CLASS/IMAGE, or train/CLASS"),
-    "images without classes": (folder(a_png=PNG), "images holds no folders of images"),
+    "empty": (folder(), "images holds no folders of classes; expected CLASS/IMAGE, or train/CLASS"),
+    "images without classes": (folder(a_png=PNG), "images holds no folders of classes"),
     "an empty class": (
         lambda: [*folder(a__1_png=PNG)(), Path("images/b").mkdir()][:1],
         "there must be two classes or more, found only 'a'",
@@ -165,7 +165,7 @@ FOLDERS: dict[str, Case] = {
         folder(train__a__1_png=PNG, train__b__1_png=PNG, test__a__1_txt="x"),
         "images/test holds no images",
     ),
-    "files of another kind": (folder(train_csv=GOOD_CSV), "images holds no folders of images"),
+    "files of another kind": (folder(train_csv=GOOD_CSV), "images holds no folders of classes"),
 }
 
 CSV: dict[str, Case] = {

@@ -92,11 +92,9 @@ def _ordered(files: Examples) -> Examples:
 
 def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
     """Lists a folder and all in it, but hidden files."""
-    from PIL import Image
+    from mnist_jax.datasets.image_files import image_suffixes
 
-    from mnist_jax.datasets.image_files import FORMATS
-
-    suffixes = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
+    suffixes = image_suffixes()
     status = path.stat()
     around = (*around, (status.st_dev, status.st_ino))
     if len(set(around)) < len(around):
@@ -140,7 +138,7 @@ def _parts(folder: Folder, root: Path, found: Found) -> dict[str, Examples]:
         split and all(_is_generic(below) for below in folder.folders)
     ):
         return _split_parts(folder, split, root, found)
-    if len(folder.folders) == 1 and not _flat(folder.folders[0]):
+    if len(folder.folders) == 1 and not folder.folders[0].images:
         found.ignored.extend([*folder.others, *map(str, folder.images)])
         return _parts(folder.folders[0], root, found)
     return {"all": _examples(folder, root, "all", found)}
@@ -200,7 +198,7 @@ def _examples(folder: Folder, root: Path, part: str, found: Found) -> Examples:
             odd = (inner.folders or below.folders or folder.folders[0].folders)[0].path
             raise ValueError(
                 f"{odd} is a folder in that of a class; expected {EXPECTED[9:]}: move the images "
-                f"up, or import a folder that is further down, such as {odd.parent}"
+                f"up, or import a folder that is further down, such as {below.path}"
             )
         found.ignored.extend([*below.others, *(inner.others if inner is not below else ())])
         examples += [(path, below.path.name) for path in inner.images]
@@ -209,11 +207,13 @@ def _examples(folder: Folder, root: Path, part: str, found: Found) -> Examples:
 
 def _labelled_by_table(flat: Folder, root: Path, part: str, found: Found) -> Examples:
     if not flat.images:
-        raise ValueError(f"{flat.path} holds no folders of images; {EXPECTED}")
+        names = [below.path.name for below in flat.folders] + [*map(os.path.basename, flat.others)]
+        but = f", but {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
+        raise ValueError(f"{flat.path} holds no folders of classes{but}; {EXPECTED}")
     table = find_table(flat.path, root, flat.images, part, found.columns)
     if table is None:
         raise NoLabelsError(
-            f"{flat.path} holds no folders of images, but {len(flat.images):,} images such as "
+            f"{flat.path} holds no folders of classes, but {len(flat.images):,} images such as "
             f"{flat.images[0].name}, and no table tells their labels; {EXPECTED}: put the images "
             "of each class into a folder of its name, or add a labels.csv of file_name,label"
         )

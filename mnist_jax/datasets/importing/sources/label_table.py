@@ -19,6 +19,10 @@ LABEL_COLUMNS = {
     *("label", "labels", "class", "classes", "classid", "classname", "labelname", "target", "y"),
     *("category", "digit"),
 }
+# What tells the part of each file; folders tell it here.
+PART_COLUMNS = {
+    *("split", "set", "subset", "dataset", "partition", "usage", "istrain", "isvalid", "istest"),
+}
 MAX_BYTES = 256 << 20  # of a table
 MAX_COLUMNS = 64  # of a table; a CSV file with more holds pixels
 
@@ -65,7 +69,7 @@ def find_table(
     place = folder
     while True:
         paths = sorted(path for path in place.iterdir() if _may_be_table(path, part))
-        tables = [table for path in paths if (table := _read(path, folder, images, columns))]
+        tables = [table for path in paths if (table := _read(path, folder, images, part, columns))]
         for one, other in itertools.pairwise(tables):
             if one.labels != other.labels:
                 raise ValueError(
@@ -88,7 +92,9 @@ def _may_be_table(path: Path, part: str) -> bool:
     )
 
 
-def _read(path: Path, folder: Path, images: Sequence[Path], columns: set[str]) -> LabelTable | None:
+def _read(
+    path: Path, folder: Path, images: Sequence[Path], part: str, columns: set[str]
+) -> LabelTable | None:
     """Reads a table; None where it is no table of labels of these images."""
     if path.stat().st_size > MAX_BYTES:
         return None
@@ -117,6 +123,12 @@ def _read(path: Path, folder: Path, images: Sequence[Path], columns: set[str]) -
     column = header[label]
     if column and not _is_label(column) and 2 * len({*labels.values()}) > len(labels):
         return None  # hardly two images of a class: it tells something else
+    for i, name in enumerate(header):
+        if part == "all" and _plain(name) in PART_COLUMNS and len({row[i] for row in rows}) > 1:
+            raise ValueError(
+                f"{path} tells the parts in the column {name!r}, which is not read; put the images "
+                "of each part into a folder of its name"
+            )
     title = f"{path}, column {column or label + 1}"
     return LabelTable(path, title, column, labels, len(rows)) if labels else None
 
