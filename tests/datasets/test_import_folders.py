@@ -274,7 +274,7 @@ def test_folders_that_tell_no_labels_are_refused_in_a_line(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_what_systems_leave_behind_is_left_out(tmp_path):
+def test_files_that_systems_leave_behind_are_left_out(tmp_path):
     junk = ["__MACOSX/cat/._1.png", "cat/._1.png", "cat/.DS_Store", ".DS_Store", "cat/Thumbs.db"]
     junk += ["dog/desktop.ini", ".ipynb_checkpoints/1.png", "dog/.ipynb_checkpoints/1.png"]
     junk += ["empty/", "README.md", "LICENSE", "sheet.png"]

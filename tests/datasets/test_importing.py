@@ -212,3 +212,16 @@ def test_a_source_is_read_block_by_block_and_written_shard_by_shard(small, tmp_p
         rows, stream = load_dataset("rows", split), load_dataset("stream", split)
         np.testing.assert_array_equal(rows.images, stream.images)
         np.testing.assert_array_equal(rows.labels, stream.labels)
+
+
+def test_three_files_are_the_parts_that_their_names_tell(small, tmp_path):
+    parts = {"train": slice(0, 80), "val": slice(80, 100), "test": slice(100, 120)}
+    files = []
+    for part, rows in parts.items():
+        x, y = small["x_train"][rows], small["y_train"][rows]
+        files.append(write_csv(tmp_path / f"mnist_{part}.csv", x, y))
+    assert import_dataset("mine", files).num_validation == 20
+    for split, rows in zip(("train", "validation", "test"), parts.values(), strict=True):
+        np.testing.assert_array_equal(
+            load_dataset("mine", split).images[..., 0], small["x_train"][rows]
+        )

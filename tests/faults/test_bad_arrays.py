@@ -95,7 +95,7 @@ NPZ: dict[str, Case] = {
     ),
     "one class": (npz(y=Y * 0), "there must be two classes or more, found only '0'"),
     "a class without a name": (npz(y=np.array(["", *"abcde"])), "the class '' must have a name"),
-    "a class of spaces": (npz(y=np.array([" a", *"abcde"])), "without spaces around it"),
+    "a class of spaces": (npz(y=np.array(["  ", *"abcde"])), "the class '' must have a name"),
     "a class of two lines": (npz(y=np.array(["a\nb", *"abcde"])), r"the class 'a\nb' must have a"),
     "a class that the terminal obeys": (npz(y=np.array(["\x1b[2J", *"abcde"])), "control charact"),
     "a class of half a character": (npz(y=np.array(["\ud800", *"abcde"])), "control characters"),

@@ -14,7 +14,12 @@ from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 # The third byte of a file; the first two are zeros, the fourth is the number of axes.
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-PURPOSES = {"train": "train on", "test": "test with", "all": "train on or test with"}
+PURPOSES = {
+    "train": "train on",
+    "validation": "validate with",
+    "test": "test with",
+    "all": "train on or test with",
+}
 USUAL_NAME = r"(?i).*(images|labels)[-.]idx\d-\w+(\.gz)?"
 
 
