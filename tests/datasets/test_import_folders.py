@@ -1,55 +1,17 @@
 """The folders that people have: those of torchvision, Kaggle, Hugging Face, fastai and ImageNet."""
 
-import io
 import json
 import unicodedata
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from imports import data_dir as data_dir
-from PIL import Image
+from imports import held, tree
 
-from mnist_jax.datasets import load_dataset, load_splits
-from mnist_jax.datasets.image_files import read_image
-from mnist_jax.datasets.importing import Imported, describe, import_dataset
-from mnist_jax.datasets.info import describe_images
-from mnist_jax.handwriting.files import prepare
+from mnist_jax.datasets import load_splits
+from mnist_jax.datasets.importing import describe, import_dataset
 
 pytestmark = pytest.mark.usefixtures("data_dir")
-
-
-def tree(root: Path, *paths: str, **texts: str) -> Path:
-    """Makes files in a folder: images of one grey value each, their number, and texts."""
-    number = 0
-    for path in paths:
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if path.endswith("/"):
-            file.mkdir(exist_ok=True)
-        elif path.lower().endswith((".png", ".jpg", ".jpeg")) and not file.name.startswith("."):
-            number += 1
-            output = io.BytesIO()
-            Image.fromarray(np.full((2, 2), 99 + number, np.uint8)).save(output, "PNG")
-            file.write_bytes(output.getvalue())
-        else:
-            file.write_bytes(b"x")
-    for path, text in texts.items():
-        (root / path).write_text(text, encoding="utf-8")
-    return root
-
-
-def held(imported: Imported) -> dict[str, dict[int, str]]:
-    """Returns the numbers of the images of each split, with their classes."""
-    splits = {"train": imported.num_train, "validation": imported.num_validation, "test": 1}
-    found = {}
-    for split in (split for split, count in splits.items() if count):
-        images, labels = load_dataset("mine", split)
-        numbers = (images[:, 0, 0, 0].astype(int) - 99).tolist()
-        names = [imported.names[label] for label in labels]
-        found[split] = dict(zip(numbers, names, strict=True))
-    return found
 
 
 THREE = {
@@ -157,6 +119,10 @@ TABLES: dict[str, tuple[list[str], dict[str, str]]] = {
             "data/test/metadata.csv": "file_name,label\n1.png,cat\n2.png,dog\n",
         },
     ),
+    "text, separated by spaces": (
+        ["train/1.png", "train/2.png", "test/3.png", "test/4.png"],
+        {"labels.txt": "./train/1.png cat\ntrain\\2.png dog\ntest/3.png cat\ntest/4.png dog\n"},
+    ),
     "a semicolon, a byte-order mark and numbers": (
         ["train/1.png", "train/2.png", "test/3.png", "test/4.png"],
         {"labels.csv": "\ufeffimage;label\r\n1;cat\r\n2;dog\r\n3;cat\r\n4;dog\r\n"},
@@ -257,6 +223,11 @@ REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
         {"a.csv": "file,label,split\n1.png,0,train\n2.png,1,test\n"},
         "tells the parts in the column 'split', which is not read",
     ),
+    "a class in two spellings": (
+        [f"{part}/1.png" for part in ("train/Cat", "train/Dog", "val/Cat", "val/dog")],
+        {},
+        "'dog' of the validation part has no image to train on, but 'Dog' has",
+    ),
     "HEIC": (["a/1.png", "b/1.heic"], {}, "in/b/1.heic is no image that can be read"),
     "images and folders": (
         ["a/1.png", "a/b/1.png", "c/1.png"],
@@ -297,6 +268,14 @@ def test_a_test_folder_without_labels_is_left_out_and_told(tmp_path):
     assert imported.num_train + imported.num_test == 6
 
 
+def test_a_preview_beside_the_classes_of_a_part_is_left_out(tmp_path):
+    paths = [f"{part}/{x}/0.png" for part in ("train", "test") for x in ("cat", "dog")]
+    root = tree(tmp_path / "in", *paths, "train/preview.png", "extra/1.png")
+    imported = import_dataset("mine", [root])
+    assert held(imported)["train"] == {1: "cat", 2: "dog"}
+    assert imported.source.ignored == [f"{root}/extra", f"{root}/train/preview.png"]
+
+
 def test_train_is_a_class_beside_other_vehicles(tmp_path):
     root = tree(tmp_path / "in", "car/1.png", "plane/2.png", "train/3.png")
     assert import_dataset("mine", [root]).names == ["car", "plane", "train"]
@@ -310,76 +289,3 @@ def test_a_letter_composed_in_two_ways_is_one_class(tmp_path):
     imported = import_dataset("mine", [root])
     assert imported.names == ["é", "ü"]
     assert not imported.only_in_test
-
-
-# Files that cannot be read, of every kind.
-def damage(good: bytes) -> dict[str, bytes]:
-    return {"cut.png": good[:40], "empty.png": b"", "text.png": b"no image", "bits.png": b"\x89PNG"}
-
-
-def test_unreadable_files_are_named_all_at_once_or_left_out(tmp_path):
-    paths = [f"{part}/{x}/{n}.png" for part in ("train", "test") for x in "ab" for n in range(3)]
-    root = tree(tmp_path / "in", *paths)
-    bad = damage((root / "train/a/0.png").read_bytes())
-    for part in ("train", "test"):
-        for name, content in bad.items():
-            (root / part / "b" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"^8 images cannot be read: ") as caught:
-        import_dataset("mine", [root])
-    message = str(caught.value)
-    assert all(f"{part}/b/{name}" in message for part in ("train", "test") for name in bad)
-    assert message.endswith("; --skip-unreadable leaves them out")
-    imported = import_dataset("mine", [root], skip_unreadable=True)
-    assert {split: [*found] for split, found in held(imported).items()} == {
-        "train": [1, 4, 2, 5, 3, 6],
-        "test": [7, 10, 8, 11, 9, 12],
-    }
-    assert len(imported.source.ignored) == 8
-
-
-def test_a_file_that_becomes_unreadable_while_it_is_imported_is_an_error(tmp_path, monkeypatch):
-    from mnist_jax.datasets import importing
-    from mnist_jax.datasets.importing.sources import picture_part
-
-    root = tree(tmp_path / "in", "a/1.png", "b/2.png")
-    monkeypatch.setattr(picture_part, "KEPT_BYTES", 0)
-    create = importing.create_builder
-
-    def damage_first(*args: Any) -> Any:
-        (root / "a/1.png").write_bytes(b"")
-        return create(*args)
-
-    monkeypatch.setattr(importing, "create_builder", damage_first)
-    with pytest.raises(ValueError, match=r"a/1.png is no image"):
-        import_dataset("mine", [root], test_fraction=0.5, skip_unreadable=True)
-
-
-def ink_on_nothing(path: Path, image: np.ndarray, grey: int) -> None:
-    """Saves a drawing with a transparent ground."""
-    pixels = np.zeros((*image.shape, 4), np.uint8)
-    pixels[..., :3], pixels[..., 3] = grey, image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
-    Image.fromarray(pixels).save(path, **options)
-
-
-@pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
-@pytest.mark.parametrize(("greys", "ground"), [((0, 90, 160), 255), ((255, 250, 40), 0)])
-def test_transparent_pictures_have_one_ground_in_all_parts(suffix, greys, ground, mnist, tmp_path):
-    """It is that on which most are seen, and a network's own one where it classifies such files."""
-    digits = (mnist["test"].images[:60, ..., 0] > 99).astype(np.uint8) * 255
-    for number, image in enumerate(digits):
-        part, grey = ("train", "val", "test")[number % 3], greys[number // 3 % 3]
-        path = tmp_path / "in" / part / str(number % 2) / f"{number}.{suffix}"
-        ink_on_nothing(path, image, grey)
-    import_dataset("mine", [tmp_path / "in"], channels=1)
-    for part in ("train", "validation", "test"):
-        images = load_dataset("mine", part).images[..., 0]
-        expected = [np.where(x, greys[n // 3 % 3], ground) for n, x in enumerate(digits)]
-        for image in images.astype(int):
-            assert any((np.abs(image - x) <= 3).all() for x in expected)
-    info = describe_images(load_dataset("mine", "train").images, ("0", "1"))
-    assert info.ground == ground
-    for path in sorted((tmp_path / "in/train").rglob(f"*.{suffix}")):
-        seen = prepare(read_image(path, info.ground), info).pixels
-        assert any((seen == image).all() for image in load_dataset("mine", "train").images)

@@ -108,6 +108,7 @@ def import_dataset(
     survey = survey_parts(source.parts, size, channels, pixel_range, skip_unreadable)
     unreadable = [line for part in source.parts.values() for line in part.unreadable]
     source = source._replace(ignored=[*unreadable, *source.ignored])
+    _check_spelling(survey)
     splits = _split(source.parts, survey.labels, test_fraction, seed)
     hashes = {split: np.zeros(len(splits[split].labels), np.uint64) for split in splits}
     with prepare.locked(root, name):
@@ -201,6 +202,21 @@ def _check_name(name: str) -> None:
         )
     if name in prepare.ALIASES or prepare.is_own(name) or name == "downloads":
         raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")
+
+
+def _check_spelling(survey: Survey) -> None:
+    """Raises ValueError where a part calls a class Cat that the training part calls cat."""
+    if "train" not in survey.labels:
+        return
+    trained = {survey.label_names[label] for label in np.unique(survey.labels["train"])}
+    by_letters = {name.casefold(): name for name in trained}
+    for part, labels in survey.labels.items():
+        for name in {survey.label_names[label] for label in np.unique(labels)} - trained:
+            if name.casefold() in by_letters:
+                raise ValueError(
+                    f"the class {name!r} of the {part} part has no image to train on, but "
+                    f"{by_letters[name.casefold()]!r} has: spell a class alike in all parts"
+                )
 
 
 def _split(

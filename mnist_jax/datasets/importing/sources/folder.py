@@ -124,8 +124,11 @@ def _is_generic(folder: Folder) -> bool:
 
 
 def _flat(folder: Folder) -> Folder | None:
-    """Returns the folder that holds the images themselves, of those without folders of classes."""
-    if folder.images:
+    """Returns the folder that holds the images themselves, of those without folders of classes.
+
+    A single image beside several folders is a preview, or one that went astray.
+    """
+    if folder.images and len(folder.folders) < 2:
         return folder
     only = folder.folders[0] if len(folder.folders) == 1 else None
     return _flat(only) if only and _is_generic(only) else None
@@ -183,8 +186,12 @@ def _examples(folder: Folder, root: Path, part: str, found: Found) -> Examples:
     while len(folder.folders) == 1 and not folder.images and not _flat(folder.folders[0]):
         found.ignored.extend(folder.others)
         folder = folder.folders[0]
-    flat = _flat(folder) if not folder.folders or not folder.images else None
-    if flat is None and all(below.path.name.lower() in GENERIC for below in folder.folders):
+    flat = _flat(folder)
+    if (
+        flat is None
+        and not folder.images
+        and all(below.path.name.lower() in GENERIC for below in folder.folders)
+    ):
         flat = folder
     if flat:
         return _labelled_by_table(flat, root, part, found)

@@ -104,7 +104,10 @@ def _read(
     if len(rows) < 1 or not 2 <= len(rows[0]) <= MAX_COLUMNS:
         return None
     by_name = _names(path.parent, folder, images)
-    has_header = not any(field in by_name for field in rows[0])
+    suffixes = tuple({image.suffix for image in images})
+    has_header = not any(
+        _plain_path(field) in by_name or field.strip().endswith(suffixes) for field in rows[0]
+    )
     header = [field.strip() for field in rows[0]] if has_header else [""] * len(rows[0])
     rows = [row for row in rows[has_header:] if len(row) == len(header)]
     files = _file_column(header, rows, by_name)
@@ -147,7 +150,9 @@ def _csv_rows(text: str) -> list[list[str]]:
     lines = text.splitlines()
     first = lines[0] if lines else ""
     delimiter = max(",;\t", key=first.count)
-    return [row for row in csv.reader(lines, delimiter=delimiter) if any(row)]
+    delimiter = delimiter if delimiter in first else " "
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    return [row for row in rows if any(row)]
 
 
 def _json_rows(path: Path, text: str) -> list[list[str]]:

@@ -1,0 +1,89 @@
+"""Image files of a dataset: those that cannot be read, and those that are transparent."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from imports import data_dir as data_dir
+from imports import held, tree
+from PIL import Image
+
+from mnist_jax.datasets import importing, load_dataset
+from mnist_jax.datasets.image_files import read_image
+from mnist_jax.datasets.importing import import_dataset
+from mnist_jax.datasets.importing.sources import picture_part
+from mnist_jax.datasets.info import describe_images
+from mnist_jax.handwriting.files import prepare
+
+pytestmark = pytest.mark.usefixtures("data_dir")
+
+
+# Files that cannot be read, of every kind.
+def damage(good: bytes) -> dict[str, bytes]:
+    return {"cut.png": good[:40], "empty.png": b"", "text.png": b"no image", "bits.png": b"\x89PNG"}
+
+
+def test_unreadable_files_are_named_all_at_once_or_left_out(tmp_path):
+    paths = [f"{part}/{x}/{n}.png" for part in ("train", "test") for x in "ab" for n in range(3)]
+    root = tree(tmp_path / "in", *paths)
+    bad = damage((root / "train/a/0.png").read_bytes())
+    for part in ("train", "test"):
+        for name, content in bad.items():
+            (root / part / "b" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"^8 images cannot be read: ") as caught:
+        import_dataset("mine", [root])
+    message = str(caught.value)
+    assert all(f"{part}/b/{name}" in message for part in ("train", "test") for name in bad)
+    assert message.endswith("; --skip-unreadable leaves them out")
+    imported = import_dataset("mine", [root], skip_unreadable=True)
+    assert {split: [*found] for split, found in held(imported).items()} == {
+        "train": [1, 4, 2, 5, 3, 6],
+        "test": [7, 10, 8, 11, 9, 12],
+    }
+    assert len(imported.source.ignored) == 8
+
+
+def test_a_file_that_becomes_unreadable_while_it_is_imported_is_an_error(tmp_path, monkeypatch):
+    root = tree(tmp_path / "in", "a/1.png", "b/2.png")
+    monkeypatch.setattr(picture_part, "KEPT_BYTES", 0)
+    create = importing.create_builder
+
+    def damage_first(*args: Any) -> Any:
+        (root / "a/1.png").write_bytes(b"")
+        return create(*args)
+
+    monkeypatch.setattr(importing, "create_builder", damage_first)
+    with pytest.raises(ValueError, match=r"a/1.png is no image"):
+        import_dataset("mine", [root], test_fraction=0.5, skip_unreadable=True)
+
+
+def ink_on_nothing(path: Path, image: np.ndarray, grey: int) -> None:
+    """Saves a drawing with a transparent ground."""
+    pixels = np.zeros((*image.shape, 4), np.uint8)
+    pixels[..., :3], pixels[..., 3] = grey, image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
+@pytest.mark.parametrize(("greys", "ground"), [((0, 90, 160), 255), ((255, 250, 40), 0)])
+def test_transparent_pictures_have_one_ground_in_all_parts(suffix, greys, ground, mnist, tmp_path):
+    """It is that on which most are seen, and a network's own one where it classifies such files."""
+    digits = (mnist["test"].images[:60, ..., 0] > 99).astype(np.uint8) * 255
+    for number, image in enumerate(digits):
+        part, grey = ("train", "val", "test")[number % 3], greys[number // 3 % 3]
+        path = tmp_path / "in" / part / str(number % 2) / f"{number}.{suffix}"
+        ink_on_nothing(path, image, grey)
+    import_dataset("mine", [tmp_path / "in"], channels=1)
+    for part in ("train", "validation", "test"):
+        images = load_dataset("mine", part).images[..., 0]
+        expected = [np.where(x, greys[n // 3 % 3], ground) for n, x in enumerate(digits)]
+        for image in images.astype(int):
+            assert any((np.abs(image - x) <= 3).all() for x in expected)
+    info = describe_images(load_dataset("mine", "train").images, ("0", "1"))
+    assert info.ground == ground
+    for path in sorted((tmp_path / "in/train").rglob(f"*.{suffix}")):
+        seen = prepare(read_image(path, info.ground), info).pixels
+        assert any((seen == image).all() for image in load_dataset("mine", "train").images)
