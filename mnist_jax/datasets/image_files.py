@@ -119,7 +119,7 @@ def _decode(
     source: Path | BinaryIO,
     name: str,
     max_pixels: int,
-    finish: Callable[[Image.Image, Path | BinaryIO], Any],
+    finish: Callable[[Image.Image, Path | BinaryIO, str], Any],
 ) -> Any:
     """Opens an image, and returns what `finish` makes of it."""
     try:
@@ -129,7 +129,9 @@ def _decode(
                 raise TooManyPixelsError(
                     f"it has {width}x{height} pixels, at most {max_pixels:,} fit"
                 )
-            return finish(image, source)
+            raw_mode = _raw_mode(image)
+            _load_upright(image)
+            return finish(image, source, raw_mode)
     except PermissionError:
         raise
     except Image.UnidentifiedImageError:
@@ -142,10 +144,15 @@ def _decode(
         raise kind(f"{name} cannot be read as an image: {error}") from error
 
 
-def _flat(image: Image.Image, source: Path | BinaryIO, ground: int | None = None) -> Image.Image:
+def _flat(
+    image: Image.Image, source: Path | BinaryIO, raw_mode: str, ground: int | None
+) -> Image.Image:
     """Grey or colour of 8 bits, without transparency."""
     is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
-    pixels = _pixels(image, source)
+    is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
+    if is_plain and not image.has_transparency_data and not (is_array and _is_faint(image)):
+        return image  # a large one needs no copy
+    pixels = _pixels(image, source, raw_mode)
     if pixels.shape[2] == 4:
         ground = best_ground([lightness(pixels)]) if ground is None else ground
         pixels = on_ground(pixels, ground)
@@ -156,10 +163,8 @@ def _flat(image: Image.Image, source: Path | BinaryIO, ground: int | None = None
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _pixels(image: Any, source: Path | BinaryIO) -> np.ndarray:
+def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.ndarray:
     """The numbers, as `read_pixels` returns them."""
-    raw_mode = _raw_mode(image.tile[0]) if image.tile else ""
-    _load_upright(image)
     if raw_mode in OTHER_BYTES and image.mode in ("RGB", "RGBA"):
         return _sixteen_bits(np.asarray(image), raw_mode, source)
     if image.mode.startswith("I") or image.mode == "F":
@@ -195,12 +200,18 @@ def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> n
     return high if high[..., :3].any() else np.dstack([low[..., :3], high[..., 3]])
 
 
+def _is_faint(image: Image.Image) -> bool:
+    few = image.resize((32, 32), Image.Resampling.NEAREST)  # nearly always enough, and quick
+    return all(np.max(part.getextrema()) <= FAINT for part in (few, image))
+
+
 def _load_upright(image: Image.Image) -> None:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)  # a copy only of what is turned
 
 
-def _raw_mode(tile: Any) -> str:
+def _raw_mode(image: Any) -> str:
     """The order of the bytes in the file, as Pillow names it."""
-    args = tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
-    return args if isinstance(args, str) else ""
+    args = image.tile[0].args if image.tile else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
