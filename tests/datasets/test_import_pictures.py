@@ -87,3 +87,64 @@ def test_transparent_pictures_have_one_ground_in_all_parts(suffix, greys, ground
     for path in sorted((tmp_path / "in/train").rglob(f"*.{suffix}")):
         seen = prepare(read_image(path, info.ground), info).pixels
         assert any((seen == image).all() for image in load_dataset("mine", "train").images)
+
+
+# Numbers that people save, the type and the end of their files, and the value of white.
+NUMBERS = [
+    (np.uint16, "png", 255),
+    (np.uint16, "png", 4095),
+    (np.uint16, "tif", 65535),
+    (np.int32, "tif", 16),
+    (np.float32, "tif", 1),
+    (np.float32, "tiff", 255),
+]
+
+
+@pytest.mark.parametrize(("dtype", "suffix", "white"), NUMBERS)
+def test_white_of_image_files_is_that_of_the_whole_dataset(dtype, suffix, white, tmp_path):
+    """One picture is dark, another one bright; each keeps all its levels."""
+    for name, brightness in (("a", 1), ("b", 0.25)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for part in (0.5, 1):
+            pixels = (np.linspace(0, white * brightness * part, 64).reshape(8, 8)).astype(dtype)
+            Image.fromarray(pixels).save(tmp_path / "in" / name / f"{part}.{suffix}")
+    imported = import_dataset("mine", [tmp_path / "in"], test_fraction=0.1)
+    assert imported.pixel_range == (0, white)
+    largest = [
+        int(image.max())
+        for split in ("train", "test")
+        for image in load_dataset("mine", split).images
+    ]
+    np.testing.assert_allclose(sorted(largest), [32, 64, 128, 255], atol=8 if white == 16 else 1)
+    imported = import_dataset(
+        "mine", [tmp_path / "in"], test_fraction=0.1, pixel_range=(0, 2 * white), overwrite=True
+    )
+    assert load_dataset("mine", "train").images.max() <= 128
+
+
+def test_pixels_that_are_not_kept_are_read_again(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        pixels = rng.integers(0, 256, (3, 4, 3 + number % 2), np.uint8)
+        path = tmp_path / "in" / "ab"[number // 6] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    written = []
+    for kept in (1 << 20, 50, 0):
+        monkeypatch.setattr(picture_part, "KEPT_BYTES", kept)
+        import_dataset("mine", [tmp_path / "in"], overwrite=True)
+        splits = [load_dataset("mine", split) for split in ("train", "test")]
+        written.append([(split.images.tobytes(), split.labels.tobytes()) for split in splits])
+    assert written[0] == written[1] == written[2]
+
+
+def test_the_first_ten_of_many_unreadable_files_are_named(tmp_path):
+    root = tree(tmp_path / "in", "a/0.png", "b/0.png")
+    for number in range(12):
+        (root / "a" / f"x{number}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^12 images .*x9.png .*[^;]; \.\.\.; --skip") as caught:
+        import_dataset("mine", [root])
+    assert "x10.png" not in str(caught.value)
+    (root / "b/0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="there must be two classes"):
+        import_dataset("mine", [root], skip_unreadable=True)
