@@ -119,6 +119,20 @@ TABLES: dict[str, tuple[list[str], dict[str, str]]] = {
             "data/test/metadata.csv": "file_name,label\n1.png,cat\n2.png,dog\n",
         },
     ),
+    "captions of several lines, and numbers in another column": (
+        ["train/1.png", "train/2.png", "test/3.png", "test/4.png"],
+        {
+            "metadata.csv": 'id,text,label,image_path\n1,"a\n\u2028b",cat,train/1.png\n'
+            '5,"c, d",dog,train/2.png\n6,,cat,test/3.png\n7,,dog,test/4.png\n'
+        },
+    ),
+    "CIFAR-10 of Kaggle, with numbers that begin again": (
+        ["train/1.png", "train/2.png", "test/1.png", "test/2.png"],
+        {
+            "trainLabels.csv": "id,label\n1,cat\n2,dog\n",
+            "test_labels.csv": "id,label\n1,cat\n2,dog\n",
+        },
+    ),
     "text, separated by spaces": (
         ["train/1.png", "train/2.png", "test/3.png", "test/4.png"],
         {"labels.txt": "./train/1.png cat\ntrain\\2.png dog\ntest/3.png cat\ntest/4.png dog\n"},
@@ -227,6 +241,11 @@ REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
         [f"{part}/1.png" for part in ("train/Cat", "train/Dog", "val/Cat", "val/dog")],
         {},
         "'dog' of the validation part has no image to train on, but 'Dog' has",
+    ),
+    "a name in two parts": (
+        ["train/1.png", "train/2.png", "test/1.png", "test/3.png"],
+        {"labels.csv": "id,label\n1,cat\n2,dog\n3,dog\n"},
+        "names '1', which is in two parts; name the files by their paths, or the table by its part",
     ),
     "HEIC": (["a/1.png", "b/1.heic"], {}, "in/b/1.heic is no image that can be read"),
     "images and folders": (

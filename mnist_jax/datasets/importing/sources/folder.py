@@ -43,13 +43,13 @@ class Found(NamedTuple):
     Attributes:
         places: the places of the labels.
         columns: the names of the columns of labels in tables.
-        rows_left: number of rows of each table that name no image so far.
+        unused: names in each table that stand for no image so far.
         ignored: what is of no use.
     """
 
     places: list[str]
     columns: set[str]
-    rows_left: dict[Path, int]
+    unused: dict[Path, set[str]]
     ignored: list[str]
 
 
@@ -76,8 +76,9 @@ def read_folders(paths: Sequence[Path]) -> Source:
             raise ValueError(f"{path} has several parts itself; give it alone, or folders of one")
         parts |= below if len(paths) == 1 else {role(path): next(iter(below.values()))}
     memory = Memory()
-    ignored = [line for line in found.ignored if Path(line) not in found.rows_left]
-    ignored += [f"{path} ({n:,} rows without an image)" for path, n in found.rows_left.items() if n]
+    ignored = [line for line in found.ignored if Path(line) not in found.unused]
+    for path, names in found.unused.items():
+        ignored += [f"{path} ({len(names):,} rows without an image)"] if names else []
     return Source(
         "image files",
         " and ".join(dict.fromkeys(found.places)),
@@ -226,8 +227,13 @@ def _labelled_by_table(flat: Folder, root: Path, part: str, found: Found) -> Exa
         )
     found.places.append(table.title)
     found.columns.update({table.column} - {""})
-    left = found.rows_left.setdefault(table.path, table.num_rows)
-    found.rows_left[table.path] = left - len(table.labels)
+    unused = found.unused.get(table.path, table.names)
+    for twice in sorted(table.used - unused):
+        raise ValueError(
+            f"{table.path} names {twice!r}, which is in two parts; name the files by their paths, "
+            "or the table by its part, as in train_labels.csv"
+        )
+    found.unused[table.path] = unused - table.used
     found.ignored.extend(flat.others)
     found.ignored.extend(f"{path} (no label)" for path in flat.images if path not in table.labels)
     return [*table.labels.items()]

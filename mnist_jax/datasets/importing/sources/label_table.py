@@ -1,6 +1,7 @@
 """Tables that give image files their labels, where no folders of classes do."""
 
 import csv
+import io
 import itertools
 import json
 import os
@@ -35,14 +36,16 @@ class LabelTable(NamedTuple):
         title: the table and its column, as a message names them.
         column: the name of the label's column; empty where the columns have none.
         labels: the labels, by file.
-        num_rows: number of files that the table names.
+        names: names of files in the table.
+        used: names among them that stand for these files.
     """
 
     path: Path
     title: str
     column: str
     labels: dict[Path, str]
-    num_rows: int
+    names: set[str]
+    used: set[str]
 
 
 def find_table(
@@ -117,6 +120,7 @@ def _read(
     if label is None:
         return None
     labels: dict[Path, str] = {}
+    names = {_plain_path(row[files]) for row in rows}
     for row in rows:
         image, name = by_name.get(_plain_path(row[files])), row[label].strip()
         if image and name and labels.setdefault(image, name) != name:
@@ -133,7 +137,8 @@ def _read(
                 "of each part into a folder of its name"
             )
     title = f"{path}, column {column or label + 1}"
-    return LabelTable(path, title, column, labels, len(rows)) if labels else None
+    used = {name for name in names if by_name.get(name) in labels}
+    return LabelTable(path, title, column, labels, names, used) if labels else None
 
 
 def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]:
@@ -147,17 +152,16 @@ def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]
 
 
 def _csv_rows(text: str) -> list[list[str]]:
-    lines = text.splitlines()
-    first = lines[0] if lines else ""
+    first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     delimiter = delimiter if delimiter in first else " "
-    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     return [row for row in rows if any(row)]
 
 
 def _json_rows(path: Path, text: str) -> list[list[str]]:
     try:
-        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        records = [json.loads(line) for line in text.split("\n") if line.strip()]
         header = [*records[0]] if records else []
         return [header, *([_text(record.get(key)) for key in header] for record in records)]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
@@ -172,14 +176,13 @@ def _file_column(
     header: Sequence[str], rows: Sequence[Sequence[str]], by_name: dict[str, Path]
 ) -> int | None:
     """Returns the column that names most of the images, one of a usual name before others."""
-    found = [
-        {by_name.get(row[i].strip().removeprefix("./")) for row in rows} - {None}
-        for i in range(len(header))
-    ]
-    best = max(range(len(header)), key=lambda i: (_plain(header[i]) in FILE_COLUMNS, len(found[i])))
-    best = best if found[best] else max(range(len(header)), key=lambda i: len(found[i]))
-    enough = min(len([*rows]), len({*by_name.values()})) / 2
-    return best if found[best] and len(found[best]) >= enough else None
+    enough = min(len(rows), len({*by_name.values()})) / 2
+    found = []
+    for i, name in enumerate(header):
+        count = len({by_name.get(_plain_path(row[i])) for row in rows} - {None})
+        if count and count >= enough:
+            found.append((_plain(name) in FILE_COLUMNS, not _is_label(name), count, -i))
+    return -max(found)[-1] if found else None
 
 
 def _label_column(path: Path, header: list[str], files: int, columns: set[str]) -> int | None:
