@@ -200,6 +200,8 @@ class Import(Common):
     """1: image files become grey; 3: colour (default: as they are)."""
     pixel_range: tuple[float, float] | None = None
     """What is black and what is white, where pixels are not 8 bits (default: from the data)."""
+    label_column: str | None = None
+    """Name or number (from 1) of a CSV's column of labels (default: found by its name)."""
     test_fraction: float = 0.2
     """The part kept for the test, where the source has none."""
     seed: int = 0
@@ -216,6 +218,7 @@ class Import(Common):
             size=self.size,
             channels=self.channels,
             pixel_range=self.pixel_range,
+            label_column=self.label_column,
             test_fraction=self.test_fraction,
             seed=self.seed,
             skip_unreadable=self.skip_unreadable,

@@ -62,6 +62,7 @@ def import_dataset(
     size: tuple[int, int] | None = None,
     channels: Literal[1, 3] | None = None,
     pixel_range: tuple[float, float] | None = None,
+    label_column: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     skip_unreadable: bool = False,
@@ -84,6 +85,8 @@ def import_dataset(
         channels: 1 for grey, 3 for colour. None for the images' own: where some are grey and others
             in colour, colour.
         pixel_range: the values of black and white.
+        label_column: the name, or the number from 1, of the column of a .csv file that holds the
+            labels. None to find it, see `read_csv`.
         test_fraction: fraction of the training part that becomes the test part where the source has
             none, rounded up. A validation part stays as it is.
         seed: the seed of that draw, see `train_validation_split`. All examples keep their order.
@@ -104,7 +107,7 @@ def import_dataset(
     root = prepare.data_root(data_dir)
     _check_name(name)
     imported_versions(root / name, overwrite)
-    source = open_source([Path(path).expanduser() for path in sources], size)
+    source = open_source([Path(path).expanduser() for path in sources], size, label_column)
     survey = survey_parts(source.parts, size, channels, pixel_range, skip_unreadable)
     unreadable = [line for part in source.parts.values() for line in part.unreadable]
     source = source._replace(ignored=[*unreadable, *source.ignored])

@@ -17,10 +17,11 @@ KINDS = (
     "images for each class"
 )
 # The readers of one file; IDX files and folders come several together.
-READERS: dict[str, Callable[[Path, tuple[int, int] | None], Source]] = {
-    "an .npz file": read_npz,
+READERS: dict[str, Callable[[Path, tuple[int, int] | None, str | None], Source]] = {
+    "an .npz file": lambda path, size, _label_column: read_npz(path, size),
     "a .csv file": read_csv,
 }
+TABLES = tuple(f"{end}{packed}" for end in (".csv", ".tsv") for packed in ("", ".gz"))
 # What other archives begin with; .tar has no such bytes.
 ARCHIVES = (
     b"PK\x03\x04",
@@ -33,13 +34,16 @@ ARCHIVES = (
 )
 
 
-def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
+def open_source(
+    paths: Sequence[Path], size: tuple[int, int] | None, label_column: str | None = None
+) -> Source:
     """Finds out what kind of source it is, and reads its headers.
 
     Args:
         paths: the IDX files, or a folder that holds them; an .npz file, a .csv file, or a folder
             of images; or several of these, with "train", "validation" and "test" in their names.
         size: H and W of images that are rows of pixels; None where these are square.
+        label_column: name or number of a table's column of labels; None to find it.
 
     Returns:
         Its parts: "train" and one or both of "validation" and "test", or one of any name.
@@ -54,10 +58,12 @@ def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     if len(kinds) != 1:
         raise ValueError(f"the source must be one of: {KINDS}; got {' and '.join(sorted(kinds))}")
     (kind,) = kinds
+    if label_column is not None and kind != "a .csv file":
+        raise ValueError(f"label_column is for .csv files; the source is {kind}")
     if kind == "IDX files":
         return read_idx(paths)
     if len(paths) == 1 and kind != "a folder":
-        return READERS[kind](paths[0], size)
+        return READERS[kind](paths[0], size, label_column)
     by_role = {role(path): path for path in paths}
     if len(paths) > 1 and (len(by_role) < len(paths) or "train" not in by_role or "all" in by_role):
         raise ValueError(
@@ -66,7 +72,9 @@ def open_source(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
         )
     if kind == "a folder":
         return read_folders(paths)
-    sources = {part: READERS[kind](by_role[part], size) for part in ROLES if part in by_role}
+    sources = {
+        part: READERS[kind](by_role[part], size, label_column) for part in ROLES if part in by_role
+    }
     for part, source in sources.items():
         if len(source.parts) > 1:
             raise ValueError(f"{by_role[part]} has a part for training and one for the test itself")
@@ -96,6 +104,6 @@ def _kind(path: Path) -> str:
         return "an .npz file"
     if head.startswith(ARCHIVES) or head[257:] == b"ustar":
         raise ValueError(f"{path} is an archive: unpack it, and import the folder")
-    if path.name.lower().endswith((".csv", ".csv.gz")):
+    if path.name.lower().endswith(TABLES):
         return "a .csv file"
     raise ValueError(f"{path} is of no kind that can be imported; expected {KINDS}")

@@ -1,113 +1,379 @@
 """CSV files: a row for each image, of its label and its pixels."""
 
+import contextlib
 import csv
 import functools
+import io
 import itertools
 import math
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES, Block, Part, Source, flat_shape
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
-LABEL_COLUMNS = {"label", "class", "target", "y"}
-MAX_LINE = 16 << 20  # bytes: a million pixels in colour
+LABEL_NAMES = {
+    "label",
+    "labels",
+    "class",
+    "target",
+    "y",
+    "digit",
+    "letter",
+    "character",
+    "category",
+}
+INDEX_NAMES = "|unnamed: ?[0-9]+|id|ids|index|idx|row|image_?id|row_?id"
+SAMPLE = 500  # rows that tell which column is the label where none is named
+MAX_LINE = 16 << 20  # characters: a million pixels in colour
 
 
-def read_csv(path: Path, size: tuple[int, int] | None) -> Source:
-    """Reads the first row of a file, which may be packed by gzip.
+class Layout(NamedTuple):
+    """The places of a table's columns.
+
+    Attributes:
+        width: number of columns.
+        label: index of the label's column.
+        pixels: indices of the pixels' columns, in row-major order, colours side by side.
+        shape: an image's, [H, W, C].
+        has_header: whether the first row names the columns.
+        delimiter: the character between columns; None for blanks.
+    """
+
+    width: int
+    label: int
+    pixels: list[int]
+    shape: tuple[int, int, int]
+    has_header: bool
+    delimiter: str | None
+
+
+def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None = None) -> Source:
+    """Finds the columns of a file, which may be packed by gzip, from its first rows.
+
+    The label's column is the only one that is not named like the others, or has one of
+    `LABEL_NAMES`. Without names it is the first or the last one, whichever is unlike the pixels
+    beside it. Pixels come in the order of the numbers in their names.
 
     Args:
-        path: a file with or without a header. The label is the column label, class, target or y,
-            else the first. The others are pixels in row-major order, their colours side by side.
+        path: a file with or without a header; commas, semicolons, tabs or blanks separate columns.
         size: H and W; None where images are square.
+        label_column: the name or the number (from 1) of the label's column; None to find it.
 
     Raises:
-        ValueError: the first row is not of that kind.
+        ValueError: the first rows are not of that kind, or do not tell the label.
     """
-    row = next((row for _, row in _rows(path)), None)
-    if row is None:
+    first = next(_lines(path), None)
+    if first is None:
         raise ValueError(f"{path} is empty; expected rows of a label and pixels")
-    label, has_header = _layout(path, row)
-    shape = flat_shape(len(row) - 1, size, str(path))
-    blocks = functools.partial(_blocks, path, label, has_header, shape)
-    part = Part(blocks, lambda index: f"image {index} of {path}")
-    return Source("a CSV file", f"column {label + 1}", {"all": part}, [])
-
-
-def _layout(path: Path, row: list[str]) -> tuple[int, bool]:
-    """Returns the number of the label's column, and whether the first row names the columns."""
-    if len(row) < 2:
+    delimiter = _delimiter(first[1])
+    names = [name.strip() for name in _fields(path, *first, delimiter)]
+    if len(names) < 2:
         raise ValueError(f"{path} must have rows of a label and pixels, separated by commas")
-    labels = [i for i, field in enumerate(row) if field.strip().lower() in LABEL_COLUMNS]
-    others = [field.strip() for i, field in enumerate(row) if i != (labels or [0])[0]]
-    # A header may number the pixels, one after the other; "y,0,0,0,0" is an image of the letter y.
-    first = 1 if others[0] == "1" else 0
-    counts = others == [str(first + i) for i in range(len(others))] and len(others) > 3
-    if any(map(_is_number, others)) and not (counts and (labels or row[0] == "0")):
-        return 0, False
-    if len(labels) > 1:
-        raise ValueError(f"{path} has several columns that could be the label: {labels}")
-    return (labels or [0])[0], True
+    has_header = _is_header(names)
+    unused = [
+        index
+        for index, name in enumerate(names)
+        if (re.fullmatch(INDEX_NAMES, name.lower()) and has_header)
+        or (not name and index == len(names) - 1)  # a comma at the end of each row
+    ]
+    used = [index for index in range(len(names)) if index not in unused]
+    is_named = (
+        has_header
+        and not all(map(_is_number, names))
+        and not _counts_label([names[index] for index in used], size)
+    )
+    if label_column is not None:
+        label = _chosen(path, names if has_header else [], label_column, len(names))
+    elif is_named:
+        label = _named(path, names, used)
+    else:
+        rows = [_fields(path, *line, delimiter) for line in _spread(path)[has_header:]]
+        label = _unlike(path, [row for row in rows if len(row) == len(names)], used)
+    pixels = [index for index in used if index != label]
+    if is_named:
+        pixels, shape = _ordered(path, names, pixels, size)
+        unused = [index for index in range(len(names)) if index not in (*pixels, label)]
+    else:
+        shape = flat_shape(len(pixels), size, str(path))
+    layout = Layout(len(names), label, pixels, shape, has_header, delimiter)
+    part = Part(functools.partial(_blocks, path, layout), lambda index: f"image {index} of {path}")
+    title = f"the column {names[label]!r} ({label + 1})" if has_header else f"column {label + 1}"
+    left_out = [f"{path}: the column {names[index] or index + 1!r}" for index in unused]
+    return Source("a CSV file", title, {"all": part}, left_out)
 
 
 def _is_number(field: str) -> bool:
     try:
-        float(field)
+        float(field.replace(",", "."))  # a decimal comma, where semicolons separate columns
     except ValueError:
         return False
-    return True
+    return "_" not in field
 
 
-def _blocks(
-    path: Path,
-    label: int,
-    has_header: bool,
-    shape: tuple[int, int, int],
-    keep: np.ndarray | None,
-) -> Iterator[Block]:
-    num_pixels = math.prod(shape)
-    images, names = [], []
-    for index, (line, row) in enumerate(itertools.islice(_rows(path), has_header, None)):
-        if len(row) != num_pixels + 1:
+def _is_header(names: Sequence[str]) -> bool:
+    """Tells whether a row names columns: by words, by counting, or as pandas has it."""
+    words = [name for name in names if not _is_number(name)]
+    if 2 * len(words) > len(names):
+        return True
+    seen: Counter[str] = Counter()
+    for name in names:  # pandas names the second column "0" "0.1", and saves that as a header
+        base, _, count = name.partition(".")
+        if count != (str(seen[base]) if seen[base] else ""):
+            break
+        seen[base] += 1
+    else:
+        if len(names) > 4 and max(seen.values()) > 2:
+            return True
+    numbers = sorted(int(name) for name in names if re.fullmatch("[0-9]{1,9}", name))
+    counts = len(numbers) > 3 and numbers == [*range(numbers[0], numbers[0] + len(numbers))]
+    is_label = any(name.lower() in LABEL_NAMES for name in words)
+    # Few numbers may be an image: "y,0,1,2,3" has the pixels 0 to 3 if y is no label's name.
+    return counts and numbers[0] < 2 and (is_label or len(numbers) > 256 or names[0] == "0")
+
+
+def _shown(names: Sequence[str]) -> str:
+    some = [*names[:3], "...", *names[-2:]] if len(names) > 6 else names
+    return ", ".join(repr(name) if name != "..." else name for name in some)[:200]
+
+
+def _chosen(path: Path, names: Sequence[str], column: str, width: int) -> int:
+    """Returns the index of a column that is given by its name or its number."""
+    if names.count(column.strip()) == 1:
+        return names.index(column.strip())
+    if column.isdecimal() and 1 <= int(column) <= width:
+        return int(column) - 1
+    raise ValueError(
+        f"{path} has no column {column!r:.60}; expected a number from 1 to {width}"
+        + (f" or a name: {_shown(names)}" if names else "")
+    )
+
+
+def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
+    """Returns a name without its numbers and its colour, and these."""
+    name = name.lower()
+    colours = [*re.finditer(r"(?<![a-z])(r|g|b|red|green|blue)(?![a-z])", name)]
+    colour = colours[-1] if colours else None  # in "r0c0_r" the first one is the row
+    channel = "rgb".index(colour[0][0]) if colour else 0
+    pattern = name[: colour.start()] + "*" + name[colour.end() :] if colour else name
+    numbers = [int(digits) for digits in re.findall("[0-9]{1,9}", name)]
+    pattern = re.sub("[0-9]+", "#", pattern)
+    if re.search(r"(x|c|col|column)[^a-z#]*#.*(y|r|row|\*)[^a-z#]*#", pattern):
+        numbers.reverse()
+    return pattern, (*numbers, channel)
+
+
+def _pixel_pattern(names: Sequence[str]) -> str | None:
+    """Returns the pattern of most names, if it has a number."""
+    (pattern, count), *_ = Counter(_pattern(name)[0] for name in names).most_common(1)
+    return pattern if "#" in pattern and 2 * count >= len(names) else None
+
+
+def _counts_label(names: Sequence[str], size: tuple[int, int] | None) -> bool:
+    """Tells whether the label is numbered like the pixels: V1 to V785."""
+    if len({_pattern(name)[0] for name in names}) > 1:
+        return False
+    with contextlib.suppress(ValueError):
+        return not flat_shape(len(names), size, "")
+    with contextlib.suppress(ValueError):
+        return bool(flat_shape(len(names) - 1, size, ""))
+    return False
+
+
+def _named(path: Path, names: Sequence[str], used: Sequence[int]) -> int:
+    """Returns the index of the label's column, by the names."""
+    pattern = _pixel_pattern([names[index] for index in used])
+    others = [index for index in used if pattern and _pattern(names[index])[0] != pattern]
+    known = [index for index in used if names[index].lower() in LABEL_NAMES]
+    for candidates in (known, others):
+        if len(candidates) == 1:
+            return candidates[0]
+    shown = _shown([names[index] for index in known or others or used])
+    if pattern and not (known or others):
+        raise ValueError(
+            f"{path} has no label column (its columns are {shown}): it cannot be trained on; "
+            "import a file with labels alone, or name the column with --label-column"
+        )
+    raise ValueError(
+        f"{path} has {'several columns' if known or others else 'no column'} that could be the "
+        f"label: {shown}; name it with --label-column NAME"
+    )
+
+
+def _ordered(
+    path: Path, names: Sequence[str], pixels: Sequence[int], size: tuple[int, int] | None
+) -> tuple[list[int], tuple[int, int, int]]:
+    """Returns the columns of the pixels in row-major order, and the shape of an image."""
+    pattern = _pixel_pattern([names[index] for index in pixels])
+    if pattern is None:
+        if any(re.search("[0-9]", names[index]) for index in pixels):
+            shown = _shown([names[index] for index in pixels])
             raise ValueError(
-                f"{path}, line {line}: it has {len(row):,} columns, the first line has "
-                f"{num_pixels + 1:,}"
+                f"{path} has columns of several kinds: {shown}; expected a label and pixels that "
+                "are numbered alike"
             )
-        if keep is not None and not keep[index : index + 1].all():
-            continue
-        names.append(row.pop(label).strip())
-        try:
-            images.append(np.fromiter(map(float, row), np.float64, num_pixels))
-        except ValueError:
-            text = next(field for field in row if not _is_number(field))
-            raise ValueError(f"{path}, line {line}: the pixel {text[:40]!r} is no number") from None
-        if len(images) * num_pixels * 8 >= BLOCK_BYTES:
-            yield np.stack(images).reshape(-1, *shape), names
-            images, names = [], []
-    if images:
-        yield np.stack(images).reshape(-1, *shape), names
+        return [*pixels], flat_shape(len(pixels), size, str(path))
+    keys = {index: _pattern(names[index]) for index in pixels}
+    places = {index: key for index, (found, key) in keys.items() if found == pattern}
+    order = sorted(places, key=lambda index: places[index])
+    axes = [sorted(set(axis)) for axis in zip(*places.values(), strict=True)]
+    is_whole = len(set(places.values())) == len(places) == math.prod(map(len, axes))
+    if not is_whole or any(axis != [*range(axis[0], axis[-1] + 1)] for axis in axes):
+        raise ValueError(
+            f"{path} has pixels with a number missing or twice, between {names[order[0]]!r} and "
+            f"{names[order[-1]]!r}; expected each number once"
+        )
+    *grid, colours = map(len, axes)
+    if len(grid) == 3:
+        grid, colours = grid[:2], grid[2] * colours
+    if len(grid) > 2 or colours not in (1, 3):
+        raise ValueError(
+            f"{path} has pixels named {_shown([names[index] for index in order])}; expected one "
+            "number a pixel, or its row and its column"
+        )
+    if len(grid) == 2:
+        in_columns = sorted(places, key=lambda index: places[index][1::-1])
+        # Without a word on which number is the row, a file in order has its rows one by one.
+        if re.fullmatch(r"[^a-z]*#[^a-z#]*x?[^a-z#]*#[^a-z]*", pattern) and in_columns == [*places]:
+            order, grid = in_columns, grid[::-1]
+        return order, (grid[0], grid[1], colours)
+    return order, flat_shape(len(order), size, str(path))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows that are not empty, with the numbers of their lines."""
+def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> int:
+    """Returns the column of the label, the first or the last one, by the values of some rows."""
+    words = [
+        index for index in used if 2 * sum(not _is_number(row[index]) for row in rows) > len(rows)
+    ]
+    if len(words) == 1 or len(used) < 4 or len(rows) < 2:
+        return (words or used)[0]
+
+    def difference(one: int, other: int) -> float:
+        """The total variation distance of two columns' values."""
+        values = [
+            np.array(
+                [float(row[index].replace(",", ".")) for row in rows if _is_number(row[index])]
+            )
+            for index in (one, other)
+        ]
+        values = [column[np.isfinite(column)] for column in values]
+        if not all(map(len, values)):
+            return 1
+        edges = np.histogram_bin_edges(np.concatenate(values), 16)
+        counts = [np.histogram(column, edges)[0] / len(column) for column in values]
+        return float(np.abs(counts[0] - counts[1]).sum() / 2)
+
+    first, last = difference(used[0], used[1]), difference(used[-1], used[-2])
+    if max(first, last) >= 0.4 and min(first, last) <= max(first, last) / 2:
+        return used[0] if first > last else used[-1]
+    shown = ["; ".join(row[index].strip() for row in rows[:5]) for index in (used[0], used[-1])]
+    raise ValueError(
+        f"{path} does not name its columns, and the first ({shown[0]:.60}) or the last "
+        f"({shown[1]:.60}) could be the label: choose with --label-column 1 or {used[-1] + 1}"
+    )
+
+
+def _spread(path: Path) -> list[tuple[int, str]]:
+    """Returns some lines of the whole file, because rows may be sorted by their labels."""
+    kept: list[tuple[int, str]] = []
+    stride = 1
+    for index, line in enumerate(_lines(path)):
+        if index % stride == 0:
+            kept.append(line)
+        if len(kept) > SAMPLE:
+            kept, stride = kept[::2], 2 * stride
+    return kept
+
+
+def _delimiter(line: str) -> str | None:
+    """Returns the character that separates a line's columns; None for blanks."""
+    line = re.sub('"[^"]*"', "", line)
+    counts = {mark: line.count(mark) for mark in "\t;,"}
+    if counts[";"] and counts[";"] + 1 >= counts[","] >= 0 and counts[";"] > counts["\t"]:
+        return ";"  # whatever commas there are begin decimals
+    if not any(counts.values()):
+        return None if len(line.split()) > 1 else ","
+    return max(counts, key=lambda mark: counts[mark])
+
+
+def _fields(path: Path, number: int, line: str, delimiter: str | None) -> list[str]:
+    if '"' not in line:
+        return line.split(delimiter)
+    try:
+        return next(csv.reader([line], strict=True, delimiter=delimiter or " "))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
+
+
+def _blocks(path: Path, layout: Layout, keep: np.ndarray | None) -> Iterator[Block]:
+    lines = enumerate(itertools.islice(_lines(path), layout.has_header, None))
+    kept = (line for index, line in lines if keep is None or keep[index : index + 1].all())
+    size = max(1, BLOCK_BYTES // (len(layout.pixels) * 8))
+    while block := [*itertools.islice(kept, size)]:
+        names = [_label(path, number, line, layout) for number, line in block]
+        yield _pixels(path, block, layout).reshape(-1, *layout.shape), names
+
+
+def _label(path: Path, number: int, line: str, layout: Layout) -> str:
+    row = _fields(path, number, line, layout.delimiter)
+    if len(row) != layout.width:
+        raise ValueError(
+            f"{path}, line {number}: it has {len(row):,} columns, the first line has "
+            f"{layout.width:,}"
+        )
+    label = row[layout.label].strip()
+    if _is_number(label):
+        label = label.replace(",", ".")
+        if not float(label).is_integer():
+            raise ValueError(
+                f"{path}, line {number}: the label {label[:40]!r} is neither an integer nor a "
+                "name; name the column of the labels with --label-column"
+            )
+    elif not label:
+        raise ValueError(f"{path}, line {number}: the label is missing; expected a name")
+    return label
+
+
+def _pixels(path: Path, block: Sequence[tuple[int, str]], layout: Layout) -> np.ndarray:
+    """Returns the pixels of some lines, float64 [n, pixels]."""
+    text = [line.replace(",", ".") if layout.delimiter == ";" else line for _, line in block]
+    options = {"delimiter": layout.delimiter, "comments": None, "quotechar": '"', "ndmin": 2}
+    try:
+        return np.loadtxt(text, np.float64, usecols=layout.pixels, **options)
+    except ValueError as error:
+        for number, line in block:
+            row = _fields(path, number, line, layout.delimiter)
+            for index in layout.pixels:
+                if not _is_number(row[index]):
+                    raise ValueError(
+                        f"{path}, line {number}: the pixel {row[index][:40]!r} is no number"
+                    ) from None
+        raise ValueError(f"{path}, near line {block[0][0]}: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the lines that are not empty, with their numbers."""
     with reading(path), open_unpacked(path) as stream:
+        begin = stream.peek(2)[:2]  # type: ignore[attr-defined]  # of a buffered reader
+        encoding = "utf-16" if begin in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        text = io.TextIOWrapper(stream, encoding, "surrogateescape")
         number = 0
-        while line := stream.readline(MAX_LINE + 1):
+        while line := text.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
                 raise ValueError(
                     f"{path}, line {number}: it is longer than {MAX_LINE:,} bytes; expected a "
                     "label and pixels"
                 )
-            if b"\0" in line:
+            if "\0" in line:
                 raise ValueError(f"{path}, line {number}: it has NUL bytes, so it is no text")
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-                row = next(csv.reader([text], strict=True)) if '"' in text else text.split(",")
-            except (UnicodeError, csv.Error) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            if text.strip():
-                yield number, row
+            if not line.isascii() and re.search("[\udc80-\udcff]", line):
+                raise ValueError(f"{path}, line {number}: it is not UTF-8; save the table as that")
+            line = line.strip("\r\n")
+            if line.strip(" \t"):
+                yield number, line
