@@ -94,6 +94,14 @@ NPZ: dict[str, Case] = {
         "image 0 of x.npz: x_train is of bytes and image 0 of x.npz: x_test is not",
     ),
     "one class": (npz(y=Y * 0), "there must be two classes or more, found only '0'"),
+    "a label missing": (
+        npz(y=np.array(["nan", *"12345"])),
+        "one class is 'nan' and the others are integers: a label is missing",
+    ),
+    "a test of other classes": (
+        npz(x=None, y=None, x_train=X, y_train=Y, x_test=X, y_test=Y + 10),
+        "none of the classes of the test part (10, 11, 12) is among those of the training part (0,",
+    ),
     "a class without a name": (npz(y=np.array(["", *"abcde"])), "the class '' must have a name"),
     "a class of spaces": (npz(y=np.array(["  ", *"abcde"])), "the class '' must have a name"),
     "a class of two lines": (npz(y=np.array(["a\nb", *"abcde"])), r"the class 'a\nb' must have a"),

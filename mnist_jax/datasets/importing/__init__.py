@@ -12,9 +12,10 @@ import numpy as np
 
 from mnist_jax.datasets import prepare, train_validation_split
 from mnist_jax.datasets.importing.builder import Examples, create_builder
+from mnist_jax.datasets.importing.class_names import class_name
 from mnist_jax.datasets.importing.sources import open_source
 from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
-from mnist_jax.datasets.importing.survey import Survey, class_name, progress, survey_parts, surveyed
+from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 from mnist_jax.datasets.importing.versions import imported_versions, next_version
 from mnist_jax.messages import printable
 
@@ -33,6 +34,7 @@ class Imported(NamedTuple):
         pixel_range: the values that have become 0 and 255.
         source: what was found in the source.
         num_validation: number of images to validate with, where the source has such a part.
+        spellings: the ways in which a class is written, of those that are written in several.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Imported(NamedTuple):
     pixel_range: tuple[float, float]
     source: Source
     num_validation: int = 0
+    spellings: Sequence[list[str]] = ()
 
 
 class Selection(NamedTuple):
@@ -111,7 +114,7 @@ def import_dataset(
     survey = survey_parts(source.parts, size, channels, pixel_range, skip_unreadable)
     unreadable = [line for part in source.parts.values() for line in part.unreadable]
     source = source._replace(ignored=[*unreadable, *source.ignored])
-    _check_spelling(survey)
+    _check_classes(survey)
     splits = _split(source.parts, survey.labels, test_fraction, seed)
     hashes = {split: np.zeros(len(splits[split].labels), np.uint64) for split in splits}
     with prepare.locked(root, name):
@@ -143,6 +146,7 @@ def import_dataset(
         survey.pixel_range or (0, 255),
         source,
         len(hashes.get("validation", ())),
+        survey.spellings,
     )
 
 
@@ -159,6 +163,9 @@ def describe(imported: Imported) -> list[str]:
         f"with, of {list(imported.shape)}",
         f"{num_classes:,} classes: {_some(imported.names)}",
     ]
+    if imported.spellings:
+        written = [" = ".join(map(repr, ways)) for ways in imported.spellings]
+        lines.append(f"one class, written in several ways: {_some(written)}")
     if (low, high) != (0, 255):
         lines.append(f"pixels of {low:g} to {high:g} became 0 to 255")
     if imported.only_in_test:
@@ -207,19 +214,31 @@ def _check_name(name: str) -> None:
         raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")
 
 
-def _check_spelling(survey: Survey) -> None:
-    """Raises ValueError where a part calls a class Cat that the training part calls cat."""
-    if "train" not in survey.labels:
-        return
-    trained = {survey.label_names[label] for label in np.unique(survey.labels["train"])}
+def _check_classes(survey: Survey) -> None:
+    """Checks the classes of parts that were given apart.
+
+    Raises:
+        ValueError: a part calls a class Cat that the training part calls cat, or they have no class
+            in common.
+    """
+    names = {
+        part: [survey.label_names[label] for label in np.unique(labels)]
+        for part, labels in survey.labels.items()
+    }
+    trained = names.get("train", [])
     by_letters = {name.casefold(): name for name in trained}
-    for part, labels in survey.labels.items():
-        for name in {survey.label_names[label] for label in np.unique(labels)} - trained:
+    for part in names if trained else ():
+        for name in set(names[part]).difference(trained):
             if name.casefold() in by_letters:
                 raise ValueError(
                     f"the class {name!r} of the {part} part has no image to train on, but "
                     f"{by_letters[name.casefold()]!r} has: spell a class alike in all parts"
                 )
+        if not set(names[part]).intersection(trained):
+            raise ValueError(
+                f"none of the classes of the {part} part ({_some(names[part])}) is among those of "
+                f"the training part ({_some(trained)}): give the parts of one dataset"
+            )
 
 
 def _split(

@@ -2,22 +2,18 @@
 
 import array
 import functools
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from mnist_jax.datasets.brightness import white
+from mnist_jax.datasets.importing.class_names import class_name, class_order
 from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes
-from mnist_jax.datasets.importing.sources.part import Block, Part, natural
+from mnist_jax.datasets.importing.sources.part import Block, Part
 
-LONGEST = 255  # characters of a class's name, as of a folder's
 MOST_SHOWN = 10  # files that cannot be read, in a message
-# Unicode's line and paragraph separators, control characters, and half characters.
-REFUSED = ("Cc", "Cs", "Zl", "Zp")
 
 
 class Survey(NamedTuple):
@@ -28,12 +24,14 @@ class Survey(NamedTuple):
         pixel_range: the values that become 0 and 255; None for bytes, which stay as they are.
         label_names: the names of the classes, that of label 0 first.
         labels: the labels of each part, int32 [N].
+        spellings: the ways in which a class is written, of those that are written in several.
     """
 
     shape: tuple[int, int, int]
     pixel_range: tuple[float, float] | None
     label_names: list[str]
     labels: dict[str, np.ndarray]
+    spellings: list[list[str]]
 
 
 def survey_parts(
@@ -56,6 +54,7 @@ def survey_parts(
         ValueError: they are damaged, of several sizes or types, or of fewer than two classes.
     """
     codes: dict[str, int] = {}  # of the classes, as they come
+    spellings: dict[str, set[str]] = {}
     coded: dict[str, array.array] = {title: array.array("i") for title in parts}
     shapes: dict[tuple[int, ...], str] = {}  # and an example of each
     kinds: dict[bool, str] = {}  # whether these are bytes, and an example
@@ -71,6 +70,8 @@ def survey_parts(
             if pixel_range or images.dtype != np.uint8:
                 largest = max(largest, largest_value(images, pixel_range, where))
             labels.extend([codes.setdefault(class_name(name), len(codes)) for name in names])
+            for name in set(names):
+                spellings.setdefault(class_name(name), set()).add(name)
     if not skip_unreadable:
         _check_readable([line for part in parts.values() for line in part.unreadable])
     for title, part in parts.items():
@@ -87,6 +88,7 @@ def survey_parts(
         pixel_range or (None if True in kinds else (0, white(largest))),
         label_names,
         {title: order[np.frombuffer(labels, np.int32)] for title, labels in coded.items()},
+        [sorted(spellings[name]) for name in label_names if len(spellings[name]) > 1],
     )
 
 
@@ -138,29 +140,3 @@ def progress(blocks: Iterator[Block], title: str) -> Iterator[Block]:
         for images, names in blocks:
             yield images, names
             progress.update(len(names))
-
-
-def class_name(text: str) -> str:
-    """Returns the class that a source writes so: a Mac decomposes the letters of its folders."""
-    return unicodedata.normalize("NFC", text.strip())
-
-
-def class_order(names: Iterable[str]) -> list[str]:
-    """Returns names in order: integers by their value, others as `natural` has it.
-
-    Raises ValueError for fewer than two, or one that a line of text cannot hold.
-    """
-    names = list(names)
-    for name in names:
-        if name != name.strip() or not 1 <= len(name) <= LONGEST:
-            raise ValueError(
-                f"the class {name[:40]!r} must have a name of 1 to {LONGEST} characters, without "
-                "spaces around it"
-            )
-        if any(unicodedata.category(character) in REFUSED for character in name):
-            raise ValueError(f"the class {name[:40]!r} must have a name without control characters")
-    if len(names) < 2:
-        raise ValueError(f"there must be two classes or more, found only {', '.join(names)!r}")
-    if all(re.fullmatch("[+-]?[0-9]+", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names, key=lambda name: (natural(name), name))

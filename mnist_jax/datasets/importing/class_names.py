@@ -1,0 +1,59 @@
+"""The names of classes, as a source writes them and as a dataset has them."""
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from mnist_jax.datasets.importing.sources.part import natural
+
+LONGEST = 255  # characters of a class's name, as of a folder's
+# Unicode's line and paragraph separators, control characters, and half characters.
+REFUSED = ("Cc", "Cs", "Zl", "Zp")
+# An integer as NumPy and pandas write it: 5, 05, 5.0, 5.000e+00. "1e5" may be a name.
+INTEGER = r"([+-]?[0-9]+)(\.0*)?|[+-]?[0-9](\.[0-9]+)?e[+-][0-9]{2}"
+FULL_WIDTH = {0xFF10 + digit: str(digit) for digit in range(10)}
+MISSING = {"nan", "na", "n/a", "null", "none", "inf", "-inf", "?"}
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def class_name(text: str) -> str:
+    """Returns the name of the class that a source writes so.
+
+    An integer has one name, however it is written. Letters are composed, as a Mac's folders have
+    them decomposed. Capitals are other classes than small letters.
+    """
+    name = unicodedata.normalize("NFC", text.strip())
+    number = re.fullmatch(INTEGER, name.translate(FULL_WIDTH), re.IGNORECASE)
+    if not number or len(name) > LONGEST:
+        return name
+    if number[1]:
+        return str(int(number[1]))
+    return str(int(float(number[0]))) if float(number[0]).is_integer() else name
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Returns names in order: integers by their value, others as `natural` has it.
+
+    Raises ValueError for fewer than two, or one that a line of text cannot hold or that stands for
+    none.
+    """
+    names = list(names)
+    for name in names:
+        if not 1 <= len(name) <= LONGEST:
+            raise ValueError(
+                f"the class {name[:40]!r} must have a name of 1 to {LONGEST} characters"
+            )
+        if any(unicodedata.category(character) in REFUSED for character in name):
+            raise ValueError(f"the class {name[:40]!r} must have a name without control characters")
+    if len(names) < 2:
+        raise ValueError(f"there must be two classes or more, found only {', '.join(names)!r}")
+    words = [name for name in names if not re.fullmatch("-?[0-9]+", name)]
+    if not words:
+        return sorted(names, key=int)
+    if len(words) == 1 and words[0].lower() in MISSING:
+        raise ValueError(
+            f"one class is {words[0]!r} and the others are integers: a label is missing; leave its "
+            "image out"
+        )
+    return sorted(names, key=lambda name: (natural(name), name))

@@ -1,0 +1,71 @@
+"""One class, however a source writes its name."""
+
+import numpy as np
+import pytest
+from imports import data_dir as data_dir
+from imports import write_csv, write_images
+
+from mnist_jax.datasets import load_dataset
+from mnist_jax.datasets.importing import describe, import_dataset
+from mnist_jax.datasets.importing.class_names import class_name
+
+pytestmark = pytest.mark.usefixtures("data_dir")
+
+# The ways to write a class, and its name.
+NAMES = {
+    "5": ["5", "05", "+5", " 5 ", "5.0", "5.", "5.000e+00", "5.000000000000000000e+00", "\uff15"],
+    "0": ["0", "-0", "00", "0.0", "-0.0", "0e+00"],
+    "-1": ["-1", "-1.0", "-01"],
+    "120": ["120", "1.2e+02"],
+    str(2**70): [str(2**70), f"{2**70}.0"],
+    "\u00e9": ["\u00e9", "e\u0301", "\u00e9\u00a0"],
+    # Names, not numbers:
+    "1e5": ["1e5"],
+    "2.5": ["2.5"],
+    "1_000": ["1_000"],
+    "1e400": ["1e400"],
+    "A": ["A"],
+    "a": ["a"],
+    "0x10": ["0x10"],
+    "\u0665": ["\u0665"],
+}
+
+
+def test_a_class_has_one_name_however_it_is_written(subtests):
+    for name, ways in NAMES.items():
+        for way in ways:
+            with subtests.test(way):
+                assert class_name(way) == name
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "folders"])
+def test_two_spellings_of_the_parts_are_one_class(kind, tmp_path):
+    pixels = np.full((3, 2, 2), 200, np.uint8)
+    spellings = {"train": ["05", "\u00e9", "x"], "test": ["5.0", "e\u0301", "x"]}
+    for split, labels in spellings.items():
+        if kind == "csv":
+            write_csv(tmp_path / f"{split}.csv", pixels, labels)
+        elif kind == "folders":
+            write_images(tmp_path / "images" / split, pixels, labels)
+    arrays = {f"x_{split}": pixels for split in spellings}
+    np.savez(tmp_path / "x.npz", **arrays, **{f"y_{part}": spellings[part] for part in spellings})
+    sources = {"csv": ["train.csv", "test.csv"], "npz": ["x.npz"], "folders": ["images"]}[kind]
+    imported = import_dataset("mine", [tmp_path / source for source in sources])
+    assert imported.names == ["5", "x", "\u00e9"]
+    assert sorted(load_dataset("mine", "test").labels.tolist()) == [0, 1, 2]
+    written = "one class, written in several ways: '05' = '5.0', 'e\u0301' = '\u00e9'"
+    assert written in describe(imported)
+
+
+def test_folders_of_two_spellings_are_one_class_and_that_is_said(tmp_path):
+    pixels = np.full((3, 2, 2), 200, np.uint8)
+    write_images(tmp_path / "images", pixels, ["05", "5", "6"])
+    imported = import_dataset("mine", [tmp_path / "images"], test_fraction=0.3)
+    assert imported.names == ["5", "6"]
+    assert "one class, written in several ways: '05' = '5'" in describe(imported)
+
+
+def test_labels_of_numpy_savetxt_are_integers(tmp_path):
+    table = np.arange(45.0).reshape(9, 5) % 3
+    np.savetxt(tmp_path / "x.csv", table, delimiter=",", header="label,a,b,c,d", comments="")
+    assert import_dataset("mine", [tmp_path / "x.csv"]).names == ["0", "1", "2"]
