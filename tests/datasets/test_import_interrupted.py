@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("data_dir")
 @pytest.fixture
 def source(tmp_path) -> Path:
     """Two images of two classes."""
-    np.savez(tmp_path / "x.npz", x=np.zeros((2, 1, 1), np.uint8), y=[0, 1])
+    np.savez(tmp_path / "x.npz", x=np.full((2, 1, 1), 200, np.uint8), y=[0, 1])
     return tmp_path / "x.npz"
 
 

@@ -27,7 +27,7 @@ LABELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def test_labels_of_every_type_name_the_classes(tmp_path, subtests):
-    x, y = np.zeros((5, 2, 2), np.uint8), np.array([10, 9, -1, 10, 9])
+    x, y = np.full((5, 2, 2), 200, np.uint8), np.array([10, 9, -1, 10, 9])
     for name, cast in LABELS.items():
         with subtests.test(name):
             np.savez(tmp_path / "x.npz", images=x, labels=cast(y))
@@ -129,7 +129,7 @@ def test_names_of_classes_are_sorted_as_people_sort_them(tmp_path):
 
 
 def test_classes_of_the_test_part_alone_have_names_too_and_are_told(tmp_path):
-    x = np.zeros((2, 2, 2), np.uint8)
+    x = np.full((2, 2, 2), 200, np.uint8)
     np.savez(tmp_path / "x.npz", x_train=x, y_train=[26, 1], x_test=x, y_test=[7, 1])
     imported = import_dataset("mine", [tmp_path / "x.npz"])
     assert load_dataset("mine", "train").labels.tolist() == [2, 0]

@@ -132,7 +132,7 @@ def test_images_that_are_grey_have_one_channel_however_they_are_stored(tmp_path)
 
 
 def test_other_files_beside_images_are_ignored_and_told(tmp_path):
-    pixels = np.zeros((4, 2, 2), np.uint8)
+    pixels = np.full((4, 2, 2), 200, np.uint8)
     folder = write_images(tmp_path / "images", pixels, ["cat", "dog", "cat", "dog"])
     cats = folder / "cat"
     (folder / ".git").mkdir()

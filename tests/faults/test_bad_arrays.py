@@ -85,14 +85,28 @@ NPZ: dict[str, Case] = {
     "infinite halves": (npz(x=np.where(X == 37, np.float16(np.inf), X)), "has a pixel of inf"),
     "negative": (
         npz(x=X - 0.5),
-        "image 0 of x.npz: x has a pixel of -0.5; expected 0 to 65535 (pi",
+        "image 0 of x.npz: x has a pixel of -0.5; expected 0 to 65535; --pixel-range LOW",
     ),
     "too large": (npz(x=X.astype(int) * 700), "x has a pixel of 65800; expected 0 to 65535"),
     "too large for a double": (npz(x=X * np.longdouble("1e4000")), "expected 0 to 65535"),
     "bytes and not bytes": (
         npz(x=None, y=None, x_train=X, y_train=Y, x_test=X / 255, y_test=Y),
-        "image 0 of x.npz: x_train is of bytes and image 0 of x.npz: x_test is not",
+        "pixels go up to 95 in image 0 of x.npz: x_train (uint8), and only to 0.372549 in image 0",
     ),
+    "a test divided by 255": (
+        npz(x=None, y=None, x_train=X / 95, y_train=Y, x_test=X / 95 / 255, y_test=Y),
+        "pixels go up to 1 in image 0 of x.npz: x_train (float64), and only to 0.00392157 in",
+    ),
+    "a test of bytes divided by 255": (
+        npz(x=None, y=None, x_train=X * 2, y_train=Y, x_test=X // 95, y_test=Y),
+        "pixels go up to 190 in image 0 of x.npz: x_train (uint8), and only to 1 in image 0 of",
+    ),
+    "divided twice": (
+        npz(x=X / 95 / 255),
+        "the largest pixel is 0.003922, in image 0 of x.npz: x (float64), where white would be 1: "
+        "were they divided twice? Give what white is: --pixel-range 0 0.003922",
+    ),
+    "black": (npz(x=(X / 255).astype(np.uint8)), "every pixel is 0, as in image 0 of x.npz: x"),
     "one class": (npz(y=Y * 0), "there must be two classes or more, found only '0'"),
     "a label missing": (
         npz(y=np.array(["nan", *"12345"])),

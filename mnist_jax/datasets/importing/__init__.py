@@ -35,6 +35,7 @@ class Imported(NamedTuple):
         source: what was found in the source.
         num_validation: number of images to validate with, where the source has such a part.
         spellings: the ways in which a class is written, of those that are written in several.
+        largest: the largest pixel of the source.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Imported(NamedTuple):
     source: Source
     num_validation: int = 0
     spellings: Sequence[list[str]] = ()
+    largest: float = 255
 
 
 class Selection(NamedTuple):
@@ -75,8 +77,8 @@ def import_dataset(
     """Makes a dataset of tfds from images and labels in files. TensorFlow is not needed.
 
     The label of a class is its position among the classes of all parts: integers in their order,
-    other names as people sort them. Bytes stay as they are; of other pixels, 0 is black and white
-    is the smallest of 1, 15, 16, 255, 1023, 4095 and 65535 that none is above.
+    other names as people sort them. Of the pixels, whatever their type, 0 is black and white is
+    the smallest of 1, 15, 16, 255, 1023, 4095 and 65535 that none in the dataset is above.
 
     Args:
         name: the dataset's, in lower_case.
@@ -147,6 +149,7 @@ def import_dataset(
         source,
         len(hashes.get("validation", ())),
         survey.spellings,
+        survey.largest,
     )
 
 
@@ -168,6 +171,11 @@ def describe(imported: Imported) -> list[str]:
         lines.append(f"one class, written in several ways: {_some(written)}")
     if (low, high) != (0, 255):
         lines.append(f"pixels of {low:g} to {high:g} became 0 to 255")
+    if imported.largest - low < (high - low) / 2:
+        lines.append(
+            f"the images are dark: the largest pixel is {imported.largest:.4g} of {high:g}; "
+            f"--pixel-range {low:g} {imported.largest:.4g} makes it white"
+        )
     if imported.only_in_test:
         lines.append(f"classes without an image to train on: {_some(imported.only_in_test)}")
     if imported.num_seen:

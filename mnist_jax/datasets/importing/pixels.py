@@ -20,6 +20,8 @@ def largest_value(
     Raises:
         ValueError: a value is outside, or not a number.
     """
+    if images.dtype == np.uint8 and not pixel_range:
+        return float(images.max())
     low, high = pixel_range or (0, WHITES[-1])
     with np.errstate(over="ignore"):  # of long doubles: they become infinite, and are refused
         values = images.astype(np.float64)
@@ -28,7 +30,7 @@ def largest_value(
     if not is_good.all():
         index = int(np.argmin(is_good.reshape(len(images), -1).all(axis=1)))
         value = images[index][~is_good[index]][0]
-        hint = "" if pixel_range else " (pixel_range gives other values)"
+        hint = "" if pixel_range else "; --pixel-range LOW HIGH gives other values"
         raise ValueError(
             f"{where(index)} has a pixel of {value}; expected {low:g} to {high:g}{hint}"
         )

@@ -8,12 +8,22 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mnist_jax.datasets.brightness import white
+from mnist_jax.datasets.brightness import ROUNDING, white
 from mnist_jax.datasets.importing.class_names import class_name, class_order
 from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes
 from mnist_jax.datasets.importing.sources.part import Block, Part
 
+# The largest pixels of a part may be darker than another part's by less than this.
+RANGES = 8
+FEW = 16  # grey levels of 255: what has no more was not meant to be so dark
 MOST_SHOWN = 10  # files that cannot be read, in a message
+
+
+class Values(NamedTuple):
+    """The largest pixel of some images, and what names these."""
+
+    largest: float
+    title: str
 
 
 class Survey(NamedTuple):
@@ -24,6 +34,7 @@ class Survey(NamedTuple):
         pixel_range: the values that become 0 and 255; None for bytes, which stay as they are.
         label_names: the names of the classes, that of label 0 first.
         labels: the labels of each part, int32 [N].
+        largest: the largest pixel.
         spellings: the ways in which a class is written, of those that are written in several.
     """
 
@@ -31,6 +42,7 @@ class Survey(NamedTuple):
     pixel_range: tuple[float, float] | None
     label_names: list[str]
     labels: dict[str, np.ndarray]
+    largest: float
     spellings: list[list[str]]
 
 
@@ -57,18 +69,18 @@ def survey_parts(
     spellings: dict[str, set[str]] = {}
     coded: dict[str, array.array] = {title: array.array("i") for title in parts}
     shapes: dict[tuple[int, ...], str] = {}  # and an example of each
-    kinds: dict[bool, str] = {}  # whether these are bytes, and an example
-    largest = 0.0
+    values: dict[tuple[str, np.dtype], Values] = {}  # of the images of a part that have a type
     for title, part in parts.items():
         labels = coded[title]
         for images, names in progress(part.blocks(None), f"checking {title}"):
             where = functools.partial(_where, part, len(labels))
             shape = (*(size or images.shape[1:3]), images.shape[3])
             shapes.setdefault(shape, where(0))
-            kinds.setdefault(images.dtype == np.uint8, where(0))
-            _check_alike(shapes, kinds)
-            if pixel_range or images.dtype != np.uint8:
-                largest = max(largest, largest_value(images, pixel_range, where))
+            _check_alike(shapes)
+            largest = largest_value(images, pixel_range, where)
+            kind = title, images.dtype
+            if kind not in values or largest > values[kind].largest:
+                values[kind] = Values(largest, f"{where(0)} ({images.dtype})")
             labels.extend([codes.setdefault(class_name(name), len(codes)) for name in names])
             for name in set(names):
                 spellings.setdefault(class_name(name), set()).add(name)
@@ -85,9 +97,10 @@ def survey_parts(
     order[[codes[name] for name in label_names]] = np.arange(len(codes))
     return Survey(
         (height, width, channels or own_channels),
-        pixel_range or (None if True in kinds else (0, white(largest))),
+        pixel_range or _found_range(values),
         label_names,
         {title: order[np.frombuffer(labels, np.int32)] for title, labels in coded.items()},
+        max(value.largest for value in values.values()),
         [sorted(spellings[name]) for name in label_names if len(spellings[name]) > 1],
     )
 
@@ -107,8 +120,37 @@ def _where(part: Part, start: int, index: int) -> str:
     return part.where(start + index)
 
 
-def _check_alike(shapes: Mapping[tuple[int, ...], str], kinds: Mapping[bool, str]) -> None:
-    """Raises ValueError unless images have one size, are grey or in colour, and of one type."""
+def _found_range(values: Mapping[tuple[str, np.dtype], Values]) -> tuple[float, float] | None:
+    """Returns the values of black and white; None where images are bytes that stay as they are.
+
+    Raises:
+        ValueError: images are black, or those of a part or a type have values of another range.
+    """
+    dark, bright = min(values.values()), max(values.values())
+    top = white(bright.largest)
+    advice = "give all alike, or the values of black and white with --pixel-range"
+    if not dark.largest:
+        raise ValueError(
+            f"every pixel is 0, as in {dark.title}: there is nothing to see; if they were divided "
+            "and then became integers, import what they were before"
+        )
+    if dark.largest * RANGES <= bright.largest:
+        raise ValueError(
+            f"pixels go up to {bright.largest:g} in {bright.title}, and only to {dark.largest:g} "
+            f"in {dark.title}: {advice}"
+        )
+    if bright.largest * 255 <= FEW * top * (1 - ROUNDING):
+        raise ValueError(
+            f"the largest pixel is {bright.largest:.4g}, in {bright.title}, where white would be "
+            f"{top}: were they divided twice? Give what white is: --pixel-range 0 "
+            f"{bright.largest:.4g}"
+        )
+    is_bytes = all(kind == np.uint8 for _, kind in values)
+    return None if is_bytes and top == 255 else (0, top)
+
+
+def _check_alike(shapes: Mapping[tuple[int, ...], str]) -> None:
+    """Raises ValueError unless images have one size, and are grey or in colour."""
     (one, first), *others = shapes.items()
     for other, example in others:
         if other[:2] != one[:2]:
@@ -118,8 +160,6 @@ def _check_alike(shapes: Mapping[tuple[int, ...], str], kinds: Mapping[bool, str
             )
         if {other[2], one[2]} != {1, 3}:
             raise ValueError(f"{first} has {one[2]} channels, {example} has {other[2]}")
-    if len(kinds) > 1:
-        raise ValueError(f"{kinds[True]} is of bytes and {kinds[False]} is not: give both alike")
 
 
 def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:

@@ -271,6 +271,8 @@ def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> i
     first, last = difference(used[0], used[1]), difference(used[-1], used[-2])
     if max(first, last) >= 0.4 and min(first, last) <= max(first, last) / 2:
         return used[0] if first > last else used[-1]
+    if len(rows) < 10:  # too few to say that they are ambiguous
+        return used[0]
     shown = ["; ".join(row[index].strip() for row in rows[:5]) for index in (used[0], used[-1])]
     raise ValueError(
         f"{path} does not name its columns, and the first ({shown[0]:.60}) or the last "
