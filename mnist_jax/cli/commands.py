@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import operator
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from mnist_jax.cli.doctor import Finding, doctor
 from mnist_jax.config import Config
 from mnist_jax.console import console, show_result
 from mnist_jax.datasets.importing import describe, import_dataset
+from mnist_jax.datasets.importing.sheet import as_text
 from mnist_jax.evaluate import evaluate
 from mnist_jax.exporting.export import export
 from mnist_jax.handwriting.files import predict_files
@@ -210,6 +212,8 @@ class Import(Common):
     """Leave out image files that cannot be read, and list them."""
     overwrite: bool = False
     """Replace a dataset that was imported under this name."""
+    show: bool = False
+    """Draw the first image of each class here, too, in characters."""
 
     def run(self) -> dict[str, Any]:
         imported = import_dataset(
@@ -225,9 +229,11 @@ class Import(Common):
             overwrite=self.overwrite,
         )
         print(*describe(imported), sep="\n")
-        found = imported.source._asdict()
-        del found["parts"]
-        return imported._asdict() | {"path": str(imported.path), "source": found}
+        if self.show:
+            print(*as_text(imported.firsts, shutil.get_terminal_size().columns), sep="\n")
+        found, source = imported._asdict(), imported.source._asdict()
+        del found["firsts"], source["parts"]
+        return found | {"path": str(imported.path), "source": source}
 
 
 @dataclass(frozen=True, kw_only=True)

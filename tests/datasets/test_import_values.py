@@ -14,6 +14,7 @@ from PIL import Image
 
 from mnist_jax.datasets import load_dataset
 from mnist_jax.datasets.importing import describe, import_dataset
+from mnist_jax.datasets.importing.sheet import as_text
 
 pytestmark = pytest.mark.usefixtures("data_dir")
 
@@ -117,7 +118,7 @@ def test_ten_thousand_classes_have_their_names(tmp_path):
     imported = import_dataset("mine", [tmp_path / "x.npz"])
     assert class_names(imported) == [str(n) for n in range(10_000)]
     assert load_dataset("mine", "train").labels.tolist() == y.tolist()
-    assert describe(imported)[1] == "10,000 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."
+    assert describe(imported)[2] == "10,000 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."
 
 
 def test_names_of_classes_are_sorted_as_people_sort_them(tmp_path):
@@ -135,10 +136,38 @@ def test_classes_of_the_test_part_alone_have_names_too_and_are_told(tmp_path):
     assert load_dataset("mine", "train").labels.tolist() == [2, 0]
     assert describe(imported)[2:-1] == [
         "3 classes: 1, 7, 26",
+        "to train on, by class: 1 (1), 7 (0), 26 (1)",
+        "classes without an image to test on: 26",
+        f"the first image of each class: {imported.path}/first_images.png",
         "classes without an image to train on: 7",
         "2 images of the test are among those to train on, too",
     ]
     assert describe(imported)[-1].endswith("with --data.dataset mine")
+
+
+def test_of_many_classes_the_smallest_and_the_largest_are_counted(tmp_path):
+    y = np.repeat(np.arange(13), [3, *[4] * 10, 9, 4])
+    x = np.full((len(y), 2, 2), 200, np.uint8)
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    lines = describe(import_dataset("mine", [tmp_path / "x.npz"]))
+    assert "to train on, by class: from 3 of 0 to 9 of 11" in lines
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_the_first_image_of_each_class_is_drawn_in_a_file_and_in_characters(channels, tmp_path):
+    x = np.zeros((4, 5, 8, channels), np.uint8)
+    x[1, 1:4] = 255  # the first of class "b"
+    x[2:] = 90
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=[*"abba"], x_test=x, y_test=[*"abba"])
+    imported = import_dataset("mine", [tmp_path / "x.npz"])
+    with Image.open(imported.path / "first_images.png") as sheet:
+        a, b = (np.asarray(sheet)[24:60, left : left + 64] for left in (8, 80))
+    assert a.max() == 0
+    assert (b == 255).mean() > 0.5
+    lines = as_text(imported.firsts, 80)
+    assert lines[0].split() == ["a", "b"]
+    assert [line.strip() for line in lines[1:]].count("@" * 28) >= 3
+    assert "".join(lines[1:]).strip(" @#*+=-:.%") == ""
 
 
 def test_the_same_source_gives_the_same_bytes(small, tmp_path):

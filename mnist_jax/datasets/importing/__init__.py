@@ -1,11 +1,13 @@
 """A user's own images as a dataset of tfds: all is checked first, and then written."""
 
+import contextlib
 import hashlib
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,11 +15,14 @@ import numpy as np
 from mnist_jax.datasets import prepare, train_validation_split
 from mnist_jax.datasets.importing.builder import Examples, create_builder
 from mnist_jax.datasets.importing.class_names import class_name
+from mnist_jax.datasets.importing.sheet import MOST, draw_sheet
 from mnist_jax.datasets.importing.sources import open_source
 from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 from mnist_jax.datasets.importing.versions import imported_versions, next_version
 from mnist_jax.messages import printable
+
+SHEET = "first_images.png"  # beside the files of tfds
 
 
 class Imported(NamedTuple):
@@ -36,6 +41,8 @@ class Imported(NamedTuple):
         num_validation: number of images to validate with, where the source has such a part.
         spellings: the ways in which a class is written, of those that are written in several.
         largest: the largest pixel of the source.
+        counts: number of images of each class, in the order of the names, by split.
+        firsts: the first image of each class, uint8 [H, W, C] by its name, of some hundred at most.
     """
 
     path: Path
@@ -50,6 +57,8 @@ class Imported(NamedTuple):
     num_validation: int = 0
     spellings: Sequence[list[str]] = ()
     largest: float = 255
+    counts: Mapping[str, list[int]] = MappingProxyType({})
+    firsts: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Selection(NamedTuple):
@@ -119,6 +128,7 @@ def import_dataset(
     _check_classes(survey)
     splits = _split(source.parts, survey.labels, test_fraction, seed)
     hashes = {split: np.zeros(len(splits[split].labels), np.uint64) for split in splits}
+    firsts: dict[int, np.ndarray] = {}
     with prepare.locked(root, name):
         old = imported_versions(root / name, overwrite)  # another process may have been faster
         builder = create_builder(
@@ -126,7 +136,7 @@ def import_dataset(
             next_version(old),
             root,
             {
-                split: (len(hashes[split]), _examples(splits[split], survey, hashes[split]))
+                split: (len(hashes[split]), _examples(splits[split], survey, hashes[split], firsts))
                 for split in splits
             },
             survey.shape,
@@ -136,6 +146,9 @@ def import_dataset(
         path = prepare.write(builder)
         for version in old:  # a half deleted one would look like a whole one
             shutil.rmtree(version.rename(version.with_name(f"incomplete.{version.name}")))
+        shown = {survey.label_names[label]: firsts[label] for label in sorted(firsts)}
+        with contextlib.suppress(OSError):  # the dataset is complete without
+            draw_sheet(shown).save(path / SHEET)
     held_out = np.concatenate([splits[name].labels for name in splits if name != "train"])
     return Imported(
         path,
@@ -150,6 +163,11 @@ def import_dataset(
         len(hashes.get("validation", ())),
         survey.spellings,
         survey.largest,
+        {
+            split: np.bincount(chosen.labels, minlength=len(survey.label_names)).tolist()
+            for split, chosen in splits.items()
+        },
+        shown,
     )
 
 
@@ -165,6 +183,8 @@ def describe(imported: Imported) -> list[str]:
         f"{imported.num_train:,} images to train on, {validation}{imported.num_test:,} to test "
         f"with, of {list(imported.shape)}",
         f"{num_classes:,} classes: {_some(imported.names)}",
+        *_counted(imported),
+        f"the first image of each class: {imported.path / SHEET}",
     ]
     if imported.spellings:
         written = [" = ".join(map(repr, ways)) for ways in imported.spellings]
@@ -185,6 +205,18 @@ def describe(imported: Imported) -> list[str]:
     name = imported.path.parent.name
     lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
     return [*map(printable, lines)]
+
+
+def _counted(imported: Imported) -> Iterator[str]:
+    """Tells how many images the classes have, and which have none in a split."""
+    counts = dict(zip(imported.names, imported.counts["train"], strict=True))
+    few, many = min(counts, key=lambda name: counts[name]), max(counts, key=lambda n: counts[n])
+    shown = [f"{name} ({counts[name]:,})" for name in counts]
+    if len(counts) > 12:
+        shown = [f"from {counts[few]:,} of {few} to {counts[many]:,} of {many}"]
+    yield f"to train on, by class: {', '.join(shown)}"
+    if absent := [name for name, n in zip(counts, imported.counts["test"], strict=True) if not n]:
+        yield f"classes without an image to test on: {_some(absent)}"
 
 
 def _some(words: Sequence[str], most: int = 10) -> str:
@@ -273,8 +305,10 @@ def _split(
     return splits | cut
 
 
-def _examples(split: Selection, survey: Survey, hashes: np.ndarray) -> Examples:
-    """Yields the examples as they are written, and takes down the hashes of their pixels."""
+def _examples(
+    split: Selection, survey: Survey, hashes: np.ndarray, firsts: dict[int, np.ndarray]
+) -> Examples:
+    """Yields the examples as they are written; keeps hashes of their pixels, and first images."""
     count = 0
     for images, names in progress(split.part.blocks(split.keep), "writing"):
         labels = split.labels[count : count + len(names)]
@@ -283,6 +317,8 @@ def _examples(split: Selection, survey: Survey, hashes: np.ndarray) -> Examples:
         for image, label in zip(surveyed(images, survey, split.part), labels, strict=True):
             digest = hashlib.blake2b(image, digest_size=8).digest()
             hashes[count] = np.frombuffer(digest, np.uint64)[0]
+            if label < MOST:
+                firsts.setdefault(int(label), image)
             count += 1
             yield image, int(label)
     if count != len(split.labels):

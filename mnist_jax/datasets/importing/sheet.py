@@ -1,0 +1,57 @@
+"""A look at an imported dataset: the first image of each class, with its name."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MOST = 200  # classes on a sheet
+CELL, TITLE, COLUMNS = 64, 16, 10  # pixels of an image's square and its name; images side by side
+GREYS = " .:-=+*#%@"
+
+
+def draw_sheet(images: Mapping[str, np.ndarray]) -> Image.Image:
+    """Draws images, uint8 [H, W, C] by the names of their classes, in rows: each below its name."""
+    rows = -(-len(images) // COLUMNS)
+    size = min(len(images), COLUMNS) * (CELL + 8) + 8, rows * (CELL + TITLE + 8) + 8
+    sheet = Image.new("RGB", size, "slategrey")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for index, (name, image) in enumerate(images.items()):
+        left, top = index % COLUMNS * (CELL + 8) + 8, index // COLUMNS * (CELL + TITLE + 8) + 8
+        while draw.textlength(name, font) > CELL:
+            name = name.removesuffix("…")[:-1] + "…"
+        draw.text((left, top), name, "white", font)
+        picture = Image.fromarray(np.squeeze(_shown(image), -1) if image.shape[-1] != 3 else image)
+        scale = CELL / max(picture.size)
+        smooth = Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.NEAREST
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        sheet.paste(picture.resize((width, height), smooth), (left, top + TITLE))
+    return sheet
+
+
+def as_text(images: Mapping[str, np.ndarray], width: int) -> list[str]:
+    """Draws such images in characters, as many side by side as a width of characters holds."""
+    lines, columns = [], 28
+    for first in range(0, len(images), count := max(1, width // (columns + 2))):
+        some = [*images.items()][first : first + count]
+        blocks = [[name[:columns], *_characters(image, columns)] for name, image in some]
+        height = max(map(len, blocks))
+        filled = [[*block, *[""] * (height - len(block))] for block in blocks]
+        lines += [
+            "  ".join(f"{part:{columns}}" for part in row).rstrip()
+            for row in zip(*filled, strict=True)
+        ]
+    return lines
+
+
+def _characters(image: np.ndarray, columns: int) -> list[str]:
+    """Draws an image; a character is about twice as high as wide."""
+    grey = Image.fromarray(np.squeeze(_shown(image), -1))
+    rows = max(1, min(columns, round(columns * grey.height / grey.width / 2)))
+    values = np.asarray(grey.resize((columns, rows), Image.Resampling.BILINEAR)).astype(int)
+    return ["".join(GREYS[value * len(GREYS) // 256] for value in row).rstrip() for row in values]
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """Makes an image of any channels grey, [H, W, 1]."""
+    return image if image.shape[-1] == 1 else image.mean(-1, keepdims=True).astype(np.uint8)
