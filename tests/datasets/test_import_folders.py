@@ -289,10 +289,18 @@ def test_a_test_folder_without_labels_is_left_out_and_told(tmp_path):
 
 def test_a_preview_beside_the_classes_of_a_part_is_left_out(tmp_path):
     paths = [f"{part}/{x}/0.png" for part in ("train", "test") for x in ("cat", "dog")]
-    root = tree(tmp_path / "in", *paths, "train/preview.png", "extra/1.png")
+    root = tree(
+        tmp_path / "in",
+        *paths,
+        "train/preview.png",
+        "extra/1.png",
+        "test_sheets/1.png",
+        "test_boxes/1.xml",
+    )
     imported = import_dataset("mine", [root])
     assert held(imported)["train"] == {1: "cat", 2: "dog"}
-    assert imported.source.ignored == [f"{root}/extra", f"{root}/train/preview.png"]
+    ignored = ("test_boxes (no images)", "extra", "test_sheets", "train/preview.png")
+    assert imported.source.ignored == [f"{root}/{name}" for name in ignored]
 
 
 def test_train_is_a_class_beside_other_vehicles(tmp_path):

@@ -152,27 +152,27 @@ def _split_parts(
     folder: Folder, split: Sequence[Folder], root: Path, found: Found
 ) -> dict[str, Examples]:
     by_role: dict[str, Folder] = {}
-    for below in split:
-        first = by_role.setdefault(role(below.path), below)
-        if first != below:
-            raise ValueError(
-                f"{first.path} and {below.path} could both be the {role(below.path)} part"
-            )
+    for part in ROLES:
+        of_part = [below for below in split if role(below.path) == part]
+        of_part = [below for below in of_part if not _flat(below)] or of_part
+        if len(of_part) > 1:
+            both = " and ".join(str(below.path) for below in of_part)
+            raise ValueError(f"{both} could both be the {part} part")
+        if of_part:
+            by_role[part] = of_part[0]
     if len(by_role) > 1 and "train" not in by_role:
         raise ValueError(
             f"{folder.path} holds {', '.join(below.path.name for below in split)}, but no folder "
             "to train on; expected train/CLASS/IMAGE, too"
         )
-    empty = [line for line in folder.others if line.endswith(EMPTY)]
-    for line in empty:
-        if role(Path(line.removesuffix(EMPTY))) != "all":
-            raise ValueError(
-                f"{line.removesuffix(EMPTY)} holds no images; put the part's there, or remove it"
-            )
-    unused = [str(below.path) for below in folder.folders if below not in split]
+    for line in folder.others:
+        empty = Path(line.removesuffix(EMPTY))
+        if line.endswith(EMPTY) and role(empty) not in ("all", *by_role):
+            raise ValueError(f"{empty} holds no images; put the part's there, or remove it")
+    unused = [str(below.path) for below in folder.folders if below not in by_role.values()]
     found.ignored.extend([*folder.others, *map(str, folder.images), *unused])
     parts = {}
-    for part, below in sorted(by_role.items(), key=lambda item: [*ROLES].index(item[0])):
+    for part, below in by_role.items():
         try:
             parts[part] = _examples(below, root, part, found)
         except NoLabelsError:
