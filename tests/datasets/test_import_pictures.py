@@ -9,7 +9,7 @@ from imports import data_dir as data_dir
 from imports import held, tree
 from PIL import Image
 
-from mnist_jax.datasets import importing, load_dataset
+from mnist_jax.datasets import image_files, importing, load_dataset
 from mnist_jax.datasets.image_files import read_image
 from mnist_jax.datasets.importing import import_dataset
 from mnist_jax.datasets.importing.sources import picture_part
@@ -148,3 +148,21 @@ def test_the_first_ten_of_many_unreadable_files_are_named(tmp_path):
     (root / "b/0.png").write_bytes(b"")
     with pytest.raises(ValueError, match="there must be two classes"):
         import_dataset("mine", [root], skip_unreadable=True)
+
+
+def test_files_that_are_forbidden_or_too_large_are_unreadable_too(tmp_path, monkeypatch):
+    root = tree(tmp_path / "in", *(f"{x}/{n}.png" for x in "ab" for n in range(3)))
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "a/large.png")
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 80)
+    read = image_files.read_pixels
+
+    def forbid_one(path: Path) -> np.ndarray:
+        if path == root / "b/1.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(image_files, "read_pixels", forbid_one)
+    with pytest.raises(ValueError, match=r"^2 images .*denied: .*b/1.png.*9x9 pixels"):
+        import_dataset("mine", [root])
+    imported = import_dataset("mine", [root], skip_unreadable=True)
+    assert imported.num_train + imported.num_test == 5
