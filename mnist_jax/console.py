@@ -1,6 +1,7 @@
 """The console of a training: a line for each epoch, a bar on a terminal, the result at the end."""
 
 import contextlib
+import dataclasses
 import shlex
 import shutil
 import sys
@@ -14,7 +15,8 @@ from tqdm import tqdm
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Listener, Plateau
 from mnist_jax.metrics import mean_and_spread, mean_metrics
 from mnist_jax.workdir.history import Row, best_row
-from mnist_jax.workdir.run import Result
+from mnist_jax.workdir.origin import length_dependence
+from mnist_jax.workdir.run import Result, read_config
 
 NEXT = {
     "report": "curves and mistakes, on a page",
@@ -176,9 +178,12 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
     lines = []
     if not done.trained:
         accuracy = "" if of_population else f": test accuracy {result['test_accuracy']:.2%}"
+        config = read_config(done.workdir)
+        fixed = of_population or (config and length_dependence(dataclasses.asdict(config)))
+        extend = "" if fixed else "more --epochs with --extend to train on, "
         lines.append(
-            f"{done.workdir} is complete{accuracy}. --overwrite trains anew, another --workdir "
-            "beside it."
+            f"{done.workdir} is complete{accuracy}. Use {extend}--overwrite to retrain, or another "
+            "--workdir to keep it."
         )
     if of_population:
         return [*lines, *_members(result)]

@@ -137,8 +137,8 @@ def last_checkpoint(
     Args:
         checkpoints: the directory of the checkpoints.
         origin: the origin of the run.
-        keeps_best: the schedule of a run whose best checkpoint counts. If that one is damaged, the
-            run resumes from the one before it and so makes it again.
+        keeps_best: the schedule of a run whose best checkpoint counts. If that one is damaged or
+            gone, the run resumes from the one before it and so makes it again.
 
     Raises:
         ValueError: the checkpoints belong to another run, as `check_same_run` finds.
@@ -162,7 +162,8 @@ def _last_checkpoint(
     progress = read_progress(checkpoints, saved[-1])
     check_same_run(progress.origin, origin, checkpoints)
     best = best_step(progress.history, keeps_best) if keeps_best else None
-    if best in damaged:
+    if best and best not in saved:
+        # It may be gone where the run was extended: its last epoch was scheduled then, and better.
         saved = [step for step in saved if step < best]
         progress = read_progress(checkpoints, saved[-1]) if saved else beginning
     return saved, progress.to_json()

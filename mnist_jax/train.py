@@ -38,8 +38,10 @@ from mnist_jax.workdir.run import (
     check_shared,
     create_result,
     delete_leftovers,
+    delete_result,
     delete_run,
     previous_result,
+    read_config,
 )
 
 PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
@@ -63,6 +65,7 @@ def train(
     workdir: str | Path,
     *,
     overwrite: bool = False,
+    extend: bool = False,
     listeners: Sequence[Listener] | None = None,
 ) -> Run:
     """Trains a network, or resumes the unfinished run in `workdir`.
@@ -80,20 +83,26 @@ def train(
             metrics.jsonl, result.json and checkpoints/.
         overwrite: True deletes the run in `workdir` and starts again. Nothing is deleted before the
             new run is known to compile.
+        extend: True trains the run in `workdir`, finished or not, on to the larger `config.epochs`,
+            to the bits of a run that had as many from the beginning. The learning rate must be
+            constant; plateaus are allowed.
         listeners: functions that are called with each of the `events`. None stands for the console,
             which prints a line for each epoch. An exception in a listener ends the run, which can
             be resumed.
 
     Raises:
-        ValueError: `workdir` holds a run with a different config or different data, or an
-            unreadable one; or the dataset is unavailable or does not fit the config.
+        ValueError: `workdir` holds a run with a different config or different data, an unreadable
+            one, or one that cannot be extended; or the dataset is unavailable or does not fit the
+            config.
         OSError: `workdir` cannot be written, or is in use by another process. Saved steps stay.
         FloatingPointError: the loss or a parameter is not finite; no such state is saved.
         Stopped: a signal arrived. It is a KeyboardInterrupt.
     """
     workdir = Path(workdir)
-    check_alike("options", [dataclasses.asdict(config), overwrite])
-    result = from_first(functools.partial(previous_result, workdir, config, overwrite))
+    if overwrite and extend:
+        raise ValueError("--extend trains on with the run that --overwrite deletes: give only one")
+    check_alike("options", [dataclasses.asdict(config), overwrite, extend])
+    result = from_first(functools.partial(previous_result, workdir, config, overwrite, extend))
     with heard(listeners) as tell:
         if result:
             check_shared(workdir)
@@ -196,11 +205,16 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
 
 
 def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
-    """Brings the directory back to the last checkpoint, or empties it with `overwrite`."""
+    """Brings the directory back to the last checkpoint, or empties it with `overwrite`.
+
+    A run that is extended loses its result before it has the new config: killed in between, it is
+    an unfinished one of the old config, which the same command extends.
+    """
     if overwrite:
         delete_run(workdir)
     delete_leftovers(workdir)
-    if overwrite or not (workdir / "config.json").exists():
+    if overwrite or read_config(workdir) != config:
+        delete_result(workdir)
         write_json(workdir / "config.json", dataclasses.asdict(config))
     check_shared(workdir)
     write_history(workdir, history)  # without what was written after the checkpoint

@@ -119,7 +119,9 @@ class Train(OfRecipe, SeveralProcesses):
     workdir: Path | None = None
     """Where the results go (default: runs/NAME-OF-THE-RECIPE)."""
     overwrite: bool = False
-    """Delete the run that is in the workdir and start anew."""
+    """Delete the run that is in the workdir and retrain."""
+    extend: bool = False
+    """Train the run in the workdir on to more --epochs; its learning rate must be constant."""
     tensorboard: bool = False
     """Also write event files for TensorBoard, to tensorboard/ in the workdir."""
 
@@ -129,7 +131,8 @@ class Train(OfRecipe, SeveralProcesses):
             listeners = [stack.enter_context(console())]
             if self.tensorboard:
                 listeners.append(stack.enter_context(tensorboard(workdir)))
-            run = train(self.recipe, workdir, overwrite=self.overwrite, listeners=listeners)
+            how = {"overwrite": self.overwrite, "extend": self.extend}
+            run = train(self.recipe, workdir, **how, listeners=listeners)
         show_result(workdir, run.result)
         return {"workdir": str(workdir), **run.result}
 

@@ -52,6 +52,22 @@ class Origin(NamedTuple):
         return {"data_sha256": self.data_sha256, **init}
 
 
+def length_dependence(config: dict[str, Any]) -> str | None:
+    """Describes the field by which every step depends on the number of epochs, if there is one.
+
+    Without one, a run of fewer epochs is the beginning of a run of more, to the last bit: keys,
+    orders and averages depend on the step alone, plateaus and early stopping on the epochs before.
+
+    Args:
+        config: nested dicts, such as `dataclasses.asdict` gives.
+    """
+    fields = completed(config)
+    for name, free in (("optimizer.schedule", "constant"), ("optimizer.warmup", 0)):
+        if fields[name] != free:
+            return f"{name} is {fields[name]!r}"
+    return None
+
+
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     """Compares what a checkpoint was made of with the run that is to resume from it.
 
@@ -61,23 +77,24 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
         checkpoints: the directory of checkpoints, named in messages.
 
     Raises:
-        ValueError: they have another config or other data. Another environment is a warning.
+        ValueError: they have another config or other data. Another environment is a warning. Where
+            `length_dependence` finds nothing, the checkpoint may be of fewer epochs.
     """
-    differences = config_differences(
-        *(
-            {**completed(origin.config), "data_sha256": origin.data_sha256}
-            for origin in (saved, expected)
-        )
+    before, now = (
+        completed(origin.config) | {"data_sha256": origin.data_sha256}
+        for origin in (saved, expected)
     )
-    if differences:
+    if before["epochs"] < now["epochs"] and not length_dependence(saved.config):
+        del before["epochs"], now["epochs"]  # the run has been extended
+    if differences := config_differences(before, now):
         raise ValueError(
             f"{checkpoints} holds a run with another config or other data "
-            f"({'; '.join(differences)}): choose another --workdir, or start anew with --overwrite"
+            f"({'; '.join(differences)}): choose another --workdir, or retrain with --overwrite"
         )
     if saved.data.label_names != expected.data.label_names:
         raise ValueError(
             f"{checkpoints} holds a run whose classes have other names: choose another --workdir, "
-            "or start anew with --overwrite"
+            "or retrain with --overwrite"
         )
     differences = config_differences(UNTOLD | saved.environment, expected.environment)
     if differences:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from mnist_jax.workdir.checkpoint import (
 )
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import network_sha256
-from mnist_jax.workdir.origin import Origin
+from mnist_jax.workdir.origin import Origin, length_dependence
 
 MEMBERS = "members"  # a directory that only a population has
 
@@ -120,7 +121,12 @@ def read_result(workdir: Path) -> Result | None:
 
 
 def holds_run(
-    workdir: Path, config: Config, overwrite: bool, *, of_population: bool = False
+    workdir: Path,
+    config: Config,
+    overwrite: bool,
+    extend: bool = False,
+    *,
+    of_population: bool = False,
 ) -> bool:
     """Tells whether `workdir` holds a run with this config that is not to be overwritten.
 
@@ -128,11 +134,12 @@ def holds_run(
         workdir: a directory, which may be missing.
         config: the recipe.
         overwrite: True if any run of its kind may be overwritten.
+        extend: True if the run may have fewer epochs, and must be there.
         of_population: the kind: a run of `population`, or of `train`.
 
     Raises:
         ValueError: the directory belongs to something else, or to a run of the other kind, or to
-            one with another config that is not to be overwritten.
+            one with another config that is not to be overwritten, or cannot be extended.
         NotADirectoryError: it is a file.
     """
     previous = read_config(workdir)
@@ -147,6 +154,10 @@ def holds_run(
                     f"{workdir} holds {name} but no config.json, so it is not of this program: "
                     f"choose another --workdir, or delete {name}"
                 )
+        if extend:
+            raise ValueError(
+                f"there is no run in {workdir} to extend: leave out --extend, or give its --workdir"
+            )
         return False
     if (workdir / MEMBERS).exists() != of_population:
         kinds = ("a population", "a single run")
@@ -154,20 +165,49 @@ def holds_run(
     if overwrite:
         return False
     differences = config_differences(dataclasses.asdict(previous), dataclasses.asdict(config))
-    if differences:
-        raise ValueError(
-            f"{workdir} holds a run with another config ({'; '.join(differences)}): choose another "
-            "--workdir, or start anew with --overwrite"
-        )
-    return True
+    if not differences:
+        return True
+    another = f"{workdir} holds a run with another config ({'; '.join(differences)}): "
+    choices = "choose another --workdir, or retrain with --overwrite"
+    if of_population:
+        raise ValueError(another + choices)
+    problem = _extension_problem(workdir, previous, config)
+    if extend and problem:
+        raise ValueError(f"{workdir} cannot be extended: {problem}; {choices}")
+    if extend:
+        return True
+    if not problem:
+        choices = f"add --extend to train on to {config.epochs} epochs, {choices}"
+    elif not re.search(r"\b(model|data|init_from)\b", " ".join(differences)):
+        choices += f"; there --init-from {workdir} would begin with its parameters"
+    if len(differences) == 1 and config.epochs > previous.epochs and problem:
+        choices = f"it cannot be extended, as {problem}; {choices}"
+    raise ValueError(another + choices)
 
 
-def previous_result(workdir: Path, config: Config, overwrite: bool) -> Result | None:
+def _extension_problem(workdir: Path, previous: Config, config: Config) -> str | None:
+    """Says why a run of one config cannot become one of another by more epochs, if it cannot."""
+    same_length = dataclasses.replace(config, epochs=previous.epochs)
+    old, new = dataclasses.asdict(previous), dataclasses.asdict(same_length)
+    if differences := config_differences(old, new):
+        return f"only epochs may change, but {'; '.join(differences)}"
+    if config.epochs < previous.epochs:
+        return f"epochs must be more than {previous.epochs}, got {config.epochs}"
+    if (workdir.absolute().parent.parent / "population.json").exists():
+        return "it is a member of a population, which would no longer be whole"
+    dependence = length_dependence(old)
+    return dependence and f"{dependence}, so that every step depends on the number of epochs"
+
+
+def previous_result(
+    workdir: Path, config: Config, overwrite: bool, extend: bool = False
+) -> Result | None:
     """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
 
-    A run whose result, last or best checkpoint is damaged is not complete. Raises as `holds_run`.
+    A run whose result, last or best checkpoint is damaged is not complete, nor is one that is to be
+    extended. Raises as `holds_run`.
     """
-    if not holds_run(workdir, config, overwrite):
+    if not holds_run(workdir, config, overwrite, extend) or read_config(workdir) != config:
         return None
     try:
         result = read_result(workdir)
@@ -206,12 +246,19 @@ def delete_leftovers(workdir: Path) -> None:
 
 
 @by_first_process
+def delete_result(workdir: Path) -> None:
+    """Deletes what describes a finished run: its last checkpoint can give it again."""
+    for name in ("report.html", "result.json"):
+        (workdir / name).unlink(missing_ok=True)
+
+
+@by_first_process
 def delete_run(workdir: Path) -> None:
     """Deletes a run but for config.json, which the next run replaces and which marks it as ours.
 
     The order never leaves a result without its checkpoint.
     """
-    for name in ("report.html", "result.json", "metrics.jsonl"):
-        (workdir / name).unlink(missing_ok=True)
+    delete_result(workdir)
+    (workdir / "metrics.jsonl").unlink(missing_ok=True)
     delete_checkpoints(workdir / "checkpoints")
     shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
