@@ -5,7 +5,7 @@ import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Listener, Plateau
-from mnist_jax.metrics import mean_and_spread, mean_metrics
+from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
 from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
 from mnist_jax.workdir.run import Result, read_config
@@ -23,6 +23,7 @@ NEXT = {
     "serve": "draw, and see what it sees",
     "verify": "train again, compare the bits",
 }
+TRY = "a lower --optimizer.learning-rate; and look whether the labels are right"
 
 
 @contextlib.contextmanager
@@ -78,16 +79,27 @@ def show_result(workdir: Path, result: Result) -> None:
         ("bits", f"params_sha256 {result['params_sha256'][:16]}..."),
         ("files", f"{workdir}: {', '.join(files)}"),
     ]
-    rows += [
-        ("next", f"{_program()} {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
-        for command, purpose in NEXT.items()
-    ]
+    if problem := _problem(result):
+        rows += [("note", problem), ("try", TRY)]
+    else:
+        rows += [
+            ("next", f"{_program()} {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
+            for command, purpose in NEXT.items()
+        ]
     title = f"test accuracy {result['test_accuracy']:.2%}"
     needed = max(len(text) for _, text in rows) + 12  # with names and frame
     if sys.stdout.isatty() and needed <= shutil.get_terminal_size().columns:
         _draw(title, rows)
     else:  # lines that a frame would break are to be copied
         print(title, *(f"{name:6}{text}" for name, text in rows), sep="\n")
+
+
+def _problem(result: Mapping[str, Any]) -> str | None:
+    """Says in which way a result is no better than guessing, if it is so."""
+    guessed = result.get("guessing")
+    return guessed and no_better_than_guessing(
+        result["test_loss"], result["test_accuracy"], guessed
+    )
 
 
 def _program() -> str:
@@ -215,4 +227,9 @@ def _members(result: dict[str, Any]) -> list[str]:
             low, high = (100 * end for end in spread["ci95"])
             interval = f"95 % interval {low:.2f} to {high:.2f}, {count} seeds"
         lines.append(f"{' '.join([*values, 'test accuracy'])} {_spelled(spread)} ({interval})")
+    measured = zip(result["test_loss"], result["test_accuracy"], strict=True)
+    if "guessing" in result and all(
+        no_better_than_guessing(*each, result["guessing"]) for each in measured
+    ):
+        lines.append(f"none of them is better than guessing; try {TRY}")
     return lines

@@ -66,6 +66,40 @@ def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
     }
 
 
+def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Returns what is measured without a look at the images.
+
+    Args:
+        labels: int [N], 0 to `num_classes` - 1.
+        num_classes: the number of classes, C.
+
+    Returns:
+        `loss`, of equal probabilities: ln C; and `accuracy`, of always answering the largest class.
+    """
+    return {
+        "loss": math.log(num_classes),
+        "accuracy": int(np.bincount(labels).max()) / len(labels),
+    }
+
+
+def no_better_than_guessing(
+    loss: float | None, accuracy: float, guessed: dict[str, float]
+) -> str | None:
+    """Says in which way a network's loss or accuracy is no better than `guessing`, if it is so."""
+    if accuracy <= guessed["accuracy"]:
+        return (
+            f"it has learned nothing: test accuracy {accuracy:.2%}, and {guessed['accuracy']:.2%} "
+            "by always answering the largest class"
+        )
+    if loss is None or loss >= guessed["loss"]:
+        own = "not finite" if loss is None else f"{loss:.4g}"
+        return (
+            f"it is no better than guessing: test loss {own}, and {guessed['loss']:.4g} by equal "
+            "probabilities of all classes"
+        )
+    return None
+
+
 def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
     """Describes a sample by Student's t distribution.
 

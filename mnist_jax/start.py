@@ -16,6 +16,7 @@ from mnist_jax.config import Config
 from mnist_jax.datasets import Split, load_splits
 from mnist_jax.datasets.info import describe_images
 from mnist_jax.loader import steps_per_epoch
+from mnist_jax.metrics import guessing
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.processes.distributed import from_first
@@ -41,6 +42,7 @@ class Task(NamedTuple):
         model: the Linen module.
         tx: the optimizer.
         options: the other arguments of `program.compile_program`.
+        guessing: what a network is to be better than, see `metrics.guessing`.
     """
 
     splits: dict[str, Split]
@@ -49,6 +51,7 @@ class Task(NamedTuple):
     model: nn.Module
     tx: optax.GradientTransformation
     options: dict[str, Any]
+    guessing: dict[str, float]
 
 
 class Start(NamedTuple):
@@ -103,9 +106,9 @@ def create_task(config: Config) -> Task:
         "chunk_steps": config.chunk_steps,
         **step_options(config),
     }
-    return Task(
-        splits, origin, rules, *create_parts(config, len(label_names), total_steps), options
-    )
+    parts = create_parts(config, len(label_names), total_steps)
+    guessed = guessing(splits["test"].labels, len(label_names))
+    return Task(splits, origin, rules, *parts, options, guessed)
 
 
 def create_parts(

@@ -194,6 +194,7 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
         state.eval_variables,
         test,
         measured["val_accuracy"],
+        guessing=task.guessing,
         best_step=best,
         steps=end.step,
         origin=start.progress.origin,

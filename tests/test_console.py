@@ -8,7 +8,7 @@ import sys
 import pytest
 from scripted import LESSON, scripted
 
-from mnist_jax import population, train
+from mnist_jax import population, start, train
 from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
 
 
@@ -62,6 +62,18 @@ def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
         "seed-0  test 50.00%  validation 50.00%",
         "seed-1  test 75.00%  validation 75.00%",
     ]
+
+
+@pytest.mark.parametrize(("accuracies", "nothing"), [([0.25, 0.5], True), ([0.25, 0.75], False)])
+def test_a_population_of_which_no_member_has_learned_says_so(
+    tmp_path, capsys, accuracies, nothing, monkeypatch
+):
+    """Two of the four test images are of one class."""
+    monkeypatch.setattr(start, "guessing", lambda *_: {"loss": 9.0, "accuracy": 0.5})
+    with scripted(accuracies=[accuracies]):
+        population(LESSON, tmp_path, seeds=2)
+    line = "none of them is better than guessing; try a lower --optimizer.learning-rate;"
+    assert capsys.readouterr().out.splitlines()[-1].startswith(line) == nothing
 
 
 def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mnist_jax.metrics import mean_and_spread, mean_metrics, metric_sums, total_sums
+from mnist_jax.metrics import (
+    guessing,
+    mean_and_spread,
+    mean_metrics,
+    metric_sums,
+    no_better_than_guessing,
+    total_sums,
+)
 
 LOGITS = np.array([[2, 0, -1], [0, 3, 1], [1, 1, 0], [0, 0, 5], [4, 0, 0], [0, 1, 0]], np.float32)
 LABELS = np.array([0, 1, 1, 2, 0, 1], np.int32)
@@ -103,3 +110,26 @@ def test_mean_deviation_and_interval_are_those_of_scipy():
     )
     assert mean_and_spread([0.5, 0.5]) == {"mean": 0.5, "std": 0.0, "ci95": [0.5, 0.5]}
     assert mean_and_spread([0.5]) == {"mean": 0.5, "std": None, "ci95": None}
+
+
+def test_guessing_is_the_largest_class_and_equal_probabilities():
+    found = guessing(np.array([0, 2, 2, 1, 2], np.int32), 4)
+    assert found == {"loss": math.log(4), "accuracy": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "said"),
+    [
+        (0.5, 0.61, None),
+        (2.302, 0.61, None),  # unsure, but right
+        (0.5, 0.6, "it has learned nothing: test accuracy 60.00%, and 60.00% by always"),
+        (2.3, 0.1, "it has learned nothing: test accuracy 10.00%, and 60.00% by always"),
+        (3482.0, 0.2, "it has learned nothing"),
+        (math.log(10), 0.61, "it is no better than guessing: test loss 2.303, and 2.303 by equal"),
+        (3482.123, 0.7, "it is no better than guessing: test loss 3482, and 2.303 by equal"),
+        (None, 0.7, "it is no better than guessing: test loss not finite, and 2.303"),
+    ],
+)
+def test_a_network_that_is_no_better_than_guessing_is_found(loss, accuracy, said):
+    found = no_better_than_guessing(loss, accuracy, {"loss": math.log(10), "accuracy": 0.6})
+    assert found == said or (said and found.startswith(said))

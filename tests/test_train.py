@@ -29,6 +29,7 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         "test_loss",
         "test_accuracy",
         "val_accuracy",
+        "guessing",
         "best_step",
         "steps",
         "params_sha256",

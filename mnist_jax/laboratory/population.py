@@ -75,7 +75,8 @@ def population(
         `test_accuracy`, `val_accuracy`, `test_loss`, `params_sha256` and `diverged`, each in the
         order of the members; `mean`, `std` and `ci95` of the test accuracy (None where values
         vary); with varied values the same of each of the `combinations`; and, as in result.json,
-        `steps`, `data_sha256`, `seconds` and the environment. One seed has no `std` and no `ci95`.
+        `guessing`, `steps`, `data_sha256`, `seconds` and the environment. One seed has no `std` and
+        no `ci95`.
 
     Raises:
         As `train`, but not FloatingPointError.
@@ -206,6 +207,7 @@ def _population(
                 own.eval_variables,
                 test[number] | {"loss": json_number(test[number]["loss"])},
                 rows[-1]["val_accuracy"],
+                guessing=task.guessing,
                 best_step=end.step,  # of those that are saved
                 steps=end.step,
                 origin=origin,
@@ -223,6 +225,7 @@ def _population(
         **identity(members),
         **{name: [result[name] for result in results] for name in BY_MEMBER},
         "diverged": rules.diverged,
+        "guessing": task.guessing,
         **_summary(members, [result["test_accuracy"] for result in results]),
         "steps": end.step,
         "data_sha256": origin.data_sha256,

@@ -50,7 +50,9 @@ def verify(workdir: str | Path) -> list[str]:
             run = train(config, directory, listeners=())
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
-    return config_differences(before, _bits(run.result, run.history, now))
+    again = _bits(run.result, run.history, now)
+    later = {*run.result} - {*result}  # what an older version did not record
+    return config_differences(before, {name: again[name] for name in again if name not in later})
 
 
 def _bits(

@@ -27,6 +27,7 @@ MEMBERS = "members"  # a directory that only a population has
 class Result(TypedDict):
     """The content of result.json: the measured network, and what its bits depend on.
 
+    `guessing` is what `metrics.guessing` gives for the test split; older versions had none.
     `steps` counts the updates made, `best_step` is the saved step of best validation accuracy;
     `seconds` maps the phases of the run to seconds. The environment follows, as in `origin`.
     """
@@ -34,6 +35,7 @@ class Result(TypedDict):
     test_loss: float | None
     test_accuracy: float
     val_accuracy: float
+    guessing: NotRequired[dict[str, float]]
     best_step: int | None
     steps: int
     params_sha256: str
@@ -53,6 +55,7 @@ def create_result(
     test: dict[str, float | None],
     val_accuracy: float,
     *,
+    guessing: dict[str, float],
     best_step: int | None,
     steps: int,
     origin: Origin,
@@ -66,6 +69,7 @@ def create_result(
         "test_loss": test["loss"],
         "test_accuracy": test["accuracy"],
         "val_accuracy": val_accuracy,
+        "guessing": guessing,
         "best_step": best_step,
         "steps": steps,
         "params_sha256": network_sha256(variables),

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import TINY
+from subprocesses import options as options_of
 
 from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import main
@@ -152,6 +154,31 @@ def test_the_proposed_commands_can_be_called(tmp_path, monkeypatch, capsys):
         show_result(tmp_path, result)
         command = f"{expected} report --workdir {shlex.quote(str(tmp_path))} "
         assert f"next  {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        (["--optimizer.learning-rate=1"], "it has learned nothing: test accuracy 1"),
+        (["--optimizer.learning-rate=1e-9"], "it has learned nothing: test accuracy "),
+        ([], ""),
+    ],
+)
+def test_a_run_that_has_learned_nothing_says_so_in_place_of_what_comes_next(
+    tmp_path, capsys, changes, note
+):
+    options = [*options_of(TINY), "--epochs=4", f"--workdir={tmp_path}"]
+    for _ in range(2):  # when it is trained, and when it is complete
+        assert main(["train", *options, *changes]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        if not note:
+            assert [line[:6] for line in lines[-3:]] == ["next  "] * 3
+            continue
+        assert lines[-2].startswith(f"note  {note}")
+        assert lines[-1] == (
+            "try   a lower --optimizer.learning-rate; and look whether the labels are right"
+        )
+        assert not any(line.startswith("next") for line in lines)
 
 
 @pytest.mark.slow
