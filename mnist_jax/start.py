@@ -75,8 +75,13 @@ def create_task(config: Config) -> Task:
     """Loads the data, counts the steps and creates what trains on them.
 
     Raises:
-        ValueError: the config does not fit the data.
+        ValueError: the config does not fit the data, or JAX computes in float64.
     """
+    if jax.dtypes.canonicalize_dtype(np.float64) == np.float64:
+        raise ValueError(
+            "JAX's 64-bit mode is on, and a training computes in float32: unset JAX_ENABLE_X64, or "
+            'call jax.config.update("jax_enable_x64", False)'
+        )
     splits, label_names = load_splits(**vars(config.data))
     images = splits["train"].images
     sample = images[np.arange(min(len(images), SAMPLE))]

@@ -40,6 +40,7 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
         "device_count",
         "process_count",
         "cpu_count",
+        "settings",
         "versions",
     }
     assert (run.result["steps"], run.result["platform"]) == (16, "cpu")

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 import tyro
 
 import mnist_jax
@@ -24,9 +25,16 @@ from mnist_jax.config import Config, load_config
 from mnist_jax.messages import one_line
 from mnist_jax.processes.group import LOST, LostError
 from mnist_jax.processes.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
+from mnist_jax.workdir.origin import JAX_SETTINGS
 
 # Exit codes: 0 done; LOST if one of several processes was lost; 128 + N stopped by signal N; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
+# With these set otherwise, JAX refuses what the libraries do.
+PINNED = {
+    "jax_disable_jit": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+}
 DIFFERENT = 4  # `verify` found different bits, or `doctor` something to fix
 
 
@@ -67,6 +75,9 @@ def run() -> NoReturn:
         signal.signal(signum, raise_stopped)
     sys.unraisablehook = raise_unraisable
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it cannot read, it also raises
+    # Whatever the JAX_* variables of the shell are for, the command has the same bits.
+    for name, value in (JAX_SETTINGS | PINNED).items():
+        jax.config.update(name, value)
     if sys.stderr is None:  # it was closed: errors go nowhere
         sys.stderr = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -13,7 +13,19 @@ from mnist_jax.config import completed, config_differences
 from mnist_jax.datasets.info import DataInfo, data_info
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-UNTOLD = {"process_count": 1}  # what older versions did not record, and how it was
+# What older versions did not record, and how it was.
+UNTOLD: dict[str, Any] = {"process_count": 1, "settings": []}
+# JAX's settings that change bits, and their usual values.
+JAX_SETTINGS = {
+    "jax_enable_x64": False,
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_default_matmul_precision": None,
+    "jax_disable_most_optimizations": False,
+}
+VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+# XLA's flags that change no bits: the count of devices is recorded by itself.
+HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 class Origin(NamedTuple):
@@ -114,14 +126,30 @@ def cpu_count() -> int | None:
     return len(affinity(0)) if affinity else os.cpu_count()
 
 
+def settings() -> list[str]:
+    """Returns the settings of JAX and XLA that change bits and are not as usual, as NAME=VALUE."""
+    changed = []
+    for name, usual in JAX_SETTINGS.items():
+        value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
+        if value != usual:
+            changed.append(f"{name}={value}")
+    changed += [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return changed + [f"XLA_FLAGS={flag}" for flag in flags if not flag.startswith(HARMLESS)]
+
+
 def environment() -> dict[str, Any]:
-    """Returns `platform`, `device_kind`, the counts of devices, processes and cores, `versions`."""
+    """Returns `platform`, `device_kind`, counts of devices, processes and cores, and `versions`.
+
+    `settings` are what the function of this name returns.
+    """
     return {
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
         "cpu_count": cpu_count(),
+        "settings": settings(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }

@@ -47,6 +47,7 @@ class Result(TypedDict):
     device_count: int
     process_count: int
     cpu_count: int | None
+    settings: NotRequired[list[str]]
     versions: dict[str, str]
 
 
