@@ -23,6 +23,7 @@ from mnist_jax.start import create_parts, create_task, initial_state, last_check
 from mnist_jax.state import TrainState
 from mnist_jax.workdir.checkpoint import (
     Saver,
+    listed,
     open_saver,
     prune,
     read_progress,
@@ -113,7 +114,7 @@ def train(
             tell(Done(workdir, result, run.history, trained=False))
         else:
             absolute = workdir.absolute()  # wherever the program goes meanwhile
-            with lock_workdir(absolute):
+            with resumable(absolute, overwrite), lock_workdir(absolute):
                 run = _train(config, absolute, overwrite, tell)
                 tell(Done(absolute, run.result, run.history))
     return run
@@ -130,6 +131,21 @@ def heard(listeners: Sequence[Listener] | None) -> Iterator[Listener]:
                 listener(event)
 
         yield tell
+
+
+@contextlib.contextmanager
+def resumable(workdir: Path, overwrite: bool) -> Iterator[None]:
+    """Adds to an error of the system what is to be done, where there is a checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and listed(workdir / "checkpoints"):
+            error.add_note(f"what is saved stays; run {_again(overwrite)} to go on")
+        raise
+
+
+def _again(overwrite: bool) -> str:
+    return f"the same command again{', without --overwrite,' if overwrite else ''}"
 
 
 def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Run:
@@ -262,8 +278,8 @@ def follow(
 
 def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
     """Returns the error of a training that a signal stopped and whose last step is saved."""
-    again = f"the same command again{', without --overwrite,' if overwrite else ''}"
-    where = f" after step {end.step} of {total_steps}, which is saved; run {again} to go on"
+    where = f" after step {end.step} of {total_steps}, which is saved"
+    where += f"; run {_again(overwrite)} to go on"
     return Stopped(end.signum, where, agreed=True)
 
 

@@ -417,7 +417,6 @@ COMMANDS: dict[str, type[Common]] = {
     "verify": Verify,
     "doctor": Doctor,
 }
-WRITERS = ("train", "population", "sweep")  # these go on where they were stopped
 
 
 def create_parser(recipe: Config) -> Any:

@@ -19,7 +19,7 @@ import jax
 import tyro
 
 import mnist_jax
-from mnist_jax.cli.commands import COMMANDS, WRITERS, Common, create_parser
+from mnist_jax.cli.commands import COMMANDS, Common, create_parser
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
 from mnist_jax.messages import one_line
@@ -64,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in args:
             traceback.print_exc()
-        code, message = _explain(error, args)
+        code, message = _explain(error)
     print("error:", one_line(message), file=sys.stderr)
     return code
 
@@ -128,7 +128,7 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
+def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and the message for an error."""
     if isinstance(error, FloatingPointError):
         return DIVERGED, str(error)
@@ -136,8 +136,7 @@ def _explain(error: Exception, args: Sequence[str]) -> tuple[int, str]:
         return LOST, str(error)
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
-        hint = "; what is saved stays, and the same command goes on" if args[0] in WRITERS else ""
-        return BAD_INPUT, f"{where}{error.strerror}{hint}"
+        return BAD_INPUT, "; ".join([f"{where}{error.strerror}", *getattr(error, "__notes__", ())])
     if isinstance(error, ValueError | OSError):
         return BAD_INPUT, str(error)
     return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"

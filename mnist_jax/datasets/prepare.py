@@ -1,6 +1,7 @@
 """Prepared datasets in tfds's data directory: finding them, and making them once."""
 
 import contextlib
+import errno
 import importlib
 import importlib.util
 import json
@@ -131,6 +132,11 @@ def write(builder: Any) -> Path:
             builder.download_and_prepare(download_dir=downloads)
     except RuntimeError as error:  # array_record's, of a full disk
         raise OSError(" ".join(str(error).split())) from error
+    except OSError as error:
+        if error.errno or "disk space" not in str(error):
+            raise
+        # tfds's own, which tells how much is needed, but does not know.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(beside)) from error
     return Path(builder.data_dir)
 
 

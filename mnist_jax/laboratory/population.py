@@ -31,7 +31,7 @@ from mnist_jax.processes.signals import stop_requests
 from mnist_jax.program import Program
 from mnist_jax.start import Task, create_task, initial_state, last_checkpoint, step_options
 from mnist_jax.state import TrainState
-from mnist_jax.train import PHASES, follow, heard, make_ready, stopped
+from mnist_jax.train import PHASES, follow, heard, make_ready, resumable, stopped
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.history import Progress, Row, read_history
@@ -104,7 +104,7 @@ def population(
             tell(Done(workdir, result, [], trained=False))
         else:
             absolute = workdir.absolute()  # wherever the program goes meanwhile
-            with lock_workdir(absolute):
+            with resumable(absolute, overwrite), lock_workdir(absolute):
                 result = _population(config, members, absolute, overwrite, tell)
                 tell(Done(absolute, result, read_history(absolute)))
     return result

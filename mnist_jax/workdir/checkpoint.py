@@ -48,7 +48,7 @@ def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
     if os.path.lexists(directory) and not directory.is_dir():
         raise NotADirectoryError(f"{directory} must be a directory, for checkpoints")
     sound, damaged = [], {}
-    for checkpoint in _listed(directory):
+    for checkpoint in listed(directory):
         damage = find_damage(checkpoint)
         if not damage:
             sound.append(int(checkpoint.name))
@@ -133,7 +133,7 @@ def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
 def _tidy(directory: Path, sound: Iterable[int]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _remove(directory, SAVING, DELETED)
-    for checkpoint in _listed(directory):
+    for checkpoint in listed(directory):
         if int(checkpoint.name) not in sound:
             aside = checkpoint.with_name(checkpoint.name + ASIDE)
             if aside.exists():
@@ -148,7 +148,7 @@ def prune(directory: Path, keep: Iterable[int]) -> None:
     Each goes by a rename, so a kill leaves nothing that is listed; the next save, or the end,
     deletes the files.
     """
-    for checkpoint in _listed(directory):
+    for checkpoint in listed(directory):
         if int(checkpoint.name) not in keep:
             checkpoint.rename(checkpoint.with_name(checkpoint.name + DELETED))
 
@@ -255,7 +255,8 @@ def _spelled(arrays: dict[str, Any]) -> set[str]:
     return {f"{path} {leaf.dtype}{list(leaf.shape)}" for path, leaf in named_leaves(arrays).items()}
 
 
-def _listed(directory: Path) -> list[Path]:
+def listed(directory: Path) -> list[Path]:
+    """Returns the checkpoints in a directory in the order of their steps, damaged ones too."""
     checkpoints = [path for path in directory.glob("*") if STEP.fullmatch(path.name)]
     return sorted(checkpoints, key=lambda path: int(path.name))
 

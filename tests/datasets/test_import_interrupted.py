@@ -146,3 +146,11 @@ def test_an_import_that_waited_for_one_that_failed_has_a_lock_that_others_see(
 def test_no_bar_is_drawn_where_there_is_no_terminal(source, capfd):
     import_small(source)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_import_to_a_full_disk_is_told_as_any_other(source, monkeypatch):
+    monkeypatch.setattr(tfds.core.utils, "has_sufficient_disk_space", lambda *_, **__: False)
+    with pytest.raises(
+        ValueError, match=r"No space left on device: .*; set TFDS_DATA_DIR to a dir"
+    ):
+        import_small(source)

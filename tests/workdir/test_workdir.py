@@ -1,5 +1,7 @@
 """What starting in a work directory removes: leftovers of a kill, and what is overwritten."""
 
+import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from helpers import listing, make_files, stop_after
 from scripted import LESSON, scripted
 
 from mnist_jax import population, train
+from mnist_jax.cli.main import _explain
+from mnist_jax.config import CheckpointConfig
 from mnist_jax.workdir.checkpoint import SAVING, Saver, open_saver
 from mnist_jax.workdir.run import delete_leftovers, delete_run
 
@@ -97,6 +101,41 @@ def test_a_finished_run_leaves_these_files_also_where_it_was_killed_at_the_end(
             make_files(tmp_path, {leftover: ""})
             population(LESSON, tmp_path, **options)
             assert files(tmp_path) == {"config.json", "metrics.jsonl", *own}
+
+
+HINT = "what is saved stays; run the same command again{} to go on"
+
+
+@pytest.mark.parametrize(
+    ("saves", "overwrite", "notes"),
+    [
+        (0, False, []),
+        (0, True, []),
+        (1, False, [HINT.format("")]),
+        (
+            1,
+            True,
+            [HINT.format(", without --overwrite,")],
+        ),
+    ],
+)
+@pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 1})])
+def test_an_error_of_the_disk_has_a_hint_only_where_something_is_saved(
+    tmp_path, monkeypatch, run, options, saves, overwrite, notes
+):
+    left, save = iter(range(saves)), Saver.save
+
+    def fail(*args):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*args)
+
+    monkeypatch.setattr(Saver, "save", fail)
+    config = dataclasses.replace(LESSON, checkpoint=CheckpointConfig(every_steps=3))
+    with scripted(), pytest.raises(OSError, match="No space left") as failed:
+        run(config, tmp_path, overwrite=overwrite, **options)
+    assert getattr(failed.value, "__notes__", []) == notes
+    assert _explain(failed.value) == (2, "; ".join(["No space left on device", *notes]))
 
 
 def test_an_error_closes_the_saver_removes_what_is_half_saved_and_is_told(tmp_path, monkeypatch):
