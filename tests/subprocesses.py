@@ -110,6 +110,7 @@ def be_process(rank: int, *, waits_for_loss: bool) -> None:
         else:
             time.sleep(100 if waits_for_loss else 0.01)
 
+    group.PATIENT_SECONDS = 1e6
     group.SILENT_SECONDS = 1e6  # a machine that is busy is not one that is lost
     group.time = types.SimpleNamespace(sleep=sleep)  # type: ignore[assignment]
 

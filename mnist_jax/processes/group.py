@@ -7,19 +7,21 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
-from mnist_jax.processes.clusters import cluster_of_several, open_mpi_address
+from mnist_jax.processes.clusters import cluster_job, cluster_of_several, open_mpi_address
 from mnist_jax.processes.distributed import from_first, is_first
 from mnist_jax.processes.signals import SIGNALS, Stopped
 
 LOST = 5  # the exit code of a process that has lost another one
 START_SECONDS = 300.0  # in which all processes have to be there
+PATIENT_SECONDS = 3.0  # after which a process says for whom it waits
 BEAT_SECONDS = 1.0  # between two signs of life
 SILENT_SECONDS = 30.0  # after which a process is lost: it hangs, or its machine is gone
 
@@ -79,6 +81,9 @@ def joined(
         leaving.set()  # what comes from now on is no loss: others may end alike
         # JAX ends the others, with a stack trace, when the first one is gone: it goes last.
         time.sleep(BEAT_SECONDS * (1 + is_first()))
+        for peer in peers.values():  # a script may go on: for its peers, this process has ended
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_WR)
         raise
     leaving.set()
     with _ends_after(SILENT_SECONDS, "the work is done, but a process was lost in leaving"):
@@ -125,12 +130,16 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
         f"the processes of {where} did not come together: start every one of them, with the same "
         "coordinator and num-processes"
     )
+    waits = _waits(where, arguments)
     if not arguments:
         os.environ.update(open_mpi_address(os.environ))
     # It waits in compiled code, where no handler of Python's runs; and it takes SIGTERM for itself.
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
-        with _ends_after(START_SECONDS, f"{failed}, within {START_SECONDS:g} s"):
+        with (
+            _ends_after(START_SECONDS, f"{failed}, within {START_SECONDS:g} s"),
+            _after(PATIENT_SECONDS, warnings.warn, waits),
+        ):
             jax.distributed.initialize(**arguments, initialization_timeout=int(START_SECONDS) + 60)
             counts = Counter(device.process_index for device in jax.devices())
             if len({*counts.values()}) > 1:
@@ -145,6 +154,21 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+
+
+def _waits(where: str, arguments: dict[str, Any]) -> str:
+    """Says for whom a process waits."""
+    job = cluster_job(os.environ)
+    rank, count = arguments.get("process_id"), arguments.get("num_processes")
+    if not arguments and job:
+        rank, count = job.rank, job.processes
+    if rank is None or count is None:
+        own, others = "this process", "the others"
+    else:
+        own = f"process {rank} of {count}"
+        others = "process 0" if rank else f"the other {count - 1}"
+        others += " and the others" * bool(rank and count > 2)
+    return f"{own} waits for {others} of {where}, {START_SECONDS:g} s at most"
 
 
 def _meet() -> dict[int, socket.socket]:
@@ -234,10 +258,15 @@ def _end(message: str) -> NoReturn:
     os._exit(LOST)
 
 
-@contextlib.contextmanager
-def _ends_after(seconds: float, message: str) -> Iterator[None]:
+def _ends_after(seconds: float, message: str) -> contextlib.AbstractContextManager[None]:
     """Ends this process if the `with` block lasts longer: JAX would do so with a stack trace."""
-    timer = threading.Timer(seconds, _end, [message])
+    return _after(seconds, _end, message)
+
+
+@contextlib.contextmanager
+def _after(seconds: float, function: Callable[[str], Any], message: str) -> Iterator[None]:
+    """Calls a function, in a thread, if the `with` block lasts longer."""
+    timer = threading.Timer(seconds, function, [message])
     timer.daemon = True
     timer.start()
     try:

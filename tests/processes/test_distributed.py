@@ -16,7 +16,7 @@ from subprocesses import CONFIG, OPTIONS, free_port, wait_for_line
 
 from mnist_jax import train
 from mnist_jax.processes.distributed import from_first
-from mnist_jax.processes.group import LOST, joined
+from mnist_jax.processes.group import LOST, _waits, joined
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import without_times
@@ -272,15 +272,55 @@ def test_a_workdir_that_is_not_shared_is_refused(before, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_ends_when_the_others_do_not_come(tmp_path):
-    few = "subprocesses.group.START_SECONDS = 3"
+    few = "subprocesses.group.START_SECONDS, subprocesses.group.PATIENT_SECONDS = 4, 0.5"
     processes = start(2, tmp_path / "run", before=few)
     processes[0].kill()
     [(code, _, stderr)] = ends(processes[1:])
     ends(processes[:1])
     assert code == LOST
-    assert "did not come together" in stderr
-    assert len(stderr.splitlines()) == 1
+    waits, failed = stderr.splitlines()
+    assert waits.startswith("warning: process 1 of 2 waits for process 0 of localhost:")
+    assert "did not come together" in failed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "said"),
+    [
+        ({"process_id": 0, "num_processes": 4}, {}, "process 0 of 4 waits for the other 3 of"),
+        ({"process_id": 1, "num_processes": 2}, {}, "process 1 of 2 waits for process 0 of"),
+        ({"process_id": 1, "num_processes": 4}, {}, "of 4 waits for process 0 and the others of"),
+        ({}, {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, "process 1 of 2 waits for pro"),
+        ({}, {}, "this process waits for the others of here, 300 s at most"),
+    ],
+)
+def test_a_process_knows_for_whom_it_waits(monkeypatch, arguments, environ, said):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert said in _waits("here", arguments)
+
+
+@pytest.mark.slow
+def test_an_error_in_a_script_ends_the_others_while_it_goes_on():
+    """Nobody waits here until a process that says nothing counts as lost."""
+    code = """
+import subprocesses, sys, threading
+subprocesses.be_process(RANK, waits_for_loss=RANK == 0)
+try:
+    with subprocesses.group.joined("localhost:PORT", 2, RANK):
+        if RANK == 0:
+            threading.Event().wait()
+        raise ValueError
+except ValueError:
+    threading.Event().wait()
+"""
+    code = code.replace("PORT", str(free_port()))
+    for rank in (0, 1):
+        script = [sys.executable, "-c", code.replace("RANK", str(rank))]
+        STARTED.append(subprocess.Popen(script, cwd=TESTS, stderr=subprocess.PIPE, text=True))
+    _, stderr = STARTED[0].communicate(timeout=300)
+    assert (STARTED[0].returncode, STARTED[1].poll()) == (LOST, None)
+    assert stderr.startswith("error: process 1 of 2 has ended")
 
 
 @pytest.mark.slow
