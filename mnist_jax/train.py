@@ -230,8 +230,10 @@ def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite:
     if overwrite:
         delete_run(workdir)
     delete_leftovers(workdir)
-    if overwrite or read_config(workdir) != config:
+    previous = None if overwrite else read_config(workdir)
+    if previous not in (None, config):
         delete_result(workdir)
+    if previous != config:
         write_json(workdir / "config.json", dataclasses.asdict(config))
     check_shared(workdir)
     write_history(workdir, history)  # without what was written after the checkpoint
