@@ -74,12 +74,14 @@ def run() -> NoReturn:
     for signum in SIGNALS:
         signal.signal(signum, raise_stopped)
     sys.unraisablehook = raise_unraisable
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it cannot read, it also raises
+    for name in ("PIL", "absl"):  # what Pillow and Orbax log, they also raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(  # of Orbax's writes that fail after the first one has
+        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
+    )
     # Whatever the JAX_* variables of the shell are for, the command has the same bits.
     for name, value in (JAX_SETTINGS | PINNED).items():
         jax.config.update(name, value)
-    if sys.stderr is None:  # it was closed: errors go nowhere
-        sys.stderr = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # At once, also in a pipe or a file; and a name that it has no letters for is spelled out.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")

@@ -34,18 +34,20 @@ def raise_stopped(signum: int, _frame: object) -> NoReturn:
 def raise_unraisable(unraisable: Any) -> None:
     """The command's `sys.unraisablehook`: a signal that Python would only report comes again.
 
-    That is one which arrives while the garbage collector calls back; JAX has such a callback.
+    That is one which arrives while the garbage collector calls back; JAX has such a callback. When
+    a save fails, Orbax raises the first error; later ones, of a closed event loop, say nothing.
     """
     stopped = unraisable.exc_value
     if isinstance(stopped, Stopped):
         threading.Timer(0.01, os.kill, (os.getpid(), stopped.signum)).start()
-    else:
+    elif str(stopped) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
-def exit_at_once(signum: int, _frame: object) -> NoReturn:
+def exit_at_once(signum: int, _frame: object = None) -> NoReturn:
     """A signal handler for a time in which there is nothing to clean up."""
-    os.write(2, f"error: {Stopped(signum)}\n".encode())
+    with contextlib.suppress(OSError):  # its terminal may be gone
+        os.write(2, f"error: {Stopped(signum)}\n".encode())
     os._exit(128 + signum)
 
 
@@ -79,7 +81,7 @@ def stop_requests() -> Iterator[list[int]]:
     def receive() -> None:
         while received := reader.recv(1):  # the number of a signal; nothing at the end
             if received[0] in SIGNALS and _is_second(received_at) and is_command:
-                os._exit(128 + received[0])
+                exit_at_once(received[0])
 
     def handle(signum: int, _frame: object) -> None:
         requests.append(signum)

@@ -9,11 +9,9 @@ import contextlib
 import copy
 import errno
 import functools
-import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,18 +113,16 @@ def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
     What a save or a pruning that was killed has left there is removed. Checkpoints of other steps
     than the sound ones are set aside under another name, until `remove_set_aside`.
     """
-    _ignore_late_errors()
     _tidy(directory, sound)
-    with _quiet():
-        saver = Saver(directory)
-        try:
-            yield saver
-            saver.close()
-        except BaseException:
-            for tidy in (saver.close, functools.partial(_remove, directory, SAVING)):
-                with contextlib.suppress(OSError):  # the first error is the one to tell
-                    tidy()
-            raise
+    saver = Saver(directory)
+    try:
+        yield saver
+        saver.close()
+    except BaseException:
+        for tidy in (saver.close, functools.partial(_remove, directory, SAVING)):
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                tidy()
+        raise
 
 
 @by_first_process
@@ -237,8 +233,7 @@ def _restore_args(items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
 def _restore(directory: Path, step: int, **items: Any) -> Any:
     path = _path(directory, step)
     try:
-        with _quiet():
-            return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**items))
+        return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**items))
     except KeyError as error:
         raise ValueError(
             f"the checkpoint {path} was written by another version of this program: train anew, "
@@ -293,33 +288,3 @@ def _one_os_error(directory: Path) -> Iterator[None]:
         number = int(code[1]) if code else errno.EIO
         reason = os.strerror(number) if code else str(error).partition("\n")[0]
         raise OSError(number, reason, str(directory)) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax from logging what it also raises."""
-    absl, level = logging.getLogger("absl"), logging.getLogger("absl").level
-    absl.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        absl.setLevel(level)
-
-
-@functools.cache
-def _ignore_late_errors() -> None:
-    """Silences the writes that fail after the first one has; once a process.
-
-    Orbax raises the first error, and nobody waits for the others: they would be told as tracebacks
-    of a closed event loop and of tasks whose exception was never retrieved.
-    """
-    hook = sys.unraisablehook
-
-    def tell_unraisable(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    sys.unraisablehook = tell_unraisable
-    logging.getLogger("asyncio").addFilter(
-        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
-    )

@@ -119,8 +119,8 @@ def test_a_second_signal_does_not_wait_and_does_no_harm(tmp_path):
         wait_for_line(process, "repeated")
         assert process.poll() is None  # it waits for its chunk
         process.send_signal(signal.SIGTERM)
-        process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (128 + signal.SIGTERM, "error: stopped by SIGTERM\n")
     assert check_checkpoints(tmp_path / "checkpoints")[1] == {}
 
 

@@ -1,7 +1,9 @@
 """Real Orbax on a toy state."""
 
+import logging
 import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scripted import LESSON, scripted
 
+from mnist_jax import train
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.state import TrainState
@@ -203,3 +207,15 @@ def test_a_damaged_checkpoint_is_set_aside_until_it_is_not_needed(tmp_path):
     assert check_checkpoints(tmp_path) == ([1, 2], {})
     remove_set_aside(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_saving_and_restoring_leave_the_process_of_the_caller_as_it_was(tmp_path):
+    def state() -> tuple[object, ...]:
+        asyncio = logging.getLogger("asyncio")
+        return sys.unraisablehook, [*asyncio.filters], logging.getLogger("absl").level
+
+    before = state()
+    with scripted(), open_saver(tmp_path / "checkpoints", []):
+        assert state() == before
+        train(LESSON, tmp_path / "run")
+    assert state() == before
