@@ -1,6 +1,8 @@
 """The start of the command: it handles signals before the imports, which take a second."""
 
+import os
 import signal
+import sys
 
 from mnist_jax import clock
 from mnist_jax.processes.signals import SIGNALS, exit_at_once
@@ -10,4 +12,20 @@ def run() -> None:
     """The `mnist-jax` command."""
     for signum in SIGNALS:  # until `main.run` sets its own
         signal.signal(signum, exit_at_once)
+    _open_standard_streams()
     clock.timed_import("mnist_jax.cli.main").run()
+
+
+def _open_standard_streams() -> None:
+    """Opens /dev/null in place of what was closed, as by `>&-`.
+
+    Otherwise the next files would have these numbers: what libraries print would be in them.
+    """
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

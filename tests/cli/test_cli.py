@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from helpers import bits, write_recipe
 from sklearn.metrics import accuracy_score
+from subprocesses import CONFIG
 
-from mnist_jax import Config
+from mnist_jax import Config, train
 from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import main
 
@@ -126,3 +129,45 @@ def test_debug_shows_where_an_error_is_raised(tmp_path, capsys):
 def test_the_version_is_printed(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("mnist-jax 0.")
+
+
+ON_A_RUN = (
+    "train --overwrite",
+    "train --epochs=0",
+    "verify",
+    "evaluate --json",
+    "report",
+    "doctor",
+)
+
+
+@pytest.mark.parametrize(
+    ("closed", "command"),
+    [
+        (">&-", "train --overwrite"),
+        (">&- 2>&- <&-", "train --epochs=0"),
+        *(
+            pytest.param(closed, command, marks=pytest.mark.slow)
+            for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-")
+            for command in ON_A_RUN
+        ),
+    ],
+)
+def test_closed_standard_streams_change_neither_result_nor_exit_code(tmp_path, closed, command):
+    recipe = write_recipe(tmp_path / "recipe.json", dataclasses.replace(CONFIG, epochs=1))
+    workdir = tmp_path / "run"
+    train(dataclasses.replace(CONFIG, epochs=1), workdir, listeners=())
+    before = bits(workdir)
+    name, *options = command.split()
+    if name == "train":
+        options.append(f"--config={recipe}")
+    if name != "doctor":
+        options.append(f"--workdir={workdir}")
+    call = shlex.join([sys.executable, "-m", "mnist_jax", name, *options])
+    done = subprocess.run(f"{call} {closed}", shell=True, capture_output=True, text=True)
+    fails = "--epochs=0" in command
+    assert done.returncode == (2 if fails else 0), done
+    assert done.stderr == (
+        "error: epochs must be at least 1, got 0\n" if fails and "2" not in closed else ""
+    )
+    assert {name: value for name, value in bits(workdir).items() if name != "report.html"} == before
