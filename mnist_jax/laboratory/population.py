@@ -92,6 +92,11 @@ def population(
             "data.loader must be memory in a population, which gathers its batches on the device, "
             f"got {config.data.loader!r}"
         )
+    if jax.process_count() > 1:
+        raise ValueError(
+            "a population trains in one process, with all devices that it sees, got "
+            f"{jax.process_count()} processes"
+        )
     members = create_members(config, seeds, vary or {})
     for member in members:
         check_model(**vars(member.config.model))

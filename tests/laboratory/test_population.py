@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers import TINY, bits, rows, stop_after, strict_json, times
+from scripted import LESSON
 
 from mnist_jax import evaluate, population, train
 from mnist_jax.cli.main import main
@@ -245,3 +247,12 @@ def test_a_population_killed_and_stopped_in_turn_resumes_with_the_same_bits(tmp_
     population(config, killed, seeds=2)
     assert bits(killed) == bits(tmp_path / "undisturbed")
     assert not (killed / "checkpoints").exists()
+
+
+def test_a_population_of_several_processes_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="trains in one process, .* got 2 processes"):
+        population(LESSON, tmp_path / "many", seeds=2)
+    assert not (tmp_path / "many").exists()
