@@ -36,7 +36,7 @@ from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.history import Progress, Row, read_history
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.run import MEMBERS, create_result, holds_run
+from mnist_jax.workdir.run import MEMBERS, create_result, holds_run, previous_result
 
 BY_MEMBER = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
 
@@ -126,7 +126,8 @@ def read_population(workdir: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no finished population in {workdir}")
     result = read_json(path)
-    kinds = {"seeds": list, "values": dict, "test_accuracy": list, "val_accuracy": list}
+    lists = dict.fromkeys(("seeds", "test_accuracy", "val_accuracy", "diverged"), list)
+    kinds = {"values": dict, **lists}
     if not isinstance(result, dict) or any(
         not isinstance(result.get(name), kind) for name, kind in kinds.items()
     ):
@@ -152,8 +153,15 @@ def _previous_result(
     if differences:
         raise ValueError(
             f"{workdir} holds a population of other members ({'; '.join(differences)}): choose "
-            "another --workdir, or start anew with --overwrite"
+            "another --workdir, or retrain with --overwrite"
         )
+    for member, diverged in zip(members, result["diverged"], strict=True):
+        directory = workdir / MEMBERS / member.name
+        if not diverged and previous_result(directory, member.config, overwrite=False) is None:
+            warnings.warn(
+                f"{directory} is not whole; the population is trained again", stacklevel=3
+            )
+            return None
     return result
 
 

@@ -198,7 +198,8 @@ def _extension_problem(workdir: Path, previous: Config, config: Config) -> str |
         return f"only epochs may change, but {'; '.join(differences)}"
     if config.epochs < previous.epochs:
         return f"epochs must be more than {previous.epochs}, got {config.epochs}"
-    if (workdir.absolute().parent.parent / "population.json").exists():
+    members = workdir.absolute().parent
+    if members.name == MEMBERS and (members.parent / "population.json").exists():
         return "it is a member of a population, which would no longer be whole"
     dependence = length_dependence(old)
     return dependence and f"{dependence}, so that every step depends on the number of epochs"

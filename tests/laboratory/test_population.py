@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import TINY, bits, rows, stop_after, strict_json, times
-from scripted import LESSON
+from scripted import LESSON, scripted
 
 from mnist_jax import evaluate, population, train
 from mnist_jax.cli.main import main
@@ -253,6 +253,30 @@ def test_a_population_of_several_processes_is_refused_before_anything_is_written
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="trains in one process, .* got 2 processes"):
+    with pytest.raises(ValueError, match=r"trains in one process, .* got 2 processes"):
         population(LESSON, tmp_path / "many", seeds=2)
     assert not (tmp_path / "many").exists()
+
+
+@pytest.mark.parametrize("lost", ["members/seed-1", "members/seed-1/result.json", "members"])
+def test_a_population_that_has_lost_a_member_is_trained_again(tmp_path, lost):
+    """Nothing is missing where a member has diverged: it had no directory."""
+    workdir, script = tmp_path / "many", {"diverges": {2: 12}}
+    with scripted(**script):
+        result = population(LESSON, workdir, seeds=3)
+    before = bits(workdir)
+    with scripted(**script) as played:
+        assert population(LESSON, workdir, seeds=3) == result
+    assert played.rates == []
+    if lost.endswith("json"):
+        (workdir / lost).unlink()
+    else:
+        shutil.rmtree(workdir / lost)
+    if lost == "members":
+        (workdir / lost).mkdir()
+    with (
+        scripted(**script),
+        pytest.warns(UserWarning, match="seed-. is not whole; the pop"),
+    ):
+        population(LESSON, workdir, seeds=3)
+    assert bits(workdir) == before
