@@ -32,7 +32,7 @@ from mnist_jax.workdir.checkpoint import (
     restore_variables,
 )
 from mnist_jax.workdir.files import write_json
-from mnist_jax.workdir.history import Progress, Row, best_row, write_history
+from mnist_jax.workdir.history import Progress, Row, best_row, holds_history, write_history
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import (
     Result,
@@ -107,10 +107,13 @@ def train(
     with heard(listeners) as tell:
         if result:
             check_shared(workdir)
-            if (workdir / ".lock").exists():  # of a process that was killed after its last write
-                with contextlib.suppress(OSError), lock_workdir(workdir):
-                    pass
             run = _complete_run(config, workdir, result)
+            is_whole = from_first(functools.partial(holds_history, workdir, run.history))
+            # The lock may be that of a process which was killed after its last write.
+            if not is_whole or (workdir / ".lock").exists():
+                with contextlib.suppress(OSError), lock_workdir(workdir):
+                    if not is_whole:
+                        write_history(workdir, run.history)
             tell(Done(workdir, result, run.history, trained=False))
         else:
             absolute = workdir.absolute()  # wherever the program goes meanwhile

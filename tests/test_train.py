@@ -79,6 +79,20 @@ def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys)
     assert before == times(workdir)
 
 
+@pytest.mark.parametrize("left", [None, "", "first line", "half a line", "strange"])
+def test_a_complete_run_gets_its_history_back(small_run, tmp_path, left):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    path = workdir / "metrics.jsonl"
+    whole = path.read_text(encoding="utf-8")
+    first = whole.splitlines(keepends=True)[0]
+    kept = {"first line": first, "half a line": first + whole[len(first) :][:20], "strange": "{"}
+    path.unlink()
+    if left is not None:
+        path.write_text(kept.get(left, left), encoding="utf-8")
+    train(SMALL, workdir)
+    assert path.read_text(encoding="utf-8") == whole
+
+
 def test_another_config_is_refused_and_overwrite_trains_again(tmp_path):
     config = dataclasses.replace(TINY, epochs=1)
     train(config, tmp_path)

@@ -103,6 +103,14 @@ def read_history(workdir: Path) -> list[Row]:
     return rows
 
 
+def holds_history(workdir: Path, history: Sequence[Row]) -> bool:
+    """Tells whether metrics.jsonl holds these rows."""
+    try:
+        return read_history(workdir) == [*history]
+    except ValueError:
+        return False
+
+
 def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
     """Drops the timings of a row or a result, which differ between runs of one config."""
     return {name: value for name, value in values.items() if name not in TIMES}
