@@ -182,17 +182,7 @@ def train_chunks(
     `first_step` is the end of a chunk.
     """
     grid = chunk_grid(first_step, steps_per_epoch(len(order), batch_size), chunk_steps)
-    gather = take_chunk if isinstance(images, jax.Array) else read_chunk
-    for chunk_step, own_steps in grid:
-        yield gather(
-            images,
-            labels,
-            order,
-            chunk_step,
-            chunk_steps=own_steps,
-            batch_size=batch_size,
-            sharding=sharding,
-        )
+    return _gather(images, labels, order, grid, batch_size=batch_size, sharding=sharding)
 
 
 def eval_chunks(
@@ -203,19 +193,16 @@ def eval_chunks(
     Args and chunks as in `train_chunks`.
     """
     on_device = isinstance(images, jax.Array)
-    gather = take_chunk if on_device else read_chunk
     order = (jnp if on_device else np).arange(len(images), dtype=jnp.int32)
-    chunk_steps = max(1, EVAL_IMAGES // batch_size)
-    chunks = (
-        gather(
-            images,
-            labels,
-            order,
-            first_step,
-            chunk_steps=chunk_steps,
-            batch_size=batch_size,
-            sharding=sharding,
-        )
-        for first_step in range(0, steps_per_epoch(len(images), batch_size), chunk_steps)
-    )
+    size = max(1, EVAL_IMAGES // batch_size)
+    grid = ((first, size) for first in range(0, steps_per_epoch(len(images), batch_size), size))
+    chunks = _gather(images, labels, order, grid, batch_size=batch_size, sharding=sharding)
     return chunks if on_device else prefetch(chunks)
+
+
+def _gather(
+    images: Any, labels: Any, order: Any, grid: Iterator[tuple[int, int]], **layout: Any
+) -> Generator[dict[str, jax.Array]]:
+    gather = take_chunk if isinstance(images, jax.Array) else read_chunk
+    for first_step, size in grid:
+        yield gather(images, labels, order, first_step, chunk_steps=size, **layout)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from mnist_jax import clock, program
+from mnist_jax import clock, program, rng
 from mnist_jax.config import Config
 from mnist_jax.console import console
 from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
@@ -20,7 +19,7 @@ from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.rules import best_step
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.start import create_parts, create_task, initial_state, last_checkpoint
-from mnist_jax.state import TrainState
+from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.workdir.checkpoint import (
     Saver,
     listed,
@@ -29,7 +28,6 @@ from mnist_jax.workdir.checkpoint import (
     read_progress,
     remove_set_aside,
     restore_state,
-    restore_variables,
 )
 from mnist_jax.workdir.files import write_json
 from mnist_jax.workdir.history import Progress, Row, best_row, holds_history, write_history
@@ -294,18 +292,11 @@ def _complete_run(config: Config, workdir: Path, result: Result) -> Run:
     history = read_progress(checkpoints, last_step).history
     step: Any = result["best_step"] if config.watch.patience else last_step
     total_steps = last_step // len(history) * config.epochs  # it may have stopped early
-    sharding = replicated(create_mesh())
     info = read_progress(checkpoints, step).origin.data
     model, tx = create_parts(config, len(info.label_names), total_steps)
-    variables = restore_variables(checkpoints, step, sharding)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        apply_fn=model.apply,
-        params=variables["params"],
-        tx=tx,
-        opt_state=jax.eval_shape(tx.init, variables["params"]),
-        batch_stats=variables.get("batch_stats", {}),
-        average=variables if config.ema_decay else {},
+    make = functools.partial(
+        create_train_state, model, tx, image_shape=info.image_shape, averaged=config.ema_decay > 0
     )
-    state = restore_state(checkpoints, step, state, sharding)
+    shapes = jax.eval_shape(make, rng.stream(config.seed, "init"))
+    state = restore_state(checkpoints, step, shapes, replicated(create_mesh()))
     return Run(state, history, result)
