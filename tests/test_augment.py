@@ -179,11 +179,12 @@ def test_cutout_blanks_a_square_and_nothing_else(size):
 
 
 def test_blank_sets_the_square_about_the_centre():
-    found = blank(jnp.ones((2, 5, 6, 1)), jnp.array([[2, 3], [0, 5]]), 3)
-    expected = np.ones((2, 5, 6, 1), np.float32)
-    expected[0, 1:4, 2:5] = 0
-    expected[1, :2, 4:] = 0
-    np.testing.assert_array_equal(found, expected)
+    for size, rows, columns in ((3, slice(1, 4), slice(2, 5)), (2, slice(1, 3), slice(2, 4))):
+        found = blank(jnp.ones((2, 5, 6, 1)), jnp.array([[2, 3], [0, 5]]), size)
+        expected = np.ones((2, 5, 6, 1), np.float32)
+        expected[0, rows, columns] = 0
+        expected[1, : size - 1, 4:] = 0
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_strength_zero_is_the_identity_and_does_nothing():

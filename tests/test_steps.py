@@ -140,6 +140,20 @@ def test_padding_changes_nothing(mnist):
     )
 
 
+def test_padding_is_mixed_with_nothing(mnist):
+    """Whatever images fill up the batch; the first example is the neighbour of the last."""
+    mask = np.arange(32) < 20
+    losses = []
+    for first in (20, 200):
+        indices = [*range(20), *range(first, first + 12)]
+        step = jax.jit(functools.partial(train_step, mixup_alpha=1.0))
+        _, sums = step(
+            create_state(dropout_rate=0.0), create_batch(mnist, indices, mask=mask), RNGS
+        )
+        losses.append(float(sums["loss_sum"]))
+    assert losses[0] == losses[1]
+
+
 def test_a_chunk_is_its_steps_one_after_the_other(mnist):
     batches = [create_batch(mnist, np.arange(i, i + 16)) for i in (0, 16, 32)]
     one_by_one = create_state()
