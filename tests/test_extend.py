@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import subprocesses
-from helpers import TESTS, TINY, bits, contents, python, results, stop_after, write_recipe
+from helpers import (
+    TESTS,
+    TINY,
+    bits,
+    contents,
+    make_files,
+    python,
+    results,
+    stop_after,
+    write_recipe,
+)
 from scripted import LESSON, scripted
 
 from mnist_jax import Config, population, train
@@ -42,7 +52,9 @@ def assert_same(ours: Path, whole: Path) -> None:
 def test_an_extended_run_is_to_the_bit_the_one_of_as_many_epochs(tmp_path, changes, capsys):
     config = replace_fields(TINY, {"epochs": 1, **changes})
     train(config, tmp_path / "run")
-    (tmp_path / "run" / "report.html").write_text("of one epoch", encoding="utf-8")
+    make_files(
+        tmp_path / "run", dict.fromkeys(["report.html", "tensorboard/events"], "of one epoch")
+    )
     run = train(longer(config, 3), tmp_path / "run", extend=True)
     assert "continuing after step" in capsys.readouterr().out
     whole = train(longer(config, 3), tmp_path / "whole")

@@ -254,6 +254,7 @@ def delete_leftovers(workdir: Path) -> None:
 @by_first_process
 def delete_result(workdir: Path) -> None:
     """Deletes what describes a finished run: its last checkpoint can give it again."""
+    shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
     for name in ("report.html", "result.json"):
         (workdir / name).unlink(missing_ok=True)
 
@@ -267,4 +268,3 @@ def delete_run(workdir: Path) -> None:
     delete_result(workdir)
     (workdir / "metrics.jsonl").unlink(missing_ok=True)
     delete_checkpoints(workdir / "checkpoints")
-    shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
