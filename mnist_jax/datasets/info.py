@@ -65,6 +65,5 @@ def drawing_box(images: np.ndarray) -> int:
     is_drawing = ~corners & (ink.mean(axis=(1, 2)) < 2 / 3) & (images.max(axis=(1, 2, 3)) >= 128)
     if is_drawing.mean() < 0.9:
         return 0
-    touched = images[is_drawing, ..., 0] > 0
-    sides = [np.ptp(np.nonzero(drawing), axis=1).max() + 1 for drawing in touched]
+    sides = [np.ptp(np.nonzero(drawing), axis=1).max() + 1 for drawing in ink[is_drawing]]
     return int(np.median(sides))

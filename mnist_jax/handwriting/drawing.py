@@ -15,6 +15,8 @@ from mnist_jax.datasets.info import drawing_box
 
 THIN, THICK = 2.0, 4.0  # pixels of 20: the strokes of nearly all digits of MNIST
 SOFTNESS = 0.4  # pixels: MNIST is a little softer than what is reduced to its size
+GREY = 16  # levels of 255 by which the channels of grey may differ, after JPEG
+SHORTEST = 0.5  # of the box: less of a drawing's pixels do not tell what it is
 SHOWN = 280  # pixels: the height of a picture that shows what a network is given
 
 
@@ -45,17 +47,28 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
         image_shape: (H, W, 1).
         box: pixels a side of the square that drawings fill, see `drawing_box`.
     """
-    from mnist_jax.handwriting.ink import find_ink  # it imports scipy.ndimage: a fifth of a second
-
-    if picture.mode == "L" and picture.size == (image_shape[1], image_shape[0]):
-        pixels = np.asarray(picture)[..., None]
-        if 0 < drawing_box(pixels[None]) <= box:
+    if picture.size == (image_shape[1], image_shape[0]):
+        pixels = _as_it_is(picture, box)
+        if pixels is not None:
             return Drawing(pixels)
-    ink = find_ink(picture)
-    if ink is None:
+    # These import scipy.ndimage: a fifth of a second.
+    from mnist_jax.handwriting.clean import find_clean_ink
+    from mnist_jax.handwriting.ink import find_ink, overview
+
+    view = overview(picture)
+    ink = find_clean_ink(picture, view) or find_ink(picture, view)
+    if ink is None or not ink.mask.any():
         return Drawing(np.zeros(image_shape, np.uint8), "blank: nothing is drawn on it", blank=True)
     pixels = _centred(_fitted(ink.mask, box), image_shape)
-    return Drawing(pixels, f"there are {ink.things} things on it" if ink.things > 1 else "")
+    problem = ""
+    if ink.things > 1:
+        problem = f"there are {ink.things} things on it"
+    elif ink.length < SHORTEST * box:
+        problem = (
+            f"it is drawn only {ink.length:.0f} pixels large; expected "
+            f"{SHORTEST * box:.0f} or more: give a larger picture"
+        )
+    return Drawing(pixels, problem)
 
 
 def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.ndarray:
@@ -82,6 +95,29 @@ def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
     sheet.paste(picture.convert("RGB").resize((width, SHOWN)), (0, 0))
     sheet.paste(seen, (width + 10, 0))
     return sheet
+
+
+def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
+    """Returns the pixels of a picture that is framed as the dataset's images are: uint8 [H, W, 1].
+
+    It may be in colour without having any, and dark on light.
+    """
+    pixels = np.asarray(picture)
+    if pixels.ndim == 3:
+        if np.ptp(pixels, axis=2).max() > GREY:
+            return None
+        pixels = np.asarray(picture.convert("L"))
+    for image in (pixels, 255 - pixels):
+        if 0.9 * box <= drawing_box(image[None, ..., None]) <= 1.1 * box:
+            ink = image.astype(float) * (image >= 32)
+            middle = [
+                ink.sum(axis=1 - axis) @ np.arange(side) / ink.sum() - side / 2
+                for axis, side in enumerate(ink.shape)
+            ]
+            # Where drawings nearly fill the image, they can lie nowhere else.
+            if max(map(abs, middle)) <= 1 or box > 0.8 * max(ink.shape):
+                return image[..., None]
+    return None
 
 
 def _fitted(mask: np.ndarray, box: int) -> np.ndarray:

@@ -35,10 +35,12 @@ class Ink(NamedTuple):
     Attributes:
         mask: bool [h, w], of the part of the picture around it, enlarged or reduced.
         things: how many drawings of about this size there are, apart from each other.
+        length: of the longer side, in pixels of the picture.
     """
 
     mask: np.ndarray
     things: int
+    length: float
 
 
 class _Candidate(NamedTuple):
@@ -63,38 +65,68 @@ class _Candidate(NamedTuple):
     ground: np.ndarray
 
 
-def find_ink(picture: Image.Image) -> Ink | None:
-    """Returns the strokes of the drawing in a picture of mode "L" or "RGB"; None: it is blank.
+def find_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
+    """Finds the strokes of the drawing in a picture; None: it is blank.
 
     The constants were chosen on rendered photographs of MNIST's validation images, see
     `tests/handwriting/photographs.py`.
+
+    Args:
+        picture: Picture of mode "L" or "RGB".
+        view: Its overview.
     """
-    scale = min(1.0, OVERVIEW / max(picture.size))
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    overview = picture.resize(size, Image.Resampling.BOX)
-    blob = _most_likely(overview)
+    blob = _most_likely(view)
     if blob is None or blob.score < LEAST_SCORE:
         return None
-    parts, things = _parts(blob)
-    stroke = 2 * ndimage.distance_transform_edt(parts).max()
-    top, left, bottom, right = _bounds(parts)
+    drawn, things = parts(blob.labels, blob.number, blob.others)
+    stroke = 2 * ndimage.distance_transform_edt(drawn).max()
+    near, where, zoom = close_up(picture, drawn)
+    mask = _strokes(_grey(near, blob.is_dark), where, stroke * zoom, blob.is_dark)
+    return Ink(mask, things, length(drawn, picture))
+
+
+def overview(picture: Image.Image) -> Image.Image:
+    """Reduces a picture to the size in which a drawing is looked for."""
+    scale = min(1.0, OVERVIEW / max(picture.size))
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def length(drawn: np.ndarray, picture: Image.Image) -> float:
+    """The longer side of a drawing, bool [h, w] in the overview, in pixels of the picture."""
+    top, left, bottom, right = _bounds(drawn)
+    return max(bottom - top, right - left) * max(picture.size) / max(drawn.shape)
+
+
+def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.ndarray, float]:
+    """Cuts a drawing and its surroundings out of a picture.
+
+    Args:
+        picture: The whole picture.
+        drawn: bool [h, w], where the drawing is in the overview.
+
+    Returns:
+        The part, CLOSE_UP pixels long; bool [H, W], where the drawing is on it, roughly; and how
+        much larger it is than the overview.
+    """
+    height, width = drawn.shape
+    top, left, bottom, right = _bounds(drawn)
     margin = max(0.25 * max(bottom - top, right - left), 3)
     box = (
         max(0, left - margin),
         max(0, top - margin),
-        min(size[0], right + margin),
-        min(size[1], bottom + margin),
+        min(width, right + margin),
+        min(height, bottom + margin),
     )
     zoom = CLOSE_UP / max(box[2] - box[0], box[3] - box[1])
     shape = (max(1, round((box[2] - box[0]) * zoom)), max(1, round((box[3] - box[1]) * zoom)))
-    across, down = picture.width / size[0], picture.height / size[1]
+    across, down = picture.width / width, picture.height / height
     own_box = box[0] * across, box[1] * down, box[2] * across, box[3] * down
     shrinks = max(own_box[2] - own_box[0], own_box[3] - own_box[1]) > CLOSE_UP
     kind = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
-    close_up = picture.resize(shape, kind, own_box)
-    near = Image.fromarray(ndimage.binary_dilation(parts, EIGHT))
+    near = Image.fromarray(ndimage.binary_dilation(drawn, EIGHT))
     near = np.asarray(near.resize(shape, Image.Resampling.NEAREST, box))
-    return Ink(_strokes(_grey(close_up, blob.is_dark), near, stroke * zoom, blob.is_dark), things)
+    return picture.resize(shape, kind, own_box), near, zoom
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -242,13 +274,22 @@ def _isolated(blob: _Candidate) -> float:
     return float(((grey[ring] - inside) / step > 0.5).mean()) if ring.any() else 0.0
 
 
-def _parts(blob: _Candidate) -> tuple[np.ndarray, int]:
-    """Tells what belongs to the drawing, as a five's top does, and counts drawings beside it."""
-    boxes = ndimage.find_objects(blob.labels)
-    main = boxes[blob.number - 1]
+def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarray, int]:
+    """Tells what belongs to a drawing, as a five's top does, and counts drawings beside it.
+
+    Args:
+        labels: int [h, w], the number of each pixel's component; 0 is the ground.
+        first: The drawing's number.
+        others: The numbers of what may be ink, too.
+
+    Returns:
+        bool [h, w], the drawing; and the number of drawings.
+    """
+    boxes = ndimage.find_objects(labels)
+    main = boxes[first - 1]
     size = max(side.stop - side.start for side in main)
-    parts, things = [blob.number], 1
-    for number in blob.others:
+    numbers, things = [first], 1
+    for number in others:
         box = boxes[number - 1]
         own_size = max(side.stop - side.start for side in box)
         below, beside = (
@@ -262,15 +303,15 @@ def _parts(blob: _Candidate) -> tuple[np.ndarray, int]:
         in_a_row = beside > -0.2 * narrower and below < -0.5 * lower
         touches_edge = any(
             side.start == 0 or side.stop == length
-            for side, length in zip(box, blob.labels.shape, strict=True)
+            for side, length in zip(box, labels.shape, strict=True)
         )
         far = gap > 0.45 * max(own_size, size)
         apart = far or (in_a_row and gap > 0.08 * max(own_size, size))
         if own_size > 0.5 * size and not touches_edge and apart:
             things += 1
         elif own_size > 0.15 * size and not far:
-            parts.append(int(number))
-    return np.isin(blob.labels, parts), things
+            numbers.append(int(number))
+    return np.isin(labels, numbers), things
 
 
 def _strokes(grey: np.ndarray, near: np.ndarray, stroke: float, is_dark: bool) -> np.ndarray:

@@ -1,0 +1,164 @@
+"""Finds the ink of a clean picture: a drawing on a ground of one colour, without light or texture.
+
+Files of datasets, cut-out digits, enlargements and what drawing programs save are such pictures.
+They may be small, and their ink may touch every side, where `ink.find_ink` needs paper around it.
+"""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage as scipy_ndimage
+
+from mnist_jax.handwriting.ink import EIGHT, Ink, close_up, length, overview, parts
+
+ndimage: Any = scipy_ndimage  # it has no types
+
+SMALL = 64  # pixels of the longer side: photographs are larger
+CONTRAST = 16  # levels of 255 in a small picture: less is noise
+EVEN = 0.01  # of the contrast: how far half of the ground may be from its colour
+EVEN_IF_TIGHT = 0.05  # the same of a drawing that fills its picture: there is little ground to see
+FAINT = 0.1  # of the picture: what is neither ground nor beside ink, as a shadow is
+LABEL, EDGE = 0.3, 0.45  # of the contrast: where ink is, and where its outline is
+LINED = 0.6  # of each side of its own box is lined by a card, or by the inside of a frame
+HOLES = 0.02, 0.25  # of a card's box: the least that is drawn on it, and the most of a bar
+ANGULAR = 0.85  # of its box is filled by the hole of an angular zero
+FILLED = 0.95  # of its box, if it is not narrow: a rectangle, and no drawing
+WIDTHS = 0.03, 0.4  # of the longer side: of strokes
+
+BLANK = Ink(np.zeros((1, 1), bool), 0, 0.0)
+
+
+def find_clean_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
+    """Finds the strokes in a clean picture.
+
+    The constants were chosen on MNIST's validation images, see `benchmarks/pictures.py`.
+
+    Args:
+        picture: Picture of mode "L" or "RGB".
+        view: Its overview.
+
+    Returns:
+        The strokes, none where the picture is blank; or None where it is not clean.
+    """
+    pixels = _pixels(view)
+    if _has_frame(pixels):
+        height, width = pixels.shape[:2]
+        inside = _inside(picture, np.s_[1 : height - 1, 1 : width - 1], pixels.shape)
+        return find_clean_ink(inside, overview(inside))
+    ground, ink = _colours(pixels)
+    if abs(ink - ground).max() < CONTRAST:
+        return BLANK if max(picture.size) <= SMALL else None
+    cover = _cover(pixels, ground, ink)
+    labels, count = ndimage.label(cover > LABEL, EIGHT)
+    boxes = ndimage.find_objects(labels)
+    first = max(range(count), key=lambda i: sum(side.stop - side.start for side in boxes[i])) + 1
+    box = boxes[first - 1]
+    is_first = labels[box] == first
+    if is_first.shape != labels.shape and _is_card(is_first):
+        inside = _inside(picture, box, pixels.shape)
+        return find_clean_ink(inside, overview(inside))
+    is_large = max(cover.shape) > SMALL
+    fills = np.divide(is_first.shape, labels.shape).min() > 0.75
+    is_even = not is_large or _is_even(cover, EVEN_IF_TIGHT if fills else EVEN)
+    is_block = is_first.mean() > FILLED and min(is_first.shape) > FILLED / 2 * max(is_first.shape)
+    if is_block and (is_even or is_first.size > 0.8 * labels.size):
+        return BLANK
+    if not is_even or (is_large and not _is_stroke(is_first, labels.shape)):
+        return None
+    drawn, things = parts(labels, first, np.delete(np.arange(count + 1), [0, first]))
+    near, where, _ = close_up(picture, drawn)
+    mask = (_cover(_pixels(near), ground, ink) > EDGE) & where
+    return Ink(mask, things, length(drawn, picture))
+
+
+def _has_frame(pixels: np.ndarray) -> bool:
+    """Whether a line of one colour is all around a picture."""
+    if min(pixels.shape[:2]) < 5:
+        return False
+    frame, rest = _border(pixels), pixels[1:-1, 1:-1]
+    differs = abs(_border(rest) - np.median(frame, axis=0)).max(axis=1) > 2 * CONTRAST
+    is_even = np.ptp(frame, axis=0).max() <= CONTRAST < np.ptp(rest, axis=(0, 1)).max()
+    return bool(is_even and differs.mean() > LINED)
+
+
+def _inside(picture: Image.Image, box: tuple[slice, ...], shape: tuple[int, ...]) -> Image.Image:
+    """Cuts out the part of a picture that is in a box of its overview of this shape."""
+    across, down = picture.width / shape[1], picture.height / shape[0]
+    left, right = (side * across for side in (box[1].start, box[1].stop))
+    top, bottom = (side * down for side in (box[0].start, box[0].stop))
+    size = max(right - left, bottom - top)
+    edge = 0.02 * size if size > SMALL else 0  # an enlarged one is soft
+    return picture.crop(
+        (round(left + edge), round(top + edge), round(right - edge), round(bottom - edge))
+    )
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """float32 [h, w, C]."""
+    pixels = np.asarray(picture, np.float32)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _border(pixels: np.ndarray) -> np.ndarray:
+    """[N, C], the outermost pixels."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+
+
+def _colours(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours of the ground, which has most of the picture's border, and of the ink."""
+    border = _border(pixels)
+    grey = pixels.mean(axis=2)
+    is_light = border.mean(axis=1) > (grey.min() + grey.max()) / 2
+    ground = np.median(border[is_light == (is_light.mean() > 0.5)], axis=0)
+    ink = pixels.reshape(-1, len(ground))
+    return ground, ink[np.square(ink - ground).sum(axis=1).argmax()]
+
+
+def _cover(pixels: np.ndarray, ground: np.ndarray, ink: np.ndarray) -> np.ndarray:
+    """How much of each pixel is ink: 0 to 1, below 0 where it differs in the other direction."""
+    return (pixels - ground) @ ((ink - ground) / np.square(ink - ground).sum())
+
+
+def _is_card(mask: np.ndarray) -> bool:
+    """Whether a component is no drawing, but a rectangle on which there is one.
+
+    Args:
+        mask: bool [h, w], the component in its own box.
+    """
+    sides = min(side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+    if sides < LINED:
+        return False
+    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask, EIGHT)
+    if not count > 0 or (holes > 0).mean() < HOLES[0]:
+        return False
+    # An angular zero has a hole, too: a rectangle.
+    largest = np.bincount(holes.ravel())[1:].argmax()
+    hole = holes[ndimage.find_objects(holes)[largest]] == largest + 1
+    return hole.mean() < ANGULAR or hole.sum() < HOLES[1] * mask.size
+
+
+def _is_stroke(mask: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether a component may be drawn by a pen.
+
+    A shadow is wider. Printed lines are narrow, and end where the picture does.
+
+    Args:
+        mask: bool [h, w], the component in its own box.
+        shape: The picture's, (H, W).
+    """
+    widths = [max(1, round(width * max(mask.shape))) for width in WIDTHS]
+    narrow, wide = (ndimage.minimum_filter(mask, w, mode="constant").any() for w in widths)
+    return not wide and (narrow or not np.equal(mask.shape, shape).any())
+
+
+def _is_even(cover: np.ndarray, most: float) -> bool:
+    """Whether there is nothing but ground and ink, and noise and unevenness up to `most`."""
+    window = 2 * round(1.5 * max(cover.shape) / 28) + 1
+    highest = ndimage.maximum_filter(cover, window)
+    faint = (cover > 0.15) & (highest < 0.6)
+    smooth = ndimage.gaussian_filter(cover, 1)
+    noise = np.median(abs(cover - smooth)[cover < 0.5])
+    far = abs(smooth[highest < 0.5])  # from the outline, which may be soft
+    is_even = far.size < 0.05 * cover.size or np.median(far) < most
+    return bool(is_even and noise < most and faint.mean() < FAINT)
