@@ -17,7 +17,8 @@ ndimage: Any = scipy_ndimage  # it has no types
 SMALL = 64  # pixels of the longer side: photographs are larger
 CONTRAST = 16  # levels of 255 in a small picture: less is noise
 EVEN = 0.01  # of the contrast: how far half of the ground may be from its colour
-EVEN_IF_TIGHT = 0.05  # the same of a drawing that fills its picture: there is little ground to see
+EVEN_IF_CUT = 0.05  # the same of a drawing that fills its picture: there is little ground to see
+CUT = 130  # pixels of such a picture's longer side: larger ones may have shadows
 FAINT = 0.1  # of the picture: what is neither ground nor beside ink, as a shadow is
 LABEL, EDGE = 0.3, 0.45  # of the contrast: where ink is, and where its outline is
 LINED = 0.6  # of each side of its own box is lined by a card, or by the inside of a frame
@@ -59,8 +60,8 @@ def find_clean_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
         inside = _inside(picture, box, pixels.shape)
         return find_clean_ink(inside, overview(inside))
     is_large = max(cover.shape) > SMALL
-    fills = np.divide(is_first.shape, labels.shape).min() > 0.75
-    is_even = not is_large or _is_even(cover, EVEN_IF_TIGHT if fills else EVEN)
+    is_cut = np.divide(is_first.shape, labels.shape).min() > 0.75 and max(picture.size) < CUT
+    is_even = not is_large or _is_even(cover, EVEN_IF_CUT if is_cut else EVEN)
     is_block = is_first.mean() > FILLED and min(is_first.shape) > FILLED / 2 * max(is_first.shape)
     if is_block and (is_even or is_first.size > 0.8 * labels.size):
         return BLANK
