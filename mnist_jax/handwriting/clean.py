@@ -16,7 +16,7 @@ ndimage: Any = scipy_ndimage  # it has no types
 
 SMALL = 64  # pixels of the longer side: photographs are larger
 CONTRAST = 16  # levels of 255 in a small picture: less is noise
-EVEN = 0.01  # of the contrast: how far half of the ground may be from its colour
+EVEN = 0.005  # of the contrast: how far half of the ground may be from its colour
 EVEN_IF_CUT = 0.05  # the same of a drawing that fills its picture: there is little ground to see
 CUT = 130  # pixels of such a picture's longer side: larger ones may have shadows
 FAINT = 0.1  # of the picture: what is neither ground nor beside ink, as a shadow is
