@@ -1,6 +1,8 @@
 """Image files as upright grey or colour pictures, whatever they hold."""
 
+import contextlib
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mnist_jax.datasets.brightness import white
+from mnist_jax.datasets.file_kinds import describe_file, image_container
 
 # What Pillow reads by itself. Not EPS: that would be a program, run by Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -123,7 +126,7 @@ def _decode(
 ) -> Any:
     """Opens an image, and returns what `finish` makes of it."""
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=_formats(source)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise TooManyPixelsError(
@@ -135,13 +138,29 @@ def _decode(
     except PermissionError:
         raise
     except Image.UnidentifiedImageError:
-        raise ValueError(
-            f"{name} is no image that can be read: expected {', '.join(FORMATS)}"
-        ) from None
+        with _opened(source) as file:
+            kind = describe_file(file) or "no image that can be read"
+        raise ValueError(f"{name} is {kind}; expected {', '.join(FORMATS)}") from None
     except Exception as error:  # a damaged file makes decoders fail in many ways
         too_many = isinstance(error, TooManyPixelsError | Image.DecompressionBombError)
         kind = TooManyPixelsError if too_many else ValueError
         raise kind(f"{name} cannot be read as an image: {error}") from error
+
+
+def _formats(source: Path | BinaryIO) -> tuple[str, ...]:
+    """Returns the formats that a file may have; a telephone's one, where something reads it."""
+    with _opened(source) as file:
+        container = image_container(file)
+    if container == "HEIC":
+        with contextlib.suppress(ImportError):  # an extra
+            importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    container = container.replace("HEIC", "HEIF")  # as Pillow has it
+    return (*FORMATS, container) if container in Image.OPEN else FORMATS
+
+
+def _opened(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
+    return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
 
 
 def _flat(

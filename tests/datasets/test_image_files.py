@@ -1,12 +1,16 @@
+import io
 import itertools
 import os
 import struct
+import sys
+import types
+import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from mnist_jax.datasets.image_files import read_image, read_pixels
 
@@ -139,13 +143,84 @@ def bomb() -> bytes:
     return png_file(struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0), b"")
 
 
+def zipped(*names: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"0")
+    return file.getvalue()
+
+
+def container(brand: bytes) -> bytes:
+    return b"\0\0\0\x18ftyp" + brand + bytes(40)
+
+
 BAD = {
-    "empty": (b"", "is no image that can be read"),
-    "text": (b"a, b, c\n", "is no image that can be read"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image that can be read"),
+    "empty": (b"", "is no image that can be read; expected PNG, JPEG"),
+    "text": (b"a, b, c\n", "is no image that can be read; expected PNG, JPEG"),
+    "svg": (
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        r"is a drawing of lines \(SVG\): save it",
+    ),
+    "svg of a program": (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>", "is a drawing of lines"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image"),
     "bomb": (bomb(), "exceeds limit of .* pixels"),
+    "pytorch": (zipped("net/data.pkl", "net/data/0"), "is a file of PyTorch: load it with torch"),
+    "old pytorch": (b"\x80\x02\x8a\nl\xfc", "is a pickle of Python: save the numbers"),
+    "keras": (
+        zipped("metadata.json", "model.weights.h5"),
+        "is a model of Keras: it holds no images",
+    ),
+    "word": (zipped("[Content_Types].xml", "word/document.xml"), "is a document of Microsoft Off"),
+    "writer": (zipped("mimetype", "META-INF/manifest.xml"), "is a document of LibreOffice: save"),
+    "zip": (zipped("a.png"), "is an archive: unpack it; expected PNG"),
+    "damaged zip": (zipped("net/data.pkl")[:40], "is an archive: unpack it"),
+    "rar": (b"Rar!\x1a\x07", "is an archive: unpack it"),
+    "tar": (bytes(257) + b"ustar" + bytes(250), "is an archive: unpack it"),
+    "npz": (zipped("x.npy"), r"is arrays of NumPy \(.npz\); expected PNG"),
+    "pdf": (b"%PDF-1.7\n", "is a PDF file: save its pages as images"),
+    "matlab": (b"MATLAB 5.0 MAT-file", "is a MATLAB file: read it with scipy.io"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file: read it with h5py"),
+    "parquet": (b"PAR1\x15", "is a Parquet file: read it with pandas"),
+    "login page": (b"\n<!DOCTYPE html><html>", "is a page of the web: the download has failed"),
+    "lfs": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "pointer of Git LFS: run: git lfs pull",
+    ),
+    "heic": (
+        container(b"heic"),
+        r"is HEIC: pip install \"mnist_jax\[heic\]\", or save it as PNG or JPEG",
+    ),
+    "heic of several": (container(b"mif1"), "is HEIC: pip install"),
+    "damaged avif": (container(b"avif"), "is AVIF: save it as PNG or JPEG|cannot be read"),
+    "video": (container(b"qt  "), "is video: save a picture of it"),
 }
+
+
+def test_an_avif_file_is_read_where_pillow_reads_it(tmp_path):
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    Image.fromarray(SHEET).convert("RGB").save(tmp_path / "a.avif", quality=100)
+    found = np.asarray(read_image(tmp_path / "a.avif").convert("L"), int)
+    np.testing.assert_allclose(found, SHEET, atol=4)
+
+
+def test_a_heic_file_is_read_where_the_extra_is_installed(tmp_path, monkeypatch):
+    """pillow-heif registers a format of Pillow: this one stands for it."""
+    registered = []
+
+    def register() -> None:
+        registered.append(True)
+        Image.register_open("HEIF", lambda *_: Image.fromarray(SHEET), lambda head: b"ftyp" in head)  # type: ignore[arg-type,return-value]
+
+    plugin = types.ModuleType("pillow_heif")
+    plugin.register_heif_opener = register  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", [*Image.ID])
+    (tmp_path / "a.heic").write_bytes(container(b"heic"))
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.heic")), SHEET)
+    assert registered
 
 
 def test_a_file_that_is_no_image_is_one_line(tmp_path, subtests):

@@ -52,7 +52,11 @@ KINDS: dict[str, Case] = {
     "a device": (lambda: ["/dev/zero"], "/dev/zero is no file and no folder"),
     "an empty file": (made(("x.npz", b"")), "x.npz is empty"),
     "an image": (made(("x.png", png())), "x.png is of no kind that can be imported; expected the"),
-    "an unknown file": (made(("x.h5", b"\x89HDF\r\n")), "x.h5 is of no kind"),
+    "an unknown file": (made(("x.h5", b"\x89HDF\r\n")), "x.h5 is an HDF5 file: read it with h5py"),
+    "a file of PyTorch": (
+        made(("x.pt", zipped({"x/data.pkl": b""}))),
+        "is a file of PyTorch: load",
+    ),
     "text": (made(("x.txt", GOOD_CSV)), "x.txt is of no kind"),
     "a zip of images": (made(("x.zip", zipped({"a/1.png": png()}))), "x.zip is an archive: unpack"),
     "an empty zip": (made(("x.npz", zipped({}))), "x.npz is an archive"),

@@ -149,7 +149,7 @@ def claiming(width: int, height: int) -> bytes:
 
 BAD = {
     "nothing": (b"", 400, "no body"),
-    "text": (b"a, b, c\n", 422, "is no image that can be read: expected PNG"),
+    "text": (b"a, b, c\n", 422, "is no image that can be read; expected PNG"),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "is no image"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "is no image"),
     "cut off": (FILES["grey"]()[:-60], 422, "cannot be read as an image"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mnist_jax.datasets.file_kinds import describe_file
 from mnist_jax.datasets.importing.sources.csv_file import read_csv
 from mnist_jax.datasets.importing.sources.folder import read_folders
 from mnist_jax.datasets.importing.sources.idx import idx_files, is_idx, read_idx
@@ -22,16 +23,6 @@ READERS: dict[str, Callable[[Path, tuple[int, int] | None, str | None], Source]]
     "a .csv file": read_csv,
 }
 TABLES = tuple(f"{end}{packed}" for end in (".csv", ".tsv") for packed in ("", ".gz"))
-# What other archives begin with; .tar has no such bytes.
-ARCHIVES = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"7z\xbc\xaf",
-    b"Rar!",
-    b"\xfd7zXZ",
-    b"BZh",
-    b"\x28\xb5\x2f\xfd",
-)
 
 
 def open_source(
@@ -102,8 +93,8 @@ def _kind(path: Path) -> str:
         return "IDX files"
     if head.startswith(b"PK\x03\x04") and is_npz(path):
         return "an .npz file"
-    if head.startswith(ARCHIVES) or head[257:] == b"ustar":
-        raise ValueError(f"{path} is an archive: unpack it, and import the folder")
     if path.name.lower().endswith(TABLES):
         return "a .csv file"
-    raise ValueError(f"{path} is of no kind that can be imported; expected {KINDS}")
+    with path.open("rb") as file:
+        kind = describe_file(file) or "of no kind that can be imported"
+    raise ValueError(f"{path} is {kind}; expected {KINDS}")

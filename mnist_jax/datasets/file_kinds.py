@@ -1,0 +1,79 @@
+"""Names for files that are not what was expected, by their content."""
+
+import contextlib
+import zipfile
+from typing import BinaryIO
+
+HEAD = 512  # bytes that tell
+CONVERT = "save it as PNG or JPEG"
+UNPACK = "unpack it"
+# What a file begins with, its name, and what to do with it.
+KINDS = (
+    (b"%PDF-", "a PDF file", "save its pages as images"),
+    (b"\x93NUMPY", "an array of NumPy (.npy)", ""),
+    (b"\x89HDF", "an HDF5 file", "read it with h5py, and save what it holds as .npz"),
+    (b"MATLAB 5.0", "a MATLAB file", "read it with scipy.io, and save what it holds as .npz"),
+    (b"PAR1", "a Parquet file", "read it with pandas, and save what it holds as .npz"),
+    *((bytes([128, i]), "a pickle of Python", "save the numbers in it as .npz") for i in range(6)),
+    (b"8BPS", "a Photoshop file", CONVERT),
+    (b"version https://git-lfs", "a pointer of Git LFS", "run: git lfs pull"),
+    (b"<!doctype html", "a page of the web", "the download has failed"),
+    (b"<html", "a page of the web", "the download has failed"),
+    (b"<svg", "a drawing of lines (SVG)", CONVERT),
+    *((head, "an archive", UNPACK) for head in (b"PK\3\4", b"PK\5\6", b"7z\xbc\xaf", b"Rar!")),
+    *(
+        (head, "an archive", UNPACK)
+        for head in (b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"\x1f\x8b")
+    ),
+)
+# Members of zip files that belong to a program: unpacked, they would be of no use.
+ZIPPED = (
+    ("/data.pkl", "a file of PyTorch", "load it with torch, and save its numbers as .npz"),
+    ("model.weights.h5", "a model of Keras", "it holds no images"),
+    ("[Content_Types].xml", "a document of Microsoft Office", "save its pictures as files"),
+    ("META-INF/manifest.xml", "a document of LibreOffice", "save its pictures as files"),
+    ("META-INF/container.xml", "an electronic book", "save its pictures as files"),
+    ("META-INF/MANIFEST.MF", "a program of Java", "it holds no images"),
+    (".npy", "arrays of NumPy (.npz)", ""),
+)
+CONTAINERS = {
+    "HEIC": 'pip install "mnist_jax[heic]", or save it as PNG or JPEG',
+    "AVIF": CONVERT,
+    "video": "save a picture of it as PNG or JPEG",
+}
+# The containers of ISO/IEC 14496-12 say at byte 8 what they hold.
+BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+
+
+def image_container(file: BinaryIO) -> str:
+    """Returns "HEIC" or "AVIF" for such a file, "video" for its relatives, and "" for others."""
+    file.seek(0)
+    head = file.read(12)
+    return BRANDS.get(head[8:], "video") if head[4:8] == b"ftyp" else ""
+
+
+def describe_file(file: BinaryIO) -> str:
+    """Says what a file is, and what to do with it; "" where that is not known."""
+    container = image_container(file)
+    if container:
+        return f"{container}: {CONTAINERS[container]}"
+    file.seek(0)
+    head = file.read(HEAD)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<?xml") and b"<svg" in text:
+        text = b"<svg"
+    found = ("an archive", UNPACK) if head[257:262] == b"ustar" else ("", "")
+    for first, *kind in KINDS:
+        if head.startswith(first) or (first.startswith(b"<") and text.startswith(first)):
+            found = kind
+            break
+    if head.startswith(b"PK"):
+        # A damaged one is an archive all the same, and fails in many ways.
+        with contextlib.suppress(Exception), zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            members = (kind for end, *kind in ZIPPED if any(n.endswith(end) for n in names))
+            found = next(members, found)
+    return ": ".join(filter(None, found))
