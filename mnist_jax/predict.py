@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.reading import read_exported
+from mnist_jax.messages import one_line
 from mnist_jax.state import Variables
 from mnist_jax.steps import predict_step
 from mnist_jax.workdir.files import atomic_file
@@ -161,28 +163,68 @@ def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
     if not isinstance(given, StreamedImages):
         try:
             images = np.asarray(given)
-        except ValueError as error:  # of several lengths
-            raise ValueError(f"images must be an array, and of one size: {error}") from error
+        except (TypeError, ValueError, RuntimeError) as error:  # of several lengths, on a GPU, ...
+            raise ValueError(
+                f"images must be an array, and of one size: {one_line(error):.200}"
+            ) from error
+    if images.dtype.kind == "V" and jnp.issubdtype(images.dtype, jnp.floating):  # bfloat16
+        images = images.astype(np.float32)
+    if images.dtype.kind not in "buif":
+        files = "; predict_files takes image files" if images.dtype.kind in "US" else ""
+        raise ValueError(
+            "images must be integers 0 to 255, or floats 0 to 1, got "
+            f"{images.dtype} {list(images.shape)}{files}"
+        )
     if images.shape[1:] == image_shape[:2] and image_shape[2] == 1:
         images = images.reshape(*images.shape, 1)
-    got = f"{images.dtype} {list(images.shape)}"
     if images.shape[1:] != image_shape:
         grey = f" or [N, {image_shape[0]}, {image_shape[1]}]" if image_shape[2] == 1 else ""
+        remedy = _remedy(images.shape, image_shape)
         raise ValueError(
             f"images must be [N, {', '.join(map(str, image_shape))}]{grey}, as those trained on, "
-            f"got {got}; a single one needs another axis: images[None]"
+            f"got {images.dtype} {list(images.shape)}{remedy and '; '}{remedy}"
         )
+    if images.dtype == bool:
+        return images.astype(np.uint8) * np.uint8(255)
     if images.dtype == np.uint8:
         return images
     if not len(images):
         return images.astype(np.uint8)
-    if images.dtype.kind not in "uif":
-        raise ValueError(f"images must be integers 0 to 255, or floats 0 to 1, got {got}")
     largest = 1 if images.dtype.kind == "f" else 255
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= largest):  # also where one is not a number
+        scale = "; divide them by 255" if low >= 0 and 1 < high <= 255 else ""
         raise ValueError(
             "images must be integers 0 to 255, or floats 0 to 1, got "
-            f"{images.dtype} {low} to {high}"
+            f"{images.dtype} {low} to {high}{scale}"
         )
     return images.astype(np.float32 if largest == 1 else np.uint8)
+
+
+def _remedy(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
+    """Says how to make images of a shape [N, *image_shape], where that can be known."""
+    height, width, channels = image_shape
+    size, first, last = (height, width), (channels, height, width), shape[-1:]
+    grey = channels == 1
+    if shape == image_shape or (grey and shape == size):
+        return "a single one needs another axis: images[None]"
+    if shape == first:
+        return "a single one, its channels first: np.moveaxis(images, 0, -1)[None]"
+    if shape[1:] == first:
+        return "their channels come first: np.moveaxis(images, 1, -1)"
+    if grey and (shape[1:-1] == size or shape[:-1] == size) and last[0] in (3, 4):
+        return 'they are in colour: make them grey, as convert("L") of Pillow does'
+    if shape in ((*image_shape, *last), (*size, *last)[: 3 if grey else 0]):
+        return "they lie along the last axis: np.moveaxis(images, -1, 0)"
+    if last == (height * width * channels,) and len(shape) < 3:
+        colours = "" if grey else ", where the colours of a pixel lie side by side"
+        return (
+            f"they are rows of pixels: images.reshape(-1, {height}, {width}, {channels}){colours}"
+        )
+    if shape[1:] in (size, (*size, 1)):
+        return f"they are grey: np.repeat(images.reshape(-1, *{[*size, 1]}), {channels}, axis=-1)"
+    if shape[1:] == (*size, 4) and channels == 3:
+        return "they have an alpha channel: images[..., :3]"
+    if 3 <= len(shape) <= 4 and shape[1:3] != size:
+        return f"scale them to {height}x{width}; predict_files does that for image files"
+    return ""

@@ -1,6 +1,7 @@
 """A trained network as a value: from its workdir, or from an exported file with its card."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from helpers import TINY
 
 from mnist_jax import export, load_dataset, load_network, predict, train
 from mnist_jax.config import replace_fields
-from mnist_jax.predict import Network
+from mnist_jax.predict import Network, _as_images
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,19 @@ def test_arrays_of_every_kind_give_the_same_answers(network, images, subtests):
             )
 
 
+def test_bits_are_black_and_white(network, images):
+    bits = images >= 128
+    expected = network.predict(bits.astype(np.uint8) * 255)
+    for same in (
+        bits,
+        bits[..., 0],
+        jnp.asarray(bits),
+        bits.astype(jnp.bfloat16),
+        bits.astype(np.float16),
+    ):
+        np.testing.assert_allclose(network.predict(same).probabilities, expected.probabilities)
+
+
 def test_any_number_of_images_is_classified_in_batches(network, images, subtests):
     expected = network.predict(images).classes
     for count in (0, 1, 127, 128, 129, 300):
@@ -74,17 +88,25 @@ def test_apply_is_a_pure_function_of_variables_and_images(network, images):
     np.testing.assert_allclose(jax.jit(network.apply)(zeros, images[:5])[0], 0.1, rtol=1e-6)
 
 
+def blank(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
+
+
 BAD_IMAGES = [
-    (np.zeros((2, 20, 28, 1), np.uint8), r"\[N, 28, 28, 1\] or \[N, 28, 28\], as those .* 20"),
-    (np.zeros((28, 28), np.uint8), r"a single one needs another axis: images\[None\]"),
-    (np.zeros((28, 28, 1), np.uint8), "a single one needs another axis"),
-    (np.zeros((2, 28, 28, 3), np.uint8), r"got uint8 \[2, 28, 28, 3\]"),
-    (np.full((2, 28, 28), 255.0), "floats 0 to 1, got float64 255.0 to 255.0"),
-    (np.full((2, 28, 28), -0.1), "floats 0 to 1, got float64 -0.1"),
+    (blank(2, 20, 28, 1), r"\[N, 28, 28, 1\] or \[N, 28, 28\], as those .* 20"),
+    (blank(28, 28), r"a single one needs another axis: images\[None\]"),
+    (blank(28, 28, 1), "a single one needs another axis"),
+    (np.full((2, 28, 28), 255.0), "floats 0 to 1, got float64 255.0 to 255.0; divide them by 255"),
+    (np.full((2, 28, 28), -0.1), "floats 0 to 1, got float64 -0.1 to -0.1$"),
     (np.full((2, 28, 28), np.nan), "got float64 nan"),
-    (np.full((2, 28, 28), 256), "integers 0 to 255, .* got int64 256"),
+    (np.full((2, 28, 28), np.inf, np.float16), "got float16 inf"),
+    (np.full((2, 28, 28), 256), "integers 0 to 255, .* got int64 256 to 256$"),
+    (np.full((2, 28, 28), -1, np.int8), "integers 0 to 255, .* got int8 -1"),
     (np.full((2, 28, 28), "7"), "must be integers 0 to 255, or floats 0 to 1, got <U1"),
-    (np.zeros((2, 28, 28), bool), "got bool"),
+    (["a.png", "b.png"], r"got <U5 \[2\]; predict_files takes image files$"),
+    ("a.png", "predict_files takes image files"),
+    (np.zeros((2, 28, 28), complex), r"got complex128 \[2, 28, 28\]$"),
+    (np.zeros((2, 28, 28), object), r"got object \[2, 28, 28\]$"),
     ([[1, 2], [3]], "must be an array"),
     (7, "images must be"),
     (None, "images must be"),
@@ -95,6 +117,61 @@ def test_images_that_do_not_fit_are_refused(network, subtests):
     for images, message in BAD_IMAGES:
         with subtests.test(msg=message), pytest.raises(ValueError, match=message):
             network.predict(images)
+
+
+# What people have in place of images [N, H, W, C], and what makes them of it.
+GREY, COLOUR = (28, 28, 1), (8, 12, 3)
+OTHER_SHAPES = [
+    (GREY, (5, 1, 28, 28), "np.moveaxis(images, 1, -1)"),
+    (GREY, (5, 784), "images.reshape(-1, 28, 28, 1)"),
+    (GREY, (784,), "images.reshape(-1, 28, 28, 1)"),
+    (GREY, (28, 28, 5), "np.moveaxis(images, -1, 0)"),
+    (GREY, (28, 28, 1, 5), "np.moveaxis(images, -1, 0)"),
+    (COLOUR, (5, 3, 8, 12), "np.moveaxis(images, 1, -1)"),
+    (COLOUR, (3, 8, 12), "np.moveaxis(images, 0, -1)[None]"),
+    (COLOUR, (8, 12, 3), "images[None]"),
+    (COLOUR, (8, 12, 3, 5), "np.moveaxis(images, -1, 0)"),
+    (COLOUR, (5, 288), "images.reshape(-1, 8, 12, 3)"),
+    (COLOUR, (5, 8, 12), "np.repeat(images.reshape(-1, *[8, 12, 1]), 3, axis=-1)"),
+    (COLOUR, (5, 8, 12, 1), "np.repeat(images.reshape(-1, *[8, 12, 1]), 3, axis=-1)"),
+    (COLOUR, (5, 8, 12, 4), "images[..., :3]"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "shape", "remedy"), OTHER_SHAPES)
+def test_the_remedy_for_another_shape_works(wanted, shape, remedy):
+    images = np.zeros(shape, np.uint8)
+    with pytest.raises(ValueError, match=r"images must be \[N, ") as caught:
+        _as_images(images, wanted)
+    assert f": {remedy}" in str(caught.value)
+    mended = eval(remedy, {"np": np, "images": images})
+    assert _as_images(mended, wanted).shape[1:] == wanted
+
+
+HOPELESS = [
+    (GREY, (5, 28, 28, 3), 'they are in colour: make them grey, as convert("L") of Pillow does'),
+    (GREY, (28, 28, 4), "they are in colour: make them grey"),
+    (GREY, (5, 32, 32), "scale them to 28x28; predict_files does that for image files"),
+    (COLOUR, (5, 32, 32, 3), "scale them to 8x12"),
+    (GREY, (5, 28, 28, 7), "got uint8 [5, 28, 28, 7]"),
+    (GREY, (1, 1, 1, 28, 28), "got uint8 [1, 1, 1, 28, 28]"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "shape", "said"), HOPELESS)
+def test_nothing_untrue_is_said_of_another_shape(wanted, shape, said):
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        _as_images(np.zeros(shape, np.uint8), wanted)
+    assert "single" not in str(caught.value)
+
+
+def test_an_array_that_cannot_be_read_is_one_line(network):
+    class OnAnotherDevice:
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy.\nUse Tensor.cpu()")
+
+    with pytest.raises(ValueError, match=r"must be an array.*cuda:0 device type [^\n]*cpu\(\)$"):
+        network.predict(OnAnotherDevice())
 
 
 @pytest.fixture(scope="module", params=["stablehlo", "onnx"])
