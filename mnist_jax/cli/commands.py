@@ -4,34 +4,37 @@ import contextlib
 import functools
 import operator
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from tqdm import tqdm
 
 from mnist_jax.cli.doctor import Finding, doctor
 from mnist_jax.config import Config
 from mnist_jax.console import console, show_result
-from mnist_jax.datasets.importing import describe, import_dataset
+from mnist_jax.datasets.importing import describe, import_dataset, some
 from mnist_jax.datasets.importing.sheet import as_text
+from mnist_jax.datasets.importing.sources.unlabelled import holds_rows
 from mnist_jax.evaluate import evaluate
 from mnist_jax.exporting.export import export
-from mnist_jax.handwriting.files import predict_files
+from mnist_jax.handwriting.files import FilePrediction, find_images, predict_each, write_answers
 from mnist_jax.laboratory.comparison import check_pairs, compare, comparison_line
 from mnist_jax.laboratory.members import create_members, identity
 from mnist_jax.laboratory.population import population, read_population
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.laboratory.verify import verify
 from mnist_jax.messages import printable
-from mnist_jax.predict import load_network, predict_split
+from mnist_jax.predict import Network, load_network, predict_split
 from mnist_jax.processes.group import joined
 from mnist_jax.reporting.report import report
 from mnist_jax.reporting.summary import format_table, summarize_recipe
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.serving.serve import serve
 from mnist_jax.train import train
+from mnist_jax.workdir.files import atomic_file
 
 # The fields of a recipe are options of their own, without a prefix: --epochs, --data.dataset.
 Recipe = Annotated[Config, tyro.conf.arg(name="")]
@@ -159,28 +162,70 @@ class Evaluate(SeveralProcesses):
 
 @dataclass(frozen=True)
 class Predict(OfTrained):
-    """Classify image files of any kind; or write the answers for a split's images to a file."""
+    """Classify image files, folders of them, and files of many images; or a split's images."""
 
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Image files: photographs, scans, drawings."""
+    """Image files: photographs, scans, drawings; folders of them; a .csv, .npz, .npy or IDX file of
+    images like those trained on."""
     model: Path | None = None
     """A file that `export` has written, in place of a workdir."""
     show: bool = False
     """Write FILE.seen.png beside each image: it, and what the network is given."""
     output: Path | None = None
-    """An .npz file for a split: probabilities [N, classes], classes [N], the true labels [N], and
-    the names of the classes."""
+    """A .csv file for the answers: ImageId and Label for one file of many images, else the file,
+    the label, its probability, those of the runner-up, and the problem. Without images, an .npz
+    file for a split: probabilities [N, classes], classes [N], the true labels [N], and the names
+    of the classes."""
     split: Literal["test", "validation", "train"] = "test"
-    """Which examples go to --output."""
+    """Which examples go to --output, without images."""
+    pixel_range: tuple[float, float] | None = None
+    """Black and white in a file of many images (default: from the largest value)."""
 
-    def run(self) -> list[dict[str, Any]] | dict[str, Any]:
-        if bool(self.images) == bool(self.output):
-            raise ValueError("give image files, or --output FILE.npz for those of a split")
+    def run(self) -> dict[str, Any] | list[dict[str, Any]]:
+        if not self.images:
+            return self._predict_split()
+        if self.output:
+            self._check_output(self.output)
+        network = load_network(self.model or self.workdir, self.step)
+        files, left_out = find_images(self.images)
+        if left_out:
+            print(f"{len(left_out):,} left out, no images by their names: {some(left_out)}")
         if self.output is None:
-            network = load_network(self.model or self.workdir, self.step)
-            predictions = predict_files(network, self.images, show=self.show)
-            print(*map(str, predictions), sep="\n")
-            return [prediction._asdict() for prediction in predictions]
+            return [answer._asdict() for answer in self._answers(network, files)]
+        with atomic_file(self.output) as file:
+            only_rows = len(files) == 1 and holds_rows(files[0])
+            count, failed = write_answers(file, self._answers(network, files), only_rows=only_rows)
+        print(f"{self.output}: {count:,} answers")
+        return {"output": str(self.output), "answers": count, "failed": failed}
+
+    def _answers(self, network: Network, files: Sequence[Path]) -> Iterator[FilePrediction]:
+        """Yields the answers; prints them, or where they go to a file only the failures."""
+        any_good = False
+        with tqdm(unit=" images", leave=False, disable=None) as bar:
+            for answer in predict_each(
+                network, files, show=self.show, pixel_range=self.pixel_range, note=bar.write
+            ):
+                if answer.failed and len(files) == 1:
+                    raise ValueError(f"{answer.image} {answer.problem}")
+                if answer.failed or not self.output:
+                    bar.write(str(answer))
+                any_good |= not answer.failed
+                bar.update()
+                yield answer
+        if not any_good:
+            raise ValueError(f"none of the {len(files):,} files can be read")
+
+    def _check_output(self, output: Path) -> None:
+        if output.suffix != ".csv":
+            raise ValueError(f"--output must end in .csv for the given files, got {output}")
+        if not output.parent.is_dir():
+            raise FileNotFoundError(f"--output: there is no directory {output.parent}")
+        if output.resolve() in [path.resolve() for path in self.images]:
+            raise ValueError(f"--output would replace {output}, which is to be read")
+
+    def _predict_split(self) -> dict[str, Any]:
+        if self.output is None:
+            raise ValueError("give image files, or --output FILE.npz for those of a split")
         if self.show:
             raise ValueError("--show is for image files, not for --output")
         if self.model:
@@ -188,6 +233,11 @@ class Predict(OfTrained):
         shape = predict_split(self.workdir, self.output, split=self.split, step=self.step)
         print(f"{self.output}: probabilities {[*shape]}, classes, labels, names")
         return {"output": str(self.output), "shape": [*shape]}
+
+    def is_good(self, result: Any) -> bool:
+        if isinstance(result, list):
+            return not any(answer["failed"] for answer in result)
+        return not result.get("failed")
 
 
 @dataclass(frozen=True)

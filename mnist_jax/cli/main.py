@@ -29,13 +29,13 @@ from mnist_jax.workdir.origin import JAX_SETTINGS
 
 # Exit codes: 0 done; LOST if one of several processes was lost; 128 + N stopped by signal N; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
+DIFFERENT = 4  # `verify` found different bits, `doctor` a problem, `predict` an unreadable file
 # With these set otherwise, JAX refuses what the libraries do.
 PINNED = {
     "jax_disable_jit": False,
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
 }
-DIFFERENT = 4  # `verify` found different bits, or `doctor` something to fix
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -154,6 +154,8 @@ def _parse(args: Sequence[str]) -> Common:
     workdirs = _values(args, "--workdir")
     if "" in workdirs:
         raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
+    if command == "predict" and any(a[:2] != "--" and not b for a, b in itertools.pairwise(args)):
+        raise ValueError("an image must be the name of a file or a folder, got ''")
     if command in ("evaluate", "report") and len(workdirs) > 1:
         raise ValueError("--workdir must be given once, with all directories behind it")
     recipe = Config()  # the defaults of the other options; the last --config counts

@@ -1,18 +1,27 @@
 """Image files classified by a network, in words."""
 
-from collections.abc import Sequence
+import csv
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from mnist_jax.datasets.image_files import read_image
+from mnist_jax.datasets.image_files import FORMATS, image_suffixes, read_image
+from mnist_jax.datasets.importing.sources.part import natural
+from mnist_jax.datasets.importing.sources.unlabelled import Rows, holds_rows, read_unlabelled
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing, prepare_drawing, prepare_picture, side_by_side
+from mnist_jax.messages import one_line
 from mnist_jax.predict import Network
 from mnist_jax.workdir.files import atomic_file
 
+AT_ONCE = 128  # image files that are prepared before the network sees them
+SEEN = ".seen.png"  # the end of the names of the files that `show` writes
 UNSURE = 0.5  # the probability below which a class is said with a question mark
 
 
@@ -26,6 +35,8 @@ class FilePrediction(NamedTuple):
         runner_up: Name of the second likeliest class.
         runner_up_probability: The runner-up's.
         problem: Reason not to trust the answer; empty if there is none.
+        failed: Whether the file could not be read.
+        row: Id of the image in a file of many images: its number from 1, or its name there.
     """
 
     image: str
@@ -34,6 +45,8 @@ class FilePrediction(NamedTuple):
     runner_up: str | None
     runner_up_probability: float
     problem: str
+    failed: bool = False
+    row: str = ""
 
     def __str__(self) -> str:
         if self.label is None:
@@ -58,22 +71,165 @@ def predict_files(
         paths: Image files of any size.
         show: Whether to write FILE.seen.png beside each file: the image and the network's input.
 
+    Returns:
+        A prediction for each file, in order. One that cannot be read has `failed`, and its
+        `problem` says why.
+
     Raises:
-        FileNotFoundError: A file does not exist.
-        ValueError: A file is not an image; nothing is written then.
+        ValueError: The network's images have neither 1 nor 3 channels.
     """
-    drawings = [prepare(read_image(path, network.info.ground), network.info) for path in paths]
-    images = np.stack([drawing.pixels for drawing in drawings])
-    predictions = network.predict(images)
-    if show:
-        for path, image in zip(paths, images, strict=True):
-            with atomic_file(Path(f"{path}.seen.png")) as file:
-                side_by_side(read_image(path, network.info.ground), image).save(file, "PNG")
-    label_names = network.info.label_names
-    return [
-        FilePrediction(str(path), **interpret(drawing, probabilities, first, label_names))
-        for path, drawing, probabilities, first in zip(paths, drawings, *predictions, strict=True)
-    ]
+    return [*_predict_images(network, [*map(Path, paths)], show)]
+
+
+def predict_each(
+    network: Network,
+    paths: Iterable[Path],
+    *,
+    show: bool = False,
+    pixel_range: tuple[float, float] | None = None,
+    note: Callable[[str], object] = lambda _: None,
+) -> Iterator[FilePrediction]:
+    """Classifies image files, and files of many images, some at a time.
+
+    Args:
+        network: A trained network, from `load_network`.
+        paths: Image files, and .csv, .npy, .npz and IDX files, see `read_unlabelled`.
+        show: Whether to write FILE.seen.png beside each image file.
+        pixel_range: The values of black and white in files of many images.
+        note: Function of a line that says what was done with such a file.
+
+    Yields:
+        A prediction for each image, in order, or for each file that cannot be read.
+    """
+    for many, group in itertools.groupby(paths, holds_rows):
+        if not many:
+            yield from _predict_images(network, group, show)
+            continue
+        for path in group:
+            try:
+                rows = read_unlabelled(path, network.info.image_shape, pixel_range)
+                for line in rows.notes:
+                    note(line)
+                yield from _predict_rows(network, path, rows, note)
+            except (OSError, ValueError) as error:
+                yield _failed(path, error)
+
+
+def _predict_images(
+    network: Network, paths: Iterable[Path], show: bool
+) -> Iterator[FilePrediction]:
+    rest = iter(paths)
+    while batch := [*itertools.islice(rest, AT_ONCE)]:
+        drawings: list[Drawing | Exception] = []
+        for path in batch:
+            try:
+                picture = read_image(path, network.info.ground)
+            except (OSError, ValueError) as error:
+                drawings.append(error)
+                continue
+            drawing = prepare(picture, network.info)
+            drawings.append(drawing)
+            if show:
+                with atomic_file(Path(f"{path}{SEEN}")) as file:
+                    side_by_side(picture, drawing.pixels).save(file, "PNG")
+        given = [drawing.pixels for drawing in drawings if isinstance(drawing, Drawing)]
+        blank = np.zeros((0, *network.info.image_shape), np.uint8)
+        answers = zip(*network.predict(np.stack(given) if given else blank), strict=True)
+        for path, drawing in zip(batch, drawings, strict=True):
+            if isinstance(drawing, Exception):
+                yield _failed(path, drawing)
+            else:
+                fields = interpret(drawing, *next(answers), network.info.label_names)
+                yield FilePrediction(str(path), **fields)
+
+
+def _predict_rows(
+    network: Network, path: Path, rows: Rows, note: Callable[[str], object]
+) -> Iterator[FilePrediction]:
+    names, right, count = network.info.label_names, 0, 0
+    for images, ids, labels in rows.blocks():
+        probabilities, classes = network.predict(images)
+        for image, row, answer, first in zip(images, ids, probabilities, classes, strict=True):
+            problem = "" if np.ptp(image) else "all its pixels are equal"
+            fields = interpret(Drawing(image, problem), answer, first, names)
+            yield FilePrediction(f"{path}: image {row}", **fields, row=row)
+        right += sum(names[first] == label for first, label in zip(classes, labels, strict=False))
+        count += len(labels)
+    if count:
+        note(f"{path}: {right / count:.2%} right of {count:,} images with a label")
+
+
+def _failed(path: Path, error: Exception) -> FilePrediction:
+    reason = getattr(error, "strerror", None) or str(error)
+    return FilePrediction(
+        str(path), None, 0.0, None, 0.0, one_line(reason).removeprefix(f"{path} "), failed=True
+    )
+
+
+def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Puts the image files of folders, and of the folders in them, in the place of the folders.
+
+    Args:
+        paths: Files, which stay, and folders.
+
+    Returns:
+        The files; those of a folder in natural order, image2 before image10. And what of the
+        folders was left out, because its name is not that of an image file.
+
+    Raises:
+        ValueError: A folder holds no image files.
+    """
+    files: list[Path] = []
+    left_out: list[str] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found, suffixes = list[Path](), image_suffixes()
+        walk = os.walk(path, onerror=lambda error: left_out.append(str(error.filename)))
+        for folder, folders, names in walk:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for name in (*names, *links):
+                if name.startswith("."):
+                    continue
+                is_image = name.lower().endswith(suffixes) and Path(folder, name).is_file()
+                if is_image and not name.endswith(SEEN):
+                    found.append(Path(folder, name))
+                else:
+                    left_out.append(str(Path(folder, name)))
+        if not found:
+            raise ValueError(f"{path} holds no image files; expected {', '.join(FORMATS)}")
+        files += sorted(found, key=lambda file: [natural(part) for part in file.parts])
+    return files, left_out
+
+
+def write_answers(
+    file: BinaryIO, answers: Iterable[FilePrediction], *, only_rows: bool
+) -> tuple[int, list[str]]:
+    """Writes answers as CSV.
+
+    Args:
+        file: A file, open for writing.
+        answers: The predictions.
+        only_rows: Whether all are of one file of many images. Then there are two columns, as Kaggle
+            has them: ImageId and Label. Else there are the file, the label, its probability, those
+            of the runner-up, and the problem.
+
+    Returns:
+        Number of answers, and the files that failed.
+    """
+    count, failed = 0, []
+    text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("ImageId", "Label") if only_rows else ("file", *FilePrediction._fields[1:6]))
+    for answer in answers:
+        writer.writerow((answer.row, answer.label) if only_rows else answer[:6])
+        count += not answer.failed
+        if answer.failed:
+            failed.append(answer.image)
+    text.detach()  # and the file stays open
+    return count, failed
 
 
 def prepare(picture: Image.Image, info: DataInfo) -> Drawing:

@@ -75,12 +75,14 @@ def test_an_answer_that_the_network_is_not_sure_of_is_marked(network, seven):
     assert str(found).endswith(f"; but {found.problem}")
 
 
-def test_one_bad_file_among_good_ones_is_one_error_and_nothing_is_written(network, seven):
+def test_one_bad_file_among_good_ones_has_no_answer(network, seven):
     bad = seven.with_name("bad.png")
     bad.write_bytes(seven.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"bad\.png cannot be read"):
-        predict_files(network, [seven, bad], show=True)
-    assert not [*seven.parent.glob("*seen*")]
+    first, failed, last = predict_files(network, [seven, bad, seven], show=True)
+    assert (first.label, first.failed, first) == ("7", False, last)
+    assert (failed.label, failed.failed) == (None, True)
+    assert failed.problem.startswith("cannot be read as an image: ")
+    assert len([*seven.parent.glob("*.seen.png")]) == 1
 
 
 def test_pictures_are_prepared_as_the_dataset_has_them(network, tmp_path):

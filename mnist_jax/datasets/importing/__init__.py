@@ -182,13 +182,13 @@ def describe(imported: Imported) -> list[str]:
         f"{source.kind}; labels from {source.labels}",
         f"{imported.num_train:,} images to train on, {validation}{imported.num_test:,} to test "
         f"with, of {list(imported.shape)}",
-        f"{num_classes:,} classes: {_some(imported.names)}",
+        f"{num_classes:,} classes: {some(imported.names)}",
         *_counted(imported),
         f"the first image of each class: {imported.path / SHEET}",
     ]
     if imported.spellings:
         written = [" = ".join(map(repr, ways)) for ways in imported.spellings]
-        lines.append(f"one class, written in several ways: {_some(written)}")
+        lines.append(f"one class, written in several ways: {some(written)}")
     if (low, high) != (0, 255):
         lines.append(f"pixels of {low:g} to {high:g} became 0 to 255")
     if imported.largest - low < (high - low) / 2:
@@ -197,11 +197,11 @@ def describe(imported: Imported) -> list[str]:
             f"--pixel-range {low:g} {imported.largest:.4g} makes it white"
         )
     if imported.only_in_test:
-        lines.append(f"classes without an image to train on: {_some(imported.only_in_test)}")
+        lines.append(f"classes without an image to train on: {some(imported.only_in_test)}")
     if imported.num_seen:
         lines.append(f"{imported.num_seen:,} images of the test are among those to train on, too")
     if source.ignored:
-        lines.append(f"{len(source.ignored):,} ignored: {_some(source.ignored)}")
+        lines.append(f"{len(source.ignored):,} ignored: {some(source.ignored)}")
     name = imported.path.parent.name
     lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
     return [*map(printable, lines)]
@@ -216,10 +216,11 @@ def _counted(imported: Imported) -> Iterator[str]:
         shown = [f"from {counts[few]:,} of {few} to {counts[many]:,} of {many}"]
     yield f"to train on, by class: {', '.join(shown)}"
     if absent := [name for name, n in zip(counts, imported.counts["test"], strict=True) if not n]:
-        yield f"classes without an image to test on: {_some(absent)}"
+        yield f"classes without an image to test on: {some(absent)}"
 
 
-def _some(words: Sequence[str], most: int = 10) -> str:
+def some(words: Sequence[str], most: int = 10) -> str:
+    """Joins the first words of many."""
     return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
@@ -276,8 +277,8 @@ def _check_classes(survey: Survey) -> None:
                 )
         if not set(names[part]).intersection(trained):
             raise ValueError(
-                f"none of the classes of the {part} part ({_some(names[part])}) is among those of "
-                f"the training part ({_some(trained)}): give the parts of one dataset"
+                f"none of the classes of the {part} part ({some(names[part])}) is among those of "
+                f"the training part ({some(trained)}): give the parts of one dataset"
             )
 
 
