@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Listener, Plateau
+from mnist_jax.messages import printable
 from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
 from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
@@ -118,8 +119,11 @@ def _draw(title: str, rows: list[tuple[str, str]]) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
-        table.add_row(Text(name, "bold"), Text(text))
-    Console().print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False))
+        table.add_row(Text(name, "bold"), Text(printable(text)))
+    # Its colours are for the terminal.
+    Console(file=getattr(sys.stdout, "stream", None)).print(
+        Panel(table, title=Text(title, "bold"), title_align="left", expand=False)
+    )
 
 
 def _progress_bar(step: int, total_steps: int) -> tqdm:

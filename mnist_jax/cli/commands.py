@@ -26,7 +26,6 @@ from mnist_jax.laboratory.members import create_members, identity
 from mnist_jax.laboratory.population import population, read_population
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.laboratory.verify import verify
-from mnist_jax.messages import printable
 from mnist_jax.predict import Network, load_network, predict_split
 from mnist_jax.processes.group import joined
 from mnist_jax.reporting.report import report
@@ -315,7 +314,7 @@ class Report(Common):
 
     def run(self) -> dict[str, Any]:
         written = report(self.workdir, self.output)
-        print(written.verdict)
+        print(*written.verdicts, sep="\n")
         print(f"{written.path}: {written.path.stat().st_size:,} bytes; open it in a browser")
         return {"page": str(written.path), "networks": written.networks}
 
@@ -348,7 +347,7 @@ class Summary(OfRecipe):
 
     def run(self) -> list[dict[str, Any]]:
         image_shape, layers = summarize_recipe(self.recipe, self.image_shape, self.num_classes)
-        print(format_table(layers, image_shape))
+        print(*format_table(layers, image_shape).split("\n"), sep="\n")
         return [layer._asdict() for layer in layers]
 
 
@@ -443,7 +442,7 @@ class Doctor(Common):
     def run(self) -> dict[str, Any]:
         findings = []
         for finding in doctor():
-            print(_line(finding))  # at once: the next one may take a while
+            print(*_lines(finding), sep="\n")  # at once: the next one may take a while
             findings.append(finding)
         problems = sum(finding.problem for finding in findings)
         print(f"{problems} to mend, marked with !" if problems else "All that is needed works.")
@@ -490,12 +489,12 @@ def _steps(step: int | list[int]) -> str:
     return f"{len(step)} networks, steps {', '.join(map(str, step))}"
 
 
-def _line(finding: Finding) -> str:
+def _lines(finding: Finding) -> list[str]:
     """A line for the terminal, and one below for what to do."""
     lines = [f"{'!' if finding.problem else ' '} {finding.what:<19} {finding.value}"]
     if finding.advice:
         lines.append(f"{'':>19}-> {finding.advice}")
-    return "\n".join(map(printable, lines))
+    return lines
 
 
 def _varied(options: Sequence[str]) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import tyro
@@ -22,7 +22,7 @@ import mnist_jax
 from mnist_jax.cli.commands import COMMANDS, Common, create_parser
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
-from mnist_jax.messages import one_line
+from mnist_jax.messages import PrintableStream, one_line
 from mnist_jax.processes.group import LOST, LostError
 from mnist_jax.processes.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 from mnist_jax.workdir.origin import JAX_SETTINGS
@@ -111,6 +111,9 @@ def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show_warning
         nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        if sys.stdout:
+            stdout: Any = PrintableStream(sys.stdout)
+            stack.enter_context(contextlib.redirect_stdout(stdout))
         if quiet or only_result:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         if quiet:

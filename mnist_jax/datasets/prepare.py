@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mnist_jax.messages import printable
 from mnist_jax.processes.file_lock import open_locked
 
 # What the package calls by a shorter name than tfds does. A dataset of the package is a folder here
@@ -81,7 +82,7 @@ def _prepare_own(root: Path, name: str) -> Path:
             module = importlib.import_module(f"mnist_jax.datasets.{name}.{name}_dataset_builder")
             builder = module.Builder(data_dir=root, file_format="array_record")
             # Of tfds's messages only the progress bar, on standard error, is true of local files.
-            print(f"preparing the dataset {name} in {root}", file=sys.stderr)
+            print(printable(f"preparing the dataset {name} in {root}"), file=sys.stderr)
             prepared = write(builder)
     return prepared
 
@@ -157,7 +158,8 @@ try:
 except Exception as error:
     sys.exit(print(f"{type(error).__name__}: {error}".replace(chr(10), " ")) or 1)
 """
-    print(f"tfds prepares the dataset {name} in {root}; it may download", file=sys.stderr)
+    line = f"tfds prepares the dataset {name} in {root}; it may download"
+    print(printable(line), file=sys.stderr)
     try:
         child = subprocess.run(
             [sys.executable, "-c", code, name, str(root)],

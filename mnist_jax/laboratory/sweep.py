@@ -375,7 +375,8 @@ def _conclude(
         tell(f"the search in {workdir} is complete: {len(finished)} trials")
     if not finished:
         return []
-    tell(format_trials(finished[:LISTED]))
+    for line in format_trials(finished[:LISTED]).split("\n"):
+        tell(line)
     best = finished[0]
     if best.value:
         write_json(workdir / "best.json", dataclasses.asdict(replace_fields(config, best.params)))

@@ -17,12 +17,12 @@ class WrittenReport(NamedTuple):
 
     Attributes:
         path: the file.
-        verdict: a line a network: its accuracy with the interval.
+        verdicts: a line for each network: its accuracy with the interval.
         networks: numbers of each network, as `json` can hold them, see `measured.figures`.
     """
 
     path: Path
-    verdict: str
+    verdicts: list[str]
     networks: list[dict[str, Any]]
 
 
@@ -63,4 +63,4 @@ def report(
     page = render(template, **values)
     with atomic_file(target) as file:
         file.write(page)
-    return WrittenReport(target, "\n".join(map(verdict, networks)), networks)
+    return WrittenReport(target, [*map(verdict, networks)], networks)

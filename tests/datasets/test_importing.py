@@ -157,8 +157,7 @@ def test_other_files_beside_images_are_ignored_and_told(tmp_path):
         "cat/plug.png",
     ]
     assert imported.source.ignored == [str(folder / name) for name in ignored]
-    shown = odd.replace("\udcff", r"\udcff").replace("\x1b", r"\x1b")
-    assert f"6 ignored: {folder}/README, {folder}/{shown}, {cats}/lo" in describe(imported)[-2]
+    assert f"6 ignored: {folder}/README, {folder}/{odd}, {cats}/lo" in describe(imported)[-2]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from mnist_jax.datasets.importing.sources import open_source
 from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 from mnist_jax.datasets.importing.versions import imported_versions, next_version
-from mnist_jax.messages import printable
 
 SHEET = "first_images.png"  # beside the files of tfds
 
@@ -204,7 +203,7 @@ def describe(imported: Imported) -> list[str]:
         lines.append(f"{len(source.ignored):,} ignored: {some(source.ignored)}")
     name = imported.path.parent.name
     lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
-    return [*map(printable, lines)]
+    return lines
 
 
 def _counted(imported: Imported) -> Iterator[str]:
