@@ -1,9 +1,13 @@
 """The facts about its data that a network has to know."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+LARGEST = 300_000_000  # values of an image: those of the largest image files, in colour
+CONTROLS = {*map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029))}
 
 
 class DataInfo(NamedTuple):
@@ -27,17 +31,40 @@ class DataInfo(NamedTuple):
 def data_info(values: Mapping[str, Any]) -> DataInfo:
     """Rebuilds a `DataInfo` from JSON, which has turned its tuples into lists.
 
-    Raises ValueError, TypeError or LookupError for values of another kind.
+    Raises LookupError for a missing value, and ValueError for one that cannot be.
     """
-    height, width, channels = values["image_shape"]
-    if not isinstance(values["label_names"], list | tuple):
-        raise TypeError("label_names must be a list")
-    names = tuple(map(str, values["label_names"]))
-    shape = int(height), int(width), int(channels)
+    shape, names, box = (values[name] for name in ("image_shape", "label_names", "drawing_box"))
     ground = values.get("ground")  # older networks lack it
-    if ground not in (None, 0, 255):
-        raise ValueError(f"ground must be 0, 255 or null, got {ground!r}")
-    return DataInfo(shape, names, int(values["drawing_box"]), ground)
+    sizes = shape if isinstance(shape, list | tuple) else ()
+    is_shape = (
+        len(sizes) == 3
+        and all(type(size) is int and size >= 1 for size in sizes)
+        and math.prod(sizes) <= LARGEST
+    )
+    checks = {
+        "image_shape": (
+            is_shape,
+            "a height, a width and a number of channels",
+        ),
+        "label_names": (
+            isinstance(names, list | tuple)
+            and all(isinstance(name, str) and not set(name) & CONTROLS for name in names)
+            and len(set(names)) == len(names) > 0,
+            "different names, without control characters",
+        ),
+        "drawing_box": (
+            type(box) is int and is_shape and 0 <= box <= max(sizes[:2]),
+            "0, or pixels a side of a square in the image",
+        ),
+        "ground": (
+            ground is None or (type(ground) is int and ground in (0, 255)),
+            "0, 255 or null",
+        ),
+    }
+    for name, (is_right, expected) in checks.items():
+        if not is_right:
+            raise ValueError(f"{name} must be {expected}, got {values.get(name)!r:.100}")
+    return DataInfo(tuple(shape), tuple(names), box, ground)
 
 
 def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInfo:

@@ -1,17 +1,55 @@
 """An exported network, read back with the card beside it."""
 
 import hashlib
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mnist_jax.datasets.info import DataInfo, data_info
-from mnist_jax.exporting.contract import Classify
+from mnist_jax.exporting.contract import INPUT, OUTPUT, Classify
 from mnist_jax.exporting.onnx_file import from_onnx
 from mnist_jax.exporting.stablehlo import from_stablehlo
+from mnist_jax.messages import one_line
 from mnist_jax.workdir.files import read_json
 
 READERS = {"stablehlo": from_stablehlo, "onnx": from_onnx}
+
+
+def _is_array(name: str, dtype: str) -> Callable[[Any], bool]:
+    return lambda value: (
+        (value["name"], value["dtype"], value["shape"][0]) == (name, dtype, "N")
+        and isinstance(value["shape"], list)
+    )
+
+
+def _is_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _are_shares(figures: Any) -> bool:
+    shares = [value for name, value in figures.items() if name.endswith("accuracy")]
+    return all(type(value) in (int, float) and 0 <= value <= 1 for value in shares)
+
+
+# What must hold of a card's fields, beside what `data_info` checks.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "file": (_is_of(str), "a name"),
+    "format": (lambda value: value in [*READERS], " or ".join(READERS)),
+    "bytes": (lambda value: type(value) is int and value > 0, "a number of bytes"),
+    "input": (_is_array(INPUT, "uint8"), f"{INPUT}, uint8 [N, H, W, C]"),
+    "output": (_is_array(OUTPUT, "float32"), f"{OUTPUT}, float32 [N, classes]"),
+    "labels": (_is_of(list), "a list of names"),
+    "step": (lambda value: type(value) is int and value >= 0, "a number of updates"),
+    "params_sha256": (
+        lambda value: re.fullmatch("[0-9a-f]{64}", value) is not None,
+        "64 hexadecimal digits",
+    ),
+    "figures": (_are_shares, "accuracies of 0 to 1"),
+    **{name: (_is_of(dict), "an object") for name in ("trained_on", "recipe", "written_by")},
+}
 
 
 def read_exported(path: Path) -> tuple[Classify, DataInfo]:
@@ -40,18 +78,32 @@ def read_exported(path: Path) -> tuple[Classify, DataInfo]:
     try:
         if card["sha256"] != sha256:
             raise ValueError(
-                f"the file has the SHA-256 {sha256}, and its card names {card['sha256']}: one of "
-                "them is damaged, or they are of two exports; export the network again"
+                f"{path}: the file has the SHA-256 {sha256}, and its card names {card['sha256']}: "
+                "one of them is damaged, or they are of two exports; export the network again"
             )
-        info = data_info(
-            {**card, "image_shape": card["input"]["shape"][1:], "label_names": card["labels"]}
-        )
-        classify = READERS[card["format"]](data)
-    except (LookupError, TypeError, OverflowError) as error:
+        info = _checked(card, card_path)
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{card_path} is not a card that `export` has written") from error
+    try:
+        classify = READERS[card["format"]](data)
+        classes = classify(np.zeros((1, *info.image_shape), np.uint8)).shape[1]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    classes = classify(np.zeros((1, *info.image_shape), np.uint8)).shape[1]
     if classes != len(info.label_names):
         raise ValueError(f"{card_path} names {len(info.label_names)} classes, {path} has {classes}")
     return classify, info
+
+
+def _checked(card: Mapping[str, Any], path: Path) -> DataInfo:
+    """Checks each field of a card; ValueError, LookupError, TypeError, AttributeError if wrong."""
+    try:
+        for name, (is_right, expected) in FIELDS.items():
+            if not is_right(card[name]):
+                raise ValueError(f"{name} must be {expected}, got {card[name]!r:.100}")
+        return data_info(
+            {**card, "image_shape": card["input"]["shape"][1:], "label_names": card["labels"]}
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a card that `export` has written: {one_line(error)}"
+        ) from error

@@ -118,8 +118,11 @@ def read_result(workdir: Path) -> Result | None:
         "seconds": dict,
     }
     values = result if isinstance(result, dict) else {}
-    if any(not isinstance(values.get(name), kind) for name, kind in expected.items()) or not all(
-        isinstance(value, int | float) for value in values["seconds"].values()
+    if (
+        any(not isinstance(values.get(name), kind) for name, kind in expected.items())
+        or not all(isinstance(value, int | float) for value in values["seconds"].values())
+        or not (0 <= values["test_accuracy"] <= 1 and values["steps"] >= 1)
+        or values["steps"] is True
     ):
         raise ValueError(f"{path} is not a result of a training")
     return cast("Result", result)

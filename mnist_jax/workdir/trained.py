@@ -1,12 +1,13 @@
 """A trained network, loaded from its work directory."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 from flax import linen as nn
 
-from mnist_jax.config import Config
+from mnist_jax.config import Config, completed, config_differences
 from mnist_jax.datasets import Split, load_splits
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.models import create_model
@@ -102,8 +103,23 @@ def load_trained(workdir: str | Path, step: int | str = "latest") -> Trained:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
         return load_trained(workdir, step)  # a run that is under way has pruned one
+    _check_model(config, origin, Path(workdir))
     model = create_model(num_classes=len(origin.data.label_names), **vars(config.model))
     return Trained(config, model, variables, by_name[str(step)], origin)
+
+
+def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
+    """Raises ValueError where config.json describes another model than the one that was trained."""
+    written, trained = (completed(values) for values in (dataclasses.asdict(config), origin.config))
+    fields = [
+        name for name in written if name.startswith("model.") and name != "model.dropout_rate"
+    ]
+    differences = config_differences(*({n: v.get(n) for n in fields} for v in (trained, written)))
+    if differences:
+        raise ValueError(
+            f"{workdir / 'config.json'} is not that of the trained network ("
+            f"{'; '.join(differences)}): put back what it held, or train in another --workdir"
+        )
 
 
 def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:

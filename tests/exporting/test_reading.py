@@ -63,19 +63,65 @@ def test_a_file_without_its_card_is_refused(tmp_path):
         read_exported(path)
 
 
+def taken(shape: list[Any], **changes: Any) -> dict[str, Any]:
+    return {"input": {"name": "images", "dtype": "uint8", "shape": ["N", *shape]} | changes}
+
+
+HUGE = 10**400
+NO_CARD = "net.json is not a card that `export` has written"
 CHANGES = {
-    "is not a card that `export` has written": [
-        *({name: None} for name in ("sha256", "input", "labels", "format", "drawing_box")),
-        {"format": "pb"},
-        {"format": []},
-        {"labels": "abcde"},
-        {"input": {"shape": ["N", 7, None, 3]}},
+    f"{NO_CARD}$": [
+        *({name: None} for name in ("sha256", "input", "labels", "format", "drawing_box", "step")),
+        {"input": {"shape": ["N", 7, 5, 3]}},
+        {"input": 3},
+        {"figures": [1]},
+        {"params_sha256": 7},
     ],
+    "format must be stablehlo or onnx, got": [{"format": value} for value in ("pb", [], {}, 1)],
+    "labels must be a list of names, got": [{"labels": value} for value in ("abcde", {}, 5)],
+    "label_names must be different names, without control characters, got": [
+        {"labels": labels}
+        for labels in ([], [*"abcdd"], [0, 1, 2, 3, 4], [*"abcd", True], [*"abcd", ["e"]])
+    ],
+    "label_names must be .* got [^\\x1b]*$": [
+        {"labels": [*"abcd", name]} for name in ("e\x1b[2J", "e\n", "\x9b31m", "\x7f", "\u2028")
+    ],
+    "drawing_box must be 0, or pixels a side of a square in the image, got": [
+        {"drawing_box": value} for value in (True, False, 4.0, "4", -1, 8, HUGE, [4])
+    ],
+    "image_shape must be a height, a width and a number of channels, got": [
+        taken(shape)
+        for shape in (
+            [7, None, 3],
+            [7.0, 5, 3],
+            [7, 5, True],
+            [-7, 5, 3],
+            [0, 5, 3],
+            [7, 5],
+            [7, 5, 3, 1],
+            [HUGE, 5, 3],
+            [10**5, 10**5, 3],
+            ["7", 5, 3],
+        )
+    ],
+    r"input must be images, uint8 \[N, H, W, C\], got": [
+        taken([7, 5, 3], dtype="float32"),
+        taken([7, 5, 3], name="x"),
+        {"input": {"name": "images", "dtype": "uint8", "shape": "N753"}},
+        {"input": {"name": "images", "dtype": "uint8", "shape": [1, 7, 5, 3]}},
+    ],
+    "step must be a number of updates, got": [{"step": v} for v in ("x", -1, 1.5, True, [])],
+    "bytes must be a number of bytes, got": [{"bytes": value} for value in ("9", 0, True)],
+    "params_sha256 must be 64 hexadecimal digits, got": [{"params_sha256": "ab"}],
+    "figures must be accuracies of 0 to 1, got": [
+        {"figures": {"test_accuracy": value}} for value in (98.3, -1, "0.9", True)
+    ],
+    "trained_on must be an object, got": [{"trained_on": "mnist"}],
     "net: the file has the SHA-256 [0-9a-f]{64}, and its card names": [
         {"sha256": value} for value in ("0" * 64, 7, ["a"])
     ],
     r"names 4 classes, .*net has 5": [{"labels": [*"abcd"]}],
-    "images must be uint8": [{"input": {"shape": ["N", 7, 5, 1]}}],
+    "images must be uint8": [taken([7, 5, 1])],
 }
 
 
@@ -91,7 +137,11 @@ def test_a_card_that_does_not_fit_its_file_is_refused_in_one_line(tmp_path, subt
 
 def test_a_damaged_card_is_refused_in_one_line(tmp_path, subtests):
     path = write(tmp_path / "net")
-    for text in ("", "{", "[]", "null", '"text"', "{}"):
+    card = path.with_name("net.json").read_text(encoding="utf-8")
+    twice = card.replace('"step"', '"drawing_box": 9, "step"')
+    nan = card.replace('"step": 3750', '"step": NaN')
+    texts = ("", "{", "[]", "null", '"text"', "{}", "[" * 100_000, twice, nan, card + card)
+    for text in texts:
         path.with_name("net.json").write_text(text, encoding="utf-8")
         message = rf"^{re.escape(str(path))}\.json is not (JSON|a card)[^\n]*$"
         with subtests.test(msg=text), pytest.raises(ValueError, match=message):

@@ -29,7 +29,7 @@ def test_the_api_answers_as_predict_does_to_the_last_digit(client, trained, tmp_
             (expected,) = predict_files(as_network(trained), [tmp_path / "a"])
             found = client.post("/api/predict", content=content).json()
             probabilities = found.pop("probabilities")
-            assert found | {"image": str(tmp_path / "a")} == expected._asdict()
+            assert found.items() < expected._asdict().items()
             if name == "blank":
                 assert (found["label"], probabilities) == (None, {})
             else:

@@ -75,7 +75,7 @@ def test_a_server_process_answers_as_predict_does_and_ends_with_a_signal(start, 
     (expected,) = predict_files(load_network(workdir), [tmp_path / "a"])
     found = httpx.post(f"{url}/api/predict", content=FILES["grey"](), timeout=HANGS).json()
     del found["probabilities"]
-    assert found | {"image": str(tmp_path / "a")} == expected._asdict()
+    assert found.items() < expected._asdict().items()
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=HANGS)
     assert (process.returncode, out, err) == (0, "", "")
