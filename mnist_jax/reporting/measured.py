@@ -19,6 +19,7 @@ from mnist_jax.workdir.history import Row, read_history
 from mnist_jax.workdir.run import Result, read_result
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
+PROBABILITIES = 1 << 24  # in memory at a time: of thousands of classes, all would fill it
 TOO_LARGE = 1e39  # float32, which losses are, has no such number
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
@@ -103,8 +104,13 @@ def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
     """
     splits, _ = own_splits(run.trained)
     images, labels = splits[split]
-    probabilities, answers = as_network(run.trained).predict(images)
-    confidence = probabilities[np.arange(len(labels)), answers]
+    network = as_network(run.trained)
+    batches = max(1, PROBABILITIES // (len(run.trained.info.label_names) * network.batch_size))
+    answers, confidence = np.zeros(len(labels), np.int32), np.zeros(len(labels), np.float32)
+    for first in range(0, len(labels), batches * network.batch_size):
+        some = np.arange(first, min(first + batches * network.batch_size, len(labels)))
+        probabilities, answers[some] = network.predict(images[some])
+        confidence[some] = probabilities[np.arange(len(some)), answers[some]]
     return Measured(split, images, labels, answers, confidence), splits
 
 

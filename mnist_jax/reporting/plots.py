@@ -106,29 +106,32 @@ def compare_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], metric:
     return figure
 
 
-def confusion(counts: np.ndarray, label_names: Sequence[str]) -> "Figure":
+def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
     """Draws which class was taken for which.
 
     Right answers and mistakes have scales of their own, as most answers are right. The colour of a
     mistake grows with the logarithm of its count, so that the rare ones are seen.
 
     Args:
-        counts: int [K, K], by true class and by answer, as scikit-learn's confusion_matrix gives.
+        counts: int [K, K], by true class and by answer, as scikit-learn's confusion_matrix gives;
+            of thousands of classes a sparse array of SciPy, because a dense one fills the memory.
         label_names: K of them; of many classes, only some are written.
     """
     from matplotlib.collections import PolyCollection
+    from scipy.sparse import csr_array
 
-    classes = len(counts)
+    counts = csr_array(counts)
+    classes = counts.shape[0]
     side = max(0.96, classes / 110)  # of a thousand classes, one cell could not be seen
-    rows, columns = np.nonzero(counts)
+    filled: Any = counts.tocoo()
+    rows, columns, values = filled.row, filled.col, filled.data
     wrong = rows != columns
-    mistakes = np.where(np.eye(classes, dtype=bool), 0, counts)
-    scale = np.log1p(max(int(mistakes.max()), 1))
+    scale = np.log1p(max([1, *values[wrong]]))
     shares = counts.diagonal() / counts.sum(axis=1).clip(min=1)
     with _panels(1, height=4.2 if classes <= WRITTEN else 4.8) as (figure, (axes,)):
         for part, colour, strength in (
             (~wrong, BLUE, 0.08 + 0.3 * shares[rows]),
-            (wrong, VERMILION, 0.15 + 0.6 * np.log1p(counts[rows, columns]) / scale),
+            (wrong, VERMILION, 0.15 + 0.6 * np.log1p(values) / scale),
         ):
             corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side / 2
             cells = np.stack([columns, rows], 1)[part][:, None] + corners
@@ -138,10 +141,11 @@ def confusion(counts: np.ndarray, label_names: Sequence[str]) -> "Figure":
                 PolyCollection([*cells], facecolors=fills, lw=0, rasterized=len(cells) > 3000)
             )
         if classes <= WRITTEN:
-            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-                count = f"{counts[row, column]:,}"
+            for row, column, count in zip(
+                *(a.tolist() for a in (rows, columns, values)), strict=True
+            ):
                 size = 8.5 if classes <= 10 else 6
-                axes.text(column, row, count, ha="center", va="center", fontsize=size)
+                axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=size)
         shown = range(0, classes, -(-classes // NAMED))
         names = [_short(label_names[number], 14) for number in shown]
         upright = max(map(len, names)) * len(names) > 40

@@ -138,16 +138,18 @@ def _what_training_figures_are(config: Config) -> str:
 
 
 def _confusion(measured: Measured, names: Sequence[str]) -> dict[str, Any]:
-    from sklearn.metrics import confusion_matrix
+    from scipy.sparse import csr_array
 
-    counts = confusion_matrix(measured.labels, measured.answers, labels=range(len(names)))
-    mistakes = np.where(np.eye(len(names), dtype=bool), 0, counts)
-    most = np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSIONS]
-    pairs = [divmod(int(place), len(names)) for place in most if mistakes.flat[place]]
+    ones, pairs = np.ones(len(measured.labels), int), (measured.labels, measured.answers)
+    counts = csr_array((ones, pairs), shape=(len(names), len(names)))
+    counts.sum_duplicates()
+    cells: Any = counts.tocoo()
+    found = zip(*(part.tolist() for part in (cells.row, cells.col, cells.data)), strict=True)
+    mistakes = [(-count, true, said) for true, said, count in found if true != said]
     description = "A table of colours: which class was taken for which, and how often."
     return {
         "figure": figure(plots.confusion(counts, names), "confusion", description),
-        "most": [(names[true], names[said], int(counts[true, said])) for true, said in pairs],
+        "most": [(names[true], names[said], -n) for n, true, said in sorted(mistakes)[:CONFUSIONS]],
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from scipy.sparse import csr_array
 
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.page import svg
@@ -143,7 +144,9 @@ def test_a_confusion_of_any_number_of_classes_is_readable(subtests):
             rng = np.random.default_rng(0)
             counts = np.diag(rng.integers(0, 50, classes))  # some classes have no example
             np.add.at(counts, tuple(rng.integers(0, classes, (2, 5 * classes))), 1)
-            figure = plots.confusion(counts, [f"class {number}" for number in range(classes)])
+            names = [f"class {number}" for number in range(classes)]
+            figure = plots.confusion(counts, names)
+            assert svg(plots.confusion(csr_array(counts), names), "f") == svg(figure, "f")
             axes = figure.axes[0]
             names = [label.get_text() for label in axes.get_yticklabels()]
             assert len(names) <= plots.NAMED

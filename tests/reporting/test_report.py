@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from mnist_jax import Config, predict, report
 from mnist_jax.cli.main import main
 from mnist_jax.config import AugmentConfig, ModelConfig, WatchConfig
 from mnist_jax.metrics import wilson_interval
-from mnist_jax.reporting.measured import RunRecord
+from mnist_jax.reporting import measured as measured_module
+from mnist_jax.reporting.measured import Measured, RunRecord, measure, read_run
 from mnist_jax.reporting.page import in_percent, readable
-from mnist_jax.reporting.single import _early_stop, _what_training_figures_are
+from mnist_jax.reporting.single import _confusion, _early_stop, _what_training_figures_are
 from mnist_jax.workdir.history import read_history
 from mnist_jax.workdir.run import delete_leftovers, delete_run
 from mnist_jax.workdir.trained import Trained
@@ -70,6 +72,34 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     assert f"accuracy is {history[-1]['train_accuracy']:.2%} in training" in said
     assert f"mnist-jax verify --workdir {shlex.quote(str(small))}" in said
     check_command(small)
+
+
+def test_the_confusion_of_ten_thousand_classes_is_not_held_as_a_table():
+    """All its cells would take 800 MB."""
+    labels = np.random.default_rng(0).integers(0, 10_000, 2000)
+    answers = labels.copy()
+    answers[:5] = labels[:5] = [1, 1, 1, 2, 3]
+    answers[:5] = [7, 7, 9999, 0, 3]
+    measured = Measured("test", np.zeros((2000, 1, 1, 1)), labels, answers, np.ones(2000))
+    tracemalloc.start()
+    shown = _confusion(measured, [f"class {number}" for number in range(10_000)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert shown["most"] == [
+        ("class 1", "class 7", 2),
+        ("class 1", "class 9999", 1),
+        ("class 2", "class 0", 1),
+    ]
+    assert peak < 100_000_000
+
+
+def test_a_network_of_many_classes_answers_some_images_at_a_time(small, monkeypatch):
+    run = read_run(small)
+    expected, _ = measure(run, "test")
+    monkeypatch.setattr(measured_module, "PROBABILITIES", 1300)  # of 500 images, a batch of 128
+    found, _ = measure(run, "test")
+    np.testing.assert_array_equal(found.answers, expected.answers)
+    np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-6)
 
 
 @pytest.mark.slow
