@@ -2,21 +2,24 @@
 
     python benchmarks/serve.py --workdir runs/default
 
-The server runs in a process of its own, on loopback, and the clients in this one. Prints medians of
-rounds: answers a second, latencies, images a call of the network. Any error ends it.
+The server runs in a process of its own, on loopback, and the clients in this one; so does the
+shortest server that does the same, peers/minimal_serve.py. Prints medians of rounds: answers a
+second, latencies. Any error ends it.
 """
 
 import argparse
 import asyncio
+import contextlib
 import io
+import itertools
 import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 from machine import describe, headline
 from PIL import Image
@@ -68,62 +71,75 @@ async def load(url: str, files: list[bytes], clients: int, requests: int) -> lis
 
 def measure(url: str, files: list[bytes], clients: int, requests: int) -> dict[str, float]:
     """Returns what one round gives."""
-    before = httpx.get(f"{url}/health").json()
     start = time.perf_counter()
     seconds = asyncio.run(load(url, files, clients, requests))
     elapsed = time.perf_counter() - start
-    after = httpx.get(f"{url}/health").json()
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99))
-    images, batches = (after[name] - before[name] for name in ("images", "batches"))
-    return {
-        "rate": len(seconds) / elapsed,
-        "p50": p50,
-        "p95": p95,
-        "p99": p99,
-        "batch": images / batches,
-    }
+    return {"rate": len(seconds) / elapsed, "p50": p50, "p95": p95, "p99": p99}
 
 
-def main() -> None:
-    """Prints a row for each kind of image."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/default"))
-    parser.add_argument("--clients", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=5, help="of each client, in a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    images = load_dataset("mnist", "test[:200]").images
-    kinds = {"drawings": drawings(200), "images of MNIST": [png(image) for image in images]}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mnist_jax", "serve", "--workdir", args.workdir, "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@contextlib.contextmanager
+def running(*command: str | Path) -> Iterator[tuple[str, int]]:
+    """Yields the URL of a server and its process."""
+    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout
         match = re.match(r"(http://\S+)/ ", server.stdout.readline())
         if not match:
             raise SystemExit("the server does not start")
-        print(headline(describe()))
-        print("| of | clients | errors | answers/s | p50, s | p95, s | p99, s | images a call |")
-        print("|---|---|---|---|---|---|---|---|")
-        for kind, files in kinds.items():
-            rounds = [
-                measure(match[1], files, args.clients, args.requests) for _ in range(args.rounds)
+        yield match[1], server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def photographs() -> list[bytes]:
+    """A drawing on a sheet of 6 megapixels: a JPEG file."""
+    with Image.open(io.BytesIO(drawings(1)[0])) as digit:
+        file = io.BytesIO()
+        digit.resize((2450, 2450)).save(file, "JPEG")
+    return [file.getvalue()]
+
+
+def main() -> None:
+    """Prints a row for each kind of image, number of clients and server."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/default"))
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 100])
+    parser.add_argument("--requests", type=int, default=200, help="of all clients, in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    images = load_dataset("mnist", "test[:200]").images
+    kinds = {
+        "images of MNIST": [png(image) for image in images],
+        "drawings": drawings(200),
+        "photographs of 6 megapixels": photographs(),
+    }
+    serve = ("-m", "mnist_jax", "serve", "--workdir", args.workdir, "--port", "0")
+    minimal = (Path(__file__).parent / "peers" / "minimal_serve.py", "--workdir", args.workdir)
+    print(headline(describe()))
+    print("| of | clients | server | answers/s | p50, ms | p95, ms | p99, ms |")
+    print("|---|---|---|---|---|---|---|")
+    with running(*serve) as (url, process), running(*minimal) as (peer, _):
+        for (kind, files), clients in itertools.product(kinds.items(), args.clients):
+            requests = max(1, args.requests // clients)
+            rounds = [  # in turn, as the machine may have other work
+                [measure(server, files, clients, requests) for server in (url, peer)]
+                for _ in range(args.rounds)
             ]
-            found = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
-            print(
-                f"| {kind} | {args.clients} | 0 | {found['rate']:.0f} | {found['p50']:.2f} | "
-                f"{found['p95']:.2f} | {found['p99']:.2f} | {found['batch']:.1f} |"
-            )
-        peak = Path(f"/proc/{server.pid}/status")
+            for name, of_server in zip(
+                ("serve", "minimal"), zip(*rounds, strict=True), strict=True
+            ):
+                found = {key: statistics.median(r[key] for r in of_server) for key in rounds[0][0]}
+                times = " | ".join(f"{1000 * found[key]:.1f}" for key in ("p50", "p95", "p99"))
+                print(
+                    f"| {kind} | {clients} | {name} | {found['rate']:.0f} | {times} |", flush=True
+                )
+        peak = Path(f"/proc/{process}/status")
         if peak.exists():
             lines = peak.read_text(encoding="utf-8").splitlines()
             line = next(line for line in lines if line.startswith("VmHWM"))
             print(f"Largest resident memory of the server: {int(line.split()[1]) // 1024} MB.")
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The page to draw on and its API, as an ASGI application of FastAPI."""
 
 import asyncio
+import email.message
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,19 +110,42 @@ class Uploads:
                 if await request.is_disconnected():
                     raise HTTPException(400, "nobody waits for the answer any more")
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self.executor, _drawing, body, self._info)
+                kind = request.headers.get("content-type", "")
+                return await loop.run_in_executor(self.executor, _drawing, body, kind, self._info)
         finally:
             self.waiting -= 1
 
 
-def _drawing(body: bytearray, info: DataInfo) -> Drawing:
+def _drawing(body: bytearray, kind: str, info: DataInfo) -> Drawing:
     try:
-        upload = io.BytesIO(body)
-        return prepare(decode_image(upload, "the upload", MAX_PIXELS, info.ground), info)
+        content = (
+            _file_of_form(body, kind) if kind.lower().startswith("multipart/form-data") else body
+        )
+        return prepare(
+            decode_image(io.BytesIO(content), "the upload", MAX_PIXELS, info.ground), info
+        )
     except TooManyPixelsError as error:
         raise HTTPException(413, str(error)) from error
     except ValueError as error:
         raise HTTPException(422, str(error)) from error
+
+
+def _file_of_form(body: bytearray, kind: str) -> bytearray:
+    """Returns the file in a form, as `curl -F file=@photo.jpg` sends it (RFC 7578)."""
+    header = email.message.Message()
+    header["Content-Type"] = kind
+    boundary = f"\r\n--{header.get_boundary('')}".encode("latin-1", "replace")
+    files = []
+    for part in (b"\r\n" + body).split(boundary)[1:-1]:  # the last part is what ends the form
+        head, _, content = part.partition(b"\r\n\r\n")
+        if b"filename" in head.lower():
+            files.append(content)
+    if len(files) != 1:
+        raise ValueError(
+            f"the upload is a form with {len(files)} files; expected one: curl -F file=@photo.jpg, "
+            "or the file itself: curl --data-binary @photo.jpg"
+        )
+    return files[0]
 
 
 def _too_many_bytes() -> HTTPException:

@@ -63,13 +63,13 @@ class Client:
     def get(self, path: str) -> httpx.Response:
         return self._loop.run(self._request("GET", path))
 
-    def post(self, path: str, content: bytes) -> httpx.Response:
-        return self._loop.run(self._request("POST", path, content))
+    def post(self, path: str, content: bytes = b"", **options: Any) -> httpx.Response:
+        return self._loop.run(self._request("POST", path, content=content or None, **options))
 
-    async def _request(self, method: str, path: str, content: bytes = b"") -> httpx.Response:
+    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(base_url=self._url, transport=transport) as client:
-            response = await client.request(method, path, content=content)
+            response = await client.request(method, path, **options)
         promised = self.app.openapi()["paths"].get(path, {}).get(method.lower())
         if promised:
             assert str(response.status_code) in promised["responses"]
@@ -150,7 +150,7 @@ def claiming(width: int, height: int) -> bytes:
 BAD = {
     "nothing": (b"", 400, "no body"),
     "text": (b"a, b, c\n", 422, "is no image that can be read; expected PNG"),
-    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "is no image"),
+    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "is a drawing of lines (SVG)"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "is no image"),
     "cut off": (FILES["grey"]()[:-60], 422, "cannot be read as an image"),
     "a bomb": (claiming(50_000, 50_000), 413, "pixels"),

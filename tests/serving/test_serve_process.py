@@ -66,6 +66,25 @@ def raw(url: str, content: bytes) -> bytes:
         return answer
 
 
+def test_an_answer_on_an_open_connection_does_not_wait_for_the_client(
+    trained, workdir, monkeypatch
+):
+    """TCP_NODELAY: its second half would come 40 ms late, with the client's delayed ACK."""
+    made, options = server_module.Protocol.connection_made, []
+
+    def connection_made(self: server_module.Protocol, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        connection = transport.get_extra_info("socket")
+        options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(server_module.Protocol, "connection_made", connection_made)
+    with served(trained, workdir) as url, httpx.Client(base_url=url) as client:
+        for _ in range(2):
+            assert client.get("/health").status_code == 200
+    assert options
+    assert all(options)
+
+
 def test_a_server_process_answers_as_predict_does_and_ends_with_a_signal(start, workdir, tmp_path):
     process, url = start("--host", "0.0.0.0")
     assert url.startswith("http://127.0.0.1:")  # no browser goes to 0.0.0.0

@@ -49,6 +49,38 @@ def test_uploads_beyond_the_limits_are_told_to_come_again(client, monkeypatch):
     assert client.post("/api/predict", content=FILES["grey"]()).status_code == 200
 
 
+FORMS = {
+    "a file": {"files": {"image": FILES["grey"]()}},
+    "a file with a name in quotes": {"files": {"f": ('a"b; filename=.png', FILES["grey"]())}},
+    "a file and a field": {"files": {"f": FILES["grey"]()}, "data": {"model": "x" * 999}},
+    "of JPEG": {"files": {"f": ("a.jpg", FILES["colour"](), "image/jpeg")}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_one_file_of_a_form_is_classified(form, client):
+    content = FILES["colour" if form == "of JPEG" else "grey"]()
+    expected = client.post("/api/predict", content=content).json()
+    assert client.post("/api/predict", **FORMS[form]).json() == expected
+
+
+def test_another_form_is_refused_with_what_to_send(client):
+    file = ("a.png", FILES["grey"]())
+    boundary = {"Content-Type": "multipart/form-data; boundary=x"}
+    for options, count in (
+        ({"files": [("f", file), ("f", file)]}, 2),
+        ({"files": {"f": (None, "text")}}, 0),
+        ({"content": FILES["grey"](), "headers": boundary}, 0),
+        ({"content": FILES["grey"](), "headers": {"Content-Type": "multipart/form-data"}}, 0),
+    ):
+        response = client.post("/api/predict", **options)
+        assert response.status_code == 422
+        expected = f"a form with {count} files; expected one: curl -F file=@photo.jpg"
+        assert expected in response.json()["detail"]
+    text = client.post("/api/predict", files={"f": ("a.txt", b"text")})
+    assert "the upload is no image that can be read" in text.json()["detail"]
+
+
 def exchange(app: Any, *messages: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Sends what a server would for an upload, None: nothing comes any more; returns the answer."""
     scope = {"type": "http", "method": "POST", "path": "/api/predict", "headers": []}
