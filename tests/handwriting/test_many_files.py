@@ -106,7 +106,7 @@ def test_the_rows_of_a_file_get_the_answers_of_the_array(network, name):
         assert not any("right of" in note for note in notes)
 
 
-def test_what_was_taken_for_what_is_said():
+def test_the_label_column_and_the_scaling_of_a_file_of_rows_are_said():
     def notes(name: str) -> str:
         return "\n".join(read_unlabelled(SOURCES[name](), SHAPE).notes)
 
