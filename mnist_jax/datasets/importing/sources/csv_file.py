@@ -38,23 +38,48 @@ class Layout(NamedTuple):
 
     Attributes:
         width: number of columns.
-        label: index of the label's column.
+        label: index of the label's column; None where there is none.
         pixels: indices of the pixels' columns, in row-major order, colours side by side.
         shape: an image's, [H, W, C].
-        has_header: whether the first row names the columns.
+        names: the columns' names; empty where the first row is an image.
+        unused: indices of the other columns.
         delimiter: the character between columns; None for blanks.
     """
 
     width: int
-    label: int
+    label: int | None
     pixels: list[int]
     shape: tuple[int, int, int]
-    has_header: bool
+    names: list[str]
+    unused: list[int]
     delimiter: str | None
 
 
 def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None = None) -> Source:
-    """Finds the columns of a file, which may be packed by gzip, from its first rows.
+    """Finds the columns of a file, which may be packed by gzip, from some of its rows.
+
+    Args and errors: as of `find_layout`.
+    """
+    layout = find_layout(path, size, label_column)
+    blocks = functools.partial(_blocks, path, layout)
+    left_out = [f"{path}: {column_title(layout, index)}" for index in layout.unused]
+    part = Part(blocks, lambda index: f"image {index} of {path}")
+    return Source("a CSV file", column_title(layout, layout.label or 0), {"all": part}, left_out)
+
+
+def column_title(layout: Layout, index: int) -> str:
+    """Returns a column as a message names it."""
+    name = f"{layout.names[index]!r} ({index + 1})" if layout.names else str(index + 1)
+    return f"the column {name}"
+
+
+def find_layout(
+    path: Path,
+    size: tuple[int, int] | None,
+    label_column: str | None = None,
+    num_pixels: int | None = None,
+) -> Layout:
+    """Finds the columns of the label and of the pixels.
 
     The label's column is the only one that is not named like the others, or has one of
     `LABEL_NAMES`. Without names it is the first or the last one, whichever is unlike the pixels
@@ -64,9 +89,10 @@ def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None 
         path: a file with or without a header; commas, semicolons, tabs or blanks separate columns.
         size: H and W; None where images are square.
         label_column: the name or the number (from 1) of the label's column; None to find it.
+        num_pixels: number of pixels where it is known: then there may be no label.
 
     Raises:
-        ValueError: the first rows are not of that kind, or do not tell the label.
+        ValueError: the rows are not of that kind, or do not tell the label.
     """
     first = next(_lines(path), None)
     if first is None:
@@ -90,22 +116,25 @@ def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None 
     )
     if label_column is not None:
         label = _chosen(path, names if has_header else [], label_column, len(names))
+    elif len(used) == num_pixels:
+        label = None
     elif is_named:
         label = _named(path, names, used)
     else:
         rows = [_fields(path, *line, delimiter) for line in _spread(path)[has_header:]]
         label = _unlike(path, [row for row in rows if len(row) == len(names)], used)
     pixels = [index for index in used if index != label]
+    if num_pixels and not is_named and len(pixels) != num_pixels:
+        raise ValueError(
+            f"{path} has {len(pixels):,} columns of pixels; expected {num_pixels:,}, those of an "
+            "image that the network was trained on, and a label or none"
+        )
     if is_named:
         pixels, shape = _ordered(path, names, pixels, size)
         unused = [index for index in range(len(names)) if index not in (*pixels, label)]
     else:
         shape = flat_shape(len(pixels), size, str(path))
-    layout = Layout(len(names), label, pixels, shape, has_header, delimiter)
-    part = Part(functools.partial(_blocks, path, layout), lambda index: f"image {index} of {path}")
-    title = f"the column {names[label]!r} ({label + 1})" if has_header else f"column {label + 1}"
-    left_out = [f"{path}: the column {names[index] or index + 1!r}" for index in unused]
-    return Source("a CSV file", title, {"all": part}, left_out)
+    return Layout(len(names), label, pixels, shape, names if has_header else [], unused, delimiter)
 
 
 def _is_number(field: str) -> bool:
@@ -313,22 +342,30 @@ def _fields(path: Path, number: int, line: str, delimiter: str | None) -> list[s
 
 
 def _blocks(path: Path, layout: Layout, keep: np.ndarray | None) -> Iterator[Block]:
-    lines = enumerate(itertools.islice(_lines(path), layout.has_header, None))
+    for images, rows in read_rows(path, layout, keep):
+        yield images, [_label(path, number, row[layout.label or 0]) for number, row in rows]
+
+
+def read_rows(
+    path: Path, layout: Layout, keep: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, list[tuple[int, list[str]]]]]:
+    """Yields images, float64 [n, H, W, C], with the numbers and the fields of their lines."""
+    lines = enumerate(itertools.islice(_lines(path), bool(layout.names), None))
     kept = (line for index, line in lines if keep is None or keep[index : index + 1].all())
     size = max(1, BLOCK_BYTES // (len(layout.pixels) * 8))
     while block := [*itertools.islice(kept, size)]:
-        names = [_label(path, number, line, layout) for number, line in block]
-        yield _pixels(path, block, layout).reshape(-1, *layout.shape), names
+        rows = [(number, _fields(path, number, line, layout.delimiter)) for number, line in block]
+        for number, row in rows:
+            if len(row) != layout.width:
+                raise ValueError(
+                    f"{path}, line {number}: it has {len(row):,} columns, the first line has "
+                    f"{layout.width:,}"
+                )
+        yield _pixels(path, block, layout).reshape(-1, *layout.shape), rows
 
 
-def _label(path: Path, number: int, line: str, layout: Layout) -> str:
-    row = _fields(path, number, line, layout.delimiter)
-    if len(row) != layout.width:
-        raise ValueError(
-            f"{path}, line {number}: it has {len(row):,} columns, the first line has "
-            f"{layout.width:,}"
-        )
-    label = row[layout.label].strip()
+def _label(path: Path, number: int, field: str) -> str:
+    label = field.strip()
     if _is_number(label):
         label = label.replace(",", ".")
         if not float(label).is_integer():

@@ -1,27 +1,26 @@
 """Files of many images to classify, with or without labels."""
 
 import functools
-import itertools
 import math
-import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax.datasets.importing.pixels import largest_value, to_bytes, white
+from mnist_jax.datasets.brightness import white
+from mnist_jax.datasets.importing.class_names import class_name
+from mnist_jax.datasets.importing.pixels import largest_value, to_bytes
 from mnist_jax.datasets.importing.sources.arrays import _read, class_names
-from mnist_jax.datasets.importing.sources.csv_file import LABEL_COLUMNS, _is_number, _rows
+from mnist_jax.datasets.importing.sources.csv_file import column_title, find_layout, read_rows
 from mnist_jax.datasets.importing.sources.idx import _header, is_idx
 from mnist_jax.datasets.importing.sources.npz import is_npz
-from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES, natural
+from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES
 from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
 
 CSV = (".csv", ".csv.gz")
 NPY = b"\x93NUMPY"
-ID_COLUMNS = ("imageid", "image_id", "id", "index", "unnamed: 0", "")
 # The names of images and of their labels in an .npz file, in any case; the first that is there.
 NAMES = {"x_test": "y_test", "test_images": "test_labels", "x": "y", "images": "labels"}
 
@@ -58,9 +57,8 @@ def read_unlabelled(
     """Reads all images of a file once, checks them, and finds out what is white in them.
 
     Args:
-        path: A file that `holds_rows`. The ids of a CSV's rows are a column of that name, else all
-            ids are numbers from 1. Labels are a column label, class, target or y, or the first one
-            of a file that has one column more than pixels.
+        path: A file that `holds_rows`. The ids of a CSV's rows are the column that is neither a
+            label nor a pixel, else all ids are numbers from 1.
         image_shape: (H, W, C) of the images that rows of pixels are.
         pixel_range: The values of black and white. None for 0 and the smallest of 1, 15, 16, 255,
             1023, 4095 and 65535 that no pixel is above.
@@ -98,75 +96,25 @@ def _where(path: Path, start: int, index: int) -> str:
 def _csv_blocks(
     path: Path, image_shape: tuple[int, ...]
 ) -> tuple[Callable[[], Iterator[Block]], list[str]]:
-    first = next((row for _, row in _rows(path)), None)
-    if first is None:
-        raise ValueError(f"{path} is empty; expected a row of pixels an image")
-    names, label, id_, pixels = _columns(path, first, math.prod(image_shape))
-    notes = []
-    if label is not None:
-        name = repr(first[label]) if names else f"number {label + 1}"
-        notes.append(f"{path}: the column {name} was taken for the label")
-    rows = max(1, BLOCK_BYTES // (8 * len(pixels)))
+    layout = find_layout(path, (image_shape[0], image_shape[1]), None, math.prod(image_shape))
+    if layout.shape != image_shape:
+        raise ValueError(
+            f"{path} has images of {list(layout.shape)}; expected {list(image_shape)}, as those "
+            "that the network was trained on"
+        )
+    label = layout.label
+    notes = [f"{path}: the label is {column_title(layout, label)}"] if label is not None else []
 
     def blocks() -> Iterator[Block]:
-        numbered = enumerate(itertools.islice(_rows(path), int(names), None), 1)
-        while some := list(itertools.islice(numbered, rows)):
-            for _, (line, row) in some:
-                if len(row) != len(first):
-                    raise ValueError(
-                        f"{path}, line {line}: it has {len(row):,} columns, the first line has "
-                        f"{len(first):,}"
-                    )
-            text = [",".join(map(row.__getitem__, pixels)) for _, (_, row) in some]
-            try:
-                images = np.loadtxt(text, delimiter=",", comments=None, ndmin=2)
-            except ValueError:
-                for _, (line, row) in some:
-                    wrong = [row[i] for i in pixels if not _is_number(row[i])]
-                    if wrong:
-                        raise ValueError(
-                            f"{path}, line {line}: the pixel {wrong[0][:40]!r} is no number"
-                        ) from None
-                raise
-            ids = [row[id_] if id_ is not None else str(number) for number, (_, row) in some]
-            labels = [] if label is None else [_class(row[label]) for _, (_, row) in some]
-            yield images.reshape(-1, *image_shape), ids, labels
+        count = 0
+        for images, rows in read_rows(path, layout):
+            numbers = [str(count + i + 1) for i in range(len(rows))]
+            count += len(rows)
+            ids = [row[layout.unused[0]] for _, row in rows] if layout.unused else numbers
+            labels = [] if label is None else [class_name(row[label]) for _, row in rows]
+            yield images, ids, labels
 
     return blocks, notes
-
-
-def _columns(
-    path: Path, first: Sequence[str], num_pixels: int
-) -> tuple[bool, int | None, int | None, list[int]]:
-    """Returns whether a CSV names its columns, and those of the label, the ids and the pixels."""
-    fields = [field.strip() for field in first]
-    counted = [str(number) for number in range(num_pixels + 1)]
-    counts = any(fields[-num_pixels:] == counted[i : num_pixels + i] for i in (0, 1))
-    names = [name.lower() for name in fields]
-    has_names = counts or sum(map(_is_number, fields)) < len(fields) / 2
-    label = id_ = None
-    if has_names:
-        label = next((i for i, name in enumerate(names) if name in LABEL_COLUMNS), None)
-        id_ = next((i for i, name in enumerate(names) if name in ID_COLUMNS), None)
-    pixels = [i for i in range(len(fields)) if i not in (label, id_)]
-    if label is None and len(pixels) == num_pixels + 1:
-        # The one that has no number in its name, else the first.
-        label = next((i for i in pixels if not re.search("[0-9]", names[i])), pixels[0])
-        pixels.remove(label)
-    if len(pixels) != num_pixels:
-        raise ValueError(
-            f"{path} has {len(pixels):,} columns of pixels; expected {num_pixels:,}, those of an "
-            "image that the network was trained on, and a label or none"
-        )
-    if has_names and len({re.sub("[0-9]+", "0", names[i]) for i in pixels}) == 1:
-        pixels.sort(key=lambda i: natural(names[i]))
-    return has_names, label, id_, pixels
-
-
-def _class(text: str) -> str:
-    """Returns the name of a class; 5.0 is 5."""
-    text = text.strip()
-    return str(int(float(text))) if re.fullmatch(r"[+-]?[0-9]+(\.0*)?(e\+?[0-9]+)?", text) else text
 
 
 def _array_blocks(
