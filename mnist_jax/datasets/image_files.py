@@ -231,6 +231,7 @@ def _load_upright(image: Image.Image) -> None:
 
 def _raw_mode(image: Any) -> str:
     """The order of the bytes in the file, as Pillow names it."""
-    args = image.tile[0].args if image.tile else ""
+    tiles = getattr(image, "tile", ())  # other packages' readers have none
+    args = tiles[0].args if tiles else ""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""

@@ -173,7 +173,7 @@ FOLDERS: dict[str, Case] = {
 }
 
 CSV: dict[str, Case] = {
-    "only empty lines": (table("\n\n"), "x.csv is empty; expected rows of a label and pixels"),
+    "only empty lines": (table("\n\n"), "x.csv is empty; expected rows of pixels, with a label"),
     "only a header": (table("label,a,b,c,d\n"), "image 0 of x.csv is missing: there are no images"),
     "one column": (table("a\n"), "x.csv must have rows of a label and pixels, separated by commas"),
     "no square": (

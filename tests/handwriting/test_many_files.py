@@ -112,8 +112,8 @@ def test_the_label_column_and_the_scaling_of_a_file_of_rows_are_said():
 
     assert notes("fractions") == "x.csv: pixels of 0 to 1 became 0 to 255"
     assert notes("npy, bits of 16") == "x.npy: pixels of 0 to 65535 became 0 to 255"
-    assert notes("label last") == "x.csv: the column 'digit' was taken for the label"
-    assert "the column number 1 was taken for the label" in notes("no header, labels")
+    assert notes("label last") == "x.csv: the label is the column 'digit' (785)"
+    assert "the label is the column 1" in notes("no header, labels")
     assert notes("npz, a training part too") == "x.npz: x_test was taken; not x_train"
     assert notes("Kaggle's test.csv") == ""
 
@@ -136,7 +136,7 @@ BAD: dict[str, tuple[Callable[[], Path], str]] = {
     ),
     "nan": (lambda: table([[math.nan] * 784], PIXELS), "image 1 of x.csv has a pixel of nan"),
     "only a header": (lambda: table([], PIXELS), "holds no images"),
-    "empty": (lambda: table([]), "is empty; expected a row of pixels"),
+    "empty": (lambda: table([]), "is empty; expected rows of pixels"),
     "channels first": (lambda: array(FLAT.reshape(-1, 1, 28, 28)), "np.moveaxis(images, 1, -1)"),
     "other size": (lambda: array(np.zeros((5, 32, 32))), "scale them to 28x28"),
     "objects": (lambda: array(np.array([{}, {}])), "cannot be read as arrays"),

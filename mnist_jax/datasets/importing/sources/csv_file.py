@@ -96,7 +96,7 @@ def find_layout(
     """
     first = next(_lines(path), None)
     if first is None:
-        raise ValueError(f"{path} is empty; expected rows of a label and pixels")
+        raise ValueError(f"{path} is empty; expected rows of pixels, with a label")
     delimiter = _delimiter(first[1])
     names = [name.strip() for name in _fields(path, *first, delimiter)]
     if len(names) < 2:
@@ -114,6 +114,11 @@ def find_layout(
         and not all(map(_is_number, names))
         and not _counts_label([names[index] for index in used], size)
     )
+    if num_pixels and not 0 <= len(used) - num_pixels <= (len(used) if is_named else 1):
+        raise ValueError(
+            f"{path} has {len(used):,} columns of pixels; expected {num_pixels:,}, those of an "
+            "image that the network was trained on, and a label or none"
+        )
     if label_column is not None:
         label = _chosen(path, names if has_header else [], label_column, len(names))
     elif len(used) == num_pixels:
@@ -124,11 +129,6 @@ def find_layout(
         rows = [_fields(path, *line, delimiter) for line in _spread(path)[has_header:]]
         label = _unlike(path, [row for row in rows if len(row) == len(names)], used)
     pixels = [index for index in used if index != label]
-    if num_pixels and not is_named and len(pixels) != num_pixels:
-        raise ValueError(
-            f"{path} has {len(pixels):,} columns of pixels; expected {num_pixels:,}, those of an "
-            "image that the network was trained on, and a label or none"
-        )
     if is_named:
         pixels, shape = _ordered(path, names, pixels, size)
         unused = [index for index in range(len(names)) if index not in (*pixels, label)]
