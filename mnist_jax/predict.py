@@ -1,5 +1,6 @@
 """A trained network as a function of images."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnist_jax.datasets.info import DataInfo
+from mnist_jax.datasets.info import DataInfo, unlike
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.reading import read_exported
@@ -17,6 +18,8 @@ from mnist_jax.state import Variables
 from mnist_jax.steps import predict_step
 from mnist_jax.workdir.files import atomic_file
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
+
+CHECKED = 1000  # images of an array that are compared with the dataset's
 
 
 class Predictions(NamedTuple):
@@ -43,17 +46,23 @@ class Network(NamedTuple):
     info: DataInfo
     batch_size: int
 
-    def predict(self, images: Any) -> Predictions:
+    def predict(self, images: Any, *, check: bool = True) -> Predictions:
         """Classifies images, a batch at a time.
 
         Args:
             images: Any number of images of the shape trained on, [N, H, W, C], or [N, H, W] if
                 they have one channel: integers 0 to 255, or floats in [0, 1].
+            check: Whether to warn of images that cannot be of the dataset trained on, such as
+                wrongly scaled or inverted ones.
 
         Raises:
             ValueError: The images are something else.
         """
         images = _as_images(images, self.info.image_shape)
+        if check and self.info.brightness and len(images):
+            some = images[np.linspace(0, len(images) - 1, min(len(images), CHECKED), dtype=int)]
+            if problem := unlike(some, self.info.brightness):
+                warnings.warn(problem, stacklevel=2)
         # The last batch is padded: few sizes, because a program is compiled for each.
         size = min(self.batch_size, 1 << max(0, len(images) - 1).bit_length())
         probabilities = [np.zeros((0, len(self.info.label_names)), np.float32)]
@@ -138,7 +147,7 @@ def predict_split(
     trained = load_trained(workdir, step)
     splits, label_names = own_splits(trained)
     images, labels = splits[split]
-    predictions = as_network(trained).predict(images)
+    predictions = as_network(trained).predict(images, check=False)
     with atomic_file(output) as file:
         np.savez(file, **predictions._asdict(), labels=labels, names=np.array(label_names))
     return predictions.probabilities.shape

@@ -29,7 +29,7 @@ from mnist_jax.workdir.origin import Origin, check_same_run, environment
 from mnist_jax.workdir.trained import load_trained
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
 
-SAMPLE = 1000  # training images whose drawings are looked at
+SAMPLE = 1000  # training images that are looked at for `DataInfo`
 
 
 class Task(NamedTuple):
@@ -84,7 +84,8 @@ def create_task(config: Config) -> Task:
         )
     splits, label_names = load_splits(**vars(config.data))
     images = splits["train"].images
-    sample = images[np.arange(min(len(images), SAMPLE))]
+    chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLE]  # they may be in order
+    sample = images[np.sort(chosen)]
     num_examples = len(splits["train"].labels)
     epoch_steps = steps_per_epoch(num_examples, config.batch_size)
     total_steps = config.epochs * epoch_steps

@@ -13,6 +13,7 @@ from helpers import TINY
 
 from mnist_jax import export, load_dataset, load_network, predict, train
 from mnist_jax.config import replace_fields
+from mnist_jax.datasets.info import brightness, unlike
 from mnist_jax.predict import Network, _as_images
 
 
@@ -86,6 +87,63 @@ def test_apply_is_a_pure_function_of_variables_and_images(network, images):
     np.testing.assert_array_equal(classes, expected.classes)
     zeros = jax.tree.map(jnp.zeros_like, network.variables)
     np.testing.assert_allclose(jax.jit(network.apply)(zeros, images[:5])[0], 0.1, rtol=1e-6)
+
+
+INT, HALF = np.int64, np.float16
+TOO_DARK, INVERTED = "scale them to integers that fill 0 to 255", "invert them if"
+UNLIKE = {
+    "bits": (lambda x: (x > 127).astype(np.uint8), TOO_DARK),
+    "int64 bits": (lambda x: (x > 127).astype(INT), TOO_DARK),
+    "floats cut to integers": (lambda x: (x / x.max()).astype(np.uint8), TOO_DARK),
+    "divided twice": (lambda x: x / 255 / 255, TOO_DARK),
+    "0 to 16": (lambda x: x // 16, TOO_DARK),
+    "a tenth": (lambda x: x / 255 * 0.1, TOO_DARK),
+    "halves": (lambda x: (x / 510).astype(HALF), TOO_DARK),
+    "inverted": (lambda x: 255 - x, INVERTED),
+    "inverted floats": (lambda x: 1 - x / 255, INVERTED),
+    "the middle row alone": (lambda x: x * (np.arange(28)[:, None, None] == 14), "invert"),
+}
+
+
+@pytest.mark.parametrize(("change", "remedy"), UNLIKE.values(), ids=UNLIKE)
+def test_images_that_cannot_be_of_the_dataset_get_a_warning(network, images, change, remedy):
+    for count in (10, 300):
+        with pytest.warns(UserWarning, match=rf"^the images cannot be of [^\n]*{remedy}[^\n]*$"):
+            network.predict(change(images[:count]))
+    assert network.predict(change(images[:10]), check=False).classes.shape == (10,)
+
+
+@pytest.mark.parametrize("name", ["bits", "int64 bits", "divided twice", "a tenth", "inverted"])
+def test_a_single_image_far_from_the_dataset_gets_a_warning(network, images, name):
+    with pytest.warns(UserWarning, match="cannot be of the dataset"):
+        network.predict(UNLIKE[name][0](images[:1]))
+
+
+def test_images_of_the_dataset_never_get_a_warning(network, subtests):
+    """Few of them, all of one class, black and white, blank, and none."""
+    expected, test = network.info.brightness, load_dataset("mnist", "test")
+    random = np.random.default_rng(0)
+    for count in (1, 2, 5, 9, 10, 100):
+        for _ in range(1000):
+            chosen = test.images[random.choice(len(test.images), count)]
+            assert not unlike(chosen, expected), count
+    for name, some in {
+        "all": test.images,
+        "floats": test.images / np.float32(255),
+        "bits": test.images > 127,
+        "blank": np.zeros_like(test.images[:20]),
+        "none": test.images[:0],
+        **{f"class {n}": test.images[test.labels == n] for n in range(10)},
+    }.items():
+        with subtests.test(msg=name):  # a warning is an error in tests
+            network.predict(some)
+
+
+def test_nothing_is_expected_where_too_few_images_are_known(network, images):
+    assert brightness(images[:99]) is None
+    assert brightness(np.zeros_like(images)) is None
+    old = network._replace(info=network.info._replace(brightness=None))
+    old.predict(255 - images)
 
 
 def blank(*shape: int) -> np.ndarray:

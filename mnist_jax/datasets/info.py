@@ -20,12 +20,14 @@ class DataInfo(NamedTuple):
             drawings on black, see `drawing_box`; otherwise 0.
         ground: grey that transparent pictures are laid on, 0 or 255 as most corners of the images
             are. None where each picture gets the one on which it is seen, as drawings do.
+        brightness: how bright the training images are, see `brightness`; None if not known.
     """
 
     image_shape: tuple[int, ...]
     label_names: tuple[str, ...]
     drawing_box: int = 0
     ground: int | None = None
+    brightness: tuple[float, float, float] | None = None
 
 
 def data_info(values: Mapping[str, Any]) -> DataInfo:
@@ -34,7 +36,7 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
     Raises LookupError for a missing value, and ValueError for one that cannot be.
     """
     shape, names, box = (values[name] for name in ("image_shape", "label_names", "drawing_box"))
-    ground = values.get("ground")  # older networks lack it
+    ground, bright = values.get("ground"), values.get("brightness")  # older networks lack them
     sizes = shape if isinstance(shape, list | tuple) else ()
     is_shape = (
         len(sizes) == 3
@@ -60,19 +62,30 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
             ground is None or (type(ground) is int and ground in (0, 255)),
             "0, 255 or null",
         ),
+        "brightness": (
+            bright is None
+            or (
+                isinstance(bright, list | tuple)
+                and len(bright) == 3
+                and all(type(value) in (int, float) and 0 <= value <= 1 for value in bright)
+                and bright[0] <= bright[1]
+            ),
+            "null, or a least and a greatest mean and a least maximum, of 0 to 1",
+        ),
     }
     for name, (is_right, expected) in checks.items():
         if not is_right:
             raise ValueError(f"{name} must be {expected}, got {values.get(name)!r:.100}")
-    return DataInfo(tuple(shape), tuple(names), box, ground)
+    bright = None if bright is None else (*bright,)
+    return DataInfo(tuple(shape), tuple(names), box, ground, bright)
 
 
 def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInfo:
     """Measures the facts, from some of the training images, uint8 [N, H, W, C]."""
     box = drawing_box(images)
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-    ground = 255 if np.median(corners) >= 128 else 0
-    return DataInfo(tuple(images.shape[1:]), label_names, box, None if box else ground)
+    ground = None if box else 255 if np.median(corners) >= 128 else 0
+    return DataInfo(tuple(images.shape[1:]), label_names, box, ground, brightness(images))
 
 
 def drawing_box(images: np.ndarray) -> int:
@@ -94,3 +107,58 @@ def drawing_box(images: np.ndarray) -> int:
         return 0
     sides = [np.ptp(np.nonzero(drawing), axis=1).max() + 1 for drawing in ink[is_drawing]]
     return int(np.median(sides))
+
+
+def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
+    """Measures how bright the images of a dataset are, blank ones left out.
+
+    Args:
+        images: uint8 [N, H, W, C], some of the training images.
+
+    Returns:
+        The mean that 1 % of the images do not reach, the mean that 1 % exceed, and the maximum that
+        1 % do not reach, of 0 to 1. None where fewer than 100 images are known.
+    """
+    means, peaks = _means_and_peaks(images)
+    if len(means) < 100:
+        return None
+    low, high = np.quantile(means, [0.01, 0.99])
+    return round(float(low), 4), round(float(high), 4), round(float(np.quantile(peaks, 0.01)), 4)
+
+
+def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
+    """Says how images cannot be of a dataset: wrongly scaled or inverted; "" where they can.
+
+    Half of them have to be brighter or darker than 99 % of the dataset's. Few images can be so by
+    chance, so they have to be far from it, by a factor of 3. Blank ones say nothing.
+
+    Args:
+        images: uint8, or float32 in [0, 1], [N, H, W, C].
+        expected: the dataset's, see `brightness`.
+    """
+    means, peaks = _means_and_peaks(images)
+    if not len(means):
+        return ""
+    mean, peak = float(np.median(means)), float(np.median(peaks))
+    low, high, least = expected
+    slack = 3 if len(means) < 10 else 1.1
+    if peak * slack < least:
+        remedy = "scale them to integers that fill 0 to 255, or floats 0 to 1"
+    elif mean * slack < low or mean > high * slack:
+        remedy = (
+            "invert them if light and dark are exchanged, and look at them beside the dataset's"
+        )
+    else:
+        return ""
+    return (
+        "the images cannot be of the dataset that the network was trained on: from 0 to 1, their "
+        f"maximum is {peak:.2g} and their mean {mean:.2g}, expected {least:.2g} or more and "
+        f"{low:.2g} to {high:.2g}; {remedy}"
+    )
+
+
+def _means_and_peaks(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the maximum in [0, 1] of each image that is not blank."""
+    scale = 255 if images.dtype == np.uint8 else 1
+    peaks = images.max(axis=(1, 2, 3))
+    return images.mean(axis=(1, 2, 3))[peaks > 0] / scale, peaks[peaks > 0] / scale

@@ -105,6 +105,7 @@ def create_card(
         "labels": [*info.label_names],
         "drawing_box": info.drawing_box,
         "ground": info.ground,
+        "brightness": info.brightness and [*info.brightness],
         "trained_on": {
             **recipe["data"],
             "examples": origin.examples,

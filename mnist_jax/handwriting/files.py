@@ -134,7 +134,8 @@ def _predict_images(
                     side_by_side(picture, drawing.pixels).save(file, "PNG")
         given = [drawing.pixels for drawing in drawings if isinstance(drawing, Drawing)]
         blank = np.zeros((0, *network.info.image_shape), np.uint8)
-        answers = zip(*network.predict(np.stack(given) if given else blank), strict=True)
+        arrays = np.stack(given) if given else blank
+        answers = zip(*network.predict(arrays, check=False), strict=True)
         for path, drawing in zip(batch, drawings, strict=True):
             if isinstance(drawing, Exception):
                 yield _failed(path, drawing)
@@ -147,8 +148,8 @@ def _predict_rows(
     network: Network, path: Path, rows: Rows, note: Callable[[str], object]
 ) -> Iterator[FilePrediction]:
     names, right, count = network.info.label_names, 0, 0
-    for images, ids, labels in rows.blocks():
-        probabilities, classes = network.predict(images)
+    for block, (images, ids, labels) in enumerate(rows.blocks()):
+        probabilities, classes = network.predict(images, check=block == 0)  # one warning is enough
         for image, row, answer, first in zip(images, ids, probabilities, classes, strict=True):
             problem = "" if np.ptp(image) else "all its pixels are equal"
             fields = interpret(Drawing(image, problem), answer, first, names)

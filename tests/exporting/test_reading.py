@@ -15,7 +15,7 @@ from mnist_jax.exporting.export import write_export
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.reading import READERS, read_exported
 
-INFO = DataInfo((7, 5, 3), (*"abcde",), 4)
+INFO = DataInfo((7, 5, 3), (*"abcde",), 4, None, (0.1, 0.5, 1.0))
 
 
 def write(path: Path, file_format: str = "onnx", **changes: Any) -> Path:
@@ -63,6 +63,12 @@ def test_a_file_without_its_card_is_refused(tmp_path):
         read_exported(path)
 
 
+def test_the_card_of_an_older_version_knows_no_brightness(tmp_path):
+    path = write(tmp_path / "net", brightness=None)
+    assert "brightness" not in json.loads(path.with_name("net.json").read_text(encoding="utf-8"))
+    assert read_exported(path)[1] == INFO._replace(brightness=None)
+
+
 def taken(shape: list[Any], **changes: Any) -> dict[str, Any]:
     return {"input": {"name": "images", "dtype": "uint8", "shape": ["N", *shape]} | changes}
 
@@ -88,6 +94,10 @@ CHANGES = {
     ],
     "drawing_box must be 0, or pixels a side of a square in the image, got": [
         {"drawing_box": value} for value in (True, False, 4.0, "4", -1, 8, HUGE, [4])
+    ],
+    "brightness must be null, or a least and a greatest mean and a least maximum, of 0 to 1, got": [
+        {"brightness": value}
+        for value in (0.5, "abc", [0, 1], [0.5, 0.1, 1], [0, 1, 2], [-1, 1, 1], [0, True, 1], {})
     ],
     "image_shape must be a height, a width and a number of channels, got": [
         taken(shape)

@@ -106,6 +106,13 @@ def test_the_rows_of_a_file_get_the_answers_of_the_array(network, name):
         assert not any("right of" in note for note in notes)
 
 
+def test_rows_that_cannot_be_of_the_dataset_get_one_warning(network):
+    path = array(np.tile(255 - FLAT, (100, 1)))
+    with pytest.warns(UserWarning, match="invert them") as warned:
+        assert len([*predict_each(network, [path])]) == 4000
+    assert len(warned) == 1
+
+
 def test_the_label_column_and_the_scaling_of_a_file_of_rows_are_said():
     def notes(name: str) -> str:
         return "\n".join(read_unlabelled(SOURCES[name](), SHAPE).notes)

@@ -86,6 +86,6 @@ def test_the_facts_about_data_are_read_back():
     for info in (
         DataInfo((28, 28, 1), (*"0123456789",), 20),
         DataInfo((8, 12, 3), ("é", "日本", "a b")),
-        DataInfo((20, 40, 1), ("a",), 40),
+        DataInfo((20, 40, 1), ("a",), 40, 0, (0.1, 0.4, 0.9)),
     ):
         assert data_info(json.loads(json.dumps(info._asdict()))) == info
