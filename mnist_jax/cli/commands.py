@@ -17,7 +17,7 @@ from mnist_jax.config import Config
 from mnist_jax.console import console, show_result
 from mnist_jax.datasets.importing import describe, import_dataset, some
 from mnist_jax.datasets.importing.sheet import as_text
-from mnist_jax.datasets.importing.sources.unlabelled import holds_rows
+from mnist_jax.datasets.importing.unlabelled import holds_rows
 from mnist_jax.evaluate import evaluate
 from mnist_jax.exporting.export import export
 from mnist_jax.handwriting.files import FilePrediction, find_images, predict_each, write_answers

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mnist_jax.datasets.image_files import FORMATS, image_suffixes, read_image
 from mnist_jax.datasets.importing.sources.part import natural
-from mnist_jax.datasets.importing.sources.unlabelled import Rows, holds_rows, read_unlabelled
+from mnist_jax.datasets.importing.unlabelled import Rows, holds_rows, read_unlabelled
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing, prepare_drawing, prepare_picture, side_by_side
 from mnist_jax.messages import one_line

@@ -197,7 +197,7 @@ UNKNOWN: dict[str, tuple[Rows, str]] = {
 }
 
 
-def test_what_cannot_be_known_is_an_error_that_shows_the_columns(tmp_path, subtests):
+def test_columns_that_cannot_be_known_are_shown_in_an_error(tmp_path, subtests):
     for name, (rows, message) in UNKNOWN.items():
         with subtests.test(name):
             column = "x" if name == "no such column" else None

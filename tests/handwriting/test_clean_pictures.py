@@ -88,7 +88,7 @@ def test_pictures_of_one_colour_are_blank(size, colour):
 
 
 @pytest.mark.parametrize("size", [28, 200])
-def test_what_is_no_stroke_is_blank(size):
+def test_a_picture_without_strokes_is_blank(size):
     ramp = np.tile(np.linspace(0, 255, size).astype(np.uint8), (size, 1))
     block = np.full((size, size), 255, np.uint8)
     block[size // 4 : size // 2, size // 4 : size // 2] = 0

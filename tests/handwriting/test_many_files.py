@@ -15,7 +15,7 @@ from PIL import Image
 
 from mnist_jax import load_dataset, load_network
 from mnist_jax.cli.main import main
-from mnist_jax.datasets.importing.sources.unlabelled import holds_rows, read_unlabelled
+from mnist_jax.datasets.importing.unlabelled import holds_rows, read_unlabelled
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.files import find_images, predict_each
 from mnist_jax.predict import Network
