@@ -188,8 +188,8 @@ def describe(imported: Imported) -> list[str]:
     if imported.spellings:
         written = [" = ".join(map(repr, ways)) for ways in imported.spellings]
         lines.append(f"one class, written in several ways: {some(written)}")
-    if (low, high) != (0, 255):
-        lines.append(f"pixels of {low:g} to {high:g} became 0 to 255")
+    became = "stay as they are" if (low, high) == (0, 255) else "became 0 to 255"
+    lines.append(f"pixels of {low:g} to {high:g} {became}")
     if imported.largest - low < (high - low) / 2:
         lines.append(
             f"the images are dark: the largest pixel is {imported.largest:.4g} of {high:g}; "
