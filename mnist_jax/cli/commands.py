@@ -246,8 +246,8 @@ class Import(Common):
     name: tyro.conf.Positional[str]
     """Of the dataset: lower-case letters, digits and underscores."""
     source: tyro.conf.Positional[tuple[Path, ...]]
-    """IDX files (or their directory), an .npz, a CSV, or a folder with a folder of images a class;
-    or several of a kind, named train, validation and test."""
+    """IDX, .npz or .npy files (or their directory), a CSV, or a folder with a folder of images
+    a class; or several of a kind, named train, validation and test."""
     size: tuple[int, int] | None = None
     """Height and width: of images in a CSV that are not square; image files are scaled to it."""
     channels: Literal[1, 3] | None = None
@@ -256,6 +256,10 @@ class Import(Common):
     """What is black and what is white, where pixels are not 8 bits (default: from the data)."""
     label_column: str | None = None
     """Name or number (from 1) of a CSV's column of labels (default: found by its name)."""
+    part: str | None = None
+    """The dataset to take where IDX files hold several, such as letters of EMNIST's."""
+    transpose: bool = False
+    """Swap the rows and columns of all images, as EMNIST's own files need."""
     test_fraction: float = 0.2
     """The part kept for the test, where the source has none."""
     seed: int = 0
@@ -275,6 +279,8 @@ class Import(Common):
             channels=self.channels,
             pixel_range=self.pixel_range,
             label_column=self.label_column,
+            part=self.part,
+            transpose=self.transpose,
             test_fraction=self.test_fraction,
             seed=self.seed,
             skip_unreadable=self.skip_unreadable,

@@ -63,7 +63,7 @@ KINDS: dict[str, Case] = {
     "a tar": (made(("x.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(250)))), "an archive"),
     "two kinds": (
         made(("x.csv", GOOD_CSV), ("x.npz", WHOLE)),
-        "the source must be one of: the IDX files of images and labels, an .npz file, .csv files",
+        "the source must be one of: the IDX files of images and labels, NumPy's .npz or .npy files",
     ),
     "two of unclear names": (
         made(("a.csv", GOOD_CSV), ("b.csv", GOOD_CSV)),
@@ -75,7 +75,7 @@ KINDS: dict[str, Case] = {
     ),
     "one that has both parts, and another": (
         made(("train.npz", zipped(BOTH)), ("test.npz", WHOLE)),
-        "train.npz has a part for training and one for the test itself",
+        "train.npz: x_test and test.npz: x both hold images to test with",
     ),
 }
 
@@ -120,11 +120,11 @@ IDX: dict[str, Case] = {
             str(Path(file(f"emnist/{name}-train-images-idx3-ubyte", idx(X))).parent)
             for name in ("digits", "letters")
         ][:1],
-        "letters-train-images-idx3-ubyte both hold images to train on: give the files of one",
+        "emnist holds several datasets: choose one by --part digits or letters",
     ),
     "names that tell only one part": (
         made(("train-a", idx(X)), ("train-b", idx(Y)), ("a", idx(X)), ("b", idx(Y))),
-        "the names must tell which files are for training",
+        "the names must tell which are for training",
     ),
     "floats as labels": (
         idx_pair(idx(X), idx(np.frombuffer(np.full(6, 0.5, ">f4"), np.uint8), (6,), 13)),

@@ -76,6 +76,8 @@ def import_dataset(
     channels: Literal[1, 3] | None = None,
     pixel_range: tuple[float, float] | None = None,
     label_column: str | None = None,
+    part: str | None = None,
+    transpose: bool = False,
     test_fraction: float = 0.2,
     seed: int = 0,
     skip_unreadable: bool = False,
@@ -90,9 +92,9 @@ def import_dataset(
 
     Args:
         name: the dataset's, in lower_case.
-        sources: IDX files, or a folder that holds them; an .npz file; a .csv file; a folder with a
-            folder of images for each class; or several with "train", "validation" and "test" in
-            their names. See `mnist_jax.datasets.importing.sources` for what each must hold.
+        sources: IDX files, or .npz and .npy files, or a folder that holds them; a .csv file; a
+            folder with a folder of images for each class; or several with "train", "validation" and
+            "test" in their names. See `mnist_jax.datasets.importing.sources` for what they hold.
         size: the height and width to scale images to, and those of rows of pixels. None for the
             images' own.
         channels: 1 for grey, 3 for colour. None for the images' own: where some are grey and others
@@ -100,6 +102,8 @@ def import_dataset(
         pixel_range: the values of black and white.
         label_column: the name, or the number from 1, of the column of a .csv file that holds the
             labels. None to find it, see `read_csv`.
+        part: the dataset to take where IDX files hold several, such as "letters" of EMNIST's.
+        transpose: whether to swap the rows and columns of all images, as EMNIST's need.
         test_fraction: fraction of the training part that becomes the test part where the source has
             none, rounded up. A validation part stays as it is.
         seed: the seed of that draw, see `train_validation_split`. All examples keep their order.
@@ -120,7 +124,8 @@ def import_dataset(
     root = prepare.data_root(data_dir)
     _check_name(name)
     imported_versions(root / name, overwrite)
-    source = open_source([Path(path).expanduser() for path in sources], size, label_column)
+    paths = [Path(path).expanduser() for path in sources]
+    source = open_source(paths, size, label_column, part, transpose)
     survey = survey_parts(source.parts, size, channels, pixel_range, skip_unreadable)
     unreadable = [line for part in source.parts.values() for line in part.unreadable]
     source = source._replace(ignored=[*unreadable, *source.ignored])
@@ -185,6 +190,7 @@ def describe(imported: Imported) -> list[str]:
         *_counted(imported),
         f"the first image of each class: {imported.path / SHEET}",
     ]
+    lines += source.notes
     if imported.spellings:
         written = [" = ".join(map(repr, ways)) for ways in imported.spellings]
         lines.append(f"one class, written in several ways: {some(written)}")

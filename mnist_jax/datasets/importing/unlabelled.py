@@ -15,7 +15,7 @@ from mnist_jax.datasets.importing.pixels import largest_value, to_bytes
 from mnist_jax.datasets.importing.sources.arrays import _read, class_names
 from mnist_jax.datasets.importing.sources.csv_file import column_title, find_layout, read_rows
 from mnist_jax.datasets.importing.sources.idx import _header, is_idx
-from mnist_jax.datasets.importing.sources.npz import is_npz
+from mnist_jax.datasets.importing.sources.numpy_files import is_npz
 from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES
 from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
 

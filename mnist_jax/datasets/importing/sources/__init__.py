@@ -1,40 +1,44 @@
 """The sources of images: a reader for each kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mnist_jax.datasets.file_kinds import describe_file
 from mnist_jax.datasets.importing.sources.csv_file import read_csv
 from mnist_jax.datasets.importing.sources.folder import read_folders
 from mnist_jax.datasets.importing.sources.idx import idx_files, is_idx, read_idx
-from mnist_jax.datasets.importing.sources.npz import is_npz, read_npz
-from mnist_jax.datasets.importing.sources.part import ROLES, Part, Source, role
+from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, numpy_files, read_numpy
+from mnist_jax.datasets.importing.sources.part import ROLES, Block, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 __all__ = ["Part", "Source", "open_source"]
 
 KINDS = (
-    "the IDX files of images and labels, an .npz file, .csv files, or a folder with a folder of "
-    "images for each class"
+    "the IDX files of images and labels, NumPy's .npz or .npy files, .csv files, or a folder "
+    "with a folder of images for each class"
 )
-# The readers of one file; IDX files and folders come several together.
-READERS: dict[str, Callable[[Path, tuple[int, int] | None, str | None], Source]] = {
-    "an .npz file": lambda path, size, _label_column: read_npz(path, size),
-    "a .csv file": read_csv,
-}
 TABLES = tuple(f"{end}{packed}" for end in (".csv", ".tsv") for packed in ("", ".gz"))
 
 
 def open_source(
-    paths: Sequence[Path], size: tuple[int, int] | None, label_column: str | None = None
+    paths: Sequence[Path],
+    size: tuple[int, int] | None,
+    label_column: str | None = None,
+    part: str | None = None,
+    transpose: bool = False,
 ) -> Source:
     """Finds out what kind of source it is, and reads its headers.
 
     Args:
-        paths: the IDX files, or a folder that holds them; an .npz file, a .csv file, or a folder
-            of images; or several of these, with "train", "validation" and "test" in their names.
+        paths: the IDX files, or .npz and .npy files, or a folder that holds them; a .csv file, or a
+            folder of images; or several of these, with "train", "validation" and "test" in their
+            names.
         size: H and W of images that are rows of pixels; None where these are square.
         label_column: name or number of a table's column of labels; None to find it.
+        part: name of one dataset among several in IDX files, see `read_idx`.
+        transpose: whether to swap the rows and columns of all images; `size` is the size after it.
 
     Returns:
         Its parts: "train" and one or both of "validation" and "test", or one of any name.
@@ -45,16 +49,38 @@ def open_source(
     """
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")
+    if not transpose:
+        return _read(paths, size, label_column, part)
+    source = _read(paths, (size[1], size[0]) if size else None, label_column, part)
+    parts = {title: _transposed(part) for title, part in source.parts.items()}
+    return source._replace(parts=parts, notes=["images were transposed"])
+
+
+def _transposed(part: Part) -> Part:
+    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+        for images, names in part.blocks(keep):
+            yield images.swapaxes(1, 2), names
+
+    return part._replace(blocks=blocks)
+
+
+def _read(
+    paths: Sequence[Path], size: tuple[int, int] | None, label_column: str | None, part: str | None
+) -> Source:
     kinds = {_kind(path) for path in paths}
     if len(kinds) != 1:
         raise ValueError(f"the source must be one of: {KINDS}; got {' and '.join(sorted(kinds))}")
     (kind,) = kinds
     if label_column is not None and kind != "a .csv file":
         raise ValueError(f"label_column is for .csv files; the source is {kind}")
+    if part is not None and kind != "IDX files":
+        raise ValueError(f"part is for IDX files of several datasets; the source is {kind}")
     if kind == "IDX files":
-        return read_idx(paths)
+        return read_idx(paths, part)
+    if kind == "NumPy's files":
+        return read_numpy(paths, size)
     if len(paths) == 1 and kind != "a folder":
-        return READERS[kind](paths[0], size, label_column)
+        return read_csv(paths[0], size, label_column)
     by_role = {role(path): path for path in paths}
     if len(paths) > 1 and (len(by_role) < len(paths) or "train" not in by_role or "all" in by_role):
         raise ValueError(
@@ -64,11 +90,8 @@ def open_source(
     if kind == "a folder":
         return read_folders(paths)
     sources = {
-        part: READERS[kind](by_role[part], size, label_column) for part in ROLES if part in by_role
+        part: read_csv(by_role[part], size, label_column) for part in ROLES if part in by_role
     }
-    for part, source in sources.items():
-        if len(source.parts) > 1:
-            raise ValueError(f"{by_role[part]} has a part for training and one for the test itself")
     labels = " and ".join(dict.fromkeys(source.labels for source in sources.values()))
     return Source(
         sources["train"].kind,
@@ -80,7 +103,9 @@ def open_source(
 
 def _kind(path: Path) -> str:
     if path.is_dir():
-        return "IDX files" if idx_files(path) else "a folder"
+        if idx_files(path):
+            return "IDX files"
+        return "NumPy's files" if numpy_files(path) else "a folder"
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
     if not path.is_file():
@@ -92,7 +117,9 @@ def _kind(path: Path) -> str:
     if is_idx(head):
         return "IDX files"
     if head.startswith(b"PK\x03\x04") and is_npz(path):
-        return "an .npz file"
+        return "NumPy's files"
+    if head.startswith(MAGIC) and not path.name.lower().endswith(".gz"):
+        return "NumPy's files"
     if path.name.lower().endswith(TABLES):
         return "a .csv file"
     with path.open("rb") as file:

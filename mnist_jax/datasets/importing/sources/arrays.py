@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, NamedTuple
 
@@ -26,8 +26,9 @@ class Array(NamedTuple):
         title: its name in messages.
         shape: its shape, the N examples first.
         dtype: its type, with the byte order.
-        offset: number of bytes before the values, which are in row-major order.
+        offset: number of bytes before the values.
         open: opens the array from its beginning.
+        by_columns: whether the values are in column-major order, as Fortran has them.
     """
 
     title: str
@@ -35,46 +36,105 @@ class Array(NamedTuple):
     dtype: np.dtype
     offset: int
     open: Callable[[], AbstractContextManager[IO[bytes]]]
+    by_columns: bool = False
 
 
-def array_part(images: Array, labels: Array, size: tuple[int, int] | None) -> Part:
+PURPOSES = {
+    "train": "train on",
+    "validation": "validate with",
+    "test": "test with",
+    "all": "train on or test with",
+}
+# A part ("train", "validation", "test" or "all"), and "images" or "labels".
+Arrays = Mapping[tuple[str, str], Array]
+
+
+def add_array(arrays: dict[tuple[str, str], Array], what: tuple[str, str], array: Array) -> None:
+    """Adds an array to those of a source; ValueError where its place is taken."""
+    if what in arrays:
+        raise ValueError(
+            f"{arrays[what].title} and {array.title} both hold {what[1]} to {PURPOSES[what[0]]}: "
+            "give the files of one dataset"
+        )
+    arrays[what] = array
+
+
+def array_parts(
+    arrays: Arrays, size: tuple[int, int] | None = None, first_column: bool = False
+) -> dict[str, Part]:
+    """Returns the parts of a source, "train" first; see `array_part` for the arguments.
+
+    Raises:
+        ValueError: images lack their labels, or labels their images; or the arrays of one part have
+            its name and those of another have none.
+    """
+    parts = sorted({part for part, _ in arrays}, reverse=True)
+    if len(parts) > 1 and "all" in parts:
+        raise ValueError(
+            f"{', '.join(array.title for array in arrays.values())}: the names must tell which "
+            "are for training and which for the test, as in train-images-idx3-ubyte, x_train"
+        )
+    for part in parts:
+        for one, other in (("images", "labels"), ("labels", "images")):
+            if (part, one) not in arrays:
+                raise ValueError(
+                    f"the {one} that belong to {arrays[part, other].title} are missing"
+                )
+    return {
+        part: array_part(arrays[part, "images"], arrays[part, "labels"], size, first_column)
+        for part in parts
+    }
+
+
+def array_part(
+    images: Array, labels: Array, size: tuple[int, int] | None, first_column: bool
+) -> Part:
     """Returns the examples of two arrays.
 
     Args:
         images: real [N, H, W], [N, H, W, C] or [N, pixels].
-        labels: integers, integral floats or strings, [N] or [N, 1].
+        labels: integers, integral floats or strings, [N] or [N, 1]; or [N, classes], with one 1
+            and else 0s in a row.
         size: H, W of images that are rows of pixels; None where these are square.
+        first_column: whether the labels are the first column of an [N, columns], as in QMNIST.
 
     Raises:
         ValueError: the arrays are others, or not of one length.
     """
-    shape = _image_shape(images, size)
     if images.dtype.kind not in "buif":
         raise ValueError(f"{images.title} must hold real numbers, found {images.dtype}")
     if labels.dtype.kind not in "buifUS":
         raise ValueError(f"{labels.title} must hold integers or strings, found {labels.dtype}")
-    if not labels.shape or labels.shape[1:] not in ((), (1,)):
+    is_wide = len(labels.shape) == 2 and labels.shape[1] > 1 and labels.dtype.kind not in "US"
+    if not is_wide and (not labels.shape or labels.shape[1:] not in ((), (1,))):
         raise ValueError(
             f"{labels.title} must hold one label an image, [N] or [N, 1], "
             f"found {list(labels.shape)}"
         )
-    if labels.shape[0] != images.shape[0]:
-        raise ValueError(
-            f"{images.title} has {images.shape[0]:,} images, but {labels.title} has "
-            f"{labels.shape[0]:,} labels"
-        )
-    return Part(
-        functools.partial(_blocks, images, labels, shape),
-        lambda index: f"image {index} of {images.title}",
-    )
-
-
-def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int, int]:
     if len(images.shape) not in (2, 3, 4) or not math.prod(images.shape):
         raise ValueError(
             f"{images.title} must hold images, [N, H, W], [N, H, W, C] or [N, pixels], found "
             f"{list(images.shape)}"
         )
+    if labels.shape[0] != images.shape[0]:
+        is_last = labels.shape[0] == images.shape[-1]
+        raise ValueError(
+            f"{images.title} has {images.shape[0]:,} images, but {labels.title} has "
+            f"{labels.shape[0]:,} labels"
+            + (
+                "; its images are along the last axis: save np.moveaxis(x, -1, 0)"
+                if is_last
+                else ""
+            )
+        )
+    shape = _image_shape(images, size)
+    return Part(
+        functools.partial(_blocks, images, labels, shape, first_column),
+        lambda index: f"image {index} of {images.title}",
+    )
+
+
+def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int, int]:
     if math.prod(images.shape[1:]) > MAX_VALUES:
         raise ValueError(
             f"{images.title} has images of {math.prod(images.shape[1:]):,} values, at most "
@@ -83,8 +143,12 @@ def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int,
     if len(images.shape) == 2:
         return flat_shape(images.shape[1], size, images.title)
     height, width, channels = (*images.shape[1:], 1)[:3]
-    channels_first = height in (1, 3) and width == channels >= 8
-    if channels > MAX_CHANNELS or channels_first:
+    if height in (1, 3, 4) and channels > max(3, height):
+        raise ValueError(
+            f"{images.title} has its channels first, {list(images.shape)}; they must be the last "
+            "axis of [N, H, W, C]: save np.moveaxis(x, 1, -1)"
+        )
+    if channels > MAX_CHANNELS:
         raise ValueError(
             f"{images.title} has {channels} channels, at most {MAX_CHANNELS} fit: they must be the "
             f"last axis of [N, H, W, C], found {list(images.shape)}"
@@ -93,22 +157,53 @@ def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int,
 
 
 def _blocks(
-    images: Array, labels: Array, shape: tuple[int, int, int], keep: np.ndarray | None
+    images: Array,
+    labels: Array,
+    shape: tuple[int, int, int],
+    first_column: bool,
+    keep: np.ndarray | None,
 ) -> Iterator[Block]:
-    rows = max(1, BLOCK_BYTES // (math.prod(shape) * images.dtype.itemsize))
+    row_bytes = max(array.dtype.itemsize * math.prod(array.shape[1:]) for array in (images, labels))
+    rows = max(1, BLOCK_BYTES // max(1, row_bytes))
     start = 0
     for pixels, values in zip(_read(images, rows), _read(labels, rows), strict=True):
         chosen = slice(None) if keep is None else keep[start : start + len(pixels)]
         start += len(pixels)
         pixels, values = pixels[chosen], values[chosen]
         if len(pixels):
-            yield pixels.reshape(-1, *shape), class_names(values.reshape(-1), labels.title)
+            values = _one_an_image(values, labels.title, first_column)
+            yield pixels.reshape(-1, *shape), class_names(values, labels.title)
+
+
+def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndarray:
+    """Returns labels [n] of rows [n], [n, 1] or [n, columns]."""
+    if values.ndim == 1 or values.shape[1] == 1:
+        return values.reshape(-1)
+    is_one_hot = ((values != 0).sum(1) == 1) & (values.max(1) == 1)
+    if first_column:
+        if (is_one_hot & (values[:, 0] == 0)).any():
+            raise ValueError(
+                f"{title} must have its labels in the first column, as QMNIST's files have, but "
+                "there is a row with a 1 in another and no more: give one label an image, [N]"
+            )
+        return values[:, 0]
+    for row in values[~is_one_hot]:
+        raise ValueError(
+            f"{title} must hold one label an image, [N] or [N, 1], or rows of a 1 and else 0s, "
+            f"found {', '.join(map(str, row.tolist())):.60} in a row of {values.shape[1]}"
+        )
+    return values.argmax(1)
 
 
 def _read(array: Array, rows: int) -> Iterator[np.ndarray]:
     """Reads the whole array, `rows` at a time, and that there is nothing behind it."""
     count, *shape = array.shape
     row_bytes = math.prod(shape) * array.dtype.itemsize
+    if array.by_columns:  # its rows are complete when its last value is read
+        (whole,) = _read(array._replace(shape=(math.prod(array.shape),), by_columns=False), 1 << 62)
+        whole = whole.reshape(array.shape, order="F")
+        yield from (whole[start : start + rows] for start in range(0, count, rows))
+        return
     with reading(array.title), array.open() as stream:
         stream.read(array.offset)
         for start in range(0, count, rows):

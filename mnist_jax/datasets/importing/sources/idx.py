@@ -3,24 +3,23 @@
 import functools
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mnist_jax.datasets.importing.sources.arrays import Array, array_part
-from mnist_jax.datasets.importing.sources.part import Part, Source, role
+from mnist_jax.datasets.importing.sources.arrays import Array, add_array, array_parts
+from mnist_jax.datasets.importing.sources.part import Block, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 # The third byte of a file; the first two are zeros, the fourth is the number of axes.
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-PURPOSES = {
-    "train": "train on",
-    "validation": "validate with",
-    "test": "test with",
-    "all": "train on or test with",
-}
-USUAL_NAME = r"(?i).*(images|labels)[-.]idx\d-\w+(\.gz)?"
+USUAL_NAME = r"(?i)(?!\.).*(images|labels)[-.]idx\d-\w+(\.gz)?"
+# What torchvision and EMNIST call the folders around the files.
+AROUND = r"(?i)raw|gzip|\w*mnist"
+# In "emnist-letters-train-images-idx3-ubyte": the dataset, before its parts.
+DATASET = r"(?i)(.*?)[-_. ]?(train|test|t10k|mapping|images|labels).*"
+TRANSPOSED = "EMNIST's own files hold their images transposed: --transpose turns them upright"
 
 
 def is_idx(head: bytes) -> bool:
@@ -29,56 +28,128 @@ def is_idx(head: bytes) -> bool:
 
 
 def idx_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder that have the usual names."""
-    return sorted(path for path in folder.iterdir() if re.fullmatch(USUAL_NAME, path.name))
+    """Returns the files of a folder that have the usual names, or of the folders in it."""
+    inside = sorted(folder.iterdir())
+    usual = [path for path in inside if re.fullmatch(USUAL_NAME, path.name)]
+    files = [path for path in usual if path.is_file()]
+    around = usual or [path for path in inside if re.fullmatch(AROUND, path.name)]
+    return files or [file for path in around if path.is_dir() for file in idx_files(path)]
 
 
-def read_idx(paths: Sequence[Path]) -> Source:
+def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     """Reads the headers of files, in any order: their axes tell images from labels.
 
     Args:
         paths: the files, packed by gzip or not, or a folder that holds them. Names with "train",
             and "test" or "t10k", tell the parts.
+        part: the one to take of several datasets, such as "letters" of EMNIST's.
 
     Raises:
         ValueError: an image file lacks its labels, two files are for the same, or a header is not
             that of images or labels.
     """
-    files, ignored = [], []
-    for path in paths:
-        usual = idx_files(path) if path.is_dir() else [path]
-        files += usual
-        if path.is_dir():
-            ignored += [str(other) for other in sorted(path.iterdir()) if other not in usual]
+    found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
+    files = _once(found)
+    if part is not None:
+        datasets = _datasets(files)
+        name = part.lower().removeprefix("emnist-")
+        if name not in datasets:
+            raise ValueError(f"there is no part {part!r}; expected {_listed(datasets)}")
+        files = datasets[name]
     arrays: dict[tuple[str, str], Array] = {}
+    datasets = _datasets(files)
     for path in files:
         array = _header(path)
-        what = role(path), "labels" if len(array.shape) == 1 else "images"
-        if what in arrays:
+        what = role(path), "labels" if len(array.shape) < 3 else "images"
+        if len(datasets) > 1 and (what in arrays or "emnist" in path.name.lower()):
             raise ValueError(
-                f"{arrays[what].title} and {path} both hold {what[1]} to {PURPOSES[what[0]]}: give "
-                "the files of one dataset"
+                f"{', '.join(map(str, paths)):.200} holds several datasets: choose one by --part "
+                f"{_listed(datasets)}"
             )
-        arrays[what] = array
-    parts = {part for part, _ in arrays}
-    if len(parts) == 2 and "all" in parts:
+        add_array(arrays, what, array)
+    labels = [array for (_, what), array in arrays.items() if what == "labels"]
+    first_column = any(array.dtype.kind == "i" and array.shape[1:] == (8,) for array in labels)
+    first_column |= any(len(a.shape) == 2 and "qmnist" in a.title.lower() for a in labels)
+    parts, text = array_parts(arrays, None, first_column), "the files of labels"
+    if first_column:
+        text += ", their first column, as in QMNIST"
+    elif any(array.shape[1:] not in ((), (1,)) for array in labels):
+        text += ", the column of each row's 1"
+    mappings = {path for path in map(_mapping, files) if path.is_file()}
+    if len(mappings) == 1:
+        (mapping,) = mappings
+        names = _names(mapping)
+        parts = {title: _named(part, names, mapping) for title, part in parts.items()}
+        text += f", named by {mapping.name}"
+    inside = {inner for path in paths if path.is_dir() for inner in path.iterdir()}
+    used = {*files, *mappings, *(folder for path in files for folder in path.parents)}
+    ignored = [str(path) for path in sorted({*found, *inside} - used)]
+    is_emnist = any("emnist" in path.name.lower() for path in files)
+    return Source("IDX files", text, parts, ignored, [TRANSPOSED] if is_emnist else [])
+
+
+def _once(files: Sequence[Path]) -> list[Path]:
+    """Leaves out files that are there unpacked, too, or in a folder that has their name."""
+    chosen: dict[tuple[Path, str], tuple[bool, bool]] = {}
+    kept = []
+    kinds = [(bool(re.fullmatch(USUAL_NAME, path.parent.name)), _is_gz(path)) for path in files]
+    for (inside, packed), path in sorted(zip(kinds, files, strict=True)):
+        folder = path.parent.parent if inside else path.parent
+        name = path.name[:-3] if packed else path.name
+        key = folder, name.lower().replace(".", "-")
+        if chosen.setdefault(key, (inside, packed)) == (inside, packed):
+            kept.append(path)
+    return kept
+
+
+def _is_gz(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _dataset(path: Path) -> str:
+    found = re.fullmatch(DATASET, path.name)
+    return found[1] if found else ""
+
+
+def _datasets(files: Sequence[Path]) -> dict[str, list[Path]]:
+    datasets: dict[str, list[Path]] = {}
+    for path in files:
+        datasets.setdefault(_dataset(path).lower().removeprefix("emnist-"), []).append(path)
+    return datasets
+
+
+def _listed(datasets: dict[str, list[Path]]) -> str:
+    return " or ".join(filter(None, datasets)) or "none, for the files are of one dataset"
+
+
+def _mapping(path: Path) -> Path:
+    return path.with_name(f"{_dataset(path)}-mapping.txt")
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Returns names of labels, by a file of EMNIST: a label and codes of its characters a line."""
+    with reading(path):
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        names = {str(int(label)): chr(int(code)) for label, code, *_ in filter(None, lines)}
+    except (ValueError, OverflowError) as error:
         raise ValueError(
-            f"{', '.join(map(str, files))}: the names must tell which files are for training and "
-            "which for the test, as in train-images-idx3-ubyte"
-        )
-    return Source(
-        "IDX files",
-        "the files of labels",
-        {part: _part(arrays, part) for part in sorted(parts, reverse=True)},
-        ignored,
-    )
+            f"{path} must have a label and the code of its character in each line, as EMNIST's "
+            "files have: correct it, or move it away"
+        ) from error
+    if len({*names.values()}) < len(names):
+        raise ValueError(f"{path} has one character for two labels: correct it, or move it away")
+    return names
 
 
-def _part(arrays: dict[tuple[str, str], Array], part: str) -> Part:
-    for one, other in (("images", "labels"), ("labels", "images")):
-        if (part, one) not in arrays:
-            raise ValueError(f"the {one} that belong to {arrays[part, other].title} are missing")
-    return array_part(arrays[part, "images"], arrays[part, "labels"], size=None)
+def _named(part: Part, names: dict[str, str], title: Path) -> Part:
+    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+        for images, labels in part.blocks(keep):
+            for label in {*labels} - {*names}:
+                raise ValueError(f"{title} has no line for the label {label}")
+            yield images, [names[label] for label in labels]
+
+    return part._replace(blocks=blocks)
 
 
 def _header(path: Path) -> Array:
@@ -88,7 +159,9 @@ def _header(path: Path) -> Array:
             raise ValueError(f"{path} is no IDX file: it begins with {magic!r}")
         num_axes = magic[3]
         sizes = stream.read(4 * num_axes)
-    if len(sizes) < 4 * num_axes or num_axes not in (1, 3, 4):
+    may_be_labels = "label" in path.name.lower() or magic[2] == 12  # QMNIST's are int32 [N, 8]
+    expected = (1, 2, 3, 4) if may_be_labels else (1, 3, 4)
+    if len(sizes) < 4 * num_axes or num_axes not in expected:
         raise ValueError(
             f"{path} has {num_axes} axes; expected 1 (labels), 3 (images) or 4 (in colour)"
         )

@@ -39,12 +39,14 @@ class Source(NamedTuple):
             nothing tells which examples are for the test.
         ignored: the files, or arrays of a file, that are of no use, each with the reason if it is
             not plain.
+        notes: lines that say more about the images.
     """
 
     kind: str
     labels: str
     parts: dict[str, Part]
     ignored: list[str]
+    notes: Sequence[str] = ()
 
 
 # The words that tell a part, those of Hugging Face's `datasets` and some more. Another word may

@@ -1,0 +1,166 @@
+"""NumPy's files: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html."""
+
+import contextlib
+import functools
+import io
+import math
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mnist_jax.datasets.importing.sources.arrays import Array, add_array, array_parts
+from mnist_jax.datasets.importing.sources.part import Source, role
+from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
+from mnist_jax.messages import one_line
+
+MAGIC = b"\x93NUMPY"
+IMAGES, LABELS = "x|images?|imgs?|data|pixels", "y|labels?|targets?"
+ROLE = "train(?:ing)?|trn|valid(?:ation)?|val|dev|test(?:ing)?|t10k|tst|eval(?:uation)?"
+# x_train, train_images, images; "kmnist-train-imgs" as the name of a file.
+NAME = rf"(?:({IMAGES}|{LABELS})(?:[-_. ]?({ROLE}))?|({ROLE})[-_. ]?({IMAGES}|{LABELS}))"
+FILE_NAME = rf"(?!\.)(?:.*?[-_. ])??{NAME}\.np[yz]"
+LONGEST_HEADER = 1 << 16  # bytes; NumPy refuses more than 10,000
+
+
+def numpy_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder that have the usual names."""
+    return sorted(
+        path for path in folder.iterdir() if re.fullmatch(FILE_NAME, path.name, re.IGNORECASE)
+    )
+
+
+def is_npz(path: Path) -> bool:
+    """Tells whether a zip file holds nothing but NumPy's arrays."""
+    with reading(path), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
+    """Reads the headers of the arrays in files, whose names tell what they are.
+
+    Args:
+        paths: .npz files of x_train and y_train, and of x_test and y_test, x_val and y_val where
+            there are such parts; or of x and y. "images" and "labels", or "data" and "target", are
+            taken for x and y, in any case and order. A file of one array, or the folder of some,
+            has these names itself; else the name of one of several files may tell the part.
+        size: the size of images that are rows of pixels, see `array_part`.
+
+    Raises:
+        ValueError: there are no such arrays, or they are not of images and labels.
+    """
+    files, ignored = [], []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        usual = numpy_files(path) if path.is_dir() else [path]
+        files += usual
+        ignored += [str(other) for other in inside if other not in usual]
+    arrays: dict[tuple[str, str], Array] = {}
+    words = []
+    for path in files:
+        members = _members(path)
+        meant = {key: _meaning(path, key, len(members), len(files)) for key in members}
+        # scikit-learn's digits come twice: as images, and as rows of data.
+        twice = {"data", "images"} <= {key.lower() for key in members}
+        words += [key or path.name for key in members]
+        for key, what in meant.items():
+            is_rest = what and what[0] == "all" and ("train", what[1]) in meant.values()
+            if not what or is_rest or (twice and key.lower() == "data"):
+                ignored.append(f"{path}: {key}")
+            else:
+                add_array(arrays, what, members[key]())
+    if not {part for part, what in arrays if what == "images" and (part, "labels") in arrays}:
+        raise ValueError(
+            f"{', '.join(map(str, paths)):.200} must hold x_train, y_train, x_test and y_test, or "
+            f"x and y; found {', '.join(map(repr, sorted(words))):.200}"
+        )
+    for part in ("validation", "test"):  # nothing can be measured on them
+        if (part, "images") in arrays and (part, "labels") not in arrays and len(arrays) > 1:
+            ignored.append(f"{arrays.pop((part, 'images')).title} (it has no labels)")
+    labels = [array for (_, what), array in sorted(arrays.items())[::-1] if what == "labels"]
+    names = ", ".join(repr(array.title.rsplit(": ", 1)[-1]) for array in labels)
+    wide = any(array.shape[1:] not in ((), (1,)) for array in labels)
+    return Source(
+        "NumPy's files",
+        f"the arrays {names}" + (": the column of each row's 1" if wide else ""),
+        array_parts(arrays, size),
+        ignored,
+    )
+
+
+def _meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, str] | None:
+    """Returns the part that an array belongs to, and "images" or "labels"; None for others."""
+    name = num_keys == 1 and re.fullmatch(FILE_NAME, path.name, re.IGNORECASE)
+    name = name or re.fullmatch(NAME, key, re.IGNORECASE)
+    if not name:
+        return None
+    purpose, part = name[1] or name[4], role(Path(name[2] or name[3] or ""))
+    if part == "all" and num_files > 1:
+        part = role(path)
+    return part, "labels" if re.fullmatch(LABELS, purpose, re.IGNORECASE) else "images"
+
+
+def _members(path: Path) -> dict[str, Callable[[], Array]]:
+    """Returns a reader of the header of each array in a file."""
+    with reading(path), path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            size = path.stat().st_size
+            return {"": lambda: _array(str(path), size, functools.partial(path.open, "rb"))}
+    with reading(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    by_key = {
+        member.filename.removesuffix(".npy"): functools.partial(_member, path, member)
+        for member in members
+    }
+    if len({key.lower() for key in by_key}) < len(members):
+        raise ValueError(f"{path} holds two arrays of one name")
+    return by_key
+
+
+def _member(path: Path, member: zipfile.ZipInfo) -> Array:
+    title = f"{path}: {member.filename.removesuffix('.npy')}"
+    check_ratio(title, member.file_size, member.compress_size)
+    return _array(title, member.file_size, functools.partial(_open, path, member))
+
+
+def _array(title: str, size: int, open_: Callable[[], AbstractContextManager[IO[bytes]]]) -> Array:
+    with reading(title), open_() as stream:
+        head = io.BytesIO(stream.read(LONGEST_HEADER))
+    try:
+        shape, by_columns, dtype = _header(head)
+    except Exception as error:  # of a Python literal, which it should be
+        raise ValueError(f"{title} is no array: {one_line(error):.200}") from error
+    offset = head.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{title} holds Python objects, which are not read: save numbers")
+    if not all(type(length) is int and length >= 0 for length in shape):  # a bool is an int
+        raise ValueError(f"{title} cannot have the shape {shape}")
+    declared, held = math.prod(shape) * dtype.itemsize, size - offset
+    if declared != held:
+        raise ValueError(
+            f"{title} must have {declared:,} bytes for {dtype} {list(shape)}, found {held:,}"
+        )
+    return Array(title, shape, dtype, offset, open_, by_columns and len(shape) > 1)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote, which are read
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(stream)
+        if version == (2, 0):
+            return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"version {version} of the format is for records")
+
+
+@contextlib.contextmanager
+def _open(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+        yield stream

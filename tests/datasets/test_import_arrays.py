@@ -1,0 +1,313 @@
+"""IDX and NumPy files as people have them: each is read with the right values, or refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from imports import assert_holds, split_rows, write_csv, write_idx, write_images
+from imports import data_dir as data_dir
+
+from mnist_jax.datasets import load_dataset
+from mnist_jax.datasets.importing import Imported, describe, import_dataset
+
+pytestmark = pytest.mark.usefixtures("data_dir")
+
+X = np.arange(12 * 5 * 4).reshape(12, 5, 4).astype(np.uint8)
+Y = np.arange(12) % 3
+WHOLE = split_rows(X, Y, slice(8), slice(8, None))
+USUAL = {
+    "train-images-idx3-ubyte": WHOLE["x_train"],
+    "train-labels-idx1-ubyte": WHOLE["y_train"],
+    "t10k-images-idx3-ubyte": WHOLE["x_test"],
+    "t10k-labels-idx1-ubyte": WHOLE["y_test"],
+}
+
+
+def imported_from(*sources: Path, **options: Any) -> Imported:
+    return import_dataset("mine", sources, overwrite=True, pixel_range=(0, 255), **options)
+
+
+def write_all(
+    folder: Path, arrays: dict[str, np.ndarray] = USUAL, form: str = "{}", **options: Any
+) -> Path:
+    for name, values in arrays.items():
+        path = folder / form.format(name, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_idx(path, values, packed=path.name.endswith(".gz"), **options)
+    return folder
+
+
+IDX_TREES = {
+    "torchvision's, plain and packed": ("{}", "{}.gz"),
+    "torchvision's folder around": ("raw/{}", "raw/{}.gz"),
+    "torchvision's root": ("MNIST/raw/{}",),
+    "EMNIST's folder in the archive": ("gzip/{}.gz",),
+    "Kaggle's folders alone": ("{}/{}",),
+    "Kaggle's packed in folders": ("{}/{}.gz",),
+}
+
+
+@pytest.mark.parametrize("forms", IDX_TREES.values(), ids=IDX_TREES)
+def test_idx_files_are_found_where_archives_have_them(forms, tmp_path):
+    for form in forms:
+        write_all(tmp_path / "in", form=form)
+    imported = imported_from(tmp_path / "in")
+    assert_holds(imported, WHOLE)
+    assert len(imported.source.ignored) == 4 * (len(forms) - 1)
+
+
+@pytest.mark.parametrize("how", ["the folder", "all that is in it"])
+@pytest.mark.parametrize("form", ["{}/{}", "{}.gz"])
+def test_the_plain_file_outside_is_the_one_that_is_read(form, how, tmp_path):
+    """Its copies hold other pixels here, to show which is taken."""
+    folder = write_all(tmp_path / "in", {name: values * 0 for name, values in USUAL.items()}, form)
+    write_all(folder, {name.replace("-idx", ".idx"): values for name, values in USUAL.items()})
+    if form == "{}.gz":
+        write_all(folder)
+        for name in USUAL:
+            (folder / name.replace("-idx", ".idx")).unlink()
+    paths = [folder] if how == "the folder" else sorted(folder.iterdir())
+    imported = imported_from(*paths)
+    assert_holds(imported, WHOLE)
+    assert len(imported.source.ignored) == 4
+
+
+QMNIST = np.stack([Y, Y * 0 + 1, Y + 100, Y, Y + 30, Y + 1000, Y * 0, Y * 0], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "kind", "text"),
+    [
+        ("qmnist-labels-idx2-int", QMNIST, 12, "the files of labels, their first column, as in Q"),
+        ("labels-idx2-int", QMNIST, 12, "the files of labels, their first column, as in QMNIST"),
+        ("qmnist-labels-idx2-int", QMNIST[:, :4], 8, "the files of labels, their first column, as"),
+        ("labels-idx2-ubyte", np.eye(3)[Y], 8, "the files of labels, the column of each row's 1"),
+        ("labels-idx2-ubyte", Y[:, None], 8, "the files of labels"),
+    ],
+)
+def test_labels_of_several_columns_are_read_as_they_are_meant(name, labels, kind, text, tmp_path):
+    for part, rows in (("train", slice(8)), ("test", slice(8, None))):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", X[rows])
+        write_idx(tmp_path / f"{part}-{name}", labels[rows], kind)
+    imported = imported_from(*sorted(tmp_path.glob("t*")))
+    assert_holds(imported, WHOLE)
+    assert imported.source.labels.startswith(text)
+
+
+@pytest.fixture
+def emnist(tmp_path: Path) -> Path:
+    """Letters with a mapping, and digits without, their images transposed as EMNIST's are."""
+    for name, first in (("letters", 1), ("digits", 0)):
+        arrays = {
+            f"emnist-{name}-{key}.gz": values.swapaxes(1, 2) if values.ndim == 3 else values + first
+            for key, values in USUAL.items()
+        }
+        write_all(tmp_path / "gzip", arrays)
+    (tmp_path / "gzip/emnist-letters-mapping.txt").write_text("1 65 97\n2 66 98\n3 67 99\n")
+    return tmp_path / "gzip"
+
+
+HINT = "EMNIST's own files hold their images transposed: --transpose turns them upright"
+
+
+@pytest.mark.parametrize(("part", "names"), [("letters", "ABC"), ("emnist-digits", "012")])
+def test_a_part_of_emnist_is_chosen_named_and_turned_upright(part, names, emnist):
+    expected = WHOLE | {y: np.array([*names])[WHOLE[y]] for y in ("y_train", "y_test")}
+    imported = imported_from(emnist, part=part, transpose=True)
+    assert_holds(imported, expected)
+    assert HINT not in describe(imported)
+    mapped = ", named by emnist-letters-mapping.txt" if part == "letters" else ""
+    assert imported.source.labels == f"the files of labels{mapped}"
+    as_it_is = imported_from(emnist, part=part)
+    assert as_it_is.shape == (4, 5, 1)
+    assert HINT in describe(as_it_is)
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "images", "idx"])
+def test_images_of_every_source_are_transposed_on_demand(kind, tmp_path):
+    turned, path = X.swapaxes(1, 2), tmp_path / f"x.{kind}"
+    options: dict[str, Any] = {"size": (5, 4)} if kind == "csv" else {}
+    if kind == "csv":
+        write_csv(path, turned, Y)
+    elif kind == "npz":
+        np.savez(path, x=turned, y=Y)
+    elif kind == "images":
+        write_images(path, turned, Y)
+    else:
+        write_all(path, {"images-idx3-ubyte": turned, "labels-idx1-ubyte": Y})
+    imported = imported_from(path, transpose=True, test_fraction=0.1, **options)
+    assert imported.shape == (5, 4, 1)
+    assert "images were transposed" in describe(imported)
+    images = np.concatenate([load_dataset("mine", split).images for split in ("train", "test")])
+    assert {image.tobytes() for image in images} == {image.tobytes() for image in X}
+
+
+def renamed(*names: str) -> dict[str, np.ndarray]:
+    return dict(zip(names, WHOLE.values(), strict=True))
+
+
+NPZ: dict[str, dict[str, np.ndarray]] = {
+    "MedMNIST": {
+        key: values[:, None] if values.ndim == 1 else values
+        for key, values in renamed(
+            "train_images", "train_labels", "test_images", "test_labels"
+        ).items()
+    },
+    "capitals": renamed("X_train", "Y_TRAIN", "X_Test", "y_Test"),
+    "words behind": renamed("images_train", "labels_train", "images_test", "labels_test"),
+    "words together": renamed("trainX", "trainY", "testX", "testY"),
+    "targets": renamed("train_data", "train_targets", "test_data", "test_targets"),
+    "other arrays": WHOLE | {"label_names": np.array(["a"]), "x": X[:1], "classes": Y},
+    "a test without labels is left out": WHOLE | {"x_val": X[:2]},
+    "columns": {key: np.asfortranarray(values) for key, values in WHOLE.items()},
+    "one-hot": WHOLE | {y: np.eye(3, dtype="f4")[WHOLE[y]] for y in ("y_train", "y_test")},
+    "one-hot columns": WHOLE
+    | {y: np.asfortranarray(np.eye(3, dtype=bool)[WHOLE[y]]) for y in ("y_train", "y_test")},
+}
+
+
+@pytest.mark.parametrize("arrays", NPZ.values(), ids=NPZ)
+def test_arrays_are_found_by_every_usual_name_and_order(arrays, tmp_path):
+    np.savez(tmp_path / "x.npz", **arrays)
+    imported = imported_from(tmp_path / "x.npz")
+    assert_holds(imported, WHOLE)
+    assert len(imported.source.ignored) == len(arrays) - 4
+    is_one_hot = arrays is NPZ["one-hot"] or arrays is NPZ["one-hot columns"]
+    assert is_one_hot == imported.source.labels.endswith(": the column of each row's 1")
+
+
+@pytest.mark.parametrize("name", ["x_val", "X_valid", "dev_x", "validation_images", "valImages"])
+def test_validation_arrays_are_a_part_of_their_own(name, tmp_path):
+    labels = name.replace("mages", "").replace("x", "y").replace("X", "y")
+    labels = labels.replace("_i", "_labels").replace("I", "Labels")
+    np.savez(tmp_path / "x.npz", **WHOLE, **{name: X[3:5], labels: Y[3:5]})
+    imported = imported_from(tmp_path / "x.npz")
+    assert imported.num_validation == 2
+    np.testing.assert_array_equal(load_dataset("mine", "validation").images[..., 0], X[3:5])
+    assert_holds(imported, WHOLE)
+
+
+def test_the_arrays_of_scikit_learn_are_read_as_images(tmp_path):
+    np.savez(tmp_path / "x.npz", data=X.reshape(12, -1), images=X, target=Y, frame=np.array(None))
+    imported = imported_from(tmp_path / "x.npz")
+    assert imported.shape == (5, 4, 1)
+    assert len(imported.source.ignored) == 2
+
+
+PAIRS: dict[str, tuple[dict[str, str], Callable[..., None]]] = {
+    "KMNIST": (
+        {
+            "x_train": "kmnist-train-imgs.npz",
+            "y_train": "kmnist-train-labels.npz",
+            "x_test": "kmnist-test-imgs.npz",
+            "y_test": "kmnist-test-labels.npz",
+        },
+        np.savez,
+    ),
+    ".npy": ({key: f"{key}.npy" for key in WHOLE}, np.save),
+    ".npy of a dataset": ({key: f"mnist_{key}.npy" for key in WHOLE}, np.save),
+    "capitals": ({key: f"{key[::-1].title()[::-1]}.NPY" for key in WHOLE}, np.save),
+}
+
+
+@pytest.mark.parametrize("how", ["files", "folder"])
+@pytest.mark.parametrize(("names", "save"), PAIRS.values(), ids=PAIRS)
+def test_a_file_for_each_array_is_read_as_one_file_is(names, save, how, tmp_path):
+    (tmp_path / "in").mkdir()
+    paths = [tmp_path / "in" / name for name in names.values()]
+    for key, path in zip(names, paths, strict=True):
+        with path.open("wb") as file:
+            save(file, np.asfortranarray(WHOLE[key]))
+    imported = imported_from(*(paths if how == "files" else [tmp_path / "in"]))
+    assert_holds(imported, WHOLE)
+
+
+def test_one_npz_file_for_each_part_is_read(tmp_path):
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"{part}.npz", x=WHOLE[f"x_{part}"], y=WHOLE[f"y_{part}"])
+    assert_holds(imported_from(tmp_path / "train.npz", tmp_path / "test.npz"), WHOLE)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "images and labels swapped": ({"x": Y, "y": X}, "y must hold one label an image"),
+    "columns swapped": ({"x": Y[:, None], "y": X}, "y must hold one label an image"),
+    "colours first": ({"x": X.reshape(12, 1, 5, 4), "y": Y}, "save np.moveaxis(x, 1, -1)"),
+    "three colours first": ({"x": np.zeros((12, 3, 9, 7)), "y": Y}, "save np.moveaxis(x, 1, -1)"),
+    "the images last": (
+        {"X": np.moveaxis(X, 0, -1), "y": Y},
+        "x has 5 images, but x.npz: y has 12 labels; its images are along the last axis: save",
+    ),
+    "SVHN's colours and images last": (
+        {"X": np.zeros((32, 32, 3, 12)), "y": Y[:, None]},
+        "along the last axis: save np.moveaxis(x, -1, 0)",
+    ),
+    "several 1s in a row": ({"x": X, "y": np.ones((12, 3))}, "rows of a 1 and else 0s, found 1.0"),
+    "no 1 in a row": ({"x": X, "y": np.eye(12)[:, :7]}, "found 0.0, 0.0, 0.0, 0.0, 0.0"),
+    "probabilities": ({"x": X, "y": np.eye(12) * 0.9}, "rows of a 1 and else 0s, found 0.9, 0"),
+    "two arrays of images": ({"x": X, "pixels": X, "y": Y}, "both hold images to train on or test"),
+    "two arrays of labels": ({"x": X, "y": Y, "target": Y}, "both hold labels to train on or test"),
+    "a training part without labels": ({"x_train": X, "x_test": X, "y_test": Y}, "x_train are mis"),
+    "labels without images": (WHOLE | {"y_val": Y}, "images that belong to x.npz: y_val are missi"),
+    "another length": ({"x": X, "y": Y[:9]}, "x has 12 images, but x.npz: y has 9 labels"),
+    "no names": ({"arr_0": X, "arr_1": Y}, "x.npz must hold x_train, y_train, x_test and y_test"),
+    "a whole and a test": ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "names must tell which"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "message"), REFUSED.values(), ids=REFUSED)
+def test_arrays_that_could_be_taken_wrongly_are_refused(arrays, message, tmp_path):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        imported_from(tmp_path / "x.npz")
+    text = str(refused.value).replace(f"{tmp_path}/", "")
+    assert message.lower() in text.lower()
+    assert "\n" not in text
+
+
+def refusals(folder: Path) -> dict[str, tuple[list[Path], dict[str, Any], str]]:
+    twice = write_all(folder / "twice")
+    write_idx(twice / "train-images.idx3-ubyte", X)
+    hot = write_all(folder / "hot", {"images-idx3-ubyte": X})
+    write_idx(hot / "labels-idx2-int", np.eye(8)[Y], 12)
+    np.save(folder / "x.npy", X)
+    np.savez(folder / "x.npz", x=X, y=Y)
+    lone = folder / "x.npy"
+    return {
+        "two plain files": ([twice], {}, "both hold images to train on"),
+        "int32 one-hot": ([hot], {}, "must have its labels in the first column, as QMNIST's"),
+        "a part of npz": ([folder / "x.npz"], {"part": "digits"}, "part is for IDX files"),
+        "an array alone": ([lone], {}, "must hold x_train, y_train"),
+        "two wholes": ([folder / "x.npz", lone], {}, "both hold images to train on or test with"),
+    }
+
+
+def test_files_that_could_be_taken_wrongly_are_refused(tmp_path, emnist, subtests):
+    cases = refusals(tmp_path / "in") if (tmp_path / "in").mkdir() is None else {}
+    cases["several datasets"] = [emnist], {}, "choose one by --part digits or letters"
+    unknown = "there is no part 'byclass'; expected digits or letters"
+    mixed = write_all(tmp_path / "mixed", {f"emnist-a-{name}": USUAL[name] for name in USUAL})
+    for path in mixed.glob("*t10k*"):
+        path.rename(path.with_name(path.name.replace("-a-", "-b-")))
+    cases["a test of another dataset"] = [mixed], {}, "choose one by --part a or b"
+    cases["an unknown dataset"] = [emnist], {"part": "byclass"}, unknown
+    for name, (sources, options, message) in cases.items():
+        with subtests.test(name), pytest.raises(ValueError) as refused:  # noqa: PT011
+            imported_from(*sources, **options)
+        assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ("1 65\n2 66\n", "has no line for the label 3"),
+        ("1 65\n2 65\n3 67\n", "has one character for two labels"),
+        ("1 A\n", "must have a label and the code of its character in each line"),
+        ("1\n", "must have a label and the code of its character in each line"),
+    ],
+)
+def test_a_mapping_that_names_no_class_or_two_is_refused(mapping, message, emnist):
+    (emnist / "emnist-letters-mapping.txt").write_text(mapping)
+    with pytest.raises(ValueError, match=message):
+        imported_from(emnist, part="letters")
