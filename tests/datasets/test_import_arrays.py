@@ -123,6 +123,8 @@ def test_a_part_of_emnist_is_chosen_named_and_turned_upright(part, names, emnist
     as_it_is = imported_from(emnist, part=part)
     assert as_it_is.shape == (4, 5, 1)
     assert HINT in describe(as_it_is)
+    table = write_csv(emnist / "emnist-letters.csv", np.arange(48).reshape(12, 4), Y)
+    assert HINT in describe(imported_from(table))
 
 
 @pytest.mark.parametrize("kind", ["csv", "npz", "images", "idx"])
@@ -194,6 +196,15 @@ def test_the_arrays_of_scikit_learn_are_read_as_images(tmp_path):
     imported = imported_from(tmp_path / "x.npz")
     assert imported.shape == (5, 4, 1)
     assert len(imported.source.ignored) == 2
+
+
+def test_the_order_of_colours_in_rows_is_said(tmp_path):
+    for name, rows in {"grey": X.reshape(12, -1)[:, :16], "rgb": X.reshape(12, -1)[:, :12]}.items():
+        np.savez(tmp_path / "x.npz", x=rows, y=Y)
+        lines = describe(imported_from(tmp_path / "x.npz"))
+        assert any("rows of pixels were read as H, W, C" in line for line in lines) == (
+            name == "rgb"
+        )
 
 
 PAIRS: dict[str, tuple[dict[str, str], Callable[..., None]]] = {

@@ -8,7 +8,7 @@ import numpy as np
 from mnist_jax.datasets.file_kinds import describe_file
 from mnist_jax.datasets.importing.sources.csv_file import read_csv
 from mnist_jax.datasets.importing.sources.folder import read_folders
-from mnist_jax.datasets.importing.sources.idx import idx_files, is_idx, read_idx
+from mnist_jax.datasets.importing.sources.idx import TRANSPOSED, idx_files, is_idx, read_idx
 from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, numpy_files, read_numpy
 from mnist_jax.datasets.importing.sources.part import ROLES, Block, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
@@ -50,10 +50,13 @@ def open_source(
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")
     if not transpose:
-        return _read(paths, size, label_column, part)
+        source = _read(paths, size, label_column, part)
+        is_emnist = any("emnist" in path.name.lower() and path.is_file() for path in paths)
+        return source._replace(notes=[*{*source.notes, TRANSPOSED}]) if is_emnist else source
     source = _read(paths, (size[1], size[0]) if size else None, label_column, part)
     parts = {title: _transposed(part) for title, part in source.parts.items()}
-    return source._replace(parts=parts, notes=["images were transposed"])
+    notes = [note for note in source.notes if note != TRANSPOSED]
+    return source._replace(parts=parts, notes=[*notes, "images were transposed"])
 
 
 def _transposed(part: Part) -> Part:

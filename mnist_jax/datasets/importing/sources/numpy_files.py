@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from mnist_jax.datasets.importing.sources.arrays import Array, add_array, array_parts
-from mnist_jax.datasets.importing.sources.part import Source, role
+from mnist_jax.datasets.importing.sources.part import Source, flat_shape, role
 from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
 from mnist_jax.messages import one_line
 
@@ -25,6 +25,10 @@ ROLE = "train(?:ing)?|trn|valid(?:ation)?|val|dev|test(?:ing)?|t10k|tst|eval(?:u
 # x_train, train_images, images; "kmnist-train-imgs" as the name of a file.
 NAME = rf"(?:({IMAGES}|{LABELS})(?:[-_. ]?({ROLE}))?|({ROLE})[-_. ]?({IMAGES}|{LABELS}))"
 FILE_NAME = rf"(?!\.)(?:.*?[-_. ])??{NAME}\.np[yz]"
+COLOUR_ROWS = (
+    "rows of pixels were read as H, W, C, the three colours of a pixel side by side; if they are "
+    "C, H, W, as CIFAR's, save them as [N, H, W, C]"
+)
 LONGEST_HEADER = 1 << 16  # bytes; NumPy refuses more than 10,000
 
 
@@ -72,7 +76,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
         for key, what in meant.items():
             is_rest = what and what[0] == "all" and ("train", what[1]) in meant.values()
             if not what or is_rest or (twice and key.lower() == "data"):
-                ignored.append(f"{path}: {key}")
+                ignored.append(f"{path}: {key}" if key else str(path))
             else:
                 add_array(arrays, what, members[key]())
     if not {part for part, what in arrays if what == "images" and (part, "labels") in arrays}:
@@ -86,11 +90,15 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     labels = [array for (_, what), array in sorted(arrays.items())[::-1] if what == "labels"]
     names = ", ".join(repr(array.title.rsplit(": ", 1)[-1]) for array in labels)
     wide = any(array.shape[1:] not in ((), (1,)) for array in labels)
+    parts = array_parts(arrays, size)
+    rows = [array for array in arrays.values() if len(array.shape) == 2 and array not in labels]
+    in_colour = any(flat_shape(array.shape[1], size, array.title)[2] == 3 for array in rows)
     return Source(
         "NumPy's files",
         f"the arrays {names}" + (": the column of each row's 1" if wide else ""),
-        array_parts(arrays, size),
+        parts,
         ignored,
+        [COLOUR_ROWS] if in_colour else [],
     )
 
 
