@@ -74,6 +74,14 @@ def test_the_plain_file_outside_is_the_one_that_is_read(form, how, tmp_path):
     assert len(imported.source.ignored) == 4
 
 
+def test_files_beside_folders_that_hold_the_others_are_read_with_them(tmp_path):
+    for name, values in USUAL.items():
+        write_all(tmp_path / "in", {name: values}, "{}/{}" if "images" in name else "{}")
+    imported = imported_from(tmp_path / "in")
+    assert_holds(imported, WHOLE)
+    assert imported.source.ignored == []
+
+
 QMNIST = np.stack([Y, Y * 0 + 1, Y + 100, Y, Y + 30, Y + 1000, Y * 0, Y * 0], 1)
 
 

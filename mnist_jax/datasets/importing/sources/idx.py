@@ -31,9 +31,9 @@ def idx_files(folder: Path) -> list[Path]:
     """Returns the files of a folder that have the usual names, or of the folders in it."""
     inside = sorted(folder.iterdir())
     usual = [path for path in inside if re.fullmatch(USUAL_NAME, path.name)]
-    files = [path for path in usual if path.is_file()]
     around = usual or [path for path in inside if re.fullmatch(AROUND, path.name)]
-    return files or [file for path in around if path.is_dir() for file in idx_files(path)]
+    files = [path for path in usual if path.is_file()]
+    return files + [file for path in around if path.is_dir() for file in idx_files(path)]
 
 
 def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
@@ -83,7 +83,8 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
         text += f", named by {mapping.name}"
     inside = {inner for path in paths if path.is_dir() for inner in path.iterdir()}
     used = {*files, *mappings, *(folder for path in files for folder in path.parents)}
-    ignored = [str(path) for path in sorted({*found, *inside} - used)]
+    unused = {*found, *inside} - used
+    ignored = [str(path) for path in sorted(unused) if path.parent not in unused]
     is_emnist = any("emnist" in path.name.lower() for path in files)
     return Source("IDX files", text, parts, ignored, [TRANSPOSED] if is_emnist else [])
 
