@@ -243,6 +243,15 @@ def test_a_file_for_each_array_is_read_as_one_file_is(names, save, how, tmp_path
     assert_holds(imported, WHOLE)
 
 
+def test_a_folder_of_classes_stays_one_with_arrays_beside_them(tmp_path):
+    folder = write_images(tmp_path / "in", X, Y)
+    np.save(folder / "labels.npy", Y)
+    np.save(folder / "images.npy", X * 0)
+    imported = imported_from(folder)
+    assert imported.source.kind != "NumPy's files"
+    assert (imported.num_train + imported.num_test, imported.largest) == (12, X.max())
+
+
 def test_one_npz_file_for_each_part_is_read(tmp_path):
     for part in ("train", "test"):
         np.savez(tmp_path / f"{part}.npz", x=WHOLE[f"x_{part}"], y=WHOLE[f"y_{part}"])
@@ -293,11 +302,15 @@ def refusals(folder: Path) -> dict[str, tuple[list[Path], dict[str, Any], str]]:
     np.save(folder / "x.npy", X)
     np.savez(folder / "x.npz", x=X, y=Y)
     lone = folder / "x.npy"
+    mixed = [folder / f"{key}.npz" for key in ("kmnist-train-imgs", "k49-train-labels")]
+    for path, values in zip(mixed, (X, Y), strict=True):
+        np.savez(path, values)
     return {
         "two plain files": ([twice], {}, "both hold images to train on"),
         "int32 one-hot": ([hot], {}, "must have its labels in the first column, as QMNIST's"),
         "a part of npz": ([folder / "x.npz"], {"part": "digits"}, "part is for IDX files"),
         "an array alone": ([lone], {}, "must hold x_train, y_train"),
+        "files of two datasets": (mixed, {}, "their names begin with 'k49-' and 'kmnist-'"),
         "two wholes": ([folder / "x.npz", lone], {}, "both hold images to train on or test with"),
     }
 

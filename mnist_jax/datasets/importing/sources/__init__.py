@@ -108,7 +108,9 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         if idx_files(path):
             return "IDX files"
-        return "NumPy's files" if numpy_files(path) else "a folder"
+        # A folder of classes may hold copies of its images as arrays, or its labels.
+        is_numpy = len(numpy_files(path)) > 1 and not any(map(Path.is_dir, path.glob("[!._]*")))
+        return "NumPy's files" if is_numpy else "a folder"
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
     if not path.is_file():

@@ -24,7 +24,7 @@ IMAGES, LABELS = "x|images?|imgs?|data|pixels", "y|labels?|targets?"
 ROLE = "train(?:ing)?|trn|valid(?:ation)?|val|dev|test(?:ing)?|t10k|tst|eval(?:uation)?"
 # x_train, train_images, images; "kmnist-train-imgs" as the name of a file.
 NAME = rf"(?:({IMAGES}|{LABELS})(?:[-_. ]?({ROLE}))?|({ROLE})[-_. ]?({IMAGES}|{LABELS}))"
-FILE_NAME = rf"(?!\.)(?:.*?[-_. ])??{NAME}\.np[yz]"
+FILE_NAME = rf"(?!\.)(.*?[-_. ])??{NAME}\.np[yz]"
 COLOUR_ROWS = (
     "rows of pixels were read as H, W, C, the three colours of a pixel side by side; if they are "
     "C, H, W, as CIFAR's, save them as [N, H, W, C]"
@@ -65,6 +65,13 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
         usual = numpy_files(path) if path.is_dir() else [path]
         files += usual
         ignored += [str(other) for other in inside if other not in usual]
+    named = filter(None, (re.fullmatch(FILE_NAME, path.name, re.IGNORECASE) for path in files))
+    datasets = sorted({(name[1] or "").lower() for name in named})
+    if len(datasets) > 1:
+        raise ValueError(
+            f"{', '.join(map(str, paths)):.200}: the files must be those of one dataset; their "
+            f"names begin with {' and '.join(map(repr, datasets)):.200}"
+        )
     arrays: dict[tuple[str, str], Array] = {}
     words = []
     for path in files:
@@ -108,7 +115,8 @@ def _meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, 
     name = name or re.fullmatch(NAME, key, re.IGNORECASE)
     if not name:
         return None
-    purpose, part = name[1] or name[4], role(Path(name[2] or name[3] or ""))
+    first, part_second, part_first, second = name.groups()[-4:]
+    purpose, part = first or second, role(Path(part_first or part_second or ""))
     if part == "all" and num_files > 1:
         part = role(path)
     return part, "labels" if re.fullmatch(LABELS, purpose, re.IGNORECASE) else "images"
