@@ -102,8 +102,8 @@ def test_a_best_checkpoint_that_only_the_longer_run_keeps_is_made_again(tmp_path
     for workdir, lengths in (("run", [7, 8]), ("whole", [8])):
         for epochs in lengths:
             with scripted(**script):
-                options = {"extend": epochs == 8 and workdir == "run"}
-                train(longer(config, epochs), tmp_path / workdir, **options)
+                extend = epochs == 8 and workdir == "run"
+                train(longer(config, epochs), tmp_path / workdir, extend=extend)
     assert read_json(tmp_path / "run" / "result.json")["best_step"] == 16
     assert_same(tmp_path / "run", tmp_path / "whole")
 

@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def write_idx(path: Path, values: np.ndarray, kind: int = 8, packed: bool = Fals
 
 
 def write_csv(
-    path: Path, images: np.ndarray, labels: Sequence[object], header: Sequence[str] = ()
+    path: Path, images: np.ndarray, labels: Iterable[object], header: Sequence[str] = ()
 ) -> Path:
     """Writes rows; the label is in the column that the header calls "label", else the first."""
     position = header.index("label") if header else 0
@@ -83,7 +83,7 @@ def write_csv(
     return path
 
 
-def write_images(folder: Path, images: np.ndarray, labels: Sequence[object]) -> Path:
+def write_images(folder: Path, images: np.ndarray, labels: Iterable[object]) -> Path:
     """Writes CLASS/NUMBER.png."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / str(label) / f"{number}.png"

@@ -1,5 +1,7 @@
 """One class, however a source writes its name."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from imports import data_dir as data_dir
@@ -47,8 +49,9 @@ def test_two_spellings_of_the_parts_are_one_class(kind, tmp_path):
             write_csv(tmp_path / f"{split}.csv", pixels, labels)
         elif kind == "folders":
             write_images(tmp_path / "images" / split, pixels, labels)
-    arrays = {f"x_{split}": pixels for split in spellings}
-    np.savez(tmp_path / "x.npz", **arrays, **{f"y_{part}": spellings[part] for part in spellings})
+    arrays: Any = {f"x_{split}": pixels for split in spellings}
+    arrays |= {f"y_{split}": labels for split, labels in spellings.items()}
+    np.savez(tmp_path / "x.npz", **arrays)
     sources = {"csv": ["train.csv", "test.csv"], "npz": ["x.npz"], "folders": ["images"]}[kind]
     imported = import_dataset("mine", [tmp_path / source for source in sources])
     assert imported.names == ["5", "x", "\u00e9"]

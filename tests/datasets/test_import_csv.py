@@ -15,7 +15,7 @@ from mnist_jax.datasets.importing import import_dataset
 
 pytestmark = pytest.mark.usefixtures("data_dir")
 
-Rows = list[list[object]]
+Rows = Sequence[Sequence[object]]
 PIXELS = [f"pixel{i}" for i in range(784)]
 GRID = [f"{row}x{column}" for row in range(1, 29) for column in range(1, 29)]
 

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -309,7 +310,7 @@ def test_train_is_a_class_beside_other_vehicles(tmp_path):
 
 
 def test_a_letter_composed_in_two_ways_is_one_class(tmp_path):
-    forms = {"train": "NFC", "test": "NFD"}  # Linux, a Mac
+    forms: Any = {"train": "NFC", "test": "NFD"}  # Linux, a Mac
     root = tmp_path / "in"
     for part, form in forms.items():
         tree(root, *(f"{part}/{unicodedata.normalize(form, x)}/0.png" for x in ("é", " ü ")))

@@ -149,7 +149,9 @@ def test_no_bar_is_drawn_where_there_is_no_terminal(source, capfd):
 
 
 def test_an_import_to_a_full_disk_is_told_as_any_other(source, monkeypatch):
-    monkeypatch.setattr(tfds.core.utils, "has_sufficient_disk_space", lambda *_, **__: False)
+    monkeypatch.setattr(
+        "tensorflow_datasets.core.utils.has_sufficient_disk_space", lambda *_, **__: False
+    )
     with pytest.raises(
         ValueError, match=r"No space left on device: .*; set TFDS_DATA_DIR to a dir"
     ):
