@@ -94,9 +94,10 @@ def read_pixels(path: Path) -> np.ndarray:
     C is 1 of grey, 3 of colour, and 4 of uint8 in colour where a part is transparent. Bits of a
     bilevel picture become 0 and 255, and a palette's numbers its colours.
 
-    Raises: as `decode_image`; it passes on Pillow's warnings.
+    Raises: as `decode_image`, and ValueError for a file of several pictures, of which all but one
+    would be lost. It passes on Pillow's warnings.
     """
-    return _decode(path, str(path), MAX_PIXELS, _pixels)
+    return _decode(path, str(path), MAX_PIXELS, _only_pixels)
 
 
 def lightness(pixels: np.ndarray) -> float:
@@ -194,6 +195,12 @@ def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.nd
     mode = "L" if image.mode in ("1", "L") else "RGB"
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if mode == "RGB" else pixels[..., None]
+
+
+def _only_pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.ndarray:
+    if getattr(image, "is_animated", False):
+        raise ValueError("it holds several pictures; save each as a file of its own")
+    return _pixels(image, source, raw_mode)
 
 
 def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> np.ndarray:

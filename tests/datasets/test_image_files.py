@@ -249,3 +249,13 @@ def test_a_path_that_is_no_file_is_not_opened(tmp_path):
             read_image(path)
     with pytest.raises(FileNotFoundError, match="there is no image"):
         read_image(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp", ".png"])
+def test_a_file_of_several_pictures_is_not_imported_as_one(suffix, tmp_path):
+    pages = [Image.fromarray(SHEET), Image.fromarray(255 - SHEET)]
+    path = tmp_path / f"all{suffix}"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="it holds several pictures; save each as a file"):
+        read_pixels(path)
+    assert read_image(path).size == pages[0].size

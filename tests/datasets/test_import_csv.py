@@ -78,7 +78,6 @@ TABLES: dict[str, Callable[[Rows], Rows]] = {
     "rows and columns": permuted(GRID, range(784)),
     "rows and columns, shuffled": permuted(GRID, SHUFFLED),
     "columns first": permuted([f"x{i % 28}_y{i // 28}" for i in range(784)], SHUFFLED),
-    "columns first, in order": permuted([f"{i % 28}_{i // 28}" for i in range(784)], [*range(784)]),
     "no names, label first": lambda rows: rows,
     "no names, label last": lambda rows: [[*row[1:], row[0]] for row in rows],
     "a comma at each end": lambda rows: [["label", *PIXELS, ""], *([*row, ""] for row in rows)],
@@ -187,6 +186,10 @@ UNKNOWN: dict[str, tuple[Rows, str]] = {
     "a pixel twice": (
         [["label", *PIXELS[:3], "pixel2"], ["a", *[0] * 4]],
         "pixels with a number missing or twice",
+    ),
+    "rows or columns": (
+        [["label", "0_0", "1_0", "0_1", "1_1"], ["a", *[0] * 4]],
+        "does not say whether the row or the column is first in '1_0': name it r1c0 or x1y0",
     ),
     "no names and noise": (NOISE, "does not name its columns, and the first ("),
     "a fraction as label": (

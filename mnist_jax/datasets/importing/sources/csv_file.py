@@ -267,9 +267,13 @@ def _ordered(
         )
     if len(grid) == 2:
         in_columns = sorted(places, key=lambda index: places[index][1::-1])
-        # Without a word on which number is the row, a file in order has its rows one by one.
-        if re.fullmatch(r"[^a-z]*#[^a-z#]*x?[^a-z#]*#[^a-z]*", pattern) and in_columns == [*places]:
-            order, grid = in_columns, grid[::-1]
+        # Files have their rows one by one; one that has its columns so may mean either.
+        if not re.search("[a-wyz]", pattern) and grid[0] > 1 and in_columns == [*places]:
+            one, other = places[in_columns[1]][:2]
+            raise ValueError(
+                f"{path} does not say whether the row or the column is first in "
+                f"{names[in_columns[1]]!r}: name it r{one}c{other} or x{one}y{other}, as it is"
+            )
         return order, (grid[0], grid[1], colours)
     return order, flat_shape(len(order), size, str(path))
 
