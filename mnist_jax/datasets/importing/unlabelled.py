@@ -1,28 +1,26 @@
 """Files of many images to classify, with or without labels."""
 
 import functools
+import itertools
 import math
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mnist_jax.datasets.brightness import white
 from mnist_jax.datasets.importing.class_names import class_name
 from mnist_jax.datasets.importing.pixels import largest_value, to_bytes
-from mnist_jax.datasets.importing.sources.arrays import _read, class_names
+from mnist_jax.datasets.importing.sources import TABLES
+from mnist_jax.datasets.importing.sources.arrays import Array, class_names, read_array
 from mnist_jax.datasets.importing.sources.csv_file import column_title, find_layout, read_rows
-from mnist_jax.datasets.importing.sources.idx import _header, is_idx
-from mnist_jax.datasets.importing.sources.numpy_files import is_npz
+from mnist_jax.datasets.importing.sources.idx import is_idx, read_header
+from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, meaning, read_members
 from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES
-from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
+from mnist_jax.datasets.importing.sources.streams import reading
 
-CSV = (".csv", ".csv.gz")
-NPY = b"\x93NUMPY"
-# The names of images and of their labels in an .npz file, in any case; the first that is there.
-NAMES = {"x_test": "y_test", "test_images": "test_labels", "x": "y", "images": "labels"}
+PARTS = ("test", "all", "validation", "train")  # of an .npz file; the first that is there
 
 # Images of real numbers [n, ...], their ids [n], and their labels [n] or [].
 Block = tuple[np.ndarray, list[str], list[str]]
@@ -44,11 +42,11 @@ def holds_rows(path: Path) -> bool:
     """Tells whether a file holds many images: a .csv, .npy, .npz or IDX file."""
     if not path.is_file():
         return False
-    if path.name.lower().endswith(CSV):
+    if path.name.lower().endswith(TABLES):
         return True
     with reading(path), path.open("rb") as file:
         head = file.read(6)
-    return head == NPY or is_idx(head) or (head.startswith(b"PK\3\4") and is_npz(path))
+    return head == MAGIC or is_idx(head) or (head.startswith(b"PK\3\4") and is_npz(path))
 
 
 def read_unlabelled(
@@ -67,7 +65,7 @@ def read_unlabelled(
         OSError: The file cannot be read.
         ValueError: It holds no such images.
     """
-    if path.name.lower().endswith(CSV):
+    if path.name.lower().endswith(TABLES):
         read, notes = _csv_blocks(path, image_shape)
     else:
         read, notes = _array_blocks(path, image_shape)
@@ -120,57 +118,45 @@ def _csv_blocks(
 def _array_blocks(
     path: Path, image_shape: tuple[int, ...]
 ) -> tuple[Callable[[], Iterator[Block]], list[str]]:
-    labels: Any = None
-    notes: list[str] = []
-    with path.open("rb") as file:
-        head = file.read(6)
-    if is_idx(head):
-        header = _header(path)
-        images = np.concatenate([*_read(header, max(1, header.shape[0]))])
-    elif head == NPY:
-        images = _loaded(path)
-    else:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                check_ratio(f"{path}: {member.filename}", member.file_size, member.compress_size)
-        with _loaded(path) as arrays:
-            keys = {key.lower(): key for key in arrays.files}
-            key = next((key for key in NAMES if key in keys), "")
-            if not key and len(keys) != 1:
-                raise ValueError(
-                    f"{path} must hold one array of images: {', '.join(NAMES)}; found "
-                    f"{', '.join(map(repr, keys)):.200}"
-                )
-            key = key or next(iter(keys))
-            with reading(f"{path}: {key}"):
-                images = arrays[keys[key]]
-                labels = arrays[keys[NAMES[key]]] if NAMES.get(key) in keys else None
-        others = sorted({*keys} - {key, NAMES.get(key)})
-        notes += [f"{path}: {key} was taken; not {', '.join(others):.200}"] if others else []
+    images, labels, notes = _arrays(path)
     if images.dtype.kind not in "buif":
         raise ValueError(f"{path} must hold real numbers, found {images.dtype}")
     if images.shape in (image_shape, image_shape[:2] * (image_shape[2] == 1)):
-        images = images[None]
-    if images.ndim == 2 and images.shape[1] == math.prod(image_shape):
-        images = images.reshape(-1, *image_shape)
-    if images.ndim == 1 or not images.size:
+        images = images._replace(shape=(1, *images.shape))
+    count, *own_shape = images.shape or (0,)
+    is_flat = own_shape == [math.prod(image_shape)]
+    if not own_shape or not math.prod(images.shape):
         raise ValueError(f"{path} must hold images, found {images.dtype} {list(images.shape)}")
-    if labels is not None and labels.shape not in ((len(images),), (len(images), 1)):
-        raise ValueError(f"{path} has {len(images):,} images, and labels of {list(labels.shape)}")
-    names = [] if labels is None else class_names(labels.reshape(-1), str(path))
+    if labels and labels.shape not in ((count,), (count, 1)):
+        raise ValueError(f"{path} has {count:,} images, and labels of {list(labels.shape)}")
+    rows = max(1, BLOCK_BYTES // (8 * math.prod(own_shape)))
 
     def blocks() -> Iterator[Block]:
-        rows = max(1, BLOCK_BYTES // (8 * math.prod(images.shape[1:])))
-        for start in range(0, len(images), rows):
-            some = images[start : start + rows]
-            ids = [str(start + i + 1) for i in range(len(some))]
-            yield some, ids, names[start : start + rows]
+        read_labels = read_array(labels, rows) if labels else itertools.repeat(None)
+        numbers = itertools.count(1)
+        for some, values in zip(read_array(images, rows), read_labels, strict=False):
+            ids = [str(number) for _, number in zip(some, numbers, strict=False)]
+            names = [] if values is None else class_names(values.reshape(-1), str(path))
+            yield some.reshape(-1, *image_shape) if is_flat else some, ids, names
 
     return blocks, notes
 
 
-def _loaded(path: Path) -> Any:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:  # also for Python objects
-        raise ValueError(f"{path} cannot be read as arrays: {error}") from error
+def _arrays(path: Path) -> tuple[Array, Array | None, list[str]]:
+    """Returns the array of images in a file and that of their labels, and what was not taken."""
+    with path.open("rb") as file:
+        if is_idx(file.read(4)):
+            return read_header(path), None, []
+    members = read_members(path)
+    keys = {meaning(path, key, len(members), 1): key for key in members}
+    part = next((part for part in PARTS if (part, "images") in keys), "")
+    if not part and len(members) != 1:
+        raise ValueError(
+            f"{path} must hold one array of images: x_test, test_images, x or images; found "
+            f"{', '.join(map(repr, sorted(members))):.200}"
+        )
+    key = keys[part, "images"] if part else next(iter(members))
+    of_labels = keys.get((part, "labels"))
+    others = sorted({*members} - {key, of_labels})
+    notes = [f"{path}: {key} was taken; not {', '.join(others):.200}"] if others else []
+    return members[key](), members[of_labels]() if of_labels is not None else None, notes

@@ -166,7 +166,7 @@ def _blocks(
     row_bytes = max(array.dtype.itemsize * math.prod(array.shape[1:]) for array in (images, labels))
     rows = max(1, BLOCK_BYTES // max(1, row_bytes))
     start = 0
-    for pixels, values in zip(_read(images, rows), _read(labels, rows), strict=True):
+    for pixels, values in zip(read_array(images, rows), read_array(labels, rows), strict=True):
         chosen = slice(None) if keep is None else keep[start : start + len(pixels)]
         start += len(pixels)
         pixels, values = pixels[chosen], values[chosen]
@@ -195,12 +195,13 @@ def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndar
     return values.argmax(1)
 
 
-def _read(array: Array, rows: int) -> Iterator[np.ndarray]:
+def read_array(array: Array, rows: int) -> Iterator[np.ndarray]:
     """Reads the whole array, `rows` at a time, and that there is nothing behind it."""
     count, *shape = array.shape
     row_bytes = math.prod(shape) * array.dtype.itemsize
     if array.by_columns:  # its rows are complete when its last value is read
-        (whole,) = _read(array._replace(shape=(math.prod(array.shape),), by_columns=False), 1 << 62)
+        flat = array._replace(shape=(math.prod(array.shape),), by_columns=False)
+        (whole,) = read_array(flat, 1 << 62)
         whole = whole.reshape(array.shape, order="F")
         yield from (whole[start : start + rows] for start in range(0, count, rows))
         return

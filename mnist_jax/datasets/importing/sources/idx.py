@@ -59,7 +59,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     arrays: dict[tuple[str, str], Array] = {}
     datasets = _datasets(files)
     for path in files:
-        array = _header(path)
+        array = read_header(path)
         what = role(path), "labels" if len(array.shape) < 3 else "images"
         if len(datasets) > 1 and (what in arrays or "emnist" in path.name.lower()):
             raise ValueError(
@@ -153,7 +153,8 @@ def _named(part: Part, names: dict[str, str], title: Path) -> Part:
     return part._replace(blocks=blocks)
 
 
-def _header(path: Path) -> Array:
+def read_header(path: Path) -> Array:
+    """Reads the header of an IDX file; ValueError where it is that of no images or labels."""
     with reading(path), open_unpacked(path) as stream:
         magic = stream.read(4)
         if not is_idx(magic):

@@ -75,8 +75,8 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     arrays: dict[tuple[str, str], Array] = {}
     words = []
     for path in files:
-        members = _members(path)
-        meant = {key: _meaning(path, key, len(members), len(files)) for key in members}
+        members = read_members(path)
+        meant = {key: meaning(path, key, len(members), len(files)) for key in members}
         # scikit-learn's digits come twice: as images, and as rows of data.
         twice = {"data", "images"} <= {key.lower() for key in members}
         words += [key or path.name for key in members]
@@ -109,7 +109,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     )
 
 
-def _meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, str] | None:
+def meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, str] | None:
     """Returns the part that an array belongs to, and "images" or "labels"; None for others."""
     name = num_keys == 1 and re.fullmatch(FILE_NAME, path.name, re.IGNORECASE)
     name = name or re.fullmatch(NAME, key, re.IGNORECASE)
@@ -122,7 +122,7 @@ def _meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, 
     return part, "labels" if re.fullmatch(LABELS, purpose, re.IGNORECASE) else "images"
 
 
-def _members(path: Path) -> dict[str, Callable[[], Array]]:
+def read_members(path: Path) -> dict[str, Callable[[], Array]]:
     """Returns a reader of the header of each array in a file."""
     with reading(path), path.open("rb") as file:
         if file.read(len(MAGIC)) == MAGIC:
