@@ -96,7 +96,7 @@ def show_result(workdir: Path, result: Result) -> None:
 
 
 def _problem(result: Mapping[str, Any]) -> str | None:
-    """Says in which way a result is no better than guessing, if it is so."""
+    """Describes in which way a result is no better than guessing; None if it is better."""
     guessed = result.get("guessing")
     return guessed and no_better_than_guessing(
         result["test_loss"], result["test_accuracy"], guessed

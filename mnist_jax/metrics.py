@@ -85,7 +85,7 @@ def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
 def no_better_than_guessing(
     loss: float | None, accuracy: float, guessed: dict[str, float]
 ) -> str | None:
-    """Says in which way a network's loss or accuracy is no better than `guessing`, if it is so."""
+    """Describes in which way a network is no better than `guessing`; None if it is better."""
     if accuracy <= guessed["accuracy"]:
         return (
             f"it has learned nothing: test accuracy {accuracy:.2%}, and {guessed['accuracy']:.2%} "

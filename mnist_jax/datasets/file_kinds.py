@@ -48,20 +48,13 @@ BRANDS = {
 }
 
 
-def image_container(file: BinaryIO) -> str:
-    """Returns "HEIC" or "AVIF" for such a file, "video" for its relatives, and "" for others."""
-    file.seek(0)
-    head = file.read(12)
-    return BRANDS.get(head[8:], "video") if head[4:8] == b"ftyp" else ""
-
-
 def describe_file(file: BinaryIO) -> str:
     """Says what a file is, and what to do with it; "" where that is not known."""
-    container = image_container(file)
-    if container:
-        return f"{container}: {CONTAINERS[container]}"
     file.seek(0)
     head = file.read(HEAD)
+    if head[4:8] == b"ftyp":
+        container = BRANDS.get(head[8:12], "video")
+        return f"{container}: {CONTAINERS[container]}"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<?xml") and b"<svg" in text:
         text = b"<svg"

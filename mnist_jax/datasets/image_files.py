@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mnist_jax.datasets.brightness import white
-from mnist_jax.datasets.file_kinds import describe_file, image_container
+from mnist_jax.datasets.file_kinds import describe_file
 
 # What Pillow reads by itself. Not EPS: that would be a program, run by Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -127,7 +127,7 @@ def _decode(
 ) -> Any:
     """Opens an image, and returns what `finish` makes of it."""
     try:
-        with Image.open(source, formats=_formats(source)) as image:
+        with Image.open(source, formats=_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise TooManyPixelsError(
@@ -148,16 +148,13 @@ def _decode(
         raise kind(f"{name} cannot be read as an image: {error}") from error
 
 
-def _formats(source: Path | BinaryIO) -> tuple[str, ...]:
-    """Returns the formats that a file may have; a telephone's one, where something reads it."""
-    with _opened(source) as file:
-        container = image_container(file)
-    if container == "HEIC":
-        with contextlib.suppress(ImportError):  # an extra
-            importlib.import_module("pillow_heif").register_heif_opener()
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Returns the formats that are read here: also HEIC with its extra, AVIF if Pillow has it."""
     Image.init()
-    container = container.replace("HEIC", "HEIF")  # as Pillow has it
-    return (*FORMATS, container) if container in Image.OPEN else FORMATS
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    return (*FORMATS, *{"HEIF", "AVIF"}.intersection(Image.OPEN))
 
 
 def _opened(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:

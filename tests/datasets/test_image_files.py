@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from mnist_jax.datasets import image_files
 from mnist_jax.datasets.image_files import read_image, read_pixels
 
 # A dark bar at the left of a light sheet, wider than high.
@@ -216,6 +217,7 @@ def test_a_heic_file_is_read_where_the_extra_is_installed(tmp_path, monkeypatch)
     plugin = types.ModuleType("pillow_heif")
     plugin.register_heif_opener = register  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    monkeypatch.setattr(image_files, "_formats", image_files._formats.__wrapped__)
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.setattr(Image, "ID", [*Image.ID])
     (tmp_path / "a.heic").write_bytes(container(b"heic"))

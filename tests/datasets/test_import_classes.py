@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from imports import data_dir as data_dir
+from imports import small as small
 from imports import write_csv, write_images
 
 from mnist_jax.datasets import load_dataset
@@ -72,3 +73,12 @@ def test_labels_of_numpy_savetxt_are_integers(tmp_path):
     table = np.arange(45.0).reshape(9, 5) % 3
     np.savetxt(tmp_path / "x.csv", table, delimiter=",", header="label,a,b,c,d", comments="")
     assert import_dataset("mine", [tmp_path / "x.csv"]).names == ["0", "1", "2"]
+
+
+def test_an_image_with_two_labels_is_said(small, tmp_path):
+    x, y = small["x_train"], small["y_train"]
+    for again, said in ((y[:3], False), ((y[:3] + 1) % 10, True)):
+        np.savez(tmp_path / "x.npz", x=np.concatenate([x, x[:3]]), y=np.concatenate([y, again]))
+        lines = describe(import_dataset("mine", [tmp_path / "x.npz"], overwrite=True))
+        line = "images that occur with different labels: 3; some labels are wrong"
+        assert (line in lines) == said

@@ -11,7 +11,7 @@ from imports import data_dir as data_dir
 from imports import small as small
 
 from mnist_jax.datasets import load_dataset
-from mnist_jax.datasets.importing import import_dataset
+from mnist_jax.datasets.importing import describe, import_dataset
 
 pytestmark = pytest.mark.usefixtures("data_dir")
 
@@ -207,3 +207,26 @@ def test_columns_that_cannot_be_known_are_shown_in_an_error(tmp_path, subtests):
             with pytest.raises(ValueError) as refused:  # noqa: PT011
                 import_dataset("mine", [write_table(tmp_path / "x.csv", rows)], label_column=column)
             assert message in str(refused.value)
+
+
+NOTES = {
+    "colours without names": (
+        [["label", *PIXELS[:12]], *[[i, *range(i, 12 + i)] for i in (0, 1)]],
+        "H, W, C",
+    ),
+    "an image as names": (
+        [[5, *(f"0.{i}" if i else 0 for i in range(784))], *([i, *[9 + i] * 784] for i in (0, 1))],
+        "was taken for names; if it is an image",
+    ),
+    "a line of Excel": ([["sep=,"], ["label", *PIXELS[:4]], [0, 1, 2, 3, 4], [1, 5, 6, 7, 8]], ""),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_a_guess_about_a_table_is_said(name, tmp_path):
+    rows, note = NOTES[name]
+    (tmp_path / "x.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    imported = import_dataset("mine", [tmp_path / "x.csv"], test_fraction=0.5)
+    assert imported.names == ["0", "1"]
+    assert note in " ".join(describe(imported))
+    assert len(imported.source.notes) == bool(note)

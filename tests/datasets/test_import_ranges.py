@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from imports import data_dir as data_dir
+from imports import small as small
 from imports import write_csv, write_idx, write_images
 
 from mnist_jax.datasets import load_dataset
@@ -89,3 +90,24 @@ def test_parts_of_two_types_and_one_range_are_taken(tmp_path):
     import_dataset("mine", [tmp_path / "x.npz"])
     for split in ("train", "test"):
         np.testing.assert_array_equal(load_dataset("mine", split).images[..., 0], x)
+
+
+def test_a_part_of_another_brightness_is_said(small, tmp_path):
+    for name, change in {"inverted": lambda x: 255 - x, "as it is": lambda x: x}.items():
+        np.savez(tmp_path / "x.npz", **small | {"x_test": change(small["x_test"])})
+        lines = describe(import_dataset("mine", [tmp_path / "x.npz"], overwrite=True))
+        assert any("is one part inverted" in line for line in lines) == (name == "inverted")
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        (np.array([0, -120], np.int8), "bytes were saved as int8: save them as uint8"),
+        (np.array([0, np.nan]), "has a pixel of nan; expected 0 to 65535$"),
+        (np.array([0, -1.0]), "--pixel-range LOW HIGH gives other values"),
+    ],
+)
+def test_a_pixel_out_of_range_gets_the_hint_that_helps(values, hint, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.tile(values, (4, 2, 1)), y=[0, 1, 0, 1])
+    with pytest.raises(ValueError, match=hint):
+        import_dataset("mine", [tmp_path / "x.npz"])

@@ -185,13 +185,16 @@ CSV: dict[str, Case] = {
         "x.csv, line 3: it has 4 columns, the first line has 5",
     ),
     "a row too long": (table(GOOD_CSV, row("a", 0, 0, 0, 0, 0)), "x.csv, line 3: it has 6 columns"),
-    "text": (table(GOOD_CSV, row("a", 0, "x", 0, 0)), "x.csv, line 3: the pixel 'x' is no number"),
+    "text": (
+        table(GOOD_CSV, row("a", 0, "x", 0, 0)),
+        "x.csv, line 3: the pixel 'x' is not a number",
+    ),
     "text in the first line": (table(row("a", 0, "x", 0, 0), GOOD_CSV), "x.csv, line 1: the pixel"),
     "a pixel missing": (
         table(GOOD_CSV, row("a", 0, "", 0, 0)),
-        "line 3: the pixel '' is no number",
+        "line 3: the pixel '' is not a number",
     ),
-    "two headers": (table("label,a,b,c,d\n" * 2), "x.csv, line 2: the pixel 'a' is no number"),
+    "two headers": (table("label,a,b,c,d\n" * 2), "x.csv, line 2: the pixel 'a' is not a number"),
     "two labels": (
         table("label,class,a,b,c,d\n", GOOD_CSV),
         "several columns that could be the lab",

@@ -22,6 +22,7 @@ from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, 
 from mnist_jax.datasets.importing.versions import imported_versions, next_version
 
 SHEET = "first_images.png"  # beside the files of tfds
+FEW = 10  # images of a part: fewer may be bright or dark by chance
 
 
 class Imported(NamedTuple):
@@ -58,6 +59,13 @@ class Imported(NamedTuple):
     largest: float = 255
     counts: Mapping[str, list[int]] = MappingProxyType({})
     firsts: Mapping[str, np.ndarray] = MappingProxyType({})
+
+
+class Written(NamedTuple):
+    """The hashes of a split's images, uint64 [n], and the means of their pixels, float [n]."""
+
+    hashes: np.ndarray
+    means: np.ndarray
 
 
 class Selection(NamedTuple):
@@ -131,7 +139,10 @@ def import_dataset(
     source = source._replace(ignored=[*unreadable, *source.ignored])
     _check_classes(survey)
     splits = _split(source.parts, survey.labels, test_fraction, seed)
-    hashes = {split: np.zeros(len(splits[split].labels), np.uint64) for split in splits}
+    written = {
+        split: Written(*(np.zeros(len(chosen.labels), kind) for kind in (np.uint64, float)))
+        for split, chosen in splits.items()
+    }
     firsts: dict[int, np.ndarray] = {}
     with prepare.locked(root, name):
         old = imported_versions(root / name, overwrite)  # another process may have been faster
@@ -140,8 +151,8 @@ def import_dataset(
             next_version(old),
             root,
             {
-                split: (len(hashes[split]), _examples(splits[split], survey, hashes[split], firsts))
-                for split in splits
+                split: (len(chosen.labels), _examples(chosen, survey, written[split], firsts))
+                for split, chosen in splits.items()
             },
             survey.shape,
             survey.label_names,
@@ -153,18 +164,19 @@ def import_dataset(
         shown = {survey.label_names[label]: firsts[label] for label in sorted(firsts)}
         with contextlib.suppress(OSError):  # the dataset is complete without
             draw_sheet(shown).save(path / SHEET)
+    source = source._replace(notes=[*source.notes, *_doubts(splits, written)])
     held_out = np.concatenate([splits[name].labels for name in splits if name != "train"])
     return Imported(
         path,
-        len(hashes["train"]),
-        len(hashes["test"]),
+        len(splits["train"].labels),
+        len(splits["test"].labels),
         survey.shape,
         survey.label_names,
         [survey.label_names[label] for label in np.setdiff1d(held_out, splits["train"].labels)],
-        int(np.isin(hashes["test"], hashes["train"]).sum()),
+        int(np.isin(written["test"].hashes, written["train"].hashes).sum()),
         survey.pixel_range or (0, 255),
         source,
-        len(hashes.get("validation", ())),
+        len(splits["validation"].labels) if "validation" in splits else 0,
         survey.spellings,
         survey.largest,
         {
@@ -188,8 +200,9 @@ def describe(imported: Imported) -> list[str]:
         f"with, of {list(imported.shape)}",
         f"{num_classes:,} classes: {some(imported.names)}",
         *_counted(imported),
-        f"the first image of each class: {imported.path / SHEET}",
     ]
+    if (imported.path / SHEET).exists():
+        lines.append(f"the first image of each class: {imported.path / SHEET}")
     lines += source.notes
     if imported.spellings:
         written = [" = ".join(map(repr, ways)) for ways in imported.spellings]
@@ -222,6 +235,24 @@ def _counted(imported: Imported) -> Iterator[str]:
     yield f"to train on, by class: {', '.join(shown)}"
     if absent := [name for name, n in zip(counts, imported.counts["test"], strict=True) if not n]:
         yield f"classes without an image to test on: {some(absent)}"
+
+
+def _doubts(splits: Mapping[str, Selection], written: Mapping[str, Written]) -> Iterator[str]:
+    """Says what is odd about the images of a dataset, though it may be meant so."""
+    hashes = np.concatenate([kept.hashes for kept in written.values()])
+    labels = np.concatenate([splits[split].labels for split in written])
+    pairs = np.unique(np.stack([hashes, labels.astype(np.uint64)], axis=1), axis=0)
+    if count := int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum()):
+        yield f"images that occur with different labels: {count:,}; some labels are wrong"
+    own = written["train"].means
+    low, high = np.quantile(own, [0.01, 0.99])
+    for split, (_, means) in written.items():
+        mean = float(np.median(means))
+        if len(means) >= FEW and not low <= mean <= high:
+            yield (
+                f"the {split} images have a mean pixel of {mean:.0f}, those to train on of "
+                f"{np.median(own):.0f}: is one part inverted, or scaled otherwise?"
+            )
 
 
 def some(words: Sequence[str], most: int = 10) -> str:
@@ -312,17 +343,19 @@ def _split(
 
 
 def _examples(
-    split: Selection, survey: Survey, hashes: np.ndarray, firsts: dict[int, np.ndarray]
+    split: Selection, survey: Survey, written: Written, firsts: dict[int, np.ndarray]
 ) -> Examples:
-    """Yields the examples as they are written; keeps hashes of their pixels, and first images."""
+    """Yields the examples as they are written, and fills in what is kept of them."""
     count = 0
     for images, names in progress(split.part.blocks(split.keep), "writing"):
         labels = split.labels[count : count + len(names)]
         if [survey.label_names[label] for label in labels] != [*map(class_name, names)]:
             raise ValueError(f"{split.part.where(count)} has changed while it was imported")
-        for image, label in zip(surveyed(images, survey, split.part), labels, strict=True):
+        images = surveyed(images, survey, split.part)
+        written.means[count : count + len(images)] = images.mean(axis=(1, 2, 3))
+        for image, label in zip(images, labels, strict=True):
             digest = hashlib.blake2b(image, digest_size=8).digest()
-            hashes[count] = np.frombuffer(digest, np.uint64)[0]
+            written.hashes[count] = np.frombuffer(digest, np.uint64)[0]
             if label < MOST:
                 firsts.setdefault(int(label), image)
             count += 1

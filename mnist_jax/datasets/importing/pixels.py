@@ -30,7 +30,11 @@ def largest_value(
     if not is_good.all():
         index = int(np.argmin(is_good.reshape(len(images), -1).all(axis=1)))
         value = images[index][~is_good[index]][0]
-        hint = "" if pixel_range else "; --pixel-range LOW HIGH gives other values"
+        hint = "; --pixel-range LOW HIGH gives other values"
+        if pixel_range or not np.isfinite(value):
+            hint = ""
+        elif images.dtype == np.int8:
+            hint = "; bytes were saved as int8: save them as uint8"
         raise ValueError(
             f"{where(index)} has a pixel of {value}; expected {low:g} to {high:g}{hint}"
         )

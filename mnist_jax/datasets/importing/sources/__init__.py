@@ -101,6 +101,7 @@ def _read(
         labels,
         {part: next(iter(source.parts.values())) for part, source in sources.items()},
         [line for source in sources.values() for line in source.ignored],
+        [*dict.fromkeys(note for source in sources.values() for note in source.notes)],
     )
 
 

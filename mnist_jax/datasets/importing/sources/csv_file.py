@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES, Block, Part, Source, flat_shape
+from mnist_jax.datasets.importing.sources.part import (
+    BLOCK_BYTES,
+    COLOUR_ROWS,
+    Block,
+    Part,
+    Source,
+    flat_shape,
+)
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 LABEL_NAMES = {
@@ -64,7 +71,16 @@ def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None 
     blocks = functools.partial(_blocks, path, layout)
     left_out = [f"{path}: {column_title(layout, index)}" for index in layout.unused]
     part = Part(blocks, lambda index: f"image {index} of {path}")
-    return Source("a CSV file", column_title(layout, layout.label or 0), {"all": part}, left_out)
+    names, label = layout.names, column_title(layout, layout.label or 0)
+    notes = []
+    if layout.shape[2] == 3 and not any("*" in _pattern(name)[0] for name in names):
+        notes.append(COLOUR_ROWS)
+    if names and all(map(_is_number, names)):
+        notes.append(
+            f"the first row of {path} ({_shown(names)}) was taken for names; if it is an image, "
+            "add a row of names above it"
+        )
+    return Source("a CSV file", label, {"all": part}, left_out, notes)
 
 
 def column_title(layout: Layout, index: int) -> str:
@@ -124,7 +140,12 @@ def find_layout(
     elif len(used) == num_pixels:
         label = None
     elif is_named:
-        label = _named(path, names, used)
+        try:
+            label = _named(path, names, used)
+        except ValueError:
+            if not num_pixels:
+                raise
+            label = None  # images can be classified without
     else:
         rows = [_fields(path, *line, delimiter) for line in _spread(path)[has_header:]]
         label = _unlike(path, [row for row in rows if len(row) == len(names)], used)
@@ -162,7 +183,7 @@ def _is_header(names: Sequence[str]) -> bool:
     numbers = sorted(int(name) for name in names if re.fullmatch("[0-9]{1,9}", name))
     counts = len(numbers) > 3 and numbers == [*range(numbers[0], numbers[0] + len(numbers))]
     is_label = any(name.lower() in LABEL_NAMES for name in words)
-    # Few numbers may be an image: "y,0,1,2,3" has the pixels 0 to 3 if y is no label's name.
+    # A few numbers may be an image: in "y,0,1,2,3", y may be its label and not a name.
     return counts and numbers[0] < 2 and (is_label or len(numbers) > 256 or names[0] == "0")
 
 
@@ -394,7 +415,7 @@ def _pixels(path: Path, block: Sequence[tuple[int, str]], layout: Layout) -> np.
             for index in layout.pixels:
                 if not _is_number(row[index]):
                     raise ValueError(
-                        f"{path}, line {number}: the pixel {row[index][:40]!r} is no number"
+                        f"{path}, line {number}: the pixel {row[index][:40]!r} is not a number"
                     ) from None
         raise ValueError(f"{path}, near line {block[0][0]}: {error}") from error
 
@@ -418,5 +439,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             if not line.isascii() and re.search("[\udc80-\udcff]", line):
                 raise ValueError(f"{path}, line {number}: it is not UTF-8; save the table as that")
             line = line.strip("\r\n")
+            if number == 1 and re.fullmatch("sep=.", line.strip()):
+                continue  # Excel's own
             if line.strip(" \t"):
                 yield number, line

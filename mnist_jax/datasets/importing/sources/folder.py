@@ -112,7 +112,7 @@ def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
                 folder.folders.append(below)
             else:
                 folder.others.append(f"{inner}{EMPTY}")
-        # A pipe or a socket is no file, and is not opened: reading it might never end.
+        # Pipes and sockets are not opened, because reading them might never end.
         elif inner.suffix.lower() in suffixes and kind.is_file():
             folder.images.append(inner)
         else:
@@ -203,10 +203,11 @@ def _examples(folder: Folder, root: Path, part: str, found: Found) -> Examples:
         inner = below.folders[0] if len(below.folders) == 1 and not below.images else below
         names.add("" if inner is below else inner.path.name)
         if inner.folders or len(names) > 1:
-            odd = (inner.folders or below.folders or folder.folders[0].folders)[0].path
+            odd = (inner.folders or below.folders or folder.folders[0].folders)[0]
+            further = f", or import a folder that is further down, such as {below.path}"
             raise ValueError(
-                f"{odd} is a folder in that of a class; expected {EXPECTED[9:]}: move the images "
-                f"up, or import a folder that is further down, such as {below.path}"
+                f"{odd.path} is a folder in that of a class; expected {EXPECTED[9:]}: move the "
+                f"images up{'' if below.images or _is_generic(odd) else further}"
             )
         found.ignored.extend([*below.others, *(inner.others if inner is not below else ())])
         examples += [(path, below.path.name) for path in inner.images]

@@ -192,7 +192,7 @@ def _label_column(path: Path, header: list[str], files: int, columns: set[str]) 
         return others[0] if len(others) == 1 or is_tiny_imagenet else None
     if columns:
         return next((i for i in others if header[i] in columns), None)
-    if "label" in header and header.index("label") != files:  # Hugging Face's name
+    if header.count("label") == 1 and header.index("label") != files:  # Hugging Face's name
         return header.index("label")
     labels = [i for i in others if _is_label(header[i])]
     if len(labels) > 1:

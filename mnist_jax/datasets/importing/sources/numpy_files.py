@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from mnist_jax.datasets.importing.sources.arrays import Array, add_array, array_parts
-from mnist_jax.datasets.importing.sources.part import Source, flat_shape, role
+from mnist_jax.datasets.importing.sources.part import COLOUR_ROWS, Source, flat_shape, role
 from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
 from mnist_jax.messages import one_line
 
@@ -25,10 +25,6 @@ ROLE = "train(?:ing)?|trn|valid(?:ation)?|val|dev|test(?:ing)?|t10k|tst|eval(?:u
 # x_train, train_images, images; "kmnist-train-imgs" as the name of a file.
 NAME = rf"(?:({IMAGES}|{LABELS})(?:[-_. ]?({ROLE}))?|({ROLE})[-_. ]?({IMAGES}|{LABELS}))"
 FILE_NAME = rf"(?!\.)(.*?[-_. ])??{NAME}\.np[yz]"
-COLOUR_ROWS = (
-    "rows of pixels were read as H, W, C, the three colours of a pixel side by side; if they are "
-    "C, H, W, as CIFAR's, save them as [N, H, W, C]"
-)
 LONGEST_HEADER = 1 << 16  # bytes; NumPy refuses more than 10,000
 
 

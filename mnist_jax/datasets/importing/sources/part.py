@@ -11,6 +11,10 @@ import numpy as np
 Block = tuple[np.ndarray, list[str]]
 BLOCK_BYTES = 4 << 20  # of an image file's values in memory; a larger image is a block of its own
 MAX_CHANNELS = 16
+COLOUR_ROWS = (
+    "rows of pixels were read as H, W, C, the three colours of a pixel side by side; if they are "
+    "C, H, W, as CIFAR's, save them as [N, H, W, C]"
+)
 MAX_VALUES = 300_000_000  # of an image: those of the largest image files, in colour
 
 
