@@ -1,10 +1,12 @@
 """The configuration of a run: frozen dataclasses that are valid or do not exist."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import re
 import runpy
+import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -270,16 +272,18 @@ def load_config(path: str | Path) -> Config:
         FileNotFoundError: there is no such file.
         ValueError: the file does not give a valid Config; the message names the file and says why.
     """
-    config = read_recipe(path, "get_config")
+    function = recipe_function(path, "get_config")
+    config = function() if function else None
     if not isinstance(config, Config):
         raise ValueError(f"{path} must define get_config() -> Config")
     return config
 
 
-def read_recipe(path: str | Path, function: str) -> Any:
-    """Returns what a function of a recipe returns, or None where it has no such function.
+def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
+    """Returns a function of a recipe, or None where it has no such function.
 
-    A `config.json` has get_config only. Raises as `load_config` does.
+    Whatever the function raises becomes a ValueError that names the file. A `config.json` has
+    get_config only. Raises as `load_config` does.
     """
     file = Path(path)
     package = Path(__file__).parent
@@ -289,16 +293,39 @@ def read_recipe(path: str | Path, function: str) -> Any:
         )
     if not file.is_file():
         raise FileNotFoundError(f"there is no config file {str(path)!r}")
-    try:
-        if file.suffix == ".json":
-            values = json.loads(file.read_text(encoding="utf-8"))
-            return config_from_dict(values) if function == "get_config" else None
-        found = runpy.run_path(str(file)).get(function)
-        return found() if callable(found) else None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever a recipe raises, SystemExit too
-        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+    if file.suffix == ".json":
+        read = functools.partial(_read_json_config, file)
+        return _of_recipe(path, file, read) if name == "get_config" else None
+    run = functools.partial(_run_recipe, file.absolute(), file.stat().st_mtime_ns)
+    function = _of_recipe(path, file, run)().get(name)
+    return _of_recipe(path, file, function) if callable(function) else None
+
+
+def _read_json_config(file: Path) -> Config:
+    return config_from_dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+@functools.lru_cache(maxsize=8)
+def _run_recipe(file: Path, mtime_ns: int) -> dict[str, Any]:  # noqa: ARG001 (part of the key)
+    """Runs a recipe once, however many of its functions are called."""
+    return runpy.run_path(str(file))
+
+
+def _of_recipe(path: str | Path, file: Path, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        here = str(file.absolute().parent)  # where a script finds its neighbours
+        sys.path.insert(0, here)
+        try:
+            return function(*args)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a recipe raises, SystemExit too
+            raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+        finally:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(here)
+
+    return call
 
 
 def config_from_dict(values: Any) -> Config:

@@ -4,17 +4,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.core import freeze
+
 from mnist_jax.config import config_differences
 from mnist_jax.loader import eval_chunks
-from mnist_jax.metrics import mean_metrics
+from mnist_jax.metrics import cross_entropy, mean_metrics
+from mnist_jax.parts import OwnMetrics, OwnModel, Parts, own_sha256
 from mnist_jax.processes.distributed import check_alike
 from mnist_jax.sharding import create_mesh, place, replicated, split_batch
-from mnist_jax.steps import run_ensemble_steps, run_eval_steps
+from mnist_jax.steps import LossFn, run_ensemble_steps, run_eval_steps
+from mnist_jax.workdir.origin import check_own, is_here
 from mnist_jax.workdir.trained import load_trained, own_splits
 
 
 def evaluate(
-    workdir: str | Path | Sequence[str | Path], split: str = "test", step: int | str = "latest"
+    workdir: str | Path | Sequence[str | Path],
+    split: str = "test",
+    step: int | str = "latest",
+    *,
+    model: OwnModel = None,
+    loss_fn: LossFn | None = None,
+    splits: Any = None,
+    metrics: OwnMetrics = None,
 ) -> dict[str, Any]:
     """Computes loss and accuracy over every example of a split of the run's own dataset.
 
@@ -23,10 +34,14 @@ def evaluate(
             ensemble: by the mean of their probabilities.
         split: "test", "validation" or "train" (the examples trained on).
         step: a saved step, "latest", or "best" by validation accuracy; of each.
+        model: the module of networks that were trained with their own one, as in `train`.
+        loss_fn: their own loss, as in `train`.
+        splits: their own data, as in `train`.
+        metrics: further metrics, as in `train`; also others than the run's.
 
     Returns:
-        `loss` (nats an example), `accuracy` (in [0, 1]), `count` (examples), `split` and `step`, of
-        an ensemble a list of steps.
+        `loss` (the mean of an example; of the cross-entropy in nats), `accuracy` (in [0, 1]), the
+        metrics, `count` (examples), `split` and `step`, of an ensemble a list of steps.
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
@@ -38,7 +53,7 @@ def evaluate(
     if not workdirs:
         raise ValueError("workdir must be a directory, or several, got none")
     mesh = create_mesh()
-    trained = [load_trained(path, step) for path in workdirs]
+    trained = [load_trained(path, step, model) for path in workdirs]
     config = trained[0].config
     for path, network in zip(workdirs, trained, strict=True):
         differences = config_differences(
@@ -51,19 +66,25 @@ def evaluate(
             raise ValueError(
                 f"{path} was trained on other data than {workdirs[0]} ({'; '.join(differences)})"
             )
-    splits, _ = own_splits(trained[0])
-    if split not in splits:
-        raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
-    images, labels = splits[split]
+    parts = Parts(loss_fn=loss_fn)
+    for path, network in zip(workdirs, trained, strict=True):
+        saved = {name: sha256 for name, sha256 in network.origin.own.items() if name == "loss_fn"}
+        own = own_sha256(parts, network.model, network.info)
+        check_own(saved, own, Path(path), compare=is_here(network.origin))
+    data, _ = own_splits(trained[0], splits)
+    if split not in data:
+        raise ValueError(f"split must be one of {', '.join(data)}, got {split!r}")
+    images, labels = data[split]
     if config.data.loader == "memory":
         images, labels = place((images, labels), replicated(mesh))
     chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
     variables = tuple(network.variables for network in trained)
-    apply_fns = tuple(network.model.apply for network in trained)
+    apply_fns = tuple(network.apply_fn for network in trained)
+    how: Any = {"loss_fn": loss_fn or cross_entropy, "metrics": freeze(dict(metrics or {}))}
     if len(trained) == 1:
-        sums = [run_eval_steps(variables[0], apply_fns[0], chunk) for chunk in chunks]
+        sums = [run_eval_steps(variables[0], apply_fns[0], chunk, **how) for chunk in chunks]
     else:
-        sums = [run_ensemble_steps(variables, apply_fns, chunk) for chunk in chunks]
+        sums = [run_ensemble_steps(variables, apply_fns, chunk, **how) for chunk in chunks]
     steps = [network.step for network in trained]
     return {
         **mean_metrics(sums),

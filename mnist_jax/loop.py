@@ -70,7 +70,7 @@ def training_events(
             if ends_epoch:
                 measured = program.measure(state, "validation")
                 seconds += stopwatch.lap("eval")
-                history += (rules.row(step, sums, measured, seconds, input_seconds),)
+                history += (rules.row(step, sums, measured, rate_factor, seconds, input_seconds),)
                 sums, seconds, input_seconds = [], 0.0, 0.0
             # The losses are from before each update: of the last one they say nothing.
             yield from rules.check_state(state, step, history[-1] if ends_epoch else None)

@@ -1,7 +1,7 @@
 """Metrics as sums, exact over a ragged last batch, chunks and devices; and their 95 % intervals."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,31 +10,59 @@ import numpy as np
 import optax
 
 Sums = dict[str, jax.Array]
+COUNTS = ("correct", "count")  # the sums that are integers
+# (logits float [B, C], labels int [B]) -> a number for each example, [B]
+Metric = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the cross-entropy of each example in nats, float [B]; arguments as in `Metric`."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def metric_sums(
-    logits: jax.Array, labels: jax.Array, mask: jax.Array, targets: jax.Array | None = None
+    logits: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    losses: jax.Array | None = None,
+    *,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Sums:
-    """Sums the cross-entropy and the right answers of a batch's real examples.
+    """Sums the losses, the right answers and the metrics of a batch's real examples.
 
     Args:
         logits: float [B, C], unnormalised log-probabilities.
         labels: int [B], 0 to C - 1.
         mask: bool [B], False for padding.
-        targets: float [B, C], probabilities that the cross-entropy takes in place of the labels.
+        losses: float [B], the loss of each example; None: the cross-entropy with the labels.
+        metrics: further functions of logits and labels, by name.
 
     Returns:
-        `loss_sum` in nats (float32), `correct` and `count` (int32), each a scalar.
+        `loss_sum` (float32; of the cross-entropy in nats), `correct` and `count` (int32), and
+        `NAME_sum` (float32) for each metric, all scalars.
     """
-    if targets is None:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    else:
-        losses = optax.softmax_cross_entropy(logits, targets)
-    return {
+    if losses is None:
+        losses = cross_entropy(logits, labels)
+    sums = {
         "loss_sum": jnp.sum(losses, where=mask),
         "correct": jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),
         "count": jnp.sum(mask, dtype=jnp.int32),
     }
+    for name, metric in (metrics or {}).items():
+        values = each_example(f"metric {name!r}", metric(logits, labels), mask)
+        sums[f"{name}_sum"] = jnp.sum(values, where=mask)
+    return sums
+
+
+def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
+    """Returns values as float32 [B]; ValueError where they are not one number an example."""
+    shape = getattr(values, "shape", None)
+    if shape != mask.shape:
+        got = type(values).__name__ if shape is None else f"the shape {[*shape]}"
+        raise ValueError(
+            f"{what} must return a number for each example, [B], here {[*mask.shape]}, got {got}"
+        )
+    return values.astype(jnp.float32)
 
 
 def mean_metrics(sums: Iterable[Sums]) -> dict[str, float]:
@@ -46,23 +74,31 @@ def mean_metrics(sums: Iterable[Sums]) -> dict[str, float]:
         sums: results of `metric_sums`, each leaf of any shape.
 
     Returns:
-        `loss` in nats an example and `accuracy` in [0, 1].
+        `loss`, the mean of an example; `accuracy` in [0, 1]; and the mean of each metric by name.
     """
     total = total_sums(sums)
-    loss_sum, correct, count = math.fsum(total["loss_sum"]), total["correct"], total["count"]
-    return {"loss": loss_sum / count, "accuracy": correct / count}
+    count = total["count"]
+    means = {
+        name.removesuffix("_sum"): math.fsum(total[name]) / count
+        for name in total
+        if name.endswith("_sum")
+    }
+    return {"loss": means.pop("loss"), "accuracy": total["correct"] / count, **means}
 
 
 def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
     """Turns the sums of many steps into one that JSON can hold, with the same means to the bit.
 
-    The losses stay apart, a number a step, because `mean_metrics` rounds their sum once.
+    All but counts stay apart, a number a step, because `mean_metrics` rounds their sum once.
     """
     host = jax.device_get(list(sums))
+    names = dict.fromkeys(name for each in (("loss_sum", *COUNTS), *host) for name in each)
+    by_name = {name: [each[name] for each in host if name in each] for name in names}
     return {
-        "loss_sum": [float(x) for s in host for x in np.ravel(s["loss_sum"])],
-        "correct": sum(int(np.sum(s["correct"])) for s in host),
-        "count": sum(int(np.sum(s["count"])) for s in host),
+        name: sum(int(np.sum(value)) for value in values)
+        if name in COUNTS
+        else [float(x) for value in values for x in np.ravel(value)]
+        for name, values in by_name.items()
     }
 
 
@@ -91,7 +127,7 @@ def no_better_than_guessing(
             f"it has learned nothing: test accuracy {accuracy:.2%}, and {guessed['accuracy']:.2%} "
             "by always answering the largest class"
         )
-    if loss is None or loss >= guessed["loss"]:
+    if "loss" in guessed and (loss is None or loss >= guessed["loss"]):
         own = "not finite" if loss is None else f"{loss:.4g}"
         return (
             f"it is no better than guessing: test loss {own}, and {guessed['loss']:.4g} by equal "

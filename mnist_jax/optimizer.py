@@ -87,14 +87,19 @@ def create_optimizer(
         )
     if clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
-    if freeze:
-        tx = optax.multi_transform(
-            {"trained": tx, "frozen": optax.set_to_zero()},
-            lambda params: jax.tree_util.tree_map_with_path(
-                lambda path, _: "frozen" if is_frozen(path, freeze) else "trained", params
-            ),
-        )
-    return tx
+    return keep_frozen(tx, freeze)
+
+
+def keep_frozen(tx: optax.GradientTransformation, freeze: str) -> optax.GradientTransformation:
+    """Returns an optimizer that leaves the parameters alone that `is_frozen` finds."""
+    if not freeze:
+        return tx
+    return optax.multi_transform(
+        {"trained": tx, "frozen": optax.set_to_zero()},
+        lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if is_frozen(path, freeze) else "trained", params
+        ),
+    )
 
 
 def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedule | None:

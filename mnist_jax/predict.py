@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mnist_jax.config import Config
 from mnist_jax.datasets.info import DataInfo, unlike
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.reading import read_exported
+from mnist_jax.forward import Forward
 from mnist_jax.messages import one_line
+from mnist_jax.parts import OwnModel
 from mnist_jax.state import Variables
-from mnist_jax.steps import predict_step
+from mnist_jax.steps import eval_logits, predict_step, to_float
 from mnist_jax.workdir.files import atomic_file
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
@@ -39,12 +42,41 @@ class Network(NamedTuple):
         variables: Its parameters and statistics; empty for an exported file, which contains them.
         info: Facts about the data that it was trained on.
         batch_size: Largest B in `predict`.
+        model: Linen module; None for an exported file.
+        config: Recipe; None for an exported file.
     """
 
     apply: Callable[[Variables, Any], tuple[Any, Any]]
     variables: Variables
     info: DataInfo
     batch_size: int
+    model: Any = None
+    config: Config | None = None
+
+    def logits(self, images: jax.Array, variables: Variables | None = None) -> jax.Array:
+        """Computes logits: a pure function, for `jit`, `grad` and `vmap`.
+
+        Args:
+            images: uint8, or float in [0, 1], [..., H, W, C]: a batch, a single image, or more
+                axes.
+            variables: Variables in place of the network's own.
+
+        Returns:
+            float32 [..., num_classes].
+
+        Raises:
+            ValueError: The network is an exported file, which gives probabilities alone.
+        """
+        if self.model is None:
+            raise ValueError("an exported file has no logits: load the network from its workdir")
+        images = jnp.asarray(images)
+        batch = to_float(images).reshape(-1, *self.info.image_shape)
+        logits = eval_logits(variables or self.variables, Forward(self.model), batch)
+        return logits.reshape(*images.shape[:-3], -1)
+
+    def probabilities(self, images: jax.Array, variables: Variables | None = None) -> jax.Array:
+        """Computes class probabilities; arguments, result and errors as of `logits`."""
+        return jax.nn.softmax(self.logits(images, variables))
 
     def predict(self, images: Any, *, check: bool = True) -> Predictions:
         """Classifies images, a batch at a time.
@@ -76,40 +108,49 @@ class Network(NamedTuple):
         return Predictions(np.concatenate(probabilities), np.concatenate(classes))
 
 
-def load_network(workdir: str | Path, step: int | str = "latest") -> Network:
+def load_network(
+    workdir: str | Path, step: int | str = "latest", *, model: OwnModel = None
+) -> Network:
     """Loads a trained network.
 
     Args:
         workdir: Directory written by `train`, or file written by `export`.
         step: Saved step of a workdir, "latest", or "best" by validation accuracy.
+        model: Module of a network that was trained with its own one, as in `train`.
 
     Raises:
         FileNotFoundError: There is no trained network, or no card beside the file.
-        ValueError: It has no such step, cannot be read, or the package to read it is missing.
+        ValueError: It has no such step, cannot be read, or the package to read it is missing; or
+            the model is not the one trained.
     """
     if Path(workdir).is_file():
         return _load_exported(Path(workdir))
-    return as_network(load_trained(workdir, step))
+    return as_network(load_trained(workdir, step, model))
 
 
 def as_network(trained: Trained) -> Network:
     """Makes a function of images from a run's trained network."""
-    apply_fn: Any = trained.model.apply
+    apply_fn = trained.apply_fn
     return Network(
         jax.jit(lambda variables, images: predict_step(variables, apply_fn, images)),
         trained.variables,
         trained.info,
         trained.config.batch_size,
+        trained.model,
+        trained.config,
     )
 
 
-def predict(workdir: str | Path, images: Any, step: int | str = "latest") -> Predictions:
+def predict(
+    workdir: str | Path, images: Any, step: int | str = "latest", *, model: OwnModel = None
+) -> Predictions:
     """Classifies images with a trained network.
 
     Args:
         workdir: Directory written by `train`, or file written by `export`.
         images: Any number of images, as in `Network.predict`.
         step: Saved step, "latest", or "best" by validation accuracy.
+        model: Module of a network that was trained with its own one, as in `train`.
 
     Returns:
         (probabilities, classes): float32 [N, num_classes] and int32 [N].
@@ -118,11 +159,17 @@ def predict(workdir: str | Path, images: Any, step: int | str = "latest") -> Pre
         FileNotFoundError: There is no trained network in `workdir`.
         ValueError: It has no such step, cannot be read, or the images do not fit it.
     """
-    return load_network(workdir, step).predict(images)
+    return load_network(workdir, step, model=model).predict(images)
 
 
 def predict_split(
-    workdir: str | Path, output: Path, *, split: str = "test", step: int | str = "latest"
+    workdir: str | Path,
+    output: Path,
+    *,
+    split: str = "test",
+    step: int | str = "latest",
+    model: OwnModel = None,
+    splits: Any = None,
 ) -> tuple[int, ...]:
     """Classifies a split of a run's own dataset and writes the predictions to a file.
 
@@ -132,6 +179,8 @@ def predict_split(
             the names of the classes.
         split: "test", "validation" or "train".
         step: Saved step, "latest", or "best" by validation accuracy.
+        model: Module of a network that was trained with its own one, as in `train`.
+        splits: Data of a network that was trained on its own, as in `train`.
 
     Returns:
         The shape of the probabilities.
@@ -144,9 +193,9 @@ def predict_split(
         raise ValueError(f"--output must end in .npz, got {output}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"--output: there is no directory {output.parent}")
-    trained = load_trained(workdir, step)
-    splits, label_names = own_splits(trained)
-    images, labels = splits[split]
+    trained = load_trained(workdir, step, model)
+    parts, label_names = own_splits(trained, splits)
+    images, labels = parts[split]
     predictions = as_network(trained).predict(images, check=False)
     with atomic_file(output) as file:
         np.savez(file, **predictions._asdict(), labels=labels, names=np.array(label_names))

@@ -2,20 +2,23 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from flax.core import freeze
 
 from mnist_jax import loader, rng
+from mnist_jax.compiled import compile_once
 from mnist_jax.datasets.streamed import StreamedImages
+from mnist_jax.forward import Forward, check_module
 from mnist_jax.metrics import Sums, mean_metrics
 from mnist_jax.sharding import create_mesh, place, replicated, split_batch
 from mnist_jax.state import TrainState, create_train_state
-from mnist_jax.steps import Batch, run_eval_steps, run_steps
+from mnist_jax.steps import Batch, StepOptions, check_options, run_eval_steps, run_steps
 
 
 class Program(NamedTuple):
@@ -27,10 +30,11 @@ class Program(NamedTuple):
             after epoch: what `run_chunk` takes.
         run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`. It uses up
             the state. A population has N rate factors, and sums [N, k].
-        measure: (state, split) -> the mean `loss` and `accuracy` over "validation" or "test"; a
-            list of N in a population.
+        measure: (state, split) -> the mean `loss`, `accuracy` and metrics over a split; a list of N
+            in a population.
         place: puts a state, such as a checkpoint's, on the devices.
         collect: its inverse, for a checkpoint.
+        step_sha256: SHA-256 of the training steps as StableHLO, see `compiled.text_sha256`.
     """
 
     state: TrainState
@@ -39,6 +43,19 @@ class Program(NamedTuple):
     measure: Callable[[TrainState, str], Any]
     place: Callable[[TrainState], TrainState] = lambda state: state
     collect: Callable[[TrainState], TrainState] = lambda state: state
+    step_sha256: str = ""
+
+
+class StepParts(NamedTuple):
+    """The parts of a training step: model, optimizer, and the options of `steps.train_step`."""
+
+    model: nn.Module
+    tx: optax.GradientTransformation
+    options: StepOptions
+
+
+# The numbers of a recipe that are arguments of its program -> the parts that compute with them.
+Build = Callable[[Mapping[str, Any]], StepParts]
 
 
 def compile_program(
@@ -49,34 +66,64 @@ def compile_program(
     seed: int,
     batch_size: int,
     chunk_steps: int,
-    **options: Any,
+    **options: Unpack[StepOptions],
 ) -> Program:
     """Places the data on the devices, initialises the state and compiles the steps.
 
     Images that are `StreamedImages` stay where they are: a thread reads ahead what is needed.
 
     Args:
-        model: images -> logits.
+        model: images -> logits, see `forward.Forward`.
         tx: the optimizer.
         splits: (images uint8 [N, H, W, C], labels int32 [N]) for "train", "validation" and "test".
         seed: the root of all keys.
         batch_size: examples a step.
         chunk_steps: steps in one compiled call.
-        options: of `steps.train_step`: `ema_decay`, `label_smoothing`, augmentations.
+        **options: see `steps.StepOptions`.
+
+    Raises:
+        ValueError: the model does not fit the data, or an option is invalid.
+    """
+    check_options("compile_program", options)
+    check_module(Forward(model), splits["train"][0].shape[1:])
+    layout = {"seed": seed, "batch_size": batch_size, "chunk_steps": chunk_steps}
+    return compile_training(lambda _: StepParts(model, tx, options), {}, splits, **layout)
+
+
+def compile_training(
+    build: Build,
+    numbers: Mapping[str, float],
+    splits: dict[str, Any],
+    *,
+    seed: int,
+    batch_size: int,
+    chunk_steps: int,
+) -> Program:
+    """Compiles a training as `compile_program` does; its numbers are arguments of the program.
+
+    Args:
+        build: numbers -> the parts of the step. Inside the program the numbers are traced.
+        numbers: the values, by name.
+        splits: as in `compile_program`, as are the rest.
+        seed: the root of all keys.
+        batch_size: examples a step.
+        chunk_steps: steps in one compiled call.
     """
     mesh = create_mesh()
     whole = replicated(mesh)
     layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
     streams_images = isinstance(splits["train"][0], StreamedImages)
+    images, labels = splits["train"]
+    num_examples, *image_shape = images.shape
+    model, tx, options = build(numbers)
     data = splits if streams_images else jax.block_until_ready(place(splits, whole))
     images, labels = data["train"]
-    num_examples, *image_shape = images.shape
     steps_per_epoch = loader.steps_per_epoch(num_examples, batch_size)
     streams = jax.jit(rng.streams, out_shardings=whole)(np.uint32(seed))
     step_rngs = {role: streams[role] for role in ("dropout", "augment")}
-    averaged = options.get("ema_decay", 0.0) > 0
+    values = {name: np.float32(number) for name, number in numbers.items()}
     init = functools.partial(
-        create_train_state, model, tx, image_shape=tuple(image_shape), averaged=averaged
+        create_train_state, model, tx, image_shape=(*image_shape,), averaged=is_averaged(options)
     )
     state = jax.jit(init, out_shardings=whole)(streams["init"])
 
@@ -91,16 +138,21 @@ def compile_program(
         chunks = chunks_between(first_step, last_step)
         return loader.prefetch(chunks) if streams_images else chunks
 
+    def train_steps(state: TrainState, chunk: Batch, rate: Any, rngs: Any, values: Any) -> Any:
+        return train_chunk(build, values, state, chunk, rngs, rate)
+
     # The old state's buffers become the new state's: whoever passes one in must not use it again.
-    run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0, out_shardings=whole)
-    compiled = compile_chunks(
-        lambda chunk: run.lower(state, chunk, step_rngs, np.float32(1)),
+    jitted = jax.jit(train_steps, donate_argnums=0, out_shardings=whole)
+    compiled, step_sha256 = compile_chunks(
+        lambda chunk: jitted.lower(bare(state), chunk, np.float32(1), step_rngs, values),
         train_chunks,
         steps_per_epoch,
         chunk_steps,
     )
     eval_sums = compile_eval(
-        lambda chunk: run_eval_steps.lower(state.eval_variables, state.apply_fn, chunk),
+        lambda chunk: run_eval_steps.lower(
+            state.eval_variables, state.apply_fn, chunk, **eval_options(options)
+        ),
         data,
         **layout,
     )
@@ -108,12 +160,46 @@ def compile_program(
     def run_chunk(
         state: TrainState, chunk: Batch, rate_factor: float = 1.0
     ) -> tuple[TrainState, Sums]:
-        return compiled(chunk)(state, chunk, step_rngs, np.float32(rate_factor))
+        new, sums = compiled(chunk)(bare(state), chunk, np.float32(rate_factor), step_rngs, values)
+        return new.replace(apply_fn=state.apply_fn, tx=state.tx), sums
 
     def measure(state: TrainState, split: str) -> dict[str, float]:
         return mean_metrics(eval_sums(state, split))
 
-    return Program(state, train_chunks, run_chunk, measure)
+    return Program(state, train_chunks, run_chunk, measure, step_sha256=step_sha256)
+
+
+def train_chunk(
+    build: Build,
+    values: Mapping[str, Any],
+    state: TrainState,
+    chunk: Batch,
+    rngs: Any,
+    rate_factor: Any,
+) -> tuple[TrainState, Sums]:
+    """Runs `steps.run_steps` with the parts that traced values give; takes a `bare` state."""
+    model, tx, options = build(values)
+    state, sums = run_steps(
+        state.replace(apply_fn=Forward(model), tx=tx), chunk, rngs, rate_factor, **options
+    )
+    return bare(state), sums
+
+
+def bare(state: TrainState) -> TrainState:
+    """Returns the arrays of a state: a compiled program belongs to no model's or optimizer's."""
+    return state.replace(apply_fn=None, tx=None)
+
+
+def is_averaged(options: StepOptions) -> bool:
+    """Tells whether a running mean of the parameters is kept; `ema_decay` may be traced."""
+    decay = options.get("ema_decay", 0.0)
+    return isinstance(decay, jax.Array) or decay > 0
+
+
+def eval_options(options: StepOptions) -> dict[str, Any]:
+    """Returns the options of `steps.run_eval_steps` among those of a training step."""
+    chosen: dict[str, Any] = {"loss_fn": options["loss_fn"]} if "loss_fn" in options else {}
+    return chosen | {"metrics": freeze(dict(options.get("metrics") or {}))}
 
 
 def compile_chunks(
@@ -121,14 +207,19 @@ def compile_chunks(
     train_chunks: Callable[[int, int], Generator[Any]],
     steps_per_epoch: int,
     chunk_steps: int,
-) -> Callable[[Any], Callable[..., Any]]:
-    """Compiles a chunk's call for each of the one or two sizes; returns chunk -> compiled call."""
+) -> tuple[Callable[[Any], Callable[..., Any]], str]:
+    """Compiles a chunk's call for each of the one or two sizes.
+
+    Returns:
+        A function chunk -> compiled call, and the SHA-256 of the first size's program.
+    """
     first_steps = {
         size: first for first, size in loader.chunk_grid(0, steps_per_epoch, chunk_steps)
     }
     chunks = [_first(train_chunks(first, steps_per_epoch)) for first in first_steps.values()]
-    compiled = {_shapes(chunk): lower(chunk).compile() for chunk in chunks}
-    return lambda chunk: compiled[_shapes(chunk)]
+    compiled = {_shapes(chunk): compile_once(lower(chunk)) for chunk in chunks}
+    _, sha256 = compiled[_shapes(chunks[0])]
+    return lambda chunk: compiled[_shapes(chunk)][0], sha256
 
 
 def compile_eval(
@@ -148,7 +239,7 @@ def compile_eval(
     def chunks(split: str) -> Generator[Batch]:
         return loader.eval_chunks(*data[split], **layout)
 
-    compiled = lower(_first(chunks("validation"))).compile()
+    compiled, _ = compile_once(lower(_first(chunks("validation"))))
     return lambda state, split: [compiled(state.eval_variables, c) for c in chunks(split)]
 
 

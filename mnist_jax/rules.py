@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mnist_jax.metrics import Sums, mean_metrics, total_sums
+from mnist_jax.workdir.files import json_number
 from mnist_jax.workdir.history import Row, best_row
 
 # Checkpoints: which steps are saved, and which of the saved ones stay
@@ -127,6 +128,8 @@ class Rules(NamedTuple):
         patience: the argument of `stops_early`.
         plateau_patience: the patience of `rate_factor`.
         plateau_factor: the factor of `rate_factor`.
+        learning_rate: a function, number of updates so far -> learning rate of the next one without
+            that factor, or None where it is not known.
     """
 
     num_examples: int
@@ -136,6 +139,7 @@ class Rules(NamedTuple):
     patience: int = 0
     plateau_patience: int = 0
     plateau_factor: float = 1.0
+    learning_rate: Callable[[int], float | None] = lambda _: None
 
     def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:
         return kept_steps(saved, history, self.is_scheduled)
@@ -152,23 +156,35 @@ class Rules(NamedTuple):
         return total_sums(sums)
 
     def row(
-        self, step: int, sums: Sequence[Sums], val: Any, seconds: float, input_seconds: float
+        self,
+        step: int,
+        sums: Sequence[Sums],
+        val: Any,
+        rate_factor: float,
+        seconds: float,
+        input_seconds: float,
     ) -> Row:
-        trained = mean_metrics(sums)
-        return {
+        trained, total = mean_metrics(sums), total_sums(sums)
+        both = {"train": trained, "val": val}
+        metrics = {f"{part}_{name}": both[part][name] for part in both for name in val}
+        rate = (
+            total["learning_rate"][-1] if "learning_rate" in total else self.learning_rate(step - 1)
+        )
+        norms = total.get("gradient_norm", [])  # an older version summed up none
+        row: Any = {
             "epoch": step // self.steps_per_epoch,
             "step": step,
-            "train_loss": trained["loss"],
-            "train_accuracy": trained["accuracy"],
-            "val_loss": val["loss"],
-            "val_accuracy": val["accuracy"],
+            **metrics,
             # Training accuracy is that of the epoch's own steps, with dropout and augmentation, so
             # the gap may be negative.
             "generalization_gap": trained["accuracy"] - val["accuracy"],
+            "learning_rate": None if rate is None else rate * rate_factor,
+            "gradient_norm": json_number(np.mean(norms).item()) if norms else None,
             "seconds": seconds,
             "input_seconds": input_seconds,
             "examples_per_second": self.num_examples / seconds,
         }
+        return row
 
     def check_losses(self, sums: Sums, last_step: int) -> list[Any]:
         """Raises FloatingPointError where a loss is not finite; there are no events."""

@@ -1,35 +1,49 @@
 """Everything a training, or a population, needs before its first step."""
 
+import collections
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 
-from mnist_jax.config import Config
+from mnist_jax.config import AugmentConfig, Config, completed
 from mnist_jax.datasets import Split, load_splits
-from mnist_jax.datasets.info import describe_images
+from mnist_jax.datasets.info import DataInfo, describe_images
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.metrics import guessing
 from mnist_jax.models import create_model
-from mnist_jax.optimizer import create_optimizer
+from mnist_jax.optimizer import create_optimizer, keep_frozen, rate_schedule
+from mnist_jax.parts import NONE, Parts, check_metrics, own_model, own_optimizer, own_sha256
 from mnist_jax.processes.distributed import from_first
+from mnist_jax.program import Build, StepParts
 from mnist_jax.rules import Rules, best_step, is_scheduled
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress, restore_state
 from mnist_jax.workdir.hashing import data_sha256, tree_sha256
 from mnist_jax.workdir.history import Progress
-from mnist_jax.workdir.origin import Origin, check_same_run, environment
+from mnist_jax.workdir.origin import Origin, check_same_run, check_same_step, environment
 from mnist_jax.workdir.trained import load_trained
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
 
 SAMPLE = 1000  # training images that are looked at for `DataInfo`
+
+
+# The numbers of a config that are arguments of its compiled program: recipes that differ in these
+# alone share the program. With a Python 0, what they set is left out of it.
+NUMBERS = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "model.dropout_rate",
+    "label_smoothing",
+    "ema_decay",
+    *(f"augment.{name}" for name, kind in get_type_hints(AugmentConfig).items() if kind is float),
+)
 
 
 class Task(NamedTuple):
@@ -39,19 +53,21 @@ class Task(NamedTuple):
         splits: the data by split.
         origin: the origin of the run.
         rules: its decisions.
-        model: the Linen module.
-        tx: the optimizer.
-        options: the other arguments of `program.compile_program`.
-        guessing: what a network is to be better than, see `metrics.guessing`.
+        build: a function from the numbers to the parts of a step, see `program.Build`.
+        numbers: the numbers, by name.
+        layout: the other arguments of `program.compile_training`.
+        parts: the user's own parts.
+        guessing: what a network is to be better than, see `metrics.guessing`; None without a test.
     """
 
     splits: dict[str, Split]
     origin: Origin
     rules: Rules
-    model: nn.Module
-    tx: optax.GradientTransformation
-    options: dict[str, Any]
-    guessing: dict[str, float]
+    build: Build
+    numbers: dict[str, float]
+    layout: dict[str, int]
+    parts: Parts
+    guessing: dict[str, float] | None
 
 
 class Start(NamedTuple):
@@ -71,17 +87,22 @@ class Start(NamedTuple):
     messages: list[str]
 
 
-def create_task(config: Config) -> Task:
+def create_task(config: Config, parts: Parts = NONE) -> Task:
     """Loads the data, counts the steps and creates what trains on them.
 
+    Args:
+        config: the recipe.
+        parts: the user's own parts, which take the place of the config's.
+
     Raises:
-        ValueError: the config does not fit the data, or JAX computes in float64.
+        ValueError: the config or a part does not fit the data, or JAX computes in float64.
     """
     if jax.dtypes.canonicalize_dtype(np.float64) == np.float64:
         raise ValueError(
             "JAX's 64-bit mode is on, and a training computes in float32: unset JAX_ENABLE_X64, or "
             'call jax.config.update("jax_enable_x64", False)'
         )
+    check_metrics(parts.metrics or {})
     splits, label_names = load_splits(**vars(config.data))
     images = splits["train"].images
     chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLE]  # they may be in order
@@ -105,37 +126,95 @@ def create_task(config: Config) -> Task:
         chunk_steps=config.chunk_steps,
         **vars(config.checkpoint),
     )
-    rules = Rules(num_examples, epoch_steps, total_steps, schedule, **vars(config.watch))
-    options = {
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "chunk_steps": config.chunk_steps,
-        **step_options(config),
-    }
-    parts = create_parts(config, len(label_names), total_steps)
-    guessed = guessing(splits["test"].labels, len(label_names))
-    return Task(splits, origin, rules, *parts, options, guessed)
-
-
-def create_parts(
-    config: Config, num_classes: int, num_steps: int
-) -> tuple[nn.Module, optax.GradientTransformation]:
-    """Creates a recipe's model, and its optimizer, whose schedule ends at `num_steps`."""
-    return (
-        create_model(num_classes=num_classes, **vars(config.model)),
-        create_optimizer(**vars(config.optimizer), freeze=config.freeze, num_steps=num_steps),
+    rules = Rules(
+        num_examples,
+        epoch_steps,
+        total_steps,
+        schedule,
+        **vars(config.watch),
+        learning_rate=learning_rate(config, parts, total_steps),
+    )
+    guessed = guessing(splits["test"].labels, len(label_names)) if "test" in splits else None
+    if guessed and parts.loss_fn:
+        del guessed["loss"]  # which is that of the cross-entropy
+    return Task(
+        splits,
+        origin,
+        rules,
+        create_build(config, parts, origin.data, total_steps),
+        numbers(config, parts),
+        {name: getattr(config, name) for name in ("seed", "batch_size", "chunk_steps")},
+        parts,
+        guessed,
     )
 
 
-def step_options(config: Config) -> dict[str, Any]:
-    """Returns the options of `steps.train_step` that a config sets."""
+def compiled_origin(task: Task, origin: Origin, step_sha256: str) -> Origin:
+    """Returns an origin with the hashes of the compiled step and of the user's own parts."""
+    model, tx, _ = task.build({})
+    own = own_sha256(task.parts, model, origin.data, tx)
+    return origin._replace(own=own, step_sha256=step_sha256)
+
+
+def create_build(config: Config, parts: Parts, info: DataInfo, num_steps: int) -> Build:
+    """Returns a function from numbers of the config, by name, to the parts of a step.
+
+    Args:
+        config: the recipe, with the values of the numbers that the function is not given.
+        parts: the user's own parts.
+        info: the facts about the data.
+        num_steps: the number of steps in all epochs, at which a schedule ends.
+    """
+    model, tx = own_model(parts, info), own_optimizer(parts, num_steps)
+    own: Any = {"loss_fn": parts.loss_fn, "metrics": parts.metrics}
+    own = {name: part for name, part in own.items() if part}
+
+    def build(values: Mapping[str, Any]) -> StepParts:
+        given: Any = collections.defaultdict(dict)  # by section; the config's own fields have ""
+        for name, value in values.items():
+            section, _, field = name.rpartition(".")
+            given[section][field] = value
+        options: Any = {
+            name: getattr(config, name)
+            for name in ("ema_decay", "freeze", "precision", "label_smoothing")
+        }
+        optimizer = vars(config.optimizer) | given["optimizer"]
+        return StepParts(
+            model
+            or create_model(
+                num_classes=len(info.label_names), **(vars(config.model) | given["model"])
+            ),
+            keep_frozen(tx, config.freeze)
+            if tx
+            else create_optimizer(**optimizer, freeze=config.freeze, num_steps=num_steps),
+            options | vars(config.augment) | given[""] | given["augment"] | own,
+        )
+
+    return build
+
+
+def numbers(config: Config, parts: Parts) -> dict[str, float]:
+    """Returns the values of `NUMBERS` that the program is to take as arguments."""
+    fields = completed(dataclasses.asdict(config))
+    left_out = [
+        f"{what}." for what, own in (("model", parts.model), ("optimizer", parts.tx)) if own
+    ]
     return {
-        "ema_decay": config.ema_decay,
-        "freeze": config.freeze,
-        "precision": config.precision,
-        "label_smoothing": config.label_smoothing,
-        **vars(config.augment),
+        name: fields[name]
+        for name in NUMBERS
+        if fields[name] and not name.startswith((*left_out, "-"))
     }
+
+
+def learning_rate(config: Config, parts: Parts, num_steps: int) -> Callable[[int], float | None]:
+    """Returns the learning rate by the number of updates so far; None for an own optimizer's."""
+    fields = config.optimizer
+    shape = rate_schedule(fields.schedule, fields.warmup, num_steps)
+    if parts.tx is not None:
+        return lambda _: None
+    if shape is None:
+        return lambda _: fields.learning_rate
+    return lambda step: fields.learning_rate * float(np.asarray(shape(step)))
 
 
 def last_checkpoint(
@@ -153,10 +232,7 @@ def last_checkpoint(
         ValueError: the checkpoints belong to another run, as `check_same_run` finds.
     """
     steps, values = from_first(lambda: _last_checkpoint(checkpoints, origin, keeps_best))
-    progress = Progress.from_json(values)
-    # The environment is this process's; what the run began from is remembered.
-    origin = origin._replace(init_sha256=progress.origin.init_sha256)
-    return steps, progress._replace(origin=origin)
+    return steps, Progress.from_json(values)
 
 
 def _last_checkpoint(
@@ -183,6 +259,7 @@ def initial_state(
     workdir: Path,
     saved: list[int],
     progress: Progress,
+    origin: Origin,
     *,
     init_from: str,
     freeze: str,
@@ -195,17 +272,23 @@ def initial_state(
         workdir: the directory of the run.
         saved: the steps of its sound checkpoints.
         progress: the progress saved with the last of them, or that of a new run.
+        origin: the origin of this run, compiled.
         init_from: the config's field: the workdir of a network to begin from, or "".
         freeze: the config's field: the patterns of frozen parameters.
         members: True for the state of a population.
 
     Raises:
         FileNotFoundError: there is no trained network in the source.
-        ValueError: a checkpoint is of another model; or the source lies in the workdir, does not
-            fit, or does not have what is frozen.
+        ValueError: a checkpoint is of another model or another code; or the source lies
+            in the workdir, does not fit, or does not have what is frozen.
     """
     frozen = frozen_parameters(program.state.params, freeze)
     messages = [f"frozen: {', '.join(frozen)}"] if frozen else []
+    if saved:
+        check_same_step(progress.origin, origin, workdir / "checkpoints")
+    # The environment is this process's; what the run began from is remembered.
+    origin = origin._replace(init_sha256=progress.origin.init_sha256)
+    progress = progress._replace(origin=origin)
     if saved:
         shapes = jax.eval_shape(program.collect, program.state)
         whole = replicated(create_mesh())
@@ -229,7 +312,10 @@ def initial_state(
             f"{source} has nothing that fits there"
         )
     average = jax.tree.map(jnp.copy, begun.variables) if state.average else {}
-    state = program.place(state.replace(**begun.variables, average=average))
+    variables = dict(begun.variables)
+    state = program.place(
+        state.replace(params=variables.pop("params"), collections=variables, average=average)
+    )
     layers = {"loaded": begun.loaded, "made anew": begun.remade, "left out": begun.left_out}
     told = [f"{what}, of {source}: {', '.join(names)}" for what, names in layers.items() if names]
     origin = progress.origin._replace(init_sha256=tree_sha256(trained))

@@ -8,6 +8,8 @@ import optax
 from flax import linen as nn
 from flax.training import train_state
 
+from mnist_jax.forward import Forward
+
 Variables = dict[str, Any]
 
 
@@ -15,18 +17,18 @@ class TrainState(train_state.TrainState):
     """Flax's state (`step`, `params`, `opt_state`) with what else a step changes.
 
     Attributes:
-        batch_stats: the running means and variances of batch normalisation; empty without it.
+        collections: the variables beside the parameters, by collection, such as `batch_stats`, the
+            running means and variances of batch normalisation.
         average: a running mean of `variables`, in their structure; empty where none is kept.
     """
 
-    batch_stats: Any
+    collections: dict[str, Any]
     average: Any
 
     @property
     def variables(self) -> Variables:
-        """What the model computes with: the parameters, and the batch statistics if it has any."""
-        stats = {"batch_stats": self.batch_stats} if self.batch_stats else {}
-        return {"params": self.params, **stats}
+        """What the model computes with: the parameters, and its other collections."""
+        return {"params": self.params, **self.collections}
 
     @property
     def eval_variables(self) -> Variables:
@@ -45,7 +47,7 @@ def create_train_state(
     """Initialises the parameters and the optimizer.
 
     Args:
-        model: images -> logits.
+        model: images -> logits, see `forward.Forward`.
         tx: the optimizer.
         rng: the key of the role `init`.
         image_shape: (H, W, C).
@@ -54,10 +56,11 @@ def create_train_state(
     Returns:
         A state with `step` (updates made, int32 0).
     """
+    apply_fn = Forward(model)
 
     @jax.jit
     def init(rng):
-        variables = model.init(rng, jnp.zeros((1, *image_shape)))
+        variables = apply_fn.init(rng, jnp.zeros((1, *image_shape)))
         return variables, tx.init(variables["params"]), variables if averaged else {}
 
     variables, opt_state, average = init(rng)
@@ -65,10 +68,10 @@ def create_train_state(
     # a second time after a restore, whose step is an int32 array.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        apply_fn=model.apply,
-        params=variables["params"],
+        apply_fn=apply_fn,
+        params=variables.pop("params"),
         tx=tx,
         opt_state=opt_state,
-        batch_stats=variables.get("batch_stats", {}),
+        collections=variables,
         average=average,
     )

@@ -1,21 +1,93 @@
 """The steps: pure functions of state and batch, and the loops that compile many of them at once."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import FrozenDict
 
 from mnist_jax.augment import augment, is_off, mixup
-from mnist_jax.metrics import Sums, metric_sums
+from mnist_jax.metrics import Metric, Sums, cross_entropy, each_example, metric_sums
 from mnist_jax.optimizer import is_frozen
 from mnist_jax.state import TrainState, Variables
 
 Batch = dict[str, jax.Array]
 Rngs = dict[str, jax.Array]
 Params = Any
+Number = float | jax.Array
+# (logits float [B, C], labels int [B]) -> the loss of each example, [B]. A third argument that is
+# called `params` receives the parameters, for a penalty.
+LossFn = Callable[..., jax.Array]
+
+
+class LossOptions(TypedDict, total=False):
+    """The options of the loss of a batch; the numbers may be traced.
+
+    Attributes:
+        loss_fn: the loss of each example; by default the cross-entropy.
+        metrics: further functions of logits and labels that are summed, by name.
+        precision: the type in which the network multiplies: `float32`, `tensorfloat32` or
+            `bfloat16`. JAX has these names for what it makes of products of float32, see
+            https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision; with `bfloat16`, the
+            factors have that type, too.
+        label_smoothing: the fraction of each label that is spread over all classes.
+        mixup_alpha: the strength of `augment.mixup`; 0: none.
+        shift, rotation, scale, shear, elastic, cutout: the strengths of `augment.augment`.
+    """
+
+    loss_fn: LossFn
+    metrics: Mapping[str, Metric]
+    precision: str
+    label_smoothing: Number
+    mixup_alpha: Number
+    shift: Number
+    rotation: Number
+    scale: Number
+    shear: Number
+    elastic: Number
+    cutout: Number
+
+
+class StepOptions(LossOptions, total=False):
+    """The options of a training step.
+
+    Attributes:
+        ema_decay: the decay of the running mean of the parameters, where the state keeps one. It is
+            smaller in the first steps, so that the initial parameters are soon forgotten:
+            https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
+        freeze: patterns of batch statistics that stay, see `optimizer.is_frozen`; `state.tx` keeps
+            the parameters. A batch is normalised by its own statistics all the same.
+    """
+
+    ema_decay: Number
+    freeze: str
+
+
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+
+
+def check_options(function: str, options: Mapping[str, Any]) -> None:
+    """Raises TypeError for an unknown option, ValueError for one that cannot be.
+
+    Args:
+        function: the name of the function that was called, for the message.
+        options: its `StepOptions`.
+    """
+    for name in options:
+        if name not in StepOptions.__annotations__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+    if options.get("precision", "float32") not in PRECISIONS:
+        raise ValueError(
+            f"precision must be one of {', '.join(PRECISIONS)}, got {options['precision']!r}"
+        )
+    if options.get("loss_fn", cross_entropy) is not cross_entropy:
+        for name in ("label_smoothing", "mixup_alpha"):
+            if not is_off(options.get(name, 0.0)):
+                raise ValueError(f"{name} must be 0 with an own loss_fn, which gets whole labels")
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -23,70 +95,71 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255.0
 
 
-def loss_fn(
-    params: Params,
-    state: TrainState,
-    batch: Batch,
-    keys: Rngs,
-    *,
-    precision: str = "float32",
-    label_smoothing: float | jax.Array = 0.0,
-    mixup_alpha: float | jax.Array = 0.0,
-    **strengths: float | jax.Array,
+def batch_loss(
+    params: Params, state: TrainState, batch: Batch, keys: Rngs, **options: Unpack[LossOptions]
 ) -> tuple[jax.Array, tuple[Sums, Any]]:
     """Computes the loss of a batch.
 
     Args:
         params: the parameters to differentiate by.
-        state: gives the model and its batch statistics.
+        state: the source of the model and its other collections.
         batch: as in `train_step`.
         keys: the step's own, by role.
-        precision: what the network multiplies in: `float32`, `tensorfloat32` or `bfloat16`. JAX
-            has these names for what it makes of products of float32, see
-            https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision; with `bfloat16`, what is
-            multiplied has that type, too.
-        label_smoothing: the part of each label that is spread over all classes.
-        mixup_alpha: see `augment.mixup`; 0: none.
-        strengths: of the other augmentations, by name, see `augment.augment`.
+        **options: see `LossOptions`.
 
     Returns:
-        The mean cross-entropy of the real examples; and their metric sums with the batch statistics
-        after this batch.
+        The mean loss of the real examples; and their metric sums with the collections after this
+        batch.
     """
-    mask = batch["mask"]
+    strengths: dict[str, Any] = {**options}
+    loss_fn = strengths.pop("loss_fn", cross_entropy)
+    metrics = strengths.pop("metrics", None)
+    precision = strengths.pop("precision", "float32")
+    label_smoothing = strengths.pop("label_smoothing", 0.0)
+    mixup_alpha = strengths.pop("mixup_alpha", 0.0)
+    labels, mask = batch["label"], batch["mask"]
     images = augment(to_float(batch["image"]), keys["augment"], **strengths)
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
     # Rounded in here, the parameters still get gradients of their own type, float32.
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
-    params, inputs = jax.tree.map(lambda x: x.astype(dtype), (params, mix(images)))
+    rounded, inputs = jax.tree.map(lambda x: x.astype(dtype), (params, mix(images)))
+    # Flax takes the stream `params` for any other that a module asks for.
+    rngs = {"dropout": keys["dropout"], "params": jax.random.fold_in(keys["dropout"], 1)}
     with jax.default_matmul_precision(precision):
-        logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats},
+        logits, collections = state.apply_fn(
+            {"params": rounded, **state.collections},
             inputs,
             train=True,
             mask=mask,
-            rngs={"dropout": keys["dropout"]},
-            mutable=["batch_stats"],
+            rngs=rngs,
+            mutable=list(state.collections),
         )
     logits = logits.astype(jnp.float32)
-    targets = None
-    if not (is_off(mixup_alpha) and is_off(label_smoothing)):
-        targets = mix(jax.nn.one_hot(batch["label"], logits.shape[-1]))
+    if is_off(mixup_alpha) and is_off(label_smoothing):
+        losses = example_losses(loss_fn, logits, labels, mask, params)
+    else:
+        targets = mix(jax.nn.one_hot(labels, logits.shape[-1]))
         targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
-    sums = metric_sums(logits, batch["label"], mask, targets)
+        losses = optax.softmax_cross_entropy(logits, targets)
+    sums = metric_sums(logits, labels, mask, losses, metrics=metrics)
     loss = sums["loss_sum"] / sums["count"].astype(jnp.float32)
-    return loss, (sums, updates.get("batch_stats", {}))
+    return loss, (sums, dict(collections))
+
+
+def example_losses(
+    loss_fn: LossFn, logits: jax.Array, labels: jax.Array, mask: jax.Array, params: Params
+) -> jax.Array:
+    """Returns the losses float32 [B] by a `LossFn`; ValueError where it gives something else."""
+    extra = {"params": params} if "params" in inspect.signature(loss_fn).parameters else {}
+    return each_example("loss_fn", loss_fn(logits, labels, **extra), mask)
 
 
 def train_step(
     state: TrainState,
     batch: Batch,
     rngs: Rngs,
-    rate_factor: float | jax.Array = 1.0,
-    *,
-    ema_decay: float | jax.Array = 0.0,
-    freeze: str = "",
-    **options: Any,
+    rate_factor: Number = 1.0,
+    **options: Unpack[StepOptions],
 ) -> tuple[TrainState, Sums]:
     """Makes one update of the parameters.
 
@@ -94,39 +167,60 @@ def train_step(
         state: its `step` is the number of updates made so far.
         batch: `image` uint8 [B, H, W, C], `label` int32 [B], `mask` bool [B].
         rngs: the run's streams "dropout" and "augment"; the step's own keys are derived here.
-        rate_factor: what the learning rate is multiplied with.
-        ema_decay: of the running mean of the parameters, where the state keeps one. It is smaller
-            in the first steps, so that the initial parameters are soon forgotten:
-            https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
-        freeze: patterns of batch statistics that stay, see `optimizer.is_frozen`; `state.tx` keeps
-            the parameters. A batch is normalised by its own statistics all the same.
-        options: of `loss_fn`.
+        rate_factor: the factor of the learning rate.
+        **options: see `StepOptions`.
 
     Returns:
-        The state after the update, and the batch's metric sums from before it.
+        The state after the update; and the batch's metric sums from before it, with the norm of its
+        gradients.
     """
+    check_options("train_step", options)
+    loss_options: Any = {**options}
+    ema_decay, freeze = loss_options.pop("ema_decay", 0.0), loss_options.pop("freeze", "")
     keys = {role: jax.random.fold_in(rng, state.step) for role, rng in rngs.items()}
-    grad_fn = jax.grad(loss_fn, has_aux=True)
-    grads, (sums, batch_stats) = grad_fn(state.params, state, batch, keys, **options)
-    batch_stats = jax.tree_util.tree_map_with_path(
-        lambda path, old, new: old if is_frozen(path, freeze) else new,
-        state.batch_stats,
-        batch_stats,
+    loss_fn = functools.partial(batch_loss, state=state, batch=batch, keys=keys, **loss_options)
+    (loss, (sums, collections)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    collections = jax.tree_util.tree_map_with_path(
+        lambda path, old, new: old if is_frozen(path[1:], freeze) else new,
+        state.collections,
+        collections,
     )
-    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    # Some optimizers search along a line, or look at the loss; the others ignore these.
+    updates, opt_state = optax.with_extra_args_support(state.tx).update(
+        grads,
+        state.opt_state,
+        state.params,
+        value=loss,
+        grad=grads,
+        value_fn=lambda params: loss_fn(params)[0],
+    )
     updates = jax.tree.map(lambda update: rate_factor * update, updates)
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        batch_stats=batch_stats,
+        collections=collections,
     )
     if state.average:
         step = jnp.float32(state.step)
         decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
         average = optax.incremental_update(state.variables, state.average, 1 - decay)
+        # Of a counter there is no mean.
+        average = jax.tree.map(
+            lambda mean, now: mean if jnp.issubdtype(now.dtype, jnp.inexact) else now,
+            average,
+            state.variables,
+        )
         state = state.replace(average=average)
-    return state, sums
+    # Where `optax.inject_hyperparams` made the optimizer, its state holds the learning rate.
+    held = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
+    rate = {"learning_rate": jnp.float32(held[0][1])} if held else {}
+    return state, sums | {"gradient_norm": norm(grads), **rate}
+
+
+def norm(tree: Any) -> jax.Array:
+    """Returns the root of the sum of the squares of all numbers of a tree."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def eval_logits(
@@ -141,24 +235,34 @@ def eval_logits(
         return apply_fn(variables, images)
 
 
-def eval_step(variables: Variables, apply_fn: Callable[..., jax.Array], batch: Batch) -> Sums:
+def eval_step(
+    variables: Variables,
+    apply_fn: Callable[..., jax.Array],
+    batch: Batch,
+    *,
+    loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Sums:
     """Returns the metric sums of a batch, without dropout and augmentation."""
     logits = eval_logits(variables, apply_fn, to_float(batch["image"]))
-    return metric_sums(logits, batch["label"], batch["mask"])
+    labels, mask = batch["label"], batch["mask"]
+    losses = example_losses(loss_fn, logits, labels, mask, variables["params"])
+    return metric_sums(logits, labels, mask, losses, metrics=metrics)
 
 
 def run_steps(
     state: TrainState,
     chunk: Batch,
     rngs: Rngs,
-    rate_factor: float | jax.Array = 1.0,
-    **options: Any,
+    rate_factor: Number = 1.0,
+    **options: Unpack[StepOptions],
 ) -> tuple[TrainState, Sums]:
     """Runs `train_step` over a chunk of batches [k, B, ...]; to be compiled, see `program`.
 
     Returns:
         The state after k updates, and the metric sums of each step: [k].
     """
+    check_options("run_steps", options)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         # `precision` is the network's alone: augmentation and optimizer multiply in float32.
@@ -168,24 +272,43 @@ def run_steps(
     return jax.lax.scan(step, state, chunk)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def run_eval_steps(variables: Variables, apply_fn: Callable[..., jax.Array], chunk: Batch) -> Sums:
-    """Runs `eval_step` over a chunk of batches [k, B, ...]; returns the metric sums, each [k]."""
-    return jax.lax.map(lambda batch: eval_step(variables, apply_fn, batch), chunk)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def run_ensemble_steps(
-    variables: tuple[Variables, ...], apply_fns: tuple[Callable[..., jax.Array], ...], chunk: Batch
+@functools.partial(jax.jit, static_argnums=1, static_argnames=("loss_fn", "metrics"))
+def run_eval_steps(
+    variables: Variables,
+    apply_fn: Callable[..., jax.Array],
+    chunk: Batch,
+    *,
+    loss_fn: LossFn = cross_entropy,
+    metrics: FrozenDict[str, Metric] | None = None,
 ) -> Sums:
-    """Does as `run_eval_steps` for the mean of the probabilities of several networks."""
+    """Runs `eval_step` over a chunk of batches [k, B, ...]; returns the metric sums, each [k]."""
+    measure = functools.partial(eval_step, loss_fn=loss_fn, metrics=metrics)
+    return jax.lax.map(lambda batch: measure(variables, apply_fn, batch), chunk)
+
+
+@functools.partial(jax.jit, static_argnums=1, static_argnames=("loss_fn", "metrics"))
+def run_ensemble_steps(
+    variables: tuple[Variables, ...],
+    apply_fns: tuple[Callable[..., jax.Array], ...],
+    chunk: Batch,
+    *,
+    loss_fn: LossFn = cross_entropy,
+    metrics: FrozenDict[str, Metric] | None = None,
+) -> Sums:
+    """Does as `run_eval_steps` for the mean of the probabilities of several networks.
+
+    The logits that `loss_fn` and `metrics` receive are its logarithms. No network's parameters are
+    those of the ensemble: a `loss_fn` cannot ask for them.
+    """
 
     def ensemble_step(batch: Batch) -> Sums:
         images = to_float(batch["image"])
         pairs = zip(apply_fns, variables, strict=True)
         logs = [jax.nn.log_softmax(eval_logits(network, fn, images)) for fn, network in pairs]
         mean = jax.nn.logsumexp(jnp.stack(logs), axis=0) - jnp.log(len(logs))
-        return metric_sums(mean, batch["label"], batch["mask"])
+        labels, mask = batch["label"], batch["mask"]
+        losses = each_example("loss_fn", loss_fn(mean, labels), mask)
+        return metric_sums(mean, labels, mask, losses, metrics=metrics)
 
     return jax.lax.map(ensemble_step, chunk)
 

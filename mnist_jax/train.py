@@ -14,12 +14,20 @@ from mnist_jax.config import Config
 from mnist_jax.console import console
 from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
 from mnist_jax.loop import training_events
+from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_sha256
 from mnist_jax.processes.distributed import agreement, check_alike, from_first
 from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.rules import best_step
 from mnist_jax.sharding import create_mesh, replicated
-from mnist_jax.start import create_parts, create_task, initial_state, last_checkpoint
+from mnist_jax.start import (
+    compiled_origin,
+    create_build,
+    create_task,
+    initial_state,
+    last_checkpoint,
+)
 from mnist_jax.state import TrainState, create_train_state
+from mnist_jax.steps import LossFn
 from mnist_jax.workdir.checkpoint import (
     Saver,
     listed,
@@ -32,6 +40,7 @@ from mnist_jax.workdir.checkpoint import (
 from mnist_jax.workdir.files import write_json
 from mnist_jax.workdir.history import Progress, Row, best_row, holds_history, write_history
 from mnist_jax.workdir.lock import lock_workdir
+from mnist_jax.workdir.origin import check_own, is_here
 from mnist_jax.workdir.run import (
     Result,
     check_shared,
@@ -63,6 +72,11 @@ def train(
     config: Config,
     workdir: str | Path,
     *,
+    model: OwnModel = None,
+    tx: OwnOptimizer = None,
+    loss_fn: LossFn | None = None,
+    splits: Any = None,
+    metrics: OwnMetrics = None,
     overwrite: bool = False,
     extend: bool = False,
     listeners: Sequence[Listener] | None = None,
@@ -80,6 +94,17 @@ def train(
         config: the recipe.
         workdir: a directory for the results, created if missing. It receives config.json,
             metrics.jsonl, result.json and checkpoints/.
+        model: a Linen module from images [B, H, W, C] to logits [B, num_classes], in place of the
+            config's, see `forward.Forward`; or a function from `DataInfo` to one.
+        tx: an Optax transformation in place of the config's optimizer; or a function from the
+            number of steps in all epochs to one.
+        loss_fn: a function of logits [B, num_classes] and labels [B] that returns the loss of each
+            example, [B], in place of the cross-entropy. An argument called `params` receives the
+            parameters.
+        splits: the data in place of the config's: {"train": (images, labels), ...}, or what else
+            `datasets.own.as_splits` takes.
+        metrics: functions as `loss_fn`, by name. Their means are `train_NAME` and `val_NAME` in the
+            history, and `test_NAME` in the result.
         overwrite: True deletes the run in `workdir` and starts again. Nothing is deleted before the
             new run is known to compile.
         extend: True trains the run in `workdir`, finished or not, on to the larger `config.epochs`,
@@ -90,9 +115,9 @@ def train(
             be resumed.
 
     Raises:
-        ValueError: `workdir` holds a run with a different config or different data, an unreadable
-            one, or one that cannot be extended; or the dataset is unavailable or does not fit the
-            config.
+        ValueError: `workdir` holds a run with a different config, data, model, optimizer or loss,
+            an unreadable one, or one that cannot be extended; or the dataset is unavailable or does
+            not fit the config.
         OSError: `workdir` cannot be written, or is in use by another process. Saved steps stay.
         FloatingPointError: the loss or a parameter is not finite; no such state is saved.
         Stopped: a signal arrived. It is a KeyboardInterrupt.
@@ -101,11 +126,12 @@ def train(
     if overwrite and extend:
         raise ValueError("--extend trains on with the run that --overwrite deletes: give only one")
     check_alike("options", [dataclasses.asdict(config), overwrite, extend])
+    parts = Parts(model, tx, loss_fn, splits, metrics)
     result = from_first(functools.partial(previous_result, workdir, config, overwrite, extend))
     with heard(listeners) as tell:
         if result:
             check_shared(workdir)
-            run = _complete_run(config, workdir, result)
+            run = _complete_run(config, workdir, parts, result)
             is_whole = from_first(functools.partial(holds_history, workdir, run.history))
             # The lock may be that of a process which was killed after its last write.
             if not is_whole or (workdir / ".lock").exists():
@@ -116,7 +142,7 @@ def train(
         else:
             absolute = workdir.absolute()  # wherever the program goes meanwhile
             with resumable(absolute, overwrite), lock_workdir(absolute):
-                run = _train(config, absolute, overwrite, tell)
+                run = _train(config, absolute, parts, overwrite, tell)
                 tell(Done(absolute, run.result, run.history))
     return run
 
@@ -149,12 +175,12 @@ def _again(overwrite: bool) -> str:
     return f"the same command again{', without --overwrite,' if overwrite else ''}"
 
 
-def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Run:
+def _train(config: Config, workdir: Path, parts: Parts, overwrite: bool, tell: Listener) -> Run:
     stopwatch = clock.Stopwatch(PHASES)
     stopwatch.seconds["import"] = clock.IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
 
-    task = create_task(config)
+    task = create_task(config, parts)
     check_alike("data", task.origin.data_sha256)
     saved, progress = [], Progress(task.origin)
     if not overwrite:
@@ -164,18 +190,26 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
     stopwatch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
-    compiled = program.compile_program(task.model, task.tx, task.splits, **task.options)
+    compiled = program.compile_training(task.build, task.numbers, task.splits, **task.layout)
     if saved:
         check_shared(workdir)
+    origin = compiled_origin(task, task.origin, compiled.step_sha256)
     start = initial_state(
-        compiled, workdir, saved, progress, init_from=config.init_from, freeze=config.freeze
+        compiled,
+        workdir,
+        saved,
+        progress,
+        origin,
+        init_from=config.init_from,
+        freeze=config.freeze,
     )
     history = start.progress.history
     stopwatch.lap("compile")
 
     make_ready(workdir, config, history, overwrite)
     rules, total_steps, told = task.rules, task.rules.total_steps, start.messages
-    begin = Begin(config, task.model, task.splits, start.step, total_steps, history, told)
+    model = task.build({}).model
+    begin = Begin(config, model, task.splits, start.step, total_steps, history, told)
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
@@ -210,7 +244,7 @@ def _train(config: Config, workdir: Path, overwrite: bool, tell: Listener) -> Ru
     result = create_result(
         state.eval_variables,
         test,
-        measured["val_accuracy"],
+        measured,
         guessing=task.guessing,
         best_step=best,
         steps=end.step,
@@ -286,14 +320,17 @@ def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
     return Stopped(end.signum, where, agreed=True)
 
 
-def _complete_run(config: Config, workdir: Path, result: Result) -> Run:
+def _complete_run(config: Config, workdir: Path, parts: Parts, result: Result) -> Run:
     """Loads a finished run, without data or compilation."""
     checkpoints, last_step = workdir / "checkpoints", result["steps"]
     history = read_progress(checkpoints, last_step).history
     step: Any = result["best_step"] if config.watch.patience else last_step
     total_steps = last_step // len(history) * config.epochs  # it may have stopped early
-    info = read_progress(checkpoints, step).origin.data
-    model, tx = create_parts(config, len(info.label_names), total_steps)
+    origin = read_progress(checkpoints, step).origin
+    model, tx, _ = create_build(config, parts, origin.data, total_steps)({})
+    own = own_sha256(parts, model, origin.data, tx)
+    check_own(origin.own, own, workdir, compare=is_here(origin))
+    info = origin.data
     make = functools.partial(
         create_train_state, model, tx, image_shape=info.image_shape, averaged=config.ema_decay > 0
     )

@@ -90,7 +90,7 @@ class Script:
             params=params,
             tx=tx,
             opt_state=tx.init(params),
-            batch_stats={},
+            collections={},
             average={"params": params} if self.averaged else {},
         )
 
@@ -163,7 +163,7 @@ def scripted(**fields: Any) -> Iterator[Script]:
         patch.setattr(clock, "time", script.clock)
         patch.setattr(clock, "IMPORT_SECONDS", script.seconds.get("import", 0.0))
         for place, name, function in (
-            (program, "compile_program", script.slow("compile", script.compile)),
+            (program, "compile_training", script.slow("compile", script.compile)),
             (member_program, "compile_population", script.slow("compile", script.compile)),
             (Saver, "save", script.slow("save", Saver.save)),
             (Saver, "wait", script.slow("wait", Saver.wait)),

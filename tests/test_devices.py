@@ -24,10 +24,10 @@ from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.datasets import load_dataset
 from mnist_jax.datasets.info import DataInfo
-from mnist_jax.laboratory.member_program import Parts, compile_population
+from mnist_jax.laboratory.member_program import compile_population
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.optimizer import create_optimizer
-from mnist_jax.program import compile_program
+from mnist_jax.program import StepParts, compile_program
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.workdir.checkpoint import open_saver, restore_state
 from mnist_jax.workdir.history import Progress
@@ -130,7 +130,7 @@ def see_population(splits: dict[str, Any]) -> dict[str, Any]:
     """Trains 5 members for 6 steps; returns what there was to see."""
     tx = create_optimizer(**vars(OptimizerConfig()), num_steps=6)
     program = compile_population(
-        lambda _: Parts(MODEL, tx, {}),
+        lambda _: StepParts(MODEL, tx, {}),
         splits,
         seeds=range(SEEDS),
         values={},

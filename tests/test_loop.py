@@ -211,7 +211,7 @@ def test_a_member_whose_state_is_not_finite_is_told_before_the_save_and_the_othe
     diverged: Any = [None, None]
     found = events(
         TwoMembers(),
-        MemberRules(rules(), diverged),
+        MemberRules([rules()] * len(diverged), diverged),
         state=np.zeros(2),
         progress=BEGINNING._replace(diverged=diverged),
     )

@@ -42,9 +42,10 @@ def test_sums_are_those_of_numpy_over_the_real_examples():
     assert all(value.shape == () for value in found.values())
 
 
-def test_targets_take_the_place_of_labels_in_the_loss_alone():
+def test_given_losses_take_the_place_of_the_cross_entropy_alone():
     targets = np.full((6, 3), 0.1) + 0.7 * np.eye(3)[[1, 0, 2, 1, 1, 1]]
-    found = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK, targets.astype(np.float32))))
+    losses = cross_entropy(targets).astype(np.float32)
+    found = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK, losses)))
     np.testing.assert_allclose(found["loss_sum"], cross_entropy(targets)[:4].sum(), rtol=1e-6)
     assert (int(found["correct"]), int(found["count"])) == (3, 4)
 

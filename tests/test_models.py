@@ -249,19 +249,19 @@ def test_dropout_has_the_bits_of_flax(subtests):
     x = random_normal(50, 64)
     rngs = {"dropout": jax.random.key(1)}
 
-    def flax(rate):
+    def flax(rate, x):
         return Named(nn.Dropout(rate, name="dropout")).apply({}, x, False, rngs=rngs)
 
-    def dropout(rate):
+    def dropout(rate, x):
         return Named(Dropout(rate, name="dropout")).apply({}, x, train=True, rngs=rngs)
 
     traced = jax.jit(dropout)
     for rate in (0, 0.0, 0.1, 0.2, 0.5, 0.9):
         with subtests.test(msg=f"{rate!r}"):
-            ours, theirs = jax.jit(lambda rate=rate: (dropout(rate), flax(rate)))()
+            ours, theirs = jax.jit(lambda x, rate=rate: (dropout(rate, x), flax(rate, x)))(x)
             np.testing.assert_array_equal(ours, theirs)
             # A traced rate is a float32, and so is 1 - rate.
-            np.testing.assert_allclose(traced(jnp.float32(rate)), theirs, rtol=1e-6)
+            np.testing.assert_allclose(traced(jnp.float32(rate), x), theirs, rtol=1e-6)
             assert Named(Dropout(rate, name="dropout")).apply({}, x, train=False) is x
 
 

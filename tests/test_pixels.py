@@ -9,7 +9,7 @@ import pytest
 from mnist_jax.augment import blank, mixup, warp
 from mnist_jax.ops import conv_pool
 from mnist_jax.state import TrainState
-from mnist_jax.steps import loss_fn, run_ensemble_steps, to_float, train_step
+from mnist_jax.steps import batch_loss, run_ensemble_steps, to_float, train_step
 
 
 def blanked(centre: tuple[int, int], size: int) -> list[str]:
@@ -138,7 +138,7 @@ def linear_state(classes: int) -> TrainState:
         params={"bias": jnp.zeros((1, classes))},  # type: ignore[arg-type]
         tx=None,  # type: ignore[arg-type]
         opt_state=(),
-        batch_stats={},
+        collections={},
         average={},
     )
 
@@ -157,12 +157,12 @@ def test_a_step_replaces_the_batch_statistics_that_are_not_frozen(freeze, mean):
         apply_fn=apply_with_statistics,
         tx=tx,
         opt_state=tx.init(state.params),
-        batch_stats={"norm": {"mean": jnp.ones(())}},
+        collections={"batch_stats": {"norm": {"mean": jnp.ones(())}}},
     )
     batch = {"image": jnp.zeros((2, 2, 2, 1), jnp.uint8), "label": jnp.zeros(2, int)}
     keys = {role: jax.random.key(0) for role in ("dropout", "augment")}
     after, _ = train_step(state, batch | {"mask": jnp.ones(2, bool)}, keys, freeze=freeze)
-    assert float(after.batch_stats["norm"]["mean"]) == mean
+    assert float(after.collections["batch_stats"]["norm"]["mean"]) == mean
     assert int(after.step) == 1
 
 
@@ -186,7 +186,7 @@ def test_the_loss_mixes_images_and_targets_alike_and_leaves_padding_out(monkeypa
     state = linear_state(3)
     batch = jax.tree.map(jnp.asarray, {"image": images, "label": labels, "mask": mask})
     keys = {role: jax.random.key(0) for role in ("dropout", "augment")}
-    compiled = jax.jit(loss_fn, static_argnames=("mixup_alpha", "label_smoothing"))
+    compiled = jax.jit(batch_loss, static_argnames=("mixup_alpha", "label_smoothing"))
     options = {"mixup_alpha": 0.3, "label_smoothing": 0.2}
     loss, (sums, _) = compiled(state.params, state, batch, keys, **options)
     assert float(loss) == pytest.approx(expected, rel=1e-5)

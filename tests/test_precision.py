@@ -23,7 +23,7 @@ from mnist_jax.optimizer import create_optimizer
 from mnist_jax.reporting.filters import feature_maps
 from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import (
-    loss_fn,
+    batch_loss,
     predict_step,
     run_ensemble_steps,
     run_eval_steps,
@@ -195,7 +195,7 @@ def test_no_large_array_of_a_convolution_goes_back_to_float32(chunk):
     batch = jax.tree.map(lambda x: x[0], chunk)
     for lowering in ("matmul", "xla"):
         state = shape_of_state("cnn", lowering=lowering)
-        grad = jax.grad(functools.partial(loss_fn, precision="bfloat16"), has_aux=True)
+        grad = jax.grad(functools.partial(batch_loss, precision="bfloat16"), has_aux=True)
         widened = [
             eqn.outvars[0].aval.shape
             for eqn in equations(jax.make_jaxpr(grad)(state.params, state, batch, RNGS).jaxpr)

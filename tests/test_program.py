@@ -1,6 +1,7 @@
 """The compiled program of a training, and of a population, on a network of next to nothing."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 from mnist_jax import loader, rng
-from mnist_jax.laboratory.member_program import Parts, compile_population, member_sums
+from mnist_jax.laboratory.member_program import compile_population, member_sums
 from mnist_jax.loader import (
     chunk_grid,
     chunk_index,
@@ -20,13 +21,13 @@ from mnist_jax.loader import (
     steps_per_epoch,
 )
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.program import compile_program
+from mnist_jax.program import StepParts, compile_program
 from mnist_jax.sharding import create_mesh, split_batch
 from mnist_jax.state import create_train_state
-from mnist_jax.steps import run_eval_steps, run_steps
+from mnist_jax.steps import StepOptions, run_eval_steps, run_steps
 
 SEED = 2**32 - 2
-OPTIONS: dict[str, Any] = {"ema_decay": 0.5, "cutout": 2}  # the one compiled the fastest
+OPTIONS: StepOptions = {"ema_decay": 0.5, "cutout": 2}  # the one compiled the fastest
 
 
 class Small(nn.Module):
@@ -48,7 +49,7 @@ def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 # 5 steps an epoch, the last one of 2 examples, in chunks of 2, 2 and 1.
 SPLITS = {"train": drawn(18, 0), "validation": drawn(7, 1), "test": drawn(5, 2)}
-LAYOUT = {"batch_size": 4, "chunk_steps": 2}
+LAYOUT: dict[str, Any] = {"batch_size": 4, "chunk_steps": 2}
 TX = optax.sgd(0.1)
 
 
@@ -130,8 +131,8 @@ def test_without_a_running_mean_the_parameters_are_measured():
 def test_a_population_program_makes_the_steps_of_every_seed():
     seeds = [SEED, 3]
 
-    def build(values: dict[str, Any]) -> Parts:
-        return Parts(Small(), optax.sgd(values.get("rate", 7.0)), OPTIONS)
+    def build(values: Mapping[str, Any]) -> StepParts:
+        return StepParts(Small(), optax.sgd(values.get("rate", 7.0)), OPTIONS)
 
     program = compile_population(
         build, SPLITS, seeds=seeds, values={"rate": [0.1, 0.1]}, averaged=True, **LAYOUT

@@ -44,7 +44,9 @@ slow = pytest.mark.slow
 def test_the_length_of_a_chunk_does_not_change_a_bit(ragged, tmp_path, chunk_steps):
     """An epoch has 11 steps: chunks that divide it, that leave a rest, and that are longer."""
     run = train(dataclasses.replace(ragged[0], chunk_steps=chunk_steps), tmp_path)
-    assert results(run) == results(ragged[1])
+    ours, theirs = results(run), results(ragged[1])
+    assert ours[0].pop("step_sha256") != theirs[0].pop("step_sha256")  # of a longer loop
+    assert ours == theirs
 
 
 def assert_stops_change_no_bit(

@@ -14,7 +14,7 @@ from mnist_jax.metrics import mean_metrics
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import (
-    loss_fn,
+    batch_loss,
     predict_step,
     run_ensemble_steps,
     run_eval_steps,
@@ -27,7 +27,7 @@ RNGS = {role: rng.stream(0, role) for role in ("dropout", "augment")}
 OPTIONS = ["ema_decay", "label_smoothing", "mixup_alpha", "precision", "rotation"]
 compiled_step = jax.jit(train_step, static_argnames=OPTIONS)
 compiled_steps = jax.jit(run_steps)
-loss_and_grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnames=OPTIONS)
+loss_and_grads = jax.jit(jax.value_and_grad(batch_loss, has_aux=True), static_argnames=OPTIONS)
 
 
 def create_state(learning_rate=1e-3, averaged=False, **fields):

@@ -26,6 +26,7 @@ from mnist_jax.laboratory.members import create_members, identity
 from mnist_jax.laboratory.population import population, read_population
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.laboratory.verify import verify
+from mnist_jax.parts import recipe_parts
 from mnist_jax.predict import Network, load_network, predict_split
 from mnist_jax.processes.group import joined
 from mnist_jax.reporting.report import report
@@ -133,8 +134,14 @@ class Train(OfRecipe, SeveralProcesses):
             listeners = [stack.enter_context(console())]
             if self.tensorboard:
                 listeners.append(stack.enter_context(tensorboard(workdir)))
-            how = {"overwrite": self.overwrite, "extend": self.extend}
-            run = train(self.recipe, workdir, **how, listeners=listeners)
+            run = train(
+                self.recipe,
+                workdir,
+                **recipe_parts(self.config, self.recipe)._asdict(),
+                overwrite=self.overwrite,
+                extend=self.extend,
+                listeners=listeners,
+            )
         show_result(workdir, run.result)
         return {"workdir": str(workdir), **run.result}
 

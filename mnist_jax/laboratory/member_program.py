@@ -2,30 +2,28 @@
 
 import functools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from mnist_jax import loader, rng
 from mnist_jax.metrics import Sums, mean_metrics
-from mnist_jax.program import Program, compile_chunks, compile_eval
+from mnist_jax.program import (
+    Build,
+    Program,
+    bare,
+    compile_chunks,
+    compile_eval,
+    eval_options,
+    train_chunk,
+)
 from mnist_jax.sharding import create_mesh, place, replicated, split_members
 from mnist_jax.state import TrainState, create_train_state
-from mnist_jax.steps import run_eval_steps, run_steps
-
-
-class Parts(NamedTuple):
-    """The model, optimizer and options of a training, see `compile_program`."""
-
-    model: nn.Module
-    tx: optax.GradientTransformation
-    options: dict[str, Any]
+from mnist_jax.steps import run_eval_steps
 
 
 class MemberAxis(NamedTuple):
@@ -58,11 +56,11 @@ class MemberAxis(NamedTuple):
 
 
 def compile_population(
-    build: Callable[[dict[str, Any]], Parts],
+    build: Build,
     splits: dict[str, Any],
     *,
     seeds: Sequence[int],
-    values: dict[str, Sequence[float]],
+    values: Mapping[str, Sequence[float]],
     averaged: bool,
     batch_size: int,
     chunk_steps: int,
@@ -76,11 +74,11 @@ def compile_population(
     3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
     Args:
-        build: values -> the parts of a member, from its own values by name, which are traced; no
-            values give the parts that all share.
+        build: a function from a member's own numbers, which are traced, to its parts; no numbers
+            give the parts that all share.
         splits: images and labels as in `compile_program`.
         seeds: N roots of all keys.
-        values: the values that differ between the members, N numbers each, by name.
+        values: the numbers that are arguments of the program, N each, by name.
         averaged: True to keep a running mean of the parameters.
         batch_size: examples a step.
         chunk_steps: steps in one compiled call.
@@ -98,7 +96,7 @@ def compile_population(
     num_examples, *image_shape = images.shape
     steps_per_epoch = loader.steps_per_epoch(num_examples, batch_size)
 
-    model, tx, _ = build({})
+    model, tx, options = build({})
     shape_and_average = {"image_shape": tuple(image_shape), "averaged": averaged}
     init = jax.jit(functools.partial(create_train_state, model, tx, **shape_and_average))
     states = [init(rng.stream(seed, "init")) for seed in seeds]
@@ -108,6 +106,7 @@ def compile_population(
     step_rngs = {role: streams[role] for role in ("dropout", "augment")}
     own_values = members.spread({name: np.asarray(x, np.float32) for name, x in values.items()})
     train_member = functools.partial(_train_member, build=build, batch_size=batch_size)
+    measured = eval_options(options)
 
     def run_members(state: TrainState, own: Any, shared: Any) -> Any:
         return over_members(train_member, mesh)((state, *own), shared)
@@ -127,18 +126,19 @@ def compile_population(
     ) -> tuple[Any, ...]:
         scales = members.spread(np.asarray(rate_factors, np.float32))
         own = chunk["order"], scales, step_rngs, own_values
-        return state, own, (images, labels, chunk["step"])
+        return bare(state), own, (images, labels, chunk["step"])
 
     # The old state's buffers become the new state's: whoever passes one in must not use it again.
     run = jax.jit(run_members, donate_argnums=0)
-    compiled = compile_chunks(
+    compiled, step_sha256 = compile_chunks(
         lambda chunk: run.lower(*arguments(state, chunk, [1.0] * len(seeds))),
         train_chunks,
         steps_per_epoch,
         chunk_steps,
     )
     run_eval = over_members(
-        lambda variables, chunk: run_eval_steps(variables, state.apply_fn, chunk), mesh
+        lambda variables, chunk: run_eval_steps(variables, state.apply_fn, chunk, **measured),
+        mesh,
     )
     eval_sums = compile_eval(
         lambda chunk: jax.jit(run_eval).lower(state.eval_variables, chunk),
@@ -150,18 +150,21 @@ def compile_population(
     def run_chunk(
         state: TrainState, chunk: dict[str, Any], rate_factors: Sequence[float]
     ) -> tuple[TrainState, Sums]:
-        state, sums = compiled(chunk)(*arguments(state, chunk, rate_factors))
+        new, sums = compiled(chunk)(*arguments(state, chunk, rate_factors))
+        state = new.replace(apply_fn=state.apply_fn, tx=state.tx)
         return state, {name: values[: len(seeds)] for name, values in sums.items()}
 
     def measure(state: TrainState, split: str) -> list[dict[str, float]]:
         sums = jax.device_get(eval_sums(state, split))
         return [mean_metrics(member_sums(sums, member)) for member in range(len(seeds))]
 
-    return Program(state, train_chunks, run_chunk, measure, members.place, members.collect)
+    return Program(
+        state, train_chunks, run_chunk, measure, members.place, members.collect, step_sha256
+    )
 
 
 def _train_member(
-    member: Any, shared: Any, *, build: Callable[[dict[str, Any]], Parts], batch_size: int
+    member: Any, shared: Any, *, build: Build, batch_size: int
 ) -> tuple[TrainState, Sums]:
     """Trains one member for a chunk."""
     state, order, rate_factor, rngs, values = member
@@ -169,11 +172,7 @@ def _train_member(
     chunk = loader.take_chunk(
         images, labels, order, step[0], chunk_steps=len(step), batch_size=batch_size
     )
-    model, tx, options = build(values)
-    own_state = state.replace(apply_fn=model.apply, tx=tx)
-    own_state, sums = run_steps(own_state, chunk, rngs, rate_factor, **options)
-    # What is static in a state has to be the same before and after.
-    return own_state.replace(apply_fn=state.apply_fn, tx=state.tx), sums
+    return train_chunk(build, values, state, chunk, rngs, rate_factor)
 
 
 def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:

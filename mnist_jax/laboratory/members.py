@@ -4,37 +4,26 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mnist_jax.config import AugmentConfig, CheckpointConfig, Config, replace_fields
+from mnist_jax.config import CheckpointConfig, Config, replace_fields
 from mnist_jax.events import Diverged
 from mnist_jax.laboratory.member_program import member_sums
 from mnist_jax.metrics import Sums
 from mnist_jax.rules import Rules, first_bad_step
+from mnist_jax.start import NUMBERS
 from mnist_jax.state import TrainState
 from mnist_jax.train import make_ready
 from mnist_jax.workdir.checkpoint import open_saver
 from mnist_jax.workdir.files import json_number, write_json
-from mnist_jax.workdir.history import Progress, Row
+from mnist_jax.workdir.history import TIMES, Progress, Row
 from mnist_jax.workdir.origin import Origin
 from mnist_jax.workdir.run import Result
 
-METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "generalization_gap")
 Divergence = dict[str, int]  # where a member diverged: `epoch` and `step`, counted from 1
-
-# What a compiled step takes as a number: members that differ in these still share the program.
-VARIABLE = (
-    "optimizer.learning_rate",
-    "optimizer.weight_decay",
-    "model.dropout_rate",
-    "label_smoothing",
-    "ema_decay",
-    *(f"augment.{name}" for name, kind in get_type_hints(AugmentConfig).items() if kind is float),
-)
-
 
 LONGEST_NAME = 255  # of a file, nearly everywhere
 
@@ -59,7 +48,7 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
     Args:
         config: the recipe; the first seed is its own, the others count up from there.
         seeds: the number of seeds.
-        vary: the values of each varied field, one of `VARIABLE`.
+        vary: the values of each varied field, one of `NUMBERS`.
 
     Raises:
         ValueError: a field cannot vary, or a value does not fit it.
@@ -67,8 +56,8 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     for field, values in vary.items():
-        if field not in VARIABLE:
-            raise ValueError(f"{field} cannot vary in a population; {', '.join(VARIABLE)} can")
+        if field not in NUMBERS:
+            raise ValueError(f"{field} cannot vary in a population; {', '.join(NUMBERS)} can")
         if not values or len({*values}) < len(values):
             raise ValueError(f"vary {field} must be different values, got {list(values)}")
     only_last = CheckpointConfig(every_epochs=config.epochs)
@@ -108,12 +97,16 @@ class MemberRules(NamedTuple):
     A member that diverges is recorded and told; the others go on.
 
     Attributes:
-        alone: the rules of one network.
+        each: the rules of each member alone, which differ by their learning rates.
         diverged: the place where each member diverged, or None; the checks fill it in.
     """
 
-    alone: Rules
+    each: Sequence[Rules]
     diverged: list[Divergence | None]
+
+    @property
+    def alone(self) -> Rules:
+        return self.each[0]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -142,15 +135,23 @@ class MemberRules(NamedTuple):
         return {name: [total[name] for total in totals] for name in totals[0]}
 
     def row(
-        self, step: int, sums: Sequence[Sums], measured: Any, seconds: float, input_seconds: float
+        self,
+        step: int,
+        sums: Sequence[Sums],
+        measured: Any,
+        rate_factors: Sequence[float],
+        seconds: float,
+        input_seconds: float,
     ) -> Row:
         sums = jax.device_get(sums)
-        rows = [
-            self.alone.row(step, member_sums(sums, member), metrics, seconds, input_seconds)
-            for member, metrics in enumerate(measured)
+        rows: list[Any] = [
+            alone.row(
+                step, member_sums(sums, member), measured[member], factor, seconds, input_seconds
+            )
+            for member, (alone, factor) in enumerate(zip(self.each, rate_factors, strict=True))
         ]
         row: Any = dict(rows[0])
-        for name in METRICS:
+        for name in {*row} - {"epoch", "step", *TIMES}:
             row[name] = [json_number(each[name]) for each in rows]
         row["examples_per_second"] *= len(rows)
         return row

@@ -1,6 +1,5 @@
 """Trains many seeds of a recipe as one compiled program: mean, spread and interval."""
 
-import collections
 import contextlib
 import shutil
 import warnings
@@ -14,7 +13,6 @@ from mnist_jax import clock
 from mnist_jax.config import Config, config_differences
 from mnist_jax.events import Begin, Done, Listener
 from mnist_jax.laboratory import member_program
-from mnist_jax.laboratory.member_program import Parts
 from mnist_jax.laboratory.members import (
     Member,
     MemberRules,
@@ -25,12 +23,20 @@ from mnist_jax.laboratory.members import (
 )
 from mnist_jax.loop import training_events
 from mnist_jax.metrics import mean_and_spread
-from mnist_jax.models import check_model, create_model
-from mnist_jax.optimizer import create_optimizer
+from mnist_jax.models import check_model
+from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts
 from mnist_jax.processes.signals import stop_requests
 from mnist_jax.program import Program
-from mnist_jax.start import Task, create_task, initial_state, last_checkpoint, step_options
+from mnist_jax.start import (
+    Task,
+    compiled_origin,
+    create_task,
+    initial_state,
+    last_checkpoint,
+    learning_rate,
+)
 from mnist_jax.state import TrainState
+from mnist_jax.steps import LossFn
 from mnist_jax.train import PHASES, follow, heard, make_ready, resumable, stopped
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
@@ -47,6 +53,11 @@ def population(
     *,
     seeds: int,
     vary: Mapping[str, Sequence[float]] | None = None,
+    model: OwnModel = None,
+    tx: OwnOptimizer = None,
+    loss_fn: LossFn | None = None,
+    splits: Any = None,
+    metrics: OwnMetrics = None,
     overwrite: bool = False,
     listeners: Sequence[Listener] | None = None,
 ) -> dict[str, Any]:
@@ -66,7 +77,12 @@ def population(
             metrics.jsonl with lists over the members, population.json, and members/NAME/, a
             directory as `train` writes it for each member, with its last step.
         seeds: the number of seeds, counted up from the recipe's own.
-        vary: fields of `members.VARIABLE` and their values; every combination gets all seeds.
+        vary: fields of `start.NUMBERS` and their values; every combination gets all seeds.
+        model: an own module, as in `train`.
+        tx: an own optimizer, as in `train`.
+        loss_fn: an own loss, as in `train`.
+        splits: own data, as in `train`.
+        metrics: own metrics, as in `train`.
         overwrite: deletes a population that is in `workdir` and starts anew.
         listeners: functions as in `train`.
 
@@ -97,7 +113,12 @@ def population(
             "a population trains in one process, with all devices that it sees, got "
             f"{jax.process_count()} processes"
         )
+    parts = Parts(model, tx, loss_fn, splits, metrics)
     members = create_members(config, seeds, vary or {})
+    for section, own in (("model", model), ("optimizer", tx)):
+        varied = [field for field in vary or {} if field.startswith(f"{section}.")]
+        if varied and own is not None:
+            raise ValueError(f"{varied[0]} cannot vary: the own {section} does not read it")
     for member in members:
         check_model(**vars(member.config.model))
     result = _previous_result(workdir, config, members, overwrite)
@@ -110,7 +131,7 @@ def population(
         else:
             absolute = workdir.absolute()  # wherever the program goes meanwhile
             with resumable(absolute, overwrite), lock_workdir(absolute):
-                result = _population(config, members, absolute, overwrite, tell)
+                result = _population(config, members, absolute, parts, overwrite, tell)
                 tell(Done(absolute, result, read_history(absolute)))
     return result
 
@@ -166,32 +187,53 @@ def _previous_result(
 
 
 def _population(
-    config: Config, members: list[Member], workdir: Path, overwrite: bool, tell: Listener
+    config: Config,
+    members: list[Member],
+    workdir: Path,
+    parts: Parts,
+    overwrite: bool,
+    tell: Listener,
 ) -> dict[str, Any]:
     stopwatch = clock.Stopwatch(PHASES)
     stopwatch.seconds["import"] = clock.IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
 
-    task = create_task(config)
+    task = create_task(config, parts)
     made_of = task.origin.config | {"population": identity(members)}
     origin = task.origin._replace(config=made_of)
     saved, progress = [], Progress(origin)
     if not overwrite:
         saved, progress = last_checkpoint(checkpoints, origin)
     diverged: Any = progress.diverged or [None] * len(members)
-    progress, rules = progress._replace(diverged=diverged), MemberRules(task.rules, diverged)
+    each = [
+        task.rules._replace(
+            learning_rate=learning_rate(member.config, parts, task.rules.total_steps)
+        )
+        for member in members
+    ]
+    progress, rules = progress._replace(diverged=diverged), MemberRules(each, diverged)
     stopwatch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
-    program = _compile(config, members, task)
-    whence = {"init_from": config.init_from, "freeze": config.freeze}
-    start = initial_state(program, workdir, saved, progress, members=True, **whence)
+    program = _compile(members, task)
+    origin = compiled_origin(task, origin, program.step_sha256)
+    start = initial_state(
+        program,
+        workdir,
+        saved,
+        progress,
+        origin,
+        init_from=config.init_from,
+        freeze=config.freeze,
+        members=True,
+    )
     history, origin = start.progress.history, start.progress.origin
     stopwatch.lap("compile")
 
     _make_ready(workdir, config, history, overwrite)
     names, total_steps, told = [m.name for m in members], rules.total_steps, start.messages
-    begin = Begin(config, task.model, task.splits, start.step, total_steps, history, told, names)
+    model = task.build({}).model
+    begin = Begin(config, model, task.splits, start.step, total_steps, history, told, names)
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
@@ -211,6 +253,7 @@ def _population(
         test = program.measure(end.state, "test")
         stopwatch.lap("eval")
         state, results = program.collect(end.state), []
+        alone = origin._replace(step_sha256=None)  # a member's own program is another one
         for number, member in enumerate(members):
             if stop_signal():
                 raise stopped(end._replace(signum=stop_signal()), total_steps, overwrite)
@@ -219,16 +262,16 @@ def _population(
             result = create_result(
                 own.eval_variables,
                 test[number] | {"loss": json_number(test[number]["loss"])},
-                rows[-1]["val_accuracy"],
+                rows[-1],
                 guessing=task.guessing,
                 best_step=end.step,  # of those that are saved
                 steps=end.step,
-                origin=origin,
+                origin=alone,
                 seconds=seconds,
             )
             if not rules.diverged[number]:
                 directory = workdir / MEMBERS / member.name
-                write_member(directory, member, own, rows, result, origin)
+                write_member(directory, member, own, rows, result, alone)
             results.append(result)
             stopwatch.lap("checkpoint")
 
@@ -260,32 +303,17 @@ def _make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite
     make_ready(workdir, config, history, overwrite)
 
 
-def _compile(config: Config, members: list[Member], task: Task) -> Program:
-    def build(values: dict[str, Any]) -> Parts:
-        varied: Any = collections.defaultdict(dict)  # by section; the recipe's own fields have ""
-        for name, value in values.items():
-            section, _, field = name.rpartition(".")
-            varied[section][field] = value
-        fields = vars(config.model) | varied["model"]
-        return Parts(
-            create_model(num_classes=len(task.origin.data.label_names), **fields),
-            create_optimizer(
-                **(vars(config.optimizer) | varied["optimizer"]),
-                freeze=config.freeze,
-                num_steps=task.rules.total_steps,
-            ),
-            step_options(config) | varied[""] | varied["augment"],
-        )
-
+def _compile(members: list[Member], task: Task) -> Program:
     whose = identity(members)
+    same = {name: [value] * len(members) for name, value in task.numbers.items()}
     return member_program.compile_population(
-        build,
+        task.build,
         task.splits,
-        seeds=whose["seeds"],
-        values=whose["values"],
+        values=same | whose["values"],
         averaged=any(member.config.ema_decay for member in members),
-        batch_size=config.batch_size,
-        chunk_steps=config.chunk_steps,
+        seeds=whose["seeds"],
+        batch_size=task.layout["batch_size"],
+        chunk_steps=task.layout["chunk_steps"],
     )
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_jax.config import Config, completed, config_differences, read_recipe, replace_fields
+from mnist_jax.config import Config, completed, config_differences, recipe_function, replace_fields
 from mnist_jax.events import Begin, Done, Epoch, Event
 from mnist_jax.laboratory.trials import draw_figures, format_trials, short
 from mnist_jax.machine.extras import require
@@ -62,7 +62,8 @@ def load_search_space(path: str | Path) -> SearchSpace:
     require("a sweep", "optuna", extra="sweep")
     from optuna.distributions import BaseDistribution
 
-    space = read_recipe(path, "get_search_space")
+    function = recipe_function(path, "get_search_space")
+    space = function() if function else None
     if not (isinstance(space, dict) and space) or not all(
         isinstance(name, str) and isinstance(values, BaseDistribution)
         for name, values in space.items()

@@ -7,21 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.config import config_differences
+from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_names
 from mnist_jax.processes.signals import Stopped
+from mnist_jax.steps import LossFn
 from mnist_jax.train import train
+from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress
 from mnist_jax.workdir.history import Row, read_history, without_times
-from mnist_jax.workdir.origin import UNTOLD, environment
+from mnist_jax.workdir.origin import UNTOLD, check_own, environment
 from mnist_jax.workdir.run import read_result
 from mnist_jax.workdir.trained import trained_config
 
 
-def verify(workdir: str | Path) -> list[str]:
+def verify(
+    workdir: str | Path,
+    *,
+    model: OwnModel = None,
+    tx: OwnOptimizer = None,
+    loss_fn: LossFn | None = None,
+    splits: Any = None,
+    metrics: OwnMetrics = None,
+) -> list[str]:
     """Repeats a finished run from its config.json in a temporary directory and compares the two.
 
     Warns where versions, devices or cores are others than then.
 
     Args:
         workdir: a directory that `train` has written; it is only read.
+        model: the run's own module, as in `train`.
+        tx: its own optimizer, as in `train`.
+        loss_fn: its own loss, as in `train`.
+        splits: its own data, as in `train`.
+        metrics: its own metrics, as in `train`.
 
     Returns:
         A line for each value of result.json, and of each row of metrics.jsonl, that differs; times
@@ -31,11 +47,15 @@ def verify(workdir: str | Path) -> list[str]:
         FileNotFoundError: there is no finished run.
         ValueError: it cannot be read, or trained again.
     """
-    workdir = Path(workdir)
+    workdir, parts = Path(workdir), Parts(model, tx, loss_fn, splits, metrics)
     config = trained_config(workdir)
     result = read_result(workdir)
     if result is None:
         raise FileNotFoundError(f"the run in {workdir} is not finished; `train` continues it")
+    saved, _ = check_checkpoints(workdir / "checkpoints")
+    for step in saved[-1:]:
+        own = read_progress(workdir / "checkpoints", step).origin.own
+        check_own(own, dict.fromkeys(own_names(parts), ""), workdir, compare=False)
     now = environment()
     then = UNTOLD | {name: result[name] for name in now if name in result}
     if then != now:
@@ -47,7 +67,7 @@ def verify(workdir: str | Path) -> list[str]:
     before = _bits(result, read_history(workdir), now)
     with tempfile.TemporaryDirectory() as directory:
         try:
-            run = train(config, directory, listeners=())
+            run = train(config, directory, **parts._asdict(), listeners=())
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
     again = _bits(run.result, run.history, now)
@@ -58,5 +78,6 @@ def verify(workdir: str | Path) -> list[str]:
 def _bits(
     result: Mapping[str, Any], history: Sequence[Row], environment: dict[str, Any]
 ) -> dict[str, Any]:
-    values = {name: result[name] for name in without_times(result) if name not in environment}
+    left_out = {*environment, "step_sha256"}  # in another environment it may be another program
+    values = {name: result[name] for name in without_times(result) if name not in left_out}
     return values | {f"epoch {row['epoch']}": without_times(row) for row in history}

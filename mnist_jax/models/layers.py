@@ -104,5 +104,6 @@ class Dropout(nn.Module):
             return x
         keep = 1 - self.rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        # A traced rate is float32, and would make float32 of all that comes after it.
-        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
+        # A traced rate is float32, and would make float32 of all that comes after it. XLA makes a
+        # product of a division by a constant: so the bits are those of a constant rate.
+        return jnp.where(kept, x * (1 / jnp.asarray(keep, x.dtype)), 0)

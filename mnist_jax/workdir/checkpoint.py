@@ -188,9 +188,10 @@ def restore_state(directory: Path, step: int, state: TrainState, sharding: Shard
             f"{', '.join(sorted(_spelled(saved) ^ _spelled(expected)))}"
         )
     restored = _restore(directory, step, **_restore_args(expected, sharding))
-    variables = restored["optimizer"].pop("variables", restored["variables"])
+    variables = dict(restored["optimizer"].pop("variables", restored["variables"]))
     return state.replace(
-        **{"batch_stats": {}, **variables},
+        params=variables.pop("params"),
+        collections=variables,
         average=restored["variables"] if state.average else {},
         **restored["optimizer"],
     )

@@ -69,9 +69,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def json_number(value: float) -> float | None:
+def json_number(value: float | None) -> float | None:
     """The value as JSON can hold it: None for what is not finite."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def sync(path: Path) -> None:

@@ -46,9 +46,10 @@ def data_sha256(splits: dict[str, Any]) -> str:
 def network_sha256(variables: dict[str, Any]) -> str:
     """SHA-256 of what a network computes with, see `tree_sha256`.
 
-    That is its parameters; with batch normalisation, its running statistics, too.
+    That is its parameters; and its other collections, such as the running statistics of batch
+    normalisation, if it has any.
     """
-    return tree_sha256(variables if "batch_stats" in variables else variables["params"])
+    return tree_sha256(variables if len(variables) > 1 else variables["params"])
 
 
 def write_sums(directory: Path) -> None:

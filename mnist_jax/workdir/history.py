@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from mnist_jax.metrics import COUNTS
 from mnist_jax.workdir.files import json_number, write_text
 from mnist_jax.workdir.origin import Origin
 
@@ -17,7 +18,9 @@ class Row(TypedDict):
     """An epoch, as a line of metrics.jsonl; of a population a metric is a list over the members.
 
     Losses are in nats an example, accuracies in [0, 1]; `generalization_gap` is the training
-    accuracy less the validation accuracy, `input_seconds` what training waited for its images.
+    accuracy less the validation accuracy; `learning_rate` that of the last step, None where it is
+    not known; `gradient_norm` the mean over the steps; `input_seconds` what training waited for its
+    images. Each own metric has `train_NAME` and `val_NAME`.
     """
 
     epoch: int
@@ -27,6 +30,8 @@ class Row(TypedDict):
     val_loss: Any
     val_accuracy: Any
     generalization_gap: Any
+    learning_rate: NotRequired[Any]  # older versions had neither
+    gradient_norm: NotRequired[Any]
     seconds: float
     input_seconds: float
     examples_per_second: float
@@ -67,7 +72,7 @@ class Progress(NamedTuple):
         """Rebuilds what `to_json` gave, also in a version that had fewer fields."""
         sums = [
             {
-                name: np.asarray(value, float if name == "loss_sum" else int)
+                name: np.asarray(value, int if name in COUNTS else float)
                 for name, value in totals.items()
             }
             for totals in values["sums"]

@@ -12,7 +12,16 @@ import jax
 from mnist_jax.config import completed, config_differences
 from mnist_jax.datasets.info import DataInfo, data_info
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+PACKAGES = (
+    "mnist-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "numpy",
+)
 # What older versions did not record, and how it was.
 UNTOLD: dict[str, Any] = {"process_count": 1, "settings": []}
 # JAX's settings that change bits, and their usual values.
@@ -38,6 +47,8 @@ class Origin(NamedTuple):
         examples: number of examples of each split.
         environment: the values of `environment`.
         init_sha256: SHA-256 of the network that the run began from, if it began from one.
+        own: SHA-256 of each of the user's own parts, by name, see `parts.own_sha256`.
+        step_sha256: SHA-256 of the compiled training steps, see `compiled.text_sha256`.
     """
 
     config: dict[str, Any]
@@ -46,12 +57,13 @@ class Origin(NamedTuple):
     examples: dict[str, int]
     environment: dict[str, Any]
     init_sha256: str | None = None
+    own: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    step_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         values = self._asdict() | {"data": self.data._asdict()}
-        if self.init_sha256 is None:
-            del values["init_sha256"]
-        return values
+        absent = [name for name in ("init_sha256", "own", "step_sha256") if not values[name]]
+        return {name: value for name, value in values.items() if name not in absent}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Origin":
@@ -60,8 +72,8 @@ class Origin(NamedTuple):
 
     def hashes(self) -> dict[str, str]:
         """Returns the hashes as result.json has them, by name."""
-        init = {} if self.init_sha256 is None else {"init_sha256": self.init_sha256}
-        return {"data_sha256": self.data_sha256, **init}
+        names = ("data_sha256", "init_sha256", "step_sha256")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def length_dependence(config: dict[str, Any]) -> str | None:
@@ -114,6 +126,60 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
             f"the run in {checkpoints} goes on in another environment ({'; '.join(differences)}): "
             "its bits may differ from those of a run that was never stopped",
             stacklevel=2,
+        )
+
+
+def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
+    """Compares the code that made a checkpoint with the code that is to resume from it.
+
+    Args:
+        saved: the checkpoint's origin; an older version recorded nothing of this.
+        expected: the run's origin, compiled.
+        checkpoints: the directory of checkpoints, named in messages.
+
+    Raises:
+        ValueError: they have different own parts, or in one environment different training steps.
+            In different environments the same code gives different programs.
+    """
+    check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
+    hashes = {saved.step_sha256, expected.step_sha256}
+    if is_here(saved) and None not in hashes and len(hashes) == 2:
+        raise ValueError(
+            f"{checkpoints} holds a run of another training step: the code of the step has changed "
+            "since; choose another --workdir, or retrain with --overwrite"
+        )
+
+
+def is_here(origin: Origin) -> bool:
+    """Tells whether a run was made in this environment, where the same code has the same hash."""
+    return UNTOLD | origin.environment == environment()
+
+
+def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, compare: bool) -> None:
+    """Raises ValueError where the own parts of a run are not those that are given.
+
+    Args:
+        saved: the SHA-256 of the run's own parts, by name.
+        given: the same of those that are given.
+        where: the directory of the run, named in messages.
+        compare: True to compare the hashes, not the names alone.
+    """
+    missing = [name for name in saved if name not in given]
+    surplus = [name for name in given if name not in saved]
+    different = [name for name in saved if compare and saved[name] != given.get(name, saved[name])]
+    if missing:
+        raise ValueError(
+            f"{where} holds a run with its own {', '.join(missing)}: hand it in "
+            f"again ({', '.join(f'{name.split()[0]}=' for name in missing)} in Python, a recipe "
+            "with it as --config on the command line)"
+        )
+    problem = f"its own {', '.join(surplus)}, which it was not trained with" if surplus else ""
+    if different:
+        problem = f"another {', '.join(different)} than it was trained with"
+    if problem:
+        raise ValueError(
+            f"{where} holds a run that cannot be used with {problem}: hand in the same, choose "
+            "another --workdir, or retrain with --overwrite"
         )
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -27,9 +28,10 @@ MEMBERS = "members"  # a directory that only a population has
 class Result(TypedDict):
     """The content of result.json: the measured network, and what its bits depend on.
 
-    `guessing` is what `metrics.guessing` gives for the test split; older versions had none.
-    `steps` counts the updates made, `best_step` is the saved step of best validation accuracy;
-    `seconds` maps the phases of the run to seconds. The environment follows, as in `origin`.
+    `guessing` is what `metrics.guessing` gives for the test split; older versions had none. Each
+    own metric has `test_NAME` and `val_NAME`. `steps` counts the updates made, `best_step` is the
+    saved step of best validation accuracy; `seconds` maps the phases of the run to seconds. The
+    environment follows, as in `origin`.
     """
 
     test_loss: float | None
@@ -54,9 +56,9 @@ class Result(TypedDict):
 def create_result(
     variables: Variables,
     test: dict[str, float | None],
-    val_accuracy: float,
+    measured: Mapping[str, Any],
     *,
-    guessing: dict[str, float],
+    guessing: dict[str, float] | None,
     best_step: int | None,
     steps: int,
     origin: Origin,
@@ -64,12 +66,23 @@ def create_result(
 ) -> Result:
     """Returns the result of a tested network with these variables.
 
-    `test` has the mean `loss` and `accuracy` over the test split; the rest are fields of `Result`.
+    Args:
+        variables: the variables of the network.
+        test: the mean loss, accuracy and own metrics over the test split.
+        measured: the row of the epoch that the network is of.
+        guessing: a field of `Result`, as are the others.
+        best_step: see there.
+        steps: see there.
+        origin: the origin of the run.
+        seconds: see there.
     """
+    own = [name for name in test if name not in ("loss", "accuracy")]
     values: Any = {
         "test_loss": test["loss"],
         "test_accuracy": test["accuracy"],
-        "val_accuracy": val_accuracy,
+        "val_accuracy": measured["val_accuracy"],
+        **{f"test_{name}": test[name] for name in own},
+        **{f"val_{name}": measured[f"val_{name}"] for name in own},
         "guessing": guessing,
         "best_step": best_step,
         "steps": steps,

@@ -3,20 +3,22 @@
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 
 from mnist_jax.config import Config, completed, config_differences
 from mnist_jax.datasets import Split, load_splits
 from mnist_jax.datasets.info import DataInfo
+from mnist_jax.forward import Forward
 from mnist_jax.models import create_model
+from mnist_jax.parts import Parts, own_model, own_sha256
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.state import Variables
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress, restore_variables
 from mnist_jax.workdir.hashing import data_sha256
 from mnist_jax.workdir.history import best_row
-from mnist_jax.workdir.origin import Origin
+from mnist_jax.workdir.origin import Origin, check_own, is_here
 from mnist_jax.workdir.run import MEMBERS, read_config
 
 
@@ -25,10 +27,11 @@ class Trained(NamedTuple):
 
     Attributes:
         config: the recipe.
-        model: the module, whose `apply` takes the variables.
-        variables: the parameters, and batch statistics where it has them.
+        model: the module.
+        variables: the parameters, and its other collections.
         step: number of updates that it was trained with.
         origin: the record of what it was made of.
+        workdir: the directory that it was loaded from.
     """
 
     config: Config
@@ -36,6 +39,12 @@ class Trained(NamedTuple):
     variables: Variables
     step: int
     origin: Origin
+    workdir: Path = Path()
+
+    @property
+    def apply_fn(self) -> Forward:
+        """The function (variables, images float [B, H, W, C] in [0, 1]) -> logits."""
+        return Forward(self.model)
 
     @property
     def info(self) -> DataInfo:
@@ -64,17 +73,18 @@ def trained_config(workdir: str | Path) -> Config:
     return config
 
 
-def load_trained(workdir: str | Path, step: int | str = "latest") -> Trained:
+def load_trained(workdir: str | Path, step: int | str = "latest", model: Any = None) -> Trained:
     """Loads a trained network, its variables whole on every device; nothing is written.
 
     Args:
         workdir: a directory that `train` has written.
         step: a saved step, "latest", or "best" by validation accuracy (of equal ones the newest).
             With early stopping the latest is the best.
+        model: the network's own module, see `parts.Parts`; None if the config names it.
 
     Raises:
         FileNotFoundError: there is no trained network.
-        ValueError: it has no such step, or it cannot be read.
+        ValueError: it has no such step, it cannot be read, or the model is not the one trained.
     """
     config = trained_config(workdir)
     checkpoints = Path(workdir) / "checkpoints"
@@ -102,10 +112,16 @@ def load_trained(workdir: str | Path, step: int | str = "latest") -> Trained:
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
-        return load_trained(workdir, step)  # a run that is under way has pruned one
+        return load_trained(workdir, step, model)  # a run that is under way has pruned one
     _check_model(config, origin, Path(workdir))
-    model = create_model(num_classes=len(origin.data.label_names), **vars(config.model))
-    return Trained(config, model, variables, by_name[str(step)], origin)
+    parts = Parts(model=model)
+    module = own_model(parts, origin.data) or create_model(
+        num_classes=len(origin.data.label_names), **vars(config.model)
+    )
+    saved = {name: sha256 for name, sha256 in origin.own.items() if name == "model"}
+    own = own_sha256(parts, module, origin.data)
+    check_own(saved, own, Path(workdir), compare=is_here(origin))
+    return Trained(config, module, variables, by_name[str(step)], origin, Path(workdir))
 
 
 def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
@@ -122,11 +138,19 @@ def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
         )
 
 
-def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
+def own_splits(trained: Trained, splits: Any = None) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the splits that a network was trained, validated and tested on, see `load_splits`.
 
-    Raises ValueError where the dataset is no longer what it was.
+    Args:
+        trained: the network.
+        splits: its own data, as in `parts.Parts`; None if the config names the dataset.
+
+    Raises:
+        ValueError: the data are no longer what they were, or are not given.
     """
+    saved = {name: sha256 for name, sha256 in trained.origin.own.items() if name == "splits"}
+    given = {} if splits is None else {"splits": ""}
+    check_own(saved, given, trained.workdir, compare=False)
     splits, label_names = load_splits(**vars(trained.config.data))
     same = label_names == trained.info.label_names
     if not same or data_sha256(splits) != trained.origin.data_sha256:

@@ -18,9 +18,9 @@ from helpers import SMALL, strict_json
 
 from mnist_jax import Config, predict, rng
 from mnist_jax.config import load_config, replace_fields
-from mnist_jax.models import create_model
-from mnist_jax.optimizer import create_optimizer
-from mnist_jax.start import step_options
+from mnist_jax.datasets.info import DataInfo
+from mnist_jax.parts import NONE
+from mnist_jax.start import create_build
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import train_step
 from mnist_jax.workdir.run import MEMBERS
@@ -102,8 +102,8 @@ def test_documentation_and_benchmark_have_the_same_flag():
 
 def step_for_cuda(config: Config) -> str:
     """A training step as XLA is given it for an NVIDIA GPU; that needs none."""
-    model = create_model(num_classes=10, **vars(config.model))
-    tx = create_optimizer(**vars(config.optimizer), num_steps=100)
+    info = DataInfo((28, 28, 1), tuple("0123456789"))
+    model, tx, options = create_build(config, NONE, info, 100)({})
     init = functools.partial(
         create_train_state, model, tx, image_shape=(28, 28, 1), averaged=config.ema_decay > 0
     )
@@ -113,7 +113,7 @@ def step_for_cuda(config: Config) -> str:
         "mask": jax.ShapeDtypeStruct((config.batch_size,), jnp.bool_),
     }
     rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
-    step = jax.jit(functools.partial(train_step, **step_options(config)))
+    step = jax.jit(functools.partial(train_step, **options))
     traced = step.trace(jax.eval_shape(init, rng.stream(0, "init")), batch, rngs)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 

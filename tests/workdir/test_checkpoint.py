@@ -46,7 +46,7 @@ def toy_state(
         params=params,
         tx=tx,
         opt_state=opt_state,
-        batch_stats={"norm": {"mean": jnp.full(2, value - 1)}},
+        collections={"batch_stats": {"norm": {"mean": jnp.full(2, value - 1)}}},
         average={},
     )
     if averaged:

@@ -144,7 +144,7 @@ def test_frozen_batch_statistics_stay_and_what_could_not_be_loaded_is_not_frozen
     )
     run = train(config, tmp_path / "run")
     assert run.result.get("init_sha256") == source.result["params_sha256"]
-    assert tree_sha256(run.state.batch_stats) == tree_sha256(source.state.batch_stats)
+    assert tree_sha256(run.state.collections) == tree_sha256(source.state.collections)
     assert tree_sha256(run.state.params["norm1"]) == tree_sha256(source.state.params["norm1"])
     (tmp_path / "run" / "result.json").unlink()
     assert train(config, tmp_path / "run").result.get("init_sha256") == run.result.get(

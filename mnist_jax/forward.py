@@ -1,0 +1,132 @@
+"""A Linen module as a function from images to logits, whoever wrote it."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mnist_jax.messages import one_line
+
+# The arguments by which modules are told that they are trained, and their values in training.
+FLAGS = {"train": True, "training": True, "deterministic": False}
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Calls a module as its `__call__` wants to be called.
+
+    A module maps images [B, H, W, C] to logits [B, num_classes]. It may take one of the arguments
+    `train`, `training` and `deterministic`; and `mask`, bool [B], False for the padding of a batch.
+
+    Attributes:
+        model: the module.
+    """
+
+    model: nn.Module
+
+    def __call__(
+        self,
+        variables: Any,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        rngs: dict[str, jax.Array] | None = None,
+        mutable: Any = False,
+    ) -> Any:
+        """Applies the module; takes and returns what Linen's `apply` does.
+
+        Args:
+            variables: the parameters and other collections.
+            images: float [B, H, W, C] in [0, 1].
+            train: True in training, False in evaluation.
+            mask: bool [B], False for padding; None: there is none.
+            rngs: the keys by stream; other streams draw from the one called `params`.
+            mutable: the collections that may change. With any, the result is (logits, changed).
+        """
+        options = self._options(train=train, mask=mask)
+        return self.model.apply(variables, images, rngs=rngs, mutable=mutable, **options)
+
+    def init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
+        """Initialises the variables of the module, without the collections that only record.
+
+        Values that a module sows would make its collection longer with each step.
+        """
+        variables = self._init(rng, images)
+        kept = [name for name in variables if name != "params"]
+        if not kept:
+            return variables
+        before = {name: variables[name] for name in kept}
+        rngs = {"params": rng}
+        _, after = jax.eval_shape(
+            lambda: self(variables, images, train=True, rngs=rngs, mutable=kept)
+        )
+        for name in kept:
+            if jax.tree.structure(before[name]) != jax.tree.structure(dict(after)[name]):
+                del variables[name]
+        return variables
+
+    def _init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
+        variables = self.model.init(rng, images, **self._options(train=False, mask=None))
+        return {"params": {}, **nn.meta.unbox(variables)}
+
+    def _options(self, *, train: bool, mask: jax.Array | None) -> dict[str, Any]:
+        taken = inspect.signature(type(self.model).__call__).parameters
+        options: dict[str, Any] = {
+            name: value == train for name, value in FLAGS.items() if name in taken
+        }
+        return options | ({"mask": mask} if "mask" in taken else {})
+
+
+def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
+    """Returns the number of classes of a module, traced on images of a shape (H, W, C).
+
+    Raises:
+        ValueError: the module cannot be applied to such images, has nothing to train, or does not
+            return logits [B, num_classes].
+    """
+    model = forward.model
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model must be an instance of a Flax Linen module, got {one_line(model):.200}"
+        )
+    name = type(model).__name__
+    taken = inspect.signature(type(model).__call__).parameters
+    fields = [flag for flag in FLAGS if hasattr(model, flag) and flag not in taken]
+    if fields:
+        raise ValueError(
+            f"model {name} has a field {fields[0]!r}: make it an argument of __call__, since one "
+            "network is called in training and in evaluation"
+        )
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+
+    def trace(rng: jax.Array, images: jax.Array) -> Any:
+        variables = forward.init(rng, images)
+        mask = jnp.ones(len(images), bool)
+        rngs, others = {"params": rng}, [key for key in variables if key != "params"]
+        trained, _ = forward(variables, images, train=True, mask=mask, rngs=rngs, mutable=others)
+        return variables["params"], trained, forward(variables, images, mask=mask)
+
+    try:
+        params, *outputs = jax.eval_shape(trace, jax.random.key(0), images)
+    except Exception as error:  # whatever the module, or Flax, raises
+        raise ValueError(
+            f"model {name} cannot be applied to images {[*images.shape]}: "
+            f"{type(error).__name__}: {one_line(error):.300}"
+        ) from error
+    for output in outputs:
+        shape = getattr(output, "shape", None)
+        if shape is None or len(shape) != 2 or shape[0] != images.shape[0]:
+            got = type(output).__name__ if shape is None else f"the shape {[*shape]}"
+            raise ValueError(
+                f"model {name} must map images [2, {', '.join(map(str, image_shape))}] to logits "
+                f"[2, num_classes], got {got}"
+            )
+        if not jnp.issubdtype(output.dtype, jnp.floating):
+            raise ValueError(f"model {name} must return floats, its logits, got {output.dtype}")
+    if not jax.tree.leaves(params):
+        raise ValueError(f"model {name} has no parameters to train")
+    return outputs[0].shape[1]

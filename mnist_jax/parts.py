@@ -1,0 +1,178 @@
+"""A user's own parts of a training: model, optimizer, loss, data and metrics."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mnist_jax.compiled import text_sha256
+from mnist_jax.config import Config, recipe_function
+from mnist_jax.datasets.info import DataInfo
+from mnist_jax.forward import Forward, check_module
+from mnist_jax.messages import one_line
+from mnist_jax.metrics import Metric
+from mnist_jax.steps import LossFn, example_losses, norm
+
+Optimizer = optax.GradientTransformation | optax.MultiSteps
+OwnModel = nn.Module | Callable[[DataInfo], nn.Module] | None
+OwnOptimizer = Optimizer | Callable[[int], Optimizer] | None
+OwnMetrics = Mapping[str, Metric] | None
+# Names that the history has already.
+TAKEN = ("loss", "accuracy", "count", "correct", "step", "epoch", "seconds")
+
+
+class Parts(NamedTuple):
+    """A user's own parts; None stands for what the config names.
+
+    Attributes:
+        model: a Linen module from images [B, H, W, C] to logits [B, num_classes], see
+            `forward.Forward`; or a function from `DataInfo` to one.
+        tx: an Optax transformation; or a function from the number of steps in all epochs to one.
+        loss_fn: the loss of each example, see `steps.LossFn`.
+        splits: the data, see `datasets.own.as_splits`.
+        metrics: functions from logits [B, num_classes] and labels [B] to a number for each example,
+            by name.
+    """
+
+    model: OwnModel = None
+    tx: OwnOptimizer = None
+    loss_fn: LossFn | None = None
+    splits: Any = None
+    metrics: OwnMetrics = None
+
+
+NONE = Parts()
+
+
+def recipe_parts(path: Any, config: Config) -> Parts:
+    """Reads the own parts of a recipe, a file beside whose `get_config()` these may stand.
+
+    `get_model(config, info)`, `get_optimizer(config, num_steps)`, `get_loss()`, `get_metrics()` and
+    `get_splits(config)` return what `Parts` holds.
+
+    Args:
+        path: the file; None: there is none.
+        config: the recipe as it is run, with the command's options.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: one of the functions fails.
+    """
+    if path is None:
+        return NONE
+    names = ("get_model", "get_optimizer", "get_loss", "get_splits", "get_metrics")
+    model, tx, loss, splits, metrics = (recipe_function(path, name) for name in names)
+    return Parts(
+        functools.partial(model, config) if model else None,
+        functools.partial(tx, config) if tx else None,
+        loss() if loss else None,
+        splits(config) if splits else None,
+        metrics() if metrics else None,
+    )
+
+
+def own_model(parts: Parts, info: DataInfo) -> nn.Module | None:
+    """Returns the user's module, if there is one; ValueError where it does not fit the data."""
+    if parts.model is None:
+        return None
+    given: Any = parts.model
+    model: Any = given
+    if callable(given) and not isinstance(given, nn.Module | type):
+        model = given(info)
+    num_classes = check_module(Forward(model), info.image_shape)
+    if num_classes != len(info.label_names):
+        raise ValueError(
+            f"model {type(model).__name__} returns logits of {num_classes} classes, and the data "
+            f"have {len(info.label_names)}: {', '.join(info.label_names[:20])}"
+        )
+    return model
+
+
+def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation | None:
+    """Returns the user's optimizer, if there is one; ValueError where it is none of Optax."""
+    tx: Any = parts.tx
+    if tx is None:
+        return None
+    if callable(tx) and not hasattr(tx, "update"):
+        tx = tx(num_steps)
+    if isinstance(tx, optax.MultiSteps):
+        tx = tx.gradient_transformation()
+    if not isinstance(tx, optax.GradientTransformation):
+        raise ValueError(
+            "tx must be an Optax transformation, or a function num_steps -> one, got "
+            f"{one_line(tx):.200}"
+        )
+    return tx
+
+
+def check_metrics(metrics: Mapping[str, Metric]) -> None:
+    """Raises ValueError where a metric has a name that no column can have."""
+    for name, metric in metrics.items():
+        if not (isinstance(name, str) and name.isidentifier()) or name in TAKEN:
+            raise ValueError(
+                f"metrics must have names such as top5, and not {', '.join(TAKEN)}, got {name!r}"
+            )
+        if not callable(metric):
+            raise ValueError(f"metric {name!r} must be a function (logits, labels) -> [B]")
+
+
+def own_names(parts: Parts) -> list[str]:
+    """Returns the names of the parts that are the user's, as `own_sha256` has them."""
+    names = [name for name in ("model", "tx", "loss_fn") if getattr(parts, name) is not None]
+    names += [f"metric {name}" for name in parts.metrics or {}]
+    return names + (["splits"] if parts.splits is not None else [])
+
+
+def own_sha256(
+    parts: Parts, model: nn.Module, info: DataInfo, tx: optax.GradientTransformation | None = None
+) -> dict[str, str]:
+    """Returns the SHA-256 of each own part, by its name in `Parts`.
+
+    What is hashed is the part as StableHLO, compiled for two images: the same function with
+    another name or in another file has the same sum, and with another constant another one.
+
+    Args:
+        parts: the own parts.
+        model: the model of the run, own or not.
+        info: the facts about the data.
+        tx: the optimizer of the run; of no use where it is not the user's.
+    """
+    if parts._replace(splits=None) == NONE:
+        return {}
+    forward, images = Forward(model), jnp.zeros((2, *info.image_shape))
+    key = jax.random.key(0, impl="threefry2x32")
+    variables = jax.eval_shape(forward.init, key, images)
+    params = variables["params"]
+    logits, labels = jnp.zeros((2, len(info.label_names))), jnp.zeros(2, jnp.int32)
+    mask = jnp.ones(2, bool)
+
+    def apply(variables: Any, images: jax.Array, key: jax.Array) -> Any:
+        changing = [name for name in variables if name != "params"]
+        rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)}
+        how = {"train": True, "mask": mask, "rngs": rngs, "mutable": changing}
+        return forward(variables, images, **how), forward(variables, images)
+
+    def update(tx: Any, grads: Any, opt_state: Any, params: Any) -> Any:
+        extra = {"value": jnp.float32(1), "grad": grads, "value_fn": norm}
+        return optax.with_extra_args_support(tx).update(grads, opt_state, params, **extra)
+
+    def sha256(function: Callable[..., Any], *args: Any) -> str:
+        return text_sha256(jax.jit(function).lower(*args))
+
+    found = {}
+    if parts.model is not None:
+        found["model"] = sha256(apply, variables, images, key)
+    if parts.tx is not None and tx is not None:
+        opt_state = jax.eval_shape(tx.init, params)
+        found["tx"] = sha256(functools.partial(update, tx), params, opt_state, params)
+    if parts.loss_fn is not None:
+        found["loss_fn"] = sha256(
+            functools.partial(example_losses, parts.loss_fn), logits, labels, mask, params
+        )
+    for name, metric in (parts.metrics or {}).items():
+        found[f"metric {name}"] = sha256(metric, logits, labels)
+    return found
