@@ -53,7 +53,8 @@ def evaluate(
     if not workdirs:
         raise ValueError("workdir must be a directory, or several, got none")
     mesh = create_mesh()
-    trained = [load_trained(path, step, model) for path in workdirs]
+    own: Any = {"model": model, "splits": splits, "one_of_several": len(workdirs) > 1}
+    trained = [load_trained(path, step, **own) for path in workdirs]
     config = trained[0].config
     for path, network in zip(workdirs, trained, strict=True):
         differences = config_differences(
@@ -69,9 +70,9 @@ def evaluate(
     parts = Parts(loss_fn=loss_fn)
     for path, network in zip(workdirs, trained, strict=True):
         saved = {name: sha256 for name, sha256 in network.origin.own.items() if name == "loss_fn"}
-        own = own_sha256(parts, network.model, network.info)
-        check_own(saved, own, Path(path), compare=is_here(network.origin))
-    data, _ = own_splits(trained[0], splits)
+        given = own_sha256(parts, network.model, network.info)
+        check_own(saved, given, Path(path), compare=is_here(network.origin))
+    data, _ = own_splits(trained[0])
     if split not in data:
         raise ValueError(f"split must be one of {', '.join(data)}, got {split!r}")
     images, labels = data[split]

@@ -125,7 +125,7 @@ def load_network(
     """
     if Path(workdir).is_file():
         return _load_exported(Path(workdir))
-    return as_network(load_trained(workdir, step, model))
+    return as_network(load_trained(workdir, step, model=model))
 
 
 def as_network(trained: Trained) -> Network:
@@ -193,8 +193,8 @@ def predict_split(
         raise ValueError(f"--output must end in .npz, got {output}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"--output: there is no directory {output.parent}")
-    trained = load_trained(workdir, step, model)
-    parts, label_names = own_splits(trained, splits)
+    trained = load_trained(workdir, step, model=model, splits=splits)
+    parts, label_names = own_splits(trained)
     images, labels = parts[split]
     predictions = as_network(trained).predict(images, check=False)
     with atomic_file(output) as file:

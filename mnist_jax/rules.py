@@ -107,14 +107,26 @@ def first_bad_step(losses: Any, last_step: int) -> int | None:
 
 
 def bad_leaf(tree: Any) -> str | None:
-    """Returns the name of the first leaf with a value that is not finite, if any.
+    """Returns the name of the first leaf with a value that is not finite, if any."""
+    named = finite_leaves(tree).items()
+    return next((name for name, leaf in named if not np.isfinite(np.asarray(leaf)).all()), None)
 
-    A gradient that is not finite leaves its trace in the parameters and the optimizer's moments.
+
+def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
+    """Returns the leaves of a state, or another tree, that must be finite, by name.
+
+    A gradient that is not finite leaves its trace in the parameters and in the optimizer's moments,
+    which are arrays. Numbers of an optimizer may begin at infinity, such as a best loss.
+
+    Args:
+        tree: a state, or another tree of arrays.
+        axes: the number of axes that every leaf has, such as that of members.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not np.isfinite(np.asarray(leaf)).all():
-            return jax.tree_util.keystr(path, simple=True, separator="/")
-    return None
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if not (getattr(path[0], "name", "") == "opt_state" and np.ndim(leaf) == axes)
+    }
 
 
 class Rules(NamedTuple):

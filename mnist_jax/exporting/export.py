@@ -10,6 +10,7 @@ import jax
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.onnx_file import to_onnx
 from mnist_jax.exporting.stablehlo import Forward, to_stablehlo
+from mnist_jax.parts import OwnModel
 from mnist_jax.steps import eval_logits, to_float
 from mnist_jax.workdir.files import atomic_file, write_json
 from mnist_jax.workdir.run import read_result
@@ -22,6 +23,7 @@ def export(
     *,
     format: Literal["stablehlo", "onnx"],  # noqa: A002 (as on the command line)
     step: int | str = "latest",
+    model: OwnModel = None,
 ) -> dict[str, Any]:
     """Writes a trained network as one file, with its card as OUTPUT.json and OUTPUT.md.
 
@@ -30,6 +32,7 @@ def export(
         output: the file; an older one is replaced.
         format: the file's format, see `export_model`.
         step: a saved step, "latest", or "best" by validation accuracy.
+        model: the module of a network that was trained with its own one, as in `train`.
 
     Returns:
         The card, see `model_card.create_card`.
@@ -42,7 +45,7 @@ def export(
     output = Path(output)
     if not output.name or output.is_dir() or not output.parent.is_dir():
         raise FileNotFoundError(f"--output must be a file in a directory that exists, got {output}")
-    trained = load_trained(workdir, step)
+    trained = load_trained(workdir, step, model=model)
     data = export_model(trained, format)
     card = create_card(data, output.name, format, trained, read_result(Path(workdir)) or {})
     write_export(output, data, card)
@@ -68,7 +71,7 @@ def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) ->
         )
     config = trained.config
     metadata = {
-        "description": f"{config.model.name} trained on {config.data.dataset}",
+        "description": f"{trained.architecture} trained on {trained.dataset}",
         "labels": json.dumps(trained.info.label_names),
     }
     return to_onnx(functools.partial(convolutions, trained.variables), shape, metadata)

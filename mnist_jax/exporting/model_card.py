@@ -81,7 +81,10 @@ def create_card(
     if figures:
         count = origin.examples["test"]
         interval = [*wilson_interval(round(figures["test_accuracy"] * count), count)]
-    dataset = config.data.dataset
+    for section, part in (("model", "model"), ("optimizer", "tx"), ("data", "splits")):
+        if part in origin.own:
+            recipe[section] = "its own"
+    dataset = trained.dataset
     is_mnist = dataset.partition(":")[0] == "mnist"
     versions = written_in["versions"]
     code = RUN[file_format].format(file=file, shape=(1, *info.image_shape), jax=versions["jax"])
@@ -107,7 +110,7 @@ def create_card(
         "ground": info.ground,
         "brightness": info.brightness and [*info.brightness],
         "trained_on": {
-            **recipe["data"],
+            **({} if "splits" in origin.own else recipe["data"]),
             "examples": origin.examples,
             "data_sha256": origin.data_sha256,
         },

@@ -13,7 +13,7 @@ from mnist_jax.config import CheckpointConfig, Config, replace_fields
 from mnist_jax.events import Diverged
 from mnist_jax.laboratory.member_program import member_sums
 from mnist_jax.metrics import Sums
-from mnist_jax.rules import Rules, first_bad_step
+from mnist_jax.rules import Rules, finite_leaves, first_bad_step
 from mnist_jax.start import NUMBERS
 from mnist_jax.state import TrainState
 from mnist_jax.train import make_ready
@@ -165,7 +165,7 @@ class MemberRules(NamedTuple):
         """Records and returns each member with a value that is not finite after `step`."""
         count = len(self.diverged)
         finite: Any = np.ones(count, bool)
-        for leaf in map(np.asarray, jax.tree.leaves(state)):
+        for leaf in map(np.asarray, finite_leaves(state, axes=1).values()):
             finite &= np.isfinite(leaf[:count]).reshape(count, -1).all(axis=1)
         if row:
             finite &= [loss is not None for loss in row["val_loss"]]

@@ -68,9 +68,9 @@ class Measured(NamedTuple):
         return reliability(self.confidence, self.right)
 
 
-def read_run(workdir: str | Path) -> RunRecord:
-    """Reads what `train` has left; see `load_trained` for the errors."""
-    trained = load_trained(workdir)
+def read_run(workdir: str | Path, **own: Any) -> RunRecord:
+    """Reads what `train` has left; arguments and errors as of `load_trained`."""
+    trained = load_trained(workdir, **own)
     history = read_history(Path(workdir))
     for number, row in enumerate(history, 1):
         if not _is_row(row, number):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnist_jax.machine.extras import require
+from mnist_jax.parts import OwnModel
 from mnist_jax.reporting.comparison import comparison_values
 from mnist_jax.reporting.measured import read_run, verdict
 from mnist_jax.reporting.page import render
@@ -27,7 +28,11 @@ class WrittenReport(NamedTuple):
 
 
 def report(
-    workdirs: str | Path | Sequence[str | Path], output: str | Path | None = None
+    workdirs: str | Path | Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    model: OwnModel = None,
+    splits: Any = None,
 ) -> WrittenReport:
     """Writes a page about a trained network, or about several beside each other.
 
@@ -37,6 +42,8 @@ def report(
     Args:
         workdirs: a directory that `train` has written, or several.
         output: an .html file (default: report.html in the workdir; of several, comparison.html).
+        model: the module of networks that were trained with their own one, as in `train`.
+        splits: the data of networks that were trained on their own, as in `train`.
 
     Raises:
         FileNotFoundError: there is no trained network, or no directory for the output.
@@ -53,7 +60,8 @@ def report(
         target = Path(output)
     if target.suffix != ".html":
         raise ValueError(f"--output must end in .html, got {str(output)!r}")
-    runs = [read_run(path) for path in paths]
+    several = len(paths) > 1
+    runs = [read_run(path, model=model, splits=splits, one_of_several=several) for path in paths]
     if not target.parent.is_dir():
         raise FileNotFoundError(f"--output: there is no directory {target.parent}")
     if len(runs) == 1:

@@ -77,14 +77,18 @@ def _how_it_was_made(run: RunRecord, parameters: int, examples: int) -> str:
     kind = {1: "grey ", 3: "colour "}.get(channels, "")
     changed = [name for name, value in vars(config.augment).items() if value]
     augmented = f", changed at random each time ({', '.join(changed)})" if changed else ""
+    optimizer = "an own optimizer"
+    if "tx" not in run.trained.origin.own:
+        fields = config.optimizer
+        rate = f"a learning rate of {fields.learning_rate:g} ({fields.schedule})"
+        optimizer = f"{fields.name} with {rate}"
     begun = f", beginning from {config.init_from}" if config.init_from else ""
     return (
-        f"A {config.model.name} of {parameters:,} parameters, "
+        f"A {run.trained.architecture} of {parameters:,} parameters, "
         f"{'trained' if run.result else 'being trained'} for {epochs} "
         f"{'epoch' if epochs == 1 else 'epochs'} on {examples:,} {kind}images of "
-        f"{config.data.dataset} ({height}x{width} pixels, {len(info.label_names):,} classes)"
-        f"{augmented}, in batches of {config.batch_size} by {config.optimizer.name} with a "
-        f"learning rate of {config.optimizer.learning_rate:g} ({config.optimizer.schedule}) and "
+        f"{run.trained.dataset} ({height}x{width} pixels, {len(info.label_names):,} classes)"
+        f"{augmented}, in batches of {config.batch_size} by {optimizer} and "
         f"seed {config.seed}{begun}."
     )
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.machine.extras import require
+from mnist_jax.parts import OwnModel
 from mnist_jax.predict import Network, as_network
 from mnist_jax.reporting.filters import feature_maps, map_sheets
 from mnist_jax.steps import to_float
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 
 
 def serve(
-    workdir: str | Path, step: int | str = "latest", *, host: str = "127.0.0.1", port: int = 8000
+    workdir: str | Path,
+    step: int | str = "latest",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model: OwnModel = None,
 ) -> None:
     """Serves a page to draw on until a signal ends it.
 
@@ -36,6 +42,7 @@ def serve(
         step: a saved step, "latest", or "best" by validation accuracy.
         host: the address to listen at; with "0.0.0.0" anyone on the network can use the page.
         port: 0 is any that is free.
+        model: the module of a network that was trained with its own one, as in `train`.
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
@@ -48,7 +55,7 @@ def serve(
 
     with _listen(host, port) as listener:  # first: a port that is taken is told at once
         address, port = listener.getsockname()[:2]
-        trained = load_trained(workdir, step)
+        trained = load_trained(workdir, step, model=model)
         channels = trained.info.image_shape[2]
         if channels not in (1, 3):
             raise ValueError(
@@ -76,8 +83,8 @@ def about(trained: Trained, workdir: str | Path) -> "About":
     measured = result.get("best_step" if trained.config.watch.patience else "steps")
     return About(
         step=trained.step,
-        architecture=trained.config.model.name,
-        dataset=trained.config.data.dataset,
+        architecture=trained.architecture,
+        dataset=trained.dataset,
         label_names=list(trained.info.label_names),
         image_shape=list(trained.info.image_shape),
         drawings=bool(trained.info.drawing_box),

@@ -12,7 +12,7 @@ from mnist_jax.datasets import Split, load_splits
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.forward import Forward
 from mnist_jax.models import create_model
-from mnist_jax.parts import Parts, own_model, own_sha256
+from mnist_jax.parts import OwnModel, Parts, own_model, own_sha256
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.state import Variables
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress, restore_variables
@@ -32,6 +32,7 @@ class Trained(NamedTuple):
         step: number of updates that it was trained with.
         origin: the record of what it was made of.
         workdir: the directory that it was loaded from.
+        splits: its own data as they were given; None if the config names them.
     """
 
     config: Config
@@ -40,11 +41,22 @@ class Trained(NamedTuple):
     step: int
     origin: Origin
     workdir: Path = Path()
+    splits: Any = None
 
     @property
     def apply_fn(self) -> Forward:
         """The function (variables, images float [B, H, W, C] in [0, 1]) -> logits."""
         return Forward(self.model)
+
+    @property
+    def architecture(self) -> str:
+        """The name of the config's model, or of the class of the network's own."""
+        return type(self.model).__name__ if "model" in self.origin.own else self.config.model.name
+
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset, or words for the network's own data."""
+        return "its own data" if "splits" in self.origin.own else self.config.data.dataset
 
     @property
     def info(self) -> DataInfo:
@@ -73,7 +85,14 @@ def trained_config(workdir: str | Path) -> Config:
     return config
 
 
-def load_trained(workdir: str | Path, step: int | str = "latest", model: Any = None) -> Trained:
+def load_trained(
+    workdir: str | Path,
+    step: int | str = "latest",
+    *,
+    model: OwnModel = None,
+    splits: Any = None,
+    one_of_several: bool = False,
+) -> Trained:
     """Loads a trained network, its variables whole on every device; nothing is written.
 
     Args:
@@ -81,6 +100,9 @@ def load_trained(workdir: str | Path, step: int | str = "latest", model: Any = N
         step: a saved step, "latest", or "best" by validation accuracy (of equal ones the newest).
             With early stopping the latest is the best.
         model: the network's own module, see `parts.Parts`; None if the config names it.
+        splits: the network's own data; None if the config names them, or they are not needed.
+        one_of_several: True if the parts are those of some networks, and of no meaning for one that
+            was trained without.
 
     Raises:
         FileNotFoundError: there is no trained network.
@@ -112,8 +134,15 @@ def load_trained(workdir: str | Path, step: int | str = "latest", model: Any = N
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
-        return load_trained(workdir, step, model)  # a run that is under way has pruned one
+        return load_trained(
+            workdir, step, model=model, splits=splits, one_of_several=one_of_several
+        )  # a run that is under way has pruned one
     _check_model(config, origin, Path(workdir))
+    if one_of_several:
+        model, splits = (
+            part if name in origin.own else None
+            for name, part in (("model", model), ("splits", splits))
+        )
     parts = Parts(model=model)
     module = own_model(parts, origin.data) or create_model(
         num_classes=len(origin.data.label_names), **vars(config.model)
@@ -121,7 +150,7 @@ def load_trained(workdir: str | Path, step: int | str = "latest", model: Any = N
     saved = {name: sha256 for name, sha256 in origin.own.items() if name == "model"}
     own = own_sha256(parts, module, origin.data)
     check_own(saved, own, Path(workdir), compare=is_here(origin))
-    return Trained(config, module, variables, by_name[str(step)], origin, Path(workdir))
+    return Trained(config, module, variables, by_name[str(step)], origin, Path(workdir), splits)
 
 
 def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
@@ -138,18 +167,13 @@ def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
         )
 
 
-def own_splits(trained: Trained, splits: Any = None) -> tuple[dict[str, Split], tuple[str, ...]]:
+def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the splits that a network was trained, validated and tested on, see `load_splits`.
 
-    Args:
-        trained: the network.
-        splits: its own data, as in `parts.Parts`; None if the config names the dataset.
-
-    Raises:
-        ValueError: the data are no longer what they were, or are not given.
+    Raises ValueError where the data are no longer what they were, or were not handed in.
     """
     saved = {name: sha256 for name, sha256 in trained.origin.own.items() if name == "splits"}
-    given = {} if splits is None else {"splits": ""}
+    given = {} if trained.splits is None else {"splits": ""}
     check_own(saved, given, trained.workdir, compare=False)
     splits, label_names = load_splits(**vars(trained.config.data))
     same = label_names == trained.info.label_names
