@@ -201,13 +201,21 @@ class AugmentConfig(Checked):
 
 @dataclass(frozen=True)
 class WatchConfig(Checked):
-    """What is done where the validation no longer gets better; 0: nothing."""
+    """What is done where the validation no longer gets better; 0: nothing.
 
+    Of a metric whose name contains "loss", "error" or "gap" lower is better, of others higher.
+    """
+
+    monitor: str = "val_accuracy"
+    """Metric of the history by which an epoch is the best: for early stopping, for the checkpoint
+    that is kept, and for `--step best`."""
     patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
-    """Epochs with a lower validation accuracy than the best after which training stops; the result
-    is then the best network, not the last one."""
+    """Epochs since the best one after which training stops; the result is then the best network,
+    not the last one."""
+    plateau_monitor: str = "val_loss"
+    """Metric of the history that shows when to lower the learning rate."""
     plateau_patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
-    """Epochs without a lower validation loss after which the learning rate falls."""
+    """Epochs without a better `plateau_monitor` after which the learning rate falls."""
     plateau_factor: Annotated[float, Limit(lambda x: 0 < x < 1, "above 0 and below 1")] = 0.1
     """What it is multiplied with then."""
 

@@ -205,7 +205,8 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
         return [*lines, *_members(result)]
     if begin:
         if result["steps"] < begin.total_steps:
-            last, best = done.history[-1]["epoch"], best_row(done.history)["epoch"]
+            last = done.history[-1]["epoch"]
+            best = best_row(done.history, begin.config.watch.monitor)["epoch"]
             lines.append(f"stopped after epoch {last}; the best was epoch {best}")
         lines.append(
             f"test loss {result['test_loss']:.4f}  accuracy {result['test_accuracy']:.2%} of "

@@ -11,7 +11,7 @@ import numpy as np
 
 from mnist_jax.metrics import Sums, mean_metrics, total_sums
 from mnist_jax.workdir.files import json_number
-from mnist_jax.workdir.history import Row, best_row
+from mnist_jax.workdir.history import Row, best_row, score
 
 # Checkpoints: which steps are saved, and which of the saved ones stay
 
@@ -38,21 +38,23 @@ def is_scheduled(
     return every_steps > 0 and step // every_steps > chunk_start // every_steps
 
 
-def best_step(history: Sequence[Row], is_scheduled: Callable[[int], bool]) -> int | None:
-    """Returns the step of best validation accuracy among the scheduled ones, if there are any."""
+def best_step(
+    history: Sequence[Row], is_scheduled: Callable[[int], bool], monitor: str
+) -> int | None:
+    """Returns the step of the `best_row` among the scheduled ones, if there are any."""
     rows = [row for row in history if is_scheduled(row["step"])]
-    return best_row(rows)["step"] if rows else None
+    return best_row(rows, monitor)["step"] if rows else None
 
 
 def kept_steps(
-    saved: list[int], history: Sequence[Row], is_scheduled: Callable[[int], bool]
+    saved: list[int], history: Sequence[Row], is_scheduled: Callable[[int], bool], monitor: str
 ) -> set[int]:
     """Returns the saved steps that stay: the newest, two newest of the schedule, and the best.
 
     Two, because the newest may turn out damaged. A step that was saved only because of a signal is
     deleted once the schedule has saved two more.
     """
-    best = best_step(history, is_scheduled)
+    best = best_step(history, is_scheduled, monitor)
     newest = [step for step in saved if is_scheduled(step)][-2:]
     return {*saved[-1:], *newest, *([best] if best else [])}
 
@@ -60,16 +62,16 @@ def kept_steps(
 # Validation that stops improving
 
 
-def stops_early(history: Sequence[Row], patience: int) -> bool:
+def stops_early(history: Sequence[Row], patience: int, monitor: str) -> bool:
     """Decides whether `patience` epochs have passed since the best one; with 0, never.
 
-    The best is `history.best_row`: of epochs with equal validation accuracy the newest.
+    The best is `history.best_row`: of epochs with an equal metric the newest.
 
     References:
         L. Prechelt, "Early Stopping - But When?", 1998.
     """
     return bool(patience and history) and (
-        history[-1]["epoch"] - best_row(history)["epoch"] >= patience
+        history[-1]["epoch"] - best_row(history, monitor)["epoch"] >= patience
     )
 
 
@@ -77,9 +79,9 @@ def rate_factor(losses: list[float], patience: int, factor: float) -> float:
     """Returns the factor of the learning rate after these epochs.
 
     Args:
-        losses: the validation loss of each epoch.
-        patience: the number of epochs in a row without a lower validation loss after which the rate
-            falls and the count starts again; 0 disables.
+        losses: the validation loss of each epoch, or another metric of which lower is better.
+        patience: the number of epochs in a row without a lower loss after which the rate falls and
+            the count starts again; 0 disables.
         factor: the factor applied each time.
     """
     scale, lowest, waited = 1.0, float("inf"), 0
@@ -137,7 +139,9 @@ class Rules(NamedTuple):
         steps_per_epoch: the number of steps in an epoch; the last one may be padded.
         total_steps: the number of steps in all epochs.
         is_scheduled: a function step -> whether a checkpoint is due.
+        monitor: the metric that decides which epoch is the best.
         patience: the argument of `stops_early`.
+        plateau_monitor: the metric whose plateaus count.
         plateau_patience: the patience of `rate_factor`.
         plateau_factor: the factor of `rate_factor`.
         learning_rate: a function, number of updates so far -> learning rate of the next one without
@@ -148,20 +152,24 @@ class Rules(NamedTuple):
     steps_per_epoch: int
     total_steps: int
     is_scheduled: Callable[[int], bool]
+    monitor: str = "val_accuracy"
     patience: int = 0
+    plateau_monitor: str = "val_loss"
     plateau_patience: int = 0
     plateau_factor: float = 1.0
     learning_rate: Callable[[int], float | None] = lambda _: None
 
+    def best_step(self, history: Sequence[Row]) -> int | None:
+        return best_step(history, self.is_scheduled, self.monitor)
+
     def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:
-        return kept_steps(saved, history, self.is_scheduled)
+        return kept_steps(saved, history, self.is_scheduled, self.monitor)
 
     def stops_early(self, history: Sequence[Row]) -> bool:
-        return stops_early(history, self.patience)
+        return stops_early(history, self.patience, self.monitor)
 
     def rate_factor(self, history: Sequence[Row]) -> float:
-        # In a population's history a loss that is not finite is None.
-        losses = [np.inf if row["val_loss"] is None else row["val_loss"] for row in history]
+        losses = [-score(row, self.plateau_monitor) for row in history]
         return rate_factor(losses, self.plateau_patience, self.plateau_factor)
 
     def totals(self, sums: Sequence[Sums]) -> dict[str, Any]:

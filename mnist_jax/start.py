@@ -22,11 +22,11 @@ from mnist_jax.optimizer import create_optimizer, keep_frozen, rate_schedule
 from mnist_jax.parts import NONE, Parts, check_metrics, own_model, own_optimizer, own_sha256
 from mnist_jax.processes.distributed import from_first
 from mnist_jax.program import Build, StepParts
-from mnist_jax.rules import Rules, best_step, is_scheduled
+from mnist_jax.rules import Rules, is_scheduled
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress, restore_state
 from mnist_jax.workdir.hashing import data_sha256, tree_sha256
-from mnist_jax.workdir.history import Progress
+from mnist_jax.workdir.history import Progress, check_monitors
 from mnist_jax.workdir.origin import Origin, check_same_run, check_same_step, environment
 from mnist_jax.workdir.trained import load_trained
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
@@ -95,7 +95,8 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         parts: the user's own parts, which take the place of the config's.
 
     Raises:
-        ValueError: the config or a part does not fit the data, or JAX computes in float64.
+        ValueError: the config or a part does not fit the data, or the config watches a metric that
+            the history will not have; or JAX computes in float64.
     """
     if jax.dtypes.canonicalize_dtype(np.float64) == np.float64:
         raise ValueError(
@@ -103,6 +104,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
             'call jax.config.update("jax_enable_x64", False)'
         )
     check_metrics(parts.metrics or {})
+    check_monitors(config.watch, parts.metrics or ())
     splits, label_names = load_splits(**vars(config.data))
     images = splits["train"].images
     chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLE]  # they may be in order
@@ -225,8 +227,8 @@ def last_checkpoint(
     Args:
         checkpoints: the directory of the checkpoints.
         origin: the origin of the run.
-        keeps_best: the schedule of a run whose best checkpoint counts. If that one is damaged or
-            gone, the run resumes from the one before it and so makes it again.
+        keeps_best: the function history -> step of a run whose best checkpoint counts. If that one
+            is damaged or gone, the run resumes from the one before it and so makes it again.
 
     Raises:
         ValueError: the checkpoints belong to another run, as `check_same_run` finds.
@@ -246,7 +248,7 @@ def _last_checkpoint(
         return [], beginning.to_json()
     progress = read_progress(checkpoints, saved[-1])
     check_same_run(progress.origin, origin, checkpoints)
-    best = best_step(progress.history, keeps_best) if keeps_best else None
+    best = keeps_best(progress.history) if keeps_best else None
     if best and best not in saved:
         # It may be gone where the run was extended: its last epoch was scheduled then, and better.
         saved = [step for step in saved if step < best]

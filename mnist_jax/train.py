@@ -17,7 +17,6 @@ from mnist_jax.loop import training_events
 from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_sha256
 from mnist_jax.processes.distributed import agreement, check_alike, from_first
 from mnist_jax.processes.signals import Stopped, stop_requests
-from mnist_jax.rules import best_step
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.start import (
     compiled_origin,
@@ -184,9 +183,7 @@ def _train(config: Config, workdir: Path, parts: Parts, overwrite: bool, tell: L
     check_alike("data", task.origin.data_sha256)
     saved, progress = [], Progress(task.origin)
     if not overwrite:
-        saved, progress = last_checkpoint(
-            checkpoints, task.origin, keeps_best=task.rules.is_scheduled
-        )
+        saved, progress = last_checkpoint(checkpoints, task.origin, keeps_best=task.rules.best_step)
     stopwatch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
@@ -227,7 +224,7 @@ def _train(config: Config, workdir: Path, parts: Parts, overwrite: bool, tell: L
         if end.signum:
             raise stopped(end, total_steps, overwrite)
         stopwatch.lap("checkpoint")
-        best, state = best_step(end.history, rules.is_scheduled), end.state
+        best, state = rules.best_step(end.history), end.state
         if config.watch.patience and best:
             state = restore_state(checkpoints, best, state, replicated(create_mesh()))
             stopwatch.lap("checkpoint")
@@ -240,7 +237,7 @@ def _train(config: Config, workdir: Path, parts: Parts, overwrite: bool, tell: L
             raise stopped(end._replace(signum=signum), total_steps, overwrite)
 
     stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
-    measured = best_row(end.history) if config.watch.patience else end.history[-1]
+    measured = best_row(end.history, rules.monitor) if config.watch.patience else end.history[-1]
     result = create_result(
         state.eval_variables,
         test,

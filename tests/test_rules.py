@@ -3,11 +3,16 @@
 Tables, and a definition that walks along the run; then whole runs that are decided by them.
 """
 
+import contextlib
 import dataclasses
+import functools
 import itertools
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import SMALL, stop_after
 from hypothesis import given, settings
@@ -15,12 +20,14 @@ from hypothesis import strategies as st
 from scripted import LESSON, scripted
 
 from mnist_jax import Config, evaluate, population, train
-from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig
+from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
 from mnist_jax.events import Event, Save
 from mnist_jax.rules import best_step, is_scheduled, kept_steps, rate_factor, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
-from mnist_jax.workdir.history import best_row
+from mnist_jax.workdir.history import best_row, check_monitors
+
+ACCURACY = "val_accuracy"
 
 # Checkpoints
 
@@ -102,7 +109,7 @@ def test_the_best_step_is_one_that_the_schedule_saves(subtests):
         ({20: 0.6, 40: 0.7, 60: 0.7, 80: 0.1}, 60),
     ):
         with subtests.test(msg=str(accuracies)):
-            assert best_step(epochs_at(accuracies), lambda step: step % 20 == 0) == best
+            assert best_step(epochs_at(accuracies), lambda step: step % 20 == 0, ACCURACY) == best
 
 
 def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
@@ -123,7 +130,8 @@ def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
         ([10, 14, 18, 20], {10: 0.5, 20: 0.6}, {10, 20}),
     ):
         with subtests.test(msg=f"{saved} {accuracies}"):
-            assert kept_steps(saved, epochs_at(accuracies), lambda step: step % 10 == 0) == kept
+            found = kept_steps(saved, epochs_at(accuracies), lambda step: step % 10 == 0, ACCURACY)
+            assert found == kept
 
 
 @pytest.mark.parametrize(
@@ -195,7 +203,7 @@ def test_training_stops_when_patience_epochs_have_passed_since_the_best(subtests
         ([], 0, False),
     ):
         with subtests.test(msg=f"{accuracies}, patience {patience}"):
-            assert stops_early(epochs_of(accuracies), patience) is stops
+            assert stops_early(epochs_of(accuracies), patience, ACCURACY) is stops
 
 
 def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
@@ -225,9 +233,68 @@ def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
 
 def test_the_best_row_has_the_highest_accuracy_and_of_equal_ones_is_the_newest():
     history = epochs_of([0.5, 0.7, 0.7, 0.6])
-    assert best_row(history)["epoch"] == 3
-    assert best_row(history[::-1])["epoch"] == 3
-    assert best_row(history[:1])["epoch"] == 1
+    assert best_row(history, ACCURACY)["epoch"] == 3
+    assert best_row(history[::-1], ACCURACY)["epoch"] == 3
+    assert best_row(history[:1], ACCURACY)["epoch"] == 1
+
+
+def test_the_name_of_a_metric_says_whether_lower_is_better_and_no_number_is_the_worst(subtests):
+    for monitor, values, best in (
+        ("val_loss", [0.5, 0.4, 0.4, 0.6], 3),
+        ("val_error_rate", [0.5, 0.6], 1),
+        ("generalization_gap", [0.1, -0.1, 0.2], 2),
+        ("val_top5", [0.5, 0.6, 0.4], 2),
+        ("val_top5", [None, 0.1, math.nan], 2),
+        ("val_loss", [math.nan, 9.0, None, math.inf], 2),
+        ("val_loss", [None, None], 2),
+        ("train_accuracy", [-1.0, math.inf], 1),
+    ):
+        with subtests.test(msg=f"{monitor} {values}"):
+            history: Any = [{"epoch": n, "step": n, monitor: v} for n, v in enumerate(values, 1)]
+            assert best_row(history, monitor)["epoch"] == best
+    assert best_row(epochs_of([0.5, 0.4]), "val_later")["epoch"] == 2  # rows without it
+
+
+def test_monitors_that_the_history_does_not_have_are_refused(subtests):
+    for fields, metrics, message in (
+        ({"monitor": "val_acuracy"}, (), "watch.monitor must be one of train_loss, train_acc"),
+        ({"monitor": "val_acuracy"}, (), "got 'val_acuracy'; did you mean val_accuracy?"),
+        ({"plateau_monitor": "val_top5"}, (), "watch.plateau_monitor must be"),
+        ({"monitor": "top5"}, ["top5"], "got 'top5'; did you mean val_top5?"),
+        ({"monitor": "seconds"}, (), "got 'seconds'"),  # another run would decide otherwise
+        ({"monitor": "step"}, (), "got 'step'"),
+        ({"monitor": "val_top5", "plateau_monitor": "train_top5"}, ["top5"], None),
+        ({"monitor": "generalization_gap", "plateau_monitor": "val_accuracy"}, (), None),
+    ):
+        with subtests.test(msg=f"{fields} {message}"):
+            refused = message and pytest.raises(ValueError, match=re.escape(message))
+            with refused or contextlib.nullcontext():
+                check_monitors(config_from_dict({"watch": fields}).watch, metrics)
+
+
+def test_training_with_an_unknown_monitor_is_refused_before_anything_is_written(tmp_path):
+    config = dataclasses.replace(LESSON, watch=WatchConfig(monitor="val_f1"))
+    for run in (train, functools.partial(population, seeds=2)):
+        with pytest.raises(ValueError, match=r"watch\.monitor must be one of"):
+            run(config, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_another_monitor_decides_when_to_stop_what_is_kept_and_what_best_is(tmp_path):
+    """By accuracy the run would stop after its third epoch, and the first would be the best."""
+    watch = WatchConfig(monitor="val_loss", patience=2)
+    with scripted(accuracies=[0.9, 0.5, 0.4], losses=[3.0, 2.0, 1.0, 4.0, 5.0]):
+        run = train(dataclasses.replace(LESSON, epochs=9, watch=watch), tmp_path, listeners=())
+    assert (len(run.history), run.result["best_step"], run.result["val_accuracy"]) == (5, 24, 0.4)
+    assert np.asarray(run.state.params["layer"]["kernel"]) == 24
+    assert check_checkpoints(tmp_path / "checkpoints") == ([24, 32, 40], {})
+
+
+def test_another_monitor_decides_for_each_member_when_the_rate_falls(tmp_path):
+    watch = WatchConfig(plateau_monitor="val_accuracy", plateau_patience=1, plateau_factor=0.5)
+    with scripted(accuracies=[[0.5, 0.5], [0.6, 0.5], [0.7, 0.6]], losses=[1.0]) as script:
+        population(dataclasses.replace(LESSON, watch=watch), tmp_path, seeds=2, listeners=())
+    assert script.rates[::3] == [[1.0, 1.0], [1.0, 1.0], [1.0, 0.5]]
 
 
 def test_early_stopping_needs_every_epoch_saved():
@@ -246,7 +313,7 @@ def test_early_stopping_ends_the_run_with_its_best_network_and_it_is_complete(tm
     run = train(config, tmp_path)
     accuracies = [row["val_accuracy"] for row in run.history]
     assert len(accuracies) < config.epochs
-    best = best_row(run.history)
+    best = best_row(run.history, ACCURACY)
     assert (len(accuracies) - best["epoch"], best["val_accuracy"]) == (2, max(accuracies))
     assert run.result["steps"] == run.history[-1]["step"]
     assert run.result["best_step"] == best["step"] == run.state.step

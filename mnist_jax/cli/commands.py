@@ -112,7 +112,7 @@ class OfTrained(Common):
     workdir: Path = Path("runs/default")
     """A directory that `train` has written."""
     step: str = "latest"
-    """A saved step, latest, or best (by validation accuracy)."""
+    """A saved step, latest, or best (by the recipe's watch.monitor)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class Evaluate(SeveralProcesses):
     split: Literal["test", "validation", "train"] = "test"
     """Which examples."""
     step: str = "latest"
-    """A saved step, latest, or best (by validation accuracy)."""
+    """A saved step, latest, or best (by the recipe's watch.monitor)."""
 
     def run(self) -> dict[str, Any]:
         measured = evaluate(self.workdir, self.split, self.step)

@@ -32,7 +32,7 @@ from mnist_jax.rules import stops_early
 from mnist_jax.train import train
 from mnist_jax.workdir.checkpoint import delete_checkpoints
 from mnist_jax.workdir.files import write_json
-from mnist_jax.workdir.history import Row, best_row
+from mnist_jax.workdir.history import Row, best_row, check_monitors
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import read_config
 
@@ -173,9 +173,11 @@ def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None
         for space in search_space.values()
     )
     for values in itertools.islice(itertools.product(*extremes), CHECKED):
-        tried = dict(zip(search_space, values, strict=True))
+        fields = dict(zip(search_space, values, strict=True))
         try:
-            check_model(**vars(replace_fields(config, tried).model))
+            tried = replace_fields(config, fields)
+            check_model(**vars(tried.model))
+            check_monitors(tried.watch)
         except ValueError as error:
             raise ValueError(f"the search space does not fit the config: {error}") from error
 
@@ -332,7 +334,9 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> str
         with contextlib.suppress(TrialPruned):
             train(config, directory, listeners=[follow_trial])
         if _is_last(history, config):
-            value = (best_row(history) if config.watch.patience else history[-1])["val_accuracy"]
+            watch = config.watch
+            row = best_row(history, watch.monitor) if watch.patience else history[-1]
+            value = row["val_accuracy"]
             study.tell(trial.number, value)
             outcome = f"validation accuracy {value:.2%}"
         else:
@@ -351,7 +355,9 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> str
 
 
 def _is_last(history: Sequence[Row], config: Config) -> bool:
-    return history[-1]["epoch"] == config.epochs or stops_early(history, config.watch.patience)
+    return history[-1]["epoch"] == config.epochs or stops_early(
+        history, config.watch.patience, config.watch.monitor
+    )
 
 
 def _finished(study: Study) -> list[FrozenTrial]:

@@ -40,7 +40,10 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "result": run.result,
         "made": _how_it_was_made(run, numbers["params"], len(splits["train"].labels)),
         "early": _early_stop(run),
-        "chosen_by": bool(config.watch.patience and not run.result and len(run.history) > 1),
+        "chosen_by": config.watch.patience
+        and not config.watch.monitor.startswith("train_")
+        and not run.result
+        and len(run.history) > 1,
         "curves": _curves(run),
         "heed": _what_training_figures_are(config),
         "comparable": not config.augment.mixup_alpha,
@@ -95,12 +98,13 @@ def _how_it_was_made(run: RunRecord, parameters: int, examples: int) -> str:
 
 def _early_stop(run: RunRecord) -> str:
     """Says which epoch's network this is, where it may be another one than the last."""
-    patience, epochs = run.trained.config.watch.patience, run.trained.config.epochs
+    watch, epochs = run.trained.config.watch, run.trained.config.epochs
     shown = [row["epoch"] for row in run.history if row.get("step") == run.trained.step]
-    if not patience or not shown or len(run.history) == 1:
+    if not watch.patience or not shown or len(run.history) == 1:
         return ""
     last = run.history[-1]["epoch"]
-    kept = f"he network shown is that of epoch {shown[0]}, which was the best in validation."
+    by = "in validation" if watch.monitor == "val_accuracy" else f"by {watch.monitor}"
+    kept = f"he network shown is that of epoch {shown[0]}, which was the best {by}."
     if run.result and last < epochs:
         return f"The training stopped early, after epoch {last} of {epochs}; t{kept}"
     return f"T{kept}"

@@ -1,17 +1,21 @@
 """The history of a training, as metrics.jsonl and checkpoints hold it."""
 
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from mnist_jax.config import WatchConfig
 from mnist_jax.metrics import COUNTS
 from mnist_jax.workdir.files import json_number, write_text
 from mnist_jax.workdir.origin import Origin
 
 TIMES = ("seconds", "input_seconds", "examples_per_second")
+LOWER_IS_BETTER = ("loss", "error", "gap")  # in the name of a metric
 
 
 class Row(TypedDict):
@@ -121,6 +125,37 @@ def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in TIMES}
 
 
-def best_row(history: Sequence[Row]) -> Row:
-    """Returns the row with the highest validation accuracy; of equal ones the newest."""
-    return max(history, key=lambda row: (row["val_accuracy"], row["step"]))
+def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
+    """Raises ValueError where a config watches a metric that its history will not have.
+
+    Times are refused, too: they differ between two runs of one config, which must decide the same.
+
+    Args:
+        watch: the part of the config.
+        metrics: the names of a user's own metrics, each of which gives train_NAME and val_NAME.
+    """
+    own = [f"{split}_{name}" for name in metrics for split in ("train", "val")]
+    known = [name for name in Row.__annotations__ if name not in ("epoch", "step", *TIMES)] + own
+    for field in ("monitor", "plateau_monitor"):
+        name = getattr(watch, field)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"watch.{field} must be one of {', '.join(known)}, got {name!r}{hint}")
+
+
+def score(row: Mapping[str, Any], monitor: str) -> float:
+    """Returns a metric of one network's epoch so that higher is better.
+
+    Lower is better, and the sign changes, where the name contains "loss", "error" or "gap". A value
+    that is missing, None or not finite is the worst: -inf.
+    """
+    value = row.get(monitor)
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return -value if any(part in monitor for part in LOWER_IS_BETTER) else value
+
+
+def best_row(history: Sequence[Row], monitor: str) -> Row:
+    """Returns the row whose metric of this name is the best, see `score`; of equals the newest."""
+    return max(history, key=lambda row: (score(row, monitor), row["step"]))

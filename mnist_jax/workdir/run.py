@@ -30,7 +30,7 @@ class Result(TypedDict):
 
     `guessing` is what `metrics.guessing` gives for the test split; older versions had none. Each
     own metric has `test_NAME` and `val_NAME`. `steps` counts the updates made, `best_step` is the
-    saved step of best validation accuracy; `seconds` maps the phases of the run to seconds. The
+    saved step that is best by `watch.monitor`; `seconds` maps the phases of the run to seconds. The
     environment follows, as in `origin`.
     """
 

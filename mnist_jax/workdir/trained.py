@@ -97,8 +97,8 @@ def load_trained(
 
     Args:
         workdir: a directory that `train` has written.
-        step: a saved step, "latest", or "best" by validation accuracy (of equal ones the newest).
-            With early stopping the latest is the best.
+        step: a saved step, "latest", or "best" by the config's `watch.monitor` (of equal ones the
+            newest). With early stopping the latest is the best.
         model: the network's own module, see `parts.Parts`; None if the config names it.
         splits: the network's own data; None if the config names them, or they are not needed.
         one_of_several: True if the parts are those of some networks, and of no meaning for one that
@@ -123,7 +123,9 @@ def load_trained(
         if step == "best":
             rows = read_progress(checkpoints, steps[-1]).history
             measured = [row for row in rows if row["step"] in steps]
-            by_name["best"] = best_row(measured)["step"] if measured else steps[-1]
+            by_name["best"] = (
+                best_row(measured, config.watch.monitor)["step"] if measured else steps[-1]
+            )
         if str(step) not in by_name:
             raise ValueError(
                 f"{checkpoints} holds no step {step}, but the steps {', '.join(map(str, steps))}; "
