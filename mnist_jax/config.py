@@ -2,16 +2,17 @@
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import json
 import re
 import runpy
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from flax.traverse_util import flatten_dict
 
@@ -61,8 +62,49 @@ def _require(condition: bool, name: str, expected: str, value: object) -> None:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Returns " (did you mean X?)" with the known name that is most like another, or "".
+
+    The last parts of dotted names are compared, first within the group that is named, and initials
+    count: lr is like optimizer.learning_rate.
+    """
+    group, _, last = str(name).rpartition(".")
+    known = [*known]
+    for among in ([other for other in known if other.startswith(f"{group}.")], known):
+        short = {}
+        for other in reversed(among):
+            words = other.rpartition(".")[2]
+            short |= {"".join(word[:1] for word in words.split("_")): other, words: other}
+        if near := difflib.get_close_matches(last, short, 1):
+            return f" (did you mean {short[near[0]]}?)"
+    return ""
+
+
+def _unknown_field(name: object, known: Iterable[str]) -> ValueError:
+    group = str(name).partition(".")[0] + "."
+    known = [*known]
+    listed = [other for other in known if other.startswith(group)] or known
+    return ValueError(
+        f"unknown config field {name}{did_you_mean(name, known)}; expected some of "
+        f"{', '.join(listed)}"
+    )
+
+
 class Checked:
-    """A config whose values have the types of their annotations and keep the limits there."""
+    """A config whose values have the types of their annotations and keep the limits there.
+
+    Scalars of NumPy and JAX become numbers of Python, which compare alike and fit into JSON.
+    """
+
+    def __new__(cls, *_: Any, **values: Any) -> Self:
+        known = typing.get_type_hints(cls)
+        for name in values:
+            if name not in known:
+                near = did_you_mean(name, flatten_dict(dataclasses.asdict(cls()), sep="."))  # type: ignore[call-overload]
+                raise TypeError(
+                    f"{cls.__name__} has no field {name}{near}; expected some of {', '.join(known)}"
+                )
+        return super().__new__(cls)
 
     def __post_init__(self):
         cls = type(self)
@@ -70,6 +112,9 @@ class Checked:
         limits = typing.get_type_hints(cls, include_extras=True)
         for name, expected in typing.get_type_hints(cls).items():
             value = getattr(self, name)
+            if getattr(value, "shape", None) == ():
+                value = value.item()
+                object.__setattr__(self, name, value)
             if typing.get_origin(expected) is Literal:
                 valid = value in typing.get_args(expected)
                 kind = f"one of {typing.get_args(expected)}"
@@ -351,7 +396,7 @@ def replace_fields(config: Config, values: dict[str, Any]) -> Config:
     known = flatten_dict(nested, sep=".")
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"unknown config field {name}; expected some of {', '.join(known)}")
+            raise _unknown_field(name, known)
         *groups, field_name = name.split(".")
         functools.reduce(lambda part, group: part[group], groups, nested)[field_name] = value
     return config_from_dict(nested)
@@ -360,10 +405,9 @@ def replace_fields(config: Config, values: dict[str, Any]) -> Config:
 def _build(cls: type, values: Any, prefix: str) -> Any:
     _require(isinstance(values, dict), prefix.rstrip(".") or "a config", "an object", values)
     types = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(types))
-    if unknown:
-        names = ", ".join(prefix + name for name in unknown)
-        raise ValueError(f"unknown config field {names}; expected some of {', '.join(types)}")
+    if unknown := sorted(set(values) - set(types), key=str):
+        known = flatten_dict(dataclasses.asdict(cls()), sep=".")
+        raise _unknown_field(f"{prefix}{unknown[0]}", [prefix + name for name in known])
     return cls(
         **{
             name: _build(types[name], value, f"{prefix}{name}.")

@@ -1,9 +1,12 @@
 import dataclasses
 import json
 import math
+import pickle
 import zipfile
 from collections.abc import Callable
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import RECIPES, ROOT, python
 from hypothesis import given
@@ -18,7 +21,10 @@ from mnist_jax.config import (
     config_differences,
     config_from_dict,
     load_config,
+    replace_fields,
 )
+from mnist_jax.laboratory.members import create_members
+from mnist_jax.laboratory.sweep import sweep
 
 
 def test_the_default_recipe_is_the_reference_recipe():
@@ -116,9 +122,66 @@ def test_a_field_that_an_older_file_does_not_have_gets_its_default():
     assert config_from_dict(older) == Config(epochs=3)
 
 
-def test_unknown_fields_are_named():
-    with pytest.raises(ValueError, match=r"unknown config field optimizer.lr"):
-        config_from_dict({"optimizer": {"lr": 0.1}})
+UNKNOWN: list[tuple[Callable[[], object], str]] = [
+    (lambda: Config(foo=1), "Config has no field foo; expected some of seed, epochs"),  # type: ignore
+    (lambda: Config(learning_rate=1), "learning_rate (did you mean optimizer.learning_rate?)"),  # type: ignore
+    (lambda: OptimizerConfig(lr=1), "OptimizerConfig has no field lr (did you mean learning_rate"),  # type: ignore
+    (lambda: dataclasses.replace(Config(), epoch=1), "epoch (did you mean epochs?)"),  # type: ignore
+    (
+        lambda: replace_fields(Config(), {"lr": 1}),
+        "field lr (did you mean optimizer.learning_rate?",
+    ),
+    (lambda: replace_fields(Config(), {"model.nam": 1}), "(did you mean model.name?); expected"),
+    (lambda: replace_fields(Config(), {"watch": {}}), "watch; expected some of watch.monitor, w"),
+    (lambda: config_from_dict({"epoch": 3}), "unknown config field epoch (did you mean epochs?)"),
+    (lambda: config_from_dict({"a": 3, 1: 2}), "unknown config field 1"),
+    (lambda: config_from_dict({"optimizer": {"lr": 1}}), "optimizer.lr (did you mean optimizer.l"),
+    (lambda: create_members(Config(), 1, {"lr": [1]}), "(did you mean optimizer.learning_rate?)"),
+    (lambda: create_members(Config(), 1, {"ema_decay": 0.1}), "must be a list of numbers, got 0.1"),  # type: ignore
+    (
+        lambda: create_members(Config(), 1, {"ema_decay": "12"}),
+        "must be different values, got '12'",
+    ),  # type: ignore
+    (lambda: create_members(Config(), [0, 1], {}), "seeds must be a whole number"),  # type: ignore
+    (lambda: sweep(Config(), {"epochs": [1, 2]}, "x", trials=1), "Optuna's distributions, such"),  # type: ignore
+]
+
+
+def test_unknown_fields_are_named_with_the_nearest_one(subtests):
+    for use, message in UNKNOWN:
+        with subtests.test(message):
+            with pytest.raises((TypeError, ValueError)) as error:
+                use()
+            assert message in str(error.value)
+
+
+def test_scalars_of_numpy_and_jax_become_numbers_of_python():
+    rates = np.array([0.25, 0.5], np.float32)
+    config = Config(
+        epochs=np.int64(3),  # type: ignore[arg-type]
+        batch_size=jnp.array(64),  # type: ignore[arg-type]
+        model=ModelConfig(name=np.str_("mlp"), batch_norm=np.bool_(False)),  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(learning_rate=rates[0]),  # type: ignore[arg-type]
+    )
+    plain = Config(
+        epochs=3,
+        batch_size=64,
+        model=ModelConfig(name="mlp"),
+        optimizer=OptimizerConfig(learning_rate=0.25),
+    )
+    assert (config, hash(config), repr(config)) == (plain, hash(plain), repr(plain))
+    assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == plain
+    assert pickle.loads(pickle.dumps(config)) == plain
+    assert (
+        replace_fields(plain, {"optimizer.learning_rate": rates[1]}).optimizer.learning_rate == 0.5
+    )
+    members = create_members(plain, np.int64(1), {"optimizer.learning_rate": rates})  # type: ignore[arg-type]
+    assert [member.values["optimizer.learning_rate"] for member in members] == [0.25, 0.5]
+    with pytest.raises(ValueError, match=r"Config.epochs must be of type int, got 3.0"):
+        Config(epochs=np.float64(3))  # type: ignore[arg-type]
+
+
+def test_a_part_of_a_config_that_is_no_object_is_named():
     with pytest.raises(ValueError, match="optimizer must be an object, got 3"):
         config_from_dict({"optimizer": 3})
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mnist_jax.config import CheckpointConfig, Config, replace_fields
+from mnist_jax.config import CheckpointConfig, Config, did_you_mean, replace_fields
 from mnist_jax.events import Diverged
 from mnist_jax.laboratory.member_program import member_sums
 from mnist_jax.metrics import Sums
@@ -53,17 +53,28 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
     Raises:
         ValueError: a field cannot vary, or a value does not fit it.
     """
+    if not hasattr(seeds, "__index__"):
+        raise ValueError(f"seeds must be a whole number, which counts them, got {seeds!r}")
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
+    varied_values = {}
     for field, values in vary.items():
         if field not in NUMBERS:
-            raise ValueError(f"{field} cannot vary in a population; {', '.join(NUMBERS)} can")
-        if not values or len({*values}) < len(values):
-            raise ValueError(f"vary {field} must be different values, got {list(values)}")
+            raise ValueError(
+                f"{field} cannot vary in a population{did_you_mean(field, NUMBERS)}; "
+                f"{', '.join(NUMBERS)} can"
+            )
+        try:
+            numbers = [float(value) for value in values if not isinstance(values, str)]
+        except (TypeError, ValueError):
+            raise ValueError(f"vary {field} must be a list of numbers, got {values!r}") from None
+        if not numbers or len({*numbers}) < len(numbers):
+            raise ValueError(f"vary {field} must be different values, got {values!r}")
+        varied_values[field] = numbers
     only_last = CheckpointConfig(every_epochs=config.epochs)
     members = []
-    for numbers in itertools.product(*vary.values()):
-        combination = dict(zip(vary, map(float, numbers), strict=True))
+    for numbers in itertools.product(*varied_values.values()):
+        combination = dict(zip(vary, numbers, strict=True))
         varied = dataclasses.replace(config, checkpoint=only_last)
         varied = replace_fields(varied, combination)
         for seed in range(config.seed, config.seed + seeds):

@@ -60,19 +60,27 @@ def load_search_space(path: str | Path) -> SearchSpace:
         ValueError: it does not give a search space, or Optuna is not installed.
     """
     require("a sweep", "optuna", extra="sweep")
-    from optuna.distributions import BaseDistribution
-
     function = recipe_function(path, "get_search_space")
     space = function() if function else None
-    if not (isinstance(space, dict) and space) or not all(
-        isinstance(name, str) and isinstance(values, BaseDistribution)
-        for name, values in space.items()
-    ):
+    if not _is_search_space(space):
         raise ValueError(
             f"{path} must define get_search_space() -> dict of field names and Optuna's "
             "distributions, beside get_config(), as configs/sweep.py does"
         )
     return space
+
+
+def _is_search_space(space: Any) -> bool:
+    from optuna.distributions import BaseDistribution
+
+    return (
+        isinstance(space, Mapping)
+        and bool(space)
+        and all(
+            isinstance(name, str) and isinstance(values, BaseDistribution)
+            for name, values in space.items()
+        )
+    )
 
 
 def sweep(
@@ -162,6 +170,11 @@ def _check_workdir(workdir: Path, storage: str | None) -> None:
 
 def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None:
     """Raises ValueError where a combination of extreme values does not make a config."""
+    if not _is_search_space(search_space):
+        raise ValueError(
+            "search_space must be a dict of field names and Optuna's distributions, such as "
+            f'{{"epochs": IntDistribution(1, 9)}}, got {search_space!r}'
+        )
     for name in search_space:
         if name.startswith("data."):
             raise ValueError(

@@ -1,6 +1,5 @@
 """The history of a training, as metrics.jsonl and checkpoints hold it."""
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from mnist_jax.config import WatchConfig
+from mnist_jax.config import WatchConfig, did_you_mean
 from mnist_jax.metrics import COUNTS
 from mnist_jax.workdir.files import json_number, write_text
 from mnist_jax.workdir.origin import Origin
@@ -139,9 +138,10 @@ def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
     for field in ("monitor", "plateau_monitor"):
         name = getattr(watch, field)
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"watch.{field} must be one of {', '.join(known)}, got {name!r}{hint}")
+            raise ValueError(
+                f"watch.{field} must be one of {', '.join(known)}, got {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
 
 
 def score(row: Mapping[str, Any], monitor: str) -> float:

@@ -34,6 +34,7 @@ ARGUMENTS = {
     f"{NEW} --seeds 2 --vary ''": "--vary must be FIELD=V1,V2 with numbers, got ''",
     f"{NEW} --seeds 2 --vary label_smoothing=a": "--vary must be FIELD=V1,V2 with numbers",
     f"{NEW} --seeds 2 --vary epochs=1,2": "epochs cannot vary in a population; optimizer.learn",
+    f"{NEW} --seeds 2 --vary lr=1": "lr cannot vary in a population (did you mean optimizer.learn",
     f"{NEW} --seeds 2 --vary nonsense=1": "nonsense cannot vary in a population",
     f"{NEW} --seeds 2 --vary label_smoothing=2": "label_smoothing must be at least 0 and below 1",
     f"{NEW} --seeds 2 --vary label_smoothing=0.1,0.1": "must be different values, got [0.1, 0.1]",

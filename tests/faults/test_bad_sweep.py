@@ -33,7 +33,7 @@ BAD_RECIPES = {
     "bounds.py": (space("return {'x': FloatDistribution(2, 1)}"), "bounds.py: ValueError: "),
     "field.py": (
         space("return {'optimizer.lr': FloatDistribution(0, 1)}"),
-        "unknown config field optimizer.lr; expected some of seed, epochs",
+        "unknown config field optimizer.lr (did you mean optimizer.learning_rate?); expected",
     ),
     "group.py": (space("return {'model': FloatDistribution(0, 1)}"), "unknown config field model"),
     "deep.py": (space("return {'seed.x': IntDistribution(0, 1)}"), "unknown config field seed.x"),
