@@ -1,13 +1,17 @@
 """The configuration of a run: frozen dataclasses that are valid or do not exist."""
 
+import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
+import inspect
+import itertools
 import json
 import re
 import runpy
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -277,7 +281,11 @@ class CheckpointConfig(Checked):
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """A recipe. The defaults are the reference recipe, the one of `configs/default.py`."""
+    """A recipe. The defaults are the reference recipe, the one of `configs/default.py`.
+
+    Its parts have fields of their own: see `DataConfig`, `ModelConfig`, `OptimizerConfig`,
+    `AugmentConfig`, `WatchConfig` and `CheckpointConfig`.
+    """
 
     seed: Seed = 0
     """The root of all randomness."""
@@ -313,6 +321,30 @@ class Config(Checked):
             "1 with watch.patience, so that the best epoch is saved",
             self.checkpoint.every_epochs,
         )
+
+
+def _document_fields() -> None:
+    """Adds the string below each field to the docstring of its class: for `help(Config)`.
+
+    The parts of a Config have none, as `--help` prints the first line of their docstrings there.
+    """
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+    except (OSError, KeyError):  # only the compiled file is there, or it is run by its path
+        return
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and dataclasses.is_dataclass(cls := globals()[node.name]):
+            told = [
+                f"{ast.unparse(field.target)}: {' '.join(ast.literal_eval(text.value).split())}"
+                for field, text in itertools.pairwise(node.body)
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+            ]
+            lines = [textwrap.fill(each, 96, subsequent_indent="    ") for each in told]
+            attributes = textwrap.indent("\n".join(lines), "    ")
+            cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{attributes}\n"
+
+
+_document_fields()
 
 
 def load_config(path: str | Path) -> Config:
