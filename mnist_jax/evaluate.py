@@ -33,7 +33,7 @@ def evaluate(
         workdir: a directory that `train` has written; or several, whose networks are measured as an
             ensemble: by the mean of their probabilities.
         split: "test", "validation" or "train" (the examples trained on).
-        step: a saved step, "latest", or "best" by validation accuracy; of each.
+        step: a saved step, "latest", or "best" by `watch.monitor`; of each.
         model: the module of networks that were trained with their own one, as in `train`.
         loss_fn: their own loss, as in `train`.
         splits: their own data, as in `train`.

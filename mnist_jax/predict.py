@@ -115,7 +115,7 @@ def load_network(
 
     Args:
         workdir: Directory written by `train`, or file written by `export`.
-        step: Saved step of a workdir, "latest", or "best" by validation accuracy.
+        step: Saved step of a workdir, "latest", or "best" by `watch.monitor`.
         model: Module of a network that was trained with its own one, as in `train`.
 
     Raises:
@@ -149,7 +149,7 @@ def predict(
     Args:
         workdir: Directory written by `train`, or file written by `export`.
         images: Any number of images, as in `Network.predict`.
-        step: Saved step, "latest", or "best" by validation accuracy.
+        step: Saved step, "latest", or "best" by `watch.monitor`.
         model: Module of a network that was trained with its own one, as in `train`.
 
     Returns:
@@ -178,7 +178,7 @@ def predict_split(
         output: The .npz file: probabilities [N, num_classes], classes [N], the true labels [N], and
             the names of the classes.
         split: "test", "validation" or "train".
-        step: Saved step, "latest", or "best" by validation accuracy.
+        step: Saved step, "latest", or "best" by `watch.monitor`.
         model: Module of a network that was trained with its own one, as in `train`.
         splits: Data of a network that was trained on its own, as in `train`.
 

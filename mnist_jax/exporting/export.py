@@ -31,7 +31,7 @@ def export(
         workdir: a directory that `train` has written.
         output: the file; an older one is replaced.
         format: the file's format, see `export_model`.
-        step: a saved step, "latest", or "best" by validation accuracy.
+        step: a saved step, "latest", or "best" by `watch.monitor`.
         model: the module of a network that was trained with its own one, as in `train`.
 
     Returns:

@@ -39,7 +39,7 @@ def serve(
 
     Args:
         workdir: a directory that `train` has written.
-        step: a saved step, "latest", or "best" by validation accuracy.
+        step: a saved step, "latest", or "best" by `watch.monitor`.
         host: the address to listen at; with "0.0.0.0" anyone on the network can use the page.
         port: 0 is any that is free.
         model: the module of a network that was trained with its own one, as in `train`.
