@@ -16,10 +16,10 @@ from machine import describe, headline
 
 from mnist_jax import Config
 from mnist_jax.datasets import load_splits
-from mnist_jax.laboratory.member_program import Parts, compile_population
+from mnist_jax.laboratory.member_program import compile_population
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
-from mnist_jax.program import compile_program
+from mnist_jax.program import StepParts, compile_program
 
 MEMBERS, ROUNDS, STEPS = (2, 4, 8), 5, 75
 
@@ -40,7 +40,7 @@ def main() -> None:
         for way, backend in (("in turn", "cpu"), ("vectorised", "gpu")):
             with mock.patch.object(jax, "default_backend", lambda backend=backend: backend):
                 many = compile_population(
-                    lambda _: Parts(model, tx, {}),
+                    lambda _: StepParts(model, tx, {}),
                     splits,
                     seeds=range(count),
                     values={},

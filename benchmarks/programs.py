@@ -29,7 +29,7 @@ class Compiled(NamedTuple):
     """A program, what it was made of, and what that took.
 
     Attributes:
-        program: of `program.compile_program` or `member_program.compile_population`.
+        program: of `program.compile_training` or `member_program.compile_population`.
         arguments: what these were given.
         seconds: for placing the data, compiling and initialising.
         num_steps: in an epoch.
@@ -50,7 +50,7 @@ class _EnoughError(Exception):
 @functools.cache
 def compile_training(config: Config) -> Compiled:
     """Compiles what `train` would for this config, whatever it makes of it; once."""
-    return _compiled(train, "compile_program", config)
+    return _compiled(train, "compile_training", config)
 
 
 def compile_members(config: Config, members: int) -> Compiled:
@@ -59,7 +59,7 @@ def compile_members(config: Config, members: int) -> Compiled:
 
 
 def _compiled(verb: Callable[..., Any], name: str, config: Config, **options: Any) -> Compiled:
-    found, place = [], {"compile_program": program, "compile_population": member_program}[name]
+    found, place = [], {"compile_training": program, "compile_population": member_program}[name]
     compile_program = getattr(place, name)
 
     def compile_and_leave(*args: Any, **fields: Any) -> None:
@@ -67,7 +67,7 @@ def _compiled(verb: Callable[..., Any], name: str, config: Config, **options: An
         compiled = compile_program(*args, **fields)
         jax.block_until_ready(compiled.state)
         seconds = time.perf_counter() - start
-        splits = next(argument for argument in args if isinstance(argument, dict))
+        splits = next(each for each in args if isinstance(each, dict) and "train" in each)
         num_steps = steps_per_epoch(len(splits["train"][1]), config.batch_size)
         beginning = jax.device_get(compiled.state)
         found.append(Compiled(compiled, (args, fields), seconds, num_steps, beginning))

@@ -127,7 +127,7 @@ def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if not (getattr(path[0], "name", "") == "opt_state" and np.ndim(leaf) == axes)
+        if not (path and getattr(path[0], "name", "") == "opt_state" and np.ndim(leaf) == axes)
     }
 
 

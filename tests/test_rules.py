@@ -258,9 +258,9 @@ def test_the_name_of_a_metric_says_whether_lower_is_better_and_no_number_is_the_
 def test_monitors_that_the_history_does_not_have_are_refused(subtests):
     for fields, metrics, message in (
         ({"monitor": "val_acuracy"}, (), "watch.monitor must be one of train_loss, train_acc"),
-        ({"monitor": "val_acuracy"}, (), "got 'val_acuracy'; did you mean val_accuracy?"),
+        ({"monitor": "val_acuracy"}, (), "got 'val_acuracy' (did you mean val_accuracy?)"),
         ({"plateau_monitor": "val_top5"}, (), "watch.plateau_monitor must be"),
-        ({"monitor": "top5"}, ["top5"], "got 'top5'; did you mean val_top5?"),
+        ({"monitor": "top5"}, ["top5"], "got 'top5' (did you mean val_top5?)"),
         ({"monitor": "seconds"}, (), "got 'seconds'"),  # another run would decide otherwise
         ({"monitor": "step"}, (), "got 'step'"),
         ({"monitor": "val_top5", "plateau_monitor": "train_top5"}, ["top5"], None),

@@ -69,7 +69,6 @@ def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) ->
         return to_stablehlo(
             _forward(trained.model, "matmul"), convolutions, trained.variables, shape
         )
-    config = trained.config
     metadata = {
         "description": f"{trained.architecture} trained on {trained.dataset}",
         "labels": json.dumps(trained.info.label_names),

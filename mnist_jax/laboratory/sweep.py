@@ -61,7 +61,7 @@ def load_search_space(path: str | Path) -> SearchSpace:
     """
     require("a sweep", "optuna", extra="sweep")
     function = recipe_function(path, "get_search_space")
-    space = function() if function else None
+    space: Any = function() if function else None
     if not _is_search_space(space):
         raise ValueError(
             f"{path} must define get_search_space() -> dict of field names and Optuna's "

@@ -10,7 +10,7 @@ import optax
 import pytest
 import subprocesses
 
-from mnist_jax import program, train
+from mnist_jax import start, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import CheckpointConfig, Config, OptimizerConfig
 from mnist_jax.sharding import create_mesh, replicated
@@ -30,13 +30,13 @@ def diverging(chunk_steps: int) -> Config:
 def poison_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Makes one update of the parameters not finite, as a gradient that is not finite does."""
 
-    compile_program = program.compile_program
+    create_optimizer = start.create_optimizer
 
-    def compile_poisoned(model, tx, *args, **fields):
+    def create_poisoned(**fields):
         factor = optax.scale_by_schedule(lambda count: jnp.where(count == number - 1, jnp.nan, 1.0))
-        return compile_program(model, optax.chain(tx, factor), *args, **fields)
+        return optax.chain(create_optimizer(**fields), factor)
 
-    monkeypatch.setattr(program, "compile_program", compile_poisoned)
+    monkeypatch.setattr(start, "create_optimizer", create_poisoned)
 
 
 def assert_all_finite(checkpoints: Path, expected_steps: list[int]) -> None:

@@ -150,10 +150,10 @@ def test_a_signal_during_the_imports_leaves_nothing(tmp_path):
 
 def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, monkeypatch, capsys):
     """The last checkpoint is complete: nothing is trained again."""
-    compile_program = program.compile_program
+    compile_training = program.compile_training
 
     def compile_and_stop(*args, **fields):
-        compiled = compile_program(*args, **fields)
+        compiled = compile_training(*args, **fields)
 
         def measure(state, split):
             if split == "test":
@@ -163,7 +163,7 @@ def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, mo
         return compiled._replace(measure=measure)
 
     with monkeypatch.context() as patch:
-        patch.setattr(program, "compile_program", compile_and_stop)
+        patch.setattr(program, "compile_training", compile_and_stop)
         with pytest.raises(Stopped, match="SIGTERM after step 16 of 16, which is saved; run the"):
             train(CONFIG, tmp_path)
     assert not (tmp_path / "result.json").exists()

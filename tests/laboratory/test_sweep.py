@@ -53,10 +53,10 @@ EPOCHS = list(range(1, TINY.epochs + 1))
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished search on which measuring the test split would have failed."""
-    compile_program = program.compile_program
+    compile_training = program.compile_training
 
     def compile_without_test(*args, **fields):
-        compiled = compile_program(*args, **fields)
+        compiled = compile_training(*args, **fields)
 
         def measure(state, split):
             assert split != "test"
@@ -66,7 +66,7 @@ def finished(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("sweep") / "search"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "compile_program", compile_without_test)
+        patch.setattr(program, "compile_training", compile_without_test)
         return workdir, sweep(TINY, SPACE, workdir, trials=TRIALS)
 
 
