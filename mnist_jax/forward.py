@@ -1,6 +1,9 @@
 """A Linen module as a function from images to logits, whoever wrote it."""
 
+import dataclasses
+import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +17,11 @@ from mnist_jax.messages import one_line
 FLAGS = {"train": True, "training": True, "deterministic": False}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward:
     """Calls a module as its `__call__` wants to be called.
+
+    Two are equal if their module is the same object: a field of a module may have no hash.
 
     A module maps images [B, H, W, C] to logits [B, num_classes]. It may take one of the arguments
     `train`, `training` and `deterministic`; and `mask`, bool [B], False for the padding of a batch.
@@ -50,6 +55,12 @@ class Forward:
         options = self._options(train=train, mask=mask)
         return self.model.apply(variables, images, rngs=rngs, mutable=mutable, **options)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Forward) and other.model is self.model
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
     def init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
         """Initialises the variables of the module, without the collections that only record.
 
@@ -74,13 +85,14 @@ class Forward:
         return {"params": {}, **nn.meta.unbox(variables)}
 
     def _options(self, *, train: bool, mask: jax.Array | None) -> dict[str, Any]:
-        taken = inspect.signature(type(self.model).__call__).parameters
+        taken = _arguments(self.model)
         options: dict[str, Any] = {
             name: value == train for name, value in FLAGS.items() if name in taken
         }
         return options | ({"mask": mask} if "mask" in taken else {})
 
 
+@functools.lru_cache(maxsize=32)
 def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
     """Returns the number of classes of a module, traced on images of a shape (H, W, C).
 
@@ -94,8 +106,9 @@ def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
             f"model must be an instance of a Flax Linen module, got {one_line(model):.200}"
         )
     name = type(model).__name__
-    taken = inspect.signature(type(model).__call__).parameters
-    fields = [flag for flag in FLAGS if hasattr(model, flag) and flag not in taken]
+    taken = _arguments(model)
+    names = {field.name for field in dataclasses.fields(model)}
+    fields = [flag for flag in FLAGS if flag in names and flag not in taken]
     if fields:
         raise ValueError(
             f"model {name} has a field {fields[0]!r}: make it an argument of __call__, since one "
@@ -130,3 +143,8 @@ def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
     if not jax.tree.leaves(params):
         raise ValueError(f"model {name} has no parameters to train")
     return outputs[0].shape[1]
+
+
+def _arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Returns the arguments of a module's `__call__`; of one that wraps an NNX module, of that."""
+    return inspect.signature(getattr(model, "nnx_class", type(model)).__call__).parameters

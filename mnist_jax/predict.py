@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.config import Config
+from mnist_jax.datasets.arrays import as_pixels
 from mnist_jax.datasets.info import DataInfo, unlike
-from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.reading import read_exported
 from mnist_jax.forward import Forward
-from mnist_jax.messages import one_line
 from mnist_jax.parts import OwnModel
 from mnist_jax.state import Variables
 from mnist_jax.steps import eval_logits, predict_step, to_float
@@ -217,22 +216,7 @@ def _load_exported(path: Path) -> Network:
 
 def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
     """Returns images [N, H, W, C], uint8 or float32; ValueError for what is no such thing."""
-    images: Any = given
-    if not isinstance(given, StreamedImages):
-        try:
-            images = np.asarray(given)
-        except (TypeError, ValueError, RuntimeError) as error:  # of several lengths, on a GPU, ...
-            raise ValueError(
-                f"images must be an array, and of one size: {one_line(error):.200}"
-            ) from error
-    if images.dtype.kind == "V" and jnp.issubdtype(images.dtype, jnp.floating):  # bfloat16
-        images = images.astype(np.float32)
-    if images.dtype.kind not in "buif":
-        files = "; predict_files takes image files" if images.dtype.kind in "US" else ""
-        raise ValueError(
-            "images must be integers 0 to 255, or floats 0 to 1, got "
-            f"{images.dtype} {list(images.shape)}{files}"
-        )
+    images = as_pixels(given)
     if images.shape[1:] == image_shape[:2] and image_shape[2] == 1:
         images = images.reshape(*images.shape, 1)
     if images.shape[1:] != image_shape:
@@ -242,21 +226,7 @@ def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
             f"images must be [N, {', '.join(map(str, image_shape))}]{grey}, as those trained on, "
             f"got {images.dtype} {list(images.shape)}{remedy and '; '}{remedy}"
         )
-    if images.dtype == bool:
-        return images.astype(np.uint8) * np.uint8(255)
-    if images.dtype == np.uint8:
-        return images
-    if not len(images):
-        return images.astype(np.uint8)
-    largest = 1 if images.dtype.kind == "f" else 255
-    low, high = images.min(), images.max()
-    if not (low >= 0 and high <= largest):  # also where one is not a number
-        scale = "; divide them by 255" if low >= 0 and 1 < high <= 255 else ""
-        raise ValueError(
-            "images must be integers 0 to 255, or floats 0 to 1, got "
-            f"{images.dtype} {low} to {high}{scale}"
-        )
-    return images.astype(np.float32 if largest == 1 else np.uint8)
+    return images
 
 
 def _remedy(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:

@@ -13,6 +13,7 @@ from flax.core import freeze
 
 from mnist_jax import loader, rng
 from mnist_jax.compiled import compile_once
+from mnist_jax.datasets.arrays import check_labels, check_parts
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.forward import Forward, check_module
 from mnist_jax.metrics import Sums, mean_metrics
@@ -61,7 +62,7 @@ Build = Callable[[Mapping[str, Any]], StepParts]
 def compile_program(
     model: nn.Module,
     tx: optax.GradientTransformation,
-    splits: dict[str, Any],
+    splits: Mapping[str, Any],
     *,
     seed: int,
     batch_size: int,
@@ -75,7 +76,8 @@ def compile_program(
     Args:
         model: images -> logits, see `forward.Forward`.
         tx: the optimizer.
-        splits: (images uint8 [N, H, W, C], labels int32 [N]) for "train", "validation" and "test".
+        splits: "train", "validation" and "test", see `datasets.arrays.as_parts`; a test is not
+            needed.
         seed: the root of all keys.
         batch_size: examples a step.
         chunk_steps: steps in one compiled call.
@@ -85,9 +87,11 @@ def compile_program(
         ValueError: the model does not fit the data, or an option is invalid.
     """
     check_options("compile_program", options)
-    check_module(Forward(model), splits["train"][0].shape[1:])
+    parts = check_parts(splits)
+    num_classes = check_module(Forward(model), parts["train"].images.shape[1:])
+    check_labels(parts, num_classes)
     layout = {"seed": seed, "batch_size": batch_size, "chunk_steps": chunk_steps}
-    return compile_training(lambda _: StepParts(model, tx, options), {}, splits, **layout)
+    return compile_training(lambda _: StepParts(model, tx, options), {}, parts, **layout)
 
 
 def compile_training(

@@ -14,12 +14,21 @@ import numpy as np
 
 from mnist_jax.config import AugmentConfig, Config, completed
 from mnist_jax.datasets import Split, load_splits
+from mnist_jax.datasets.arrays import check_labels
 from mnist_jax.datasets.info import DataInfo, describe_images
+from mnist_jax.forward import Forward, check_module
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.metrics import guessing
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer, keep_frozen, rate_schedule
-from mnist_jax.parts import NONE, Parts, check_metrics, own_model, own_optimizer, own_sha256
+from mnist_jax.parts import (
+    NONE,
+    Parts,
+    check_metrics,
+    own_model,
+    own_optimizer,
+    own_sha256,
+)
 from mnist_jax.processes.distributed import from_first
 from mnist_jax.program import Build, StepParts
 from mnist_jax.rules import Rules, is_scheduled
@@ -105,7 +114,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         )
     check_metrics(parts.metrics or {})
     check_monitors(config.watch, parts.metrics or ())
-    splits, label_names = load_splits(**vars(config.data))
+    splits, label_names = load_splits(**vars(config.data), own=parts.splits)
     images = splits["train"].images
     chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLE]  # they may be in order
     sample = images[np.sort(chosen)]
@@ -114,10 +123,17 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
     total_steps = config.epochs * epoch_steps
     if total_steps >= 2**31:
         raise ValueError(f"epochs must make fewer than 2**31 steps, got {total_steps:,}")
+    info = describe_images(sample, label_names)
+    if parts.splits is not None and (model := own_model(parts, info)):
+        check_labels(splits, classes := check_module(Forward(model), info.image_shape))
+        # Arrays have no names of classes, and those with the highest numbers may not occur.
+        info = info._replace(
+            label_names=(*label_names, *map(str, range(len(label_names), classes)))
+        )
     origin = Origin(
         config=dataclasses.asdict(config),
         data_sha256=data_sha256(splits),
-        data=describe_images(sample, label_names),
+        data=info,
         examples={name: len(split.labels) for name, split in splits.items()},
         environment=environment(),
     )
@@ -136,7 +152,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         **vars(config.watch),
         learning_rate=learning_rate(config, parts, total_steps),
     )
-    guessed = guessing(splits["test"].labels, len(label_names)) if "test" in splits else None
+    guessed = guessing(splits["test"].labels, len(info.label_names)) if "test" in splits else None
     if guessed and parts.loss_fn:
         del guessed["loss"]  # which is that of the cross-entropy
     return Task(
@@ -155,6 +171,8 @@ def compiled_origin(task: Task, origin: Origin, step_sha256: str) -> Origin:
     """Returns an origin with the hashes of the compiled step and of the user's own parts."""
     model, tx, _ = task.build({})
     own = own_sha256(task.parts, model, origin.data, tx)
+    if task.parts.splits is not None:
+        own["splits"] = origin.data_sha256
     return origin._replace(own=own, step_sha256=step_sha256)
 
 

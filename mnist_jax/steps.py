@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.core import FrozenDict
+from jax.core import Tracer
 
 from mnist_jax.augment import augment, is_off, mixup
 from mnist_jax.metrics import Metric, Sums, cross_entropy, each_example, metric_sums
@@ -90,9 +91,25 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} must be 0 with an own loss_fn, which gets whole labels")
 
 
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 pixels 0 to 255 -> float32 in [0, 1], what the model is given."""
-    return images.astype(jnp.float32) / 255.0
+def to_float(images: Any) -> jax.Array:
+    """Returns images as the model is given them, float32 in [0, 1].
+
+    Args:
+        images: uint8, 0 to 255; or float in [0, 1], which stays as it is.
+
+    Raises:
+        ValueError: images of another type, or floats that are known to be out of range: of traced
+            ones nothing is known.
+    """
+    if images.dtype == jnp.uint8:
+        return jnp.asarray(images).astype(jnp.float32) / 255.0
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be uint8, or float in [0, 1], got {images.dtype}")
+    if not isinstance(images, Tracer) and not ((images >= 0) & (images <= 1)).all():
+        raise ValueError(
+            f"images of {images.dtype} must be in [0, 1], got {images.min()} to {images.max()}"
+        )
+    return jnp.asarray(images).astype(jnp.float32)
 
 
 def batch_loss(
@@ -232,7 +249,7 @@ def eval_logits(
     TPUs, where JAX's own default is less.
     """
     with jax.default_matmul_precision("float32"):
-        return apply_fn(variables, images)
+        return apply_fn(variables, images).astype(jnp.float32)
 
 
 def eval_step(
@@ -322,6 +339,5 @@ def predict_step(
         The class probabilities float32 [B, num_classes], and the classes int32 [B]. The class is
         taken from the logits, as in `eval_step`: rounding can make two probabilities equal.
     """
-    images = to_float(images) if images.dtype == jnp.uint8 else images
-    logits = eval_logits(variables, apply_fn, images)
+    logits = eval_logits(variables, apply_fn, to_float(images))
     return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)

@@ -12,6 +12,7 @@ import jax
 from mnist_jax import clock, program, rng
 from mnist_jax.config import Config
 from mnist_jax.console import console
+from mnist_jax.datasets import load_splits
 from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
 from mnist_jax.loop import training_events
 from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_sha256
@@ -37,6 +38,7 @@ from mnist_jax.workdir.checkpoint import (
     restore_state,
 )
 from mnist_jax.workdir.files import write_json
+from mnist_jax.workdir.hashing import data_sha256
 from mnist_jax.workdir.history import Progress, Row, best_row, holds_history, write_history
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.origin import check_own, is_here
@@ -326,6 +328,9 @@ def _complete_run(config: Config, workdir: Path, parts: Parts, result: Result) -
     origin = read_progress(checkpoints, step).origin
     model, tx, _ = create_build(config, parts, origin.data, total_steps)({})
     own = own_sha256(parts, model, origin.data, tx)
+    if parts.splits is not None:
+        given, _ = load_splits(**vars(config.data), own=parts.splits)
+        own["splits"] = data_sha256(given)
     check_own(origin.own, own, workdir, compare=is_here(origin))
     info = origin.data
     make = functools.partial(

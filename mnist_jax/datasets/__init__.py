@@ -2,21 +2,16 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mnist_jax.datasets import cache, prepare
+from mnist_jax.datasets.arrays import PARTS, Split, as_parts
 from mnist_jax.datasets.decode import decode, open_split, stream_encoded
+from mnist_jax.datasets.streamed import StreamedImages
 
 LARGEST = 2**20  # classes; more is a slip
-
-
-class Split(NamedTuple):
-    """Images uint8 [N, H, W, C], in memory or `StreamedImages`, and labels int32 [N]."""
-
-    images: Any
-    labels: np.ndarray
 
 
 def load_dataset(
@@ -40,14 +35,11 @@ def load_dataset(
             images of one size with integer labels.
         OSError: the data directory cannot be written.
     """
-    decoded = _load(name, split, data_dir)
+    decoded = _load(prepare.prepared_dir(name, data_dir), name, split)
     return Split(decoded.images, decoded.labels)
 
 
-def _load(
-    name: str, split: str, data_dir: str | Path | None = None, *, stream: bool = False
-) -> cache.Decoded:
-    prepared = prepare.prepared_dir(name, data_dir)
+def _load(prepared: Path, name: str, split: str, *, stream: bool = False) -> cache.Decoded:
     decoded = cache.load(prepared, split, stream=stream)
     if decoded:
         return decoded
@@ -76,13 +68,25 @@ def load_splits(
     validation_fraction: float,
     split_seed: int,
     loader: str = "memory",
+    *,
+    own: Any = None,
+    num_classes: int = 0,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Loads the three parts that a recipe uses: "train", "validation" and "test".
+    """Loads the parts that a recipe uses: "train", "validation", and "test" where there is one.
 
     The validation part is the split "validation" of a dataset that was imported with one, unless
-    the recipe trains or tests on it. Of any other dataset it is drawn from the training split.
+    the recipe trains or tests on it. Where there is none, it is drawn from the training split.
 
-    Args: the fields of `DataConfig`. With the loader "stream", images are `StreamedImages`.
+    Args:
+        dataset: a field of `DataConfig`, as are the others.
+        train_split: see there.
+        test_split: see there.
+        validation_fraction: see there.
+        split_seed: see there.
+        loader: see there; with "stream", images are `StreamedImages`.
+        own: the user's own data in place of the dataset: what `arrays.as_parts` takes, a tfds
+            builder, or a function that returns one of them.
+        num_classes: the least number of classes where they have no names.
 
     Returns:
         The splits by name, and the names of the classes. A dataset that gives its classes no names
@@ -92,44 +96,60 @@ def load_splits(
         ValueError: as `load_dataset`, or a part is empty, or the images are of several shapes, or a
             label is none of the classes.
     """
-    stream = loader == "stream"
-    images, labels, label_names = _load(dataset, train_split, stream=stream)
-    test = _load(dataset, test_split, stream=stream)
-    if _has_validation(dataset, train_split, test_split):
-        validation = _load(dataset, "validation", stream=stream)
-        splits = {
-            "train": Split(images, labels),
-            "validation": Split(validation.images, validation.labels),
-        }
+    own = own() if callable(own) else own
+    builder: Any = own
+    is_builder = hasattr(own, "data_dir") and hasattr(own, "info")
+    label_names: tuple[str, ...] = ()
+    if own is not None and not is_builder:
+        dataset, parts = "splits", as_parts(own)
     else:
-        rows = train_validation_split(len(images), validation_fraction, split_seed)
-        splits = {
-            name: Split(images.take(part) if stream else images[part], labels[part])
-            for name, part in zip(("train", "validation"), rows, strict=True)
+        dataset = builder.info.name if is_builder else dataset
+        prepared = Path(builder.data_dir) if is_builder else prepare.prepared_dir(dataset, None)
+        if not (prepared / "dataset_info.json").is_file():
+            raise ValueError(
+                f"the builder of {dataset!r} has prepared nothing in {prepared}: call its "
+                "download_and_prepare(file_format='array_record')"
+            )
+        names = {"train": train_split, "test": test_split}
+        is_used = "validation" in train_split + test_split
+        if not is_used and prepare.has_imported_validation(prepared):
+            names["validation"] = "validation"
+        decoded = {
+            part: _load(prepared, dataset, name, stream=loader == "stream")
+            for part, name in names.items()
         }
-    splits["test"] = Split(test.images, test.labels)
+        label_names = decoded["train"].label_names
+        parts = {part: Split(images, labels) for part, (images, labels, _) in decoded.items()}
+    count = len(parts["train"].labels)
+    if "validation" not in parts:
+        rows = train_validation_split(count, validation_fraction, split_seed)
+        train = parts["train"]
+        for name, part in zip(("train", "validation"), rows, strict=True):
+            parts[name] = Split(
+                train.images.take(part)
+                if isinstance(train.images, StreamedImages)
+                else train.images[part],
+                train.labels[part],
+            )
+    splits = {name: parts[name] for name in PARTS if name in parts}
+    images = splits["train"].images
     for part, split in splits.items():
         if not len(split.labels):
             raise ValueError(
-                f"dataset {dataset!r}: {len(labels)} examples in {train_split!r} and a validation "
+                f"dataset {dataset!r}: {count} examples in {train_split!r} and a validation "
                 f"fraction of {validation_fraction} leave none for {part}"
             )
-    for part, split in splits.items():
         if images.shape[1:] != split.images.shape[1:]:
             raise ValueError(
                 f"dataset {dataset!r} must hold images of one shape, but those for training are "
                 f"{images.shape[1:]} and those for the {part} {split.images.shape[1:]}"
             )
-    return splits, _check_labels(splits, label_names)
+    return splits, _check_labels(splits, label_names, num_classes)
 
 
-def _has_validation(dataset: str, train_split: str, test_split: str) -> bool:
-    prepared = prepare.prepared_dir(dataset, None)
-    is_used = "validation" in train_split + test_split
-    return not is_used and prepare.has_imported_validation(prepared)
-
-
-def _check_labels(splits: dict[str, Split], label_names: tuple[str, ...]) -> tuple[str, ...]:
+def _check_labels(
+    splits: dict[str, Split], label_names: tuple[str, ...], num_classes: int
+) -> tuple[str, ...]:
     """Returns the names, made of the labels where there are none."""
     for name, split in splits.items():
         if split.labels.min() < 0:
@@ -140,7 +160,7 @@ def _check_labels(splits: dict[str, Split], label_names: tuple[str, ...]) -> tup
     largest = max(int(split.labels.max()) for split in splits.values())
     if largest >= LARGEST:
         raise ValueError(f"labels must be below {LARGEST}, found {largest}")
-    label_names = label_names or tuple(map(str, range(largest + 1)))
+    label_names = label_names or tuple(map(str, range(max(largest + 1, num_classes))))
     if largest >= len(label_names) or len(label_names) < 2:
         raise ValueError(
             f"the largest label is {largest}, of {len(label_names)} classes; labels must be 0 to "

@@ -81,7 +81,9 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
 
 
 def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInfo:
-    """Measures the facts, from some of the training images, uint8 [N, H, W, C]."""
+    """Measures the facts, from some of the training images, uint8 or float [N, H, W, C]."""
+    if images.dtype != np.uint8:
+        images = np.rint(255 * images).astype(np.uint8)
     box = drawing_box(images)
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     ground = None if box else 255 if np.median(corners) >= 128 else 0

@@ -7,30 +7,32 @@ from pathlib import Path
 
 import numpy as np
 
+UINT8 = np.dtype(np.uint8)
 PIECE = 4096  # images read at once where all are read
 
 
 class StreamedImages:
-    """An array as the loader needs it, uint8 [N, H, W, C], whose rows are read on demand.
+    """An array as the loader needs it, [N, H, W, C], whose rows are read on demand.
 
     Any number of threads may read at the same time.
     """
-
-    dtype = np.dtype(np.uint8)
 
     def __init__(
         self,
         read_rows: Callable[[np.ndarray], np.ndarray],
         rows: np.ndarray,
         image_shape: tuple[int, ...],
+        dtype: np.dtype = UINT8,
     ):
         """Makes an array of N rows.
 
         Args:
-            read_rows: a function, int [n] -> uint8 [n, H, W, C].
+            read_rows: a function, int [n] -> images [n, H, W, C].
             rows: the rows of the array among those that it can read, int [N].
             image_shape: (H, W, C).
+            dtype: uint8, or float32 with values in [0, 1].
         """
+        self.dtype = dtype
         self.shape = (len(rows), *image_shape)
         self._read_rows, self._rows = read_rows, rows
 
@@ -38,13 +40,13 @@ class StreamedImages:
         return self.shape[0]
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """Reads: int [...] -> uint8 [..., H, W, C]."""
+        """Reads: int [...] -> images [..., H, W, C]."""
         images = self._read_rows(self._rows[index].reshape(-1))
         return images.reshape(*np.shape(index), *self.shape[1:])
 
     def take(self, index: np.ndarray) -> "StreamedImages":
         """Returns some of the rows, int [n], as an array that is not read yet either."""
-        return StreamedImages(self._read_rows, self._rows[index], self.shape[1:])
+        return StreamedImages(self._read_rows, self._rows[index], self.shape[1:], self.dtype)
 
     def pieces(self) -> Iterator[np.ndarray]:
         """Reads all rows in order, some at a time."""
@@ -52,7 +54,9 @@ class StreamedImages:
             yield self[np.arange(first, min(first + PIECE, len(self)))]
 
 
-def stream_file(path: Path, offset: int, shape: tuple[int, ...]) -> StreamedImages:
+def stream_file(
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype = UINT8
+) -> StreamedImages:
     """Streams images that lie in a file one after another; it stays open as long as they are used.
 
     `pread`, not a mapping of the file into memory: what of a mapping was touched counts as memory
@@ -62,15 +66,16 @@ def stream_file(path: Path, offset: int, shape: tuple[int, ...]) -> StreamedImag
         path: the file.
         offset: number of bytes before the first image.
         shape: (N, H, W, C), of all images.
+        dtype: that of the images.
     """
     file = os.open(path, os.O_RDONLY)
 
     def read_rows(rows: np.ndarray) -> np.ndarray:
-        images = np.empty((len(rows), *shape[1:]), np.uint8)
+        images = np.empty((len(rows), *shape[1:]), dtype)
         for image, row in zip(images, rows.tolist(), strict=True):
             if os.preadv(file, [image.data], offset + row * image.nbytes) != image.nbytes:
                 raise OSError("the cache of decoded images was cut off; run the command again")
         return images
 
     weakref.finalize(read_rows, os.close, file)
-    return StreamedImages(read_rows, np.arange(shape[0]), shape[1:])
+    return StreamedImages(read_rows, np.arange(shape[0]), shape[1:], dtype)

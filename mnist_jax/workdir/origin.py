@@ -167,11 +167,14 @@ def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, comp
     missing = [name for name in saved if name not in given]
     surplus = [name for name in given if name not in saved]
     different = [name for name in saved if compare and saved[name] != given.get(name, saved[name])]
+    if "model" in different:
+        different = ["model"]  # the others are hashed with its parameters
     if missing:
+        names = {"metrics" if name.startswith("metric ") else name: None for name in missing}
         raise ValueError(
             f"{where} holds a run with its own {', '.join(missing)}: hand it in "
-            f"again ({', '.join(f'{name.split()[0]}=' for name in missing)} in Python, a recipe "
-            "with it as --config on the command line)"
+            f"again ({', '.join(f'{name}=' for name in names)} in Python, a recipe with it as "
+            "--config on the command line)"
         )
     problem = f"its own {', '.join(surplus)}, which it was not trained with" if surplus else ""
     if different:

@@ -177,11 +177,14 @@ def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
     saved = {name: sha256 for name, sha256 in trained.origin.own.items() if name == "splits"}
     given = {} if trained.splits is None else {"splits": ""}
     check_own(saved, given, trained.workdir, compare=False)
-    splits, label_names = load_splits(**vars(trained.config.data))
+    classes = len(trained.info.label_names)
+    splits, label_names = load_splits(
+        **vars(trained.config.data), own=trained.splits, num_classes=classes
+    )
     same = label_names == trained.info.label_names
     if not same or data_sha256(splits) != trained.origin.data_sha256:
         raise ValueError(
-            f"the {'images' if same else 'classes'} of dataset {trained.config.data.dataset!r} are "
-            "no longer those that the network was trained on: train anew, in another --workdir"
+            f"the {'images' if same else 'classes'} of {trained.dataset} are "
+            "no longer those that the network was trained on: train again, in another --workdir"
         )
     return splits, label_names

@@ -93,7 +93,7 @@ def test_a_dataset_imported_again_is_not_measured_with_the_old_network(capsys):
     ):
         np.savez("digits.npz", x=images_now, y=labels_now)
         run("import digits digits.npz --overwrite")
-        with pytest.raises(ValueError, match=f"the {what} of dataset 'digits' are no longer"):
+        with pytest.raises(ValueError, match=f"the {what} of digits are no longer"):
             evaluate("run")
         capsys.readouterr()
         assert main(["predict", "--workdir", "run", "--output", "answers.npz"]) == 2

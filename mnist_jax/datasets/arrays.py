@@ -1,0 +1,206 @@
+"""A user's own arrays, or batches, as images and labels."""
+
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from mnist_jax.datasets.streamed import StreamedImages, stream_file
+from mnist_jax.messages import one_line
+
+PARTS = ("train", "validation", "test")
+
+
+class Split(NamedTuple):
+    """Images [N, H, W, C], in memory or `StreamedImages`, and labels int32 [N].
+
+    Images are uint8, or float32 in [0, 1].
+    """
+
+    images: Any
+    labels: np.ndarray
+
+
+def as_parts(given: Any) -> dict[str, Split]:
+    """Returns the parts "train", and where they are given "validation" and "test".
+
+    Args:
+        given: a mapping with these names. A value is a tuple (images, labels) of arrays: images
+            [N, H, W, C] or [N, H, W], integers 0 to 255 or floats in [0, 1], and labels int [N]. Or
+            it is an iterable of batches, pairs of such arrays or {"image": ..., "label": ...}. It
+            is read once, into a file without a name, from where its images are streamed.
+
+    Raises:
+        ValueError: the data are something else; the message says what was expected.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            'splits must be {"train": (images, labels), ...} with "validation" and "test" if they '
+            f"exist, or a tfds builder, got {_spelled(given)}"
+        )
+    unknown = [name for name in given if name not in PARTS]
+    if unknown or "train" not in given:
+        raise ValueError(
+            f'splits must have "train", and may have "validation" and "test", got {[*given]}'
+        )
+    parts = {name: _as_split(name, given[name]) for name in PARTS if name in given}
+    first = parts["train"].images
+    for name, split in parts.items():
+        if (split.images.shape[1:], split.images.dtype) != (first.shape[1:], first.dtype):
+            raise ValueError(
+                "splits must hold images of one shape and one type, but those of train are "
+                f"{first.dtype} {[*first.shape[1:]]} and those of {name} {split.images.dtype} "
+                f"{[*split.images.shape[1:]]}"
+            )
+    if 0 not in parts["train"].labels:
+        warnings.warn(
+            "label 0 does not occur in train: if classes are counted from 1, subtract 1",
+            stacklevel=2,
+        )
+    return parts
+
+
+def check_parts(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns splits as `as_parts` does; ValueError where there is no validation part."""
+    parts = as_parts(splits)
+    if "validation" not in parts:
+        raise ValueError(f'splits must have "train" and "validation", got {[*splits]}')
+    return {**parts}
+
+
+def check_labels(splits: Mapping[str, Split], num_classes: int) -> None:
+    """Raises ValueError where a label is none of a model's classes."""
+    for name, split in splits.items():
+        if split.labels.max() >= num_classes:
+            raise ValueError(
+                f"a label of {name} is {split.labels.max()}, but the model has {num_classes} "
+                f"classes: labels must be 0 to {num_classes - 1}"
+            )
+
+
+def as_pixels(images: Any) -> Any:
+    """Returns images as uint8, or as float32 in [0, 1]; their shape stays.
+
+    Raises:
+        ValueError: they are not an array of integers 0 to 255, or of floats in [0, 1].
+    """
+    if isinstance(images, StreamedImages):
+        return images
+    try:
+        images = np.asarray(images)
+    except (TypeError, ValueError, RuntimeError) as error:  # of several lengths, on a GPU, ...
+        raise ValueError(
+            f"images must be an array, and of one size: {one_line(error):.200}"
+        ) from error
+    if images.dtype.kind == "V" and jnp.issubdtype(images.dtype, jnp.floating):  # bfloat16
+        images = images.astype(np.float32)
+    if images.dtype.kind not in "buif":
+        files = "; predict_files takes image files" if images.dtype.kind in "US" else ""
+        raise ValueError(
+            "images must be integers 0 to 255, or floats 0 to 1, got "
+            f"{images.dtype} {list(images.shape)}{files}"
+        )
+    if images.dtype == bool:
+        return images.astype(np.uint8) * np.uint8(255)
+    if images.dtype == np.uint8:
+        return images
+    if not images.size:
+        return images.astype(np.uint8)
+    largest = 1 if images.dtype.kind == "f" else 255
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= largest):  # also where one is not a number
+        scale = "; divide them by 255" if low >= 0 and 1 < high <= 255 else ""
+        raise ValueError(
+            "images must be integers 0 to 255, or floats 0 to 1, got "
+            f"{images.dtype} {low} to {high}{scale}"
+        )
+    return images.astype(np.float32 if largest == 1 else np.uint8)
+
+
+def _as_split(name: str, given: Any) -> Split:
+    if isinstance(given, Mapping):
+        given = (given.get("image"), given.get("label"))
+    is_pair = isinstance(given, tuple | list) and len(given) == 2
+    if is_pair and not isinstance(given[0], tuple | Mapping):
+        images, labels = given
+        return _checked(name, images, labels)
+    if not isinstance(given, Iterable) or hasattr(given, "shape"):
+        raise ValueError(
+            f"splits: {name} must be (images, labels), or an iterable of batches, got "
+            f"{_spelled(given)}"
+        )
+    return _spooled(name, given)
+
+
+def _checked(name: str, images: Any, labels: Any) -> Split:
+    """Returns one part, or one batch; ValueError where it is not images with a label each."""
+    try:
+        images = as_pixels(images)
+    except ValueError as error:
+        raise ValueError(f"splits: {name}: {error}") from error
+    if len(images.shape) == 3 and not isinstance(images, StreamedImages):
+        images = images[..., None]
+    if len(images.shape) != 4 or not all(images.shape):
+        raise ValueError(
+            f"splits: images of {name} must be [N, H, W, C] or [N, H, W], got {[*images.shape]}"
+        )
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape == (len(labels), 1):
+        labels = labels[:, 0]
+    is_whole = labels.dtype.kind in "iu" or (
+        labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels))
+    )
+    if labels.shape != (len(images),) or not is_whole:
+        one_hot = "; of one-hot labels take labels.argmax(axis=1)" if labels.ndim == 2 else ""
+        raise ValueError(
+            f"splits: labels of {name} must be whole numbers, [{len(images)}] as the images, got "
+            f"{labels.dtype} {[*labels.shape]}{one_hot}"
+        )
+    if not (labels.min() >= 0 and labels.max() < 2**31):
+        raise ValueError(
+            f"splits: labels of {name} must be 0 or more, got {labels.min()} to {labels.max()}"
+        )
+    return Split(images, labels.astype(np.int32))
+
+
+def _spooled(name: str, batches: Iterable[Any]) -> Split:
+    """Reads all batches into a temporary file, which has no name: nothing of it stays."""
+    if isinstance(batches, Iterator):
+        raise ValueError(
+            f"splits: {name} is {_spelled(batches)}, which can be read once, and a run that is "
+            "resumed or verified reads its data again: give a list, or an object whose __iter__ "
+            "starts anew"
+        )
+    labels: list[np.ndarray] = []
+    first: Any = None
+    with tempfile.NamedTemporaryFile(prefix="mnist_jax-") as file:
+        for batch in batches:
+            pair = (batch["image"], batch["label"]) if isinstance(batch, Mapping) else tuple(batch)
+            if len(pair) != 2:
+                raise ValueError(
+                    f"splits: a batch of {name} must be (images, labels), got {len(pair)}"
+                )
+            split = _checked(name, *pair)
+            images = np.ascontiguousarray(split.images)
+            first = images if first is None else first
+            if (images.shape[1:], images.dtype) != (first.shape[1:], first.dtype):
+                raise ValueError(
+                    f"splits: batches of {name} must hold images of one shape and one type, got "
+                    f"{first.dtype} {[*first.shape[1:]]} and {images.dtype} {[*images.shape[1:]]}"
+                )
+            file.write(images.data)
+            labels.append(split.labels)
+        if first is None:
+            raise ValueError(f"splits: {name} holds no batch")
+        file.flush()
+        shape = (sum(map(len, labels)), *first.shape[1:])
+        streamed = stream_file(Path(file.name), 0, shape, first.dtype)
+    return Split(streamed, np.concatenate(labels))
+
+
+def _spelled(value: Any) -> str:
+    return f"{type(value).__name__} {one_line(value):.100}"
