@@ -42,11 +42,6 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores), value)
         return mixed.reshape(*shape[:2], -1)
 
-    def flops(self, shape: tuple[int, ...]) -> int:
-        """FLOPs of both products of an image, for the result's shape (T, D)."""
-        tokens, width = shape
-        return 2 * 2 * tokens**2 * width
-
 
 class Block(nn.Module):
     """Attention, then a hidden layer for each token; both add to what they are given."""

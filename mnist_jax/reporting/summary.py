@@ -1,8 +1,11 @@
 """The layer table of a network, read off the module itself."""
 
+import collections
 import functools
 import math
-from typing import NamedTuple
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +13,16 @@ from flax import linen as nn
 
 from mnist_jax.config import LARGEST, Config
 from mnist_jax.datasets import load_splits
+from mnist_jax.forward import Forward
 from mnist_jax.models import create_model
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.ops import conv_pool
 
 BATCH = LARGEST + 1  # nothing else in a network is as large: an axis of this size is the batch
+SCOPE = "mnist_jax_call_"  # with the number of a call, in the names of what is computed there
+RESHAPED = ("",)
+
+Path = tuple[str, ...]  # of a module, from the model down
 
 PURPOSES = {
     "attention": "mixes all tokens, each after its own choice: what one is, another can use",
@@ -69,63 +77,166 @@ def summarize_recipe(
     return image_shape, summarize(model, image_shape)
 
 
+class _Call(NamedTuple):
+    """A module's call; its shapes are those of one image, `before` is the previous output's."""
+
+    module: nn.Module
+    before: tuple[int, ...]
+    given: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
 def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     """Returns the layers of a model in the order in which data goes through them.
 
-    The model is traced, not run. A multiplication and an addition are two FLOPs; only those of
-    matrix products and convolutions are counted: a weight is used once an output position, and a
-    module with products of other things tells them by a method `flops`.
+    The model is traced, not run. A layer is a module that has parameters or products of its own, or
+    that calls no other module; the model is one, too, where it has some. Each is listed once,
+    however often it is called. A multiplication and an addition are two FLOPs; only those of matrix
+    products and convolutions are counted.
 
     Args:
         model: images -> logits.
         image_shape: (H, W, C).
     """
+    # The other lowerings of the same convolutions have more products.
+    forward = Forward(model.clone(lowering="xla") if hasattr(model, "lowering") else model)
+    images = jax.ShapeDtypeStruct((BATCH, *image_shape), jnp.float32)
+    variables = jax.eval_shape(forward.init, jax.random.key(0), images)
+    calls, products, primitives = _trace(forward, variables, images)
+    sizes: collections.Counter[Path] = collections.Counter()
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        path = tuple(str(getattr(key, "key", key)) for key in keys)
+        while path not in calls:  # at last of the model, whose path is empty
+            path = path[:-1]
+        sizes[path] += leaf.size
     layers: list[Layer] = []
-    previous = image_shape
+    for path, (module, before, given, shape) in calls.items():
+        if path[:1] == RESHAPED:
+            layers += _reshaped(given, before, primitives[path[1:-1]])
+            continue
+        is_container = any(path == other[: len(path)] != other for other in calls)
+        if is_container and not (sizes[path] or products[path]):
+            continue
+        name = path[-1] if path else type(model).__name__
+        shapes = {name: shape}
+        if isinstance(module, ConvPool) and module.pool != "stride" and module.pool_size > 1:
+            shapes = {name: _before_pool(module, given), f"{module.pool}_pool": shape}
+        counts = sizes[path], products[path] // BATCH
+        for row, output in shapes.items():
+            layers.append(
+                Layer("/".join((*path[:-1], row)), output, *counts, _purpose(row, module))
+            )
+            counts = 0, 0
+    return layers
 
-    def add(module: nn.Module, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-        count = getattr(module, "flops", None)
-        flops = count(shape) if count else 2 * sizes.get("kernel", 0) * math.prod(shape[:-1])
-        purpose = PURPOSES.get(name.rstrip("0123456789")) or (module.__doc__ or "").split("\n")[0]
-        path = "/".join((*module.path[:-1], name))
-        layers.append(Layer(path, shape, sum(sizes.values()), flops, purpose))
+
+def _trace(
+    forward: Forward, variables: Any, images: Any
+) -> tuple[dict[Path, _Call], collections.Counter[Path], dict[Path, set[str]]]:
+    """Traces a model.
+
+    Returns:
+        By the path of each module its first call, and before it, at RESHAPED with that path, one
+        where vectors are made first; its own FLOPs, of a batch; and its own primitives.
+    """
+    calls: dict[Path, _Call] = {}
+    paths: list[Path] = []
+    previous = _one(images)
 
     def record(next_fun, args, kwargs, context):
         nonlocal previous
-        module, rows = context.module, len(layers)
-        if module is model or context.method_name != "__call__":
+        if context.method_name != "__call__":
             return next_fun(*args, **kwargs)
-        inputs = _without_batch(args[0].shape)
-        if len(inputs) == 1 < len(previous):  # what models do themselves, before this module
-            layers.append(_reshaped(inputs, previous))
-        output = next_fun(*args, **kwargs)
-        previous = _without_batch(output.shape)
-        params = module.variables.get("params", {})
-        sizes = {name: leaf.size for name, leaf in params.items() if hasattr(leaf, "size")}
-        if isinstance(module, ConvPool) and module.pool != "stride" and module.pool_size > 1:
-            conv = functools.partial(conv_pool, stride=module.stride, padding=module.padding)
-            before_pool = jax.eval_shape(conv, args[0], params["kernel"])
-            add(module, str(module.name), _without_batch(before_pool.shape), sizes)
-            add(module, f"{module.pool}_pool", previous, {})
-        elif sizes or rows == len(layers):  # not a mere container of the rows since
-            add(module, str(module.name), previous, sizes)
+        before, previous = previous, _one((args, kwargs), previous)
+        given, path = previous, context.module.path
+        if len(given) == 1 < len(before):
+            calls.setdefault(RESHAPED + path, _Call(context.module, before, given, given))
+        paths.append(path)
+        with jax.named_scope(f"{SCOPE}{len(paths) - 1}"):
+            output = next_fun(*args, **kwargs)
+        previous = _one(output, ())
+        calls.setdefault(path, _Call(context.module, before, given, previous))
         return output
 
     with nn.intercept_methods(record):
-        images = jax.ShapeDtypeStruct((BATCH, *image_shape), jnp.float32)
-        jax.eval_shape(model.init, jax.random.key(0), images)
-    return [*layers]  # a copy: with `python -O`, Flax leaves its interceptor in place
+        program: Any = jax.make_jaxpr(forward)(variables, images)
+    products: collections.Counter[Path] = collections.Counter()
+    primitives: dict[Path, set[str]] = collections.defaultdict(set)
+    for name, scope, flops in _equations(program.jaxpr):
+        numbers = re.findall(rf"{SCOPE}(\d+)", scope)
+        path = paths[int(numbers[-1])] if numbers else ()
+        primitives[path].add(name)
+        products[path] += flops
+    return dict(calls), products, primitives
 
 
-def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[B, ...] -> (...), and [C, H, W, B], as between convolutions, -> (H, W, C)."""
-    return shape[1:] if shape[0] == BATCH else (*shape[1:-1], shape[0])
+def _equations(jaxpr: Any, scope: str = "", times: int = 1) -> Iterator[tuple[str, str, int]]:
+    """Yields the primitive, the scope and the FLOPs of each equation of a program.
+
+    What a loop repeats counts as often as it is known to be; of several branches, each counts.
+    """
+    for eqn in jaxpr.eqns:
+        inside = f"{scope}/{eqn.source_info.name_stack}"
+        flops = 0
+        outputs = math.prod(eqn.outvars[0].aval.shape) if eqn.outvars else 0
+        if eqn.primitive.name == "dot_general":
+            (summed, _), _ = eqn.params["dimension_numbers"]
+            flops = 2 * outputs * math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel = eqn.invars[1].aval.shape
+            flops = 2 * outputs * math.prod(kernel) // kernel[eqn.params["dimension_numbers"][1][0]]
+        yield eqn.primitive.name, inside, times * flops
+        for inner in jax.tree.leaves([*eqn.params.values()], is_leaf=_is_program):
+            if _is_program(inner):
+                inner = getattr(inner, "jaxpr", inner)
+                yield from _equations(inner, inside, times * eqn.params.get("length", 1))
 
 
-def _reshaped(shape: tuple[int, ...], previous: tuple[int, ...]) -> Layer:
-    """The row of what makes a vector of feature maps or tokens."""
-    name = "flatten" if math.prod(shape) == math.prod(previous) else "mean"
-    return Layer(name, shape, 0, 0, PURPOSES[name])
+def _is_program(value: Any) -> bool:
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
+
+
+def _one(values: Any, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Returns the shape that the first array of several has for one image.
+
+    That is [B, ...] -> (...), and [C, H, W, B], as between convolutions, -> (H, W, C).
+    """
+    shapes = (leaf.shape for leaf in jax.tree.leaves(values) if hasattr(leaf, "shape"))
+    shape = next(shapes, default)
+    if shape[1:] and shape[-1] == BATCH != shape[0]:
+        return (*shape[1:-1], shape[0])
+    return tuple(size for size in shape if size != BATCH)
+
+
+def _before_pool(module: ConvPool, given: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape (H, W, C) of a convolution's output before the pooling."""
+    conv = functools.partial(conv_pool, stride=module.stride, padding=module.padding)
+    images = jax.ShapeDtypeStruct((given[-1], *given[:-1], BATCH), jnp.float32)
+    size = (module.kernel_size, module.kernel_size, given[-1], module.features)
+    return _one(jax.eval_shape(conv, images, jax.ShapeDtypeStruct(size, jnp.float32)))
+
+
+def _purpose(name: str, module: nn.Module) -> str:
+    """Says what a layer is for: by its name, or in the first line of its class's docstring."""
+    kind_of = re.sub(r"^(batch|group|layer)(?=norm)|_?\d+$", "", name.lower())
+    known = PURPOSES.get(kind_of)
+    for kind in type(module).__mro__:
+        # A dataclass without a docstring gets its signature as one.
+        if known or kind is nn.Module or not str(kind.__doc__).startswith(f"{kind.__name__}("):
+            return known or ("" if kind is nn.Module else str(kind.__doc__).split("\n")[0])
+    return ""
+
+
+def _reshaped(
+    shape: tuple[int, ...], previous: tuple[int, ...], primitives: set[str]
+) -> list[Layer]:
+    """Returns the row of what models do themselves to get a vector, where that is known."""
+    name = ""
+    if math.prod(shape) == math.prod(previous):
+        name = "flatten"
+    elif shape[0] == previous[-1] and "reduce_sum" in primitives and "reduce_max" not in primitives:
+        name = "mean"
+    return [Layer(name, shape, 0, 0, PURPOSES[name])] if name else []
 
 
 def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:
@@ -135,7 +246,7 @@ def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) 
     its inputs; the first layer's inputs are the images, which need none. Counted as in `summarize`.
     """
     flops = [layer.flops for layer in summarize(model, image_shape) if layer.flops]
-    return batch_size * (3 * sum(flops) - flops[0])
+    return batch_size * (3 * sum(flops) - sum(flops[:1]))
 
 
 def format_table(layers: list[Layer], image_shape: tuple[int, ...]) -> str:

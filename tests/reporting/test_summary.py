@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from helpers import create_reference
+from own_modules import MODULES, REFUSED
 
+from mnist_jax.forward import Forward
 from mnist_jax.models import create_model, model_names
 from mnist_jax.reporting.summary import format_table, step_flops, summarize
 
@@ -27,6 +29,31 @@ def product_flops(jaxpr: Any) -> int:
             total += 2 * outputs * math.prod(shapes[1][:-1])
         total += sum(product_flops(x.jaxpr) for x in eqn.params.values() if hasattr(x, "jaxpr"))
     return total
+
+
+OWN = {"attention": 10_816, "scan": 2848, "shared": 2720, "vmap": 3104}  # FLOPs, by hand
+
+
+@pytest.mark.parametrize("name", [*MODULES, "a tuple of outputs", "a scalar"])
+def test_a_summary_lists_each_layer_of_any_module_once(name):
+    model = (MODULES | REFUSED)[name]()
+    layers = summarize(model, (12, 12, 1))
+    images = jnp.zeros((1, 12, 12, 1))
+    variables = jax.eval_shape(Forward(model).init, jax.random.key(0), images)
+    sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
+    assert sum(layer.params for layer in layers) == sum(sizes)
+    names = [layer.name for layer in layers]
+    assert len({*names}) == len(names) > 1
+    assert sum(layer.flops for layer in layers) == OWN.get(name, sum(x.flops for x in layers)) > 0
+    assert "total" in format_table(layers, (12, 12, 1))
+
+
+def test_a_summary_shows_what_modules_share_and_hold_themselves():
+    by_name = {layer.name: layer[1:4] for layer in summarize(MODULES["shared"](), (12, 12, 1))}
+    assert by_name["again"] == ((8,), 72, 256)  # called twice
+    by_name = {layer.name: layer[1:4] for layer in summarize(MODULES["no train"](), (12, 12, 1))}
+    assert by_name["Plain"] == ((10,), 512, 1024)
+    assert not {"flatten", "mean"} & {*by_name}  # it pools in between
 
 
 @pytest.mark.parametrize("name", model_names())
