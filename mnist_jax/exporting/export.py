@@ -9,7 +9,8 @@ import jax
 
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.onnx_file import to_onnx
-from mnist_jax.exporting.stablehlo import Forward, to_stablehlo
+from mnist_jax.exporting.stablehlo import Apply, to_stablehlo
+from mnist_jax.forward import Forward
 from mnist_jax.parts import OwnModel
 from mnist_jax.steps import eval_logits, to_float
 from mnist_jax.workdir.files import atomic_file, write_json
@@ -76,13 +77,20 @@ def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) ->
     return to_onnx(functools.partial(convolutions, trained.variables), shape, metadata)
 
 
-def _forward(model: Any, lowering: str) -> Forward:
+def _forward(model: Any, lowering: str) -> Apply:
     """Returns (variables, images uint8 [N, H, W, C]) -> probabilities [N, num_classes]."""
-    if hasattr(model, "lowering"):
-        model = model.clone(lowering=lowering)
-    return lambda variables, images: jax.nn.softmax(
-        eval_logits(variables, model.apply, to_float(images))
-    )
+    forward = Forward(model.clone(lowering=lowering) if hasattr(model, "lowering") else model)
+
+    def classify(variables: Any, images: jax.Array) -> jax.Array:
+        pixels = to_float(images)
+        try:
+            logits = eval_logits(variables, forward, pixels)
+        except Exception:  # of many kinds, where a module takes N, a symbol, for a number
+            one = functools.partial(eval_logits, variables, forward)
+            logits = jax.vmap(lambda image: one(image[None])[0])(pixels)
+        return jax.nn.softmax(logits)
+
+    return classify
 
 
 def write_export(output: Path, data: bytes, card: dict[str, Any]) -> None:

@@ -175,8 +175,9 @@ def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Arra
     """
     name = eqn.primitive.name
     if name in INLINED:
-        inner = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
-        return _run(graph, inner.jaxpr, inner.consts, operands)
+        return _run(graph, *_inner(eqn), operands)
+    if name == "scan":
+        return _scan(graph, eqn, operands)
     shapes = [variable.aval.shape for variable in (*eqn.invars, *eqn.outvars)]
     pairs = [*zip(operands, shapes, strict=False)]
     is_constant = all(isinstance(x, np.ndarray) for x in operands)
@@ -193,6 +194,30 @@ def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Arra
         f"the network uses {name}, which has no translation to ONNX: add one to "
         "mnist_jax/exporting/onnx_graph.py, or export to StableHLO"
     )
+
+
+def _inner(eqn: Any) -> tuple[Any, Sequence[Any]]:
+    """Returns the traced function that an equation calls, and its constants."""
+    inner = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
+    return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+
+
+def _scan(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
+    """Adds a loop over constants, such as the parameters of layers, one turn after another."""
+    start = eqn.params["num_consts"]
+    end = start + eqn.params["num_carry"]
+    over = [
+        np.broadcast_to(x, variable.aval.shape)
+        for x, variable in zip(operands[end:], eqn.invars[end:], strict=True)
+        if isinstance(x, np.ndarray)
+    ]
+    _expect(len(over) == len(operands) - end, eqn, "a loop over what depends on the images")
+    _expect(len(eqn.outvars) == end - start, eqn, "an output of each turn")
+    turns = range(eqn.params["length"])
+    carry = operands[start:end]
+    for turn in reversed(turns) if eqn.params["reverse"] else turns:
+        carry = _run(graph, *_inner(eqn), [*operands[:start], *carry, *(x[turn] for x in over)])
+    return carry
 
 
 def _is_known(sizes: Sequence[Any]) -> bool:
@@ -246,17 +271,34 @@ def _pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
     return graph.combine("Mul", means, np.asarray(math.prod(size), eqn.outvars[0].aval.dtype))
 
 
-def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Tensor:
-    """Adds a product of two matrices, or of a pair of them for each index of the common axes."""
+def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Array:
+    """Adds a product of two matrices, or of a pair of them for each index of the common axes.
+
+    Several axes that are summed over, or kept, become one.
+    """
     (a_summed, b_summed), (a_common, b_common) = eqn.params["dimension_numbers"]
     a_free = [axis for axis in range(len(a.shape)) if axis not in (*a_summed, *a_common)]
     b_free = [axis for axis in range(len(b.shape)) if axis not in (*b_summed, *b_common)]
-    _expect(len(a_summed) == len(b_free) == 1, eqn, "several axes to sum over, or to keep of b")
-    _expect(len(a_free) == 1 or not a_common, eqn, "several axes to keep of a, and common ones")
-    left = graph.hold(a, (*a_common, *a_free, *a_summed))
-    right = graph.hold(b, (*b_common, *b_summed, *b_free))
-    shape = eqn.outvars[0].aval.shape
-    return Tensor(graph.add("MatMul", left, right), tuple(range(len(shape))), shape)
+    # Without common axes, a may have any number of its own: as many products with one b.
+    a_groups = [a_free] if a_common else [[axis] for axis in a_free]
+    left = _merged(graph, a, [*([axis] for axis in a_common), *a_groups, a_summed])
+    right = _merged(graph, b, [*([axis] for axis in b_common), b_summed, b_free])
+    names = (graph.hold(array, range(len(array.shape))) for array in (left, right))
+    shape = (*left.shape[:-1], right.shape[-1])
+    product = Tensor(graph.add("MatMul", *names), tuple(range(len(shape))), shape)
+    return graph.reshape(product, eqn.outvars[0].aval.shape)
+
+
+def _merged(graph: Graph, array: Array, groups: Sequence[Sequence[int]]) -> Array:
+    """Returns an array with an axis for each group of its axes, in this order."""
+    order = [axis for group in groups for axis in group]
+    array = _transposed(array, order)
+    if isinstance(array, Tensor) and any(len(group) != 1 for group in groups):
+        shape = array.shape
+        array = Tensor(graph.hold(array, range(len(shape))), tuple(range(len(shape))), shape)
+    sizes = iter(array.shape)
+    shape = tuple(math.prod(next(sizes) for _ in group) for group in groups)
+    return graph.reshape(array, shape)
 
 
 def _reduce(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
@@ -309,7 +351,10 @@ def _broadcast(graph: Graph, eqn: Any, x: Array) -> Array:
 
 def _transpose(graph: Graph, eqn: Any, x: Array) -> Array:
     del graph
-    order = eqn.params["permutation"]
+    return _transposed(x, eqn.params["permutation"])
+
+
+def _transposed(x: Array, order: Sequence[int]) -> Array:
     if isinstance(x, np.ndarray):
         return x.transpose(order)
     return Tensor(x.name, tuple(map(order.index, x.axes)), tuple(x.shape[axis] for axis in order))
@@ -332,7 +377,15 @@ def _power(graph: Graph, eqn: Any, x: Array) -> Tensor:
 
 
 # Functions that become part of the one that calls them.
-INLINED = ("closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit")
+INLINED = (
+    "checkpoint",
+    "closed_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "jit",
+    "pjit",
+    "remat2",
+)
 # Elementwise primitives, with their operators.
 ELEMENTWISE = {
     **{name: name.capitalize() for name in ("abs", "add", "div", "erf", "exp", "log", "min")},

@@ -19,11 +19,11 @@ from mnist_jax.exporting.contract import Classify, in_batches
 from mnist_jax.machine.extras import require
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-Forward = Callable[[Any, jax.Array], jax.Array]
+Apply = Callable[[Any, jax.Array], jax.Array]
 
 
 def to_stablehlo(
-    on_cpu: Forward, elsewhere: Forward, variables: Any, image_shape: tuple[int, ...]
+    on_cpu: Apply, elsewhere: Apply, variables: Any, image_shape: tuple[int, ...]
 ) -> bytes:
     """Writes a network with its parameters, for any number of images.
 

@@ -5,17 +5,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import pytest
 from exports import NETWORKS, export_network, exported, network, probabilities
+from helpers import trained_network
+from own_modules import MODULES
 
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.exporting.contract import BATCH, Classify
+from mnist_jax.exporting.export import export_model
 from mnist_jax.exporting.onnx_file import from_onnx
 from mnist_jax.exporting.reading import READERS
 from mnist_jax.exporting.stablehlo import from_stablehlo
+from mnist_jax.forward import Forward
 from mnist_jax.models import model_names
+from mnist_jax.steps import predict_step, to_float
 
 
 def load(name: str, file_format: str) -> Classify:
@@ -117,3 +124,17 @@ def test_a_missing_package_is_named_with_the_remedy(subtests, monkeypatch):
             patch.setitem(sys.modules, package, None)
             with pytest.raises(ValueError, match=f"needs {package}: `pip install {package}`"):
                 function(*arguments)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_any_module_is_exported_in_both_formats(name):
+    model = MODULES[name](3)
+    forward = Forward(model)
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 1), dtype=np.uint8)
+    variables: Any = jax.jit(forward.init)(jax.random.key(0), to_float(images[:1]))
+    trained = trained_network(model, variables, DataInfo((12, 12, 1), ("a", "b", "c")))
+    expected, _ = predict_step(variables, forward, images)
+    formats: tuple[Literal["stablehlo", "onnx"], ...] = ("stablehlo", "onnx")
+    for file_format in formats:
+        computed = READERS[file_format](export_model(trained, file_format))(images)
+        np.testing.assert_allclose(computed, expected, atol=1e-6)

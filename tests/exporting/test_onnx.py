@@ -164,6 +164,23 @@ FUNCTIONS = {
     "product with a matrix": lambda x: x @ jnp.ones((2, 5)),
     "products of pairs": lambda x: jnp.einsum("nhwc,nhvc->nhwv", x, x),
     "products of pairs, transposed": lambda x: jnp.einsum("nhwc,nvhc->nhwv", x, x.swapaxes(1, 2)),
+    "products over several axes": lambda x: jnp.einsum("nhwc,hwk->nck", x, jnp.ones((4, 6, 5))),
+    "products that keep several axes": lambda x: jnp.einsum(
+        "nhwc,nwkl->nhckl", x, x.swapaxes(1, 2)
+    ),
+    "products of all images": lambda x: jnp.einsum("nhwc,mhwc->nm", x, x).sum(
+        axis=1, keepdims=True
+    ),
+    "recomputed": jax.checkpoint(jnp.abs),
+    "a loop over layers": lambda x: lax.scan(
+        lambda y, layer: (jnp.tanh(y @ layer), None), x, jnp.arange(12.0).reshape(3, 2, 2) / 12
+    )[0],
+    "a loop over layers, from the last": lambda x: lax.scan(
+        lambda y, layer: (jnp.tanh(y @ layer), None),
+        x,
+        jnp.arange(12.0).reshape(3, 2, 2) / 12,
+        reverse=True,
+    )[0],
 }
 
 
@@ -181,12 +198,12 @@ def test_every_translation_is_tested():
             used.add(eqn.primitive.name)
             inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
             if inner:
-                collect(inner.jaxpr)
+                collect(getattr(inner, "jaxpr", inner))
 
     for function in FUNCTIONS.values():
         collect(jax.make_jaxpr(scaled(function))(IMAGES).jaxpr)
     known = {*BROADCASTING, *ELEMENTWISE, *OTHERS}
-    assert used - {*INLINED, "iota"} <= known  # iota: of constants alone
+    assert used - {*INLINED, "iota", "scan"} <= known  # iota: of constants alone
     # Some versions of JAX have no primitive of their own for these.
     assert known - used <= {"square", "stop_gradient"}
 
@@ -224,10 +241,13 @@ def factors(number: int) -> list[tuple[int, ...]]:
 UNTRANSLATED = [
     (lambda x: jnp.sort(x, axis=1), "sort, which has no translation to ONNX: add one to mnist"),
     (lambda x: jnp.cumsum(x, axis=1), "cumsum, which has no"),
+    (
+        lambda x: lax.scan(lambda y, row: (y + row, None), x.sum(axis=1), x.swapaxes(0, 1))[0],
+        "scan with a loop over what",
+    ),
+    (lambda x: lax.scan(lambda y, _: (y, y), x, None, length=2)[1][0], "scan with an output of"),
     (lambda x: lax.pad(x, 0.0, [(0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0)]), "pad with pad"),
     (lambda x: pool(x, 0.0, lax.add, (1, 2, 2, 2), (1, 1, 1, 1), "VALID"), "with windows over"),
-    (lambda x: jnp.einsum("nhwc,hwk->nck", x, jnp.ones((4, 6, 5))), "dot_general with several"),
-    (lambda x: jnp.einsum("nhwc,nwkl->nhckl", x, x.swapaxes(1, 2)), "dot_general with several"),
     (
         lambda x: convolved(x, ("NHWC", "HWIO", "NHWC"), lhs_dilation=(2, 1)),
         "conv_general_dilated with dilated images",
@@ -237,7 +257,6 @@ UNTRANSLATED = [
         "conv_general_dilated with crops",
     ),
     (lambda x: lax.slice_in_dim(x, 0, -1), "slice with a number of images"),
-    (lambda x: jnp.einsum("nhwc,mhwc->nm", x, x), "dot_general with several"),
     (
         lambda x: (x.reshape(-1, 48) @ x.reshape(-1, 48).T)[:, :, None].sum(axis=1),
         "has no shape",
