@@ -10,30 +10,62 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from mnist_jax.forward import Forward
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.reporting.pictures import sheet, visible
 from mnist_jax.state import Variables
 from mnist_jax.steps import eval_logits, to_float
+from mnist_jax.workdir.hashing import named_leaves
 
+KINDS = (ConvPool, nn.Conv)
 COLUMNS = 8  # of a sheet
 MOST = 64  # pictures on a sheet
 
 
-def first_filters(variables: Variables) -> jax.Array | None:
+@functools.cache
+def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bool]:
+    """Finds the convolutions of a model, in the order in which they are called.
+
+    Args:
+        forward: the model.
+        image_shape: (H, W, C).
+
+    Returns:
+        By the name of each, whether the batch is the last axis of its answers, not the first.
+    """
+    found: dict[str, bool] = {}
+
+    def record(next_fun, args, kwargs, context):
+        if context.method_name == "__call__" and isinstance(context.module, KINDS):
+            found["/".join(context.module.path)] = isinstance(context.module, ConvPool)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(forward.init, jax.random.key(0), images)
+    return {**found}
+
+
+def first_filters(
+    model: nn.Module, variables: Variables, image_shape: tuple[int, ...]
+) -> jax.Array | None:
     """Returns the filters that slide over the image itself.
 
     Args:
-        variables: of a network.
+        model: images -> logits.
+        variables: what it computes with.
+        image_shape: (H, W, C).
 
     Returns:
-        float32 [features, k, k, C], or None where the network has no convolution.
+        float32 [features, k, k, C], or None where the network has no such convolution.
     """
-    params = variables["params"]
-    layer = params.get("conv1") or params.get("patches")
-    return layer["kernel"].transpose(3, 0, 1, 2) if layer else None
+    first = next(iter(convolutions(Forward(model), image_shape)), None)
+    kernel = named_leaves(variables["params"]).get(f"{first}/kernel")
+    if kernel is None or kernel.ndim != 4 or kernel.shape[2] != image_shape[2]:
+        return None
+    return kernel.transpose(3, 0, 1, 2)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[str, jax.Array]:
     """Computes where on the images each filter of each convolution finds its pattern.
 
@@ -43,32 +75,46 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
         images: float32 [B, H, W, C] in [0, 1].
 
     Returns:
-        By the name of each convolution its answers after the pooling: float [B, H', W', features],
-        before any normalisation and rectifier. Where a rectifier follows at once, positive ones go
-        on; after a normalisation, those above another number. Empty where there is no convolution.
+        By the name of each convolution its answers, of this project's own after the pooling: float
+        [B, H', W', features], before any normalisation and rectifier. Where a rectifier follows at
+        once, positive ones go on; after a normalisation, those above another number. Convolutions
+        inside `nn.scan` and `nn.vmap` are left out. Empty where there is no convolution.
     """
-    capture: Any = functools.partial(
-        model.apply,
-        capture_intermediates=lambda module, _: isinstance(module, ConvPool),
-        mutable=["intermediates"],
-    )
-    _, captured = eval_logits(variables, capture, images)
-    answers: dict[str, Any] = flatten_dict(captured.get("intermediates", {}), sep="/")
+    return _feature_maps(Forward(model), variables, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _feature_maps(forward: Forward, variables: Variables, images: Any) -> dict[str, jax.Array]:
+    found = convolutions(forward, images.shape[1:])
+    if not found:
+        return {}
+
+    def keep(next_fun, args, kwargs, context):
+        answer = next_fun(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, KINDS):
+            context.module.sow("intermediates", "__call__", answer)
+        return answer
+
+    with nn.intercept_methods(keep):
+        capture: Any = functools.partial(forward, mutable=["intermediates"])
+        _, captured = eval_logits(variables, capture, images)
+    answers: dict[str, Any] = flatten_dict(dict(captured).get("intermediates", {}), sep="/")
     return {
-        name.removesuffix("/__call__"): answer[0].transpose(3, 1, 2, 0)
-        for name, answer in answers.items()
+        name: answers[f"{name}/__call__"][0].transpose(*([3, 1, 2, 0] if is_last else range(4)))
+        for name, is_last in found.items()
+        if f"{name}/__call__" in answers and answers[f"{name}/__call__"][0].ndim == 4
     }
 
 
-def filter_sheet(variables: Variables) -> np.ndarray | None:
-    """Draws the filters that slide over the image, or the first: grey is 0, lighter is positive.
+def filter_sheet(filters: jax.Array) -> np.ndarray:
+    """Draws filters that slide over the image, or the first: grey is 0, lighter is positive.
+
+    Args:
+        filters: float [features, k, k, C], of `first_filters`.
 
     Returns:
-        uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn. None: there are none.
+        uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn.
     """
-    filters = first_filters(variables)
-    if filters is None:
-        return None
     if filters.shape[-1] not in (1, 3):
         filters = filters.mean(axis=-1, keepdims=True)
     return sheet(visible(np.asarray(filters)[:MOST], signed=True), COLUMNS, ground=255)
@@ -110,9 +156,9 @@ def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str
         convolution. What the network or an image of so many channels has not is left out.
     """
     maps = feature_maps(model, variables, to_float(jnp.asarray(image[None])))
-    filters = filter_sheet(variables)
+    filters = first_filters(model, variables, image.shape)
     return {
         **({"image": image} if image.shape[-1] in (1, 3) else {}),
-        **({} if filters is None else {"filters": filters}),
+        **({} if filters is None else {"filters": filter_sheet(filters)}),
         **{f"maps/{name}": picture for name, picture in map_sheets(maps).items()},
     }

@@ -217,12 +217,12 @@ def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
 def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[str, Any] | None:
     """Filters, and what they find on the first image; None where there is no convolution."""
     trained = run.trained
-    filters, drawn = first_filters(trained.variables), filter_sheet(trained.variables)
-    if filters is None or drawn is None:
+    filters = first_filters(trained.model, trained.variables, trained.info.image_shape)
+    if filters is None:
         return None
     image = measured.images[np.arange(1)]
     maps = feature_maps(trained.model, trained.variables, to_float(jnp.asarray(image)))
-    sheets = [("Filters of the first layer", drawn, len(filters))]
+    sheets = [("Filters of the first layer", filter_sheet(filters), len(filters))]
     for name, sheet in map_sheets(maps).items():
         sheets.append((f"Feature maps of {name}", sheet, maps[name].shape[-1]))
     return {

@@ -130,7 +130,7 @@ def test_a_missing_package_is_named_with_the_remedy(subtests, monkeypatch):
 def test_any_module_is_exported_in_both_formats(name):
     model = MODULES[name](3)
     forward = Forward(model)
-    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 1), dtype=np.uint8)
+    images: Any = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 1), dtype=np.uint8)
     variables: Any = jax.jit(forward.init)(jax.random.key(0), to_float(images[:1]))
     trained = trained_network(model, variables, DataInfo((12, 12, 1), ("a", "b", "c")))
     expected, _ = predict_step(variables, forward, images)
