@@ -7,6 +7,7 @@ import numpy as np
 
 from mnist_jax.exporting.contract import INPUT, OUTPUT, Classify, in_batches
 from mnist_jax.machine.extras import require
+from mnist_jax.messages import one_line
 
 # The newest that onnxruntime 1.32 runs, the newest release, and the file format that came with it.
 OPSET, IR_VERSION = 28, 14
@@ -35,23 +36,30 @@ def to_onnx(
 
     from mnist_jax.exporting.onnx_graph import trace  # it imports onnx
 
-    graph, shape = trace(classify, image_shape)
-    array = helper.make_tensor_value_info
-    network = helper.make_graph(
-        graph.nodes,
-        "network",
-        [array(INPUT, TensorProto.UINT8, ["N", *image_shape])],
-        [array(OUTPUT, TensorProto.FLOAT, ["N", *shape[1:]])],
-        [*graph.constants.values()],
-    )
-    model = helper.make_model(
-        network,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="mnist_jax",
-    )
-    helper.set_model_props(model, dict(metadata))
-    checker.check_model(model, full_check=True)
+    try:
+        graph, shape = trace(classify, image_shape)
+        array = helper.make_tensor_value_info
+        network = helper.make_graph(
+            graph.nodes,
+            "network",
+            [array(INPUT, TensorProto.UINT8, ["N", *image_shape])],
+            [array(OUTPUT, TensorProto.FLOAT, ["N", *shape[1:]])],
+            [*graph.constants.values()],
+        )
+        model = helper.make_model(
+            network,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="mnist_jax",
+        )
+        helper.set_model_props(model, dict(metadata))
+        checker.check_model(model, full_check=True)
+    except ValueError:
+        raise
+    except Exception as error:  # of many kinds, such as a constant of a type that ONNX lacks
+        raise ValueError(
+            f"the network has no translation to ONNX ({one_line(error):.200}): export to StableHLO"
+        ) from error
     return model.SerializeToString(deterministic=True)
 
 

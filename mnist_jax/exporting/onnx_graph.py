@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 from jax.extend.core import Literal
@@ -176,14 +177,14 @@ def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Arra
     name = eqn.primitive.name
     if name in INLINED:
         return _run(graph, *_inner(eqn), operands)
-    if name == "scan":
-        return _scan(graph, eqn, operands)
     shapes = [variable.aval.shape for variable in (*eqn.invars, *eqn.outvars)]
     pairs = [*zip(operands, shapes, strict=False)]
     is_constant = all(isinstance(x, np.ndarray) for x in operands)
     if is_constant and all(map(_is_known, shapes)) and name != "broadcast_in_dim":
         result = eqn.primitive.bind(*(np.broadcast_to(*pair) for pair in pairs), **eqn.params)
         return [np.asarray(x) for x in (result if eqn.primitive.multiple_results else [result])]
+    if name in SEVERAL:
+        return SEVERAL[name](graph, eqn, operands)
     if name in ELEMENTWISE:
         return [graph.combine(ELEMENTWISE[name], *operands)]
     if name in BROADCASTING:
@@ -323,11 +324,39 @@ def _slice(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
     params = eqn.params
     steps = params["strides"] or (1,) * len(x.shape)
     cuts = [*zip(params["start_indices"], params["limit_indices"], steps, strict=True)]
+    return _cut(graph, eqn, x, cuts, eqn.outvars[0].aval.shape)
+
+
+def _cut(graph: Graph, eqn: Any, x: Tensor, cuts: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    """Adds a slice: by axis where it begins, where it ends, and its step."""
     cut = [axis for axis, size in enumerate(x.shape) if cuts[axis] != (0, size, 1)]
     _expect(all(_is_known(cuts[axis]) for axis in cut), eqn, "a number of images")
     begin, end, step = np.array([cuts[axis] for axis in cut], np.int64).reshape(-1, 3).T
-    output = graph.add("Slice", x.name, begin, end, x.places(cut), step)
-    return Tensor(output, x.axes, eqn.outvars[0].aval.shape)
+    return Tensor(graph.add("Slice", x.name, begin, end, x.places(cut), step), x.axes, shape)
+
+
+def _split(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
+    x: Any = graph.expand(operands[0], eqn.invars[0].aval.shape)
+    cuts: list[Any] = [(0, size, 1) for size in x.shape]
+    parts, begin, axis = [], 0, eqn.params["axis"]
+    for size, variable in zip(eqn.params["sizes"], eqn.outvars, strict=True):
+        size = int(size)  # of NumPy, where it comes from jnp.split
+        cuts[axis] = (begin, begin + size, 1)
+        parts.append(_cut(graph, eqn, x, cuts, variable.aval.shape))
+        begin += size
+    return parts
+
+
+def _gather(graph: Graph, eqn: Any, x: Any, indices: Any) -> Array:
+    """Adds a slice at a place that is known, such as x[:, 0]."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    is_slice = isinstance(x, Tensor) and isinstance(indices, np.ndarray) and indices.ndim == 1
+    _expect(is_slice and not numbers.operand_batching_dims, eqn, "other places than one known")
+    begins = dict(zip(numbers.start_index_map, indices.tolist(), strict=True))
+    cuts = [(begins.get(axis, 0), begins.get(axis, 0) + n, 1) for axis, n in enumerate(sizes)]
+    fits = all(cuts[axis][0] >= 0 and cuts[axis][1] <= x.shape[axis] for axis in begins)
+    _expect(fits, eqn, "a place that is outside")
+    return graph.reshape(_cut(graph, eqn, x, cuts, sizes), eqn.outvars[0].aval.shape)
 
 
 def _concatenate(graph: Graph, eqn: Any, *arrays: Array) -> Tensor:
@@ -361,9 +390,22 @@ def _transposed(x: Array, order: Sequence[int]) -> Array:
 
 
 def _convert(graph: Graph, eqn: Any, x: Array) -> Tensor:
+    _expect(eqn.params["new_dtype"] != jnp.bfloat16, eqn, "bfloat16")
     return graph.combine(
         "Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
     )
+
+
+def _with_one(operators: Sequence[str]) -> Callable[[Graph, Any, Array], Tensor]:
+    """Returns the translation to two operators, one of which adds or subtracts 1."""
+
+    def translate(graph: Graph, eqn: Any, x: Array) -> Tensor:
+        one = np.ones((), eqn.invars[0].aval.dtype)
+        for operator in operators:
+            x = graph.combine(operator, x, *([one] if operator in ("Add", "Sub") else []))
+        return x  # pyright: ignore
+
+    return translate
 
 
 def _maximum(graph: Graph, _: Any, a: Array, b: Array) -> Tensor:
@@ -388,8 +430,11 @@ INLINED = (
 )
 # Elementwise primitives, with their operators.
 ELEMENTWISE = {
-    **{name: name.capitalize() for name in ("abs", "add", "div", "erf", "exp", "log", "min")},
-    **{name: name.capitalize() for name in ("mul", "neg", "sqrt", "sub", "tanh")},
+    **{
+        name: name.capitalize() for name in ("abs", "add", "and", "div", "erf", "exp", "log", "min")
+    },
+    **{name: name.capitalize() for name in ("cos", "mul", "neg", "not", "or", "pow", "sign")},
+    **{name: name.capitalize() for name in ("sin", "sqrt", "sub", "tanh")},
     **{"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"},
     "logistic": "Sigmoid",
 }
@@ -397,8 +442,14 @@ ELEMENTWISE = {
 BROADCASTING: dict[str, Callable[..., Array]] = {
     "broadcast_in_dim": _broadcast,
     "convert_element_type": _convert,
+    "expm1": _with_one(["Exp", "Sub"]),
     "integer_pow": _power,
+    "is_finite": lambda graph, _, x: graph.combine(
+        "Not", graph.combine("Or", graph.combine("IsInf", x), graph.combine("IsNaN", x))
+    ),
+    "log1p": _with_one(["Add", "Log"]),
     "max": _maximum,
+    "ne": lambda graph, _, a, b: graph.combine("Not", graph.combine("Equal", a, b)),
     "rsqrt": lambda graph, _, x: graph.combine("Reciprocal", graph.combine("Sqrt", x)),
     "select_n": lambda graph, _, which, no, yes: graph.combine("Where", which, yes, no),
     "square": lambda graph, _, x: graph.combine("Mul", x, x),
@@ -410,6 +461,7 @@ OTHERS: dict[str, Callable[..., Array]] = {
     "concatenate": _concatenate,
     "conv_general_dilated": _convolution,
     "dot_general": _product,
+    "gather": _gather,
     "pad": _pad,
     "reduce_max": _reduce,
     "reduce_min": _reduce,
@@ -420,3 +472,5 @@ OTHERS: dict[str, Callable[..., Array]] = {
     "slice": _slice,
     "squeeze": _reshape,
 }
+# Primitives with several outputs, of arrays that are still to be broadcast.
+SEVERAL: dict[str, Callable[..., Sequence[Array]]] = {"scan": _scan, "split": _split}
