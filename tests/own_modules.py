@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax import nnx
 from optax import contrib
 
 
@@ -169,6 +170,29 @@ class Spectral(nn.Module):
         return nn.WeightNorm(nn.Dense(self.num_classes))(nn.leaky_relu(x))
 
 
+class Net(nnx.Module):
+    def __init__(self, num_classes, *, rngs):
+        self.conv = nnx.Conv(1, 4, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.head = nnx.Linear(4, num_classes, rngs=rngs)
+
+    def __call__(self, x, train=False):
+        x = nnx.relu(self.norm(self.conv(x), use_running_average=not train))
+        return self.head(self.dropout(x.mean(axis=(1, 2)), deterministic=not train))
+
+
+class FromNNX(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        def create(rngs):  # one stream for all: NNX asks for "dropout" by name
+            return Net(self.num_classes, rngs=nnx.Rngs(rngs.params()))
+
+        return nnx.bridge.to_linen(create, name="net")(x, train=train)
+
+
 # From the number of classes to a module of images -> logits.
 MODULES: dict[str, Callable[..., nn.Module]] = {
     "setup": WithSetup,
@@ -183,6 +207,7 @@ MODULES: dict[str, Callable[..., nn.Module]] = {
     "remat": Rematerialised,
     "vmap": Heads,
     "spectral norm": Spectral,
+    "nnx": FromNNX,
 }
 
 

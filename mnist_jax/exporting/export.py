@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.exporting.onnx_file import to_onnx
@@ -88,7 +89,7 @@ def _forward(model: Any, lowering: str) -> Apply:
         except Exception:  # of many kinds, where a module takes N, a symbol, for a number
             one = functools.partial(eval_logits, variables, forward)
             logits = jax.vmap(lambda image: one(image[None])[0])(pixels)
-        return jax.nn.softmax(logits)
+        return jax.nn.softmax(logits.astype(jnp.float32))  # a module may compute in another type
 
     return classify
 

@@ -156,14 +156,21 @@ def _run(
 ) -> list[Array]:
     """Adds a traced function to the graph; returns its outputs."""
     arrays: dict[Any, Array] = dict(zip(jaxpr.invars, inputs, strict=True))
-    arrays |= zip(jaxpr.constvars, map(np.asarray, constants), strict=True)
+    needed: set[Any] = {variable for variable in jaxpr.outvars if type(variable) is not Literal}
+    eqns = []
+    for eqn in reversed(jaxpr.eqns):  # without what no output needs, such as initial values
+        if needed.intersection(eqn.outvars):
+            eqns.append(eqn)
+            needed.update(variable for variable in eqn.invars if type(variable) is not Literal)
+    held = zip(jaxpr.constvars, constants, strict=True)
+    arrays |= {variable: np.asarray(array) for variable, array in held if variable in needed}
 
     def read(variable: Any) -> Array:
         if type(variable) is Literal:  # its value may be a number of Python's
             return np.asarray(variable.val, variable.aval.dtype)  # pyright: ignore
         return arrays[variable]
 
-    for eqn in jaxpr.eqns:
+    for eqn in reversed(eqns):
         operands = [read(variable) for variable in eqn.invars]
         arrays |= zip(eqn.outvars, _results(graph, eqn, operands), strict=True)
     return [read(variable) for variable in jaxpr.outvars]

@@ -1,0 +1,68 @@
+"""Modules of other people's style are applied as each wants to be, or refused in a line."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from own_modules import MODULES, OPTIMIZERS, REFUSED
+
+from mnist_jax.forward import Forward, check_module
+
+SHAPE = (12, 12, 1)
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(20, *SHAPE)), jnp.float32)
+LABELS = jnp.arange(20) % 10
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_any_module_learns_in_a_loop_of_plain_jax(name):
+    assert check_module(Forward(MODULES[name](3)), SHAPE) == 3
+    first, last, before, after = learn(MODULES[name](), optax.adam(0.01))
+    assert last < first
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (before, after))
+    assert described[0] == described[1]
+    if name == "counter":
+        assert (before["counter"]["calls"], after["counter"]["calls"]) == (0, 8)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_lowers_the_loss_in_a_loop_of_plain_jax(name):
+    first, last, _, _ = learn(MODULES["shared"](), OPTIMIZERS[name]())
+    assert last < first
+
+
+def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:
+    """The losses of the first and the last step, and the collections before and after them."""
+    tx = tx if hasattr(tx, "update") else tx(steps)
+    tx = tx.gradient_transformation() if isinstance(tx, optax.MultiSteps) else tx
+    tx, forward = optax.with_extra_args_support(tx), Forward(model)
+
+    def loss_fn(params: Any, others: Any, key: jax.Array) -> Any:
+        variables, names, rngs = {"params": params, **others}, [*others], {"params": key}
+        logits, new = forward(variables, IMAGES, train=True, rngs=rngs, mutable=names)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
+        return losses.mean(), dict(new)
+
+    def step(carry: Any, number: jax.Array) -> Any:
+        params, others, opt_state = carry
+        key = jax.random.fold_in(jax.random.key(1), number)
+        (value, new), grad = jax.value_and_grad(loss_fn, has_aux=True)(params, others, key)
+        extra = {"value_fn": lambda params: loss_fn(params, others, key)[0]}
+        updates, opt_state = tx.update(grad, opt_state, params, value=value, grad=grad, **extra)
+        return (optax.apply_updates(params, updates), new, opt_state), value
+
+    others: Any = jax.jit(forward.init)(jax.random.key(0), IMAGES)
+    params = others.pop("params")
+    carry = (params, others, tx.init(params))
+    (_, after, _), losses = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps)))(
+        carry
+    )
+    return losses[0], losses[-1], others, after
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name != "seven classes"])
+def test_what_is_no_network_of_images_is_refused_in_a_line(name):
+    with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$"):
+        check_module(Forward(REFUSED[name]()), SHAPE)
