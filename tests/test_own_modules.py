@@ -63,6 +63,6 @@ def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name != "seven classes"])
-def test_what_is_no_network_of_images_is_refused_in_a_line(name):
+def test_a_module_that_is_no_network_of_images_is_refused_in_a_line(name):
     with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$"):
         check_module(Forward(REFUSED[name]()), SHAPE)
