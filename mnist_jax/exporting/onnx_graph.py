@@ -299,11 +299,7 @@ def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Array:
 
 def _merged(graph: Graph, array: Array, groups: Sequence[Sequence[int]]) -> Array:
     """Returns an array with an axis for each group of its axes, in this order."""
-    order = [axis for group in groups for axis in group]
-    array = _transposed(array, order)
-    if isinstance(array, Tensor) and any(len(group) != 1 for group in groups):
-        shape = array.shape
-        array = Tensor(graph.hold(array, range(len(shape))), tuple(range(len(shape))), shape)
+    array = _transposed(array, [axis for group in groups for axis in group])
     sizes = iter(array.shape)
     shape = tuple(math.prod(next(sizes) for _ in group) for group in groups)
     return graph.reshape(array, shape)
@@ -403,18 +399,6 @@ def _convert(graph: Graph, eqn: Any, x: Array) -> Tensor:
     )
 
 
-def _with_one(operators: Sequence[str]) -> Callable[[Graph, Any, Array], Tensor]:
-    """Returns the translation to two operators, one of which adds or subtracts 1."""
-
-    def translate(graph: Graph, eqn: Any, x: Array) -> Tensor:
-        one = np.ones((), eqn.invars[0].aval.dtype)
-        for operator in operators:
-            x = graph.combine(operator, x, *([one] if operator in ("Add", "Sub") else []))
-        return x  # pyright: ignore
-
-    return translate
-
-
 def _maximum(graph: Graph, _: Any, a: Array, b: Array) -> Tensor:
     a, b = (b, a) if isinstance(a, np.ndarray) else (a, b)
     is_rectifier = isinstance(b, np.ndarray) and not b.any()
@@ -425,6 +409,7 @@ def _power(graph: Graph, eqn: Any, x: Array) -> Tensor:
     return graph.combine("Pow", x, np.asarray(eqn.params["y"], eqn.invars[0].aval.dtype))
 
 
+ONE = np.ones((), np.float32)
 # Functions that become part of the one that calls them.
 INLINED = (
     "checkpoint",
@@ -449,12 +434,12 @@ ELEMENTWISE = {
 BROADCASTING: dict[str, Callable[..., Array]] = {
     "broadcast_in_dim": _broadcast,
     "convert_element_type": _convert,
-    "expm1": _with_one(["Exp", "Sub"]),
+    "expm1": lambda graph, _, x: graph.combine("Sub", graph.combine("Exp", x), ONE),
     "integer_pow": _power,
     "is_finite": lambda graph, _, x: graph.combine(
         "Not", graph.combine("Or", graph.combine("IsInf", x), graph.combine("IsNaN", x))
     ),
-    "log1p": _with_one(["Add", "Log"]),
+    "log1p": lambda graph, _, x: graph.combine("Log", graph.combine("Add", x, ONE)),
     "max": _maximum,
     "ne": lambda graph, _, a, b: graph.combine("Not", graph.combine("Equal", a, b)),
     "rsqrt": lambda graph, _, x: graph.combine("Reciprocal", graph.combine("Sqrt", x)),
