@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ class Parts(NamedTuple):
             `forward.Forward`; or a function from `DataInfo` to one.
         tx: an Optax transformation; or a function from the number of steps in all epochs to one.
         loss_fn: the loss of each example, see `steps.LossFn`.
-        splits: the data, see `datasets.own.as_splits`.
+        splits: the data, see `datasets.load_splits`.
         metrics: functions from logits [B, num_classes] and labels [B] to a number for each example,
             by name.
     """
@@ -48,7 +49,7 @@ class Parts(NamedTuple):
 NONE = Parts()
 
 
-def recipe_parts(path: Any, config: Config) -> Parts:
+def recipe_parts(path: str | Path | None, config: Config) -> Parts:
     """Reads the own parts of a recipe, a file beside whose `get_config()` these may stand.
 
     `get_model(config, info)`, `get_optimizer(config, num_steps)`, `get_loss()`, `get_metrics()` and
@@ -70,7 +71,7 @@ def recipe_parts(path: Any, config: Config) -> Parts:
         functools.partial(model, config) if model else None,
         functools.partial(tx, config) if tx else None,
         loss() if loss else None,
-        splits(config) if splits else None,
+        functools.partial(splits, config) if splits else None,
         metrics() if metrics else None,
     )
 

@@ -26,7 +26,7 @@ from mnist_jax.laboratory.members import create_members, identity
 from mnist_jax.laboratory.population import population, read_population
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.laboratory.verify import verify
-from mnist_jax.parts import recipe_parts
+from mnist_jax.parts import NONE, Parts, recipe_parts
 from mnist_jax.predict import Network, load_network, predict_split
 from mnist_jax.processes.group import joined
 from mnist_jax.reporting.report import report
@@ -35,6 +35,7 @@ from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.serving.serve import serve
 from mnist_jax.train import train
 from mnist_jax.workdir.files import atomic_file
+from mnist_jax.workdir.trained import trained_config
 
 # The fields of a recipe are options of their own, without a prefix: --epochs, --data.dataset.
 Recipe = Annotated[Config, tyro.conf.arg(name="")]
@@ -106,7 +107,19 @@ class OfRecipe(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfTrained(Common):
+class WithParts(Common):
+    """The options of a command that takes trained networks."""
+
+    config: Path | None = None
+    """The recipe of networks that were trained with parts of their own: its get_model and so on."""
+
+    def parts(self, workdir: Path) -> Parts:
+        """Returns the own parts of the recipe, for the config of a run."""
+        return recipe_parts(self.config, trained_config(workdir)) if self.config else NONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfTrained(WithParts):
     """The options of a command that takes one trained network."""
 
     workdir: Path = Path("runs/default")
@@ -147,7 +160,7 @@ class Train(OfRecipe, SeveralProcesses):
 
 
 @dataclass(frozen=True)
-class Evaluate(SeveralProcesses):
+class Evaluate(WithParts, SeveralProcesses):
     """Measure a trained network, or several as an ensemble, on a split of their dataset."""
 
     workdir: tuple[Path, ...]
@@ -158,7 +171,16 @@ class Evaluate(SeveralProcesses):
     """A saved step, latest, or best (by the recipe's watch.monitor)."""
 
     def run(self) -> dict[str, Any]:
-        measured = evaluate(self.workdir, self.split, self.step)
+        own = self.parts(self.workdir[0])
+        measured = evaluate(
+            self.workdir,
+            self.split,
+            self.step,
+            model=own.model,
+            loss_fn=own.loss_fn,
+            splits=own.splits,
+            metrics=own.metrics,
+        )
         print(
             f"{self.split} loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.2%} of "
             f"{measured['count']:,} images  ({_steps(measured['step'])})"
@@ -192,7 +214,8 @@ class Predict(OfTrained):
             return self._predict_split()
         if self.output:
             self._check_output(self.output)
-        network = load_network(self.model or self.workdir, self.step)
+        own = NONE if self.model else self.parts(self.workdir)
+        network = load_network(self.model or self.workdir, self.step, model=own.model)
         files, left_out = find_images(self.images)
         if left_out:
             print(f"{len(left_out):,} left out, no images by their names: {some(left_out)}")
@@ -236,7 +259,15 @@ class Predict(OfTrained):
             raise ValueError("--show is for image files, not for --output")
         if self.model:
             raise ValueError("--output needs --workdir, which names the dataset, not --model")
-        shape = predict_split(self.workdir, self.output, split=self.split, step=self.step)
+        own = self.parts(self.workdir)
+        shape = predict_split(
+            self.workdir,
+            self.output,
+            split=self.split,
+            step=self.step,
+            model=own.model,
+            splits=own.splits,
+        )
         print(f"{self.output}: probabilities {[*shape]}, classes, labels, names")
         return {"output": str(self.output), "shape": [*shape]}
 
@@ -311,13 +342,14 @@ class Export(OfTrained):
     """For JAX alone, or for ONNX Runtime and others."""
 
     def run(self) -> dict[str, Any]:
-        card = export(self.workdir, self.output, format=self.format, step=self.step)
+        model = self.parts(self.workdir).model
+        card = export(self.workdir, self.output, format=self.format, step=self.step, model=model)
         print(f"{self.output}: {self.output.stat().st_size:,} bytes, card: {self.output}.md")
         return {"output": str(self.output), "card": card}
 
 
 @dataclass(frozen=True)
-class Report(Common):
+class Report(WithParts):
     """Write a page about a trained network, or a comparison of several: one HTML file."""
 
     workdir: tuple[Path, ...] = (Path("runs/default"),)
@@ -326,7 +358,8 @@ class Report(Common):
     """The .html file (default: report.html in the workdir; of several, comparison.html here)."""
 
     def run(self) -> dict[str, Any]:
-        written = report(self.workdir, self.output)
+        own = self.parts(self.workdir[0])
+        written = report(self.workdir, self.output, model=own.model, splits=own.splits)
         print(*written.verdicts, sep="\n")
         print(f"{written.path}: {written.path.stat().st_size:,} bytes; open it in a browser")
         return {"page": str(written.path), "networks": written.networks}
@@ -346,7 +379,8 @@ class Serve(OfTrained):
             raise ValueError(
                 "serve prints where it listens: --quiet and --json are for the other commands"
             )
-        serve(self.workdir, self.step, host=self.host, port=self.port)
+        model = self.parts(self.workdir).model
+        serve(self.workdir, self.step, host=self.host, port=self.port, model=model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +393,10 @@ class Summary(OfRecipe):
     """How many classes (default: those of the dataset)."""
 
     def run(self) -> list[dict[str, Any]]:
-        image_shape, layers = summarize_recipe(self.recipe, self.image_shape, self.num_classes)
+        own = recipe_parts(self.config, self.recipe)
+        image_shape, layers = summarize_recipe(
+            self.recipe, self.image_shape, self.num_classes, model=own.model, splits=own.splits
+        )
         print(*format_table(layers, image_shape).split("\n"), sep="\n")
         return [layer._asdict() for layer in layers]
 
@@ -387,7 +424,12 @@ class Population(OfRecipe):
         if other:
             check_pairs(other, identity(create_members(self.recipe, self.seeds, vary)))
         result = population(
-            self.recipe, workdir, seeds=self.seeds, vary=vary, overwrite=self.overwrite
+            self.recipe,
+            workdir,
+            seeds=self.seeds,
+            vary=vary,
+            **recipe_parts(self.config, self.recipe)._asdict(),
+            overwrite=self.overwrite,
         )
         if other:
             print(f"A is {self.against}, B is {workdir}")
@@ -418,6 +460,7 @@ class Sweep(Common):
             self.workdir or Path("runs", f"{self.config.stem}-sweep"),
             trials=self.trials,
             storage=self.storage,
+            parts=functools.partial(recipe_parts, self.config),
         )
         return [
             {
@@ -431,14 +474,14 @@ class Sweep(Common):
 
 
 @dataclass(frozen=True)
-class Verify(Common):
+class Verify(WithParts):
     """Train a finished run again, in a temporary place, and say whether the bits agree."""
 
     workdir: Path
     """A directory that `train` has written."""
 
     def run(self) -> dict[str, Any]:
-        differences = verify(self.workdir)
+        differences = verify(self.workdir, **self.parts(self.workdir)._asdict())
         for line in differences:
             print(f"in {self.workdir} {line}")
         print(f"the bits {'differ' if differences else 'agree'}")

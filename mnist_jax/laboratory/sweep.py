@@ -27,6 +27,7 @@ from mnist_jax.events import Begin, Done, Epoch, Event
 from mnist_jax.laboratory.trials import draw_figures, format_trials, short
 from mnist_jax.machine.extras import require
 from mnist_jax.models import check_model
+from mnist_jax.parts import NONE, Parts
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.rules import stops_early
 from mnist_jax.train import train
@@ -90,6 +91,7 @@ def sweep(
     *,
     trials: int,
     storage: str | None = None,
+    parts: Callable[[Config], Parts] = lambda _: NONE,
     tell: Callable[[str], object] = print,
 ) -> list[FrozenTrial]:
     """Searches for the values with the best validation accuracy, or continues the search.
@@ -109,6 +111,7 @@ def sweep(
         trials: the number of trials, finished or pruned, that the study shall have in the end.
         storage: the URL of a database; without one it is SQLite, sweep.db in the workdir. The study
             there is called as the workdir. Trials that were killed are continued in their workdir.
+        parts: a function from the config of a trial to the user's own parts.
         tell: receives a line for each trial of this process, and at the end those about the search.
 
     Returns:
@@ -147,7 +150,8 @@ def sweep(
                         if trial is None:
                             return _conclude(study, config, workdir, trials, tell)
                         claim.enter_context(_claim(workdir, trial.number))
-                    tell(_run_trial(study, trial, replace_fields(config, trial.params), workdir))
+                    own = replace_fields(config, trial.params)
+                    tell(_run_trial(study, trial, own, parts(own), workdir))
     except Stopped as stopped:
         raise Stopped(
             stopped.signum,
@@ -318,7 +322,7 @@ def _is_claimed(workdir: Path, number: int) -> bool:
         return True
 
 
-def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> str:
+def _run_trial(study: Study, trial: Trial, config: Config, parts: Parts, workdir: Path) -> str:
     """Trains a trial's network, from its last checkpoint on, and tells the study its value.
 
     Returns:
@@ -345,7 +349,7 @@ def _run_trial(study: Study, trial: Trial, config: Config, workdir: Path) -> str
 
     try:
         with contextlib.suppress(TrialPruned):
-            train(config, directory, listeners=[follow_trial])
+            train(config, directory, **parts._asdict(), listeners=[follow_trial])
         if _is_last(history, config):
             watch = config.watch
             row = best_row(history, watch.monitor) if watch.patience else history[-1]

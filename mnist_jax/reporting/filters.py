@@ -14,7 +14,7 @@ from mnist_jax.forward import Forward
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.reporting.pictures import sheet, visible
 from mnist_jax.state import Variables
-from mnist_jax.steps import eval_logits, to_float
+from mnist_jax.steps import to_float
 from mnist_jax.workdir.hashing import named_leaves
 
 KINDS = (ConvPool, nn.Conv)
@@ -95,9 +95,9 @@ def _feature_maps(forward: Forward, variables: Variables, images: Any) -> dict[s
             context.module.sow("intermediates", "__call__", answer)
         return answer
 
-    with nn.intercept_methods(keep):
-        capture: Any = functools.partial(forward, mutable=["intermediates"])
-        _, captured = eval_logits(variables, capture, images)
+    # In float32, as `steps.eval_logits` computes.
+    with nn.intercept_methods(keep), jax.default_matmul_precision("float32"):
+        _, captured = forward(variables, images, mutable=["intermediates"])
     answers: dict[str, Any] = flatten_dict(dict(captured).get("intermediates", {}), sep="/")
     return {
         name: answers[f"{name}/__call__"][0].transpose(*([3, 1, 2, 0] if is_last else range(4)))

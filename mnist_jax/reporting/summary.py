@@ -13,10 +13,12 @@ from flax import linen as nn
 
 from mnist_jax.config import LARGEST, Config
 from mnist_jax.datasets import load_splits
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.forward import Forward
 from mnist_jax.models import create_model
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.ops import conv_pool
+from mnist_jax.parts import OwnModel, Parts, own_model
 
 BATCH = LARGEST + 1  # nothing else in a network is as large: an axis of this size is the batch
 SCOPE = "mnist_jax_call_"  # with the number of a call, in the names of what is computed there
@@ -56,9 +58,21 @@ class Layer(NamedTuple):
 
 
 def summarize_recipe(
-    config: Config, image_shape: tuple[int, ...] | None = None, num_classes: int | None = None
+    config: Config,
+    image_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    *,
+    model: OwnModel = None,
+    splits: Any = None,
 ) -> tuple[tuple[int, ...], list[Layer]]:
     """Summarizes a recipe's model, by default for the images and classes of its dataset.
+
+    Args:
+        config: The recipe.
+        image_shape: (H, W, C); None: that of the dataset.
+        num_classes: Number of classes; None: that of the dataset.
+        model: Own module in place of the recipe's, as in `train`.
+        splits: Own data in place of its dataset, as in `train`.
 
     Returns:
         (H, W, C) and the layers.
@@ -67,14 +81,18 @@ def summarize_recipe(
         ValueError: A size is not 1 to LARGEST, or the model does not fit the images.
     """
     if image_shape is None or num_classes is None:
-        splits, label_names = load_splits(**vars(config.data))
+        splits, label_names = load_splits(**vars(config.data), own=splits)
         image_shape = image_shape or (*splits["train"].images.shape[1:],)
         num_classes = len(label_names) if num_classes is None else num_classes
     for name, sizes in (("image-shape", image_shape), ("num-classes", (num_classes,))):
         if not all(1 <= size <= LARGEST for size in sizes):
             raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
-    model = create_model(num_classes=num_classes, **vars(config.model))
-    return image_shape, summarize(model, image_shape)
+    info = DataInfo(image_shape, tuple(map(str, range(num_classes))))
+    # Of arrays the classes have no names: an own model may know more of them.
+    module = own_model(Parts(model=model, splits=splits), info) or create_model(
+        num_classes=num_classes, **vars(config.model)
+    )
+    return image_shape, summarize(module, image_shape)
 
 
 class _Call(NamedTuple):

@@ -25,6 +25,7 @@ NOT_PLOTTED = ("epoch", "step")
 GROUPS = {
     "accuracy": ("train_accuracy", "val_accuracy", "test_accuracy", "generalization_gap"),
     "loss": ("train_loss", "val_loss", "test_loss"),
+    "optimizer": ("learning_rate", "gradient_norm"),
     "time": ("seconds", "input_seconds", "examples_per_second"),
 }
 TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in names}
@@ -121,7 +122,9 @@ def event_writer(
 
     def write(row: Mapping[str, Any], pictures: dict[str, np.ndarray] | None = None) -> None:
         summaries = [
-            scalar(TAGS.get(name, name), row[name]) for name in row if name not in NOT_PLOTTED
+            scalar(TAGS.get(name, name), row[name])
+            for name in row
+            if name not in NOT_PLOTTED and row[name] is not None
         ]
         for name, picture in (pictures or {}).items():
             times = -(-WIDTH // picture.shape[1])

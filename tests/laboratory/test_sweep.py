@@ -74,7 +74,7 @@ def finished(tmp_path_factory):
 def imitated(monkeypatch):
     """Replaces training by a formula, for what needs many trials."""
 
-    def imitated_train(config, workdir, *, listeners):
+    def imitated_train(config, workdir, *, listeners, **_):
         workdir.mkdir(parents=True, exist_ok=True)
         accuracy = 1 / (1 + abs(config.optimizer.learning_rate - 3e-3) * 100)
         rows: Any = []
@@ -196,7 +196,7 @@ def test_suggestions_depend_on_the_seed_alone_and_go_on_after_a_pause(tmp_path):
 def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch):
     accuracies = [0.5, 0.8, 0.7, 0.6]
 
-    def falling_train(*_, listeners):
+    def falling_train(*_, listeners, **__):
         rows: Any = []
         for epoch, accuracy in enumerate(accuracies, 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy})
