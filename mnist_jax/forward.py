@@ -21,7 +21,8 @@ FLAGS = {"train": True, "training": True, "deterministic": False}
 class Forward:
     """Calls a module as its `__call__` wants to be called.
 
-    Two are equal if their module is the same object: a field of a module may have no hash.
+    Two are equal if their modules are: JAX then compiles once for both. A module with a field that
+    has no hash, such as a list, equals itself alone.
 
     A module maps images [B, H, W, C] to logits [B, num_classes]. It may take one of the arguments
     `train`, `training` and `deterministic`; and `mask`, bool [B], False for the padding of a batch.
@@ -56,10 +57,17 @@ class Forward:
         return self.model.apply(variables, images, rngs=rngs, mutable=mutable, **options)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Forward) and other.model is self.model
+        return isinstance(other, Forward) and other._identity() == self._identity()
 
     def __hash__(self) -> int:
-        return id(self.model)
+        return hash(self._identity())
+
+    def _identity(self) -> Any:
+        try:
+            hash(self.model)
+        except TypeError:
+            return id(self.model)
+        return self.model
 
     def init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
         """Initialises the variables of the module, without the collections that only record.

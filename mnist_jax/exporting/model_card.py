@@ -110,7 +110,7 @@ def create_card(
         "ground": info.ground,
         "brightness": info.brightness and [*info.brightness],
         "trained_on": {
-            **({} if "splits" in origin.own else recipe["data"]),
+            **({"dataset": dataset} if "splits" in origin.own else recipe["data"]),
             "examples": origin.examples,
             "data_sha256": origin.data_sha256,
         },

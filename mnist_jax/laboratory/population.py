@@ -64,7 +64,7 @@ def population(
     """Trains a population, or resumes the unfinished one in `workdir`.
 
     All members are one compiled program: on a CPU `jax.lax.map` takes them in turn inside it, which
-    gives a member the bits that `train` gives its seed alone; on accelerators `jax.vmap` takes them
+    gives a member of this package's networks the bits that `train` gives its seed alone; on accelerators `jax.vmap` takes them
     at once, and several devices share them: then they agree as far as rounding goes. Varied values
     are arguments of the program, where `train` has constants: there, too, rounding may differ.
 

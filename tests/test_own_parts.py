@@ -1,0 +1,194 @@
+"""A user's own parts train, resume, verify, predict, report and export like a recipe's."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import stop_after
+from own_modules import MODULES, OPTIMIZERS, REFUSED
+
+from mnist_jax import evaluate, export, load_network, predict, report, train
+from mnist_jax.config import Config, ModelConfig, OptimizerConfig
+from mnist_jax.laboratory.population import population
+from mnist_jax.laboratory.verify import verify
+from mnist_jax.workdir.hashing import tree_sha256
+
+CONFIG = Config(epochs=2, batch_size=16, chunk_steps=2)
+SLOW_BUT = ("batch norm", "two rngs", "sequential")  # the others are left to `make test-all`
+
+
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images whose brightest row tells the class, of ten."""
+    draw = np.random.default_rng(seed)
+    labels = draw.permutation(np.arange(count) % 10).astype(np.int32)
+    images = draw.integers(0, 100, (count, 12, 12, 1)).astype(np.uint8)
+    images[np.arange(count), labels] += 150
+    return images, labels
+
+
+SPLITS = {"train": drawn(100, 0), "test": drawn(40, 1)}  # 80 to train on: 5 steps an epoch
+
+
+def squared(logits: jax.Array, labels: jax.Array, params: Any) -> jax.Array:
+    """The Brier score, with a penalty."""
+    errors = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    return jnp.sum(errors**2, axis=-1) + 1e-4 * optax.tree.norm(params, squared=True)
+
+
+def in_top3(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return (jax.lax.top_k(logits, 3)[1] == labels[:, None]).any(axis=-1)
+
+
+def some_slow(names: Any) -> list[Any]:
+    return [n if n in SLOW_BUT else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+def assert_resumes(workdir: Path, **own: Any) -> Any:
+    """Stops a run within an epoch and at its end, and returns the whole one with the same bits."""
+    whole = train(CONFIG, workdir / "whole", **own)
+    for chunks in (2, 1):
+        stop_after(chunks, train, CONFIG, workdir / "stopped", **own)
+    resumed = train(CONFIG, workdir / "stopped", **own)
+    assert resumed.result["params_sha256"] == whole.result["params_sha256"]
+    assert tree_sha256(resumed.state.opt_state) == tree_sha256(whole.state.opt_state)
+    assert verify(workdir / "whole", **own) == []
+    return whole
+
+
+@pytest.mark.parametrize("name", some_slow(MODULES))
+def test_any_module_goes_through_everything(tmp_path, name):
+    model, workdir = MODULES[name](), tmp_path / "whole"
+    run = assert_resumes(tmp_path, model=model, splits=SPLITS)
+    network = load_network(workdir, model=model)
+    found = predict(workdir, SPLITS["test"][0], model=model)
+    assert (found.classes == SPLITS["test"][1]).mean() == run.result["test_accuracy"]
+    assert evaluate(workdir, model=model, splits=SPLITS)["loss"] == run.result["test_loss"]
+    assert report(workdir, model=model, splits=SPLITS).path.stat().st_size > 10_000
+    export(workdir, tmp_path / "file", format="stablehlo", model=model)
+    exported = load_network(tmp_path / "file").predict(SPLITS["test"][0])
+    np.testing.assert_allclose(exported.probabilities, found.probabilities, atol=1e-5)
+    assert (network.model, network.config) == (model, CONFIG)
+
+
+@pytest.mark.parametrize("name", some_slow(OPTIMIZERS))
+def test_any_optimizer_resumes_and_verifies_to_the_bit(tmp_path, name):
+    run = assert_resumes(tmp_path, model=MODULES["shared"](), tx=OPTIMIZERS[name](), splits=SPLITS)
+    if name == "injected":
+        assert [row["learning_rate"] for row in run.history] == pytest.approx([0.1, 0.1])
+
+
+def test_an_own_loss_and_metric_are_in_history_result_and_evaluation(tmp_path):
+    own: Any = {"loss_fn": squared, "metrics": {"top3": in_top3}, "splits": SPLITS}
+    run = assert_resumes(tmp_path, model=MODULES["setup"](), **own)
+    measured = evaluate(tmp_path / "whole", "validation", model=MODULES["setup"](), **own)
+    assert run.history[-1]["val_loss"] == measured["loss"] < 2.1
+    assert {"train_top3", "val_top3"} < {*run.history[0]}
+    result: Any = run.result
+    assert result["val_top3"] == measured["top3"] >= measured["accuracy"]
+    assert result["test_top3"] >= result["test_accuracy"]
+    assert "loss" not in result["guessing"]
+
+
+def test_the_projects_own_network_and_optimizer_as_parts_give_the_same_bits(tmp_path):
+    """Handed in, their numbers are constants of the program: none is here but the learning rate."""
+    config = dataclasses.replace(
+        CONFIG,
+        model=ModelConfig(features=2, hidden_size=8, dropout_rate=0.0),
+        optimizer=OptimizerConfig(name="sgd", learning_rate=0.5, momentum=0.0),
+    )
+    named = train(config, tmp_path / "named", splits=SPLITS)
+    model = named.state.apply_fn.model  # type: ignore[attr-defined]
+    handed = train(config, tmp_path / "handed", model=model, splits=SPLITS)
+    assert handed.result["params_sha256"] == named.result["params_sha256"]
+    assert "model" not in named.result
+
+
+def test_a_population_of_own_parts_has_the_bits_of_each_seed_alone(tmp_path):
+    own: Any = {"model": MODULES["setup"](), "tx": optax.adamax(0.01), "splits": SPLITS}
+    many = population(CONFIG, tmp_path / "many", seeds=2, metrics={"top3": in_top3}, **own)
+    alone = train(dataclasses.replace(CONFIG, seed=1), tmp_path / "alone", **own)
+    assert many["params_sha256"][1] == alone.result["params_sha256"]
+    vary = {"model.dropout_rate": [0.1, 0.2]}
+    with pytest.raises(ValueError, match="dropout_rate cannot vary: the own model"):
+        population(CONFIG, tmp_path / "varied", seeds=1, vary=vary, **own)
+
+
+OWN: dict[str, Any] = {
+    "model": MODULES["setup"](),
+    "tx": optax.adam(0.01),
+    "loss_fn": squared,
+    "metrics": {"top3": in_top3},
+    "splits": SPLITS,
+}
+
+
+@pytest.fixture(scope="module")
+def run_of_own(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("own") / "run"
+    stop_after(2, train, CONFIG, workdir, **OWN)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": None}, "holds a run with its own model: hand it in again"),
+        ({"tx": None}, "holds a run with its own tx"),
+        ({"loss_fn": None}, "holds a run with its own loss_fn"),
+        ({"metrics": None}, r"its own metric top3: hand it in again \(metrics= in"),
+        ({"model": MODULES["no train"]()}, "another model than it was trained with"),
+        ({"tx": optax.adam(0.02)}, "another tx than it was trained with"),
+        ({"loss_fn": lambda *args: 2 * squared(*args, {})}, "another loss_fn than it was"),
+        ({"splits": {"train": SPLITS["test"]}}, "data_sha256 is"),
+    ],
+)
+def test_a_run_resumes_with_its_own_parts_alone(run_of_own, changed, message):
+    before = sorted(path.stat().st_mtime_ns for path in run_of_own.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        train(CONFIG, run_of_own, **OWN | changed)
+    assert sorted(path.stat().st_mtime_ns for path in run_of_own.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_module_that_is_no_network_is_refused_before_anything_is_written(tmp_path, name):
+    with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$|model has 7 classes"):
+        train(CONFIG, tmp_path / "run", model=REFUSED[name](), splits=SPLITS)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"loss_fn": lambda logits, _: logits.mean()}, "loss_fn must return a number for each"),
+        ({"metrics": {"loss": in_top3}}, "metrics must have names such as top5, and not loss"),
+        ({"metrics": {"mean": lambda *_: 1.0}}, "metric 'mean' must return a number for each"),
+        ({"tx": "adam"}, "tx must be an Optax transformation"),
+        ({"model": MODULES["setup"]}, "model must be an instance of a Flax Linen module"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused_in_a_line(tmp_path, own, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        train(CONFIG, tmp_path / "run", splits=SPLITS, **own)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_logits_and_probabilities_are_pure_functions_of_batches_and_single_images(tmp_path):
+    model = MODULES["batch norm"]()
+    train(CONFIG, tmp_path, model=model, splits=SPLITS)
+    network, images = load_network(tmp_path, model=model), SPLITS["test"][0][:4]
+    logits = jax.jit(network.logits)(images)
+    np.testing.assert_allclose(jax.vmap(network.logits)(images), logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.logits(images[0]), logits[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        network.probabilities(jnp.asarray(images) / 255), network.predict(images)[0], atol=1e-6
+    )
+    gradient = jax.grad(lambda image: network.probabilities(image)[3])(jnp.asarray(images[0]) / 255)
+    assert gradient.shape == (12, 12, 1)
+    assert float(jnp.abs(gradient).max()) > 0
+    of_params = jax.grad(lambda variables: network.logits(images, variables).sum())
+    assert jax.tree.structure(of_params(network.variables)) == jax.tree.structure(network.variables)
