@@ -17,7 +17,7 @@ from mnist_jax.messages import printable
 from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
 from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
-from mnist_jax.workdir.run import Result, read_config
+from mnist_jax.workdir.run import Result, is_tested, read_config
 
 NEXT = {
     "report": "curves and mistakes, on a page",
@@ -87,12 +87,19 @@ def show_result(workdir: Path, result: Result) -> None:
             ("next", f"{_program()} {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
             for command, purpose in NEXT.items()
         ]
-    title = f"test accuracy {result['test_accuracy']:.2%}"
+    title = _accuracy(result)
     needed = max(len(text) for _, text in rows) + 12  # with names and frame
     if sys.stdout.isatty() and needed <= shutil.get_terminal_size().columns:
         _draw(title, rows)
     else:  # lines that a frame would break are to be copied
         print(title, *(f"{name:6}{text}" for name, text in rows), sep="\n")
+
+
+def _accuracy(result: Mapping[str, Any]) -> str:
+    """Spells the accuracy of a result: on the test split, where that is measured."""
+    if is_tested(result):
+        return f"test accuracy {result['test_accuracy']:.2%}"
+    return f"validation accuracy {result['val_accuracy']:.2%}, test not measured"
 
 
 def _problem(result: Mapping[str, Any]) -> str | None:
@@ -193,7 +200,7 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
     result, of_population = done.result, "members" in done.result
     lines = []
     if not done.trained:
-        accuracy = "" if of_population else f": test accuracy {result['test_accuracy']:.2%}"
+        accuracy = "" if of_population else f": {_accuracy(result)}"
         config = read_config(done.workdir)
         fixed = of_population or (config and length_dependence(dataclasses.asdict(config)))
         extend = "" if fixed else "more --epochs with --extend to train on, "
@@ -208,33 +215,54 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
             last = done.history[-1]["epoch"]
             best = best_row(done.history, begin.config.watch.monitor)["epoch"]
             lines.append(f"stopped after epoch {last}; the best was epoch {best}")
-        lines.append(
-            f"test loss {result['test_loss']:.4f}  accuracy {result['test_accuracy']:.2%} of "
-            f"{len(begin.splits['test'].labels):,} images"
-        )
+        line = _accuracy(result)
+        if is_tested(result):
+            count = len(begin.splits["test"].labels)
+            line = (
+                f"test loss {result['test_loss']:.4f}  accuracy {result['test_accuracy']:.2%} of "
+            )
+            line += f"{count:,} images"
+        lines.append(line)
     return lines
 
 
 def _members(result: dict[str, Any]) -> list[str]:
-    """The lines at the end: of each member, or of each combination, and the summary."""
+    """The lines at the end: of each member or combination in validation, then the final test."""
     lines = []
     width = max(map(len, result["members"]))
     columns = ("members", "test_accuracy", "val_accuracy", "diverged")
     for name, test, val, diverged in zip(*(result[column] for column in columns), strict=True):
         note = "  diverged in epoch {epoch}, step {step}".format(**diverged) if diverged else ""
+        shown = "" if result["values"] or test is None else f"  test {test:.2%}"
         if diverged or not result["values"]:
-            lines.append(f"{name:{width}}  test {test:.2%}  validation {val:.2%}{note}")
-    for spread in result.get("combinations", [result]):
-        values = [f"{name}={value!r}" for name, value in spread.get("values", {}).items()]
-        count = len(result["seeds"]) // len(result.get("combinations", [result]))
-        interval = "one seed: no spread, no interval"
-        if spread["ci95"]:
-            low, high = (100 * end for end in spread["ci95"])
-            interval = f"95 % interval {low:.2f} to {high:.2f}, {count} seeds"
-        lines.append(f"{' '.join([*values, 'test accuracy'])} {_spelled(spread)} ({interval})")
+            lines.append(f"{name:{width}}  validation {val:.2%}{shown}{note}")
+    combinations = result.get("combinations", [result])
+    count = len(result["seeds"]) // len(combinations)
+    for each in combinations:
+        found = _with_interval("validation accuracy", each["validation"], count)
+        lines.append(f"{_values(each)} {found}".lstrip())
+    best = max(combinations, key=lambda each: each["validation"]["mean"])
+    found = _with_interval("test accuracy", best, count)
+    lines.append(f"best in validation: {_values(best)}; {found}" if result["values"] else found)
     measured = zip(result["test_loss"], result["test_accuracy"], strict=True)
-    if "guessing" in result and all(
-        no_better_than_guessing(*each, result["guessing"]) for each in measured
-    ):
+    tested = [each for each in measured if each[1] is not None]
+    guessed = result.get("guessing")
+    if guessed and tested and all(no_better_than_guessing(*each, guessed) for each in tested):
         lines.append(f"none of them is better than guessing; try {TRY}")
     return lines
+
+
+def _values(combination: dict[str, Any]) -> str:
+    """Spells the varied values of a combination, "" where nothing varies."""
+    values = combination.get("values", {}) if "members" not in combination else {}
+    return " ".join(f"{name}={value!r}" for name, value in values.items())
+
+
+def _with_interval(what: str, spread: dict[str, Any], count: int) -> str:
+    if spread["mean"] is None:
+        return f"{what} not measured"
+    interval = "one seed: no spread, no interval"
+    if spread["ci95"]:
+        low, high = (100 * end for end in spread["ci95"])
+        interval = f"95 % interval {low:.2f} to {high:.2f}, {count} seeds"
+    return f"{what} {_spelled(spread)} ({interval})"

@@ -136,11 +136,12 @@ def no_better_than_guessing(
     return None
 
 
-def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
+def mean_and_spread(values: Sequence[Any]) -> dict[str, Any]:
     """Describes a sample by Student's t distribution.
 
     Args:
-        values: N finite numbers, of trainings that differ by their seed alone.
+        values: N finite numbers, of trainings that differ by their seed alone. With a None among
+            them, which is not measured, nothing is known.
 
     Returns:
         `mean`; `std`, the standard deviation of the population (ddof 1); and `ci95`, [low, high],
@@ -151,6 +152,8 @@ def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
     """
     from scipy.special import stdtrit  # the quantiles of scipy.stats.t; a tenth of a second
 
+    if None in values:
+        return dict.fromkeys(("mean", "std", "ci95"))
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"mean": mean, "std": None, "ci95": None}

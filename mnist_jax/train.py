@@ -78,6 +78,7 @@ def train(
     loss_fn: LossFn | None = None,
     splits: Any = None,
     metrics: OwnMetrics = None,
+    test: bool = True,
     overwrite: bool = False,
     extend: bool = False,
     listeners: Sequence[Listener] | None = None,
@@ -86,7 +87,8 @@ def train(
 
     On a CPU the same config gives the same bits on the same machine and versions, even if the run
     was stopped in between. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a
-    second one, more than a second later, stops it at once. The test split is used once, at the end.
+    second one, more than a second later, stops it at once. The test split is measured once, at the
+    end.
 
     In a job of several processes (`processes.group`), all of them call it with the same arguments
     and see the same workdir. The first one writes there.
@@ -106,6 +108,8 @@ def train(
             `datasets.own.as_splits` takes.
         metrics: functions as `loss_fn`, by name. Their means are `train_NAME` and `val_NAME` in the
             history, and `test_NAME` in the result.
+        test: False leaves the test split out. A later call with True measures it, and does not
+            retrain.
         overwrite: True deletes the run in `workdir` and starts again. Nothing is deleted before the
             new run is known to compile.
         extend: True trains the run in `workdir`, finished or not, on to the larger `config.epochs`,
@@ -126,9 +130,11 @@ def train(
     workdir = Path(workdir)
     if overwrite and extend:
         raise ValueError("--extend trains on with the run that --overwrite deletes: give only one")
-    check_alike("options", [dataclasses.asdict(config), overwrite, extend])
+    check_alike("options", [dataclasses.asdict(config), test, overwrite, extend])
     parts = Parts(model, tx, loss_fn, splits, metrics)
-    result = from_first(functools.partial(previous_result, workdir, config, overwrite, extend))
+    result = from_first(
+        functools.partial(previous_result, workdir, config, overwrite, extend, test)
+    )
     with heard(listeners) as tell:
         if result:
             check_shared(workdir)
@@ -143,7 +149,7 @@ def train(
         else:
             absolute = workdir.absolute()  # wherever the program goes meanwhile
             with resumable(absolute, overwrite), lock_workdir(absolute):
-                run = _train(config, absolute, parts, overwrite, tell)
+                run = _train(config, absolute, parts, tell, test=test, overwrite=overwrite)
                 tell(Done(absolute, run.result, run.history))
     return run
 
@@ -176,7 +182,9 @@ def _again(overwrite: bool) -> str:
     return f"the same command again{', without --overwrite,' if overwrite else ''}"
 
 
-def _train(config: Config, workdir: Path, parts: Parts, overwrite: bool, tell: Listener) -> Run:
+def _train(
+    config: Config, workdir: Path, parts: Parts, tell: Listener, *, test: bool, overwrite: bool
+) -> Run:
     stopwatch = clock.Stopwatch(PHASES)
     stopwatch.seconds["import"] = clock.IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
@@ -230,7 +238,7 @@ def _train(config: Config, workdir: Path, parts: Parts, overwrite: bool, tell: L
         if config.watch.patience and best:
             state = restore_state(checkpoints, best, state, replicated(create_mesh()))
             stopwatch.lap("checkpoint")
-        test = compiled.measure(state, "test")
+        tested = compiled.measure(state, "test") if test and "test" in task.splits else None
         stopwatch.lap("eval")
         prune(checkpoints, rules.kept_steps(saved, end.history))
         stopwatch.lap("checkpoint")
@@ -242,7 +250,7 @@ def _train(config: Config, workdir: Path, parts: Parts, overwrite: bool, tell: L
     measured = best_row(end.history, rules.monitor) if config.watch.patience else end.history[-1]
     result = create_result(
         state.eval_variables,
-        test,
+        tested,
         measured,
         guessing=task.guessing,
         best_step=best,

@@ -18,20 +18,25 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
     accuracies = [[0.5, 0.75, 0.25, 0.25]]
     with scripted(accuracies=accuracies):
         result = population(config, tmp_path / "two", seeds=2, vary=vary)
-    lines = capsys.readouterr().out.splitlines()[-2:]
+    lines = capsys.readouterr().out.splitlines()[-3:]
     assert lines[1] == (
-        "label_smoothing=0.2 augment.shift=2.0 test accuracy 25.00 ± 0.00 % "
+        "label_smoothing=0.2 augment.shift=2.0 validation accuracy 25.00 ± 0.00 % "
         "(95 % interval 25.00 to 25.00, 2 seeds)"
     )
-    assert lines[0].startswith("label_smoothing=0.1 augment.shift=2.0 test accuracy 62.50 ± 17.68")
+    first = "label_smoothing=0.1 augment.shift=2.0"
+    assert lines[0].startswith(f"{first} validation accuracy 62.50 ± 17.68 % (95 % interval ")
     assert lines[0].endswith(", 2 seeds)")
+    assert lines[2].startswith(f"best in validation: {first}; test accuracy 62.50 ± 17.68 %")
     assert [one["mean"] for one in result["combinations"]] == [0.625, 0.25]
+    assert [one["validation"]["mean"] for one in result["combinations"]] == [0.625, 0.25]
     with scripted(accuracies=[[0.5, 0.5, 0.25]]):
-        population(config, tmp_path / "three", seeds=3)
-    lines = capsys.readouterr().out.splitlines()[-4:]
-    assert lines[0] == "seed-0  test 50.00%  validation 50.00%"
-    assert lines[3].startswith("test accuracy 41.67 ± 14.43 % (95 % interval ")
-    assert lines[3].endswith(", 3 seeds)")
+        result = population(config, tmp_path / "three", seeds=3)
+    lines = capsys.readouterr().out.splitlines()[-5:]
+    assert lines[0] == "seed-0  validation 50.00%  test 50.00%"
+    assert lines[3].startswith("validation accuracy 41.67 ± 14.43 % (95 % interval ")
+    assert lines[4].startswith("test accuracy 41.67 ± 14.43 % (95 % interval ")
+    assert lines[4].endswith(", 3 seeds)")
+    assert result["validation"] == {name: result[name] for name in ("mean", "std", "ci95")}
 
 
 def test_train_prints_a_line_per_epoch_and_the_test_result(tmp_path, capsys):
@@ -59,8 +64,8 @@ def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
     )
     assert lines[9].startswith("epoch 10/10  train accuracy")
     assert lines[10:12] == [
-        "seed-0  test 50.00%  validation 50.00%",
-        "seed-1  test 75.00%  validation 75.00%",
+        "seed-0  validation 50.00%  test 50.00%",
+        "seed-1  validation 75.00%  test 75.00%",
     ]
 
 

@@ -134,6 +134,8 @@ class Train(OfRecipe, SeveralProcesses):
 
     workdir: Path | None = None
     """Where the results go (default: runs/NAME-OF-THE-RECIPE)."""
+    test: bool = True
+    """Measure the test split at the end; a later call can do it, without retraining."""
     overwrite: bool = False
     """Delete the run that is in the workdir and retrain."""
     extend: bool = False
@@ -151,6 +153,7 @@ class Train(OfRecipe, SeveralProcesses):
                 self.recipe,
                 workdir,
                 **recipe_parts(self.config, self.recipe)._asdict(),
+                test=self.test,
                 overwrite=self.overwrite,
                 extend=self.extend,
                 listeners=listeners,
@@ -414,6 +417,8 @@ class Population(OfRecipe):
     combination."""
     against: Path | None = None
     """The workdir of a finished population of the same seeds, to compare with."""
+    test: bool = True
+    """Measure the test split at the end; a later call can do it, without retraining."""
     overwrite: bool = False
     """Delete the population that is in the workdir and start anew."""
 
@@ -429,6 +434,7 @@ class Population(OfRecipe):
             seeds=self.seeds,
             vary=vary,
             **recipe_parts(self.config, self.recipe)._asdict(),
+            test=self.test,
             overwrite=self.overwrite,
         )
         if other:

@@ -77,8 +77,8 @@ def create_card(
     params_sha256, written_in = network_sha256(trained.variables), environment()
     measured = result if result.get("params_sha256") == params_sha256 else {}  # this very network
     names = ("test_accuracy", "test_loss", "val_accuracy")
-    figures, interval = {name: measured[name] for name in names if name in measured}, None
-    if figures:
+    figures, interval = {n: measured[n] for n in names if measured.get(n) is not None}, None
+    if "test_accuracy" in figures:
         count = origin.examples["test"]
         interval = [*wilson_interval(round(figures["test_accuracy"] * count), count)]
     for section, part in (("model", "model"), ("optimizer", "tx"), ("data", "splits")):
@@ -132,19 +132,19 @@ def create_card(
 def format_card(card: Mapping[str, Any]) -> str:
     """Lays out what `create_card` returns as Markdown."""
     examples, figures = card["trained_on"]["examples"], card["figures"]
-    measured = "It was not measured."
+    lines = []
     if "test_accuracy" in figures:
         low, high = figures["test_accuracy_ci95"]
-        measured = (
+        lines += [
             f"- Test accuracy: {figures['test_accuracy']:.2%} of {examples['test']:,} images "
-            f"(95 % interval {low:.2%} to {high:.2%})\n"
-            f"- Test loss: {figures['test_loss']:.4f} nats an image"
-        )
+            f"(95 % interval {low:.2%} to {high:.2%})",
+            f"- Test loss: {figures['test_loss']:.4f} nats an image",
+        ]
     if "val_accuracy" in figures:
-        measured += f"\n- Validation accuracy: {figures['val_accuracy']:.2%}"
+        lines.append(f"- Validation accuracy: {figures['val_accuracy']:.2%}")
     texts = {
         "labels": json.dumps(card["labels"], ensure_ascii=False),
-        "figures": measured,
+        "figures": "\n".join(lines) or "It was not measured.",
         "limits": "\n".join(f"- {limit}" for limit in card["limits"]),
         "examples": ", ".join(f"{count:,} {split}" for split, count in examples.items()),
         "versions": ", ".join(map(" ".join, card["written_by"]["versions"].items())),

@@ -37,7 +37,7 @@ from mnist_jax.start import (
 )
 from mnist_jax.state import TrainState
 from mnist_jax.steps import LossFn
-from mnist_jax.train import PHASES, follow, heard, make_ready, resumable, stopped
+from mnist_jax.train import PHASES, follow, heard, make_ready, resumable, stopped, train
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.history import Progress, Row, read_history
@@ -58,6 +58,7 @@ def population(
     loss_fn: LossFn | None = None,
     splits: Any = None,
     metrics: OwnMetrics = None,
+    test: bool = True,
     overwrite: bool = False,
     listeners: Sequence[Listener] | None = None,
 ) -> dict[str, Any]:
@@ -83,16 +84,19 @@ def population(
         loss_fn: an own loss, as in `train`.
         splits: own data, as in `train`.
         metrics: own metrics, as in `train`.
+        test: False leaves the test split out. A later call with True measures it, and does not
+            retrain.
         overwrite: deletes a population that is in `workdir` and starts anew.
         listeners: functions as in `train`.
 
     Returns:
         What population.json holds: `members` (names), `seeds`, `values` by varied field,
         `test_accuracy`, `val_accuracy`, `test_loss`, `params_sha256` and `diverged`, each in the
-        order of the members; `mean`, `std` and `ci95` of the test accuracy (None where values
-        vary); with varied values the same of each of the `combinations`; and, as in result.json,
-        `guessing`, `steps`, `data_sha256`, `seconds` and the environment. One seed has no `std` and
-        no `ci95`.
+        order of the members; `validation`, the `mean`, `std` and `ci95` of the validation accuracy,
+        by which to choose; the same three of the test accuracy (None where it is not measured or
+        values vary); with varied values all these of each of the `combinations`; and, as in
+        result.json, `guessing`, `steps`, `data_sha256`, `seconds` and the environment. One seed has
+        no `std` and no `ci95`.
 
     Raises:
         As `train`, but not FloatingPointError.
@@ -122,6 +126,8 @@ def population(
     for member in members:
         check_model(**vars(member.config.model))
     result = _previous_result(workdir, config, members, overwrite)
+    if result and test and None in result["test_accuracy"]:
+        result = _add_test(result, members, workdir.absolute(), parts)
     with heard(listeners) as tell:
         if result:
             if (workdir / "checkpoints").exists() or (workdir / ".lock").exists():  # it was killed
@@ -131,7 +137,9 @@ def population(
         else:
             absolute = workdir.absolute()  # wherever the program goes meanwhile
             with resumable(absolute, overwrite), lock_workdir(absolute):
-                result = _population(config, members, absolute, parts, overwrite, tell)
+                result = _population(
+                    config, members, absolute, parts, tell, test=test, overwrite=overwrite
+                )
                 tell(Done(absolute, result, read_history(absolute)))
     return result
 
@@ -153,6 +161,8 @@ def read_population(workdir: str | Path) -> dict[str, Any]:
         not isinstance(result.get(name), kind) for name, kind in kinds.items()
     ):
         raise ValueError(f"{path} is not a result of a population")
+    if "validation" not in result:  # of an older version
+        result |= _summary(*(result[name] for name in ("values", "test_accuracy", "val_accuracy")))
     return result
 
 
@@ -191,8 +201,10 @@ def _population(
     members: list[Member],
     workdir: Path,
     parts: Parts,
-    overwrite: bool,
     tell: Listener,
+    *,
+    test: bool,
+    overwrite: bool,
 ) -> dict[str, Any]:
     stopwatch = clock.Stopwatch(PHASES)
     stopwatch.seconds["import"] = clock.IMPORT_SECONDS
@@ -250,7 +262,12 @@ def _population(
         if end.signum:
             raise stopped(end, total_steps, overwrite)
         stopwatch.lap("checkpoint")
-        test = program.measure(end.state, "test")
+        tested: Any = [None] * len(members)
+        if test and "test" in task.splits:
+            tested = [
+                measured | {"loss": json_number(measured["loss"])}
+                for measured in program.measure(end.state, "test")
+            ]
         stopwatch.lap("eval")
         state, results = program.collect(end.state), []
         alone = origin._replace(step_sha256=None)  # a member's own program is another one
@@ -261,7 +278,7 @@ def _population(
             seconds = stopwatch.seconds | {"total": sum(stopwatch.seconds.values())}
             result = create_result(
                 own.eval_variables,
-                test[number] | {"loss": json_number(test[number]["loss"])},
+                tested[number],
                 rows[-1],
                 guessing=task.guessing,
                 best_step=end.step,  # of those that are saved
@@ -279,10 +296,8 @@ def _population(
     result = {
         "members": names,
         **identity(members),
-        **{name: [result[name] for result in results] for name in BY_MEMBER},
+        **_measured(identity(members)["values"], results),
         "diverged": rules.diverged,
-        "guessing": task.guessing,
-        **_summary(members, [result["test_accuracy"] for result in results]),
         "steps": end.step,
         "data_sha256": origin.data_sha256,
         "seconds": stopwatch.seconds,
@@ -323,14 +338,55 @@ def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
     return own.replace(step=state.step, average=own.average if member.config.ema_decay else {})
 
 
-def _summary(members: list[Member], accuracies: list[float]) -> dict[str, Any]:
-    if not members[0].values:
-        return mean_and_spread(accuracies)
-    combinations: list[dict[str, Any]] = []
-    for values in {tuple(member.values.items()): None for member in members}:
-        own = [a for m, a in zip(members, accuracies, strict=True) if m.values == dict(values)]
-        combinations.append({"values": dict(values), **mean_and_spread(own)})
-    return {"mean": None, "std": None, "ci95": None, "combinations": combinations}
+def _add_test(
+    result: dict[str, Any], members: list[Member], workdir: Path, parts: Parts
+) -> dict[str, Any]:
+    """Measures the test of a finished population that lacks it, in the members' directories.
+
+    A member that diverged has none, and stays without a test.
+    """
+    results: list[Any] = []
+    with lock_workdir(workdir):
+        for number, member in enumerate(members):
+            if result["diverged"][number]:
+                results.append({name: result[name][number] for name in BY_MEMBER})
+            else:
+                own = workdir / MEMBERS / member.name
+                results.append(train(member.config, own, **parts._asdict(), listeners=()).result)
+        result = result | _measured(result["values"], results)
+        write_json(workdir / "population.json", result)
+    return result
+
+
+def _measured(values: dict[str, list[float]], results: Sequence[Mapping[str, Any]]) -> Any:
+    """Returns what population.json holds of the members' results."""
+    guessed = [result["guessing"] for result in results if "guessing" in result]
+    columns = {name: [result[name] for result in results] for name in BY_MEMBER}
+    return {
+        **columns,
+        **({"guessing": guessed[0]} if guessed else {}),
+        **_summary(values, columns["test_accuracy"], columns["val_accuracy"]),
+    }
+
+
+def _summary(
+    values: dict[str, list[float]], test: list[float | None], validation: list[float]
+) -> dict[str, Any]:
+    """Returns mean and spread of all members, or of each combination of varied values."""
+    if not values:
+        return {**mean_and_spread(test), "validation": mean_and_spread(validation)}
+    by_values: dict[tuple[float, ...], list[int]] = {}
+    for number, numbers in enumerate(zip(*values.values(), strict=True)):
+        by_values.setdefault(numbers, []).append(number)
+    combinations = [
+        {
+            "values": dict(zip(values, numbers, strict=True)),
+            **_summary({}, [test[i] for i in own], [validation[i] for i in own]),
+        }
+        for numbers, own in by_values.items()
+    ]
+    unknown = dict.fromkeys(("mean", "std", "ci95"))
+    return {**unknown, "validation": unknown, "combinations": combinations}
 
 
 def _delete_own_checkpoints(workdir: Path) -> None:

@@ -1,7 +1,7 @@
 """Searches for better values of a recipe's fields, with Optuna: each trial is a run of `train`.
 
     WORKDIR/sweep.db        the study: parameters and validation accuracies of all trials
-    WORKDIR/trials/NUMBER/  a trial's workdir; it lacks only the test, which `train` there would do
+    WORKDIR/trials/NUMBER/  a trial's workdir; it lacks only the test, which `train` there adds
     WORKDIR/best.json       the config of the best trial
     WORKDIR/plots/          Optuna's figures
 
@@ -336,7 +336,7 @@ def _run_trial(study: Study, trial: Trial, config: Config, parts: Parts, workdir
     history: list[Row] = []
 
     def follow_trial(event: Event) -> None:
-        """Ends the training after its last epoch, before its test; or where it is to be pruned."""
+        """Reports each epoch, and ends the training where the trial is to be pruned."""
         if not isinstance(event, Begin | Epoch | Done):
             return
         history[:] = event.history  # at the beginning those of the last checkpoint
@@ -344,12 +344,14 @@ def _run_trial(study: Study, trial: Trial, config: Config, parts: Parts, workdir
             if row["epoch"] not in reported:
                 trial.report(row["val_accuracy"], row["epoch"])
                 reported.add(row["epoch"])
-        if history and (_is_last(history, config) or trial.should_prune()):
+        if history and not _is_last(history, config) and trial.should_prune():
             raise TrialPruned
 
     try:
         with contextlib.suppress(TrialPruned):
-            train(config, directory, **parts._asdict(), listeners=[follow_trial])
+            train(
+                config, directory, **parts._asdict(), test=False, listeners=[follow_trial]
+            )
         if _is_last(history, config):
             watch = config.watch
             row = best_row(history, watch.monitor) if watch.patience else history[-1]

@@ -14,7 +14,7 @@ from mnist_jax.train import train
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress
 from mnist_jax.workdir.history import Row, read_history, without_times
 from mnist_jax.workdir.origin import UNTOLD, check_own, environment
-from mnist_jax.workdir.run import read_result
+from mnist_jax.workdir.run import is_tested, read_result
 from mnist_jax.workdir.trained import trained_config
 
 
@@ -67,7 +67,7 @@ def verify(
     before = _bits(result, read_history(workdir), now)
     with tempfile.TemporaryDirectory() as directory:
         try:
-            run = train(config, directory, **parts._asdict(), listeners=())
+            run = train(config, directory, **parts._asdict(), test=is_tested(result), listeners=())
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
     again = _bits(run.result, run.history, now)

@@ -19,11 +19,11 @@ DISAGREEMENTS = 25  # pictures
 def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns the figures of each run, and what the page of their comparison is filled with.
 
-    All are measured on the test images if every run is finished, otherwise on the validation
-    images. Those whose images are the first one's are compared with it, image by image, whatever
-    they were trained on.
+    All are measured on the test images if every run has measured its test, otherwise on the
+    validation images. Those whose images are the first one's are compared with it, image by image,
+    whatever they were trained on.
     """
-    split = "test" if all(run.result for run in runs) else "validation"
+    split = "test" if all(run.split == "test" for run in runs) else "validation"
     letters = [_letter(number) for number in range(len(runs))]
     networks, rows, data = [], [], []
     paired: dict[str, Measured] = {}  # the answers for the images of the first

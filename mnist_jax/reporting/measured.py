@@ -16,7 +16,7 @@ from mnist_jax.reporting.calibration import (
 )
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Row, read_history
-from mnist_jax.workdir.run import Result, read_result
+from mnist_jax.workdir.run import Result, is_tested, read_result
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
 PROBABILITIES = 1 << 24  # in memory at a time: of thousands of classes, all would fill it
@@ -38,6 +38,11 @@ class RunRecord(NamedTuple):
     trained: Trained
     result: Result | None
     history: list[Row]
+
+    @property
+    def split(self) -> str:
+        """The split that a page may show: the test is unseen until it is measured."""
+        return "test" if is_tested(self.result) else "validation"
 
 
 class Measured(NamedTuple):

@@ -36,7 +36,7 @@ def report(
 ) -> WrittenReport:
     """Writes a page about a trained network, or about several beside each other.
 
-    It shows the test images; of a run that is not finished, the validation images, so that the
+    It shows the test images; of a run without a measured test, the validation images, so that the
     test split stays unseen until the end. The same runs give the same bytes.
 
     Args:

@@ -28,9 +28,9 @@ EXAMPLES = 6  # training images that are shown augmented
 def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns the figures of a run, and what its page is filled with.
 
-    They are of the test images; of a run that is not finished, of the validation images.
+    They are of the test images; of a run without a test, of the validation images.
     """
-    measured, splits = measure(run, "test" if run.result else "validation")
+    measured, splits = measure(run, run.split)
     config, names = run.trained.config, readable(run.trained.info.label_names)
     numbers = figures(run, measured)
     made_with = run.result or run.trained.origin.environment
@@ -42,7 +42,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "early": _early_stop(run),
         "chosen_by": config.watch.patience
         and not config.watch.monitor.startswith("train_")
-        and not run.result
+        and measured.split == "validation"
         and len(run.history) > 1,
         "curves": _curves(run),
         "heed": _what_training_figures_are(config),

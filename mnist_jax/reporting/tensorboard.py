@@ -18,7 +18,7 @@ from mnist_jax.processes.distributed import is_first
 from mnist_jax.reporting.filters import drawn
 from mnist_jax.workdir.history import Row
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.run import read_config
+from mnist_jax.workdir.run import is_tested, read_config
 
 NOT_PLOTTED = ("epoch", "step")
 # TensorBoard groups curves by what stands before the slash.
@@ -59,14 +59,16 @@ def tensorboard(workdir: str | Path) -> Iterator[Listener]:
                     example = begin.splits["validation"].images[np.arange(1)][0]
                     write(row, drawn(begin.model, jax.device_get(state.eval_variables), example))
                 case Done(trained=True):
-                    write(_test_row(event.result))
-                case Done() if not is_finished(directory):
+                    if is_tested(event.result):
+                        write(_test_row(event.result))
+                case Done() if not is_finished(directory, tested=is_tested(event.result)):
                     shown = hyperparameters(read_config(event.workdir) or Config())
                     with (
                         lock_workdir(event.workdir),
                         event_writer(directory, event.history, shown) as write_missing,
                     ):
-                        write_missing(_test_row(event.result))
+                        if is_tested(event.result):
+                            write_missing(_test_row(event.result))
 
         yield record if is_first() else lambda _: None
 
@@ -83,10 +85,11 @@ def _test_row(result: dict[str, Any]) -> dict[str, Any]:
     return {name: result[of] for of, name in names.items()}
 
 
-def is_finished(directory: Path) -> bool:
-    """Tells whether a directory has the event file of a finished run: one ends with the test."""
+def is_finished(directory: Path, *, tested: bool = True) -> bool:
+    """Tells whether a directory has the event file of a finished run: a tested one's ends so."""
     files = sorted(directory.glob("events*"))
-    return bool(files) and TAGS["test_accuracy"].encode() in files[-1].read_bytes()[-100:]
+    tag = TAGS["test_accuracy"].encode()
+    return bool(files) and (not tested or tag in files[-1].read_bytes()[-100:])
 
 
 @contextlib.contextmanager

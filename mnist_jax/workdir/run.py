@@ -17,6 +17,7 @@ from mnist_jax.state import Variables
 from mnist_jax.workdir.checkpoint import (
     check_checkpoints,
     delete_checkpoints,
+    read_progress,
 )
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import network_sha256
@@ -28,14 +29,15 @@ MEMBERS = "members"  # a directory that only a population has
 class Result(TypedDict):
     """The content of result.json: the measured network, and what its bits depend on.
 
-    `guessing` is what `metrics.guessing` gives for the test split; older versions had none. Each
-    own metric has `test_NAME` and `val_NAME`. `steps` counts the updates made, `best_step` is the
+    `test_loss` and `test_accuracy` are None while the test split is not measured, and `guessing`,
+    what `metrics.guessing` gives for it, is then absent. Each own metric has `test_NAME` and
+    `val_NAME`. `steps` counts the updates made, `best_step` is the
     saved step that is best by `watch.monitor`; `seconds` maps the phases of the run to seconds. The
     environment follows, as in `origin`.
     """
 
     test_loss: float | None
-    test_accuracy: float
+    test_accuracy: float | None
     val_accuracy: float
     guessing: NotRequired[dict[str, float]]
     best_step: int | None
@@ -55,7 +57,7 @@ class Result(TypedDict):
 
 def create_result(
     variables: Variables,
-    test: dict[str, float | None],
+    test: Mapping[str, float | None] | None,
     measured: Mapping[str, Any],
     *,
     guessing: dict[str, float] | None,
@@ -64,26 +66,27 @@ def create_result(
     origin: Origin,
     seconds: dict[str, float],
 ) -> Result:
-    """Returns the result of a tested network with these variables.
+    """Returns the result of a network with these variables.
 
     Args:
         variables: the variables of the network.
-        test: the mean loss, accuracy and own metrics over the test split.
+        test: the mean loss, accuracy and own metrics over the test split; None if not measured.
         measured: the row of the epoch that the network is of.
-        guessing: a field of `Result`, as are the others.
+        guessing: a field of `Result`, as are the others; of no use without `test`.
         best_step: see there.
         steps: see there.
         origin: the origin of the run.
         seconds: see there.
     """
-    own = [name for name in test if name not in ("loss", "accuracy")]
+    own = {name[4:] for name in measured if name.startswith("val_")} - {"loss", "accuracy"}
+    tested = test or dict.fromkeys(("loss", "accuracy", *own))
     values: Any = {
-        "test_loss": test["loss"],
-        "test_accuracy": test["accuracy"],
+        "test_loss": tested["loss"],
+        "test_accuracy": tested["accuracy"],
         "val_accuracy": measured["val_accuracy"],
-        **{f"test_{name}": test[name] for name in own},
-        **{f"val_{name}": measured[f"val_{name}"] for name in own},
-        "guessing": guessing,
+        **{f"test_{name}": tested[name] for name in sorted(own)},
+        **{f"val_{name}": measured[f"val_{name}"] for name in sorted(own)},
+        **({"guessing": guessing} if test else {}),
         "best_step": best_step,
         "steps": steps,
         "params_sha256": network_sha256(variables),
@@ -92,6 +95,11 @@ def create_result(
         **origin.environment,
     }
     return values
+
+
+def is_tested(result: Mapping[str, Any] | None) -> bool:
+    """Tells whether a training has a result, and the test split is measured in it."""
+    return bool(result) and result["test_accuracy"] is not None
 
 
 def read_config(workdir: Path) -> Config | None:
@@ -125,16 +133,21 @@ def read_result(workdir: Path) -> Result | None:
     result: Any = read_json(path)
     expected: dict[str, Any] = {
         "steps": int,
-        "test_loss": float,
-        "test_accuracy": float,
         "params_sha256": str,
         "seconds": dict,
     }
     values = result if isinstance(result, dict) else {}
+    untested = [values.get(name, 0) for name in ("test_loss", "test_accuracy")] == [None, None]
+    if untested:
+        accuracy = "val_accuracy"
+    else:
+        accuracy = "test_accuracy"
+        expected["test_loss"] = float
+    expected[accuracy] = float
     if (
         any(not isinstance(values.get(name), kind) for name, kind in expected.items())
         or not all(isinstance(value, int | float) for value in values["seconds"].values())
-        or not (0 <= values["test_accuracy"] <= 1 and values["steps"] >= 1)
+        or not (0 <= values[accuracy] <= 1 and values["steps"] >= 1)
         or values["steps"] is True
     ):
         raise ValueError(f"{path} is not a result of a training")
@@ -222,12 +235,12 @@ def _extension_problem(workdir: Path, previous: Config, config: Config) -> str |
 
 
 def previous_result(
-    workdir: Path, config: Config, overwrite: bool, extend: bool = False
+    workdir: Path, config: Config, overwrite: bool, extend: bool = False, test: bool = False
 ) -> Result | None:
     """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
 
-    A run whose result, last or best checkpoint is damaged is not complete, nor is one that is to be
-    extended. Raises as `holds_run`.
+    A run whose result, last or best checkpoint is damaged is not complete. Nor is one that is to be
+    extended, or, with `test`, one that lacks the test of its data. Raises as `holds_run`.
     """
     if not holds_run(workdir, config, overwrite, extend) or read_config(workdir) != config:
         return None
@@ -239,7 +252,12 @@ def previous_result(
     if not result:
         return None
     sound, _ = check_checkpoints(workdir / "checkpoints")
-    return result if {result["steps"], result.get("best_step")} <= {*sound} else None
+    if not {result["steps"], result.get("best_step")} <= {*sound}:
+        return None
+    if test and not is_tested(result):
+        origin = read_progress(workdir / "checkpoints", result["steps"]).origin
+        return None if "test" in origin.examples else result
+    return result
 
 
 def check_shared(workdir: Path) -> None:

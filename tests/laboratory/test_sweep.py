@@ -74,7 +74,8 @@ def finished(tmp_path_factory):
 def imitated(monkeypatch):
     """Replaces training by a formula, for what needs many trials."""
 
-    def imitated_train(config, workdir, *, listeners, **_):
+    def imitated_train(config, workdir, *, test, listeners, **_):
+        assert not test
         workdir.mkdir(parents=True, exist_ok=True)
         accuracy = 1 / (1 + abs(config.optimizer.learning_rate - 3e-3) * 100)
         rows: Any = []
@@ -127,7 +128,10 @@ def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished
 def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, tmp_path, capsys):
     """Measuring it fails in the fixture."""
     workdir, trials = finished
-    assert not list(workdir.rglob("result.json"))
+    tested = [
+        json.loads(path.read_bytes())["test_accuracy"] for path in workdir.rglob("result.json")
+    ]
+    assert tested == [None] * TRIALS
     best = shutil.copytree(workdir / "trials" / str(trials[0].number), tmp_path / "best")
     result = train(load_config(workdir / "best.json"), best).result
     assert result["val_accuracy"] == trials[0].value
@@ -194,9 +198,9 @@ def test_suggestions_depend_on_the_seed_alone_and_go_on_after_a_pause(tmp_path):
 
 @pytest.mark.usefixtures("imitated")
 def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch):
-    accuracies = [0.5, 0.8, 0.7, 0.6]
+    accuracies = [0.5, 0.8, 0.7]  # a training ends here: no better than the best
 
-    def falling_train(*_, listeners, **__):
+    def falling_train(*_, listeners, **_options):
         rows: Any = []
         for epoch, accuracy in enumerate(accuracies, 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy})
@@ -254,11 +258,11 @@ from mnist_jax.events import Epoch
 signum, trial, root, *sys.argv[1:] = sys.argv[1:]
 train_trial = sweep.train
 
-def train_and_end(config, workdir, *, listeners):
+def train_and_end(config, workdir, *, test, listeners):
     def end(event):
         if isinstance(event, Epoch) and workdir.name == trial and len(event.history) == 3:
             os.kill(os.getpid(), int(signum))
-    return train_trial(config, workdir, listeners=[end, *listeners])
+    return train_trial(config, workdir, test=test, listeners=[end, *listeners])
 
 def train_beside(*args, **options):
     (Path(root) / f"began-{os.getpid()}").touch()
