@@ -1,16 +1,18 @@
 """Runs whose test split is not measured, or that have none: what they leave, say and show."""
 
 import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import TINY, results, strict_json, times, without_times
+from helpers import TINY, results, strict_json, times, without_times, write_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_jax import population, report, start, train
+from mnist_jax.cli.main import main
 from mnist_jax.console import show_result
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.laboratory.verify import verify
@@ -84,6 +86,16 @@ def test_what_shows_a_run_shows_its_validation_where_the_test_is_not_measured(un
     assert "accuracy/val_accuracy" in tags
     assert "accuracy/test_accuracy" not in tags
     assert verify(workdir) == []
+
+
+def test_the_train_command_leaves_the_test_out_with_no_test(untested, tmp_path, capsys):
+    workdir, run = untested
+    recipe = write_recipe(tmp_path / "recipe.json", ONE_EPOCH)
+    before = times(workdir)
+    options = [f"--config={recipe}", f"--workdir={workdir}", "--no-test", "--json"]
+    assert main(["train", *options]) == 0
+    assert json.loads(capsys.readouterr().out) == {"workdir": str(workdir), **run.result}
+    assert times(workdir) == before
 
 
 @pytest.mark.usefixtures("without_test")

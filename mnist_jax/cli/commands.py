@@ -134,8 +134,8 @@ class Train(OfRecipe, SeveralProcesses):
 
     workdir: Path | None = None
     """Where the results go (default: runs/NAME-OF-THE-RECIPE)."""
-    test: bool = True
-    """Measure the test split at the end; a later call can do it, without retraining."""
+    no_test: bool = False
+    """Leave the test split to a later call, which measures it without retraining."""
     overwrite: bool = False
     """Delete the run that is in the workdir and retrain."""
     extend: bool = False
@@ -153,7 +153,7 @@ class Train(OfRecipe, SeveralProcesses):
                 self.recipe,
                 workdir,
                 **recipe_parts(self.config, self.recipe)._asdict(),
-                test=self.test,
+                test=not self.no_test,
                 overwrite=self.overwrite,
                 extend=self.extend,
                 listeners=listeners,
@@ -417,8 +417,8 @@ class Population(OfRecipe):
     combination."""
     against: Path | None = None
     """The workdir of a finished population of the same seeds, to compare with."""
-    test: bool = True
-    """Measure the test split at the end; a later call can do it, without retraining."""
+    no_test: bool = False
+    """Leave the test split to a later call, which measures it without retraining."""
     overwrite: bool = False
     """Delete the population that is in the workdir and start anew."""
 
@@ -434,14 +434,16 @@ class Population(OfRecipe):
             seeds=self.seeds,
             vary=vary,
             **recipe_parts(self.config, self.recipe)._asdict(),
-            test=self.test,
+            test=not self.no_test,
             overwrite=self.overwrite,
         )
         if other:
             print(f"A is {self.against}, B is {workdir}")
-            for split in ("validation", "test"):
-                print(comparison_line(compare(other, result), split))
-        return result
+            comparison = compare(other, result)
+            print(comparison_line(comparison, "validation"))
+            if comparison["test_accuracy"]["difference"] is not None:
+                print(comparison_line(comparison, "test"))
+        return {**result}
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,47 @@
 """Compares populations seed by seed, by Student's paired t test."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mnist_jax.laboratory.population import read_population
 from mnist_jax.metrics import mean_and_spread
 
 
-def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def compare(a: Mapping[str, Any] | str | Path, b: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """Compares two finished populations, seed by seed.
 
     Pairs with a seed in common share the first parameters and the order of the examples, where
     both recipes have the same ones: the differences spread less than the accuracies do.
 
     Args:
-        a: a result of `population`.
-        b: a result of another recipe, with the same seeds and varied values.
+        a: a result of `population`, or the workdir of a finished one.
+        b: that of another recipe, with the same seeds and varied values.
 
     Returns:
-        `pairs`, and for each of `val_accuracy` and `test_accuracy` the mean `difference` b - a, a
-        fraction, and `half_width`, that of its 95 % interval; None with a single pair.
+        `pairs`, and for each of `val_accuracy`, by which to choose, and `test_accuracy` the mean
+        `difference` b - a, a fraction, and `half_width`, that of its 95 % interval. Both are None
+        where a test is not measured, and the latter with a single pair.
 
     Raises:
-        ValueError: the seeds or the varied values are others.
+        FileNotFoundError: there is no finished population in a workdir.
+        ValueError: the seeds or the varied values are others, or a population cannot be read.
     """
-    check_pairs(a, b)
-    comparison: dict[str, Any] = {"pairs": len(a["seeds"])}
+    pair: list[Any] = [x if isinstance(x, Mapping) else read_population(x) for x in (a, b)]
+    check_pairs(*pair)
+    comparison: dict[str, Any] = {"pairs": len(pair[0]["seeds"])}
     for name in ("val_accuracy", "test_accuracy"):
-        spread = mean_and_spread(np.subtract(b[name], a[name]))
+        first, second = (result[name] for result in pair)
+        known = None not in (*first, *second)
+        spread = mean_and_spread(np.subtract(second, first) if known else [None])
         half_width = spread["ci95"] and spread["ci95"][1] - spread["mean"]
         comparison[name] = {"difference": spread["mean"], "half_width": half_width}
     return comparison
 
 
-def check_pairs(a: dict[str, Any], b: dict[str, Any]) -> None:
+def check_pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     """Raises ValueError unless the members of two populations are pairs."""
     for name in ("seeds", "values"):
         if a[name] != b[name]:

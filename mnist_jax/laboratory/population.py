@@ -5,7 +5,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import jax
 
@@ -47,6 +47,54 @@ from mnist_jax.workdir.run import MEMBERS, create_result, holds_run, previous_re
 BY_MEMBER = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
 
 
+class Spread(TypedDict):
+    """A description of N numbers, see `metrics.mean_and_spread`."""
+
+    mean: float | None
+    std: float | None
+    ci95: list[float] | None
+
+
+class Combination(Spread):
+    """The accuracies of the members with the same varied values; its own fields are of the test."""
+
+    values: dict[str, float]
+    validation: Spread
+
+
+class PopulationResult(Spread):
+    """The content of population.json; lists are in the order of the members.
+
+    `validation` describes the validation accuracies, by which to choose; `mean`, `std` and `ci95`
+    describe those of the test. All are None where values vary: then each of the `combinations` has
+    them. Those of the test are None where it is not measured, as are its accuracies and losses; one
+    seed has no `std` and no `ci95`. `values` are by varied field, `diverged` is None or where a
+    member diverged. The rest is as in `workdir.run.Result`.
+    """
+
+    members: list[str]
+    seeds: list[int]
+    values: dict[str, list[float]]
+    test_accuracy: list[float | None]
+    val_accuracy: list[float]
+    test_loss: list[float | None]
+    params_sha256: list[str]
+    diverged: list[dict[str, int] | None]
+    guessing: NotRequired[dict[str, float]]
+    validation: Spread
+    combinations: NotRequired[list[Combination]]
+    steps: int
+    data_sha256: str
+    seconds: dict[str, float]
+    platform: str
+    device_kind: str
+    device_count: int
+    process_count: int
+    cpu_count: int | None
+    settings: NotRequired[list[str]]
+    versions: dict[str, str]
+
+
 def population(
     config: Config,
     workdir: str | Path,
@@ -61,7 +109,7 @@ def population(
     test: bool = True,
     overwrite: bool = False,
     listeners: Sequence[Listener] | None = None,
-) -> dict[str, Any]:
+) -> PopulationResult:
     """Trains a population, or resumes the unfinished one in `workdir`.
 
     All members are one compiled program: on a CPU `jax.lax.map` takes them in turn inside it, which
@@ -90,13 +138,7 @@ def population(
         listeners: functions as in `train`.
 
     Returns:
-        What population.json holds: `members` (names), `seeds`, `values` by varied field,
-        `test_accuracy`, `val_accuracy`, `test_loss`, `params_sha256` and `diverged`, each in the
-        order of the members; `validation`, the `mean`, `std` and `ci95` of the validation accuracy,
-        by which to choose; the same three of the test accuracy (None where it is not measured or
-        values vary); with varied values all these of each of the `combinations`; and, as in
-        result.json, `guessing`, `steps`, `data_sha256`, `seconds` and the environment. One seed has
-        no `std` and no `ci95`.
+        The content of population.json, see `PopulationResult`.
 
     Raises:
         As `train`, but not FloatingPointError.
@@ -144,7 +186,7 @@ def population(
     return result
 
 
-def read_population(workdir: str | Path) -> dict[str, Any]:
+def read_population(workdir: str | Path) -> PopulationResult:
     """Returns what `population` has returned for a finished population.
 
     Raises:
@@ -154,7 +196,7 @@ def read_population(workdir: str | Path) -> dict[str, Any]:
     path = Path(workdir) / "population.json"
     if not path.exists():
         raise FileNotFoundError(f"there is no finished population in {workdir}")
-    result = read_json(path)
+    result: Any = read_json(path)
     lists = dict.fromkeys(("seeds", "test_accuracy", "val_accuracy", "diverged"), list)
     kinds = {"values": dict, **lists}
     if not isinstance(result, dict) or any(
@@ -162,13 +204,14 @@ def read_population(workdir: str | Path) -> dict[str, Any]:
     ):
         raise ValueError(f"{path} is not a result of a population")
     if "validation" not in result:  # of an older version
-        result |= _summary(*(result[name] for name in ("values", "test_accuracy", "val_accuracy")))
-    return result
+        columns = (result[name] for name in ("values", "test_accuracy", "val_accuracy"))
+        result |= _summary(*columns)
+    return cast("PopulationResult", result)
 
 
 def _previous_result(
     workdir: Path, config: Config, members: list[Member], overwrite: bool
-) -> dict[str, Any] | None:
+) -> PopulationResult | None:
     """The result of the population in `workdir`, if it is complete and not to be overwritten."""
     if not holds_run(workdir, config, overwrite, of_population=True):
         return None
@@ -205,7 +248,7 @@ def _population(
     *,
     test: bool,
     overwrite: bool,
-) -> dict[str, Any]:
+) -> PopulationResult:
     stopwatch = clock.Stopwatch(PHASES)
     stopwatch.seconds["import"] = clock.IMPORT_SECONDS
     checkpoints = workdir / "checkpoints"
@@ -293,7 +336,7 @@ def _population(
             stopwatch.lap("checkpoint")
 
     stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
-    result = {
+    whole: Any = {
         "members": names,
         **identity(members),
         **_measured(identity(members)["values"], results),
@@ -303,9 +346,9 @@ def _population(
         "seconds": stopwatch.seconds,
         **origin.environment,
     }
-    write_json(workdir / "population.json", result)
+    write_json(workdir / "population.json", whole)
     _delete_own_checkpoints(workdir)
-    return result
+    return whole
 
 
 def _make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
@@ -339,8 +382,8 @@ def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
 
 
 def _add_test(
-    result: dict[str, Any], members: list[Member], workdir: Path, parts: Parts
-) -> dict[str, Any]:
+    result: PopulationResult, members: list[Member], workdir: Path, parts: Parts
+) -> PopulationResult:
     """Measures the test of a finished population that lacks it, in the members' directories.
 
     A member that diverged has none, and stays without a test.
@@ -353,7 +396,7 @@ def _add_test(
             else:
                 own = workdir / MEMBERS / member.name
                 results.append(train(member.config, own, **parts._asdict(), listeners=()).result)
-        result = result | _measured(result["values"], results)
+        result = cast("PopulationResult", {**result, **_measured(result["values"], results)})
         write_json(workdir / "population.json", result)
     return result
 

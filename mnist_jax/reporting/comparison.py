@@ -21,11 +21,11 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
 
     All are measured on the test images if every run has measured its test, otherwise on the
     validation images. Those whose images are the first one's are compared with it, image by image,
-    whatever they were trained on.
+    whatever they were trained on. Which one is best the validation images say.
     """
     split = "test" if all(run.split == "test" for run in runs) else "validation"
     letters = [_letter(number) for number in range(len(runs))]
-    networks, rows, data = [], [], []
+    networks, rows, data, judged = [], [], [], []
     paired: dict[str, Measured] = {}  # the answers for the images of the first
     for letter, run in zip(letters, runs, strict=True):
         measured, splits = measure(run, split)
@@ -33,11 +33,15 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         data.append((run.trained.info.label_names, data_sha256({split: splits[split]})))
         if data[-1] == data[0]:
             paired[letter] = measured
+        tested = paired.get(letter) if split == "test" else None
+        validated = measured if split == "validation" else measure(run, "validation")[0]
+        task = run.trained.info.label_names, data_sha256({"": splits["validation"]})
+        judged.append((task, str(run.workdir), validated, tested))
         compared = rows and letter in paired
         row = {
             "letter": letter,
             "difference": _difference(paired["A"], measured) if compared else None,
-            "val_accuracy": _val_accuracy(run),
+            "val_accuracy": float(validated.right.mean()),
         }
         rows.append(networks[-1] | row)
     histories = {
@@ -48,9 +52,7 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
     values = {
         "split": split,
         "rows": rows,
-        "headline": _headline(
-            [(row["workdir"], paired[row["letter"]]) for row in rows if row["letter"] in paired]
-        ),
+        "headline": _headline([each for task, *each in judged if task == judged[0][0]]),
         "paired": [*paired],
         "others": [letter for letter in letters if letter not in paired],
         "curves": [
@@ -87,31 +89,32 @@ def _difference(first: Measured, other: Measured) -> dict[str, float]:
     }
 
 
-def _headline(measured: Sequence[tuple[str, Measured]]) -> str:
-    """Says which network is best, if the images tell; the order of the networks is no matter.
+def _headline(measured: Sequence[Sequence[Any]]) -> str:
+    """Says which network is best in validation, if the images tell; their order is no matter.
 
     Args:
-        measured: of each network its name, and its answers for the same images.
+        measured: the name of each network, its answers for the same validation images, and those
+            for the same test images, or None. Their difference is the final figure.
     """
     if len(measured) < 2:
         return ""
     ordered = sorted(measured, key=lambda each: (-int(each[1].right.sum()), each[0]))
-    (best, first), (second, other) = ordered[:2]
+    (best, first, first_test), (second, other, other_test) = ordered[:2]
+    final = ""
+    if first_test and other_test:
+        found = _difference(other_test, first_test)
+        final = " On the test images it is {points:+.2f} ({low:+.2f} to {high:+.2f}).".format(
+            **found
+        )
     difference = _difference(other, first)
     points, low = difference["points"], difference["low"]
     size = f"{low:+.2f} to {difference['high']:+.2f}"
     if low > 0:
-        return f"{best} is better than {second} by {points:.2f} points ({size})."
-    tied = [name for name, each in ordered if each.right.sum() == first.right.sum()]
+        return f"{best} is better than {second} by {points:.2f} points ({size}).{final}"
+    tied = [name for name, each, _ in ordered if each.right.sum() == first.right.sum()]
     if len(tied) > 1:
         return f"A tie: {', '.join(tied[:-1])} and {tied[-1]} are right equally often ({size})."
-    return f"No difference to be seen between {best} and {second} ({points:+.2f}, {size})."
-
-
-def _val_accuracy(run: RunRecord) -> float | None:
-    """Returns that of the network shown; None where its epoch is not finished."""
-    shown = (row["val_accuracy"] for row in run.history if row.get("step") == run.trained.step)
-    return next(shown, None)
+    return f"No difference to be seen between {best} and {second} ({points:+.2f}, {size}).{final}"
 
 
 def _differing_fields(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:

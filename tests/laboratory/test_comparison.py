@@ -1,12 +1,15 @@
 """Populations compared seed by seed, against SciPy's paired t test."""
 
+import json
 from typing import Any
 
 import pytest
+from helpers import make_files
 from scipy import stats
 
 from mnist_jax import compare
 from mnist_jax.laboratory.comparison import comparison_line
+from mnist_jax.laboratory.population import read_population
 
 
 def made_up(test: list[float], val: list[float], seeds: list[int] | None = None) -> dict[str, Any]:
@@ -40,6 +43,26 @@ def test_a_comparison_of_populations_is_a_paired_t_test():
     assert comparison_line(same, "test").startswith(
         "no difference to be seen: B - A is +0.00 ± 0.00"
     )
+
+
+def test_populations_are_compared_by_their_work_directories(tmp_path):
+    a, b = made_up([0.5, 0.6], [0.5, 0.6]), made_up([0.6, 0.8], [0.6, 0.7])
+    for name, result in (("a", a), ("b", b)):
+        values = result | {"diverged": [None, None]}
+        make_files(tmp_path, {f"{name}/population.json": json.dumps(values)})
+    found = compare(tmp_path / "a", str(tmp_path / "b"))
+    assert found == compare(a, tmp_path / "b") == compare(a, b)
+    assert list(found) == ["pairs", "val_accuracy", "test_accuracy"]
+    assert read_population(tmp_path / "a")["validation"]["mean"] == pytest.approx(0.55)
+    with pytest.raises(FileNotFoundError, match="there is no finished population in"):
+        compare(a, tmp_path / "c")
+
+
+def test_a_comparison_without_a_test_is_one_of_validation():
+    a, b = made_up([0.5, 0.6], [0.5, 0.6]), made_up([0.6, 0.7], [0.6, 0.7])
+    found = compare(a | {"test_accuracy": [None, None]}, b)
+    assert found["test_accuracy"] == {"difference": None, "half_width": None}
+    assert found["val_accuracy"]["difference"] == pytest.approx(0.1)
 
 
 def test_populations_of_different_seeds_are_not_compared():

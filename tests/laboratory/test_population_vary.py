@@ -54,6 +54,8 @@ def test_every_combination_of_varied_values_gets_all_seeds_in_one_program(tmp_pa
             name: values[2 * number] for name, values in result["values"].items()
         }
         assert (combination["mean"], combination["std"]) == (np.mean(own), np.std(own, ddof=1))
+        own = result["val_accuracy"][2 * number : 2 * number + 2]
+        assert combination["validation"]["mean"] == np.mean(own)
     assert_close_to_solo_runs(tmp_path / "run", result, tmp_path)
 
 

@@ -57,10 +57,18 @@ def test_the_headline_names_a_winner_only_where_there_is_one(subtests):
     ]
     for all_right, said in cases:
         with subtests.test(msg=said):
-            measured = [(name, answers(right)) for name, right in all_right.items()]
+            measured = [(name, answers(right), None) for name, right in all_right.items()]
             found = {_headline(order) for order in itertools.permutations(measured)}
             assert len(found) == 1
             assert found.pop().startswith(said)
+
+
+def test_the_headline_names_the_best_in_validation_whatever_the_test_says():
+    a = ("a", answers("1" * 90 + "0" * 10), answers("1" * 100))
+    b = ("b", answers("1" * 100), answers("1" * 90 + "0" * 10))
+    said = _headline([a, b])
+    assert said.startswith("b is better than a by 10.00 points (+")
+    assert " On the test images it is -10.00 (-" in said
 
 
 @pytest.mark.slow
