@@ -225,7 +225,9 @@ def picture_grid(
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05))
-    with _panels(columns, height, width=0.95, rows=rows) as (figure, panels):
+    titles = [_short(title, 24) for title in titles or ()]
+    width = max(0.95, 0.07 * max(map(len, titles), default=0))  # no title touches the next one
+    with _panels(columns, height, width=width, rows=rows) as (figure, panels):
         for number, axes in enumerate(panels):
             axes.set_axis_off()
             if number < len(pictures):
@@ -233,7 +235,7 @@ def picture_grid(
                 picture = np.broadcast_to(pictures[number], (*pictures.shape[1:3], 3))
                 axes.imshow(picture, interpolation="nearest")
                 if titles:
-                    axes.set_title(_short(titles[number], 24), loc="center", fontsize=8)
+                    axes.set_title(titles[number], loc="center", fontsize=8)
     return figure
 
 

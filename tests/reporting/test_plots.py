@@ -1,5 +1,6 @@
 """Figures of any history, any number of classes and any names, as parts of a page."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from typing import Any
@@ -186,6 +187,14 @@ def test_pictures_keep_their_pixels_and_titles(subtests):
             shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
             assert (np.array(shown) == np.broadcast_to(pictures, (7, 5, 4, 3))).all()
             assert [*filter(None, texts(figure))] == [*"abcdefg"]
+
+
+def test_titles_of_pictures_do_not_touch():
+    figure = plots.picture_grid(np.zeros((5, 28, 28, 1), np.uint8), ["8, not 0 (>99.9%)"] * 5)
+    figure.draw_without_rendering()
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(titles)]
+    assert min(gaps) > 10
 
 
 def test_long_names_in_figures_keep_their_ends():
