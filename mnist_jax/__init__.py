@@ -7,21 +7,73 @@ from typing import TYPE_CHECKING, Any
 from mnist_jax import clock
 
 if TYPE_CHECKING:
-    from mnist_jax.config import Config
+    from mnist_jax.config import (
+        AugmentConfig,
+        CheckpointConfig,
+        Config,
+        DataConfig,
+        ModelConfig,
+        OptimizerConfig,
+        WatchConfig,
+    )
+    from mnist_jax.console import console
     from mnist_jax.datasets import load_dataset
+    from mnist_jax.datasets.arrays import Split
     from mnist_jax.datasets.importing import import_dataset
     from mnist_jax.evaluate import evaluate
+    from mnist_jax.events import (
+        Begin,
+        Chunk,
+        Diverged,
+        Done,
+        Epoch,
+        Event,
+        Failed,
+        Listener,
+        Plateau,
+        Save,
+        Stop,
+    )
     from mnist_jax.exporting.export import export
     from mnist_jax.laboratory.comparison import compare
     from mnist_jax.laboratory.population import population
-    from mnist_jax.predict import load_network, predict
+    from mnist_jax.laboratory.sweep import sweep
+    from mnist_jax.laboratory.verify import verify
+    from mnist_jax.predict import Network, load_network, predict
+    from mnist_jax.program import compile_program
+    from mnist_jax.reporting.profile import profile
     from mnist_jax.reporting.report import report
-    from mnist_jax.train import train
+    from mnist_jax.reporting.tensorboard import tensorboard
+    from mnist_jax.serving.serve import serve
+    from mnist_jax.steps import train_step
+    from mnist_jax.train import Run, train
 
 __version__ = "0.1.0"
 __all__ = [
+    "AugmentConfig",
+    "Begin",
+    "CheckpointConfig",
+    "Chunk",
     "Config",
+    "DataConfig",
+    "Diverged",
+    "Done",
+    "Epoch",
+    "Event",
+    "Failed",
+    "Listener",
+    "ModelConfig",
+    "Network",
+    "OptimizerConfig",
+    "Plateau",
+    "Run",
+    "Save",
+    "Split",
+    "Stop",
+    "WatchConfig",
     "compare",
+    "compile_program",
+    "console",
     "evaluate",
     "export",
     "import_dataset",
@@ -29,19 +81,40 @@ __all__ = [
     "load_network",
     "population",
     "predict",
+    "profile",
     "report",
+    "serve",
+    "sweep",
+    "tensorboard",
     "train",
+    "train_step",
+    "verify",
 ]
-HOMES = {
-    "Config": "config",
-    "compare": "laboratory.comparison",
-    "export": "exporting.export",
-    "import_dataset": "datasets.importing",
-    "load_dataset": "datasets",
-    "load_network": "predict",
-    "population": "laboratory.population",
-    "report": "reporting.report",
+# The public names by their module.
+NAMES = {
+    "config": "AugmentConfig CheckpointConfig Config DataConfig ModelConfig OptimizerConfig "
+    "WatchConfig",
+    "console": "console",
+    "datasets": "load_dataset",
+    "datasets.arrays": "Split",
+    "datasets.importing": "import_dataset",
+    "evaluate": "evaluate",
+    "events": "Begin Chunk Diverged Done Epoch Event Failed Listener Plateau Save Stop",
+    "exporting.export": "export",
+    "laboratory.comparison": "compare",
+    "laboratory.population": "population",
+    "laboratory.sweep": "sweep",
+    "laboratory.verify": "verify",
+    "predict": "Network load_network predict",
+    "program": "compile_program",
+    "reporting.profile": "profile",
+    "reporting.report": "report",
+    "reporting.tensorboard": "tensorboard",
+    "serving.serve": "serve",
+    "steps": "train_step",
+    "train": "Run train",
 }
+HOMES = {name: module for module, names in NAMES.items() for name in names.split()}
 
 
 class Package(ModuleType):
@@ -54,7 +127,7 @@ class Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        home = clock.timed_import(f"{self.__name__}.{HOMES.get(name, name)}")
+        home = clock.timed_import(f"{self.__name__}.{HOMES[name]}")
         setattr(self, name, getattr(home, name))
         return getattr(home, name)
 

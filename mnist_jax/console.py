@@ -1,18 +1,17 @@
 """The console of a training: a line for each epoch, a bar on a terminal, the result at the end."""
 
-import contextlib
 import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Listener, Plateau
+from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Failed, Listener, Plateau
 from mnist_jax.messages import printable
 from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
 from mnist_jax.workdir.history import Row, best_row
@@ -27,51 +26,55 @@ NEXT = {
 TRY = "a lower --optimizer.learning-rate; and look whether the labels are right"
 
 
-@contextlib.contextmanager
-def console() -> Iterator[Listener]:
-    """Yields a listener that prints the progress of a training, or of a population."""
-    with contextlib.ExitStack() as stack:
-        begin: Any = None
-        bar: Any = None
-        computed: Any = None  # the chunk before: reading the sums of the last one would wait
+def console() -> Listener:
+    """Returns a listener that prints the progress of a training, or of a population."""
+    begin: Any = None
+    bar: Any = None
+    computed: Any = None  # the chunk before: reading the sums of the last one would wait
 
-        def show(event: Event) -> None:
-            nonlocal begin, bar, computed
-            match event:
-                case Begin():
-                    begin = event
-                    bar = stack.enter_context(_progress_bar(event.step, event.total_steps))
-                    for line in _beginning(event):
-                        print(line)
-                case Chunk():
-                    if not bar.disable:
-                        bar.set_postfix_str(_accuracies(computed, event.history), refresh=False)
-                    computed = event
-                    bar.update(event.chunk_steps)
-                case Epoch(row):
-                    streams = begin.config.data.loader == "stream"
-                    bar.write(_epoch_line(row, begin.config.epochs, streams=streams))
-                case Diverged(member, epoch, step):
-                    name = begin.members[member]
-                    bar.write(f"{name} diverged in epoch {epoch}, step {step}; the others go on")
-                case Plateau():
-                    for line in _plateau(event, begin.members):
-                        bar.write(line)
-                case Done():
-                    stack.close()  # of the bar nothing stays
+    def show(event: Event) -> None:
+        nonlocal begin, bar, computed
+        match event:
+            case Begin():
+                begin, computed = event, None
+                bar = _progress_bar(event.step, event.total_steps)
+                for line in _beginning(event):
+                    print(line)
+            case Chunk():
+                if not bar.disable:
+                    bar.set_postfix_str(_accuracies(computed, event.history), refresh=False)
+                computed = event
+                bar.update(event.chunk_steps)
+            case Epoch(row):
+                streams = begin.config.data.loader == "stream"
+                bar.write(_epoch_line(row, begin.config.epochs, streams=streams))
+            case Diverged(member, epoch, step):
+                name = begin.members[member]
+                bar.write(f"{name} diverged in epoch {epoch}, step {step}; the others go on")
+            case Plateau():
+                for line in _plateau(event, begin.members):
+                    bar.write(line)
+            case Done() | Failed():
+                if bar:
+                    bar.close()  # of the bar nothing stays
+                if isinstance(event, Done):
                     for line in _end(event, begin):
                         print(line)
+                begin = bar = None
 
-        yield show
+    return show
 
 
-def show_result(workdir: Path, result: Result) -> None:
+def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) -> None:
     """Prints the result as a panel on a terminal that is wide enough, elsewhere as plain lines.
 
     Args:
         workdir: the directory of the run.
         result: the content of its result.json.
+        recipe: the file with its own parts, which the next commands need; None: it has none.
     """
+    options = f"--workdir {shlex.quote(str(workdir))}"
+    options += f" --config {shlex.quote(str(recipe))}" if recipe else ""
     seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
     total = seconds.pop("total", 0.0)
     files = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
@@ -84,7 +87,7 @@ def show_result(workdir: Path, result: Result) -> None:
         rows += [("note", problem), ("try", TRY)]
     else:
         rows += [
-            ("next", f"{_program()} {command} --workdir {shlex.quote(str(workdir))}  # {purpose}")
+            ("next", f"{_program()} {command} {options}  # {purpose}")
             for command, purpose in NEXT.items()
         ]
     title = _accuracy(result)

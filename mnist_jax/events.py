@@ -109,5 +109,11 @@ class Done(NamedTuple):
     trained: bool = True
 
 
-Event = Begin | Chunk | Diverged | Save | Epoch | Plateau | Stop | Done
+class Failed(NamedTuple):
+    """An exception, or a signal, has ended the run: its last event."""
+
+    error: BaseException
+
+
+Event = Begin | Chunk | Diverged | Save | Epoch | Plateau | Stop | Done | Failed
 Listener = Callable[[Event], object]

@@ -52,7 +52,12 @@ class Network(NamedTuple):
     model: Any = None
     config: Config | None = None
 
-    def logits(self, images: jax.Array, variables: Variables | None = None) -> jax.Array:
+    def __repr__(self) -> str:
+        name = "an exported file" if self.model is None else type(self.model).__name__
+        shape, classes = "x".join(map(str, self.info.image_shape)), len(self.info.label_names)
+        return f"Network({name}, images {shape}, {classes} classes)"
+
+    def logits(self, images: jax.typing.ArrayLike, variables: Variables | None = None) -> jax.Array:
         """Computes logits: a pure function, for `jit`, `grad` and `vmap`.
 
         Args:
@@ -73,7 +78,9 @@ class Network(NamedTuple):
         logits = eval_logits(variables or self.variables, Forward(self.model), batch)
         return logits.reshape(*images.shape[:-3], -1)
 
-    def probabilities(self, images: jax.Array, variables: Variables | None = None) -> jax.Array:
+    def probabilities(
+        self, images: jax.typing.ArrayLike, variables: Variables | None = None
+    ) -> jax.Array:
         """Computes class probabilities; arguments, result and errors as of `logits`."""
         return jax.nn.softmax(self.logits(images, variables))
 

@@ -11,9 +11,8 @@ import jax
 
 from mnist_jax import clock, program, rng
 from mnist_jax.config import Config
-from mnist_jax.console import console
 from mnist_jax.datasets import load_splits
-from mnist_jax.events import Begin, Done, Epoch, Event, Listener, Save, Stop
+from mnist_jax.events import Begin, Done, Epoch, Event, Failed, Listener, Save, Stop
 from mnist_jax.loop import training_events
 from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_sha256
 from mnist_jax.processes.distributed import agreement, check_alike, from_first
@@ -28,6 +27,7 @@ from mnist_jax.start import (
 )
 from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import LossFn
+from mnist_jax.table import run_table
 from mnist_jax.workdir.checkpoint import (
     Saver,
     listed,
@@ -68,6 +68,22 @@ class Run(NamedTuple):
     history: Sequence[Row]
     result: Result
 
+    def __repr__(self) -> str:
+        accuracies = (f"{name} {value:.2%}" for name, value in self._accuracies().items())
+        steps = f"{len(self.history)} epochs, {self.result['steps']} steps"
+        return f"Run({steps}, {', '.join(accuracies)})"
+
+    def _repr_html_(self) -> str:
+        """Draws a small table with the accuracies of the epochs, for a notebook."""
+        return run_table(self._accuracies(), self.history)
+
+    def _accuracies(self) -> dict[str, float]:
+        found = {
+            "validation accuracy": self.result["val_accuracy"],
+            "test accuracy": self.result["test_accuracy"],
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
 
 def train(
     config: Config,
@@ -81,7 +97,7 @@ def train(
     test: bool = True,
     overwrite: bool = False,
     extend: bool = False,
-    listeners: Sequence[Listener] | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> Run:
     """Trains a network, or resumes the unfinished run in `workdir`.
 
@@ -105,7 +121,7 @@ def train(
             example, [B], in place of the cross-entropy. An argument called `params` receives the
             parameters.
         splits: the data in place of the config's: {"train": (images, labels), ...}, or what else
-            `datasets.own.as_splits` takes.
+            `datasets.load_splits` takes.
         metrics: functions as `loss_fn`, by name. Their means are `train_NAME` and `val_NAME` in the
             history, and `test_NAME` in the result.
         test: False leaves the test split out. A later call with True measures it, and does not
@@ -115,9 +131,9 @@ def train(
         extend: True trains the run in `workdir`, finished or not, on to the larger `config.epochs`,
             to the bits of a run that had as many from the beginning. The learning rate must be
             constant; plateaus are allowed.
-        listeners: functions that are called with each of the `events`. None stands for the console,
-            which prints a line for each epoch. An exception in a listener ends the run, which can
-            be resumed.
+        listeners: functions that are called with each of the `events`, such as `console()`, which
+            prints a line for each epoch. An exception in a listener ends the run, which can be
+            resumed.
 
     Raises:
         ValueError: `workdir` holds a run with a different config, data, model, optimizer or loss,
@@ -135,7 +151,7 @@ def train(
     result = from_first(
         functools.partial(previous_result, workdir, config, overwrite, extend, test)
     )
-    with heard(listeners) as tell:
+    with telling(listeners) as tell:
         if result:
             check_shared(workdir)
             run = _complete_run(config, workdir, parts, result)
@@ -155,16 +171,20 @@ def train(
 
 
 @contextlib.contextmanager
-def heard(listeners: Sequence[Listener] | None) -> Iterator[Listener]:
-    """Yields a function that passes an event to all listeners; None stands for the console."""
-    with contextlib.ExitStack() as stack:
-        everyone = [stack.enter_context(console())] if listeners is None else listeners
+def telling(listeners: Sequence[Listener]) -> Iterator[Listener]:
+    """Yields a function that passes an event to all listeners; an exception makes it `Failed`."""
 
-        def tell(event: Event) -> None:
-            for listener in everyone:
-                listener(event)
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
 
+    try:
         yield tell
+    except BaseException as error:
+        for listener in listeners:
+            with contextlib.suppress(Exception):  # the first error is the one to know
+                listener(Failed(error))
+        raise
 
 
 @contextlib.contextmanager

@@ -197,5 +197,5 @@ def at_chunk(number: int, happen: Callable[[], object]) -> Listener:
 def stop_after(chunks: int, run: Callable[..., Any], *args: Any, **options: Any) -> None:
     """Calls `train` or `population`; a signal comes while the last of some chunks is computed."""
     stop = at_chunk(chunks, lambda: signal.raise_signal(signal.SIGTERM))
-    with console() as show, pytest.raises(Stopped, match="stopped by SIGTERM after step"):
-        run(*args, listeners=[show, stop], **options)
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step"):
+        run(*args, listeners=[console(), stop], **options)

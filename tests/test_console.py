@@ -10,6 +10,7 @@ from scripted import LESSON, scripted
 
 from mnist_jax import population, start, train
 from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
+from mnist_jax.console import console
 
 
 def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
@@ -17,7 +18,9 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
     vary = {"label_smoothing": [0.1, 0.2], "augment.shift": [2.0]}
     accuracies = [[0.5, 0.75, 0.25, 0.25]]
     with scripted(accuracies=accuracies):
-        result = population(config, tmp_path / "two", seeds=2, vary=vary)
+        result: Any = population(
+            config, tmp_path / "two", seeds=2, vary=vary, listeners=[console()]
+        )
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert lines[1] == (
         "label_smoothing=0.2 augment.shift=2.0 validation accuracy 25.00 ± 0.00 % "
@@ -30,7 +33,7 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
     assert [one["mean"] for one in result["combinations"]] == [0.625, 0.25]
     assert [one["validation"]["mean"] for one in result["combinations"]] == [0.625, 0.25]
     with scripted(accuracies=[[0.5, 0.5, 0.25]]):
-        result = population(config, tmp_path / "three", seeds=3)
+        result: Any = population(config, tmp_path / "three", seeds=3, listeners=[console()])
     lines = capsys.readouterr().out.splitlines()[-5:]
     assert lines[0] == "seed-0  validation 50.00%  test 50.00%"
     assert lines[3].startswith("validation accuracy 41.67 ± 14.43 % (95 % interval ")
@@ -42,7 +45,7 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
 def test_train_prints_a_line_per_epoch_and_the_test_result(tmp_path, capsys):
     config = replace_fields(LESSON, {"epochs": 10, "data.loader": "stream"})
     with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
-        train(config, tmp_path)
+        train(config, tmp_path, listeners=[console()])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
     assert lines[1] == (
@@ -56,7 +59,7 @@ def test_train_prints_a_line_per_epoch_and_the_test_result(tmp_path, capsys):
 def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
     config = dataclasses.replace(LESSON, epochs=10)
     with scripted(accuracies=[[0.5, 0.75]]):
-        population(config, tmp_path, seeds=2)
+        population(config, tmp_path, seeds=2, listeners=[console()])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
         "epoch  1/10  train accuracy 50.00 ± 8.84 %  validation accuracy 62.50 ± 17.68 %  "
@@ -76,7 +79,7 @@ def test_a_population_of_which_no_member_has_learned_says_so(
     """Two of the four test images are of one class."""
     monkeypatch.setattr(start, "guessing", lambda *_: {"loss": 9.0, "accuracy": 0.5})
     with scripted(accuracies=[accuracies]):
-        population(LESSON, tmp_path, seeds=2)
+        population(LESSON, tmp_path, seeds=2, listeners=[console()])
     line = "none of them is better than guessing; try a lower --optimizer.learning-rate;"
     assert capsys.readouterr().out.splitlines()[-1].startswith(line) == nothing
 
@@ -84,7 +87,7 @@ def test_a_population_of_which_no_member_has_learned_says_so(
 def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):
     config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
     with scripted(losses=[1.0, 2.0, 3.0]):
-        train(config, tmp_path)
+        train(config, tmp_path, listeners=[console()])
     told = re.findall("a plateau.*", capsys.readouterr().out)
     assert told == ["a plateau: from here on the learning rate times 0.5"]
 
@@ -99,6 +102,6 @@ def test_the_accuracies_stand_beside_the_bar(tmp_path, monkeypatch, run, options
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with scripted(accuracies=[0.625]):
-        run(LESSON, tmp_path, **options)
+        run(LESSON, tmp_path, **options, listeners=[console()])
     # Of the chunk before the one that is computed, and of the epoch before.
     assert "train 50.0%, validation 62.5%" in terminal.getvalue()

@@ -51,13 +51,13 @@ def assert_same(ours: Path, whole: Path) -> None:
 )
 def test_an_extended_run_is_to_the_bit_the_one_of_as_many_epochs(tmp_path, changes, capsys):
     config = replace_fields(TINY, {"epochs": 1, **changes})
-    train(config, tmp_path / "run")
+    train(config, tmp_path / "run", listeners=[console()])
     make_files(
         tmp_path / "run", dict.fromkeys(["report.html", "tensorboard/events"], "of one epoch")
     )
-    run = train(longer(config, 3), tmp_path / "run", extend=True)
+    run = train(longer(config, 3), tmp_path / "run", extend=True, listeners=[console()])
     assert "continuing after step" in capsys.readouterr().out
-    whole = train(longer(config, 3), tmp_path / "whole")
+    whole = train(longer(config, 3), tmp_path / "whole", listeners=[console()])
     assert results(run) == results(whole)
     assert tree_sha256(run.state) == tree_sha256(whole.state)
     assert_same(tmp_path / "run", tmp_path / "whole")
@@ -244,8 +244,7 @@ def test_a_population_of_more_epochs_is_not_said_to_be_extendable(finished):
 
 def test_a_complete_run_says_how_it_is_extended_where_it_can_be(finished, capsys):
     for name, extend in (("plain", "more --epochs with --extend to train on, "), ("cosine", "")):
-        with console() as show:
-            show(Done(finished / name, {"test_accuracy": 0.5}, [], trained=False))
+        console()(Done(finished / name, {"test_accuracy": 0.5}, [], trained=False))
         assert capsys.readouterr().out == (
             f"{finished / name} is complete: test accuracy 50.00%. Use {extend}--overwrite to "
             "retrain, or another --workdir to keep it.\n"

@@ -15,6 +15,7 @@ from scripted import LESSON, Script, scripted
 
 from mnist_jax import Config, population, start, train
 from mnist_jax.config import WatchConfig
+from mnist_jax.console import console
 from mnist_jax.train import Run
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import tree_sha256
@@ -26,7 +27,7 @@ VARIED = {"ema_decay": [0.0, 0.5]}
 
 def undisturbed(run: Callable[..., Any], *args: Any, script: dict[str, Any], **options: Any):
     with scripted(**script) as played:
-        return run(*args, **options), played
+        return run(*args, listeners=[console()], **options), played
 
 
 def stopped(
@@ -44,7 +45,7 @@ def stopped(
         rates += played.rates
         assert len(played.rates) == 1
     with scripted(**script) as played:
-        result = run(*args, **options)
+        result = run(*args, listeners=[console()], **options)
     return result, rates + played.rates, played
 
 

@@ -21,6 +21,7 @@ from scripted import LESSON, scripted
 
 from mnist_jax import Config, evaluate, population, train
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
+from mnist_jax.console import console
 from mnist_jax.events import Event, Save
 from mnist_jax.rules import best_step, is_scheduled, kept_steps, rate_factor, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
@@ -310,7 +311,7 @@ def test_early_stopping_ends_the_run_with_its_best_network_and_it_is_complete(tm
         optimizer=OptimizerConfig(learning_rate=0.02),
         watch=WatchConfig(patience=2),
     )
-    run = train(config, tmp_path)
+    run = train(config, tmp_path, listeners=[console()])
     accuracies = [row["val_accuracy"] for row in run.history]
     assert len(accuracies) < config.epochs
     best = best_row(run.history, ACCURACY)
@@ -325,7 +326,7 @@ def test_early_stopping_ends_the_run_with_its_best_network_and_it_is_complete(tm
     assert evaluate(tmp_path, "validation")["accuracy"] == run.result["val_accuracy"]
 
     capsys.readouterr()
-    again = train(config, tmp_path)
+    again = train(config, tmp_path, listeners=[console()])
     assert "is complete" in capsys.readouterr().out
     assert (again.history, again.result) == (run.history, run.result)
     assert tree_sha256(again.state) == tree_sha256(run.state)

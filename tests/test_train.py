@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score
 import mnist_jax.compiled
 from mnist_jax import evaluate, load_dataset, predict, train
 from mnist_jax.config import OptimizerConfig
+from mnist_jax.console import console
 from mnist_jax.train import PHASES
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
@@ -74,7 +75,7 @@ def test_a_small_run_learns(small_run):
 def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys):
     workdir, run = small_run
     before = times(workdir)
-    again = train(SMALL, workdir)
+    again = train(SMALL, workdir, listeners=[console()])
     assert "is complete: test accuracy" in capsys.readouterr().out
     assert (again.history, again.result) == (run.history, run.result)
     assert tree_sha256(again.state) == tree_sha256(run.state)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_jax import population, report, start, train
 from mnist_jax.cli.main import main
-from mnist_jax.console import show_result
+from mnist_jax.console import console, show_result
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.laboratory.verify import verify
 from mnist_jax.reporting.tensorboard import tensorboard
@@ -29,8 +29,8 @@ ONE_EPOCH = dataclasses.replace(TINY, epochs=1)
 def untested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A finished run without its test. Tests read it and leave it as it is."""
     workdir = tmp_path_factory.mktemp("untested") / "run"
-    with tensorboard(workdir) as draw:
-        return workdir, train(ONE_EPOCH, workdir, test=False, listeners=[draw])
+    listeners = [tensorboard(workdir)]
+    return workdir, train(ONE_EPOCH, workdir, test=False, listeners=listeners)
 
 
 @pytest.fixture
@@ -52,22 +52,24 @@ def test_a_test_that_was_left_out_is_measured_later_without_retraining(untested,
     assert "guessing" not in run.result
     assert read_result(workdir) == run.result
     before = times(workdir)
-    assert train(ONE_EPOCH, workdir, test=False).result == run.result
+    assert train(ONE_EPOCH, workdir, test=False, listeners=[console()]).result == run.result
     shown = f"validation accuracy {run.result['val_accuracy']:.2%}, test not measured"
     assert f"is complete: {shown}." in capsys.readouterr().out
     assert times(workdir) == before
 
     later = Path(shutil.copytree(workdir, tmp_path / "later"))
-    completed = train(ONE_EPOCH, later)
+    completed = train(ONE_EPOCH, later, listeners=[console()])
     assert "epoch" not in capsys.readouterr().out.replace("--epochs", "")
     assert completed.result["params_sha256"] == run.result["params_sha256"]
-    at_once = train(ONE_EPOCH, tmp_path / "at-once")
+    at_once = train(ONE_EPOCH, tmp_path / "at-once", listeners=[console()])
     assert results(completed) == results(at_once)
     assert strict_json(later / "result.json") == completed.result
-    assert train(ONE_EPOCH, later, test=False).result == completed.result  # it is not forgotten
+    assert (
+        train(ONE_EPOCH, later, test=False, listeners=[console()]).result == completed.result
+    )  # it is not forgotten
 
 
-def test_what_shows_a_run_shows_its_validation_where_the_test_is_not_measured(untested, capsys):
+def test_validation_is_shown_where_the_test_is_not_measured(untested, capsys):
     workdir, run = untested
     accuracy = run.result["val_accuracy"]
     show_result(workdir, run.result)
@@ -101,23 +103,25 @@ def test_the_train_command_leaves_the_test_out_with_no_test(untested, tmp_path, 
 @pytest.mark.usefixtures("without_test")
 def test_data_without_a_test_give_a_run_that_is_complete(tmp_path, capsys):
     workdir = tmp_path / "run"
-    run = train(ONE_EPOCH, workdir)
+    run = train(ONE_EPOCH, workdir, listeners=[console()])
     assert run.result["test_accuracy"] is None
     assert "guessing" not in run.result
     before = times(workdir)
-    assert train(ONE_EPOCH, workdir).result == run.result
+    assert train(ONE_EPOCH, workdir, listeners=[console()]).result == run.result
     assert times(workdir) == before
     assert capsys.readouterr().out.count("test not measured") == 2
     assert report(workdir).networks[0]["split"] == "validation"
     assert verify(workdir) == []
-    result = population(ONE_EPOCH, tmp_path / "population", seeds=1)
+    result: Any = population(ONE_EPOCH, tmp_path / "population", seeds=1, listeners=[console()])
     assert result["test_accuracy"] == [None]
-    assert population(ONE_EPOCH, tmp_path / "population", seeds=1) == result
+    assert population(ONE_EPOCH, tmp_path / "population", seeds=1, listeners=[console()]) == result
 
 
 def test_the_test_of_a_population_is_measured_later_without_retraining(tmp_path, capsys):
     options: Any = {"seeds": 2, "vary": {"label_smoothing": [0.1, 0.2]}}
-    result = population(ONE_EPOCH, tmp_path / "run", **options, test=False)
+    result: Any = population(
+        ONE_EPOCH, tmp_path / "run", **options, test=False, listeners=[console()]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         r"best in validation: label_smoothing=0.\d; test .* not measured", lines[-1]
@@ -125,9 +129,9 @@ def test_the_test_of_a_population_is_measured_later_without_retraining(tmp_path,
     assert (result["test_accuracy"], result["test_loss"]) == ([None] * 4, [None] * 4)
     assert [each["mean"] for each in result["combinations"]] == [None] * 2
     assert all(each["validation"]["ci95"] for each in result["combinations"])
-    completed = population(ONE_EPOCH, tmp_path / "run", **options)
+    completed = population(ONE_EPOCH, tmp_path / "run", **options, listeners=[console()])
     assert "epoch" not in capsys.readouterr().out
-    at_once = population(ONE_EPOCH, tmp_path / "at-once", **options)
+    at_once = population(ONE_EPOCH, tmp_path / "at-once", **options, listeners=[console()])
     assert completed["test_loss"] == pytest.approx(at_once["test_loss"], rel=1e-5)
     named = ("test_loss", "combinations", "members")
     assert without_times(completed).keys() == without_times(at_once).keys()

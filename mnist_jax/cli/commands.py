@@ -29,6 +29,7 @@ from mnist_jax.laboratory.verify import verify
 from mnist_jax.parts import NONE, Parts, recipe_parts
 from mnist_jax.predict import Network, load_network, predict_split
 from mnist_jax.processes.group import joined
+from mnist_jax.reporting.profile import profile
 from mnist_jax.reporting.report import report
 from mnist_jax.reporting.summary import format_table, summarize_recipe
 from mnist_jax.reporting.tensorboard import tensorboard
@@ -113,9 +114,11 @@ class WithParts(Common):
     config: Path | None = None
     """The recipe of networks that were trained with parts of their own: its get_model and so on."""
 
-    def parts(self, workdir: Path) -> Parts:
-        """Returns the own parts of the recipe, for the config of a run."""
-        return recipe_parts(self.config, trained_config(workdir)) if self.config else NONE
+    def parts(self, *workdirs: Path) -> Parts:
+        """Returns the own parts of the recipe, for the config of the first run."""
+        if not (self.config and workdirs):
+            return NONE
+        return recipe_parts(self.config, trained_config(workdirs[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,23 +145,27 @@ class Train(OfRecipe, SeveralProcesses):
     """Train the run in the workdir on to more --epochs; its learning rate must be constant."""
     tensorboard: bool = False
     """Also write event files for TensorBoard, to tensorboard/ in the workdir."""
+    profile: bool = False
+    """Also record some steps for JAX's profiler, to profile/ in the workdir."""
 
     def run(self) -> dict[str, Any]:
         workdir = self.workdir or Path("runs", self.name)
-        with contextlib.ExitStack() as stack:
-            listeners = [stack.enter_context(console())]
-            if self.tensorboard:
-                listeners.append(stack.enter_context(tensorboard(workdir)))
-            run = train(
-                self.recipe,
-                workdir,
-                **recipe_parts(self.config, self.recipe)._asdict(),
-                test=not self.no_test,
-                overwrite=self.overwrite,
-                extend=self.extend,
-                listeners=listeners,
-            )
-        show_result(workdir, run.result)
+        listeners = [console()]
+        if self.tensorboard:
+            listeners.append(tensorboard(workdir))
+        if self.profile:
+            listeners.append(profile(workdir))
+        run = train(
+            self.recipe,
+            workdir,
+            **recipe_parts(self.config, self.recipe)._asdict(),
+            test=not self.no_test,
+            overwrite=self.overwrite,
+            extend=self.extend,
+            listeners=listeners,
+        )
+        has_own = self.config and recipe_parts(self.config, self.recipe) != NONE
+        show_result(workdir, run.result, recipe=self.config if has_own else None)
         return {"workdir": str(workdir), **run.result}
 
 
@@ -174,7 +181,7 @@ class Evaluate(WithParts, SeveralProcesses):
     """A saved step, latest, or best (by the recipe's watch.monitor)."""
 
     def run(self) -> dict[str, Any]:
-        own = self.parts(self.workdir[0])
+        own = self.parts(*self.workdir)
         measured = evaluate(
             self.workdir,
             self.split,
@@ -361,7 +368,7 @@ class Report(WithParts):
     """The .html file (default: report.html in the workdir; of several, comparison.html here)."""
 
     def run(self) -> dict[str, Any]:
-        own = self.parts(self.workdir[0])
+        own = self.parts(*self.workdir)
         written = report(self.workdir, self.output, model=own.model, splits=own.splits)
         print(*written.verdicts, sep="\n")
         print(f"{written.path}: {written.path.stat().st_size:,} bytes; open it in a browser")
@@ -436,6 +443,7 @@ class Population(OfRecipe):
             **recipe_parts(self.config, self.recipe)._asdict(),
             test=not self.no_test,
             overwrite=self.overwrite,
+            listeners=[console()],
         )
         if other:
             print(f"A is {self.against}, B is {workdir}")

@@ -37,7 +37,7 @@ from mnist_jax.start import (
 )
 from mnist_jax.state import TrainState
 from mnist_jax.steps import LossFn
-from mnist_jax.train import PHASES, follow, heard, make_ready, resumable, stopped, train
+from mnist_jax.train import PHASES, follow, make_ready, resumable, stopped, telling, train
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.history import Progress, Row, read_history
@@ -50,9 +50,9 @@ BY_MEMBER = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
 class Spread(TypedDict):
     """A description of N numbers, see `metrics.mean_and_spread`."""
 
-    mean: float | None
-    std: float | None
-    ci95: list[float] | None
+    mean: Any
+    std: Any
+    ci95: Any
 
 
 class Combination(Spread):
@@ -75,9 +75,9 @@ class PopulationResult(Spread):
     members: list[str]
     seeds: list[int]
     values: dict[str, list[float]]
-    test_accuracy: list[float | None]
+    test_accuracy: list[Any]
     val_accuracy: list[float]
-    test_loss: list[float | None]
+    test_loss: list[Any]
     params_sha256: list[str]
     diverged: list[dict[str, int] | None]
     guessing: NotRequired[dict[str, float]]
@@ -108,14 +108,14 @@ def population(
     metrics: OwnMetrics = None,
     test: bool = True,
     overwrite: bool = False,
-    listeners: Sequence[Listener] | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> PopulationResult:
     """Trains a population, or resumes the unfinished one in `workdir`.
 
     All members are one compiled program: on a CPU `jax.lax.map` takes them in turn inside it, which
-    gives a member of this package's networks the bits that `train` gives its seed alone; on accelerators `jax.vmap` takes them
-    at once, and several devices share them: then they agree as far as rounding goes. Varied values
-    are arguments of the program, where `train` has constants: there, too, rounding may differ.
+    gives a member of this package's networks the bits that `train` gives its config alone. On
+    accelerators `jax.vmap` takes them at once, and several devices share them: then they agree as
+    far as rounding goes, as do other people's modules.
 
     A member with a value that is not finite is reported and recorded, and counts with the accuracy
     that is measured. It has no work directory: `train` would not have given it one.
@@ -170,7 +170,7 @@ def population(
     result = _previous_result(workdir, config, members, overwrite)
     if result and test and None in result["test_accuracy"]:
         result = _add_test(result, members, workdir.absolute(), parts)
-    with heard(listeners) as tell:
+    with telling(listeners) as tell:
         if result:
             if (workdir / "checkpoints").exists() or (workdir / ".lock").exists():  # it was killed
                 with contextlib.suppress(OSError), lock_workdir(workdir):

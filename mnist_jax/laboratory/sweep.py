@@ -349,9 +349,7 @@ def _run_trial(study: Study, trial: Trial, config: Config, parts: Parts, workdir
 
     try:
         with contextlib.suppress(TrialPruned):
-            train(
-                config, directory, **parts._asdict(), test=False, listeners=[follow_trial]
-            )
+            train(config, directory, **parts._asdict(), test=False, listeners=[follow_trial])
         if _is_last(history, config):
             watch = config.watch
             row = best_row(history, watch.monitor) if watch.patience else history[-1]

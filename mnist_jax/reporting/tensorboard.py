@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mnist_jax.config import Config, completed
-from mnist_jax.events import Begin, Done, Epoch, Event, Listener
+from mnist_jax.events import Begin, Done, Epoch, Event, Failed, Listener
 from mnist_jax.machine.extras import require
 from mnist_jax.processes.distributed import is_first
 from mnist_jax.reporting.filters import drawn
@@ -21,22 +21,18 @@ from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import is_tested, read_config
 
 NOT_PLOTTED = ("epoch", "step")
-# TensorBoard groups curves by what stands before the slash.
 GROUPS = {
-    "accuracy": ("train_accuracy", "val_accuracy", "test_accuracy", "generalization_gap"),
-    "loss": ("train_loss", "val_loss", "test_loss"),
-    "optimizer": ("learning_rate", "gradient_norm"),
-    "time": ("seconds", "input_seconds", "examples_per_second"),
+    "generalization_gap": "accuracy",
+    "learning_rate": "optimizer",
+    "gradient_norm": "optimizer",
 }
-TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in names}
 # In the table of hyperparameters; others where they differ from the default.
 ALWAYS_SHOWN = ("seed", "epochs", "batch_size", "model.name", "optimizer.learning_rate")
 WIDTH = 400  # pixels, at least: filters of 3x3 are to be seen
 
 
-@contextlib.contextmanager
-def tensorboard(workdir: str | Path) -> Iterator[Listener]:
-    """Yields a listener that writes the training in `workdir` to its directory tensorboard/.
+def tensorboard(workdir: str | Path) -> Listener:
+    """Returns a listener that writes the training in `workdir` to its directory tensorboard/.
 
     A run that was complete before gets its curves, too, where they are missing.
 
@@ -44,33 +40,35 @@ def tensorboard(workdir: str | Path) -> Iterator[Listener]:
     """
     require("--tensorboard", "tensorboardX", extra="tensorboard")
     directory = Path(workdir).absolute() / "tensorboard"
-    with contextlib.ExitStack() as stack:
-        begin: Any = None
-        write: Any = None
+    begin: Any = None
+    write: Any = None
+    stack = contextlib.ExitStack()
 
-        def record(event: Event) -> None:
-            nonlocal begin, write
-            match event:
-                case Begin():
-                    begin = event
-                    shown = hyperparameters(event.config)
-                    write = stack.enter_context(event_writer(directory, event.history, shown))
-                case Epoch(row, state):
-                    example = begin.splits["validation"].images[np.arange(1)][0]
-                    write(row, drawn(begin.model, jax.device_get(state.eval_variables), example))
-                case Done(trained=True):
+    def record(event: Event) -> None:
+        nonlocal begin, write
+        match event:
+            case Begin():
+                begin = event
+                shown = hyperparameters(event.config)
+                write = stack.enter_context(event_writer(directory, event.history, shown))
+            case Epoch(row, state):
+                example = begin.splits["validation"].images[np.arange(1)][0]
+                write(row, drawn(begin.model, jax.device_get(state.eval_variables), example))
+            case Done(trained=True):
+                if is_tested(event.result):
+                    write(_test_row(event.result))
+            case Done() if not is_finished(directory, tested=is_tested(event.result)):
+                shown = hyperparameters(read_config(event.workdir) or Config())
+                with (
+                    lock_workdir(event.workdir),
+                    event_writer(directory, event.history, shown) as write_missing,
+                ):
                     if is_tested(event.result):
-                        write(_test_row(event.result))
-                case Done() if not is_finished(directory, tested=is_tested(event.result)):
-                    shown = hyperparameters(read_config(event.workdir) or Config())
-                    with (
-                        lock_workdir(event.workdir),
-                        event_writer(directory, event.history, shown) as write_missing,
-                    ):
-                        if is_tested(event.result):
-                            write_missing(_test_row(event.result))
+                        write_missing(_test_row(event.result))
+        if isinstance(event, Done | Failed):
+            stack.close()
 
-        yield record if is_first() else lambda _: None
+    return record if is_first() else lambda _: None
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
@@ -81,15 +79,22 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def _test_row(result: dict[str, Any]) -> dict[str, Any]:
-    names = {"steps": "step", "test_loss": "test_loss", "test_accuracy": "test_accuracy"}
-    return {name: result[of] for of, name in names.items()}
+    tested = {name: value for name, value in result.items() if name.startswith("test_")}
+    return {"step": result["steps"], **tested}
+
+
+def tag(name: str) -> str:
+    """Returns the tag of a column; TensorBoard groups curves by what stands before the slash."""
+    part, _, metric = name.partition("_")
+    group = metric if part in ("train", "val", "test") else GROUPS.get(name, "time")
+    return f"{group}/{name}"
 
 
 def is_finished(directory: Path, *, tested: bool = True) -> bool:
     """Tells whether a directory has the event file of a finished run: a tested one's ends so."""
     files = sorted(directory.glob("events*"))
-    tag = TAGS["test_accuracy"].encode()
-    return bool(files) and (not tested or tag in files[-1].read_bytes()[-100:])
+    end = tag("test_accuracy").encode()
+    return bool(files) and (not tested or end in files[-1].read_bytes()[-100:])
 
 
 @contextlib.contextmanager
@@ -115,7 +120,7 @@ def event_writer(
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore (made at run time)
-    from tensorboardX.summary import hparams, image, scalar
+    from tensorboardX.summary import custom_scalars, hparams, image, scalar
 
     if directory.exists():
         shutil.rmtree(directory)
@@ -123,9 +128,17 @@ def event_writer(
     # Not SummaryWriter: its errors, such as that of a full disk, end in a thread of its own.
     events = EventsWriter(str(directory / "events"))
 
+    drawn_together: set[str] = set()
+
     def write(row: Mapping[str, Any], pictures: dict[str, np.ndarray] | None = None) -> None:
+        metrics = {name.removeprefix("val_") for name in row if name.startswith("val_")}
+        if metrics - drawn_together:  # with the first row; its tags are regular expressions
+            drawn_together.update(metrics)
+            charts = {name: ["Multiline", [f"{name}/(train|val)_.*"]] for name in sorted(metrics)}
+            layout = custom_scalars({"training and validation": charts})
+            events.write_event(Event(wall_time=time.time(), step=0, summary=layout))
         summaries = [
-            scalar(TAGS.get(name, name), row[name])
+            scalar(tag(name), row[name])
             for name in row
             if name not in NOT_PLOTTED and row[name] is not None
         ]
@@ -137,7 +150,7 @@ def event_writer(
             events.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
         events.flush()
 
-    measures = {TAGS[name]: None for name in ("val_accuracy", "test_accuracy")}
+    measures = {tag(name): None for name in ("val_accuracy", "test_accuracy")}
     for summary in hparams(hyperparameters, measures):
         events.write_event(Event(wall_time=time.time(), step=0, summary=summary))
     for row in history:

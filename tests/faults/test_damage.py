@@ -12,6 +12,7 @@ from helpers import results, rows, strict_json, times
 
 from mnist_jax import evaluate, train
 from mnist_jax.config import CheckpointConfig
+from mnist_jax.console import console
 from mnist_jax.train import Run
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.history import without_times
@@ -65,7 +66,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(finished, tmp_path, capsys,
         file.write_bytes(content[: len(content) // 2 if how == "truncated" else 0])
 
     with pytest.warns(UserWarning, match="/16 is damaged and left out: its .*SHA256SUMS"):
-        train(CONFIG, workdir)
+        train(CONFIG, workdir, listeners=[console()])
     assert capsys.readouterr().out.startswith("continuing after step 14 of 16\n")
     assert_done_again(workdir, finished[1])
 

@@ -19,6 +19,7 @@ from scripted import LESSON, scripted
 from mnist_jax import evaluate, population, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
+from mnist_jax.console import console
 from mnist_jax.laboratory.members import member_rows
 from mnist_jax.laboratory.verify import verify
 from mnist_jax.train import Run
@@ -38,7 +39,7 @@ RAGGED = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """Three members on 512 images. Tests read it and leave it as it is."""
     workdir = tmp_path_factory.mktemp("population") / "run"
     return workdir, population(TINY, workdir, seeds=3)
@@ -96,7 +97,9 @@ def test_a_member_is_an_ordinary_work_directory(run, tmp_path, capsys):
     config = config_from_dict(strict_json(member / "config.json"))
     expected = dataclasses.replace(TINY, seed=1, checkpoint=CheckpointConfig(TINY.epochs))
     assert config == expected
-    assert train(config, member).result == strict_json(member / "result.json")
+    assert train(config, member, listeners=[console()]).result == strict_json(
+        member / "result.json"
+    )
     assert "is complete" in capsys.readouterr().out
 
 
@@ -115,7 +118,7 @@ def test_population_json_has_the_results_in_the_order_of_the_members(run):
 def test_a_complete_population_is_left_alone_and_compared_with_another(run, tmp_path, capsys):
     workdir, result = run
     before = times(workdir)
-    assert population(TINY, workdir, seeds=3) == result
+    assert population(TINY, workdir, seeds=3, listeners=[console()]) == result
     other = result | {"test_accuracy": [x - 0.1 for x in result["test_accuracy"]]}
     (tmp_path / "population.json").write_text(json.dumps(other), encoding="utf-8")
     recipe = tmp_path / "recipe.json"
@@ -135,10 +138,10 @@ def test_a_complete_population_is_left_alone_and_compared_with_another(run, tmp_
 def test_an_unfinished_population_is_resumed_with_its_own_members_only(tmp_path, capsys):
     stop_after(1, population, TINY, tmp_path, seeds=1)
     with pytest.raises(ValueError, match=r"population.seeds is \[0\], not \[0, 1\]"):
-        population(TINY, tmp_path, seeds=2)
+        population(TINY, tmp_path, seeds=2, listeners=[console()])
     with pytest.raises(FileNotFoundError, match="a population that is not finished"):
         evaluate(tmp_path)
-    result = population(TINY, tmp_path, seeds=1)
+    result = population(TINY, tmp_path, seeds=1, listeners=[console()])
     assert (result["std"], result["ci95"]) == (None, None)
     assert "one seed: no spread, no interval" in capsys.readouterr().out
     assert result["mean"] == result["test_accuracy"][0]

@@ -17,7 +17,7 @@ from mnist_jax.workdir.history import read_history
 ONE_EPOCH = dataclasses.replace(TINY, epochs=1)
 
 
-def assert_close_to_solo_runs(workdir: Path, result: dict[str, Any], tmp_path: Path) -> None:
+def assert_close_to_solo_runs(workdir: Path, result: Any, tmp_path: Path) -> None:
     for number in (0, len(result["members"]) - 1):
         name = result["members"][number]
         config = config_from_dict(strict_json(workdir / "members" / name / "config.json"))
@@ -36,7 +36,7 @@ def test_every_combination_of_varied_values_gets_all_seeds_in_one_program(tmp_pa
     vary = {"optimizer.learning_rate": [0.001, 0.003], "label_smoothing": [0.0, 0.2]}
     jax.clear_caches()
     with jax.log_compiles():
-        result = population(TINY, tmp_path / "run", seeds=2, vary=vary)
+        result: Any = population(TINY, tmp_path / "run", seeds=2, vary=vary)
     compiled = re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text)
     assert compiled.count("run_members") == 1
     assert compiled.count("create_train_state") == 1
@@ -64,7 +64,7 @@ def test_weight_decay_and_the_running_mean_vary(tmp_path):
     """A member without a running mean leaves a work directory without one."""
     config = dataclasses.replace(ONE_EPOCH, optimizer=OptimizerConfig("adamw", schedule="cosine"))
     vary = {"optimizer.weight_decay": [0.0, 5.0], "ema_decay": [0.0, 0.9]}
-    result = population(config, tmp_path / "run", seeds=1, vary=vary)
+    result: Any = population(config, tmp_path / "run", seeds=1, vary=vary)
     assert len({*result["params_sha256"]}) == 4
     assert len({*result["test_loss"]}) == 4
     assert_close_to_solo_runs(tmp_path / "run", result, tmp_path)
@@ -78,7 +78,7 @@ def test_weight_decay_and_the_running_mean_vary(tmp_path):
 )
 def test_dropout_and_augmentations_vary(tmp_path, fields):
     vary = {field: [0.0, 0.5] for field in fields}
-    result = population(ONE_EPOCH, tmp_path / "run", seeds=1, vary=vary)
+    result: Any = population(ONE_EPOCH, tmp_path / "run", seeds=1, vary=vary)
     assert len({*result["test_loss"]}) == 4
     assert_close_to_solo_runs(tmp_path / "run", result, tmp_path)
 
@@ -87,7 +87,7 @@ def test_dropout_and_augmentations_vary(tmp_path, fields):
 def test_a_member_that_diverges_does_not_end_the_others(tmp_path, capsys):
     config = dataclasses.replace(TINY, optimizer=OptimizerConfig("sgd", momentum=0.9))
     vary = {"optimizer.learning_rate": [0.01, 1e30]}
-    result = population(config, tmp_path / "run", seeds=1, vary=vary)
+    result: Any = population(config, tmp_path / "run", seeds=1, vary=vary)
     name = "optimizer.learning_rate=1e+30_seed-0"
     where = result["diverged"][1]
     assert result["diverged"][0] is None

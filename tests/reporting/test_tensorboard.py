@@ -19,8 +19,7 @@ from mnist_jax.train import Run
 
 
 def train_and_draw(workdir: Path) -> Run:
-    with tensorboard(workdir) as listener:
-        return train(TINY, workdir, listeners=[listener])
+    return train(TINY, workdir, listeners=[tensorboard(workdir)])
 
 
 def assert_each_step_once(workdir: Path, run: Run) -> None:

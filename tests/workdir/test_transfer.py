@@ -6,6 +6,7 @@ import pytest
 from helpers import SMALL
 
 from mnist_jax import start, train
+from mnist_jax.console import console
 from mnist_jax.datasets import load_splits
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.trained import load_trained
@@ -33,7 +34,7 @@ def test_frozen_parameters_keep_their_bits_and_the_others_do_not(small_run, tmp_
         config,
         optimizer=dataclasses.replace(config.optimizer, name="adamw", weight_decay=0.1),
     )
-    run = train(config, tmp_path)
+    run = train(config, tmp_path, listeners=[console()])
     out = capsys.readouterr().out
     assert f"loaded, of {source}: conv1, dense, output\n" in out
     assert "frozen: conv1/bias, conv1/kernel, dense/bias\n" in out

@@ -1,0 +1,29 @@
+"""A run as a small table, for a notebook."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH, HEIGHT = 240, 80  # pixels of the curves
+COLORS = {"train_accuracy": "#888", "val_accuracy": "#07c"}
+
+
+def run_table(figures: Mapping[str, float], history: Sequence[Any]) -> str:
+    """Returns HTML: the figures, fractions, and the accuracies of the epochs as curves (SVG)."""
+    cells = "".join(f"<th>{name}</th><td>{value:.2%}</td>" for name, value in figures.items())
+    curves = {name: [float(row[name]) for row in history] for name in COLORS}
+    low = min(value for values in curves.values() for value in values)
+    scale = HEIGHT / max(1 - low, 1e-6)
+    lines = "".join(
+        f'<polyline fill="none" stroke="{COLORS[name]}" points="'
+        + " ".join(
+            f"{WIDTH * number / max(1, len(values) - 1):.1f},{scale * (1 - value):.1f}"
+            for number, value in enumerate(values)
+        )
+        + '"/>'
+        for name, values in curves.items()
+    )
+    return (
+        f"<table><tr>{cells}</tr></table>"
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">'
+        f"<title>accuracy by epoch: training grey, validation blue</title>{lines}</svg>"
+    )
