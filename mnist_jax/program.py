@@ -1,7 +1,6 @@
 """A training as compiled calls: all that is decided before the first step."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, Unpack
 
@@ -126,10 +125,9 @@ def compile_training(
     streams = jax.jit(rng.streams, out_shardings=whole)(np.uint32(seed))
     step_rngs = {role: streams[role] for role in ("dropout", "augment")}
     values = {name: np.float32(number) for name, number in numbers.items()}
-    init = functools.partial(
-        create_train_state, model, tx, image_shape=(*image_shape,), averaged=is_averaged(options)
-    )
-    state = jax.jit(init, out_shardings=whole)(streams["init"])
+    state = compile_initial_state(
+        StepParts(model, tx, options), (*image_shape,), is_averaged(options), whole
+    )(streams["init"])
 
     def chunks_between(first_step: int, last_step: int) -> Generator[Batch]:
         for epoch, epoch_step in loader.epochs_between(first_step, last_step, steps_per_epoch):
@@ -171,6 +169,24 @@ def compile_training(
         return mean_metrics(eval_sums(state, split))
 
     return Program(state, train_chunks, run_chunk, measure, step_sha256=step_sha256)
+
+
+def compile_initial_state(
+    parts: StepParts, image_shape: tuple[int, ...], averaged: bool, sharding: Any = None
+) -> Callable[[jax.Array], TrainState]:
+    """Compiles `create_train_state`; returns a function from the key of the role `init`."""
+    options = {"image_shape": image_shape, "averaged": averaged}
+
+    def create_arrays(key: jax.Array) -> TrainState:
+        return bare(create_train_state(parts.model, parts.tx, key, **options))
+
+    jitted = jax.jit(create_arrays, out_shardings=sharding)
+
+    def create(key: jax.Array) -> TrainState:
+        compiled, _ = compile_once(jitted.lower(key))
+        return compiled(key).replace(apply_fn=Forward(parts.model), tx=parts.tx)
+
+    return create
 
 
 def train_chunk(

@@ -45,6 +45,7 @@ from mnist_jax.workdir.origin import check_own, is_here
 from mnist_jax.workdir.run import (
     Result,
     check_shared,
+    checked_workdir,
     create_result,
     delete_leftovers,
     delete_result,
@@ -143,7 +144,7 @@ def train(
         FloatingPointError: the loss or a parameter is not finite; no such state is saved.
         Stopped: a signal arrived. It is a KeyboardInterrupt.
     """
-    workdir = Path(workdir)
+    workdir = checked_workdir(config, workdir)
     if overwrite and extend:
         raise ValueError("--extend trains on with the run that --overwrite deletes: give only one")
     check_alike("options", [dataclasses.asdict(config), test, overwrite, extend])

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 import sys
+from typing import Any
 
 import pytest
 from scripted import LESSON, scripted

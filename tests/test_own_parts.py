@@ -180,6 +180,17 @@ def test_a_part_of_another_kind_is_refused_in_a_line(tmp_path, own, message):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize("run", [train, population])
+def test_a_config_or_a_workdir_of_another_kind_is_refused_in_a_line(tmp_path, run):
+    for arguments, message in (
+        (({"epochs": 3}, tmp_path), "config must be a Config, such as Config"),
+        ((CONFIG, None), "workdir must be the name of a directory, got None"),
+        ((CONFIG, ""), "workdir must be the name of a directory, got ''"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            run(*arguments, **({} if run is train else {"seeds": 2}))
+
+
 def test_logits_and_probabilities_are_pure_functions_of_batches_and_single_images(tmp_path):
     model = MODULES["batch norm"]()
     train(CONFIG, tmp_path, model=model, splits=SPLITS)

@@ -15,14 +15,16 @@ from mnist_jax.metrics import Sums, mean_metrics
 from mnist_jax.program import (
     Build,
     Program,
+    StepParts,
     bare,
     compile_chunks,
     compile_eval,
+    compile_initial_state,
     eval_options,
     train_chunk,
 )
 from mnist_jax.sharding import create_mesh, place, replicated, split_members
-from mnist_jax.state import TrainState, create_train_state
+from mnist_jax.state import TrainState
 from mnist_jax.steps import run_eval_steps
 
 
@@ -97,8 +99,7 @@ def compile_population(
     steps_per_epoch = loader.steps_per_epoch(num_examples, batch_size)
 
     model, tx, options = build({})
-    shape_and_average = {"image_shape": tuple(image_shape), "averaged": averaged}
-    init = jax.jit(functools.partial(create_train_state, model, tx, **shape_and_average))
+    init = compile_initial_state(StepParts(model, tx, options), (*image_shape,), averaged)
     states = [init(rng.stream(seed, "init")) for seed in seeds]
     state = members.spread(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     roots = members.spread(np.asarray(seeds, np.uint32))

@@ -42,7 +42,13 @@ from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.history import Progress, Row, read_history
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.run import MEMBERS, create_result, holds_run, previous_result
+from mnist_jax.workdir.run import (
+    MEMBERS,
+    checked_workdir,
+    create_result,
+    holds_run,
+    previous_result,
+)
 
 BY_MEMBER = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
 
@@ -143,7 +149,7 @@ def population(
     Raises:
         As `train`, but not FloatingPointError.
     """
-    workdir = Path(workdir)
+    workdir = checked_workdir(config, workdir)
     if config.watch.patience:
         raise ValueError(
             "watch.patience must be 0 in a population, whose members train equally long, got "

@@ -35,7 +35,7 @@ from mnist_jax.workdir.checkpoint import delete_checkpoints
 from mnist_jax.workdir.files import write_json
 from mnist_jax.workdir.history import Row, best_row, check_monitors
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.run import read_config
+from mnist_jax.workdir.run import checked_workdir, read_config
 
 if TYPE_CHECKING:  # an extra, and half a second
     from optuna import Study, Trial
@@ -130,11 +130,12 @@ def sweep(
     """
     from optuna.distributions import distribution_to_json
 
+    workdir = checked_workdir(config, workdir)
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     _check_search_space(config, search_space)
-    _check_workdir(Path(workdir), storage)
-    workdir = Path(workdir).absolute()
+    _check_workdir(workdir, storage)
+    workdir = workdir.absolute()
     made_of = {
         "config": dataclasses.asdict(config),
         "search_space": {

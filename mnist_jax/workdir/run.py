@@ -102,6 +102,18 @@ def is_tested(result: Mapping[str, Any] | None) -> bool:
     return bool(result) and result["test_accuracy"] is not None
 
 
+def checked_workdir(config: Config, workdir: str | Path) -> Path:
+    """Returns the workdir as a Path; ValueError where it or the config is something else."""
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"config must be a Config, such as Config(epochs=3), got {type(config).__name__}; "
+            "mnist_jax.config.config_from_dict makes one of nested dicts"
+        )
+    if not isinstance(workdir, str | os.PathLike) or not str(workdir):
+        raise ValueError(f"workdir must be the name of a directory, got {workdir!r}")
+    return Path(workdir)
+
+
 def read_config(workdir: Path) -> Config | None:
     """Returns the config of the run in `workdir`, or None where there is none.
 
