@@ -7,11 +7,11 @@ from typing import Any
 from flax.core import freeze
 
 from mnist_jax.config import config_differences
-from mnist_jax.loader import eval_chunks
+from mnist_jax.loader import eval_chunks, place_splits
 from mnist_jax.metrics import cross_entropy, mean_metrics
 from mnist_jax.parts import OwnMetrics, OwnModel, Parts, own_sha256
 from mnist_jax.processes.distributed import check_alike
-from mnist_jax.sharding import create_mesh, place, replicated, split_batch
+from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.steps import LossFn, run_ensemble_steps, run_eval_steps
 from mnist_jax.workdir.origin import check_own, is_here
 from mnist_jax.workdir.trained import load_trained, own_splits
@@ -75,9 +75,7 @@ def evaluate(
     data, _ = own_splits(trained[0])
     if split not in data:
         raise ValueError(f"split must be one of {', '.join(data)}, got {split!r}")
-    images, labels = data[split]
-    if config.data.loader == "memory":
-        images, labels = place((images, labels), replicated(mesh))
+    images, labels = place_splits({split: data[split]}, replicated(mesh))[split]
     chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
     variables = tuple(network.variables for network in trained)
     apply_fns = tuple(network.apply_fn for network in trained)

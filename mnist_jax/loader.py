@@ -3,7 +3,7 @@
 import functools
 import math
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,11 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from mnist_jax.datasets.arrays import Split
+from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.sharding import place
 
 # Images in one compiled call of an evaluation, or one batch if that is more. One size for every
 # split means one compilation.
 EVAL_IMAGES = 2048
+
+
+def place_splits(splits: Mapping[str, Split], sharding: NamedSharding) -> dict[str, Split]:
+    """Puts splits on the devices; those whose images are streamed stay where they are."""
+    return {
+        name: split
+        if isinstance(split[0], StreamedImages)
+        else jax.block_until_ready(place(split, sharding))
+        for name, split in splits.items()
+    }
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:

@@ -16,7 +16,7 @@ from mnist_jax.datasets.arrays import check_labels, check_parts
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.forward import Forward, check_module
 from mnist_jax.metrics import Sums, mean_metrics
-from mnist_jax.sharding import create_mesh, place, replicated, split_batch
+from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import Batch, StepOptions, check_options, run_eval_steps, run_steps
 
@@ -119,7 +119,7 @@ def compile_training(
     images, labels = splits["train"]
     num_examples, *image_shape = images.shape
     model, tx, options = build(numbers)
-    data = splits if streams_images else jax.block_until_ready(place(splits, whole))
+    data = loader.place_splits(splits, whole)
     images, labels = data["train"]
     steps_per_epoch = loader.steps_per_epoch(num_examples, batch_size)
     streams = jax.jit(rng.streams, out_shardings=whole)(np.uint32(seed))

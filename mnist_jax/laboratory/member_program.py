@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mnist_jax import loader, rng
+from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.metrics import Sums, mean_metrics
 from mnist_jax.program import (
     Build,
@@ -90,6 +91,11 @@ def compile_population(
         epoch's `order` of each member, int32 [members, examples], and the numbers of its steps in
         the epoch, `step` int32 [k]. See `MemberAxis` for `place` and `collect`.
     """
+    if any(isinstance(split[0], StreamedImages) for split in splits.values()):
+        raise ValueError(
+            "splits must be arrays in a population, which gathers its batches on the device, got "
+            "an iterable of batches"
+        )
     mesh = create_mesh("member")
     whole = replicated(mesh)
     members = MemberAxis(len(seeds), mesh)
