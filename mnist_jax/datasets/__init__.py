@@ -74,8 +74,9 @@ def load_splits(
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the parts that a recipe uses: "train", "validation", and "test" where there is one.
 
-    The validation part is the split "validation" of a dataset that was imported with one, unless
-    the recipe trains or tests on it. Where there is none, it is drawn from the training split.
+    The validation part is the split "validation" of a dataset that was imported with one, or of a
+    builder that has one, unless the recipe trains or tests on it. Where there is none, it is drawn
+    from the training split.
 
     Args:
         dataset: a field of `DataConfig`, as are the others.
@@ -112,8 +113,11 @@ def load_splits(
             )
         names = {"train": train_split, "test": test_split}
         is_used = "validation" in train_split + test_split
-        if not is_used and prepare.has_imported_validation(prepared):
+        given = builder.info.splits if is_builder else ()
+        if not is_used and ("validation" in given or prepare.has_imported_validation(prepared)):
             names["validation"] = "validation"
+        if is_builder and "test" not in given and test_split == "test":
+            del names["test"]
         decoded = {
             part: _load(prepared, dataset, name, stream=loader == "stream")
             for part, name in names.items()

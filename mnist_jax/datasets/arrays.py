@@ -1,5 +1,6 @@
 """A user's own arrays, or batches, as images and labels."""
 
+import errno
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from mnist_jax.datasets.brightness import white
 from mnist_jax.datasets.streamed import StreamedImages, stream_file
 from mnist_jax.messages import one_line
 
 PARTS = ("train", "validation", "test")
+DIM = 0.1  # the brightest pixel of images that were divided twice, or that hold 0 to 16 of 255
 
 
 class Split(NamedTuple):
@@ -33,6 +36,7 @@ def as_parts(given: Any) -> dict[str, Split]:
             [N, H, W, C] or [N, H, W], integers 0 to 255 or floats in [0, 1], and labels int [N]. Or
             it is an iterable of batches, pairs of such arrays or {"image": ..., "label": ...}. It
             is read once, into a file without a name, from where its images are streamed.
+            Training images that are almost black, or never of label 0, are warned of.
 
     Raises:
         ValueError: the data are something else; the message says what was expected.
@@ -56,6 +60,14 @@ def as_parts(given: Any) -> dict[str, Split]:
                 f"{first.dtype} {[*first.shape[1:]]} and those of {name} {split.images.dtype} "
                 f"{[*split.images.shape[1:]]}"
             )
+    some = first[np.arange(min(len(first), 1000))]
+    white_value = 255 if first.dtype == np.uint8 else 1
+    if 0 < some.max() < DIM * white_value:
+        warnings.warn(
+            f"the images of train are almost black, up to {some.max():.2g} where white is "
+            f"{white_value}: scale them",
+            stacklevel=2,
+        )
     if 0 not in parts["train"].labels:
         warnings.warn(
             "label 0 does not occur in train: if classes are counted from 1, subtract 1",
@@ -113,7 +125,9 @@ def as_pixels(images: Any) -> Any:
     largest = 1 if images.dtype.kind == "f" else 255
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= largest):  # also where one is not a number
-        scale = "; divide them by 255" if low >= 0 and 1 < high <= 255 else ""
+        divisor = white(float(high))
+        is_scaled = low >= 0 and 1 < divisor < 2 * float(high) < 2**17
+        scale = f"; divide them by {divisor}" if is_scaled else ""
         raise ValueError(
             "images must be integers 0 to 255, or floats 0 to 1, got "
             f"{images.dtype} {low} to {high}{scale}"
@@ -121,86 +135,132 @@ def as_pixels(images: Any) -> Any:
     return images.astype(np.float32 if largest == 1 else np.uint8)
 
 
+def as_bytes(images: np.ndarray) -> np.ndarray:
+    """Returns images as uint8: floats in [0, 1] rounded to 256 levels."""
+    return images if images.dtype == np.uint8 else np.rint(255 * images).astype(np.uint8)
+
+
 def _as_split(name: str, given: Any) -> Split:
     if isinstance(given, Mapping):
-        given = (given.get("image"), given.get("label"))
-    is_pair = isinstance(given, tuple | list) and len(given) == 2
-    if is_pair and not isinstance(given[0], tuple | Mapping):
-        images, labels = given
-        return _checked(name, images, labels)
-    if not isinstance(given, Iterable) or hasattr(given, "shape"):
+        given = _pair(name, given)
+    are_batches = isinstance(given, tuple | list) and all(map(_is_batch, given))
+    if isinstance(given, tuple | list) and len(given) == 2 and not are_batches:
+        return _checked(name, *given)
+    is_other = isinstance(given, tuple | str) and not are_batches
+    if is_other or not isinstance(given, Iterable) or hasattr(given, "shape"):
         raise ValueError(
             f"splits: {name} must be (images, labels), or an iterable of batches, got "
             f"{_spelled(given)}"
         )
-    return _spooled(name, given)
+    if isinstance(given, Iterator):
+        raise ValueError(
+            f"splits: {name} is {_spelled(given)}, which can be read once, and a run that is "
+            "resumed or verified reads its data again: give a list, or an object whose __iter__ "
+            "starts anew"
+        )
+    try:
+        return _spooled(name, given)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"splits: the images of {name} find no room in {tempfile.gettempdir()}: set TMPDIR to "
+            "a directory with room"
+        ) from error
+
+
+def _is_batch(value: Any) -> bool:
+    """Tells whether a member of a list is a batch: two images are no images with their labels."""
+    if isinstance(value, Mapping):
+        return True
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    try:
+        return np.ndim(value[0]) >= 3 > np.ndim(value[1]) >= 1
+    except (TypeError, ValueError, RuntimeError):  # not an array, or not of one size
+        return False
+
+
+def _pair(name: str, batch: Any) -> tuple[Any, Any]:
+    """Returns the images and labels of a batch; ValueError where it is something else."""
+    if isinstance(batch, Mapping) and {"image", "label"} <= {*batch}:
+        return batch["image"], batch["label"]
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise ValueError(
+        f'splits: a batch of {name} must be (images, labels) or {{"image": images, "label": '
+        f"labels}}, got {_spelled(batch)}"
+    )
 
 
 def _checked(name: str, images: Any, labels: Any) -> Split:
     """Returns one part, or one batch; ValueError where it is not images with a label each."""
     try:
-        images = as_pixels(images)
-    except ValueError as error:
-        raise ValueError(f"splits: {name}: {error}") from error
+        images, labels = as_pixels(images), np.asarray(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"splits: {name}: {one_line(error)}") from error
     if len(images.shape) == 3 and not isinstance(images, StreamedImages):
         images = images[..., None]
-    if len(images.shape) != 4 or not all(images.shape):
+    shape = (*images.shape,)
+    if len(shape) != 4 or not all(shape):
         raise ValueError(
-            f"splits: images of {name} must be [N, H, W, C] or [N, H, W], got {[*images.shape]}"
+            f"splits: images of {name} must be [N, H, W, C] or [N, H, W], got {[*shape]}"
         )
-    labels = np.asarray(labels)
+    if shape[1] <= 4 < min(shape[2:]):
+        raise ValueError(
+            f"splits: images of {name} must be [N, H, W, C], got {[*shape]}, where channels come "
+            "first: np.moveaxis(images, 1, -1)"
+        )
     if labels.ndim == 2 and labels.shape == (len(labels), 1):
         labels = labels[:, 0]
     is_whole = labels.dtype.kind in "iu" or (
         labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels))
     )
     if labels.shape != (len(images),) or not is_whole:
-        one_hot = "; of one-hot labels take labels.argmax(axis=1)" if labels.ndim == 2 else ""
+        hints = {0: "; give batches of examples", 2: "; of one-hot labels, labels.argmax(axis=1)"}
         raise ValueError(
             f"splits: labels of {name} must be whole numbers, [{len(images)}] as the images, got "
-            f"{labels.dtype} {[*labels.shape]}{one_hot}"
+            f"{labels.dtype} {[*labels.shape]}{hints.get(labels.ndim, '')}"
         )
     if not (labels.min() >= 0 and labels.max() < 2**31):
         raise ValueError(
-            f"splits: labels of {name} must be 0 or more, got {labels.min()} to {labels.max()}"
+            f"splits: labels of {name} must be 0 or more, and below 2**31, got {labels.min()} to "
+            f"{labels.max()}"
         )
     return Split(images, labels.astype(np.int32))
 
 
 def _spooled(name: str, batches: Iterable[Any]) -> Split:
-    """Reads all batches into a temporary file, which has no name: nothing of it stays."""
-    if isinstance(batches, Iterator):
-        raise ValueError(
-            f"splits: {name} is {_spelled(batches)}, which can be read once, and a run that is "
-            "resumed or verified reads its data again: give a list, or an object whose __iter__ "
-            "starts anew"
-        )
+    """Reads all batches into a temporary file, of which no name stays."""
     labels: list[np.ndarray] = []
     first: Any = None
-    with tempfile.NamedTemporaryFile(prefix="mnist_jax-") as file:
-        for batch in batches:
-            pair = (batch["image"], batch["label"]) if isinstance(batch, Mapping) else tuple(batch)
-            if len(pair) != 2:
-                raise ValueError(
-                    f"splits: a batch of {name} must be (images, labels), got {len(pair)}"
-                )
-            split = _checked(name, *pair)
-            images = np.ascontiguousarray(split.images)
-            first = images if first is None else first
-            if (images.shape[1:], images.dtype) != (first.shape[1:], first.dtype):
-                raise ValueError(
-                    f"splits: batches of {name} must hold images of one shape and one type, got "
-                    f"{first.dtype} {[*first.shape[1:]]} and {images.dtype} {[*images.shape[1:]]}"
-                )
-            file.write(images.data)
-            labels.append(split.labels)
+    with tempfile.TemporaryDirectory(prefix="mnist_jax-") as directory:
+        path = Path(directory, "images")
+        with path.open("wb") as file:
+            for batch in batches:
+                split = _checked(name, *_pair(name, batch))
+                images = np.ascontiguousarray(split.images)
+                first = images if first is None else first
+                if (images.shape[1:], images.dtype) != (first.shape[1:], first.dtype):
+                    raise ValueError(
+                        f"splits: batches of {name} must hold images of one shape and one type, "
+                        f"got {first.dtype} {[*first.shape[1:]]} and {images.dtype} "
+                        f"{[*images.shape[1:]]}"
+                    )
+                file.write(images.data)
+                labels.append(split.labels)
         if first is None:
             raise ValueError(f"splits: {name} holds no batch")
-        file.flush()
         shape = (sum(map(len, labels)), *first.shape[1:])
-        streamed = stream_file(Path(file.name), 0, shape, first.dtype)
+        streamed = stream_file(path, 0, shape, first.dtype)
     return Split(streamed, np.concatenate(labels))
 
 
 def _spelled(value: Any) -> str:
-    return f"{type(value).__name__} {one_line(value):.100}"
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"{kind} of {', '.join(map(repr, value)):.100}"
+    if isinstance(value, tuple | list):
+        return f"{kind} of {', '.join(type(item).__name__ for item in value):.100}"
+    described = [*value.shape] if hasattr(value, "shape") else one_line(value)
+    return f"{kind} {described!s:.100}"
