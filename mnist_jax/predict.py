@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.config import Config
-from mnist_jax.datasets.arrays import as_pixels
+from mnist_jax.datasets.arrays import as_bytes, as_pixels
 from mnist_jax.datasets.info import DataInfo, unlike
 from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.reading import read_exported
@@ -212,10 +212,7 @@ def _load_exported(path: Path) -> Network:
     classify, info = read_exported(path)
 
     def apply(_: Variables, images: Any) -> tuple[Any, Any]:
-        images = np.asarray(images)
-        if images.dtype != np.uint8:  # an exported network takes nothing else
-            images = np.rint(images * np.float32(255)).astype(np.uint8)
-        probabilities = classify(images)
+        probabilities = classify(as_bytes(np.asarray(images)))  # it takes nothing else
         return probabilities, probabilities.argmax(axis=-1).astype(np.int32)
 
     return Network(apply, {}, info, BATCH)

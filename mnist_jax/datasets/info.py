@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnist_jax.datasets.arrays import as_bytes
+
 LARGEST = 300_000_000  # values of an image: those of the largest image files, in colour
 CONTROLS = {*map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029))}
 
@@ -82,8 +84,7 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
 
 def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInfo:
     """Measures the facts, from some of the training images, uint8 or float [N, H, W, C]."""
-    if images.dtype != np.uint8:
-        images = np.rint(255 * images).astype(np.uint8)
+    images = as_bytes(images)
     box = drawing_box(images)
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     ground = None if box else 255 if np.median(corners) >= 128 else 0

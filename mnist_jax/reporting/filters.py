@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from mnist_jax.datasets.arrays import as_bytes
 from mnist_jax.forward import Forward
 from mnist_jax.models.layers import ConvPool
 from mnist_jax.reporting.pictures import sheet, visible
@@ -149,7 +150,7 @@ def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str
     Args:
         model: images -> logits.
         variables: what it computes with.
-        image: uint8 [H, W, C].
+        image: uint8, or float in [0, 1], [H, W, C].
 
     Returns:
         uint8 [H, W, C], C = 1 or 3, by name: "image", "filters", and "maps/" with the name of each
@@ -158,7 +159,7 @@ def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str
     maps = feature_maps(model, variables, to_float(jnp.asarray(image[None])))
     filters = first_filters(model, variables, image.shape)
     return {
-        **({"image": image} if image.shape[-1] in (1, 3) else {}),
+        **({"image": as_bytes(image)} if image.shape[-1] in (1, 3) else {}),
         **({} if filters is None else {"filters": filter_sheet(filters)}),
         **{f"maps/{name}": picture for name, picture in map_sheets(maps).items()},
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from mnist_jax.datasets.arrays import as_bytes
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.pictures import data_url
 
@@ -94,10 +95,11 @@ def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
     """Returns an image as a URL that holds it.
 
     Args:
-        image: uint8 [H, W, C]. Where C is neither 1 nor 3, the mean of the channels is what is
-            seen.
+        image: uint8, or float in [0, 1], [H, W, C]. Where C is neither 1 nor 3, the mean of the
+            channels is what is seen.
         largest: pixels a side; a larger picture is made smaller.
     """
+    image = as_bytes(image)
     if image.shape[-1] not in (1, 3):
         image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
     longest = max(image.shape[:2])

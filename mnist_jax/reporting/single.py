@@ -250,7 +250,7 @@ def _augmented(config: Config, images: Any) -> list[list[str]]:
         key = jax.random.fold_in(jax.random.key(config.seed), number)
         changed = augment(to_float(jnp.asarray(originals)), key, **options)
         changed = mixup(changed, jnp.ones(len(originals), bool), key, alpha=alpha)
-        rows.append(np.round(np.asarray(changed) * 255).clip(0, 255).astype(np.uint8))
+        rows.append(np.asarray(changed).clip(0, 1))
     return [[picture(image) for image in row] for row in rows]
 
 
