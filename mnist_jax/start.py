@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import linen as nn
 
 from mnist_jax.config import AugmentConfig, Config, completed
 from mnist_jax.datasets import Split, load_splits
@@ -36,8 +38,15 @@ from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress, restore_state
 from mnist_jax.workdir.hashing import data_sha256, tree_sha256
 from mnist_jax.workdir.history import Progress, check_monitors
-from mnist_jax.workdir.origin import Origin, check_same_run, check_same_step, environment
-from mnist_jax.workdir.trained import load_trained
+from mnist_jax.workdir.origin import (
+    Origin,
+    check_own,
+    check_same_run,
+    check_same_step,
+    environment,
+    is_here,
+)
+from mnist_jax.workdir.trained import load_variables
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
 
 SAMPLE = 1000  # training images that are looked at for `DataInfo`
@@ -174,6 +183,31 @@ def compiled_origin(task: Task, origin: Origin, step_sha256: str) -> Origin:
     if task.parts.splits is not None:
         own["splits"] = origin.data_sha256
     return origin._replace(own=own, step_sha256=step_sha256)
+
+
+def finished_parts(
+    workdir: Path, config: Config, parts: Parts, step: int, total_steps: int
+) -> tuple[nn.Module, optax.GradientTransformation, DataInfo]:
+    """Returns the model, the optimizer and the facts about the data of a finished run.
+
+    Args:
+        workdir: the directory of the run.
+        config: its recipe.
+        parts: the user's own parts, which must be those that it was trained with.
+        step: the saved step to look at.
+        total_steps: the number of steps in all epochs.
+
+    Raises:
+        ValueError: it was trained with other parts.
+    """
+    origin = read_progress(workdir / "checkpoints", step).origin
+    model, tx, _ = create_build(config, parts, origin.data, total_steps)({})
+    own = own_sha256(parts, model, origin.data, tx)
+    if parts.splits is not None:
+        given, _ = load_splits(**vars(config.data), own=parts.splits)
+        own["splits"] = data_sha256(given)
+    check_own(origin.own, own, workdir, compare=is_here(origin))
+    return model, tx, origin.data
 
 
 def create_build(config: Config, parts: Parts, info: DataInfo, num_steps: int) -> Build:
@@ -322,7 +356,7 @@ def initial_state(
             f"init_from is {source}, in the workdir itself, which would lose it: give another "
             "--workdir"
         )
-    trained = load_trained(source, "latest").variables
+    _, trained, _, _ = load_variables(source)
     state = program.collect(program.state)
     begun = transfer(state.variables, trained, members=members)
     remade = {*begun.remade} & {name.split("/")[0] for name in frozen}

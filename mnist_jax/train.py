@@ -11,17 +11,16 @@ import jax
 
 from mnist_jax import clock, program, rng
 from mnist_jax.config import Config
-from mnist_jax.datasets import load_splits
 from mnist_jax.events import Begin, Done, Epoch, Event, Failed, Listener, Save, Stop
 from mnist_jax.loop import training_events
-from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_sha256
+from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts
 from mnist_jax.processes.distributed import agreement, check_alike, from_first
 from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.start import (
     compiled_origin,
-    create_build,
     create_task,
+    finished_parts,
     initial_state,
     last_checkpoint,
 )
@@ -38,10 +37,8 @@ from mnist_jax.workdir.checkpoint import (
     restore_state,
 )
 from mnist_jax.workdir.files import write_json
-from mnist_jax.workdir.hashing import data_sha256
 from mnist_jax.workdir.history import Progress, Row, best_row, holds_history, write_history
 from mnist_jax.workdir.lock import lock_workdir
-from mnist_jax.workdir.origin import check_own, is_here
 from mnist_jax.workdir.run import (
     Result,
     check_shared,
@@ -354,14 +351,7 @@ def _complete_run(config: Config, workdir: Path, parts: Parts, result: Result) -
     history = read_progress(checkpoints, last_step).history
     step: Any = result["best_step"] if config.watch.patience else last_step
     total_steps = last_step // len(history) * config.epochs  # it may have stopped early
-    origin = read_progress(checkpoints, step).origin
-    model, tx, _ = create_build(config, parts, origin.data, total_steps)({})
-    own = own_sha256(parts, model, origin.data, tx)
-    if parts.splits is not None:
-        given, _ = load_splits(**vars(config.data), own=parts.splits)
-        own["splits"] = data_sha256(given)
-    check_own(origin.own, own, workdir, compare=is_here(origin))
-    info = origin.data
+    model, tx, info = finished_parts(workdir, config, parts, step, total_steps)
     make = functools.partial(
         create_train_state, model, tx, image_shape=info.image_shape, averaged=config.ema_decay > 0
     )

@@ -113,6 +113,9 @@ def test_a_population_of_own_parts_has_the_bits_of_each_seed_alone(tmp_path):
     many = population(CONFIG, tmp_path / "many", seeds=2, metrics={"top3": in_top3}, **own)
     alone = train(dataclasses.replace(CONFIG, seed=1), tmp_path / "alone", **own)
     assert many["params_sha256"][1] == alone.result["params_sha256"]
+    other = own | {"tx": optax.adam(0.01)}
+    with pytest.raises(ValueError, match="another tx than it was trained with"):
+        population(CONFIG, tmp_path / "many", seeds=2, metrics={"top3": in_top3}, **other)
     vary = {"model.dropout_rate": [0.1, 0.2]}
     with pytest.raises(ValueError, match="dropout_rate cannot vary: the own model"):
         population(CONFIG, tmp_path / "varied", seeds=1, vary=vary, **own)

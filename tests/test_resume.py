@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,8 +130,8 @@ def test_a_resumed_training_keeps_the_network_that_it_began_from(
 ):
     """It is loaded once, by the first process."""
     variables = {"params": {"layer": {"kernel": jnp.float32(7)}}}
-    loaded = iter([types.SimpleNamespace(variables=variables)])
-    monkeypatch.setattr(start, "load_trained", lambda *_: next(loaded))
+    loaded = iter([(None, variables, 0, None)])
+    monkeypatch.setattr(start, "load_variables", lambda *_: next(loaded))
     config = dataclasses.replace(LESSON, epochs=1, init_from="elsewhere")
     stopped(2, run, config, tmp_path, script={}, **options)
     results = [*tmp_path.rglob("result.json")]

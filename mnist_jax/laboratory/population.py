@@ -31,6 +31,7 @@ from mnist_jax.start import (
     Task,
     compiled_origin,
     create_task,
+    finished_parts,
     initial_state,
     last_checkpoint,
     learning_rate,
@@ -173,7 +174,7 @@ def population(
             raise ValueError(f"{varied[0]} cannot vary: the own {section} does not read it")
     for member in members:
         check_model(**vars(member.config.model))
-    result = _previous_result(workdir, config, members, overwrite)
+    result = _previous_result(workdir, config, members, parts, overwrite)
     if result and test and None in result["test_accuracy"]:
         result = _add_test(result, members, workdir.absolute(), parts)
     with telling(listeners) as tell:
@@ -216,7 +217,7 @@ def read_population(workdir: str | Path) -> PopulationResult:
 
 
 def _previous_result(
-    workdir: Path, config: Config, members: list[Member], overwrite: bool
+    workdir: Path, config: Config, members: list[Member], parts: Parts, overwrite: bool
 ) -> PopulationResult | None:
     """The result of the population in `workdir`, if it is complete and not to be overwritten."""
     if not holds_run(workdir, config, overwrite, of_population=True):
@@ -242,6 +243,8 @@ def _previous_result(
                 f"{directory} is not whole; the population is trained again", stacklevel=3
             )
             return None
+        if not diverged:
+            finished_parts(directory, member.config, parts, result["steps"], result["steps"])
     return result
 
 

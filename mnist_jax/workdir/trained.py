@@ -108,6 +108,30 @@ def load_trained(
         FileNotFoundError: there is no trained network.
         ValueError: it has no such step, it cannot be read, or the model is not the one trained.
     """
+    config, variables, number, origin = load_variables(workdir, step)
+    _check_model(config, origin, Path(workdir))
+    if one_of_several:
+        model, splits = (
+            part if name in origin.own else None
+            for name, part in (("model", model), ("splits", splits))
+        )
+    parts = Parts(model=model)
+    module = own_model(parts, origin.data) or create_model(
+        num_classes=len(origin.data.label_names), **vars(config.model)
+    )
+    saved = {name: sha256 for name, sha256 in origin.own.items() if name == "model"}
+    own = own_sha256(parts, module, origin.data)
+    check_own(saved, own, Path(workdir), compare=is_here(origin))
+    return Trained(config, module, variables, number, origin, Path(workdir), splits)
+
+
+def load_variables(
+    workdir: str | Path, step: int | str = "latest"
+) -> tuple[Config, Variables, int, Origin]:
+    """Loads config, variables, number of updates and origin of a network, but no module.
+
+    Arguments and errors are those of `load_trained`.
+    """
     config = trained_config(workdir)
     checkpoints = Path(workdir) / "checkpoints"
     steps, damaged = check_checkpoints(checkpoints)
@@ -136,23 +160,8 @@ def load_trained(
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
-        return load_trained(
-            workdir, step, model=model, splits=splits, one_of_several=one_of_several
-        )  # a run that is under way has pruned one
-    _check_model(config, origin, Path(workdir))
-    if one_of_several:
-        model, splits = (
-            part if name in origin.own else None
-            for name, part in (("model", model), ("splits", splits))
-        )
-    parts = Parts(model=model)
-    module = own_model(parts, origin.data) or create_model(
-        num_classes=len(origin.data.label_names), **vars(config.model)
-    )
-    saved = {name: sha256 for name, sha256 in origin.own.items() if name == "model"}
-    own = own_sha256(parts, module, origin.data)
-    check_own(saved, own, Path(workdir), compare=is_here(origin))
-    return Trained(config, module, variables, by_name[str(step)], origin, Path(workdir), splits)
+        return load_variables(workdir, step)  # a run that is under way has pruned one
+    return config, variables, by_name[str(step)], origin
 
 
 def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
