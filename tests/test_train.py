@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import SMALL, TINY, compilations, strict_json, times, write_recipe
+from helpers import SMALL, TESTS, TINY, compilations, python, strict_json, times, write_recipe
 from sklearn.metrics import accuracy_score
 
 import mnist_jax.compiled
@@ -192,3 +192,42 @@ def test_overwrite_keeps_a_link_to_where_the_checkpoints_are(tmp_path):
     for _ in range(2):
         train(TINY, tmp_path / "run", overwrite=True)
         assert check_checkpoints(tmp_path / "large-disk") == ([8, 16], {})
+
+
+# Beside pytest, which has hooks of its own. What the import of Orbax leaves is Orbax's.
+HOST = """
+import logging, os, signal, sys, threading, warnings, jax, numpy, orbax.checkpoint
+from helpers import TINY
+from mnist_jax import Epoch, train
+
+def left():
+    loggers = [logging.root, *map(logging.getLogger, names)]
+    return {
+        "hooks": (sys.unraisablehook, sys.excepthook, threading.excepthook, sys.stdout, sys.stderr),
+        "signals": [signal.getsignal(signum) for signum in signal.valid_signals()],
+        "wakeup": signal.set_wakeup_fd(-1),
+        "warnings": (warnings.showwarning, [*warnings.filters]),
+        "logging": [([*log.filters], [*log.handlers], log.level, log.disabled) for log in loggers],
+        "settings": (dict(os.environ), os.getcwd(), numpy.geterr(), dict(jax.config.values)),
+    }
+
+def interrupt(event):
+    if isinstance(event, Epoch):
+        signal.raise_signal(signal.SIGTERM)
+
+names = [*logging.root.manager.loggerDict]
+before = left()
+for listeners in ([interrupt], []):
+    try:
+        train(TINY, sys.argv[1], listeners=listeners)
+    except KeyboardInterrupt:
+        assert listeners
+    after = left()
+    assert after == before, [(name, before[name], after[name]) for name in after]
+"""
+
+
+def test_train_leaves_hooks_filters_and_handlers_as_they_were_and_prints_nothing(tmp_path):
+    done = python("-c", HOST, tmp_path / "run", cwd=TESTS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "run" / "result.json").exists()
