@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from helpers import TINY, results, strict_json, times, without_times, write_recipe
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_jax import population, report, start, train
 from mnist_jax.cli.main import main
@@ -84,9 +83,7 @@ def test_validation_is_shown_where_the_test_is_not_measured(untested, capsys):
     assert card["figures"] == {"val_accuracy": accuracy, "test_accuracy_ci95": None}
     assert f"- Validation accuracy: {accuracy:.2%}" in format_card(card)
     assert about(trained, workdir).test_accuracy is None
-    tags = EventAccumulator(str(workdir / "tensorboard")).Reload().Tags()["scalars"]
-    assert "accuracy/val_accuracy" in tags
-    assert "accuracy/test_accuracy" not in tags
+    assert {path.name for path in (workdir / "tensorboard").glob("*/")} == {"train", "validation"}
     assert verify(workdir) == []
 
 

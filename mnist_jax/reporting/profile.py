@@ -1,38 +1,53 @@
-"""A trace of some steps, for the profiler."""
+"""Some chunks of a training as a trace of JAX's profiler."""
 
+import warnings
 from pathlib import Path
 
 import jax
 
-from mnist_jax.events import Chunk, Done, Event, Failed, Listener
+from mnist_jax.events import Begin, Chunk, Done, Event, Failed, Listener, Stop
+from mnist_jax.processes.distributed import by_first_process
 
-FIRST, LAST = 2, 4  # chunks, from 1: the first one waits for more than the others
 
+def profile(workdir: str | Path, *, chunks: int = 3) -> Listener:
+    """Creates a listener that records chunks of the training in `workdir`, in its profile/.
 
-def profile(workdir: str | Path) -> Listener:
-    """Returns a listener that records a few chunks to profile/ in a work directory.
+    The first chunk, which warms up, is left out. Of a training that ends earlier the trace is
+    shorter; where it has one chunk or none, there is a warning and no trace.
 
-    TensorBoard with its profile plugin shows them, as does https://ui.perfetto.dev. A run with
-    fewer chunks is recorded to its end.
+    Args:
+        workdir: Directory of the run.
+        chunks: Number of chunks to record.
 
-    References:
-        https://docs.jax.dev/en/latest/profiling.html
+    Raises:
+        ValueError: `chunks` is less than 1.
     """
+    if chunks < 1:
+        raise ValueError(f"chunks must be at least 1, got {chunks}")
     directory = Path(workdir).absolute() / "profile"
-    chunks, is_on = 0, False
+    begun, last_step, is_recording = 0, 0, False
 
+    @by_first_process
     def record(event: Event) -> None:
-        nonlocal chunks, is_on
+        nonlocal begun, last_step, is_recording
+        if isinstance(event, Begin):
+            begun, last_step = 0, event.total_steps
         if isinstance(event, Chunk):
-            chunks += 1
-            if chunks == FIRST:
-                jax.profiler.start_trace(str(directory))
-                is_on = True
-        is_last = isinstance(event, Chunk) and chunks > LAST
-        if is_on and (is_last or isinstance(event, Done | Failed)):
-            if isinstance(event, Chunk):
-                jax.block_until_ready(event.sums)
+            begun += 1
+            if begun in (1, 1 + chunks):
+                jax.block_until_ready(event.sums)  # until then the device computes this chunk
+            if begun == 1 and event.step < last_step:
+                jax.profiler.start_trace(directory)
+                is_recording = True
+        is_over = isinstance(event, Stop | Failed) or begun == 1 + chunks
+        if is_recording and is_over:
+            is_recording = False  # also if it cannot be written
             jax.profiler.stop_trace()
-            is_on = False
+        if isinstance(event, Done) and begun < 2:
+            warnings.warn(
+                f"no profile: chunks trained: {begun}, of which the first is left out; use "
+                "--overwrite or a smaller --chunk-steps",
+                stacklevel=2,
+            )
 
     return record

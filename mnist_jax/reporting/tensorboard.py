@@ -14,17 +14,19 @@ import numpy as np
 from mnist_jax.config import Config, completed
 from mnist_jax.events import Begin, Done, Epoch, Event, Failed, Listener
 from mnist_jax.machine.extras import require
-from mnist_jax.processes.distributed import is_first
+from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.reporting.filters import drawn
-from mnist_jax.workdir.history import Row
+from mnist_jax.workdir.history import TIMES, Row
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import is_tested, read_config
 
 NOT_PLOTTED = ("epoch", "step")
-GROUPS = {
-    "generalization_gap": "accuracy",
-    "learning_rate": "optimizer",
-    "gradient_norm": "optimizer",
+# TensorBoard draws the curves of one tag in one chart, whatever directory they are from.
+DIRECTORIES = {"train": "train", "val": "validation", "test": "test"}
+# It groups charts by what stands before a slash.
+GROUPS: dict[str, str] = {
+    **dict.fromkeys(TIMES, "time/"),
+    **dict.fromkeys(("learning_rate", "gradient_norm"), "steps/"),
 }
 # In the table of hyperparameters; others where they differ from the default.
 ALWAYS_SHOWN = ("seed", "epochs", "batch_size", "model.name", "optimizer.learning_rate")
@@ -32,7 +34,7 @@ WIDTH = 400  # pixels, at least: filters of 3x3 are to be seen
 
 
 def tensorboard(workdir: str | Path) -> Listener:
-    """Returns a listener that writes the training in `workdir` to its directory tensorboard/.
+    """Creates a listener that writes the training in `workdir` to its directory tensorboard/.
 
     A run that was complete before gets its curves, too, where they are missing.
 
@@ -40,35 +42,34 @@ def tensorboard(workdir: str | Path) -> Listener:
     """
     require("--tensorboard", "tensorboardX", extra="tensorboard")
     directory = Path(workdir).absolute() / "tensorboard"
+    opened = contextlib.ExitStack()
     begin: Any = None
     write: Any = None
-    stack = contextlib.ExitStack()
 
+    @by_first_process
     def record(event: Event) -> None:
         nonlocal begin, write
         match event:
             case Begin():
                 begin = event
                 shown = hyperparameters(event.config)
-                write = stack.enter_context(event_writer(directory, event.history, shown))
+                write = opened.enter_context(event_writer(directory, event.history, shown))
             case Epoch(row, state):
                 example = begin.splits["validation"].images[np.arange(1)][0]
                 write(row, drawn(begin.model, jax.device_get(state.eval_variables), example))
             case Done(trained=True):
-                if is_tested(event.result):
-                    write(_test_row(event.result))
-            case Done() if not is_finished(directory, tested=is_tested(event.result)):
+                write(_test_row(event.result))
+            case Done() if not is_finished(directory, _test_row(event.result)):
                 shown = hyperparameters(read_config(event.workdir) or Config())
                 with (
                     lock_workdir(event.workdir),
                     event_writer(directory, event.history, shown) as write_missing,
                 ):
-                    if is_tested(event.result):
-                        write_missing(_test_row(event.result))
+                    write_missing(_test_row(event.result))
         if isinstance(event, Done | Failed):
-            stack.close()
+            opened.close()
 
-    return record if is_first() else lambda _: None
+    return record
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
@@ -78,23 +79,25 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     return {name: values[name] for name in chosen}
 
 
-def _test_row(result: dict[str, Any]) -> dict[str, Any]:
-    tested = {name: value for name, value in result.items() if name.startswith("test_")}
-    return {"step": result["steps"], **tested}
+def _test_row(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a result holds of the test, as a row; a step alone where it is not measured."""
+    tested = {name: result[name] for name in result if name.startswith("test_")}
+    return {"step": result["steps"], **(tested if is_tested(result) else {})}
 
 
-def tag(name: str) -> str:
-    """Returns the tag of a column; TensorBoard groups curves by what stands before the slash."""
-    part, _, metric = name.partition("_")
-    group = metric if part in ("train", "val", "test") else GROUPS.get(name, "time")
-    return f"{group}/{name}"
+def placed(name: str) -> tuple[str, str]:
+    """Returns the directory and the tag of a row's number: "val_loss" is validation's "loss"."""
+    split, _, metric = name.partition("_")
+    if split in DIRECTORIES:
+        return DIRECTORIES[split], metric
+    return "train", f"{GROUPS.get(name, '')}{name}"
 
 
-def is_finished(directory: Path, *, tested: bool = True) -> bool:
-    """Tells whether a directory has the event file of a finished run: a tested one's ends so."""
-    files = sorted(directory.glob("events*"))
-    end = tag("test_accuracy").encode()
-    return bool(files) and (not tested or end in files[-1].read_bytes()[-100:])
+def is_finished(directory: Path, test_row: Mapping[str, Any]) -> bool:
+    """Tells whether a directory has the curves of a finished run, which end with its test."""
+    tags = [placed(name)[1].encode() for name in test_row if name not in NOT_PLOTTED]
+    found = b"".join(path.read_bytes() for path in directory.glob("test/events*"))
+    return any(directory.glob("train/events*")) and all(tag in found for tag in tags)
 
 
 @contextlib.contextmanager
@@ -103,12 +106,12 @@ def event_writer(
 ) -> Iterator[Callable[..., None]]:
     """Yields a function that appends the numbers of a row, and pictures, under the row's step.
 
-    It begins with one file of the rows so far in place of what was in the directory, so that a run
+    It begins with files of the rows so far in place of what was in the directory, so that a run
     which was stopped has each step once, in order. Their pictures are then gone, and their time is
     that of writing.
 
     Args:
-        directory: for the event files; what it held is deleted.
+        directory: for the event files, one in each of `DIRECTORIES`; what it held is deleted.
         history: a row an epoch, so far.
         hyperparameters: numbers, strings and booleans by name, for the table of that name.
 
@@ -120,42 +123,36 @@ def event_writer(
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore (made at run time)
-    from tensorboardX.summary import custom_scalars, hparams, image, scalar
+    from tensorboardX.summary import hparams, image, scalar
 
     if directory.exists():
         shutil.rmtree(directory)
-    directory.mkdir(parents=True)
-    # Not SummaryWriter: its errors, such as that of a full disk, end in a thread of its own.
-    events = EventsWriter(str(directory / "events"))
+    with contextlib.ExitStack() as stack:
+        files: dict[str, Any] = {}
 
-    drawn_together: set[str] = set()
+        def add(place: str, step: int, summary: Any) -> None:
+            if place not in files:
+                (directory / place).mkdir(parents=True, exist_ok=True)
+                # Not SummaryWriter: its errors, as of a full disk, end in a thread of its own.
+                files[place] = EventsWriter(str(directory / place / "events"))
+                stack.callback(files[place].close)
+            files[place].write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
-    def write(row: Mapping[str, Any], pictures: dict[str, np.ndarray] | None = None) -> None:
-        metrics = {name.removeprefix("val_") for name in row if name.startswith("val_")}
-        if metrics - drawn_together:  # with the first row; its tags are regular expressions
-            drawn_together.update(metrics)
-            charts = {name: ["Multiline", [f"{name}/(train|val)_.*"]] for name in sorted(metrics)}
-            layout = custom_scalars({"training and validation": charts})
-            events.write_event(Event(wall_time=time.time(), step=0, summary=layout))
-        summaries = [
-            scalar(tag(name), row[name])
-            for name in row
-            if name not in NOT_PLOTTED and row[name] is not None
-        ]
-        for name, picture in (pictures or {}).items():
-            times = -(-WIDTH // picture.shape[1])
-            enlarged = picture.repeat(times, axis=0).repeat(times, axis=1)
-            summaries.append(image(name, enlarged, dataformats="HWC"))
-        for summary in summaries:
-            events.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
-        events.flush()
+        def write(row: Mapping[str, Any], pictures: Mapping[str, np.ndarray] | None = None) -> None:
+            for name, value in row.items():
+                if name not in NOT_PLOTTED and value is not None:
+                    place, tag = placed(name)
+                    add(place, row["step"], scalar(tag, value))
+            for name, picture in (pictures or {}).items():
+                times = -(-WIDTH // picture.shape[1])
+                enlarged = picture.repeat(times, axis=0).repeat(times, axis=1)
+                add("validation", row["step"], image(name, enlarged, dataformats="HWC"))
+            for file in files.values():
+                file.flush()
 
-    measures = {tag(name): None for name in ("val_accuracy", "test_accuracy")}
-    for summary in hparams(hyperparameters, measures):
-        events.write_event(Event(wall_time=time.time(), step=0, summary=summary))
-    for row in history:
-        write(row)
-    try:
+        # Without the first summary, which lists measures, the table has all that is written below.
+        for summary in hparams(hyperparameters, {})[1:]:
+            add("", 0, summary)
+        for row in history:
+            write(row)
         yield write
-    finally:
-        events.close()

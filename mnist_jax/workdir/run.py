@@ -300,7 +300,8 @@ def delete_leftovers(workdir: Path) -> None:
 @by_first_process
 def delete_result(workdir: Path) -> None:
     """Deletes what describes a finished run: its last checkpoint can give it again."""
-    shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
+    for name in ("tensorboard", "profile"):
+        shutil.rmtree(workdir / name, ignore_errors=True)
     for name in ("report.html", "result.json"):
         (workdir / name).unlink(missing_ok=True)
 

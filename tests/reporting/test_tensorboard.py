@@ -3,10 +3,12 @@
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
-from helpers import TINY, create_reference
+from helpers import TINY, contents, create_reference
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore (made at run time)
@@ -16,24 +18,46 @@ from mnist_jax.datasets import load_splits
 from mnist_jax.reporting.filters import drawn
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.train import Run
+from mnist_jax.workdir.history import TIMES
+
+
+def sure(logits: jax.Array, labels: jax.Array) -> jax.Array:  # noqa: ARG001
+    """A metric of one's own: the largest probability."""
+    return jax.nn.softmax(logits).max(axis=-1)
 
 
 def train_and_draw(workdir: Path) -> Run:
-    return train(TINY, workdir, listeners=[tensorboard(workdir)])
+    return train(TINY, workdir, metrics={"sure": sure}, listeners=[tensorboard(workdir)])
+
+
+def points(workdir: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """The curves by directory and tag: steps and values."""
+    found = {}
+    for directory in sorted((workdir / "tensorboard").iterdir()):
+        if directory.is_dir():
+            events = EventAccumulator(str(directory)).Reload()
+            found[directory.name] = {
+                tag: [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+                for tag in events.Tags()["scalars"]
+            }
+    return found
 
 
 def assert_each_step_once(workdir: Path, run: Run) -> None:
-    events = EventAccumulator(str(workdir / "tensorboard")).Reload()
-    names = {*run.history[0]} - {"epoch", "step"}
-    tags = {tag.split("/")[1]: tag for tag in events.Tags()["scalars"]}
-    assert {*tags} == names | {"test_loss", "test_accuracy"}
-    assert tags["val_loss"] == "loss/val_loss"
-    (tested,) = events.Scalars(tags["test_accuracy"])
-    assert tested.step == run.result["steps"]
-    assert tested.value == pytest.approx(run.result["test_accuracy"])
-    for name in names:
-        found = [(event.step, event.value) for event in events.Scalars(tags[name])]
-        assert found == [(row["step"], pytest.approx(row[name])) for row in run.history]
+    history: Any = run.history
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        return [(row["step"], row[name]) for row in history]
+
+    metrics, last = ("loss", "accuracy", "sure"), run.result["steps"]
+    assert points(workdir) == {
+        "train": {name: curve(f"train_{name}") for name in metrics}
+        | {"generalization_gap": curve("generalization_gap")}
+        | {f"steps/{name}": curve(name) for name in ("learning_rate", "gradient_norm")}
+        | {f"time/{name}": curve(name) for name in TIMES},
+        "validation": {name: curve(f"val_{name}") for name in metrics},
+        "test": {name: [(last, run.result[f"test_{name}"])] for name in metrics},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +72,7 @@ def test_a_row_of_the_history_is_a_point_of_each_curve(drawn_run):
 
 def test_pictures_show_what_the_network_looks_for_and_finds(drawn_run):
     workdir, run = drawn_run
-    events = EventAccumulator(str(workdir / "tensorboard")).Reload()
+    events = EventAccumulator(str(workdir / "tensorboard" / "validation")).Reload()
     assert set(events.Tags()["images"]) == {"image", "filters", "maps/conv1"}
     expected = drawn(
         create_reference(features=4, hidden_size=16),
@@ -83,14 +107,13 @@ def test_a_finished_run_gets_its_curves_later(drawn_run, tmp_path):
 
 def test_a_finished_run_keeps_its_pictures_and_repairs_its_curves(drawn_run, tmp_path):
     shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
-    run = drawn_run[1]
-    (event_file,) = (tmp_path / "tensorboard").iterdir()
-    before = event_file.read_bytes()
+    before = contents(tmp_path / "tensorboard")
     train_and_draw(tmp_path)
-    assert event_file.read_bytes() == before
-    event_file.write_bytes(before[:-70])  # killed before it was told what the test has given
+    assert contents(tmp_path / "tensorboard") == before
+    (event_file,) = (tmp_path / "tensorboard" / "test").iterdir()
+    event_file.write_bytes(event_file.read_bytes()[:-70])  # killed while it wrote the test
     train_and_draw(tmp_path)
-    assert_each_step_once(tmp_path, run)
+    assert_each_step_once(tmp_path, drawn_run[1])
 
 
 def test_a_resumed_run_has_each_step_once_in_its_curves(drawn_run, tmp_path):
@@ -98,7 +121,7 @@ def test_a_resumed_run_has_each_step_once_in_its_curves(drawn_run, tmp_path):
     shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
     (tmp_path / "result.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "16")
-    (event_file,) = (tmp_path / "tensorboard").iterdir()
+    (event_file,) = (tmp_path / "tensorboard" / "train").iterdir()
     event_file.write_bytes(event_file.read_bytes()[:-7])  # killed in the middle of a point
     run = train_and_draw(tmp_path)
     assert_each_step_once(tmp_path, run)
