@@ -19,6 +19,7 @@ from machine import describe, headline
 from mnist_jax import Config, compare, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import load_config, replace_fields
+from mnist_jax.console import console
 
 AFFINE = {
     "augment.shift": 2.0,
@@ -108,7 +109,7 @@ def main() -> None:
         for name, found in results.items():
             config = dataclasses.replace(config_of(CHANGES.get(name, {})), seed=seed)
             directory = Path("runs/advice", name.replace(" ", "-").replace(",", ""), str(seed))
-            found.append(train(config, directory).result)
+            found.append(train(config, directory, listeners=[console()]).result)
     reference = results.pop("reference")
     means = as_population(reference)
     val, test = (100 * statistics.mean(means[f"{key}_accuracy"]) for key in ("val", "test"))

@@ -17,6 +17,7 @@ from machine import describe, headline
 
 from mnist_jax import Config, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
+from mnist_jax.console import console
 from mnist_jax.datasets import load_splits
 from mnist_jax.workdir.files import read_json
 
@@ -61,7 +62,7 @@ def main() -> None:
         test()
         alone = time.perf_counter() - start
         with tempfile.TemporaryDirectory() as directory:
-            seconds = train(config, directory).result["seconds"]
+            seconds = train(config, directory, listeners=[console()]).result["seconds"]
         around = seconds["total"] - seconds["import"] - seconds["data"] - seconds["compile"]
         shares.append(around / alone - 1)
         print(f"ten epochs {around:.2f} s, the same calls alone {alone:.2f} s: {shares[-1]:+.1%}")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Failed, Listener, Plateau
 from mnist_jax.messages import printable
 from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
+from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
 from mnist_jax.workdir.run import Result, is_tested, read_config
@@ -32,6 +33,7 @@ def console() -> Listener:
     bar: Any = None
     computed: Any = None  # the chunk before: reading the sums of the last one would wait
 
+    @by_first_process
     def show(event: Event) -> None:
         nonlocal begin, bar, computed
         match event:

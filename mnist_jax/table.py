@@ -19,7 +19,8 @@ def run_table(figures: Mapping[str, float], history: Sequence[Any]) -> str:
             f"{WIDTH * number / max(1, len(values) - 1):.1f},{scale * (1 - value):.1f}"
             for number, value in enumerate(values)
         )
-        + '"/>'
+        + f'"/><circle r="2" fill="{COLORS[name]}" cx="{WIDTH if len(values) > 1 else 0}" '
+        + f'cy="{scale * (1 - values[-1]):.1f}"/>'  # all there is of one epoch
         for name, values in curves.items()
     )
     return (

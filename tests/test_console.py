@@ -12,6 +12,8 @@ from scripted import LESSON, scripted
 from mnist_jax import population, start, train
 from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
 from mnist_jax.console import console
+from mnist_jax.events import Done
+from mnist_jax.processes import distributed
 
 
 def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
@@ -106,3 +108,18 @@ def test_the_accuracies_stand_beside_the_bar(tmp_path, monkeypatch, run, options
         run(LESSON, tmp_path, **options, listeners=[console()])
     # Of the chunk before the one that is computed, and of the epoch before.
     assert "train 50.0%, validation 62.5%" in terminal.getvalue()
+
+
+def test_the_bar_is_gone_when_a_training_fails(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    show = console()
+    with scripted(diverges={0: 12}), pytest.raises(FloatingPointError):
+        train(LESSON, tmp_path, listeners=[show])
+    assert re.fullmatch(r".* left.*\r +\r", terminal.getvalue(), re.DOTALL)
+
+
+def test_only_the_first_of_several_processes_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    console()(Done(tmp_path, {"test_accuracy": 0.5}, [], trained=False))
+    assert capsys.readouterr().out == ""

@@ -11,7 +11,7 @@ from scripted import LESSON, scripted
 
 from mnist_jax import population, train
 from mnist_jax.config import WatchConfig
-from mnist_jax.events import Begin, Chunk, Diverged, Epoch, Event, Save, Stop
+from mnist_jax.events import Begin, Chunk, Diverged, Epoch, Event, Failed, Save, Stop
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.history import read_history
@@ -103,3 +103,30 @@ def test_a_population_tells_of_a_member_that_diverges_before_it_saves_and_goes_o
     second = ["Chunk", "Chunk", "Diverged", "Chunk", "Save", "Epoch"]
     assert names == ["Begin", *EPOCH, *second, *EPOCH, "Stop", "Done"]
     assert [event for event in heard if isinstance(event, Diverged)] == [Diverged(1, 2, 13)]
+
+
+def interrupt(event: Event) -> None:
+    if isinstance(event, Chunk):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@both
+@pytest.mark.parametrize(
+    ("culprit", "kind"), [(lambda: interrupt, Stopped), (lambda: raise_at(Epoch), InterruptedError)]
+)
+def test_every_listener_hears_last_by_what_a_run_fails_and_the_caller_gets_the_first_error(
+    tmp_path, capfd, run, options, culprit, kind
+):
+    heard: list[Any] = []
+
+    def fail_again(event: Event) -> None:
+        if isinstance(event, Failed):
+            raise RuntimeError("another error")
+
+    with scripted(), pytest.raises(kind) as error:
+        run(LESSON, tmp_path, listeners=[fail_again, culprit(), heard.append], **options)
+    assert heard[-1] == Failed(error.value)
+    assert [type(event) for event in heard].count(Failed) == 1
+    with scripted():
+        run(LESSON, tmp_path, **options)
+    assert capfd.readouterr() == ("", "")  # without listeners nothing is printed

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from helpers import SMALL, TESTS, TINY, compilations, python, strict_json, times
 from sklearn.metrics import accuracy_score
 
 import mnist_jax.compiled
-from mnist_jax import evaluate, load_dataset, predict, train
+from mnist_jax import evaluate, load_dataset, load_network, predict, train
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.console import console
 from mnist_jax.train import PHASES
@@ -70,6 +71,23 @@ def test_a_small_run_learns(small_run):
     history = small_run[1].history
     assert history[1]["train_loss"] < history[0]["train_loss"] < np.log(10)
     assert history[1]["val_accuracy"] > 0.6
+
+
+def test_a_run_and_a_network_look_like_one_line_and_in_a_notebook_like_a_table(small_run):
+    workdir, run = small_run
+    for text in (repr(run), repr(load_network(workdir))):
+        assert len(text) < 120
+        assert "\n" not in text
+    assert f"test accuracy {run.result['test_accuracy']:.2%}" in repr(run)
+    for shown in (run, run._replace(history=run.history[:1])):
+        table, _, curves = shown._repr_html_().partition("</table>")
+        assert f"{run.result['val_accuracy']:.2%}" in table
+        drawn = ElementTree.fromstring(curves)
+        for line, end in zip(drawn.iter("polyline"), drawn.iter("circle"), strict=True):
+            points = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
+            assert len(points) == len(shown.history)
+            assert points[-1] == (float(end.attrib["cx"]), float(end.attrib["cy"]))
+            assert all(0 <= x <= 240 and 0 <= y <= 80 for x, y in points)
 
 
 def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_jax.config import Config, completed, config_differences, recipe_function, replace_fields
-from mnist_jax.events import Begin, Done, Epoch, Event
+from mnist_jax.events import Begin, Done, Epoch, Event, Listener
 from mnist_jax.laboratory.trials import draw_figures, format_trials, short
 from mnist_jax.machine.extras import require
 from mnist_jax.models import check_model
@@ -92,6 +92,7 @@ def sweep(
     trials: int,
     storage: str | None = None,
     parts: Callable[[Config], Parts] = lambda _: NONE,
+    listeners: Sequence[Listener] = (),
     tell: Callable[[str], object] = print,
 ) -> list[FrozenTrial]:
     """Searches for the values with the best validation accuracy, or continues the search.
@@ -112,6 +113,7 @@ def sweep(
         storage: the URL of a database; without one it is SQLite, sweep.db in the workdir. The study
             there is called as the workdir. Trials that were killed are continued in their workdir.
         parts: a function from the config of a trial to the user's own parts.
+        listeners: functions that hear every trial, as in `train`; a pruned one ends with `Failed`.
         tell: receives a line for each trial of this process, and at the end those about the search.
 
     Returns:
@@ -152,7 +154,7 @@ def sweep(
                             return _conclude(study, config, workdir, trials, tell)
                         claim.enter_context(_claim(workdir, trial.number))
                     own = replace_fields(config, trial.params)
-                    tell(_run_trial(study, trial, own, parts(own), workdir))
+                    tell(_run_trial(study, trial, own, parts(own), workdir, listeners))
     except Stopped as stopped:
         raise Stopped(
             stopped.signum,
@@ -323,7 +325,14 @@ def _is_claimed(workdir: Path, number: int) -> bool:
         return True
 
 
-def _run_trial(study: Study, trial: Trial, config: Config, parts: Parts, workdir: Path) -> str:
+def _run_trial(
+    study: Study,
+    trial: Trial,
+    config: Config,
+    parts: Parts,
+    workdir: Path,
+    listeners: Sequence[Listener],
+) -> str:
     """Trains a trial's network, from its last checkpoint on, and tells the study its value.
 
     Returns:
@@ -350,7 +359,8 @@ def _run_trial(study: Study, trial: Trial, config: Config, parts: Parts, workdir
 
     try:
         with contextlib.suppress(TrialPruned):
-            train(config, directory, **parts._asdict(), test=False, listeners=[follow_trial])
+            hear = [*listeners, follow_trial]
+            train(config, directory, **parts._asdict(), test=False, listeners=hear)
         if _is_last(history, config):
             watch = config.watch
             row = best_row(history, watch.monitor) if watch.patience else history[-1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.config import config_differences
+from mnist_jax.events import Listener
 from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_names
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.steps import LossFn
@@ -26,6 +27,7 @@ def verify(
     loss_fn: LossFn | None = None,
     splits: Any = None,
     metrics: OwnMetrics = None,
+    listeners: Sequence[Listener] = (),
 ) -> list[str]:
     """Repeats a finished run from its config.json in a temporary directory and compares the two.
 
@@ -38,6 +40,7 @@ def verify(
         loss_fn: its own loss, as in `train`.
         splits: its own data, as in `train`.
         metrics: its own metrics, as in `train`.
+        listeners: functions that hear the second training, as in `train`.
 
     Returns:
         A line for each value of result.json, and of each row of metrics.jsonl, that differs; times
@@ -67,7 +70,8 @@ def verify(
     before = _bits(result, read_history(workdir), now)
     with tempfile.TemporaryDirectory() as directory:
         try:
-            run = train(config, directory, **parts._asdict(), test=is_tested(result), listeners=())
+            own: Any = parts._asdict()
+            run = train(config, directory, **own, test=is_tested(result), listeners=listeners)
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
     again = _bits(run.result, run.history, now)

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as np_st
 
 from mnist_jax import evaluate, predict, train
 from mnist_jax.config import replace_fields
+from mnist_jax.console import console
 from mnist_jax.datasets import cache, load_splits
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.loader import prefetch, read_chunk, take_chunk
@@ -105,7 +106,7 @@ def test_the_wait_for_images_is_measured_and_told(monkeypatch, tmp_path, capsys)
         return read(self, index)
 
     monkeypatch.setattr(StreamedImages, "__getitem__", slow)
-    run = train(replace_fields(STREAM, {"epochs": 1}), tmp_path)
+    run = train(replace_fields(STREAM, {"epochs": 1}), tmp_path, listeners=[console()])
     # Reading begins with the wait for the first chunk; the second may be there in time.
     assert run.history[0]["input_seconds"] >= 0.2
     assert run.result["seconds"]["data"] >= run.history[0]["input_seconds"]

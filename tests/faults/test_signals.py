@@ -14,6 +14,7 @@ from subprocesses import CONFIG, OPTIONS, wait_for_line
 
 from mnist_jax import program, train
 from mnist_jax.cli.main import main
+from mnist_jax.console import console
 from mnist_jax.processes import signals
 from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.workdir.checkpoint import check_checkpoints
@@ -167,9 +168,10 @@ def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, mo
         with pytest.raises(Stopped, match="SIGTERM after step 16 of 16, which is saved; run the"):
             train(CONFIG, tmp_path)
     assert not (tmp_path / "result.json").exists()
-    capsys.readouterr()
-    train(CONFIG, tmp_path)
-    assert "epoch" not in capsys.readouterr().out
+    train(CONFIG, tmp_path, listeners=[console()])
+    out = capsys.readouterr().out
+    assert out.startswith("continuing after step 16 of 16\n")
+    assert "epoch" not in out
     assert (tmp_path / "result.json").exists()
 
 

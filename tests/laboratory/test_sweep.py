@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from mnist_jax import evaluate, program, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import load_config, replace_fields
+from mnist_jax.console import console
 from mnist_jax.events import Epoch
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.workdir.history import read_history, write_history
@@ -133,9 +134,9 @@ def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, t
     ]
     assert tested == [None] * TRIALS
     best = shutil.copytree(workdir / "trials" / str(trials[0].number), tmp_path / "best")
-    result = train(load_config(workdir / "best.json"), best).result
-    assert result["val_accuracy"] == trials[0].value
-    assert "epoch" not in capsys.readouterr().out  # nothing is trained again
+    run = train(load_config(workdir / "best.json"), best, listeners=[console()])
+    assert run.result["val_accuracy"] == trials[0].value
+    assert re.match("continuing after step.*\n(?!epoch)", capsys.readouterr().out)
 
 
 @pytest.mark.slow
@@ -204,12 +205,14 @@ def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch)
         rows: Any = []
         for epoch, accuracy in enumerate(accuracies, 1):
             rows.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy})
-            listeners[0](Epoch(rows[-1], None, rows))
+            [listener(Epoch(rows[-1], None, rows)) for listener in listeners]
 
     monkeypatch.setattr("mnist_jax.laboratory.sweep.train", falling_train)
     config = dataclasses.replace(TINY, epochs=9, watch=dataclasses.replace(TINY.watch, patience=1))
-    (trial,) = sweep(config, SPACE, tmp_path, trials=1)
+    heard: list[Any] = []
+    (trial,) = sweep(config, SPACE, tmp_path, trials=1, listeners=[heard.append])
     assert (trial.value, trial.last_step) == (0.8, 3)
+    assert [event.row["val_accuracy"] for event in heard] == accuracies
 
 
 @pytest.fixture(scope="module")
@@ -258,11 +261,11 @@ from mnist_jax.events import Epoch
 signum, trial, root, *sys.argv[1:] = sys.argv[1:]
 train_trial = sweep.train
 
-def train_and_end(config, workdir, *, test, listeners):
+def train_and_end(config, workdir, *, listeners, **options):
     def end(event):
         if isinstance(event, Epoch) and workdir.name == trial and len(event.history) == 3:
             os.kill(os.getpid(), int(signum))
-    return train_trial(config, workdir, test=test, listeners=[end, *listeners])
+    return train_trial(config, workdir, listeners=[end, *listeners], **options)
 
 def train_beside(*args, **options):
     (Path(root) / f"began-{os.getpid()}").touch()

@@ -1,10 +1,12 @@
 import json
 import shutil
+from typing import Any
 
 import pytest
 from helpers import times
 
 from mnist_jax.cli.main import main
+from mnist_jax.events import Epoch
 from mnist_jax.laboratory.verify import verify
 
 
@@ -14,6 +16,9 @@ def test_a_run_agrees_with_itself_and_is_left_alone(small_run, capsys):
     assert main(["verify", "--workdir", str(workdir)]) == 0
     assert capsys.readouterr().out == "the bits agree\n"
     assert before == times(workdir)
+    heard: list[Any] = []
+    assert verify(workdir, listeners=[heard.append]) == []
+    assert [event.row["epoch"] for event in heard if isinstance(event, Epoch)] == [1, 2]
 
 
 def test_verify_names_what_differs(small_run, tmp_path, capsys):
