@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_jax import clock
 
 if TYPE_CHECKING:
+    from mnist_jax import events
     from mnist_jax.config import (
         AugmentConfig,
         CheckpointConfig,
@@ -75,6 +76,7 @@ __all__ = [
     "compile_program",
     "console",
     "evaluate",
+    "events",
     "export",
     "import_dataset",
     "load_dataset",
@@ -127,9 +129,10 @@ class Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        home = clock.timed_import(f"{self.__name__}.{HOMES[name]}")
-        setattr(self, name, getattr(home, name))
-        return getattr(home, name)
+        home = clock.timed_import(f"{self.__name__}.{HOMES.get(name, name)}")
+        value = getattr(home, name, home)  # `events` is a module
+        super().__setattr__(name, value)
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in __all__ or not isinstance(value, ModuleType):

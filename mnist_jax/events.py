@@ -116,4 +116,6 @@ class Failed(NamedTuple):
 
 
 Event = Begin | Chunk | Diverged | Save | Epoch | Plateau | Stop | Done | Failed
+"""Any of the events."""
 Listener = Callable[[Event], object]
+"""A function that is called with each event; its result is ignored."""

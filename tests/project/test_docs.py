@@ -182,7 +182,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     api = (tmp_path / "api.html").read_text(encoding="utf-8")
     for public in mnist_jax.__all__:
-        assert re.search(rf'id="mnist_jax\.(config\.)?{public}"', api), public
+        assert re.search(rf'id="(module-)?mnist_jax\.([\w.]+\.)?{public}"', api), public
     fetched = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"')
     for page in tmp_path.glob("*.html"):
         text = page.read_text(encoding="utf-8")

@@ -41,11 +41,13 @@ before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 import mnist_jax
 slow = {"jax", "numpy"} & {*sys.modules}
 assert not slow, slow
-import mnist_jax.evaluate, mnist_jax.predict, mnist_jax.train
+import mnist_jax.console, mnist_jax.evaluate, mnist_jax.predict, mnist_jax.train
 assert {*mnist_jax.__all__} <= {*dir(mnist_jax)}
 for name in mnist_jax.__all__:
-    assert callable(getattr(mnist_jax, name)) or name == "Event", name
-from mnist_jax import evaluate, predict, train
+    assert callable(getattr(mnist_jax, name)) or name in ("Event", "events"), name
+from mnist_jax import *
+assert console is sys.modules["mnist_jax.console"].console
+assert (events, Failed) == (sys.modules["mnist_jax.events"], events.Failed)
 assert mnist_jax.train is train is sys.modules["mnist_jax.train"].train
 assert mnist_jax.clock.IMPORT_SECONDS > 0
 assert not hasattr(mnist_jax, "no_such_name")
