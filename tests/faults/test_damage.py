@@ -77,7 +77,7 @@ def test_a_run_without_a_sound_checkpoint_begins_again(finished, tmp_path, capsy
     for step in ("12", "14", "16"):
         (workdir / "checkpoints" / step / "SHA256SUMS").unlink()
     with pytest.warns(UserWarning, match="is damaged"):
-        train(CONFIG, workdir)
+        train(CONFIG, workdir, listeners=[console()])
     assert "continuing" not in capsys.readouterr().out
     assert_done_again(workdir, finished[1])
 

@@ -68,10 +68,10 @@ def test_a_member_has_the_bits_of_its_seed_alone(run, tmp_path):
 def test_batch_norm_running_means_and_plateaus_of_a_member_are_those_of_its_seed_alone(
     tmp_path, capsys
 ):
-    population(RAGGED, tmp_path / "run", seeds=2)
+    population(RAGGED, tmp_path / "run", seeds=2, listeners=[console()])
     assert "a plateau of seed-" in capsys.readouterr().out
     seeds = (dataclasses.replace(RAGGED, seed=seed) for seed in range(2))
-    solos = [train(config, tmp_path / str(config.seed)) for config in seeds]
+    solos = [train(config, tmp_path / str(config.seed), listeners=[console()]) for config in seeds]
     assert_members_are_solo_runs(tmp_path / "run", solos)
 
 
@@ -79,12 +79,12 @@ def test_batch_norm_running_means_and_plateaus_of_a_member_are_those_of_its_seed
 def test_transfer_gives_every_member_the_same_parameters_and_freezes_them(run, tmp_path, capsys):
     source = run[0] / "members" / "seed-2"
     config = dataclasses.replace(TINY, epochs=1, init_from=str(source), freeze="conv*")
-    population(config, tmp_path / "run", seeds=2)
+    population(config, tmp_path / "run", seeds=2, listeners=[console()])
     out = capsys.readouterr().out
     assert out.count("loaded, of ") == 1
     assert "frozen: conv1/bias, conv1/kernel\n" in out
     seeds = (dataclasses.replace(config, seed=seed) for seed in range(2))
-    solos = [train(config, tmp_path / str(config.seed)) for config in seeds]
+    solos = [train(config, tmp_path / str(config.seed), listeners=[console()]) for config in seeds]
     assert_members_are_solo_runs(tmp_path / "run", solos)
 
 

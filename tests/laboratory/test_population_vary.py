@@ -12,6 +12,7 @@ from helpers import TINY, bits, stop_after, strict_json
 
 from mnist_jax import population, train
 from mnist_jax.config import OptimizerConfig, config_from_dict
+from mnist_jax.console import console
 from mnist_jax.workdir.history import read_history
 
 ONE_EPOCH = dataclasses.replace(TINY, epochs=1)
@@ -64,7 +65,7 @@ def test_weight_decay_and_the_running_mean_vary(tmp_path):
     """A member without a running mean leaves a work directory without one."""
     config = dataclasses.replace(ONE_EPOCH, optimizer=OptimizerConfig("adamw", schedule="cosine"))
     vary = {"optimizer.weight_decay": [0.0, 5.0], "ema_decay": [0.0, 0.9]}
-    result: Any = population(config, tmp_path / "run", seeds=1, vary=vary)
+    result: Any = population(config, tmp_path / "run", seeds=1, vary=vary, listeners=[console()])
     assert len({*result["params_sha256"]}) == 4
     assert len({*result["test_loss"]}) == 4
     assert_close_to_solo_runs(tmp_path / "run", result, tmp_path)
@@ -87,7 +88,7 @@ def test_dropout_and_augmentations_vary(tmp_path, fields):
 def test_a_member_that_diverges_does_not_end_the_others(tmp_path, capsys):
     config = dataclasses.replace(TINY, optimizer=OptimizerConfig("sgd", momentum=0.9))
     vary = {"optimizer.learning_rate": [0.01, 1e30]}
-    result: Any = population(config, tmp_path / "run", seeds=1, vary=vary)
+    result: Any = population(config, tmp_path / "run", seeds=1, vary=vary, listeners=[console()])
     name = "optimizer.learning_rate=1e+30_seed-0"
     where = result["diverged"][1]
     assert result["diverged"][0] is None

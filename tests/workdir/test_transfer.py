@@ -57,7 +57,7 @@ def test_the_head_is_initialised_for_other_classes(small_run, tmp_path, capsys, 
     twelve = tuple("0123456789ab")
     monkeypatch.setattr(start, "load_splits", lambda **data: (load_splits(**data)[0], twelve))
     config = dataclasses.replace(ONE_EPOCH, init_from=str(source), freeze="conv1,dense")
-    run = train(config, tmp_path)
+    run = train(config, tmp_path, listeners=[console()])
     out = capsys.readouterr().out
     assert f"loaded, of {source}: conv1, dense\n" in out
     assert f"made anew, of {source}: output\n" in out
