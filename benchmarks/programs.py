@@ -17,6 +17,7 @@ import numpy as np
 
 from mnist_jax import Config, population, program, rng, train
 from mnist_jax.laboratory import member_program
+from mnist_jax.forward import Forward
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.reporting.summary import step_flops
 from mnist_jax.steps import run_steps
@@ -114,9 +115,9 @@ def step_cost(compiled: Compiled) -> dict[str, float]:
         `flops_needed`, see `summary.step_flops`; by XLA's count `flops` and `bytes`; and `kernels`,
         the operations that the device starts one after another.
     """
-    (model, _, splits), fields = compiled.arguments
+    (build, numbers, splits), fields = compiled.arguments
+    model, tx, options = build(numbers)
     batch_size = fields["batch_size"]
-    options = {k: v for k, v in fields.items() if k not in ("seed", "batch_size", "chunk_steps")}
     images, labels = splits["train"]
     chunk = take_chunk(
         images, labels, np.arange(batch_size), 0, chunk_steps=1, batch_size=batch_size
@@ -124,7 +125,8 @@ def step_cost(compiled: Compiled) -> dict[str, float]:
     rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
     # Of a loop of one step XLA leaves the step.
     run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
-    made = run.lower(compiled.program.state, chunk, rngs, np.float32(1)).compile()
+    state = compiled.program.state.replace(apply_fn=Forward(model), tx=tx)
+    made = run.lower(state, chunk, rngs, np.float32(1)).compile()
     cost = made.cost_analysis() or {}
     return {
         "flops_needed": step_flops(model, images.shape[1:], batch_size),

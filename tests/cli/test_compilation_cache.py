@@ -28,7 +28,7 @@ def test_programs_are_kept_for_the_user_alone_and_give_the_same_bits(tmp_path, c
 
     train(runs[0])
     kept = programs(cache)
-    assert any("run_steps" in path.name for path in kept)
+    assert any("train_steps" in path.name for path in kept)
     assert (cache / "mnist_jax" / "compiled").stat().st_mode & 0o777 == 0o700
 
     train(runs[1])

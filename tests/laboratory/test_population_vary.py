@@ -40,7 +40,7 @@ def test_every_combination_of_varied_values_gets_all_seeds_in_one_program(tmp_pa
         result: Any = population(TINY, tmp_path / "run", seeds=2, vary=vary)
     compiled = re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text)
     assert compiled.count("run_members") == 1
-    assert compiled.count("create_arrays") == 1
+    assert compiled.count("create_arrays") <= 1  # none where a test before has compiled the same
     assert "run_steps" not in compiled
     assert result["seeds"] == [0, 1] * 4
     assert result["values"] == {
