@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from mnist_jax import Config, population, program, rng, train
-from mnist_jax.laboratory import member_program
 from mnist_jax.forward import Forward
+from mnist_jax.laboratory import member_program
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.reporting.summary import step_flops
 from mnist_jax.steps import run_steps

@@ -4,10 +4,7 @@ import math
 import pickle
 import py_compile
 import re
-import sysconfig
-import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import docstring_parser
@@ -233,60 +230,3 @@ def test_a_config_without_its_source_is_the_same(option, tmp_path):
 def test_a_missing_config_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"no config file 'nowhere/x.py'"):
         load_config("nowhere/x.py")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the package, unpacked into the site-packages of a fresh environment."""
-    root = tmp_path_factory.mktemp("wheel")
-    done = python("-m", "pip", "wheel", "-q", "--no-deps", "-w", root, ROOT)
-    if "No matching distribution found for hatchling" in done.stderr:
-        pytest.skip("there is no package index, from which pip gets what builds a wheel")
-    assert done.returncode == 0, done.stderr
-    assert python("-m", "venv", "--without-pip", root / "venv").returncode == 0
-    (site,) = root.glob("venv/lib/*/site-packages")
-    (site / "others.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    (file,) = root.glob("*.whl")
-    with zipfile.ZipFile(file) as archive:
-        archive.extractall(site)
-    return site
-
-
-@pytest.mark.slow
-def test_a_wheel_carries_data_and_recipes(site):
-    """What `pip install .` leaves works in any directory."""
-    assert (site / "mnist_jax/datasets/mnist_idx/train-images-idx3-ubyte.gz").exists()
-    code = (
-        "import mnist_jax.config as c; print(c.__file__, c.load_config('configs/smoke.py').epochs)"
-    )
-    done = python("-c", code, cwd=site, PYTHONPATH="")
-    assert done.stdout == f"{site}/mnist_jax/config.py 4\n", done.stderr
-
-
-TYPED = """
-from mnist_jax import Config, Epoch, Event, console, events, load_network, tensorboard, train
-
-def show(event: Event) -> None:
-    if isinstance(event, Epoch):
-        print(event.row["epoch"] + 1)
-    if isinstance(event, events.Failed):
-        print(event.error)
-
-run = train(Config(epochs=2), "run", listeners=[console(), tensorboard("run"), show])
-accuracy: float | None = run.result["test_accuracy"]
-size: int = load_network("run").batch_size
-"""
-
-
-@pytest.mark.slow
-def test_a_checker_sees_the_types_of_an_installed_wheel(site, tmp_path):
-    pytest.importorskip("pyright")
-    (tmp_path / "right.py").write_text(TYPED, encoding="utf-8")
-    wrong = 'train(Config(), "run", epochz=1)'
-    (tmp_path / "wrong.py").write_text(f"{TYPED}{wrong}\n", encoding="utf-8")
-    venv = site.parents[2]
-    settings = {"typeCheckingMode": "strict", "venvPath": f"{venv.parent}", "venv": venv.name}
-    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-    done = python("-m", "pyright", "-p", tmp_path)
-    assert "1 error, 0 warnings" in done.stdout, done.stdout
-    assert 'wrong.py:13:24 - error: No parameter named "epochz"' in done.stdout

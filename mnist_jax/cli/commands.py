@@ -477,6 +477,7 @@ class Sweep(Common):
             trials=self.trials,
             storage=self.storage,
             parts=functools.partial(recipe_parts, self.config),
+            tell=print,
         )
         return [
             {

@@ -93,7 +93,7 @@ def sweep(
     storage: str | None = None,
     parts: Callable[[Config], Parts] = lambda _: NONE,
     listeners: Sequence[Listener] = (),
-    tell: Callable[[str], object] = print,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> list[FrozenTrial]:
     """Searches for the values with the best validation accuracy, or continues the search.
 

@@ -36,7 +36,8 @@ WIDTH = 400  # pixels, at least: filters of 3x3 are to be seen
 def tensorboard(workdir: str | Path) -> Listener:
     """Creates a listener that writes the training in `workdir` to its directory tensorboard/.
 
-    A run that was complete before gets its curves, too, where they are missing.
+    A run that was complete before gets its curves, too, where they are missing. Each member of a
+    population is a run of its own, in a directory with the member's name, without pictures.
 
     Raises ValueError where tensorboardX is not installed.
     """
@@ -53,13 +54,17 @@ def tensorboard(workdir: str | Path) -> Listener:
             case Begin():
                 begin = event
                 shown = hyperparameters(event.config)
-                write = opened.enter_context(event_writer(directory, event.history, shown))
+                write = opened.enter_context(
+                    event_writer(directory, event.history, shown, event.members)
+                )
+            case Epoch(row) if begin.members:
+                write(row)
             case Epoch(row, state):
                 example = begin.splits["validation"].images[np.arange(1)][0]
                 write(row, drawn(begin.model, jax.device_get(state.eval_variables), example))
             case Done(trained=True):
                 write(_test_row(event.result))
-            case Done() if not is_finished(directory, _test_row(event.result)):
+            case Done() if event.history and not is_finished(directory, _test_row(event.result)):
                 shown = hyperparameters(read_config(event.workdir) or Config())
                 with (
                     lock_workdir(event.workdir),
@@ -102,7 +107,10 @@ def is_finished(directory: Path, test_row: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def event_writer(
-    directory: Path, history: Sequence[Row], hyperparameters: dict[str, Any]
+    directory: Path,
+    history: Sequence[Row],
+    hyperparameters: dict[str, Any],
+    members: Sequence[str] = (),
 ) -> Iterator[Callable[..., None]]:
     """Yields a function that appends the numbers of a row, and pictures, under the row's step.
 
@@ -114,6 +122,7 @@ def event_writer(
         directory: for the event files, one in each of `DIRECTORIES`; what it held is deleted.
         history: a row an epoch, so far.
         hyperparameters: numbers, strings and booleans by name, for the table of that name.
+        members: the names of a population's members, in whose rows a metric is a list.
 
     Yields:
         write(row, pictures): pictures are uint8 [H, W, C] by name, C = 1 or 3; they may be missing.
@@ -140,9 +149,12 @@ def event_writer(
 
         def write(row: Mapping[str, Any], pictures: Mapping[str, np.ndarray] | None = None) -> None:
             for name, value in row.items():
-                if name not in NOT_PLOTTED and value is not None:
-                    place, tag = placed(name)
-                    add(place, row["step"], scalar(tag, value))
+                if name in NOT_PLOTTED or value is None:
+                    continue
+                place, tag = placed(name)
+                each = zip(members, value, strict=True) if np.ndim(value) else [("", value)]
+                for member, number in each:
+                    add(str(Path(member, place)), row["step"], scalar(tag, number))
             for name, picture in (pictures or {}).items():
                 times = -(-WIDTH // picture.shape[1])
                 enlarged = picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import os
 import re
@@ -14,11 +15,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from mnist_jax import evaluate, program, train
+from mnist_jax import Epoch, console, evaluate, program, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import load_config, replace_fields
-from mnist_jax.console import console
-from mnist_jax.events import Epoch
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.workdir.history import read_history, write_history
 
@@ -48,7 +47,6 @@ exec(RECIPE, _recipe)
 TINY, SPACE = _recipe["get_config"](), _recipe["get_search_space"]()
 TWO_EPOCHS = dataclasses.replace(TINY, epochs=2)
 TRIALS = 3
-EPOCHS = list(range(1, TINY.epochs + 1))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +116,7 @@ def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished
     for trial in trials:
         directory = workdir / "trials" / str(trial.number)
         rows = read_history(directory)
-        assert [row["epoch"] for row in rows] == EPOCHS
+        assert [row["epoch"] for row in rows] == [*range(1, 7)]
         assert trial.value == rows[-1]["val_accuracy"] == trial.intermediate_values[6]
         assert load_config(directory / "config.json") == replace_fields(TINY, trial.params)
         assert evaluate(directory, "validation")["accuracy"] == trial.value
@@ -151,8 +149,9 @@ def test_best_json_is_the_config_of_the_best_trial(finished):
 def test_a_complete_search_says_so_and_prints_the_best_first(finished, capsys):
     workdir, trials = finished
     before = load_study(workdir)
-    assert sweep(TINY, SPACE, workdir, trials=2) == trials
-    lines = capsys.readouterr().out.splitlines()
+    lines: list[str] = []
+    assert sweep(TINY, SPACE, workdir, trials=2, tell=lines.append) == trials
+    assert not capsys.readouterr().out
     assert lines[0] == f"the search in {workdir} is complete: 3 trials"
     assert lines[1].split() == ["trial", "accuracy", "epochs", *trials[0].params]
     assert lines[2].split()[:3] == [str(trials[0].number), f"{trials[0].value:.2%}", "6"]
@@ -324,8 +323,8 @@ def test_stopped_and_killed_trials_are_continued_and_counted_once(tmp_path, fini
     assert in_order(load_study(tmp_path / "run")) == in_order(finished[1])
     for number, before in enumerate([first, second]):
         rows = read_history(trials / str(number))
-        assert [row["epoch"] for row in rows] == EPOCHS
-        assert 0 < len(before) < len(EPOCHS)
+        assert [row["epoch"] for row in rows] == [*range(1, 7)]
+        assert 0 < len(before) < 6
         assert rows[0] == before[0]  # also the seconds: it was not trained again
 
 
@@ -343,7 +342,7 @@ def test_two_processes_share_the_asked_number_of_trials(tmp_path):
     assert len(trials) == 5
     for trial in trials:
         rows = read_history(tmp_path / "run" / "trials" / str(trial.number))
-        assert [row["epoch"] for row in rows] == EPOCHS[: trial.last_step]
+        assert [row["epoch"] for row in rows] == [*range(1, 7)][: trial.last_step]
 
 
 @pytest.mark.usefixtures("imitated")
@@ -379,12 +378,13 @@ def test_another_storage_knows_the_study_by_the_name_of_the_workdir(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
-def test_the_plots_are_one_page_without_other_files(tmp_path, capsys):
+def test_the_plots_are_one_page_without_other_files(tmp_path):
     pytest.importorskip("plotly")
-    sweep(TWO_EPOCHS, SPACE, tmp_path, trials=1)
-    assert "no plot of the parameter importances: " in capsys.readouterr().out
-    sweep(TWO_EPOCHS, SPACE, tmp_path, trials=8)
-    assert "no plot" not in capsys.readouterr().out
+    few, many = io.StringIO(), io.StringIO()
+    sweep(TWO_EPOCHS, SPACE, tmp_path, trials=1, tell=few.write)
+    assert "no plot of the parameter importances: " in few.getvalue()
+    sweep(TWO_EPOCHS, SPACE, tmp_path, trials=8, tell=many.write)
+    assert "no plot" not in many.getvalue()
     page = (tmp_path / "plots" / "sweep.html").read_text(encoding="utf-8")
     for title in ("optimization history", "parameter importances", "slices", "parallel coordinat"):
         assert f'"text":"{title}' in page

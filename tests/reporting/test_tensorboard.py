@@ -13,12 +13,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore (made at run time)
 
-from mnist_jax import train
+from mnist_jax import population, train
 from mnist_jax.datasets import load_splits
 from mnist_jax.reporting.filters import drawn
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.train import Run
-from mnist_jax.workdir.history import TIMES
+from mnist_jax.workdir.history import TIMES, read_history
 
 
 def sure(logits: jax.Array, labels: jax.Array) -> jax.Array:  # noqa: ARG001
@@ -30,10 +30,10 @@ def train_and_draw(workdir: Path) -> Run:
     return train(TINY, workdir, metrics={"sure": sure}, listeners=[tensorboard(workdir)])
 
 
-def points(workdir: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def points(workdir: Path, member: str = "") -> dict[str, dict[str, list[tuple[int, float]]]]:
     """The curves by directory and tag: steps and values."""
     found = {}
-    for directory in sorted((workdir / "tensorboard").iterdir()):
+    for directory in sorted((workdir / "tensorboard" / member).iterdir()):
         if directory.is_dir():
             events = EventAccumulator(str(directory)).Reload()
             found[directory.name] = {
@@ -41,6 +41,21 @@ def points(workdir: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
                 for tag in events.Tags()["scalars"]
             }
     return found
+
+
+def test_each_member_of_a_population_is_a_run(tmp_path):
+    result = population(TINY, tmp_path, seeds=2, listeners=[tensorboard(tmp_path)])
+    history: Any = read_history(tmp_path)
+    for member, name in enumerate(result["members"]):
+        found = points(tmp_path, name)
+        for directory, split in (("train", "train"), ("validation", "val")):
+            for metric in ("loss", "accuracy"):
+                curve = [(row["step"], row[f"{split}_{metric}"][member]) for row in history]
+                assert found[directory][metric] == curve
+        assert found["test"]["loss"] == [(result["steps"], result["test_loss"][member])]
+    before = contents(tmp_path / "tensorboard")
+    population(TINY, tmp_path, seeds=2, listeners=[tensorboard(tmp_path)])
+    assert contents(tmp_path / "tensorboard") == before
 
 
 def assert_each_step_once(workdir: Path, run: Run) -> None:
