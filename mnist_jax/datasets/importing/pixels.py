@@ -8,17 +8,20 @@ from mnist_jax.datasets.brightness import ROUNDING, WHITES
 
 
 def largest_value(
-    images: np.ndarray, pixel_range: tuple[float, float] | None, where: Callable[[int], str]
+    images: np.ndarray,
+    pixel_range: tuple[float, float] | None,
+    where: Callable[[int], str],
+    first: int = 0,
 ) -> float:
-    """Returns the largest pixel, after a check of all of them.
+    """Returns the largest pixel of images, real [n, H, W, C], after a check of all of them.
 
     Args:
         images: real [n, H, W, C].
         pixel_range: the values that there may be; None for 0 to the largest of `WHITES`.
-        where: names the image of an index.
+        where: a function of an index that names the image.
+        first: the index of the first image.
 
-    Raises:
-        ValueError: a value is outside, or not a number.
+    Raises ValueError where a value is outside, or not a number.
     """
     if images.dtype == np.uint8 and not pixel_range:
         return float(images.max())
@@ -35,9 +38,8 @@ def largest_value(
             hint = ""
         elif images.dtype == np.int8:
             hint = "; bytes were saved as int8: save them as uint8"
-        raise ValueError(
-            f"{where(index)} has a pixel of {value}; expected {low:g} to {high:g}{hint}"
-        )
+        title = where(first + index)
+        raise ValueError(f"{title} has a pixel of {value}; expected {low:g} to {high:g}{hint}")
     return float(values.max())
 
 
@@ -59,11 +61,10 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     from PIL import Image  # slow, and of use only here
 
-    height, width = size
-    scaled = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
+    scaled = np.empty((len(images), *size, images.shape[-1]), np.uint8)
     for index, channel in np.ndindex(len(images), images.shape[-1]):
         picture = Image.fromarray(images[index, ..., channel])
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         scaled[index, ..., channel] = np.asarray(picture)
     return scaled
 

@@ -1,8 +1,7 @@
 """A look at all images of a source, before any is written: what they have in common."""
 
 import array
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +16,6 @@ from mnist_jax.datasets.importing.sources.part import Block, Part
 RANGES = 8
 FEW = 16  # grey levels of 255: what has no more was not meant to be so dark
 MOST_SHOWN = 10  # files that cannot be read, in a message
-
-
-class Values(NamedTuple):
-    """The largest pixel of some images, and what names these."""
-
-    largest: float
-    title: str
 
 
 class Survey(NamedTuple):
@@ -55,37 +47,38 @@ def survey_parts(
 ) -> Survey:
     """Reads all images once, and checks them.
 
-    Args:
-        parts: the source's.
-        size: the height and width to scale to; None where all images have one size.
-        channels: 1 or 3, to convert to; None for the images' own.
-        pixel_range: the values of black and white; None to find them.
-        skip_unreadable: whether there may be files that cannot be read.
+    Args: as of `import_dataset`, and the source's parts.
 
-    Raises:
-        ValueError: they are damaged, of several sizes or types, or of fewer than two classes.
+    Raises ValueError where they are damaged, of several sizes or types, or of fewer than two
+    classes.
     """
     codes: dict[str, int] = {}  # of the classes, as they come
     spellings: dict[str, set[str]] = {}
     coded: dict[str, array.array] = {title: array.array("i") for title in parts}
     shapes: dict[tuple[int, ...], str] = {}  # and an example of each
-    values: dict[tuple[str, np.dtype], Values] = {}  # of the images of a part that have a type
+    # The largest pixel of the images of a part that have a type, and what names these.
+    values: dict[tuple[str, np.dtype], tuple[float, str]] = {}
     for title, part in parts.items():
         labels = coded[title]
         for images, names in progress(part.blocks(None), f"checking {title}"):
-            where = functools.partial(_where, part, len(labels))
-            shape = (*(size or images.shape[1:3]), images.shape[3])
-            shapes.setdefault(shape, where(0))
+            first = part.where(len(labels))
+            shapes.setdefault((*(size or images.shape[1:3]), images.shape[3]), first)
             _check_alike(shapes)
-            largest = largest_value(images, pixel_range, where)
+            largest = largest_value(images, pixel_range, part.where, len(labels))
             kind = title, images.dtype
-            if kind not in values or largest > values[kind].largest:
-                values[kind] = Values(largest, f"{where(0)} ({images.dtype})")
+            if kind not in values or largest > values[kind][0]:
+                values[kind] = largest, f"{first} ({images.dtype})"
             labels.extend([codes.setdefault(class_name(name), len(codes)) for name in names])
             for name in set(names):
                 spellings.setdefault(class_name(name), set()).add(name)
-    if not skip_unreadable:
-        _check_readable([line for part in parts.values() for line in part.unreadable])
+    unreadable = [line for part in parts.values() for line in part.unreadable]
+    if unreadable and not skip_unreadable:
+        count, are_many = len(unreadable), len(unreadable) > 1
+        raise ValueError(
+            (f"{count:,} images cannot be read: " if are_many else "")
+            + "; ".join([*unreadable[:MOST_SHOWN], *["..."] * (count > MOST_SHOWN)])
+            + f"; --skip-unreadable leaves {'them' if are_many else 'it'} out"
+        )
     for title, part in parts.items():
         if not coded[title]:
             raise ValueError(f"{part.where(0)} is missing: there are no images")
@@ -100,53 +93,37 @@ def survey_parts(
         pixel_range or _found_range(values),
         label_names,
         {title: order[np.frombuffer(labels, np.int32)] for title, labels in coded.items()},
-        max(value.largest for value in values.values()),
+        max(largest for largest, _ in values.values()),
         [sorted(spellings[name]) for name in label_names if len(spellings[name]) > 1],
     )
 
 
-def _check_readable(unreadable: Sequence[str]) -> None:
-    if unreadable:
-        count, shown = len(unreadable), "; ".join(unreadable[:MOST_SHOWN])
-        raise ValueError(
-            (f"{count:,} images cannot be read: " if count > 1 else "")
-            + shown
-            + ("; ..." if count > MOST_SHOWN else "")
-            + f"; --skip-unreadable leaves {'them' if count > 1 else 'it'} out"
-        )
-
-
-def _where(part: Part, start: int, index: int) -> str:
-    return part.where(start + index)
-
-
-def _found_range(values: Mapping[tuple[str, np.dtype], Values]) -> tuple[float, float] | None:
+def _found_range(
+    values: Mapping[tuple[str, np.dtype], tuple[float, str]],
+) -> tuple[float, float] | None:
     """Returns the values of black and white; None where images are bytes that stay as they are.
 
-    Raises:
-        ValueError: images are black, or those of a part or a type have values of another range.
+    Raises ValueError where images are black, or those of a part or a type have values of another
+    range.
     """
-    dark, bright = min(values.values()), max(values.values())
-    top = white(bright.largest)
-    advice = "give all alike, or the values of black and white with --pixel-range"
-    if not dark.largest:
+    (dark, dark_title), (bright, bright_title) = min(values.values()), max(values.values())
+    top = white(bright)
+    if not dark:
         raise ValueError(
-            f"every pixel is 0, as in {dark.title}: there is nothing to see; if they were divided "
+            f"every pixel is 0, as in {dark_title}: there is nothing to see; if they were divided "
             "and then became integers, import what they were before"
         )
-    if dark.largest * RANGES <= bright.largest:
+    if dark * RANGES <= bright:
         raise ValueError(
-            f"pixels go up to {bright.largest:g} in {bright.title}, and only to {dark.largest:g} "
-            f"in {dark.title}: {advice}"
+            f"pixels go up to {bright:g} in {bright_title}, and only to {dark:g} in {dark_title}: "
+            "give all alike, or the values of black and white with --pixel-range"
         )
-    if bright.largest * 255 <= FEW * top * (1 - ROUNDING):
+    if bright * 255 <= FEW * top * (1 - ROUNDING):
         raise ValueError(
-            f"the largest pixel is {bright.largest:.4g}, in {bright.title}, where white would be "
-            f"{top}: were they divided twice? Give what white is: --pixel-range 0 "
-            f"{bright.largest:.4g}"
+            f"the largest pixel is {bright:.4g}, in {bright_title}, where white would be {top}: "
+            f"were they divided twice? Give what white is: --pixel-range 0 {bright:.4g}"
         )
-    is_bytes = all(kind == np.uint8 for _, kind in values)
-    return None if is_bytes and top == 255 else (0, top)
+    return None if top == 255 and all(kind == np.uint8 for _, kind in values) else (0, top)
 
 
 def _check_alike(shapes: Mapping[tuple[int, ...], str]) -> None:
@@ -175,7 +152,7 @@ def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:
 
 
 def progress(blocks: Iterator[Block], title: str) -> Iterator[Block]:
-    """A bar on a terminal, nothing elsewhere."""
+    """Shows a bar on a terminal, nothing elsewhere."""
     with tqdm(desc=title, unit=" images", leave=False, disable=None) as progress:
         for images, names in blocks:
             yield images, names

@@ -1,6 +1,5 @@
 """Files of many images to classify, with or without labels."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from mnist_jax.datasets.importing.class_names import class_name
 from mnist_jax.datasets.importing.pixels import largest_value, to_bytes
 from mnist_jax.datasets.importing.sources import TABLES
 from mnist_jax.datasets.importing.sources.arrays import Array, class_names, read_array
-from mnist_jax.datasets.importing.sources.csv_file import column_title, find_layout, read_rows
+from mnist_jax.datasets.importing.sources.csv_file import find_layout, read_rows
 from mnist_jax.datasets.importing.sources.idx import is_idx, read_header
 from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, meaning, read_members
 from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES
@@ -61,34 +60,23 @@ def read_unlabelled(
         pixel_range: The values of black and white. None for 0 and the smallest of 1, 15, 16, 255,
             1023, 4095 and 65535 that no pixel is above.
 
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It holds no such images.
+    Raises OSError where the file cannot be read, and ValueError where it holds no such images.
     """
-    if path.name.lower().endswith(TABLES):
-        read, notes = _csv_blocks(path, image_shape)
-    else:
-        read, notes = _array_blocks(path, image_shape)
+    find = _csv_blocks if path.name.lower().endswith(TABLES) else _array_blocks
+    read, notes = find(path, image_shape)
     count, largest = 0, 0.0
     for images, _, _ in read():
-        where = functools.partial(_where, path, count)
-        largest = max(largest, largest_value(images, pixel_range, where))
-        count += len(images)
+        found = largest_value(images, pixel_range, lambda i: f"image {i} of {path}", count + 1)
+        count, largest = count + len(images), max(largest, found)
     if not count:
         raise ValueError(f"{path} holds no images")
     low, high = pixel_range or (0, white(largest))
     if (low, high) != (0, 255):
         notes = [*notes, f"{path}: pixels of {low:g} to {high:g} became 0 to 255"]
-
-    def blocks() -> Iterator[Block]:
-        for images, ids, labels in read():
-            yield to_bytes(images, (low, high)), ids, labels
-
-    return Rows(blocks, notes)
-
-
-def _where(path: Path, start: int, index: int) -> str:
-    return f"image {start + index + 1} of {path}"
+    return Rows(
+        lambda: ((to_bytes(images, (low, high)), ids, labels) for images, ids, labels in read()),
+        notes,
+    )
 
 
 def _csv_blocks(
@@ -97,18 +85,15 @@ def _csv_blocks(
     layout = find_layout(path, (image_shape[0], image_shape[1]), None, math.prod(image_shape))
     if layout.shape != image_shape:
         raise ValueError(
-            f"{path} has images of {list(layout.shape)}; expected {list(image_shape)}, as those "
-            "that the network was trained on"
+            f"{path} has images of {list(layout.shape)}; the network expects {list(image_shape)}"
         )
     label = layout.label
-    notes = [f"{path}: the label is {column_title(layout, label)}"] if label is not None else []
+    notes = [f"{path}: the label is {layout.title(label)}"] if label is not None else []
 
     def blocks() -> Iterator[Block]:
-        count = 0
+        numbers = map(str, itertools.count(1))
         for images, rows in read_rows(path, layout):
-            numbers = [str(count + i + 1) for i in range(len(rows))]
-            count += len(rows)
-            ids = [row[layout.unused[0]] for _, row in rows] if layout.unused else numbers
+            ids = [row[layout.unused[0]] if layout.unused else next(numbers) for _, row in rows]
             labels = [] if label is None else [class_name(row[label]) for _, row in rows]
             yield images, ids, labels
 
@@ -133,9 +118,9 @@ def _array_blocks(
 
     def blocks() -> Iterator[Block]:
         read_labels = read_array(labels, rows) if labels else itertools.repeat(None)
-        numbers = itertools.count(1)
+        numbers = map(str, itertools.count(1))
         for some, values in zip(read_array(images, rows), read_labels, strict=False):
-            ids = [str(number) for _, number in zip(some, numbers, strict=False)]
+            ids = [*itertools.islice(numbers, len(some))]
             names = [] if values is None else class_names(values.reshape(-1), str(path))
             yield some.reshape(-1, *image_shape) if is_flat else some, ids, names
 

@@ -1,16 +1,14 @@
 """The sources of images: a reader for each kind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from mnist_jax.datasets.file_kinds import describe_file
 from mnist_jax.datasets.importing.sources.csv_file import read_csv
 from mnist_jax.datasets.importing.sources.folder import read_folders
 from mnist_jax.datasets.importing.sources.idx import TRANSPOSED, idx_files, is_idx, read_idx
 from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, numpy_files, read_numpy
-from mnist_jax.datasets.importing.sources.part import ROLES, Block, Part, Source, role
+from mnist_jax.datasets.importing.sources.part import ROLES, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 __all__ = ["Part", "Source", "open_source"]
@@ -43,9 +41,8 @@ def open_source(
     Returns:
         Its parts: "train" and one or both of "validation" and "test", or one of any name.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is none of these kinds, or several of them, or its headers are wrong.
+    Raises FileNotFoundError where there is no such file, and ValueError where it is none of these
+    kinds, or several of them, or its headers are wrong.
     """
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")
@@ -54,17 +51,12 @@ def open_source(
         is_emnist = any("emnist" in path.name.lower() and path.is_file() for path in paths)
         return source._replace(notes=[*{*source.notes, TRANSPOSED}]) if is_emnist else source
     source = _read(paths, (size[1], size[0]) if size else None, label_column, part)
-    parts = {title: _transposed(part) for title, part in source.parts.items()}
+    parts = {
+        title: part.map(lambda images, names: (images.swapaxes(1, 2), names))
+        for title, part in source.parts.items()
+    }
     notes = [note for note in source.notes if note != TRANSPOSED]
     return source._replace(parts=parts, notes=[*notes, "images were transposed"])
-
-
-def _transposed(part: Part) -> Part:
-    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
-        for images, names in part.blocks(keep):
-            yield images.swapaxes(1, 2), names
-
-    return part._replace(blocks=blocks)
 
 
 def _read(
@@ -92,16 +84,14 @@ def _read(
         )
     if kind == "a folder":
         return read_folders(paths)
-    sources = {
-        part: read_csv(by_role[part], size, label_column) for part in ROLES if part in by_role
-    }
-    labels = " and ".join(dict.fromkeys(source.labels for source in sources.values()))
+    names = [part for part in ROLES if part in by_role]
+    sources = [read_csv(by_role[part], size, label_column) for part in names]
     return Source(
-        sources["train"].kind,
-        labels,
-        {part: next(iter(source.parts.values())) for part, source in sources.items()},
-        [line for source in sources.values() for line in source.ignored],
-        [*dict.fromkeys(note for source in sources.values() for note in source.notes)],
+        sources[0].kind,
+        " and ".join(dict.fromkeys(source.labels for source in sources)),
+        {part: source.parts["all"] for part, source in zip(names, sources, strict=True)},
+        [line for source in sources for line in source.ignored],
+        [*dict.fromkeys(note for source in sources for note in source.notes)],
     )
 
 
@@ -122,9 +112,8 @@ def _kind(path: Path) -> str:
         raise ValueError(f"{path} is empty; expected {KINDS}")
     if is_idx(head):
         return "IDX files"
-    if head.startswith(b"PK\x03\x04") and is_npz(path):
-        return "NumPy's files"
-    if head.startswith(MAGIC) and not path.name.lower().endswith(".gz"):
+    is_npy = head.startswith(MAGIC) and path.suffix.lower() != ".gz"
+    if is_npy or (head.startswith(b"PK\x03\x04") and is_npz(path)):
         return "NumPy's files"
     if path.name.lower().endswith(TABLES):
         return "a .csv file"

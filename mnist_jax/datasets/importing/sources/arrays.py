@@ -45,6 +45,7 @@ PURPOSES = {
     "test": "test with",
     "all": "train on or test with",
 }
+ONE_LABEL = "must hold one label an image, [N] or [N, 1]"
 # A part ("train", "validation", "test" or "all"), and "images" or "labels".
 Arrays = Mapping[tuple[str, str], Array]
 
@@ -64,9 +65,8 @@ def array_parts(
 ) -> dict[str, Part]:
     """Returns the parts of a source, "train" first; see `array_part` for the arguments.
 
-    Raises:
-        ValueError: images lack their labels, or labels their images; or the arrays of one part have
-            its name and those of another have none.
+    Raises ValueError where images lack their labels, or labels their images; or where the arrays of
+    one part have its name and those of another have none.
     """
     parts = sorted({part for part, _ in arrays}, reverse=True)
     if len(parts) > 1 and "all" in parts:
@@ -77,9 +77,8 @@ def array_parts(
     for part in parts:
         for one, other in (("images", "labels"), ("labels", "images")):
             if (part, one) not in arrays:
-                raise ValueError(
-                    f"the {one} that belong to {arrays[part, other].title} are missing"
-                )
+                other = arrays[part, other].title
+                raise ValueError(f"the {one} that belong to {other} are missing")
     return {
         part: array_part(arrays[part, "images"], arrays[part, "labels"], size, first_column)
         for part in parts
@@ -98,8 +97,7 @@ def array_part(
         size: H, W of images that are rows of pixels; None where these are square.
         first_column: whether the labels are the first column of an [N, columns], as in QMNIST.
 
-    Raises:
-        ValueError: the arrays are others, or not of one length.
+    Raises ValueError where the arrays are others, or not of one length.
     """
     if images.dtype.kind not in "buif":
         raise ValueError(f"{images.title} must hold real numbers, found {images.dtype}")
@@ -107,31 +105,20 @@ def array_part(
         raise ValueError(f"{labels.title} must hold integers or strings, found {labels.dtype}")
     is_wide = len(labels.shape) == 2 and labels.shape[1] > 1 and labels.dtype.kind not in "US"
     if not is_wide and (not labels.shape or labels.shape[1:] not in ((), (1,))):
-        raise ValueError(
-            f"{labels.title} must hold one label an image, [N] or [N, 1], "
-            f"found {list(labels.shape)}"
-        )
+        raise ValueError(f"{labels.title} {ONE_LABEL}, found {list(labels.shape)}")
     if len(images.shape) not in (2, 3, 4) or not math.prod(images.shape):
         raise ValueError(
             f"{images.title} must hold images, [N, H, W], [N, H, W, C] or [N, pixels], found "
             f"{list(images.shape)}"
         )
     if labels.shape[0] != images.shape[0]:
-        is_last = labels.shape[0] == images.shape[-1]
+        hint = "; its images are along the last axis: save np.moveaxis(x, -1, 0)"
         raise ValueError(
             f"{images.title} has {images.shape[0]:,} images, but {labels.title} has "
-            f"{labels.shape[0]:,} labels"
-            + (
-                "; its images are along the last axis: save np.moveaxis(x, -1, 0)"
-                if is_last
-                else ""
-            )
+            f"{labels.shape[0]:,} labels{hint if labels.shape[0] == images.shape[-1] else ''}"
         )
-    shape = _image_shape(images, size)
-    return Part(
-        functools.partial(_blocks, images, labels, shape, first_column),
-        lambda index: f"image {index} of {images.title}",
-    )
+    blocks = functools.partial(_blocks, images, labels, _image_shape(images, size), first_column)
+    return Part(blocks, lambda index: f"image {index} of {images.title}")
 
 
 def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int, int]:
@@ -143,15 +130,14 @@ def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int,
     if len(images.shape) == 2:
         return flat_shape(images.shape[1], size, images.title)
     height, width, channels = (*images.shape[1:], 1)[:3]
+    expected = f"they must be the last axis of [N, H, W, C], found {list(images.shape)}"
     if height in (1, 3, 4) and channels > max(3, height):
         raise ValueError(
-            f"{images.title} has its channels first, {list(images.shape)}; they must be the last "
-            "axis of [N, H, W, C]: save np.moveaxis(x, 1, -1)"
+            f"{images.title} has its channels first; {expected}: save np.moveaxis(x, 1, -1)"
         )
     if channels > MAX_CHANNELS:
         raise ValueError(
-            f"{images.title} has {channels} channels, at most {MAX_CHANNELS} fit: they must be the "
-            f"last axis of [N, H, W, C], found {list(images.shape)}"
+            f"{images.title} has {channels} channels, at most {MAX_CHANNELS} fit: {expected}"
         )
     return height, width, channels
 
@@ -189,7 +175,7 @@ def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndar
         return values[:, 0]
     for row in values[~is_one_hot]:
         raise ValueError(
-            f"{title} must hold one label an image, [N] or [N, 1], or rows of a 1 and else 0s, "
+            f"{title} {ONE_LABEL}, or rows of a 1 and else 0s, "
             f"found {', '.join(map(str, row.tolist())):.60} in a row of {values.shape[1]}"
         )
     return values.argmax(1)

@@ -25,15 +25,7 @@ from mnist_jax.datasets.importing.sources.part import (
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 LABEL_NAMES = {
-    "label",
-    "labels",
-    "class",
-    "target",
-    "y",
-    "digit",
-    "letter",
-    "character",
-    "category",
+    *("label", "labels", "class", "target", "y", "category", "digit", "letter", "character"),
 }
 INDEX_NAMES = "|unnamed: ?[0-9]+|id|ids|index|idx|row|image_?id|row_?id"
 SAMPLE = 500  # rows that tell which column is the label where none is named
@@ -61,32 +53,29 @@ class Layout(NamedTuple):
     unused: list[int]
     delimiter: str | None
 
+    def title(self, index: int) -> str:
+        """Returns a column's name in messages."""
+        name = f"{self.names[index]!r} ({index + 1})" if self.names else str(index + 1)
+        return f"the column {name}"
+
 
 def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None = None) -> Source:
     """Finds the columns of a file, which may be packed by gzip, from some of its rows.
 
     Args and errors: as of `find_layout`.
     """
-    layout = find_layout(path, size, label_column)
-    blocks = functools.partial(_blocks, path, layout)
-    left_out = [f"{path}: {column_title(layout, index)}" for index in layout.unused]
-    part = Part(blocks, lambda index: f"image {index} of {path}")
-    names, label = layout.names, column_title(layout, layout.label or 0)
-    notes = []
-    if layout.shape[2] == 3 and not any("*" in _pattern(name)[0] for name in names):
+    layout, notes = find_layout(path, size, label_column), []
+    if layout.shape[2] == 3 and not any("*" in _pattern(name)[0] for name in layout.names):
         notes.append(COLOUR_ROWS)
-    if names and all(map(_is_number, names)):
+    if layout.names and all(_number(name) is not None for name in layout.names):
         notes.append(
-            f"the first row of {path} ({_shown(names)}) was taken for names; if it is an image, "
-            "add a row of names above it"
+            f"the first row of {path} ({_shown(layout.names)}) was taken for names; if it is an "
+            "image, add a row of names above it"
         )
-    return Source("a CSV file", label, {"all": part}, left_out, notes)
-
-
-def column_title(layout: Layout, index: int) -> str:
-    """Returns a column as a message names it."""
-    name = f"{layout.names[index]!r} ({index + 1})" if layout.names else str(index + 1)
-    return f"the column {name}"
+    blocks = functools.partial(_blocks, path, layout)
+    images = Part(blocks, lambda index: f"image {index} of {path}")
+    left_out = [f"{path}: {layout.title(index)}" for index in layout.unused]
+    return Source("a CSV file", layout.title(layout.label or 0), {"all": images}, left_out, notes)
 
 
 def find_layout(
@@ -107,27 +96,27 @@ def find_layout(
         label_column: the name or the number (from 1) of the label's column; None to find it.
         num_pixels: number of pixels where it is known: then there may be no label.
 
-    Raises:
-        ValueError: the rows are not of that kind, or do not tell the label.
+    Raises ValueError where the rows are not of that kind, or do not tell the label.
     """
     first = next(_lines(path), None)
     if first is None:
         raise ValueError(f"{path} is empty; expected rows of pixels, with a label")
-    delimiter = _delimiter(first[1])
+    delimiter = find_delimiter(first[1])
     names = [name.strip() for name in _fields(path, *first, delimiter)]
-    if len(names) < 2:
+    width = len(names)
+    if width < 2:
         raise ValueError(f"{path} must have rows of a label and pixels, separated by commas")
     has_header = _is_header(names)
     unused = [
         index
         for index, name in enumerate(names)
         if (re.fullmatch(INDEX_NAMES, name.lower()) and has_header)
-        or (not name and index == len(names) - 1)  # a comma at the end of each row
+        or (not name and index == width - 1)  # a comma at the end of each row
     ]
-    used = [index for index in range(len(names)) if index not in unused]
+    used = [index for index in range(width) if index not in unused]
     is_named = (
         has_header
-        and not all(map(_is_number, names))
+        and any(_number(name) is None for name in names)
         and not _counts_label([names[index] for index in used], size)
     )
     if num_pixels and not 0 <= len(used) - num_pixels <= (len(used) if is_named else 1):
@@ -136,39 +125,33 @@ def find_layout(
             "image that the network was trained on, and a label or none"
         )
     if label_column is not None:
-        label = _chosen(path, names if has_header else [], label_column, len(names))
+        label = _chosen(path, names if has_header else [], label_column.strip(), width)
     elif len(used) == num_pixels:
         label = None
     elif is_named:
-        try:
-            label = _named(path, names, used)
-        except ValueError:
-            if not num_pixels:
-                raise
-            label = None  # images can be classified without
+        label = _named(path, names, used, may_lack=num_pixels is not None)
     else:
         rows = [_fields(path, *line, delimiter) for line in _spread(path)[has_header:]]
-        label = _unlike(path, [row for row in rows if len(row) == len(names)], used)
+        label = _unlike(path, [row for row in rows if len(row) == width], used)
     pixels = [index for index in used if index != label]
     if is_named:
         pixels, shape = _ordered(path, names, pixels, size)
-        unused = [index for index in range(len(names)) if index not in (*pixels, label)]
+        unused = [index for index in range(width) if index not in (*pixels, label)]
     else:
         shape = flat_shape(len(pixels), size, str(path))
-    return Layout(len(names), label, pixels, shape, names if has_header else [], unused, delimiter)
+    return Layout(width, label, pixels, shape, names if has_header else [], unused, delimiter)
 
 
-def _is_number(field: str) -> bool:
-    try:
-        float(field.replace(",", "."))  # a decimal comma, where semicolons separate columns
-    except ValueError:
-        return False
-    return "_" not in field
+def _number(field: str) -> float | None:
+    """Returns the number in a field, which may have a decimal comma; None where it is none."""
+    with contextlib.suppress(ValueError):
+        return None if "_" in field else float(field.replace(",", "."))
+    return None
 
 
 def _is_header(names: Sequence[str]) -> bool:
     """Tells whether a row names columns: by words, by counting, or as pandas has it."""
-    words = [name for name in names if not _is_number(name)]
+    words = [name for name in names if _number(name) is None]
     if 2 * len(words) > len(names):
         return True
     seen: Counter[str] = Counter()
@@ -188,20 +171,18 @@ def _is_header(names: Sequence[str]) -> bool:
 
 
 def _shown(names: Sequence[str]) -> str:
-    some = [*names[:3], "...", *names[-2:]] if len(names) > 6 else names
-    return ", ".join(repr(name) if name != "..." else name for name in some)[:200]
+    some = [*map(repr, names)]
+    return ", ".join([*some[:3], "...", *some[-2:]] if len(some) > 6 else some)[:200]
 
 
 def _chosen(path: Path, names: Sequence[str], column: str, width: int) -> int:
     """Returns the index of a column that is given by its name or its number."""
-    if names.count(column.strip()) == 1:
-        return names.index(column.strip())
+    if names.count(column) == 1:
+        return names.index(column)
     if column.isdecimal() and 1 <= int(column) <= width:
         return int(column) - 1
-    raise ValueError(
-        f"{path} has no column {column!r:.60}; expected a number from 1 to {width}"
-        + (f" or a name: {_shown(names)}" if names else "")
-    )
+    expected = f"a number from 1 to {width}" + (f" or a name: {_shown(names)}" if names else "")
+    raise ValueError(f"{path} has no column {column!r:.60}; expected {expected}")
 
 
 def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
@@ -226,28 +207,29 @@ def _pixel_pattern(names: Sequence[str]) -> str | None:
 
 def _counts_label(names: Sequence[str], size: tuple[int, int] | None) -> bool:
     """Tells whether the label is numbered like the pixels: V1 to V785."""
-    if len({_pattern(name)[0] for name in names}) > 1:
-        return False
-    with contextlib.suppress(ValueError):
-        return not flat_shape(len(names), size, "")
-    with contextlib.suppress(ValueError):
-        return bool(flat_shape(len(names) - 1, size, ""))
+    if len({_pattern(name)[0] for name in names}) == 1:
+        for num_pixels in (len(names), len(names) - 1):
+            with contextlib.suppress(ValueError):
+                flat_shape(num_pixels, size, "")
+                return num_pixels < len(names)
     return False
 
 
-def _named(path: Path, names: Sequence[str], used: Sequence[int]) -> int:
-    """Returns the index of the label's column, by the names."""
+def _named(path: Path, names: Sequence[str], used: Sequence[int], may_lack: bool) -> int | None:
+    """Returns the index of the label's column, by the names; None where it may lack one."""
     pattern = _pixel_pattern([names[index] for index in used])
     others = [index for index in used if pattern and _pattern(names[index])[0] != pattern]
     known = [index for index in used if names[index].lower() in LABEL_NAMES]
     for candidates in (known, others):
         if len(candidates) == 1:
             return candidates[0]
+    if may_lack:
+        return None
     shown = _shown([names[index] for index in known or others or used])
     if pattern and not (known or others):
         raise ValueError(
             f"{path} has no label column (its columns are {shown}): it cannot be trained on; "
-            "import a file with labels alone, or name the column with --label-column"
+            "import a file with labels, or name the column with --label-column"
         )
     raise ValueError(
         f"{path} has {'several columns' if known or others else 'no column'} that could be the "
@@ -262,10 +244,9 @@ def _ordered(
     pattern = _pixel_pattern([names[index] for index in pixels])
     if pattern is None:
         if any(re.search("[0-9]", names[index]) for index in pixels):
-            shown = _shown([names[index] for index in pixels])
             raise ValueError(
-                f"{path} has columns of several kinds: {shown}; expected a label and pixels that "
-                "are numbered alike"
+                f"{path} has columns of several kinds: {_shown([names[i] for i in pixels])}; "
+                "expected a label and pixels that are numbered alike"
             )
         return [*pixels], flat_shape(len(pixels), size, str(path))
     keys = {index: _pattern(names[index]) for index in pixels}
@@ -286,36 +267,30 @@ def _ordered(
             f"{path} has pixels named {_shown([names[index] for index in order])}; expected one "
             "number a pixel, or its row and its column"
         )
-    if len(grid) == 2:
-        in_columns = sorted(places, key=lambda index: places[index][1::-1])
-        # Files have their rows one by one; one that has its columns so may mean either.
-        if not re.search("[a-wyz]", pattern) and grid[0] > 1 and in_columns == [*places]:
-            one, other = places[in_columns[1]][:2]
-            raise ValueError(
-                f"{path} does not say whether the row or the column is first in "
-                f"{names[in_columns[1]]!r}: name it r{one}c{other} or x{one}y{other}, as it is"
-            )
-        return order, (grid[0], grid[1], colours)
-    return order, flat_shape(len(order), size, str(path))
+    if len(grid) == 1:
+        return order, flat_shape(len(order), size, str(path))
+    in_columns = sorted(places, key=lambda index: places[index][1::-1])
+    # Files have their rows one by one; one that has its columns so may mean either.
+    if not re.search("[a-wyz]", pattern) and grid[0] > 1 and in_columns == [*places]:
+        one, other = places[in_columns[1]][:2]
+        raise ValueError(
+            f"{path} does not say whether the row or the column is first in "
+            f"{names[in_columns[1]]!r}: name it r{one}c{other} or x{one}y{other}, as it is"
+        )
+    return order, (grid[0], grid[1], colours)
 
 
 def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> int:
     """Returns the column of the label, the first or the last one, by the values of some rows."""
-    words = [
-        index for index in used if 2 * sum(not _is_number(row[index]) for row in rows) > len(rows)
-    ]
+    numbers = {index: [_number(row[index]) for row in rows] for index in used}
+    words = [index for index in used if 2 * numbers[index].count(None) > len(rows)]
     if len(words) == 1 or len(used) < 4 or len(rows) < 2:
         return (words or used)[0]
 
     def difference(one: int, other: int) -> float:
         """The total variation distance of two columns' values."""
-        values = [
-            np.array(
-                [float(row[index].replace(",", ".")) for row in rows if _is_number(row[index])]
-            )
-            for index in (one, other)
-        ]
-        values = [column[np.isfinite(column)] for column in values]
+        found = (np.array([x for x in numbers[index] if x is not None]) for index in (one, other))
+        values = [column[np.isfinite(column)] for column in found]
         if not all(map(len, values)):
             return 1
         edges = np.histogram_bin_edges(np.concatenate(values), 16)
@@ -346,11 +321,11 @@ def _spread(path: Path) -> list[tuple[int, str]]:
     return kept
 
 
-def _delimiter(line: str) -> str | None:
+def find_delimiter(line: str) -> str | None:
     """Returns the character that separates a line's columns; None for blanks."""
     line = re.sub('"[^"]*"', "", line)
     counts = {mark: line.count(mark) for mark in "\t;,"}
-    if counts[";"] and counts[";"] + 1 >= counts[","] >= 0 and counts[";"] > counts["\t"]:
+    if counts[";"] and counts[";"] + 1 >= counts[","] and counts[";"] > counts["\t"]:
         return ";"  # whatever commas there are begin decimals
     if not any(counts.values()):
         return None if len(line.split()) > 1 else ","
@@ -386,38 +361,34 @@ def read_rows(
                     f"{path}, line {number}: it has {len(row):,} columns, the first line has "
                     f"{layout.width:,}"
                 )
-        yield _pixels(path, block, layout).reshape(-1, *layout.shape), rows
+        text = [line.replace(",", ".") if layout.delimiter == ";" else line for _, line in block]
+        options = {"delimiter": layout.delimiter, "comments": None, "quotechar": '"', "ndmin": 2}
+        try:
+            pixels = np.loadtxt(text, np.float64, usecols=layout.pixels, **options)
+        except ValueError as error:
+            for number, row in rows:
+                for field in (row[index] for index in layout.pixels):
+                    if _number(field) is None:
+                        raise ValueError(
+                            f"{path}, line {number}: the pixel {field[:40]!r} is not a number"
+                        ) from None
+            raise ValueError(f"{path}, near line {block[0][0]}: {error}") from error
+        yield pixels.reshape(-1, *layout.shape), rows
 
 
 def _label(path: Path, number: int, field: str) -> str:
     label = field.strip()
-    if _is_number(label):
-        label = label.replace(",", ".")
-        if not float(label).is_integer():
-            raise ValueError(
-                f"{path}, line {number}: the label {label[:40]!r} is neither an integer nor a "
-                "name; name the column of the labels with --label-column"
-            )
-    elif not label:
+    if not label:
         raise ValueError(f"{path}, line {number}: the label is missing; expected a name")
-    return label
-
-
-def _pixels(path: Path, block: Sequence[tuple[int, str]], layout: Layout) -> np.ndarray:
-    """Returns the pixels of some lines, float64 [n, pixels]."""
-    text = [line.replace(",", ".") if layout.delimiter == ";" else line for _, line in block]
-    options = {"delimiter": layout.delimiter, "comments": None, "quotechar": '"', "ndmin": 2}
-    try:
-        return np.loadtxt(text, np.float64, usecols=layout.pixels, **options)
-    except ValueError as error:
-        for number, line in block:
-            row = _fields(path, number, line, layout.delimiter)
-            for index in layout.pixels:
-                if not _is_number(row[index]):
-                    raise ValueError(
-                        f"{path}, line {number}: the pixel {row[index][:40]!r} is not a number"
-                    ) from None
-        raise ValueError(f"{path}, near line {block[0][0]}: {error}") from error
+    value = _number(label)
+    if value is None:
+        return label
+    if not value.is_integer():
+        raise ValueError(
+            f"{path}, line {number}: the label {label[:40]!r} is neither an integer nor a name; "
+            "name the column of the labels with --label-column"
+        )
+    return label.replace(",", ".")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -429,17 +400,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         number = 0
         while line := text.readline(MAX_LINE + 1):
             number += 1
+            problem = ""
             if len(line) > MAX_LINE:
-                raise ValueError(
-                    f"{path}, line {number}: it is longer than {MAX_LINE:,} bytes; expected a "
-                    "label and pixels"
-                )
-            if "\0" in line:
-                raise ValueError(f"{path}, line {number}: it has NUL bytes, so it is no text")
-            if not line.isascii() and re.search("[\udc80-\udcff]", line):
-                raise ValueError(f"{path}, line {number}: it is not UTF-8; save the table as that")
+                problem = f"is longer than {MAX_LINE:,} bytes; expected a label and pixels"
+            elif "\0" in line:
+                problem = "has NUL bytes, so it is no text"
+            elif not line.isascii() and re.search("[\udc80-\udcff]", line):
+                problem = "is not UTF-8; save the table as that"
+            if problem:
+                raise ValueError(f"{path}, line {number}: it {problem}")
             line = line.strip("\r\n")
-            if number == 1 and re.fullmatch("sep=.", line.strip()):
-                continue  # Excel's own
-            if line.strip(" \t"):
+            is_of_excel = number == 1 and re.fullmatch("sep=.", line.strip())
+            if line.strip(" \t") and not is_of_excel:
                 yield number, line

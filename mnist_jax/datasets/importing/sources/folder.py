@@ -38,15 +38,12 @@ class Folder(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found so far.
+    """The places and columns of labels found below a root so far, and what is of no use there.
 
-    Attributes:
-        places: the places of the labels.
-        columns: the names of the columns of labels in tables.
-        unused: names in each table that stand for no image so far.
-        ignored: what is of no use.
+    The names in each table that stand for no image so far are `unused`.
     """
 
+    root: Path
     places: list[str]
     columns: set[str]
     unused: dict[Path, set[str]]
@@ -64,31 +61,27 @@ def read_folders(paths: Sequence[Path]) -> Source:
             images whose labels are in a table, see `find_table`; or one in which there is one such
             folder. Or several, whose names tell the parts.
 
-    Raises:
-        ValueError: there are no such folders, or they tell no labels.
+    Raises ValueError where there are no such folders, or they tell no labels.
     """
-    found = Found([], set(), {}, [])
+    found = Found(Path(), [], set(), {}, [])
     parts: dict[str, Examples] = {}
     for path in sorted(paths, key=lambda path: [*ROLES, "all"].index(role(path))):
-        tree = _scan(path)
-        below = _parts(tree, tree.path, found)
+        below = _parts(_scan(path), found._replace(root=path))
         if len(paths) > 1 and len(below) > 1:
             raise ValueError(f"{path} has several parts itself; give it alone, or folders of one")
         parts |= below if len(paths) == 1 else {role(path): next(iter(below.values()))}
     memory = Memory()
+    for files in parts.values():
+        files.sort(key=lambda example: (natural(example[0].name), natural(example[1])))
     ignored = [line for line in found.ignored if Path(line) not in found.unused]
     for path, names in found.unused.items():
         ignored += [f"{path} ({len(names):,} rows without an image)"] if names else []
     return Source(
         "image files",
         " and ".join(dict.fromkeys(found.places)),
-        {part: picture_part(_ordered(files), memory) for part, files in parts.items()},
+        {part: picture_part(files, memory) for part, files in parts.items()},
         ignored,
     )
-
-
-def _ordered(files: Examples) -> Examples:
-    return sorted(files, key=lambda example: (natural(example[0].name), natural(example[1])))
 
 
 def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
@@ -135,22 +128,19 @@ def _flat(folder: Folder) -> Folder | None:
     return _flat(only) if only and _is_generic(only) else None
 
 
-def _parts(folder: Folder, root: Path, found: Found) -> dict[str, Examples]:
+def _parts(folder: Folder, found: Found) -> dict[str, Examples]:
     """Returns the parts in a folder: by the names of the folders in it, or "all"."""
     split = [below for below in folder.folders if role(below.path) != "all"]
-    if any(not _flat(below) for below in split) or (
-        split and all(_is_generic(below) for below in folder.folders)
-    ):
-        return _split_parts(folder, split, root, found)
+    is_split = split and all(map(_is_generic, folder.folders))
+    if is_split or not all(map(_flat, split)):
+        return _split_parts(folder, split, found)
     if len(folder.folders) == 1 and not folder.folders[0].images:
         found.ignored.extend([*folder.others, *map(str, folder.images)])
-        return _parts(folder.folders[0], root, found)
-    return {"all": _examples(folder, root, "all", found)}
+        return _parts(folder.folders[0], found)
+    return {"all": _examples(folder, "all", found)}
 
 
-def _split_parts(
-    folder: Folder, split: Sequence[Folder], root: Path, found: Found
-) -> dict[str, Examples]:
+def _split_parts(folder: Folder, split: Sequence[Folder], found: Found) -> dict[str, Examples]:
     by_role: dict[str, Folder] = {}
     for part in ROLES:
         of_part = [below for below in split if role(below.path) == part]
@@ -161,9 +151,9 @@ def _split_parts(
         if of_part:
             by_role[part] = of_part[0]
     if len(by_role) > 1 and "train" not in by_role:
+        names = ", ".join(below.path.name for below in split)
         raise ValueError(
-            f"{folder.path} holds {', '.join(below.path.name for below in split)}, but no folder "
-            "to train on; expected train/CLASS/IMAGE, too"
+            f"{folder.path} holds {names}, but no folder to train on; expected train/CLASS/IMAGE"
         )
     for line in folder.others:
         empty = Path(line.removesuffix(EMPTY))
@@ -174,7 +164,7 @@ def _split_parts(
     parts = {}
     for part, below in by_role.items():
         try:
-            parts[part] = _examples(below, root, part, found)
+            parts[part] = _examples(below, part, found)
         except NoLabelsError:
             if not parts:
                 raise
@@ -182,20 +172,16 @@ def _split_parts(
     return parts
 
 
-def _examples(folder: Folder, root: Path, part: str, found: Found) -> Examples:
+def _examples(folder: Folder, part: str, found: Found) -> Examples:
     """Returns the images of a part, by folders of classes or by a table."""
     while len(folder.folders) == 1 and not folder.images and not _flat(folder.folders[0]):
         found.ignored.extend(folder.others)
         folder = folder.folders[0]
     flat = _flat(folder)
-    if (
-        flat is None
-        and not folder.images
-        and all(below.path.name.lower() in GENERIC for below in folder.folders)
+    if flat or (
+        not folder.images and all(below.path.name.lower() in GENERIC for below in folder.folders)
     ):
-        flat = folder
-    if flat:
-        return _labelled_by_table(flat, root, part, found)
+        return _labelled_by_table(flat or folder, part, found)
     found.ignored.extend([*folder.others, *map(str, folder.images)])
     found.places.append("the folders' names")
     examples, names = [], set()
@@ -214,12 +200,12 @@ def _examples(folder: Folder, root: Path, part: str, found: Found) -> Examples:
     return examples
 
 
-def _labelled_by_table(flat: Folder, root: Path, part: str, found: Found) -> Examples:
+def _labelled_by_table(flat: Folder, part: str, found: Found) -> Examples:
     if not flat.images:
         names = [below.path.name for below in flat.folders] + [*map(os.path.basename, flat.others)]
         but = f", but {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
         raise ValueError(f"{flat.path} holds no folders of classes{but}; {EXPECTED}")
-    table = find_table(flat.path, root, flat.images, part, found.columns)
+    table = find_table(flat.path, found.root, flat.images, part, found.columns)
     if table is None:
         raise NoLabelsError(
             f"{flat.path} holds no folders of classes, but {len(flat.images):,} images such as "

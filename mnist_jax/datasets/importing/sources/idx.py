@@ -3,7 +3,7 @@
 import functools
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +44,8 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
             and "test" or "t10k", tell the parts.
         part: the one to take of several datasets, such as "letters" of EMNIST's.
 
-    Raises:
-        ValueError: an image file lacks its labels, two files are for the same, or a header is not
-            that of images or labels.
+    Raises ValueError where an image file lacks its labels, two files are for the same, or a header
+    is not that of images or labels.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
     files = _once(found)
@@ -78,8 +77,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     mappings = {path for path in map(_mapping, files) if path.is_file()}
     if len(mappings) == 1:
         (mapping,) = mappings
-        names = _names(mapping)
-        parts = {title: _named(part, names, mapping) for title, part in parts.items()}
+        parts = _named(parts, mapping)
         text += f", named by {mapping.name}"
     inside = {inner for path in paths if path.is_dir() for inner in path.iterdir()}
     used = {*files, *mappings, *(folder for path in files for folder in path.parents)}
@@ -93,18 +91,16 @@ def _once(files: Sequence[Path]) -> list[Path]:
     """Leaves out files that are there unpacked, too, or in a folder that has their name."""
     chosen: dict[tuple[Path, str], tuple[bool, bool]] = {}
     kept = []
-    kinds = [(bool(re.fullmatch(USUAL_NAME, path.parent.name)), _is_gz(path)) for path in files]
-    for (inside, packed), path in sorted(zip(kinds, files, strict=True)):
+    for inside, packed, path in sorted(
+        (bool(re.fullmatch(USUAL_NAME, path.parent.name)), path.suffix.lower() == ".gz", path)
+        for path in files
+    ):
         folder = path.parent.parent if inside else path.parent
         name = path.name[:-3] if packed else path.name
         key = folder, name.lower().replace(".", "-")
         if chosen.setdefault(key, (inside, packed)) == (inside, packed):
             kept.append(path)
     return kept
-
-
-def _is_gz(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
 
 
 def _dataset(path: Path) -> str:
@@ -127,30 +123,26 @@ def _mapping(path: Path) -> Path:
     return path.with_name(f"{_dataset(path)}-mapping.txt")
 
 
-def _names(path: Path) -> dict[str, str]:
-    """Returns names of labels, by a file of EMNIST: a label and codes of its characters a line."""
+def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:
+    """Names the labels of parts by a file of EMNIST: a label and codes of its characters a line."""
     with reading(path):
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     try:
         names = {str(int(label)): chr(int(code)) for label, code, *_ in filter(None, lines)}
     except (ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path} must have a label and the code of its character in each line, as EMNIST's "
-            "files have: correct it, or move it away"
+            f"{path} must have a label and the code of its character in each line: correct it, or "
+            "move it away"
         ) from error
     if len({*names.values()}) < len(names):
         raise ValueError(f"{path} has one character for two labels: correct it, or move it away")
-    return names
 
+    def name(images: np.ndarray, labels: list[str]) -> Block:
+        for label in {*labels} - {*names}:
+            raise ValueError(f"{path} has no line for the label {label}")
+        return images, [names[label] for label in labels]
 
-def _named(part: Part, names: dict[str, str], title: Path) -> Part:
-    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
-        for images, labels in part.blocks(keep):
-            for label in {*labels} - {*names}:
-                raise ValueError(f"{title} has no line for the label {label}")
-            yield images, [names[label] for label in labels]
-
-    return part._replace(blocks=blocks)
+    return {title: part.map(name) for title, part in parts.items()}
 
 
 def read_header(path: Path) -> Array:

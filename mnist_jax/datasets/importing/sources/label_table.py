@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mnist_jax.datasets.importing.sources.csv_file import LABEL_NAMES, find_delimiter
 from mnist_jax.datasets.importing.sources.part import role
 from mnist_jax.datasets.importing.sources.streams import reading
 
@@ -16,10 +17,8 @@ FILE_COLUMNS = {
     *("filename", "file", "image", "imagename", "imageid", "imagepath", "img", "id", "idcode"),
     *("name", "path", "filepath"),
 }
-LABEL_COLUMNS = {
-    *("label", "labels", "class", "classes", "classid", "classname", "labelname", "target", "y"),
-    *("category", "digit"),
-}
+LABEL_COLUMNS = LABEL_NAMES - {"letter", "character"}
+LABEL_COLUMNS |= {"classes", "classid", "classname", "labelname"}
 # What tells the part of each file; folders tell it here.
 PART_COLUMNS = {
     *("split", "set", "subset", "dataset", "partition", "usage", "istrain", "isvalid", "istest"),
@@ -33,16 +32,16 @@ class LabelTable(NamedTuple):
 
     Attributes:
         path: the table.
-        title: the table and its column, as a message names them.
         column: the name of the label's column; empty where the columns have none.
+        title: the table and its column, as a message names them.
         labels: the labels, by file.
         names: names of files in the table.
         used: names among them that stand for these files.
     """
 
     path: Path
-    title: str
     column: str
+    title: str
     labels: dict[Path, str]
     names: set[str]
     used: set[str]
@@ -65,12 +64,10 @@ def find_table(
         columns: the columns of the labels in the tables of other parts. Where there are none,
             the second of two columns is the label, whatever its name.
 
-    Raises:
-        ValueError: a table is damaged, has several columns that could be the label, or two labels
-            for a file; or two tables differ.
+    Raises ValueError where a table is damaged, has several columns that could be the label, or two
+    labels for a file; or where two tables differ.
     """
-    place = folder
-    while True:
+    for place in (folder, *folder.parents):
         paths = sorted(path for path in place.iterdir() if _may_be_table(path, part))
         tables = [table for path in paths if (table := _read(path, folder, images, part, columns))]
         for one, other in itertools.pairwise(tables):
@@ -80,8 +77,8 @@ def find_table(
                     "leave one table there"
                 )
         if tables or place == root:
-            return tables[0] if tables else None
-        place = place.parent
+            return next(iter(tables), None)
+    return None
 
 
 def _may_be_table(path: Path, part: str) -> bool:
@@ -104,7 +101,7 @@ def _read(
     with reading(path):
         text = path.read_text(encoding="utf-8-sig")
         rows = _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(text)
-    if len(rows) < 1 or not 2 <= len(rows[0]) <= MAX_COLUMNS:
+    if not rows or not 2 <= len(rows[0]) <= MAX_COLUMNS:
         return None
     by_name = _names(path.parent, folder, images)
     suffixes = tuple({image.suffix for image in images})
@@ -114,31 +111,30 @@ def _read(
     header = [field.strip() for field in rows[0]] if has_header else [""] * len(rows[0])
     rows = [row for row in rows[has_header:] if len(row) == len(header)]
     files = _file_column(header, rows, by_name)
-    if files is None:
-        return None
-    label = _label_column(path, header, files, columns)
-    if label is None:
+    label = None if files is None else _label_column(path, header, files, columns)
+    if files is None or label is None:
         return None
     labels: dict[Path, str] = {}
-    names = {_plain_path(row[files]) for row in rows}
-    for row in rows:
-        image, name = by_name.get(_plain_path(row[files])), row[label].strip()
-        if image and name and labels.setdefault(image, name) != name:
-            raise ValueError(f"{path} gives {image} two labels, {labels[image]!r} and {name!r}")
-        if image and name.startswith(("[", "{")):
-            raise ValueError(f"{path} gives {image} the label {name:.40}; expected one class")
+    names = [_plain_path(row[files]) for row in rows]
+    for name, row in zip(names, rows, strict=True):
+        image, text = by_name.get(name), row[label].strip()
+        if image and text and labels.setdefault(image, text) != text:
+            raise ValueError(f"{path} gives {image} two labels, {labels[image]!r} and {text!r}")
+        if image and text.startswith(("[", "{")):
+            raise ValueError(f"{path} gives {image} the label {text:.40}; expected one class")
     column = header[label]
-    if column and not _is_label(column) and 2 * len({*labels.values()}) > len(labels):
-        return None  # hardly two images of a class: it tells something else
+    is_other = column and not _is_label(column) and 2 * len({*labels.values()}) > len(labels)
+    if is_other or not labels:  # hardly two images of a class: it tells something else
+        return None
     for i, name in enumerate(header):
         if part == "all" and _plain(name) in PART_COLUMNS and len({row[i] for row in rows}) > 1:
             raise ValueError(
                 f"{path} tells the parts in the column {name!r}, which is not read; put the images "
                 "of each part into a folder of its name"
             )
-    title = f"{path}, column {column or label + 1}"
     used = {name for name in names if by_name.get(name) in labels}
-    return LabelTable(path, title, column, labels, names, used) if labels else None
+    title = f"{path}, column {column or label + 1}"
+    return LabelTable(path, column, title, labels, {*names}, used)
 
 
 def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]:
@@ -152,24 +148,21 @@ def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]
 
 
 def _csv_rows(text: str) -> list[list[str]]:
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    delimiter = delimiter if delimiter in first else " "
+    delimiter = find_delimiter(text.partition("\n")[0]) or " "
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     return [row for row in rows if any(row)]
 
 
 def _json_rows(path: Path, text: str) -> list[list[str]]:
+    def field(value: object) -> str:
+        return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
     try:
         records = [json.loads(line) for line in text.split("\n") if line.strip()]
         header = [*records[0]] if records else []
-        return [header, *([_text(record.get(key)) for key in header] for record in records)]
+        return [header, *([field(record.get(key)) for key in header] for record in records)]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} must hold a JSON object a line: {error}") from error
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def _file_column(

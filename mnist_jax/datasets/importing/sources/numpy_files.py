@@ -43,7 +43,7 @@ def is_npz(path: Path) -> bool:
 
 
 def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
-    """Reads the headers of the arrays in files, whose names tell what they are.
+    """Reads the headers of the arrays in files, whose names tell their meanings.
 
     Args:
         paths: .npz files of x_train and y_train, and of x_test and y_test, x_val and y_val where
@@ -52,9 +52,9 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
             has these names itself; else the name of one of several files may tell the part.
         size: the size of images that are rows of pixels, see `array_part`.
 
-    Raises:
-        ValueError: there are no such arrays, or they are not of images and labels.
+    Raises ValueError where there are no such arrays, or they are not of images and labels.
     """
+    title = f"{', '.join(map(str, paths)):.200}"
     files, ignored = [], []
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() else []
@@ -65,11 +65,10 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     datasets = sorted({(name[1] or "").lower() for name in named})
     if len(datasets) > 1:
         raise ValueError(
-            f"{', '.join(map(str, paths)):.200}: the files must be those of one dataset; their "
-            f"names begin with {' and '.join(map(repr, datasets)):.200}"
+            f"{title}: the files must be those of one dataset; their names begin with "
+            f"{' and '.join(map(repr, datasets)):.200}"
         )
-    arrays: dict[tuple[str, str], Array] = {}
-    words = []
+    arrays, words = dict[tuple[str, str], Array](), []
     for path in files:
         members = read_members(path)
         meant = {key: meaning(path, key, len(members), len(files)) for key in members}
@@ -84,25 +83,21 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
                 add_array(arrays, what, members[key]())
     if not {part for part, what in arrays if what == "images" and (part, "labels") in arrays}:
         raise ValueError(
-            f"{', '.join(map(str, paths)):.200} must hold x_train, y_train, x_test and y_test, or "
-            f"x and y; found {', '.join(map(repr, sorted(words))):.200}"
+            f"{title} must hold x_train, y_train, x_test and y_test, or x and y; found "
+            f"{', '.join(map(repr, sorted(words))):.200}"
         )
     for part in ("validation", "test"):  # nothing can be measured on them
         if (part, "images") in arrays and (part, "labels") not in arrays and len(arrays) > 1:
             ignored.append(f"{arrays.pop((part, 'images')).title} (it has no labels)")
     labels = [array for (_, what), array in sorted(arrays.items())[::-1] if what == "labels"]
     names = ", ".join(repr(array.title.rsplit(": ", 1)[-1]) for array in labels)
-    wide = any(array.shape[1:] not in ((), (1,)) for array in labels)
+    if any(array.shape[1:] not in ((), (1,)) for array in labels):
+        names += ": the column of each row's 1"
     parts = array_parts(arrays, size)
     rows = [array for array in arrays.values() if len(array.shape) == 2 and array not in labels]
     in_colour = any(flat_shape(array.shape[1], size, array.title)[2] == 3 for array in rows)
-    return Source(
-        "NumPy's files",
-        f"the arrays {names}" + (": the column of each row's 1" if wide else ""),
-        parts,
-        ignored,
-        [COLOUR_ROWS] if in_colour else [],
-    )
+    notes = [COLOUR_ROWS] if in_colour else []
+    return Source("NumPy's files", f"the arrays {names}", parts, ignored, notes)
 
 
 def meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, str] | None:
@@ -125,27 +120,29 @@ def read_members(path: Path) -> dict[str, Callable[[], Array]]:
             size = path.stat().st_size
             return {"": lambda: _array(str(path), size, functools.partial(path.open, "rb"))}
     with reading(path), zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    by_key = {
-        member.filename.removesuffix(".npy"): functools.partial(_member, path, member)
-        for member in members
-    }
-    if len({key.lower() for key in by_key}) < len(members):
-        raise ValueError(f"{path} holds two arrays of one name")
-    return by_key
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if len({key.lower() for key in members}) < len(archive.infolist()):
+            raise ValueError(f"{path} holds two arrays of one name")
 
+    def array(key: str) -> Array:
+        title, member = f"{path}: {key}", members[key]
+        check_ratio(title, member.file_size, member.compress_size)
+        return _array(title, member.file_size, functools.partial(_open, path, member))
 
-def _member(path: Path, member: zipfile.ZipInfo) -> Array:
-    title = f"{path}: {member.filename.removesuffix('.npy')}"
-    check_ratio(title, member.file_size, member.compress_size)
-    return _array(title, member.file_size, functools.partial(_open, path, member))
+    return {key: functools.partial(array, key) for key in members}
 
 
 def _array(title: str, size: int, open_: Callable[[], AbstractContextManager[IO[bytes]]]) -> Array:
     with reading(title), open_() as stream:
         head = io.BytesIO(stream.read(LONGEST_HEADER))
     try:
-        shape, by_columns, dtype = _header(head)
+        version = np.lib.format.read_magic(head)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"version {version} of the format is for records")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote, which are read
+            read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, by_columns, dtype = read(head)
     except Exception as error:  # of a Python literal, which it should be
         raise ValueError(f"{title} is no array: {one_line(error):.200}") from error
     offset = head.tell()
@@ -159,17 +156,6 @@ def _array(title: str, size: int, open_: Callable[[], AbstractContextManager[IO[
             f"{title} must have {declared:,} bytes for {dtype} {list(shape)}, found {held:,}"
         )
     return Array(title, shape, dtype, offset, open_, by_columns and len(shape) > 1)
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(stream)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers that Python 2 wrote, which are read
-        if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(stream)
-        if version == (2, 0):
-            return np.lib.format.read_array_header_2_0(stream)
-    raise ValueError(f"version {version} of the format is for records")
 
 
 @contextlib.contextmanager

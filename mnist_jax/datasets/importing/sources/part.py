@@ -1,5 +1,6 @@
 """The parts of a source, as every reader gives them: their examples come a few at a time."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 Block = tuple[np.ndarray, list[str]]
 BLOCK_BYTES = 4 << 20  # of an image file's values in memory; a larger image is a block of its own
 MAX_CHANNELS = 16
+MAX_VALUES = 300_000_000  # of an image: those of the largest image files, in colour
 COLOUR_ROWS = (
     "rows of pixels were read as H, W, C, the three colours of a pixel side by side; if they are "
     "C, H, W, as CIFAR's, save them as [N, H, W, C]"
 )
-MAX_VALUES = 300_000_000  # of an image: those of the largest image files, in colour
 
 
 class Part(NamedTuple):
@@ -23,14 +24,18 @@ class Part(NamedTuple):
 
     Attributes:
         blocks: keep -> the examples, all of them or those where keep (bool [N]) is true.
-        where: index -> how a message names that example.
-        unreadable: a line for each file that is not among the examples, because it cannot be read;
-            complete when all blocks were read once.
+        where: index -> the example's name in messages.
+        unreadable: a line for each file that is left out because it cannot be read; complete when
+            all blocks were read once.
     """
 
     blocks: Callable[[np.ndarray | None], Iterator[Block]]
     where: Callable[[int], str]
     unreadable: Sequence[str] = ()
+
+    def map(self, change: Callable[[np.ndarray, list[str]], Block]) -> "Part":
+        """Returns the part with a change to each of its blocks."""
+        return self._replace(blocks=lambda keep: itertools.starmap(change, self.blocks(keep)))
 
 
 class Source(NamedTuple):
@@ -38,11 +43,10 @@ class Source(NamedTuple):
 
     Attributes:
         kind: the kind of source, such as "a CSV file".
-        labels: the place that the labels were read from, such as "the column 'digit'".
+        labels: the place of the labels, such as "the column 'digit'".
         parts: "train", and "validation" and "test" where the source has them; or "all", where
             nothing tells which examples are for the test.
-        ignored: the files, or arrays of a file, that are of no use, each with the reason if it is
-            not plain.
+        ignored: the unused files, or arrays of a file, each with the reason if it is not plain.
         notes: lines that say more about the images.
     """
 
@@ -86,6 +90,6 @@ def flat_shape(num_pixels: int, size: tuple[int, int] | None, title: str) -> tup
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """A key to sort by in which "class10" comes after "class9"."""
+    """Returns a key to sort by in which "class10" comes after "class9"."""
     pieces = re.findall(r"([0-9]{1,1000})|([^0-9]+)", name)
     return tuple((not digits, int(digits or 0), text) for digits, text in pieces)

@@ -15,7 +15,7 @@ KEPT_BYTES = 256 << 20  # of all parts together: what is kept is not decoded a s
 
 
 class Memory:
-    """What the parts of a source have in common.
+    """The common state of a source's parts.
 
     Attributes:
         room: bytes that may still be kept.
@@ -33,29 +33,44 @@ def picture_part(files: list[tuple[Path, str]], memory: Memory) -> Part:
     Files that cannot be read are not among the examples, once all were read. What is transparent
     gets one ground in all parts of the source: white, or black where most pictures are light.
     """
-    reader = _Reader(files, memory)
-    return Part(reader.blocks, reader.where, reader.unreadable)
+    from mnist_jax.datasets.image_files import best_ground, lightness, on_ground, read_pixels
 
+    readable, unreadable = [*files], list[str]()
+    kept: list[np.ndarray] = []  # the pixels of the first files
 
-class _Reader:
-    """Reads the files, and remembers from the first time which can be read, and some pixels."""
+    def read(path: Path) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are checked, and of odd metadata
+            return read_pixels(path)
 
-    def __init__(self, files: list[tuple[Path, str]], memory: Memory):
-        self.listed, self.files, self.memory = files, [*files], memory
-        self.unreadable: list[str] = []
-        self.kept: list[np.ndarray] = []  # of the first files
+    def read_first() -> Iterator[tuple[np.ndarray, str]]:
+        memory.room += sum(pixels.nbytes for pixels in kept)
+        for known in (readable, unreadable, kept):
+            known.clear()
+        for path, name in files:
+            try:
+                pixels = read(path)
+            except (OSError, ValueError) as error:
+                unreadable.append(one_line(error))
+                continue
+            if pixels.shape[2] == 4:
+                memory.lightnesses[path] = lightness(pixels)
+            if len(kept) == len(readable) and memory.room >= pixels.nbytes:
+                memory.room -= pixels.nbytes
+                kept.append(pixels)
+            readable.append((path, name))
+            yield pixels, name
 
-    def where(self, index: int) -> str:
-        return str((self.files[index : index + 1] or self.listed)[0][0])
+    def read_again(keep: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
+        examples = itertools.zip_longest(readable, kept)
+        for (path, name), pixels in itertools.compress(examples, keep):
+            yield (read(path) if pixels is None else pixels), name
 
-    def blocks(self, keep: np.ndarray | None) -> Iterator[Block]:
-        from mnist_jax.datasets.image_files import best_ground, on_ground
-
-        lightnesses = [*self.memory.lightnesses.values()]
+    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+        lightnesses = [*memory.lightnesses.values()]
         ground = 255 if keep is None or not lightnesses else best_ground(lightnesses)
-        images: list[np.ndarray] = []
-        names: list[str] = []
-        for pixels, name in self._first() if keep is None else self._again(keep):
+        images, names = list[np.ndarray](), list[str]()
+        for pixels, name in read_first() if keep is None else read_again(keep):
             if pixels.shape[2] == 4:
                 pixels = on_ground(pixels, ground)
             if pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
@@ -72,36 +87,4 @@ class _Reader:
         if images:
             yield np.stack(images), names
 
-    def _first(self) -> Iterator[tuple[np.ndarray, str]]:
-        from mnist_jax.datasets.image_files import lightness
-
-        self.memory.room += sum(pixels.nbytes for pixels in self.kept)
-        self.files.clear()
-        self.unreadable.clear()
-        self.kept.clear()
-        for path, name in self.listed:
-            try:
-                pixels = _read(path)
-            except (OSError, ValueError) as error:
-                self.unreadable.append(one_line(error))
-                continue
-            if pixels.shape[2] == 4:
-                self.memory.lightnesses[path] = lightness(pixels)
-            if len(self.kept) == len(self.files) and self.memory.room >= pixels.nbytes:
-                self.memory.room -= pixels.nbytes
-                self.kept.append(pixels)
-            self.files.append((path, name))
-            yield pixels, name
-
-    def _again(self, keep: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-        examples = itertools.zip_longest(self.files, self.kept)
-        for (path, name), pixels in itertools.compress(examples, keep):
-            yield (_read(path) if pixels is None else pixels), name
-
-
-def _read(path: Path) -> np.ndarray:
-    from mnist_jax.datasets.image_files import read_pixels
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes, which are checked, and of odd metadata
-        return read_pixels(path)
+    return Part(blocks, lambda i: str((readable[i : i + 1] or files)[0][0]), unreadable)
