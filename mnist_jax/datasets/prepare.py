@@ -55,7 +55,31 @@ def find(root: Path, name: str) -> Path | None:
     name, _, version = name.partition(":")
     infos = root.glob(f"{name}/{version or '*'}/dataset_info.json")
     versions = [path.parent for path in infos if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
-    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+    return max(versions, key=_version, default=None)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(map(int, path.name.split(".")))
+
+
+def imported_versions(directory: Path, overwrite: bool) -> tuple[list[Path], str]:
+    """Returns the versions of a dataset, oldest first, and the one that comes next.
+
+    Raises ValueError unless there are none, or they were imported and are to be overwritten.
+    """
+    inside = directory.iterdir() if directory.exists() else ()
+    versions = [path for path in inside if not re.match(r"\.lock$|incomplete\.", path.name)]
+    for path in versions:
+        if not (was_imported(path) and re.fullmatch(r"\d+(\.\d+)*", path.name)):
+            raise ValueError(f"{path} is there already, and was not imported: choose another name")
+    if versions and not overwrite:
+        raise ValueError(
+            f"the dataset {directory.name} is in {directory} already: choose another name, or "
+            "overwrite it"
+        )
+    versions.sort(key=_version)
+    *first, last = _version(versions[-1]) if versions else (1, 0, -1)
+    return versions, ".".join(map(str, [*first, last + 1]))
 
 
 def has_imported_validation(prepared: Path) -> bool:
@@ -92,9 +116,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
     """Lets one process at a time write a dataset, and removes what killed ones have left of it.
 
     Where an error ends the `with` block before there is anything of the dataset, nothing is left.
-
-    Raises:
-        ValueError: the directory cannot be written.
+    Raises ValueError where the directory cannot be written.
     """
     directory = root / name
     try:
@@ -117,8 +139,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
 def write(builder: Any) -> Path:
     """Lets a builder of tfds write its dataset: beside, and renamed when it is done.
 
-    Raises:
-        OSError: there is no room, or it cannot be written.
+    Raises OSError where there is no room, or it cannot be written.
     """
     import tensorflow_datasets as tfds
 
@@ -145,8 +166,7 @@ def _prepare_with_tensorflow(root: Path, name: str) -> Path:
     if not importlib.util.find_spec("tensorflow"):
         raise ValueError(
             f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
-            "needs TensorFlow to prepare others: `pip install tensorflow`, or copy a prepared one "
-            "there"
+            "needs TensorFlow to prepare others: `pip install tensorflow`, or copy one there"
         )
     # In a process of its own: it can be given a time limit, and TensorFlow, which takes the memory
     # of every GPU that it sees, is gone when it ends.
@@ -158,8 +178,9 @@ try:
 except Exception as error:
     sys.exit(print(f"{type(error).__name__}: {error}".replace(chr(10), " ")) or 1)
 """
-    line = f"tfds prepares the dataset {name} in {root}; it may download"
-    print(printable(line), file=sys.stderr)
+    print(
+        printable(f"tfds prepares the dataset {name} in {root}; it may download"), file=sys.stderr
+    )
     try:
         child = subprocess.run(
             [sys.executable, "-c", code, name, str(root)],
@@ -184,8 +205,7 @@ except Exception as error:
 def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
     """Returns the examples of a dataset whose files only TensorFlow can read (tfrecord).
 
-    Raises:
-        ValueError: TensorFlow is not installed.
+    Raises ValueError where TensorFlow is not installed.
     """
     if not importlib.util.find_spec("tensorflow"):
         raise ValueError(

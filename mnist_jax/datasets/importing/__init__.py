@@ -13,13 +13,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mnist_jax.datasets import prepare, train_validation_split
-from mnist_jax.datasets.importing.builder import Examples, create_builder
+from mnist_jax.datasets.importing.builder import create_builder
 from mnist_jax.datasets.importing.class_names import class_name
 from mnist_jax.datasets.importing.sheet import MOST, draw_sheet
 from mnist_jax.datasets.importing.sources import open_source
 from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
-from mnist_jax.datasets.importing.versions import imported_versions, next_version
 
 SHEET = "first_images.png"  # beside the files of tfds
 FEW = 10  # images of a part: fewer may be bright or dark by chance
@@ -61,19 +60,18 @@ class Imported(NamedTuple):
     firsts: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-class Written(NamedTuple):
-    """The hashes of a split's images, uint64 [n], and the means of their pixels, float [n]."""
-
-    hashes: np.ndarray
-    means: np.ndarray
-
-
 class Selection(NamedTuple):
-    """The examples of a part, bool [N], that become a split; and their labels, int32 [n]."""
+    """The examples of a part, bool [N], that become a split; and their labels, int32 [n].
+
+    The hashes of the images, uint64 [n], and the means of their pixels, float [n], are filled in
+    when they are written.
+    """
 
     part: Part
     keep: np.ndarray
     labels: np.ndarray
+    hashes: np.ndarray
+    means: np.ndarray
 
 
 def import_dataset(
@@ -103,10 +101,8 @@ def import_dataset(
         sources: IDX files, or .npz and .npy files, or a folder that holds them; a .csv file; a
             folder with a folder of images for each class; or several with "train", "validation" and
             "test" in their names. See `mnist_jax.datasets.importing.sources` for what they hold.
-        size: the height and width to scale images to, and those of rows of pixels. None for the
-            images' own.
-        channels: 1 for grey, 3 for colour. None for the images' own: where some are grey and others
-            in colour, colour.
+        size: the height and width of the images, and of rows of pixels; None for their own.
+        channels: 1 for grey, 3 for colour. None for the images' own: colour where they are mixed.
         pixel_range: the values of black and white.
         label_column: the name, or the number from 1, of the column of a .csv file that holds the
             labels. None to find it, see `read_csv`.
@@ -123,15 +119,14 @@ def import_dataset(
     Returns:
         What has been written; `describe` tells it in words.
 
-    Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: a source or an option is not as it must be, or the dataset cannot be written.
-        OSError: a source cannot be read. Of all errors, nothing is left in the data directory.
+    Raises FileNotFoundError where there is no such source; ValueError where a source or an option
+    is not as it must be, or the dataset cannot be written; OSError where a source cannot be read.
+    After an error, nothing is left in the data directory.
     """
     _check_options(size, channels, pixel_range, test_fraction, seed)
     root = prepare.data_root(data_dir)
     _check_name(name)
-    imported_versions(root / name, overwrite)
+    prepare.imported_versions(root / name, overwrite)
     paths = [Path(path).expanduser() for path in sources]
     source = open_source(paths, size, label_column, part, transpose)
     survey = survey_parts(source.parts, size, channels, pixel_range, skip_unreadable)
@@ -139,66 +134,55 @@ def import_dataset(
     source = source._replace(ignored=[*unreadable, *source.ignored])
     _check_classes(survey)
     splits = _split(source.parts, survey.labels, test_fraction, seed)
-    written = {
-        split: Written(*(np.zeros(len(chosen.labels), kind) for kind in (np.uint64, float)))
+    names = survey.label_names
+    firsts: dict[int, np.ndarray] = {}
+    examples = {
+        split: (len(chosen.labels), _examples(chosen, survey, firsts))
         for split, chosen in splits.items()
     }
-    firsts: dict[int, np.ndarray] = {}
+    metadata = {"made_by": prepare.MADE_BY, "sources": [*map(str, sources)]}
     with prepare.locked(root, name):
-        old = imported_versions(root / name, overwrite)  # another process may have been faster
-        builder = create_builder(
-            name,
-            next_version(old),
-            root,
-            {
-                split: (len(chosen.labels), _examples(chosen, survey, written[split], firsts))
-                for split, chosen in splits.items()
-            },
-            survey.shape,
-            survey.label_names,
-            {"made_by": prepare.MADE_BY, "sources": [str(path) for path in sources]},
-        )
+        # Another process may have been faster.
+        old, version = prepare.imported_versions(root / name, overwrite)
+        builder = create_builder(name, version, root, examples, survey.shape, names, metadata)
         path = prepare.write(builder)
         for version in old:  # a half deleted one would look like a whole one
             shutil.rmtree(version.rename(version.with_name(f"incomplete.{version.name}")))
-        shown = {survey.label_names[label]: firsts[label] for label in sorted(firsts)}
+        shown = {names[label]: firsts[label] for label in sorted(firsts)}
         with contextlib.suppress(OSError):  # the dataset is complete without
             draw_sheet(shown).save(path / SHEET)
-    source = source._replace(notes=[*source.notes, *_doubts(splits, written)])
-    held_out = np.concatenate([splits[name].labels for name in splits if name != "train"])
+    counts = {
+        split: np.bincount(chosen.labels, minlength=len(names)).tolist()
+        for split, chosen in splits.items()
+    }
     return Imported(
         path,
-        len(splits["train"].labels),
-        len(splits["test"].labels),
+        sum(counts["train"]),
+        sum(counts["test"]),
         survey.shape,
-        survey.label_names,
-        [survey.label_names[label] for label in np.setdiff1d(held_out, splits["train"].labels)],
-        int(np.isin(written["test"].hashes, written["train"].hashes).sum()),
+        names,
+        [name for name, train in zip(names, counts["train"], strict=True) if not train],
+        int(np.isin(splits["test"].hashes, splits["train"].hashes).sum()),
         survey.pixel_range or (0, 255),
-        source,
-        len(splits["validation"].labels) if "validation" in splits else 0,
+        source._replace(notes=[*source.notes, *_doubts(splits)]),
+        sum(counts.get("validation", ())),
         survey.spellings,
         survey.largest,
-        {
-            split: np.bincount(chosen.labels, minlength=len(survey.label_names)).tolist()
-            for split, chosen in splits.items()
-        },
+        counts,
         shown,
     )
 
 
 def describe(imported: Imported) -> list[str]:
     """Describes an imported dataset in lines to print."""
-    low, high = imported.pixel_range
-    num_classes = len(imported.names)
-    source = imported.source
-    count = imported.num_validation
-    validation = f"{count:,} to validate with, " if count else ""
+    (low, high), source, validation = imported.pixel_range, imported.source, ""
+    if imported.num_validation:
+        validation = f"{imported.num_validation:,} to validate with, "
     lines = [
         f"{source.kind}; labels from {source.labels}",
         f"{imported.num_train:,} images to train on, {validation}{imported.num_test:,} to test "
         f"with, of {list(imported.shape)}",
-        f"{num_classes:,} classes: {some(imported.names)}",
+        f"{len(imported.names):,} classes: {some(imported.names)}",
         *_counted(imported),
     ]
     if (imported.path / SHEET).exists():
@@ -237,20 +221,20 @@ def _counted(imported: Imported) -> Iterator[str]:
         yield f"classes without an image to test on: {some(absent)}"
 
 
-def _doubts(splits: Mapping[str, Selection], written: Mapping[str, Written]) -> Iterator[str]:
+def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
     """Says what is odd about the images of a dataset, though it may be meant so."""
-    hashes = np.concatenate([kept.hashes for kept in written.values()])
-    labels = np.concatenate([splits[split].labels for split in written])
+    hashes = np.concatenate([split.hashes for split in splits.values()])
+    labels = np.concatenate([split.labels for split in splits.values()])
     pairs = np.unique(np.stack([hashes, labels.astype(np.uint64)], axis=1), axis=0)
     if count := int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum()):
         yield f"images that occur with different labels: {count:,}; some labels are wrong"
-    own = written["train"].means
+    own = splits["train"].means
     low, high = np.quantile(own, [0.01, 0.99])
-    for split, (_, means) in written.items():
-        mean = float(np.median(means))
-        if len(means) >= FEW and not low <= mean <= high:
+    for title, split in splits.items():
+        mean = float(np.median(split.means))
+        if len(split.means) >= FEW and not low <= mean <= high:
             yield (
-                f"the {split} images have a mean pixel of {mean:.0f}, those to train on of "
+                f"the {title} images have a mean pixel of {mean:.0f}, those to train on of "
                 f"{np.median(own):.0f}: is one part inverted, or scaled otherwise?"
             )
 
@@ -294,9 +278,8 @@ def _check_name(name: str) -> None:
 def _check_classes(survey: Survey) -> None:
     """Checks the classes of parts that were given apart.
 
-    Raises:
-        ValueError: a part calls a class Cat that the training part calls cat, or they have no class
-            in common.
+    Raises ValueError where a part calls a class Cat that the training part calls cat, or they have
+    no class in common.
     """
     names = {
         part: [survey.label_names[label] for label in np.unique(labels)]
@@ -306,10 +289,10 @@ def _check_classes(survey: Survey) -> None:
     by_letters = {name.casefold(): name for name in trained}
     for part in names if trained else ():
         for name in set(names[part]).difference(trained):
-            if name.casefold() in by_letters:
+            if alike := by_letters.get(name.casefold()):
                 raise ValueError(
                     f"the class {name!r} of the {part} part has no image to train on, but "
-                    f"{by_letters[name.casefold()]!r} has: spell a class alike in all parts"
+                    f"{alike!r} has: spell a class alike in all parts"
                 )
         if not set(names[part]).intersection(trained):
             raise ValueError(
@@ -321,44 +304,47 @@ def _check_classes(survey: Survey) -> None:
 def _split(
     parts: Mapping[str, Part], labels: Mapping[str, np.ndarray], test_fraction: float, seed: int
 ) -> dict[str, Selection]:
-    splits = {
-        title: Selection(part, np.ones(len(labels[title]), bool), labels[title])
-        for title, part in parts.items()
-    }
-    if "train" in splits and "test" in splits:
-        return splits
-    title = "train" if "train" in splits else next(iter(splits))
-    whole = splits.pop(title)
-    is_test = np.zeros(len(whole.labels), bool)
-    is_test[train_validation_split(len(is_test), test_fraction, seed)[1]] = True
-    if is_test.all() or not is_test.any():
-        raise ValueError(
-            f"{len(is_test)} images and a test_fraction of {test_fraction} leave none to train on"
+    keeps = {title: (title, np.ones(len(labels[title]), bool)) for title in parts}
+    if not {"train", "test"} <= {*parts}:
+        title = "train" if "train" in parts else next(iter(parts))
+        _, is_all = keeps.pop(title)
+        is_test = ~is_all
+        is_test[train_validation_split(len(is_test), test_fraction, seed)[1]] = True
+        if is_test.all() or not is_test.any():
+            raise ValueError(
+                f"{len(is_test)} images and a test_fraction of {test_fraction} leave none to train "
+                "on"
+            )
+        keeps |= {"train": (title, ~is_test), "test": (title, is_test)}
+    return {
+        split: Selection(
+            parts[title],
+            keep,
+            labels[title][keep],
+            np.zeros(keep.sum(), np.uint64),
+            np.zeros(keep.sum()),
         )
-    cut = {
-        split: Selection(whole.part, keep, whole.labels[keep])
-        for split, keep in (("train", ~is_test), ("test", is_test))
+        for split, (title, keep) in keeps.items()
     }
-    return splits | cut
 
 
 def _examples(
-    split: Selection, survey: Survey, written: Written, firsts: dict[int, np.ndarray]
-) -> Examples:
+    split: Selection, survey: Survey, firsts: dict[int, np.ndarray]
+) -> Iterator[tuple[np.ndarray, int]]:
     """Yields the examples as they are written, and fills in what is kept of them."""
-    count = 0
+    index = 0
     for images, names in progress(split.part.blocks(split.keep), "writing"):
-        labels = split.labels[count : count + len(names)]
+        labels = split.labels[index : index + len(names)]
         if [survey.label_names[label] for label in labels] != [*map(class_name, names)]:
-            raise ValueError(f"{split.part.where(count)} has changed while it was imported")
+            raise ValueError(f"{split.part.where(index)} has changed while it was imported")
         images = surveyed(images, survey, split.part)
-        written.means[count : count + len(images)] = images.mean(axis=(1, 2, 3))
-        for image, label in zip(images, labels, strict=True):
+        split.means[index : index + len(images)] = images.mean(axis=(1, 2, 3))
+        for image, label in zip(images, labels.tolist(), strict=True):
             digest = hashlib.blake2b(image, digest_size=8).digest()
-            written.hashes[count] = np.frombuffer(digest, np.uint64)[0]
+            split.hashes[index] = int.from_bytes(digest, "little")
             if label < MOST:
-                firsts.setdefault(int(label), image)
-            count += 1
-            yield image, int(label)
-    if count != len(split.labels):
-        raise ValueError(f"{split.part.where(count)} has gone while it was imported")
+                firsts.setdefault(label, image)
+            index += 1
+            yield image, label
+    if index != len(split.labels):
+        raise ValueError(f"{split.part.where(index)} has gone while it was imported")

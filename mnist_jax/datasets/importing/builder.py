@@ -39,6 +39,7 @@ def create_builder(
     import tensorflow_datasets as tfds  # slow
 
     dataset_name = name
+    size = max(1, SHARD_BYTES // (math.prod(shape) + OBJECT_BYTES))
 
     # Not a GeneratorBasedBuilder: that one collects a split in memory, and from 1 GB on needs
     # TensorFlow.
@@ -47,15 +48,12 @@ def create_builder(
         VERSION = tfds.core.Version(version)
 
         def _info(self) -> tfds.core.DatasetInfo:
+            image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="zlib")
+            label = tfds.features.ClassLabel(names=label_names)
             return tfds.core.DatasetInfo(
                 builder=self,
                 description="Images of your own, imported by mnist_jax.",
-                features=tfds.features.FeaturesDict(
-                    {
-                        "image": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="zlib"),
-                        "label": tfds.features.ClassLabel(names=label_names),
-                    }
-                ),
+                features=tfds.features.FeaturesDict({"image": image, "label": label}),
                 supervised_keys=("image", "label"),
                 disable_shuffling=True,
                 metadata=tfds.core.MetadataDict(metadata),
@@ -63,15 +61,14 @@ def create_builder(
 
         def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager):
             del dl_manager  # nothing is downloaded
-            return {split: _shards(*examples) for split, examples in splits.items()}
-
-    def _shards(count: int, examples: Examples):
-        size = max(1, SHARD_BYTES // (math.prod(shape) + OBJECT_BYTES))
-        numbered = (
-            (index, {"image": image, "label": label})
-            for index, (image, label) in enumerate(examples)
-        )
-        # They are written in turn, so each takes the next examples.
-        return [functools.partial(itertools.islice, numbered, size)] * -(-count // size)
+            return {split: _shards(*examples, size) for split, examples in splits.items()}
 
     return Builder(data_dir=data_dir, file_format="array_record")
+
+
+def _shards(count: int, examples: Examples, size: int):
+    numbered = (
+        (index, {"image": image, "label": label}) for index, (image, label) in enumerate(examples)
+    )
+    # They are written in turn, so each takes the next examples.
+    return [functools.partial(itertools.islice, numbered, size)] * -(-count // size)

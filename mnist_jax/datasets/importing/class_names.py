@@ -40,20 +40,21 @@ def class_order(names: Iterable[str]) -> list[str]:
     """
     names = list(names)
     for name in names:
+        expected = ""
         if not 1 <= len(name) <= LONGEST:
-            raise ValueError(
-                f"the class {name[:40]!r} must have a name of 1 to {LONGEST} characters"
-            )
-        if any(unicodedata.category(character) in REFUSED for character in name):
-            raise ValueError(f"the class {name[:40]!r} must have a name without control characters")
+            expected = f"of 1 to {LONGEST} characters"
+        elif any(unicodedata.category(character) in REFUSED for character in name):
+            expected = "without control characters"
+        if expected:
+            raise ValueError(f"the class {name[:40]!r} must have a name {expected}")
     if len(names) < 2:
         raise ValueError(f"there must be two classes or more, found only {', '.join(names)!r}")
     words = [name for name in names if not re.fullmatch("-?[0-9]+", name)]
-    if not words:
-        return sorted(names, key=int)
     if len(words) == 1 and words[0].lower() in MISSING:
         raise ValueError(
             f"one class is {words[0]!r} and the others are integers: a label is missing; leave its "
             "image out"
         )
-    return sorted(names, key=lambda name: (natural(name), name))
+    return (
+        sorted(names, key=lambda name: (natural(name), name)) if words else sorted(names, key=int)
+    )
