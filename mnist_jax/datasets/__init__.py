@@ -30,10 +30,8 @@ def load_dataset(
     Returns:
         (images, labels): uint8 [N, H, W, C] and int32 [N].
 
-    Raises:
-        ValueError: the dataset cannot be prepared or read, has no such split, or does not hold
-            images of one size with integer labels.
-        OSError: the data directory cannot be written.
+    Raises ValueError where the dataset cannot be prepared or read, has no such split, or does not
+    hold images of one size with integer labels; OSError where the data directory cannot be written.
     """
     decoded = _load(prepare.prepared_dir(name, data_dir), name, split)
     return Split(decoded.images, decoded.labels)
@@ -79,12 +77,12 @@ def load_splits(
     from the training split.
 
     Args:
-        dataset: a field of `DataConfig`, as are the others.
-        train_split: see there.
-        test_split: see there.
-        validation_fraction: see there.
-        split_seed: see there.
-        loader: see there; with "stream", images are `StreamedImages`.
+        dataset: a field of `DataConfig`, as are the next ones.
+        train_split: the split to train on.
+        test_split: the split to test on.
+        validation_fraction: fraction of the training split to validate on.
+        split_seed: seed of that draw.
+        loader: the loader; with "stream", images are `StreamedImages`.
         own: the user's own data in place of the dataset: what `arrays.as_parts` takes, a tfds
             builder, or a function that returns one of them.
         num_classes: the least number of classes where they have no names.
@@ -93,9 +91,8 @@ def load_splits(
         The splits by name, and the names of the classes. A dataset that gives its classes no names
         has as many as the largest label tells, and their numbers are the names.
 
-    Raises:
-        ValueError: as `load_dataset`, or a part is empty, or the images are of several shapes, or a
-            label is none of the classes.
+    Raises ValueError as `load_dataset`, or where a part is empty, the images are of several shapes,
+    or a label is none of the classes.
     """
     own = own() if callable(own) else own
     builder: Any = own
@@ -127,14 +124,10 @@ def load_splits(
     count = len(parts["train"].labels)
     if "validation" not in parts:
         rows = train_validation_split(count, validation_fraction, split_seed)
-        train = parts["train"]
+        images, labels = parts["train"]
         for name, part in zip(("train", "validation"), rows, strict=True):
-            parts[name] = Split(
-                train.images.take(part)
-                if isinstance(train.images, StreamedImages)
-                else train.images[part],
-                train.labels[part],
-            )
+            chosen = images.take(part) if isinstance(images, StreamedImages) else images[part]
+            parts[name] = Split(chosen, labels[part])
     splits = {name: parts[name] for name in PARTS if name in parts}
     images = splits["train"].images
     for part, split in splits.items():
@@ -156,10 +149,9 @@ def _check_labels(
 ) -> tuple[str, ...]:
     """Returns the names, made of the labels where there are none."""
     for name, split in splits.items():
-        if split.labels.min() < 0:
+        if (least := split.labels.min()) < 0:
             raise ValueError(
-                f"a {name} label is {split.labels.min()}; labels must be 0 or more (is it "
-                "unlabelled?)"
+                f"a {name} label is {least}; labels must be 0 or more (is it unlabelled?)"
             )
     largest = max(int(split.labels.max()) for split in splits.values())
     if largest >= LARGEST:

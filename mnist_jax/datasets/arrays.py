@@ -38,27 +38,24 @@ def as_parts(given: Any) -> dict[str, Split]:
             is read once, into a file without a name, from where its images are streamed.
             Training images that are almost black, or never of label 0, are warned of.
 
-    Raises:
-        ValueError: the data are something else; the message says what was expected.
+    Raises ValueError where the data are something else.
     """
     if not isinstance(given, Mapping):
         raise ValueError(
             'splits must be {"train": (images, labels), ...} with "validation" and "test" if they '
             f"exist, or a tfds builder, got {_spelled(given)}"
         )
-    unknown = [name for name in given if name not in PARTS]
-    if unknown or "train" not in given:
+    if {*given} - {*PARTS} or "train" not in given:
         raise ValueError(
             f'splits must have "train", and may have "validation" and "test", got {[*given]}'
         )
     parts = {name: _as_split(name, given[name]) for name in PARTS if name in given}
     first = parts["train"].images
     for name, split in parts.items():
-        if (split.images.shape[1:], split.images.dtype) != (first.shape[1:], first.dtype):
+        if _kind(split.images) != _kind(first):
             raise ValueError(
                 "splits must hold images of one shape and one type, but those of train are "
-                f"{first.dtype} {[*first.shape[1:]]} and those of {name} {split.images.dtype} "
-                f"{[*split.images.shape[1:]]}"
+                f"{_kind(first)} and those of {name} {_kind(split.images)}"
             )
     some = first[np.arange(min(len(first), 1000))]
     white_value = 255 if first.dtype == np.uint8 else 1
@@ -97,8 +94,7 @@ def check_labels(splits: Mapping[str, Split], num_classes: int) -> None:
 def as_pixels(images: Any) -> Any:
     """Returns images as uint8, or as float32 in [0, 1]; their shape stays.
 
-    Raises:
-        ValueError: they are not an array of integers 0 to 255, or of floats in [0, 1].
+    Raises ValueError where they are not an array of integers 0 to 255, or of floats in [0, 1].
     """
     if isinstance(images, StreamedImages):
         return images
@@ -110,12 +106,10 @@ def as_pixels(images: Any) -> Any:
         ) from error
     if images.dtype.kind == "V" and jnp.issubdtype(images.dtype, jnp.floating):  # bfloat16
         images = images.astype(np.float32)
+    expected = f"images must be integers 0 to 255, or floats 0 to 1, got {images.dtype}"
     if images.dtype.kind not in "buif":
         files = "; predict_files takes image files" if images.dtype.kind in "US" else ""
-        raise ValueError(
-            "images must be integers 0 to 255, or floats 0 to 1, got "
-            f"{images.dtype} {list(images.shape)}{files}"
-        )
+        raise ValueError(f"{expected} {list(images.shape)}{files}")
     if images.dtype == bool:
         return images.astype(np.uint8) * np.uint8(255)
     if images.dtype == np.uint8:
@@ -128,10 +122,7 @@ def as_pixels(images: Any) -> Any:
         divisor = white(float(high))
         is_scaled = low >= 0 and 1 < divisor < 2 * float(high) < 2**17
         scale = f"; divide them by {divisor}" if is_scaled else ""
-        raise ValueError(
-            "images must be integers 0 to 255, or floats 0 to 1, got "
-            f"{images.dtype} {low} to {high}{scale}"
-        )
+        raise ValueError(f"{expected} {low} to {high}{scale}")
     return images.astype(np.float32 if largest == 1 else np.uint8)
 
 
@@ -154,9 +145,8 @@ def _as_split(name: str, given: Any) -> Split:
         )
     if isinstance(given, Iterator):
         raise ValueError(
-            f"splits: {name} is {_spelled(given)}, which can be read once, and a run that is "
-            "resumed or verified reads its data again: give a list, or an object whose __iter__ "
-            "starts anew"
+            f"splits: {name} is {_spelled(given)}, which can be read once; resuming and verifying "
+            "read the data again: give a list, or an object whose __iter__ starts again"
         )
     try:
         return _spooled(name, given)
@@ -211,8 +201,7 @@ def _checked(name: str, images: Any, labels: Any) -> Split:
             f"splits: images of {name} must be [N, H, W, C], got {[*shape]}, where channels come "
             "first: np.moveaxis(images, 1, -1)"
         )
-    if labels.ndim == 2 and labels.shape == (len(labels), 1):
-        labels = labels[:, 0]
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     is_whole = labels.dtype.kind in "iu" or (
         labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels))
     )
@@ -223,10 +212,8 @@ def _checked(name: str, images: Any, labels: Any) -> Split:
             f"{labels.dtype} {[*labels.shape]}{hints.get(labels.ndim, '')}"
         )
     if not (labels.min() >= 0 and labels.max() < 2**31):
-        raise ValueError(
-            f"splits: labels of {name} must be 0 or more, and below 2**31, got {labels.min()} to "
-            f"{labels.max()}"
-        )
+        got = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"splits: labels of {name} must be 0 or more, and below 2**31, got {got}")
     return Split(images, labels.astype(np.int32))
 
 
@@ -241,11 +228,10 @@ def _spooled(name: str, batches: Iterable[Any]) -> Split:
                 split = _checked(name, *_pair(name, batch))
                 images = np.ascontiguousarray(split.images)
                 first = images if first is None else first
-                if (images.shape[1:], images.dtype) != (first.shape[1:], first.dtype):
+                if _kind(images) != _kind(first):
                     raise ValueError(
                         f"splits: batches of {name} must hold images of one shape and one type, "
-                        f"got {first.dtype} {[*first.shape[1:]]} and {images.dtype} "
-                        f"{[*images.shape[1:]]}"
+                        f"got {_kind(first)} and {_kind(images)}"
                     )
                 file.write(images.data)
                 labels.append(split.labels)
@@ -254,6 +240,10 @@ def _spooled(name: str, batches: Iterable[Any]) -> Split:
         shape = (sum(map(len, labels)), *first.shape[1:])
         streamed = stream_file(path, 0, shape, first.dtype)
     return Split(streamed, np.concatenate(labels))
+
+
+def _kind(images: Any) -> str:
+    return f"{images.dtype} {[*images.shape[1:]]}"
 
 
 def _spelled(value: Any) -> str:

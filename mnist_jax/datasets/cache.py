@@ -31,14 +31,10 @@ class Decoded(NamedTuple):
 
 
 def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
-    """Returns the decoded split of a prepared dataset, or None where it is not kept.
+    """Returns the decoded split of the dataset in a directory, or None where it is not kept.
 
-    None too where the dataset's files have changed since, or the cache is damaged.
-
-    Args:
-        prepared: the dataset's directory.
-        split: the split, in tfds's notation.
-        stream: True to leave the images on the disk, as `StreamedImages`.
+    None too where the dataset's files have changed since, or the cache is damaged. With `stream`,
+    the images stay on the disk, as `StreamedImages`.
     """
     try:
         path = _file(prepared, split)
@@ -63,14 +59,10 @@ def save(
     blocks: Iterable[Block],
     label_names: Sequence[str],
 ) -> None:
-    """Keeps a split. A cache that can't be written costs time, no more.
+    """Keeps a split, of images of that shape, (N, H, W, C), in order.
 
-    Args:
-        prepared: the dataset's directory.
-        split: the split, in tfds's notation.
-        shape: (N, H, W, C), of all images.
-        blocks: the examples, in order; what they raise, but OSError, is raised here.
-        label_names: the names of the classes.
+    A cache that can't be written costs time, no more. What the blocks raise, but OSError, is
+    raised.
     """
     temporary = None
     try:

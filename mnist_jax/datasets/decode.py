@@ -14,7 +14,7 @@ BLOCK = 1024  # images decoded at a time
 
 
 class EncodedSplit(NamedTuple):
-    """An opened split.
+    """An opened split of the dataset `title` in the directory `prepared`.
 
     Attributes:
         examples: dicts; by tfds's data source, or where only TensorFlow can read it, one by one.
@@ -22,8 +22,6 @@ class EncodedSplit(NamedTuple):
         image_key: the image's key in an example.
         label_key: the label's key.
         label_names: the names of the classes; empty where the dataset has none.
-        title: the dataset's name.
-        prepared: the dataset's directory.
     """
 
     examples: Any
@@ -46,7 +44,10 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     label_names = tuple(getattr(dict(builder.info.features).get(label_key), "names", None) or ())
     try:
-        _check_slices(split, builder.info.splits)
+        for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
+            # Of a slice that ends before it begins, tfds would take far too much.
+            if None not in (part.from_, part.to) and part.from_ > part.to:
+                raise ValueError(f"it would begin at {part.from_} and end at {part.to}")
         examples = builder.as_data_source(split)
     except NotImplementedError:  # prepared as tfrecord, which only TensorFlow reads
         examples = prepare.read_with_tensorflow(builder, name, split)
@@ -62,9 +63,8 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
 def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
     """Returns the shape of all images, (N, H, W, C), and an iterator over all blocks, checked.
 
-    Raises:
-        ValueError: the split is empty, damaged, or does not hold uint8 images of one size with an
-            integer label each; so does the iterator.
+    Both raise ValueError where the split is empty, damaged, or does not hold uint8 images of one
+    size with an integer label each.
     """
     blocks = _blocks(split)
     first = next(blocks)
@@ -112,28 +112,16 @@ def _blocks(split: EncodedSplit) -> Iterator[cache.Block]:
 
 
 def _checked(images: np.ndarray, labels: np.ndarray, name: str) -> cache.Block:
+    problem = ""
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"dataset {name!r} must hold uint8 images [H, W, C], found {images.dtype} "
-            f"{images.shape[1:]}"
-        )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise ValueError(
-            f"dataset {name!r} must hold one integer label an image, found {labels.dtype} "
-            f"{labels.shape[1:]}"
-        )
-    if (abs(labels.astype(np.float64)) >= 2**31).any():
-        raise ValueError(f"dataset {name!r} must hold labels of 32 bits, found {labels.max()}")
+        problem = f"uint8 images [H, W, C], found {images.dtype} {images.shape[1:]}"
+    elif not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        problem = f"one integer label an image, found {labels.dtype} {labels.shape[1:]}"
+    elif (abs(labels.astype(np.float64)) >= 2**31).any():
+        problem = f"labels of 32 bits, found {labels.max()}"
+    if problem:
+        raise ValueError(f"dataset {name!r} must hold {problem}")
     return images, labels.astype(np.int32)
-
-
-def _check_slices(split: str, splits: Any) -> None:
-    """Raises ValueError for a slice that ends before it begins: tfds would take far too much."""
-    import tensorflow_datasets as tfds
-
-    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits):
-        if None not in (part.from_, part.to) and part.from_ > part.to:
-            raise ValueError(f"it would begin at {part.from_} and end at {part.to}")
 
 
 def _damaged(name: str, prepared: Path, error: Exception) -> ValueError:

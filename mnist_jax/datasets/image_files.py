@@ -56,15 +56,14 @@ def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     Returns:
         A picture of mode "L" (grey) or "RGB".
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image of `FORMATS`, is damaged, or has more than `MAX_PIXELS` pixels.
+    Raises FileNotFoundError where there is no such file, and ValueError where it is no image of
+    `FORMATS`, is damaged, or has more than `MAX_PIXELS` pixels.
     """
     path = Path(path)
-    if not path.is_file():
-        if path.exists():
-            raise ValueError(f"{path} is no file; expected an image")
+    if not path.exists():
         raise FileNotFoundError(f"there is no image {str(path)!r}")
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; expected an image")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd metadata
         return decode_image(path, str(path), ground=ground)
@@ -75,15 +74,8 @@ def decode_image(
 ) -> Image.Image:
     """Reads an image like `read_image`, also from an open file; passes on Pillow's warnings.
 
-    Args:
-        source: an image file.
-        name: the file's name in messages.
-        max_pixels: the largest picture that is decoded.
-        ground: as of `read_image`.
-
-    Raises:
-        TooManyPixelsError: it says that it is larger.
-        ValueError: it is no image of `FORMATS`, or is damaged.
+    Messages call it by its name. Raises TooManyPixelsError where it says that it has more pixels
+    than `max_pixels`, and ValueError where it is no image of `FORMATS`, or is damaged.
     """
     return _decode(source, name, max_pixels, functools.partial(_flat, ground=ground))
 
@@ -133,13 +125,17 @@ def _decode(
                 raise TooManyPixelsError(
                     f"it has {width}x{height} pixels, at most {max_pixels:,} fit"
                 )
-            raw_mode = _raw_mode(image)
+            # The order of the bytes in the file, as Pillow names it; other readers have no tiles.
+            tiles: Any = getattr(image, "tile", ())
+            args = tiles[0].args if tiles else ""
+            raw_mode = str(args[0] if isinstance(args, tuple) and args else args)
             _load_upright(image)
             return finish(image, source, raw_mode)
     except PermissionError:
         raise
     except Image.UnidentifiedImageError:
-        with _opened(source) as file:
+        is_path = isinstance(source, Path)
+        with source.open("rb") if is_path else contextlib.nullcontext(source) as file:
             kind = describe_file(file) or "no image that can be read"
         raise ValueError(f"{name} is {kind}; expected {', '.join(FORMATS)}") from None
     except Exception as error:  # a damaged file makes decoders fail in many ways
@@ -155,10 +151,6 @@ def _formats() -> tuple[str, ...]:
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     return (*FORMATS, *{"HEIF", "AVIF"}.intersection(Image.OPEN))
-
-
-def _opened(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
-    return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
 
 
 def _flat(
@@ -231,11 +223,3 @@ def _is_faint(image: Image.Image) -> bool:
 def _load_upright(image: Image.Image) -> None:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)  # a copy only of what is turned
-
-
-def _raw_mode(image: Any) -> str:
-    """The order of the bytes in the file, as Pillow names it."""
-    tiles = getattr(image, "tile", ())  # other packages' readers have none
-    args = tiles[0].args if tiles else ""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""

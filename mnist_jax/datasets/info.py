@@ -45,37 +45,27 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
         and all(type(size) is int and size >= 1 for size in sizes)
         and math.prod(sizes) <= LARGEST
     )
-    checks = {
-        "image_shape": (
-            is_shape,
-            "a height, a width and a number of channels",
-        ),
-        "label_names": (
-            isinstance(names, list | tuple)
-            and all(isinstance(name, str) and not set(name) & CONTROLS for name in names)
-            and len(set(names)) == len(names) > 0,
-            "different names, without control characters",
-        ),
-        "drawing_box": (
-            type(box) is int and is_shape and 0 <= box <= max(sizes[:2]),
-            "0, or pixels a side of a square in the image",
-        ),
-        "ground": (
-            ground is None or (type(ground) is int and ground in (0, 255)),
-            "0, 255 or null",
-        ),
-        "brightness": (
-            bright is None
-            or (
-                isinstance(bright, list | tuple)
-                and len(bright) == 3
-                and all(type(value) in (int, float) and 0 <= value <= 1 for value in bright)
-                and bright[0] <= bright[1]
-            ),
-            "null, or a least and a greatest mean and a least maximum, of 0 to 1",
-        ),
-    }
-    for name, (is_right, expected) in checks.items():
+    are_names = (
+        isinstance(names, list | tuple)
+        and all(isinstance(name, str) and not set(name) & CONTROLS for name in names)
+        and len(set(names)) == len(names) > 0
+    )
+    is_box = type(box) is int and is_shape and 0 <= box <= max(sizes[:2])
+    is_ground = ground is None or (type(ground) is int and ground in (0, 255))
+    is_brightness = bright is None or (
+        isinstance(bright, list | tuple)
+        and len(bright) == 3
+        and all(type(value) in (int, float) and 0 <= value <= 1 for value in bright)
+        and bright[0] <= bright[1]
+    )
+    measures = "null, or a least and a greatest mean and a least maximum, of 0 to 1"
+    for name, is_right, expected in (
+        ("image_shape", is_shape, "a height, a width and a number of channels"),
+        ("label_names", are_names, "different names, without control characters"),
+        ("drawing_box", is_box, "0, or pixels a side of a square in the image"),
+        ("ground", is_ground, "0, 255 or null"),
+        ("brightness", is_brightness, measures),
+    ):
         if not is_right:
             raise ValueError(f"{name} must be {expected}, got {values.get(name)!r:.100}")
     bright = None if bright is None else (*bright,)
@@ -92,14 +82,11 @@ def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInf
 
 
 def drawing_box(images: np.ndarray) -> int:
-    """Tells how a dataset's images are framed, where they are light drawings on black.
-
-    Args:
-        images: uint8 [N, H, W, C], some of the training images.
+    """Measures the square that light drawings on black fill, from images uint8 [N, H, W, C].
 
     Returns:
-        Pixels a side of the square that the drawings fill: 20 of MNIST. 0 where fewer than nine in
-        ten images are such drawings: grey, black at the corners and in a third of their pixels.
+        Its side in pixels: 20 of MNIST. 0 where fewer than nine in ten images are such drawings:
+        grey, black at the corners and in a third of their pixels.
     """
     if images.shape[-1] != 1:
         return 0
@@ -113,10 +100,7 @@ def drawing_box(images: np.ndarray) -> int:
 
 
 def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
-    """Measures how bright the images of a dataset are, blank ones left out.
-
-    Args:
-        images: uint8 [N, H, W, C], some of the training images.
+    """Measures the brightness of images, uint8 [N, H, W, C], blank ones left out.
 
     Returns:
         The mean that 1 % of the images do not reach, the mean that 1 % exceed, and the maximum that
@@ -148,9 +132,7 @@ def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
     if peak * slack < least:
         remedy = "scale them to integers that fill 0 to 255, or floats 0 to 1"
     elif mean * slack < low or mean > high * slack:
-        remedy = (
-            "invert them if light and dark are exchanged, and look at them beside the dataset's"
-        )
+        remedy = "invert them if light and dark are exchanged, and compare them with the dataset's"
     else:
         return ""
     return (

@@ -14,7 +14,7 @@ PIECE = 4096  # images read at once where all are read
 class StreamedImages:
     """An array as the loader needs it, [N, H, W, C], whose rows are read on demand.
 
-    Any number of threads may read at the same time.
+    It is of uint8, or of float32 with values in [0, 1]. Many threads may read at the same time.
     """
 
     def __init__(
@@ -24,23 +24,15 @@ class StreamedImages:
         image_shape: tuple[int, ...],
         dtype: np.dtype = UINT8,
     ):
-        """Makes an array of N rows.
-
-        Args:
-            read_rows: a function, int [n] -> images [n, H, W, C].
-            rows: the rows of the array among those that it can read, int [N].
-            image_shape: (H, W, C).
-            dtype: uint8, or float32 with values in [0, 1].
-        """
-        self.dtype = dtype
-        self.shape = (len(rows), *image_shape)
+        """Makes an array of those rows, int [N], that `read_rows`: int [n] -> images, reads."""
+        self.dtype, self.shape = dtype, (len(rows), *image_shape)
         self._read_rows, self._rows = read_rows, rows
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """Reads: int [...] -> images [..., H, W, C]."""
+        """Reads rows, int [...], as images [..., H, W, C]."""
         images = self._read_rows(self._rows[index].reshape(-1))
         return images.reshape(*np.shape(index), *self.shape[1:])
 
@@ -66,7 +58,7 @@ def stream_file(
         path: the file.
         offset: number of bytes before the first image.
         shape: (N, H, W, C), of all images.
-        dtype: that of the images.
+        dtype: the images'.
     """
     file = os.open(path, os.O_RDONLY)
 

@@ -11,20 +11,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 # As tfds records them for its own builder, in tensorflow_datasets/url_checksums/mnist.txt.
-SHA256 = {
-    "train-images-idx3-ubyte.gz": (
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-    ),
-    "train-labels-idx1-ubyte.gz": (
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-    ),
-    "t10k-images-idx3-ubyte.gz": (
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-    ),
-    "t10k-labels-idx1-ubyte.gz": (
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-    ),
-}
+SUMS = """
+440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609 train-images-idx3-ubyte.gz
+3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c train-labels-idx1-ubyte.gz
+8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6 t10k-images-idx3-ubyte.gz
+f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6 t10k-labels-idx1-ubyte.gz
+"""
+SHA256 = {name: digest for digest, name in map(str.split, SUMS.split("\n")[1:-1])}
 IMAGE_HEADER = 16  # bytes: magic number, count, rows, columns
 LABEL_HEADER = 8  # bytes: magic number, count
 
@@ -35,16 +28,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
+        # `Image` needs TensorFlow to encode an array, `Tensor` does not.
+        image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="zlib")
+        label = tfds.features.ClassLabel(num_classes=10)
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    # `Image` needs TensorFlow to encode an array, `Tensor` does not.
-                    "image": tfds.features.Tensor(
-                        shape=(28, 28, 1), dtype=np.uint8, encoding="zlib"
-                    ),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
             supervised_keys=("image", "label"),
             homepage="http://yann.lecun.com/exdb/mnist/",
             # The split into training and validation is an index into the original order.
@@ -53,10 +41,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         del dl_manager  # nothing is downloaded
-        return {
-            "train": self._generate_examples("train"),
-            "test": self._generate_examples("t10k"),
-        }
+        prefixes = {"train": "train", "test": "t10k"}
+        return {split: self._generate_examples(prefix) for split, prefix in prefixes.items()}
 
     def _generate_examples(self, prefix: str):
         images = read_idx(f"{prefix}-images-idx3-ubyte.gz", IMAGE_HEADER).reshape(-1, 28, 28, 1)
@@ -66,10 +52,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def read_idx(name: str, header: int) -> np.ndarray:
-    """Returns the bytes behind the header of a bundled file: uint8 [n].
+    """Returns the bytes behind the header of a bundled file, uint8 [n], if it is the original.
 
-    Raises:
-        ValueError: the file is not the original.
+    Raises ValueError where it is not.
     """
     path = Path(__file__).parent / name
     compressed = path.read_bytes()
