@@ -14,23 +14,15 @@ BLOCK = 1024  # images decoded at a time
 
 
 class EncodedSplit(NamedTuple):
-    """An opened split of the dataset `title` in the directory `prepared`.
+    """An opened split."""
 
-    Attributes:
-        examples: dicts; by tfds's data source, or where only TensorFlow can read it, one by one.
-        num_examples: their number.
-        image_key: the image's key in an example.
-        label_key: the label's key.
-        label_names: the names of the classes; empty where the dataset has none.
-    """
-
-    examples: Any
+    examples: Any  # dicts; by tfds's data source, or where only TensorFlow reads it, one by one
     num_examples: int
-    image_key: str
+    image_key: str  # in an example
     label_key: str
-    label_names: tuple[str, ...]
-    title: str
-    prepared: Path
+    label_names: tuple[str, ...]  # empty where the dataset has none
+    title: str  # the dataset's name
+    prepared: Path  # the dataset's directory
 
 
 def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:

@@ -31,22 +31,16 @@ BLANK = Ink(np.zeros((1, 1), bool), 0, 0.0)
 
 
 def find_clean_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
-    """Finds the strokes in a clean picture.
+    """Finds the strokes in a clean picture of mode "L" or "RGB", by its overview.
 
     The constants were chosen on MNIST's validation images, see `benchmarks/pictures.py`.
 
-    Args:
-        picture: Picture of mode "L" or "RGB".
-        view: Its overview.
-
-    Returns:
-        The strokes, none where the picture is blank; or None where it is not clean.
+    Returns the strokes, none where the picture is blank; or None where it is not clean.
     """
     pixels = _pixels(view)
     if _has_frame(pixels):
         height, width = pixels.shape[:2]
-        inside = _inside(picture, np.s_[1 : height - 1, 1 : width - 1], pixels.shape)
-        return find_clean_ink(inside, overview(inside))
+        return _find_inside(picture, np.s_[1 : height - 1, 1 : width - 1], pixels.shape)
     ground, ink = _colours(pixels)
     if abs(ink - ground).max() < CONTRAST:
         return BLANK if max(picture.size) <= SMALL else None
@@ -57,8 +51,7 @@ def find_clean_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
     box = boxes[first - 1]
     is_first = labels[box] == first
     if is_first.shape != labels.shape and _is_card(is_first):
-        inside = _inside(picture, box, pixels.shape)
-        return find_clean_ink(inside, overview(inside))
+        return _find_inside(picture, box, pixels.shape)
     is_large = max(cover.shape) > SMALL
     is_cut = np.divide(is_first.shape, labels.shape).min() > 0.75 and max(picture.size) < CUT
     is_even = not is_large or _is_even(cover, EVEN_IF_CUT if is_cut else EVEN)
@@ -83,16 +76,18 @@ def _has_frame(pixels: np.ndarray) -> bool:
     return bool(is_even and differs.mean() > LINED)
 
 
-def _inside(picture: Image.Image, box: tuple[slice, ...], shape: tuple[int, ...]) -> Image.Image:
-    """Cuts out the part of a picture that is in a box of its overview of this shape."""
+def _find_inside(
+    picture: Image.Image, box: tuple[slice, ...], shape: tuple[int, ...]
+) -> Ink | None:
+    """Finds the strokes in the part of a picture in a box of its overview of this shape."""
     across, down = picture.width / shape[1], picture.height / shape[0]
     left, right = (side * across for side in (box[1].start, box[1].stop))
     top, bottom = (side * down for side in (box[0].start, box[0].stop))
     size = max(right - left, bottom - top)
     edge = 0.02 * size if size > SMALL else 0  # an enlarged one is soft
-    return picture.crop(
-        (round(left + edge), round(top + edge), round(right - edge), round(bottom - edge))
-    )
+    left, top, right, bottom = map(round, (left + edge, top + edge, right - edge, bottom - edge))
+    inside = picture.crop((left, top, right, bottom))
+    return find_clean_ink(inside, overview(inside))
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
@@ -122,11 +117,7 @@ def _cover(pixels: np.ndarray, ground: np.ndarray, ink: np.ndarray) -> np.ndarra
 
 
 def _is_card(mask: np.ndarray) -> bool:
-    """Whether a component is no drawing, but a rectangle on which there is one.
-
-    Args:
-        mask: bool [h, w], the component in its own box.
-    """
+    """Whether a component, bool [h, w] in its own box, is a rectangle on which a drawing is."""
     sides = min(side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     if sides < LINED:
         return False
@@ -140,13 +131,9 @@ def _is_card(mask: np.ndarray) -> bool:
 
 
 def _is_stroke(mask: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether a component may be drawn by a pen.
+    """Whether a component, bool [h, w] in its own box, of a picture (H, W) may be drawn by a pen.
 
     A shadow is wider. Printed lines are narrow, and end where the picture does.
-
-    Args:
-        mask: bool [h, w], the component in its own box.
-        shape: The picture's, (H, W).
     """
     widths = [max(1, round(width * max(mask.shape))) for width in WIDTHS]
     narrow, wide = (ndimage.minimum_filter(mask, w, mode="constant").any() for w in widths)

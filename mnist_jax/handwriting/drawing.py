@@ -21,17 +21,11 @@ SHOWN = 280  # pixels: the height of a picture that shows what a network is give
 
 
 class Drawing(NamedTuple):
-    """What a network is given.
+    """A network's input, made of a picture."""
 
-    Attributes:
-        pixels: uint8 [H, W, C].
-        problem: why it may be wrong; empty where nothing speaks against it.
-        blank: whether there is nothing on it.
-    """
-
-    pixels: np.ndarray
-    problem: str = ""
-    blank: bool = False
+    pixels: np.ndarray  # uint8 [H, W, C]
+    problem: str = ""  # why it may be wrong; empty where nothing speaks against it
+    blank: bool = False  # whether there is nothing on it
 
 
 def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int) -> Drawing:
@@ -47,10 +41,9 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
         image_shape: (H, W, 1).
         box: pixels a side of the square that drawings fill, see `drawing_box`.
     """
-    if picture.size == (image_shape[1], image_shape[0]):
-        pixels = _as_it_is(picture, box)
-        if pixels is not None:
-            return Drawing(pixels)
+    is_size = picture.size == (image_shape[1], image_shape[0])
+    if is_size and (pixels := _as_it_is(picture, box)) is not None:
+        return Drawing(pixels)
     # These import scipy.ndimage: a fifth of a second.
     from mnist_jax.handwriting.clean import find_clean_ink
     from mnist_jax.handwriting.ink import find_ink, overview
@@ -64,18 +57,15 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
     if ink.things > 1:
         problem = f"there are {ink.things} things on it"
     elif ink.length < SHORTEST * box:
-        problem = (
-            f"it is drawn only {ink.length:.0f} pixels large; expected "
-            f"{SHORTEST * box:.0f} or more: give a larger picture"
-        )
+        least = f"{SHORTEST * box:.0f} or more: give a larger picture"
+        problem = f"it is drawn only {ink.length:.0f} pixels large; expected {least}"
     return Drawing(pixels, problem)
 
 
 def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.ndarray:
     """Scales a picture, grey or in colour as the images are: uint8 [H, W, C].
 
-    Raises:
-        ValueError: images of so many channels are no pictures.
+    Raises ValueError where images of so many channels are no pictures.
     """
     height, width, channels = image_shape
     if channels not in (1, 3):

@@ -75,8 +75,7 @@ def predict_files(
         A prediction for each file, in order. One that cannot be read has `failed`, and its
         `problem` says why.
 
-    Raises:
-        ValueError: The network's images have neither 1 nor 3 channels.
+    Raises ValueError where the network's images have neither 1 nor 3 channels.
     """
     return [*_predict_images(network, [*map(Path, paths)], show)]
 
@@ -133,8 +132,7 @@ def _predict_images(
                 with atomic_file(Path(f"{path}{SEEN}")) as file:
                     side_by_side(picture, drawing.pixels).save(file, "PNG")
         given = [drawing.pixels for drawing in drawings if isinstance(drawing, Drawing)]
-        blank = np.zeros((0, *network.info.image_shape), np.uint8)
-        arrays = np.stack(given) if given else blank
+        arrays = np.array(given, np.uint8).reshape(-1, *network.info.image_shape)
         answers = zip(*network.predict(arrays, check=False), strict=True)
         for path, drawing in zip(batch, drawings, strict=True):
             if isinstance(drawing, Exception):
@@ -161,24 +159,18 @@ def _predict_rows(
 
 
 def _failed(path: Path, error: Exception) -> FilePrediction:
-    reason = getattr(error, "strerror", None) or str(error)
-    return FilePrediction(
-        str(path), None, 0.0, None, 0.0, one_line(reason).removeprefix(f"{path} "), failed=True
-    )
+    reason = one_line(getattr(error, "strerror", None) or error).removeprefix(f"{path} ")
+    return FilePrediction(str(path), None, 0.0, None, 0.0, reason, failed=True)
 
 
 def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """Puts the image files of folders, and of the folders in them, in the place of the folders.
 
-    Args:
-        paths: Files, which stay, and folders.
-
     Returns:
         The files; those of a folder in natural order, image2 before image10. And what of the
         folders was left out, because its name is not that of an image file.
 
-    Raises:
-        ValueError: A folder holds no image files.
+    Raises ValueError where a folder holds no image files.
     """
     files: list[Path] = []
     left_out: list[str] = []
@@ -214,11 +206,9 @@ def write_answers(
         file: A file, open for writing.
         answers: The predictions.
         only_rows: Whether all are of one file of many images. Then there are two columns, as Kaggle
-            has them: ImageId and Label. Else there are the file, the label, its probability, those
-            of the runner-up, and the problem.
+            has them: ImageId and Label. Else there are the file and the fields up to the problem.
 
-    Returns:
-        Number of answers, and the files that failed.
+    Returns the number of answers, and the files that failed.
     """
     count, failed = 0, []
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
@@ -234,14 +224,9 @@ def write_answers(
 
 
 def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
-    """Makes a picture look like the images that a network was trained on.
+    """Makes a picture of mode "L" or "RGB" look like the images that a network was trained on.
 
-    Args:
-        picture: Picture of mode "L" or "RGB", of any size.
-        info: Facts about the network's images.
-
-    Raises:
-        ValueError: The network's images have neither 1 nor 3 channels.
+    Raises ValueError where these have neither 1 nor 3 channels.
     """
     if info.drawing_box:
         return prepare_drawing(picture, info.image_shape, info.drawing_box)
@@ -260,19 +245,12 @@ def interpret(
         label_names: Names of all classes.
 
     Returns:
-        The fields of `FilePrediction` without the file.
+        The fields of `FilePrediction` from `label` to `problem`.
     """
-    if drawing.blank:
-        label, probability, runner_up, runner_up_probability = None, 0.0, None, 0.0
-    else:
+    values = None, 0.0, None, 0.0, drawing.problem
+    if not drawing.blank:
         second = next(c for c in np.argsort(-probabilities, kind="stable") if c != first)
-        label, probability = label_names[first], float(probabilities[first])
-        runner_up, runner_up_probability = label_names[second], float(probabilities[second])
-    unsure = "the network is not sure" if not drawing.blank and probability < UNSURE else ""
-    return {
-        "label": label,
-        "probability": probability,
-        "runner_up": runner_up,
-        "runner_up_probability": runner_up_probability,
-        "problem": drawing.problem or unsure,
-    }
+        best, next_best = float(probabilities[first]), float(probabilities[second])
+        problem = drawing.problem or ("the network is not sure" if best < UNSURE else "")
+        values = label_names[first], best, label_names[second], next_best, problem
+    return dict(zip(FilePrediction._fields[1:6], values, strict=True))

@@ -30,50 +30,30 @@ REGULARISER = 16  # levels of 255: contrast is relative, but not to nothing
 
 
 class Ink(NamedTuple):
-    """The strokes of a drawing.
+    """The strokes of a drawing."""
 
-    Attributes:
-        mask: bool [h, w], of the part of the picture around it, enlarged or reduced.
-        things: how many drawings of about this size there are, apart from each other.
-        length: of the longer side, in pixels of the picture.
-    """
-
-    mask: np.ndarray
-    things: int
-    length: float
+    mask: np.ndarray  # bool [h, w], of the part of the picture around it, enlarged or reduced
+    things: int  # how many drawings of about this size there are, apart from each other
+    length: float  # of the longer side, in pixels of the picture
 
 
 class _Candidate(NamedTuple):
-    """A connected component that could be the drawing.
+    """A connected component that could be the drawing."""
 
-    Attributes:
-        score: how sharp and long its outline is.
-        labels: the number of each pixel's component; 0 is the ground.
-        number: of this one.
-        others: those of about the same sharpness.
-        is_dark: darker than the ground, or lighter.
-        grey: the picture.
-        ground: what it would be without ink.
-    """
-
-    score: float
-    labels: np.ndarray
-    number: int
-    others: np.ndarray
-    is_dark: bool
-    grey: np.ndarray
-    ground: np.ndarray
+    score: float  # how sharp and long its outline is
+    labels: np.ndarray  # the number of each pixel's component; 0 is the ground
+    number: int  # of this one
+    others: np.ndarray  # those of about the same sharpness
+    is_dark: bool  # darker than the ground, or lighter
+    grey: np.ndarray  # the picture
+    ground: np.ndarray  # what it would be without ink
 
 
 def find_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
-    """Finds the strokes of the drawing in a picture; None: it is blank.
+    """Finds the strokes in a picture of mode "L" or "RGB", by its overview; None: it is blank.
 
     The constants were chosen on rendered photographs of MNIST's validation images, see
     `tests/handwriting/photographs.py`.
-
-    Args:
-        picture: Picture of mode "L" or "RGB".
-        view: Its overview.
     """
     blob = _most_likely(view)
     if blob is None or blob.score < LEAST_SCORE:
@@ -99,11 +79,7 @@ def length(drawn: np.ndarray, picture: Image.Image) -> float:
 
 
 def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.ndarray, float]:
-    """Cuts a drawing and its surroundings out of a picture.
-
-    Args:
-        picture: The whole picture.
-        drawn: bool [h, w], where the drawing is in the overview.
+    """Cuts a drawing and its surroundings out of a picture; bool [h, w] of its overview tells it.
 
     Returns:
         The part, CLOSE_UP pixels long; bool [H, W], where the drawing is on it, roughly; and how
@@ -112,16 +88,15 @@ def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.n
     height, width = drawn.shape
     top, left, bottom, right = _bounds(drawn)
     margin = max(0.25 * max(bottom - top, right - left), 3)
-    box = (
-        max(0, left - margin),
-        max(0, top - margin),
-        min(width, right + margin),
-        min(height, bottom + margin),
-    )
-    zoom = CLOSE_UP / max(box[2] - box[0], box[3] - box[1])
-    shape = (max(1, round((box[2] - box[0]) * zoom)), max(1, round((box[3] - box[1]) * zoom)))
+    left, right = max(0, left - margin), min(width, right + margin)
+    top, bottom = max(0, top - margin), min(height, bottom + margin)
+    zoom = CLOSE_UP / max(right - left, bottom - top)
+    shape = max(1, round((right - left) * zoom)), max(1, round((bottom - top) * zoom))
     across, down = picture.width / width, picture.height / height
-    own_box = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+    box, own_box = (
+        (left, top, right, bottom),
+        (left * across, top * down, right * across, bottom * down),
+    )
     shrinks = max(own_box[2] - own_box[0], own_box[3] - own_box[1]) > CLOSE_UP
     kind = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
     near = Image.fromarray(ndimage.binary_dilation(drawn, EIGHT))
@@ -163,8 +138,7 @@ def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarra
 def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
     """Finds lines from the left to the right, up to 8 degrees aslant, all alike.
 
-    Returns:
-        How strong the line is at each pixel, 0 where there is none; and their thickness in pixels.
+    Returns the strength of the line at each pixel, 0 where there is none; and their thickness.
     """
     height, width = ink.shape
     thick = ndimage.maximum_filter1d(ink, 3, axis=0)
@@ -281,15 +255,14 @@ def _isolated(blob: _Candidate) -> float:
 
 
 def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarray, int]:
-    """Tells what belongs to a drawing, as a five's top does, and counts drawings beside it.
+    """Joins what belongs to a drawing, as a five's top does, and counts drawings beside it.
 
     Args:
         labels: int [h, w], the number of each pixel's component; 0 is the ground.
         first: The drawing's number.
         others: The numbers of what may be ink, too.
 
-    Returns:
-        bool [h, w], the drawing; and the number of drawings.
+    Returns bool [h, w], the drawing; and the number of drawings.
     """
     boxes = ndimage.find_objects(labels)
     main = boxes[first - 1]
@@ -308,8 +281,7 @@ def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarra
         )
         in_a_row = beside > -0.2 * narrower and below < -0.5 * lower
         touches_edge = any(
-            side.start == 0 or side.stop == length
-            for side, length in zip(box, labels.shape, strict=True)
+            side.start == 0 or side.stop == end for side, end in zip(box, labels.shape, strict=True)
         )
         far = gap > 0.45 * max(own_size, size)
         apart = far or (in_a_row and gap > 0.08 * max(own_size, size))
@@ -321,13 +293,9 @@ def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarra
 
 
 def _strokes(grey: np.ndarray, near: np.ndarray, stroke: float, is_dark: bool) -> np.ndarray:
-    """Separates ink from paper in the close-up, at the level that gives the sharpest outline.
+    """Separates ink from paper, float [h, w], at the level that gives the sharpest outline.
 
-    Args:
-        grey: float [h, w].
-        near: bool [h, w], where the drawing is, roughly.
-        stroke: the width of its strokes, in pixels.
-        is_dark: darker than the paper, or lighter.
+    The drawing is near, bool [h, w]; its strokes have about that width, in pixels.
     """
     smooth = ndimage.gaussian_filter(_without_lines(grey), np.clip(0.15 * stroke, 0.7, 3))
     ink, ground = _contrast(smooth, 1.6 * stroke + 5, is_dark)

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,39 +24,22 @@ FEW = 10  # images of a part: fewer may be bright or dark by chance
 
 
 class Imported(NamedTuple):
-    """The dataset that was written.
+    """The dataset that was written."""
 
-    Attributes:
-        path: the directory of the dataset's version, in tfds's data directory.
-        num_train: number of images to train on.
-        num_test: number of images to test with.
-        shape: an image's, [H, W, C].
-        names: the names of the classes, that of label 0 first.
-        only_in_test: names of the classes without a training image.
-        num_seen: number of test images with the pixels of a training image.
-        pixel_range: the values that have become 0 and 255.
-        source: what was found in the source.
-        num_validation: number of images to validate with, where the source has such a part.
-        spellings: the ways in which a class is written, of those that are written in several.
-        largest: the largest pixel of the source.
-        counts: number of images of each class, in the order of the names, by split.
-        firsts: the first image of each class, uint8 [H, W, C] by its name, of some hundred at most.
-    """
-
-    path: Path
-    num_train: int
-    num_test: int
-    shape: tuple[int, int, int]
-    names: list[str]
-    only_in_test: list[str]
-    num_seen: int
-    pixel_range: tuple[float, float]
-    source: Source
-    num_validation: int = 0
-    spellings: Sequence[list[str]] = ()
-    largest: float = 255
-    counts: Mapping[str, list[int]] = MappingProxyType({})
-    firsts: Mapping[str, np.ndarray] = MappingProxyType({})
+    path: Path  # the directory of the dataset's version, in tfds's data directory
+    num_train: int  # number of images to train on
+    num_test: int  # number of images to test with
+    shape: tuple[int, int, int]  # an image's, [H, W, C]
+    names: list[str]  # the names of the classes, that of label 0 first
+    only_in_test: list[str]  # names of the classes without a training image
+    num_seen: int  # number of test images with the pixels of a training image
+    pixel_range: tuple[float, float]  # the values that have become 0 and 255
+    source: Source  # what was found in the source
+    num_validation: int  # number of images to validate with; 0 without such a part
+    spellings: Sequence[list[str]]  # the ways to write a class, of those with several
+    largest: float  # the largest pixel of the source
+    counts: Mapping[str, list[int]]  # of each class's images, in the order of the names, by split
+    firsts: Mapping[str, np.ndarray]  # the first image of some classes by name, uint8 [H, W, C]
 
 
 class Selection(NamedTuple):

@@ -19,23 +19,14 @@ MOST_SHOWN = 10  # files that cannot be read, in a message
 
 
 class Survey(NamedTuple):
-    """The common properties of all images of a source, and their labels.
+    """The common properties of all images of a source, and their labels."""
 
-    Attributes:
-        shape: an image's, as it is written: [H, W, C].
-        pixel_range: the values that become 0 and 255; None for bytes, which stay as they are.
-        label_names: the names of the classes, that of label 0 first.
-        labels: the labels of each part, int32 [N].
-        largest: the largest pixel.
-        spellings: the ways in which a class is written, of those that are written in several.
-    """
-
-    shape: tuple[int, int, int]
-    pixel_range: tuple[float, float] | None
-    label_names: list[str]
-    labels: dict[str, np.ndarray]
-    largest: float
-    spellings: list[list[str]]
+    shape: tuple[int, int, int]  # an image's, as it is written: [H, W, C]
+    pixel_range: tuple[float, float] | None  # what becomes 0 and 255; None for bytes, which stay
+    label_names: list[str]  # the names of the classes, that of label 0 first
+    labels: dict[str, np.ndarray]  # of each part, int32 [N]
+    largest: float  # the largest pixel
+    spellings: list[list[str]]  # the ways to write a class, of those that are written in several
 
 
 def survey_parts(

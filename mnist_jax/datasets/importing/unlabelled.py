@@ -26,15 +26,10 @@ Block = tuple[np.ndarray, list[str], list[str]]
 
 
 class Rows(NamedTuple):
-    """The images of a file. They can be read many times.
+    """The images of a file. They can be read many times."""
 
-    Attributes:
-        blocks: Function () -> some images, uint8 [n, ...], their ids and their labels, each time.
-        notes: Lines to print: what the reader has taken for what.
-    """
-
-    blocks: Callable[[], Iterator[Block]]
-    notes: list[str]
+    blocks: Callable[[], Iterator[Block]]  # the images are uint8
+    notes: list[str]  # lines to print: what the reader has taken for what
 
 
 def holds_rows(path: Path) -> bool:

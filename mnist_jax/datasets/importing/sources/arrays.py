@@ -20,23 +20,14 @@ from mnist_jax.datasets.importing.sources.streams import reading
 
 
 class Array(NamedTuple):
-    """An array in a file, as its header describes it.
+    """An array in a file, as its header describes it."""
 
-    Attributes:
-        title: its name in messages.
-        shape: its shape, the N examples first.
-        dtype: its type, with the byte order.
-        offset: number of bytes before the values.
-        open: opens the array from its beginning.
-        by_columns: whether the values are in column-major order, as Fortran has them.
-    """
-
-    title: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    offset: int
-    open: Callable[[], AbstractContextManager[IO[bytes]]]
-    by_columns: bool = False
+    title: str  # its name in messages
+    shape: tuple[int, ...]  # the N examples first
+    dtype: np.dtype  # with the byte order
+    offset: int  # number of bytes before the values
+    open: Callable[[], AbstractContextManager[IO[bytes]]]  # from its beginning
+    by_columns: bool = False  # whether the values are in column-major order, as Fortran has them
 
 
 PURPOSES = {

@@ -33,25 +33,15 @@ MAX_LINE = 16 << 20  # characters: a million pixels in colour
 
 
 class Layout(NamedTuple):
-    """The places of a table's columns.
+    """The places of a table's columns."""
 
-    Attributes:
-        width: number of columns.
-        label: index of the label's column; None where there is none.
-        pixels: indices of the pixels' columns, in row-major order, colours side by side.
-        shape: an image's, [H, W, C].
-        names: the columns' names; empty where the first row is an image.
-        unused: indices of the other columns.
-        delimiter: the character between columns; None for blanks.
-    """
-
-    width: int
-    label: int | None
-    pixels: list[int]
-    shape: tuple[int, int, int]
-    names: list[str]
-    unused: list[int]
-    delimiter: str | None
+    width: int  # number of columns
+    label: int | None  # index of the label's column; None where there is none
+    pixels: list[int]  # indices of the pixels' columns, in row-major order, colours side by side
+    shape: tuple[int, int, int]  # an image's, [H, W, C]
+    names: list[str]  # the columns' names; empty where the first row is an image
+    unused: list[int]  # indices of the other columns
+    delimiter: str | None  # the character between columns; None for blanks
 
     def title(self, index: int) -> str:
         """Returns a column's name in messages."""

@@ -22,32 +22,22 @@ class NoLabelsError(ValueError):
 
 
 class Folder(NamedTuple):
-    """A folder in which there are images.
-
-    Attributes:
-        path: its path.
-        images: the image files in it.
-        folders: the folders in it in which there are images.
-        others: what else is in it; a folder is named, not what it holds.
-    """
+    """A folder in which there are images."""
 
     path: Path
-    images: list[Path]
-    folders: list["Folder"]
-    others: list[str]
+    images: list[Path]  # the image files in it
+    folders: list["Folder"]  # the folders in it in which there are images
+    others: list[str]  # what else is in it; a folder is named, not what it holds
 
 
 class Found(NamedTuple):
-    """The places and columns of labels found below a root so far, and what is of no use there.
-
-    The names in each table that stand for no image so far are `unused`.
-    """
+    """The findings below a root so far."""
 
     root: Path
-    places: list[str]
-    columns: set[str]
-    unused: dict[Path, set[str]]
-    ignored: list[str]
+    places: list[str]  # of the labels
+    columns: set[str]  # the names of the columns of labels in tables
+    unused: dict[Path, set[str]]  # names in each table that stand for no image so far
+    ignored: list[str]  # what is of no use
 
 
 def read_folders(paths: Sequence[Path]) -> Source:

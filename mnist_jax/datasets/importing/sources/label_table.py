@@ -28,23 +28,14 @@ MAX_COLUMNS = 64  # of a table; a CSV file with more holds pixels
 
 
 class LabelTable(NamedTuple):
-    """The labels of some image files.
-
-    Attributes:
-        path: the table.
-        column: the name of the label's column; empty where the columns have none.
-        title: the table and its column, as a message names them.
-        labels: the labels, by file.
-        names: names of files in the table.
-        used: names among them that stand for these files.
-    """
+    """The labels of some image files."""
 
     path: Path
-    column: str
-    title: str
-    labels: dict[Path, str]
-    names: set[str]
-    used: set[str]
+    column: str  # the name of the label's column; empty where the columns have none
+    title: str  # the table and its column, as a message names them
+    labels: dict[Path, str]  # by file
+    names: set[str]  # of files in the table
+    used: set[str]  # names among them that stand for these files
 
 
 def find_table(

@@ -20,17 +20,12 @@ COLOUR_ROWS = (
 
 
 class Part(NamedTuple):
-    """The training part of a source, another part, or all of it. It can be read many times.
+    """The training part of a source, another part, or all of it. It can be read many times."""
 
-    Attributes:
-        blocks: keep -> the examples, all of them or those where keep (bool [N]) is true.
-        where: index -> the example's name in messages.
-        unreadable: a line for each file that is left out because it cannot be read; complete when
-            all blocks were read once.
-    """
-
+    # keep -> the examples, all of them or those where keep (bool [N]) is true.
     blocks: Callable[[np.ndarray | None], Iterator[Block]]
-    where: Callable[[int], str]
+    where: Callable[[int], str]  # index -> the example's name in messages
+    # A line for each file that cannot be read; complete when all blocks were read once.
     unreadable: Sequence[str] = ()
 
     def map(self, change: Callable[[np.ndarray, list[str]], Block]) -> "Part":
@@ -39,22 +34,14 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a reader found in a source; `import` prints it.
+    """The content of a source as a reader found it; `import` prints it."""
 
-    Attributes:
-        kind: the kind of source, such as "a CSV file".
-        labels: the place of the labels, such as "the column 'digit'".
-        parts: "train", and "validation" and "test" where the source has them; or "all", where
-            nothing tells which examples are for the test.
-        ignored: the unused files, or arrays of a file, each with the reason if it is not plain.
-        notes: lines that say more about the images.
-    """
-
-    kind: str
-    labels: str
+    kind: str  # such as "a CSV file"
+    labels: str  # their place, such as "the column 'digit'"
+    # "train", and "validation" and "test" where there are such; "all" where nothing tells.
     parts: dict[str, Part]
-    ignored: list[str]
-    notes: Sequence[str] = ()
+    ignored: list[str]  # unused files, or arrays of a file, with the reason if it is not plain
+    notes: Sequence[str] = ()  # lines that say more about the images
 
 
 # The words that tell a part, those of Hugging Face's `datasets` and some more. Another word may

@@ -15,16 +15,11 @@ KEPT_BYTES = 256 << 20  # of all parts together: what is kept is not decoded a s
 
 
 class Memory:
-    """The common state of a source's parts.
-
-    Attributes:
-        room: bytes that may still be kept.
-        lightnesses: the lightness of each transparent picture, by file.
-    """
+    """The common state of a source's parts."""
 
     def __init__(self):
-        self.room: int = KEPT_BYTES
-        self.lightnesses: dict[Path, float] = {}
+        self.room: int = KEPT_BYTES  # bytes that may still be kept
+        self.lightnesses: dict[Path, float] = {}  # of each transparent picture, by file
 
 
 def picture_part(files: list[tuple[Path, str]], memory: Memory) -> Part:
