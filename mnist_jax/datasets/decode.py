@@ -100,20 +100,17 @@ def _blocks(split: EncodedSplit) -> Iterator[cache.Block]:
         if len(shapes) != 1:
             raise ValueError(f"dataset {split.title!r} must hold images of one size, one or more")
         images, labels = map(np.stack, zip(*pairs, strict=True))
-        yield _checked(images if images.ndim == 4 else images[..., None], labels, split.title)
-
-
-def _checked(images: np.ndarray, labels: np.ndarray, name: str) -> cache.Block:
-    problem = ""
-    if images.dtype != np.uint8 or images.ndim != 4:
-        problem = f"uint8 images [H, W, C], found {images.dtype} {images.shape[1:]}"
-    elif not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        problem = f"one integer label an image, found {labels.dtype} {labels.shape[1:]}"
-    elif (abs(labels.astype(np.float64)) >= 2**31).any():
-        problem = f"labels of 32 bits, found {labels.max()}"
-    if problem:
-        raise ValueError(f"dataset {name!r} must hold {problem}")
-    return images, labels.astype(np.int32)
+        images = images if images.ndim == 4 else images[..., None]
+        expected = ""
+        if images.dtype != np.uint8 or images.ndim != 4:
+            expected = f"uint8 images [H, W, C], found {images.dtype} {images.shape[1:]}"
+        elif not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+            expected = f"one integer label an image, found {labels.dtype} {labels.shape[1:]}"
+        elif (abs(labels.astype(np.float64)) >= 2**31).any():
+            expected = f"labels of 32 bits, found {labels.max()}"
+        if expected:
+            raise ValueError(f"dataset {split.title!r} must hold {expected}")
+        yield images, labels.astype(np.int32)
 
 
 def _damaged(name: str, prepared: Path, error: Exception) -> ValueError:

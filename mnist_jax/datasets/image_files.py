@@ -4,7 +4,7 @@ import contextlib
 import functools
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,7 +77,20 @@ def decode_image(
     Messages call it by its name. Raises TooManyPixelsError where it says that it has more pixels
     than `max_pixels`, and ValueError where it is no image of `FORMATS`, or is damaged.
     """
-    return _decode(source, name, max_pixels, functools.partial(_flat, ground=ground))
+    with _opened(source, name, max_pixels) as (image, raw_mode):
+        is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
+        is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
+        if is_plain and not image.has_transparency_data and not (is_array and _is_faint(image)):
+            return image  # a large one needs no copy
+        pixels = _pixels(image, source, raw_mode)
+        if pixels.shape[2] == 4:
+            ground = best_ground([lightness(pixels)]) if ground is None else ground
+            pixels = on_ground(pixels, ground)
+        if pixels.dtype != np.uint8 or (is_array and pixels.min() < pixels.max() <= FAINT):
+            scaled = np.nan_to_num(pixels.astype(np.float32), copy=False)  # the rest is in place
+            scaled *= 255 / white(scaled.max())
+            pixels = np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
+        return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def read_pixels(path: Path) -> np.ndarray:
@@ -89,7 +102,10 @@ def read_pixels(path: Path) -> np.ndarray:
     Raises: as `decode_image`, and ValueError for a file of several pictures, of which all but one
     would be lost. It passes on Pillow's warnings.
     """
-    return _decode(path, str(path), MAX_PIXELS, _only_pixels)
+    with _opened(path, str(path), MAX_PIXELS) as (image, raw_mode):
+        if getattr(image, "is_animated", False):
+            raise ValueError("it holds several pictures; save each as a file of its own")
+        return _pixels(image, path, raw_mode)
 
 
 def lightness(pixels: np.ndarray) -> float:
@@ -111,13 +127,11 @@ def on_ground(pixels: np.ndarray, ground: int) -> np.ndarray:
     return np.asarray(flat)
 
 
-def _decode(
-    source: Path | BinaryIO,
-    name: str,
-    max_pixels: int,
-    finish: Callable[[Image.Image, Path | BinaryIO, str], Any],
-) -> Any:
-    """Opens an image, and returns what `finish` makes of it."""
+@contextlib.contextmanager
+def _opened(
+    source: Path | BinaryIO, name: str, max_pixels: int
+) -> Iterator[tuple[Image.Image, str]]:
+    """Opens an image upright, with Pillow's name for the order of its bytes in the file."""
     try:
         with Image.open(source, formats=_formats()) as image:
             width, height = image.size
@@ -125,12 +139,11 @@ def _decode(
                 raise TooManyPixelsError(
                     f"it has {width}x{height} pixels, at most {max_pixels:,} fit"
                 )
-            # The order of the bytes in the file, as Pillow names it; other readers have no tiles.
-            tiles: Any = getattr(image, "tile", ())
+            tiles: Any = getattr(image, "tile", ())  # other packages' readers have none
             args = tiles[0].args if tiles else ""
             raw_mode = str(args[0] if isinstance(args, tuple) and args else args)
             _load_upright(image)
-            return finish(image, source, raw_mode)
+            yield image, raw_mode
     except PermissionError:
         raise
     except Image.UnidentifiedImageError:
@@ -153,25 +166,6 @@ def _formats() -> tuple[str, ...]:
     return (*FORMATS, *{"HEIF", "AVIF"}.intersection(Image.OPEN))
 
 
-def _flat(
-    image: Image.Image, source: Path | BinaryIO, raw_mode: str, ground: int | None
-) -> Image.Image:
-    """Grey or colour of 8 bits, without transparency."""
-    is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
-    is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
-    if is_plain and not image.has_transparency_data and not (is_array and _is_faint(image)):
-        return image  # a large one needs no copy
-    pixels = _pixels(image, source, raw_mode)
-    if pixels.shape[2] == 4:
-        ground = best_ground([lightness(pixels)]) if ground is None else ground
-        pixels = on_ground(pixels, ground)
-    if pixels.dtype != np.uint8 or (is_array and pixels.min() < pixels.max() <= FAINT):
-        scaled = np.nan_to_num(pixels.astype(np.float32), copy=False)  # the rest happens in place
-        scaled *= 255 / white(scaled.max())
-        pixels = np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
 def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.ndarray:
     """The numbers, as `read_pixels` returns them."""
     if raw_mode in OTHER_BYTES and image.mode in ("RGB", "RGBA"):
@@ -184,12 +178,6 @@ def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.nd
     mode = "L" if image.mode in ("1", "L") else "RGB"
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if mode == "RGB" else pixels[..., None]
-
-
-def _only_pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.ndarray:
-    if getattr(image, "is_animated", False):
-        raise ValueError("it holds several pictures; save each as a file of its own")
-    return _pixels(image, source, raw_mode)
 
 
 def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> np.ndarray:

@@ -166,7 +166,10 @@ def test_a_column_of_labels_can_be_named_or_numbered(tmp_path, subtests):
 
 NOISE = np.random.default_rng(0).integers(0, 4, (40, 17)).tolist()
 UNKNOWN: dict[str, tuple[Rows, str]] = {
-    "no label": ([PIXELS, [0] * 784], "x.csv has no label column (its columns are 'pixel0', 'pixe"),
+    "no label": (
+        [PIXELS, [0] * 784],
+        "x.csv has no column that could be the label: 'pixel0', 'pixe",
+    ),
     "two labels": (
         [["label", "class", *PIXELS], ["a", 1, *[0] * 784]],
         "several columns that could be the label: 'label', 'class'; name it with --label-column",

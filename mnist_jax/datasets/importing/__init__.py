@@ -105,15 +105,13 @@ def import_dataset(
     is not as it must be, or the dataset cannot be written; OSError where a source cannot be read.
     After an error, nothing is left in the data directory.
     """
-    _check_options(size, channels, pixel_range, test_fraction, seed)
+    _check_options(name, size, channels, pixel_range, test_fraction, seed)
     root = prepare.data_root(data_dir)
-    _check_name(name)
     prepare.imported_versions(root / name, overwrite)
     paths = [Path(path).expanduser() for path in sources]
     source = open_source(paths, size, label_column, part, transpose)
     survey = survey_parts(source.parts, size, channels, pixel_range, skip_unreadable)
     unreadable = [line for part in source.parts.values() for line in part.unreadable]
-    source = source._replace(ignored=[*unreadable, *source.ignored])
     _check_classes(survey)
     splits = _split(source.parts, survey.labels, test_fraction, seed)
     names = survey.label_names
@@ -146,7 +144,9 @@ def import_dataset(
         [name for name, train in zip(names, counts["train"], strict=True) if not train],
         int(np.isin(splits["test"].hashes, splits["train"].hashes).sum()),
         survey.pixel_range or (0, 255),
-        source._replace(notes=[*source.notes, *_doubts(splits)]),
+        source._replace(
+            ignored=[*unreadable, *source.ignored], notes=[*source.notes, *_doubts(splits)]
+        ),
         sum(counts.get("validation", ())),
         survey.spellings,
         survey.largest,
@@ -227,6 +227,7 @@ def some(words: Sequence[str], most: int = 10) -> str:
 
 
 def _check_options(
+    name: str,
     size: tuple[int, int] | None,
     channels: int | None,
     pixel_range: tuple[float, float] | None,
@@ -245,13 +246,10 @@ def _check_options(
         raise ValueError(f"test_fraction must be between 0 and 1, got {test_fraction}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
-
-
-def _check_name(name: str) -> None:
     if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
         raise ValueError(
-            f"the name of a dataset must be of a to z, 0 to 9 and _, begin with a letter and have "
-            f"at most 100 of them, got {name!r:.120}"
+            "the name of a dataset must be of a to z, 0 to 9 and _, a letter first, and have at "
+            f"most 100 of them, got {name!r:.120}"
         )
     if name in prepare.ALIASES or prepare.is_own(name) or name == "downloads":
         raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")

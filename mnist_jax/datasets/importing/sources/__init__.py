@@ -29,14 +29,7 @@ def open_source(
 ) -> Source:
     """Finds out what kind of source it is, and reads its headers.
 
-    Args:
-        paths: the IDX files, or .npz and .npy files, or a folder that holds them; a .csv file, or a
-            folder of images; or several of these, with "train", "validation" and "test" in their
-            names.
-        size: H and W of images that are rows of pixels; None where these are square.
-        label_column: name or number of a table's column of labels; None to find it.
-        part: name of one dataset among several in IDX files, see `read_idx`.
-        transpose: whether to swap the rows and columns of all images; `size` is the size after it.
+    Args: as of `import_dataset`; `size` is H and W after a transposition.
 
     Returns:
         Its parts: "train" and one or both of "validation" and "test", or one of any name.

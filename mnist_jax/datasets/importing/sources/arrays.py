@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import IO, NamedTuple
 
@@ -37,11 +37,11 @@ PURPOSES = {
     "all": "train on or test with",
 }
 ONE_LABEL = "must hold one label an image, [N] or [N, 1]"
-# A part ("train", "validation", "test" or "all"), and "images" or "labels".
-Arrays = Mapping[tuple[str, str], Array]
+# By a part ("train", "validation", "test" or "all"), and "images" or "labels".
+Arrays = dict[tuple[str, str], Array]
 
 
-def add_array(arrays: dict[tuple[str, str], Array], what: tuple[str, str], array: Array) -> None:
+def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
     """Adds an array to those of a source; ValueError where its place is taken."""
     if what in arrays:
         raise ValueError(
@@ -54,10 +54,16 @@ def add_array(arrays: dict[tuple[str, str], Array], what: tuple[str, str], array
 def array_parts(
     arrays: Arrays, size: tuple[int, int] | None = None, first_column: bool = False
 ) -> dict[str, Part]:
-    """Returns the parts of a source, "train" first; see `array_part` for the arguments.
+    """Returns the parts of a source, "train" first.
 
-    Raises ValueError where images lack their labels, or labels their images; or where the arrays of
-    one part have its name and those of another have none.
+    Args:
+        arrays: images, real [N, H, W], [N, H, W, C] or [N, pixels]; and labels, integers, integral
+            floats or strings, [N] or [N, 1], or [N, classes] with one 1 and else 0s in a row.
+        size: H, W of images that are rows of pixels; None where these are square.
+        first_column: whether the labels are the first column of an [N, columns], as in QMNIST.
+
+    Raises ValueError where the arrays are others, not of one length, or lack labels or images;
+    or where those of one part have its name and those of another have none.
     """
     parts = sorted({part for part, _ in arrays}, reverse=True)
     if len(parts) > 1 and "all" in parts:
@@ -71,25 +77,12 @@ def array_parts(
                 other = arrays[part, other].title
                 raise ValueError(f"the {one} that belong to {other} are missing")
     return {
-        part: array_part(arrays[part, "images"], arrays[part, "labels"], size, first_column)
+        part: _part(arrays[part, "images"], arrays[part, "labels"], size, first_column)
         for part in parts
     }
 
 
-def array_part(
-    images: Array, labels: Array, size: tuple[int, int] | None, first_column: bool
-) -> Part:
-    """Returns the examples of two arrays.
-
-    Args:
-        images: real [N, H, W], [N, H, W, C] or [N, pixels].
-        labels: integers, integral floats or strings, [N] or [N, 1]; or [N, classes], with one 1
-            and else 0s in a row.
-        size: H, W of images that are rows of pixels; None where these are square.
-        first_column: whether the labels are the first column of an [N, columns], as in QMNIST.
-
-    Raises ValueError where the arrays are others, or not of one length.
-    """
+def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_column: bool) -> Part:
     if images.dtype.kind not in "buif":
         raise ValueError(f"{images.title} must hold real numbers, found {images.dtype}")
     if labels.dtype.kind not in "buifUS":
@@ -113,10 +106,9 @@ def array_part(
 
 
 def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    if math.prod(images.shape[1:]) > MAX_VALUES:
+    if (count := math.prod(images.shape[1:])) > MAX_VALUES:
         raise ValueError(
-            f"{images.title} has images of {math.prod(images.shape[1:]):,} values, at most "
-            f"{MAX_VALUES:,} fit"
+            f"{images.title} has images of {count:,} values, at most {MAX_VALUES:,} fit"
         )
     if len(images.shape) == 2:
         return flat_shape(images.shape[1], size, images.title)

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import functools
 import io
 import itertools
 import math
@@ -62,10 +61,15 @@ def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None 
             f"the first row of {path} ({_shown(layout.names)}) was taken for names; if it is an "
             "image, add a row of names above it"
         )
-    blocks = functools.partial(_blocks, path, layout)
+    label = layout.label or 0
+
+    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+        for images, rows in read_rows(path, layout, keep):
+            yield images, [_label(path, number, row[label]) for number, row in rows]
+
     images = Part(blocks, lambda index: f"image {index} of {path}")
     left_out = [f"{path}: {layout.title(index)}" for index in layout.unused]
-    return Source("a CSV file", layout.title(layout.label or 0), {"all": images}, left_out, notes)
+    return Source("a CSV file", layout.title(label), {"all": images}, left_out, notes)
 
 
 def find_layout(
@@ -215,15 +219,10 @@ def _named(path: Path, names: Sequence[str], used: Sequence[int], may_lack: bool
             return candidates[0]
     if may_lack:
         return None
-    shown = _shown([names[index] for index in known or others or used])
-    if pattern and not (known or others):
-        raise ValueError(
-            f"{path} has no label column (its columns are {shown}): it cannot be trained on; "
-            "import a file with labels, or name the column with --label-column"
-        )
     raise ValueError(
         f"{path} has {'several columns' if known or others else 'no column'} that could be the "
-        f"label: {shown}; name it with --label-column NAME"
+        f"label: {_shown([names[index] for index in known or others or used])}; name it with "
+        "--label-column NAME" + ("" if known or others else ", or import a file with labels")
     )
 
 
@@ -329,11 +328,6 @@ def _fields(path: Path, number: int, line: str, delimiter: str | None) -> list[s
         return next(csv.reader([line], strict=True, delimiter=delimiter or " "))
     except csv.Error as error:
         raise ValueError(f"{path}, line {number}: {error}") from error
-
-
-def _blocks(path: Path, layout: Layout, keep: np.ndarray | None) -> Iterator[Block]:
-    for images, rows in read_rows(path, layout, keep):
-        yield images, [_label(path, number, row[layout.label or 0]) for number, row in rows]
 
 
 def read_rows(

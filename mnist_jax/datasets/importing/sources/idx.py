@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_jax.datasets.importing.sources.arrays import Array, add_array, array_parts
+from mnist_jax.datasets.importing.sources.arrays import Array, Arrays, add_array, array_parts
 from mnist_jax.datasets.importing.sources.part import Block, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
@@ -55,8 +55,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
         if name not in datasets:
             raise ValueError(f"there is no part {part!r}; expected {_listed(datasets)}")
         files = datasets[name]
-    arrays: dict[tuple[str, str], Array] = {}
-    datasets = _datasets(files)
+    arrays, datasets = Arrays(), _datasets(files)
     for path in files:
         array = read_header(path)
         what = role(path), "labels" if len(array.shape) < 3 else "images"

@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from mnist_jax.datasets.importing.sources.arrays import Array, add_array, array_parts
+from mnist_jax.datasets.importing.sources.arrays import Array, Arrays, add_array, array_parts
 from mnist_jax.datasets.importing.sources.part import COLOUR_ROWS, Source, flat_shape, role
 from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
 from mnist_jax.messages import one_line
@@ -50,7 +50,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
             there are such parts; or of x and y. "images" and "labels", or "data" and "target", are
             taken for x and y, in any case and order. A file of one array, or the folder of some,
             has these names itself; else the name of one of several files may tell the part.
-        size: the size of images that are rows of pixels, see `array_part`.
+        size: the size of images that are rows of pixels, see `array_parts`.
 
     Raises ValueError where there are no such arrays, or they are not of images and labels.
     """
@@ -68,7 +68,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
             f"{title}: the files must be those of one dataset; their names begin with "
             f"{' and '.join(map(repr, datasets)):.200}"
         )
-    arrays, words = dict[tuple[str, str], Array](), []
+    arrays, words = Arrays(), []
     for path in files:
         members = read_members(path)
         meant = {key: meaning(path, key, len(members), len(files)) for key in members}
