@@ -49,7 +49,12 @@ def as_parts(given: Any) -> dict[str, Split]:
         raise ValueError(
             f'splits must have "train", and may have "validation" and "test", got {[*given]}'
         )
-    parts = {name: _as_split(name, given[name]) for name in PARTS if name in given}
+    parts: dict[str, Split] = {}
+    for name in (name for name in PARTS if name in given):
+        try:
+            parts[name] = _as_split(given[name])
+        except ValueError as error:
+            raise ValueError(f"splits: {name}: {one_line(error)}") from error
     first = parts["train"].images
     for name, split in parts.items():
         if _kind(split.images) != _kind(first):
@@ -131,31 +136,30 @@ def as_bytes(images: np.ndarray) -> np.ndarray:
     return images if images.dtype == np.uint8 else np.rint(255 * images).astype(np.uint8)
 
 
-def _as_split(name: str, given: Any) -> Split:
+def _as_split(given: Any) -> Split:
     if isinstance(given, Mapping):
-        given = _pair(name, given)
+        given = _pair(given)
     are_batches = isinstance(given, tuple | list) and all(map(_is_batch, given))
     if isinstance(given, tuple | list) and len(given) == 2 and not are_batches:
-        return _checked(name, *given)
+        return _checked(*given)
     is_other = isinstance(given, tuple | str) and not are_batches
     if is_other or not isinstance(given, Iterable) or hasattr(given, "shape"):
         raise ValueError(
-            f"splits: {name} must be (images, labels), or an iterable of batches, got "
-            f"{_spelled(given)}"
+            f"expected (images, labels), or an iterable of batches, got {_spelled(given)}"
         )
     if isinstance(given, Iterator):
         raise ValueError(
-            f"splits: {name} is {_spelled(given)}, which can be read once; resuming and verifying "
-            "read the data again: give a list, or an object whose __iter__ starts again"
+            f"{_spelled(given)} can be read once; resuming and verifying read the data again: give "
+            "a list, or an object whose __iter__ starts again"
         )
     try:
-        return _spooled(name, given)
+        return _spooled(given)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        place = tempfile.gettempdir()
         raise ValueError(
-            f"splits: the images of {name} find no room in {tempfile.gettempdir()}: set TMPDIR to "
-            "a directory with room"
+            f"images find no room in {place}: set TMPDIR to a directory with room"
         ) from error
 
 
@@ -171,35 +175,32 @@ def _is_batch(value: Any) -> bool:
         return False
 
 
-def _pair(name: str, batch: Any) -> tuple[Any, Any]:
+def _pair(batch: Any) -> tuple[Any, Any]:
     """Returns the images and labels of a batch; ValueError where it is something else."""
     if isinstance(batch, Mapping) and {"image", "label"} <= {*batch}:
         return batch["image"], batch["label"]
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
-    raise ValueError(
-        f'splits: a batch of {name} must be (images, labels) or {{"image": images, "label": '
-        f"labels}}, got {_spelled(batch)}"
-    )
+    expected = 'a batch must be (images, labels) or {"image": images, "label": labels}'
+    raise ValueError(f"{expected}, got {_spelled(batch)}")
 
 
-def _checked(name: str, images: Any, labels: Any) -> Split:
+def _checked(images: Any, labels: Any) -> Split:
     """Returns one part, or one batch; ValueError where it is not images with a label each."""
+    images = as_pixels(images)
     try:
-        images, labels = as_pixels(images), np.asarray(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"splits: {name}: {one_line(error)}") from error
+        labels = np.asarray(labels)
+    except (TypeError, RuntimeError) as error:  # on a GPU, ...
+        raise ValueError(f"labels must be an array: {one_line(error)}") from error
     if len(images.shape) == 3 and not isinstance(images, StreamedImages):
         images = images[..., None]
     shape = (*images.shape,)
     if len(shape) != 4 or not all(shape):
-        raise ValueError(
-            f"splits: images of {name} must be [N, H, W, C] or [N, H, W], got {[*shape]}"
-        )
+        raise ValueError(f"images must be [N, H, W, C] or [N, H, W], got {[*shape]}")
     if shape[1] <= 4 < min(shape[2:]):
         raise ValueError(
-            f"splits: images of {name} must be [N, H, W, C], got {[*shape]}, where channels come "
-            "first: np.moveaxis(images, 1, -1)"
+            f"images must be [N, H, W, C], got {[*shape]}, where channels come first: "
+            "np.moveaxis(images, 1, -1)"
         )
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     is_whole = labels.dtype.kind in "iu" or (
@@ -208,16 +209,16 @@ def _checked(name: str, images: Any, labels: Any) -> Split:
     if labels.shape != (len(images),) or not is_whole:
         hints = {0: "; give batches of examples", 2: "; of one-hot labels, labels.argmax(axis=1)"}
         raise ValueError(
-            f"splits: labels of {name} must be whole numbers, [{len(images)}] as the images, got "
-            f"{labels.dtype} {[*labels.shape]}{hints.get(labels.ndim, '')}"
+            f"labels must be whole numbers, [{len(images)}] as the images, got {labels.dtype} "
+            f"{[*labels.shape]}{hints.get(labels.ndim, '')}"
         )
     if not (labels.min() >= 0 and labels.max() < 2**31):
         got = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"splits: labels of {name} must be 0 or more, and below 2**31, got {got}")
+        raise ValueError(f"labels must be 0 or more, and below 2**31, got {got}")
     return Split(images, labels.astype(np.int32))
 
 
-def _spooled(name: str, batches: Iterable[Any]) -> Split:
+def _spooled(batches: Iterable[Any]) -> Split:
     """Reads all batches into a temporary file, of which no name stays."""
     labels: list[np.ndarray] = []
     first: Any = None
@@ -225,18 +226,16 @@ def _spooled(name: str, batches: Iterable[Any]) -> Split:
         path = Path(directory, "images")
         with path.open("wb") as file:
             for batch in batches:
-                split = _checked(name, *_pair(name, batch))
+                split = _checked(*_pair(batch))
                 images = np.ascontiguousarray(split.images)
                 first = images if first is None else first
                 if _kind(images) != _kind(first):
-                    raise ValueError(
-                        f"splits: batches of {name} must hold images of one shape and one type, "
-                        f"got {_kind(first)} and {_kind(images)}"
-                    )
+                    found = f"{_kind(first)} and {_kind(images)}"
+                    raise ValueError(f"images must have one shape and one type, got {found}")
                 file.write(images.data)
                 labels.append(split.labels)
         if first is None:
-            raise ValueError(f"splits: {name} holds no batch")
+            raise ValueError("there is no batch")
         shape = (sum(map(len, labels)), *first.shape[1:])
         streamed = stream_file(path, 0, shape, first.dtype)
     return Split(streamed, np.concatenate(labels))

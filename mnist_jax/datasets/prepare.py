@@ -84,10 +84,10 @@ def imported_versions(directory: Path, overwrite: bool) -> tuple[list[Path], str
 
 def has_imported_validation(prepared: Path) -> bool:
     """Tells whether a prepared dataset was imported, with a validation part of its own."""
-    if not was_imported(prepared):
-        return False
-    info = json.loads((prepared / "dataset_info.json").read_text(encoding="utf-8"))
-    return any(split.get("name") == "validation" for split in info.get("splits", ()))
+    info = was_imported(prepared) and json.loads(
+        (prepared / "dataset_info.json").read_text("utf-8")
+    )
+    return any(split.get("name") == "validation" for split in (info or {}).get("splits", ()))
 
 
 def was_imported(prepared: Path) -> bool:
@@ -101,14 +101,13 @@ def was_imported(prepared: Path) -> bool:
 
 def _prepare_own(root: Path, name: str) -> Path:
     with locked(root, name):
-        prepared = find(root, name)  # by the process that we have waited for
-        if not prepared:
-            module = importlib.import_module(f"mnist_jax.datasets.{name}.{name}_dataset_builder")
-            builder = module.Builder(data_dir=root, file_format="array_record")
-            # Of tfds's messages only the progress bar, on standard error, is true of local files.
-            print(printable(f"preparing the dataset {name} in {root}"), file=sys.stderr)
-            prepared = write(builder)
-    return prepared
+        if prepared := find(root, name):  # by the process that we have waited for
+            return prepared
+        module = importlib.import_module(f"mnist_jax.datasets.{name}.{name}_dataset_builder")
+        builder = module.Builder(data_dir=root, file_format="array_record")
+        # Of tfds's messages only the progress bar, on standard error, is true of local files.
+        print(printable(f"preparing the dataset {name} in {root}"), file=sys.stderr)
+        return write(builder)
 
 
 @contextlib.contextmanager
@@ -196,10 +195,9 @@ except Exception as error:
     if child.returncode:
         reason = (child.stdout.splitlines() or ["it was killed"])[-1]
         raise ValueError(f"tfds could not prepare dataset {name!r}: {reason:.300}")
-    prepared = find(root, name)
-    if not prepared:
-        raise ValueError(f"dataset {name!r} has several configs: name one, as in {name}/CONFIG")
-    return prepared
+    if prepared := find(root, name):
+        return prepared
+    raise ValueError(f"dataset {name!r} has several configs: name one, as in {name}/CONFIG")
 
 
 def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
@@ -208,10 +206,10 @@ def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
     Raises ValueError where TensorFlow is not installed.
     """
     if not importlib.util.find_spec("tensorflow"):
+        stored = f"in {builder.data_dir} is stored as {builder.info.file_format.value}"
         raise ValueError(
-            f"dataset {name!r} in {builder.data_dir} is stored as "
-            f"{builder.info.file_format.value}, which only TensorFlow reads: "
-            "`pip install tensorflow`, or prepare it again with file_format='array_record'"
+            f"dataset {name!r} {stored}, which only TensorFlow reads: `pip install tensorflow`, or "
+            "prepare it again with file_format='array_record'"
         )
     import tensorflow_datasets as tfds
 

@@ -52,13 +52,8 @@ def stream_file(
     """Streams images that lie in a file one after another; it stays open as long as they are used.
 
     `pread`, not a mapping of the file into memory: what of a mapping was touched counts as memory
-    of the process. Reading raises OSError where the file has become shorter.
-
-    Args:
-        path: the file.
-        offset: number of bytes before the first image.
-        shape: (N, H, W, C), of all images.
-        dtype: the images'.
+    of the process. The images, of shape (N, H, W, C), begin behind `offset` bytes. Reading raises
+    OSError where the file has become shorter.
     """
     file = os.open(path, os.O_RDONLY)
 

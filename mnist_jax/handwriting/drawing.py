@@ -37,7 +37,7 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
     wide as its thinnest or thickest. A picture that is such an image already stays as it is.
 
     Args:
-        picture: of mode "L" or "RGB", of any size.
+        picture: a picture of mode "L" or "RGB", of any size.
         image_shape: (H, W, 1).
         box: pixels a side of the square that drawings fill, see `drawing_box`.
     """

@@ -26,36 +26,23 @@ UNSURE = 0.5  # the probability below which a class is said with a question mark
 
 
 class FilePrediction(NamedTuple):
-    """A network's answer for an image file.
+    """A network's answer for an image file."""
 
-    Attributes:
-        image: The file.
-        label: Name of the likeliest class; None if there is nothing to classify.
-        probability: The label's.
-        runner_up: Name of the second likeliest class.
-        runner_up_probability: The runner-up's.
-        problem: Reason not to trust the answer; empty if there is none.
-        failed: Whether the file could not be read.
-        row: Id of the image in a file of many images: its number from 1, or its name there.
-    """
-
-    image: str
-    label: str | None
-    probability: float
-    runner_up: str | None
-    runner_up_probability: float
-    problem: str
-    failed: bool = False
-    row: str = ""
+    image: str  # the file
+    label: str | None  # name of the likeliest class; None if there is nothing to classify
+    probability: float  # the label's
+    runner_up: str | None  # name of the second likeliest class
+    runner_up_probability: float  # the runner-up's
+    problem: str  # reason not to trust the answer; empty if there is none
+    failed: bool = False  # whether the file could not be read
+    row: str = ""  # id in a file of many images: the image's number from 1, or its name there
 
     def __str__(self) -> str:
         if self.label is None:
             return f"{self.image}: no answer: {self.problem}"
-        answers = (
-            f"{self.label} ({self.probability:.1%}), "
-            f"or {self.runner_up} ({self.runner_up_probability:.1%})"
-        )
-        return f"{self.image}: {answers}" + (f"; but {self.problem}" if self.problem else "")
+        first = f"{self.image}: {self.label} ({self.probability:.1%})"
+        second = f"{self.runner_up} ({self.runner_up_probability:.1%})"
+        return f"{first}, or {second}" + (f"; but {self.problem}" if self.problem else "")
 
 
 def predict_files(
@@ -183,14 +170,12 @@ def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
         for folder, folders, names in walk:
             folders[:] = [name for name in folders if not name.startswith(".")]
             links = [name for name in folders if Path(folder, name).is_symlink()]
-            for name in (*names, *links):
-                if name.startswith("."):
-                    continue
-                is_image = name.lower().endswith(suffixes) and Path(folder, name).is_file()
-                if is_image and not name.endswith(SEEN):
-                    found.append(Path(folder, name))
+            for file in (Path(folder, name) for name in (*names, *links) if name[0] != "."):
+                is_named = file.name.lower().endswith(suffixes) and not file.name.endswith(SEEN)
+                if is_named and file.is_file():
+                    found.append(file)
                 else:
-                    left_out.append(str(Path(folder, name)))
+                    left_out.append(str(file))
         if not found:
             raise ValueError(f"{path} holds no image files; expected {', '.join(FORMATS)}")
         files += sorted(found, key=lambda file: [natural(part) for part in file.parts])
@@ -236,16 +221,10 @@ def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
 def interpret(
     drawing: Drawing, probabilities: np.ndarray, first: int, label_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Puts a network's output into words.
+    """Puts a network's output into words: the fields of `FilePrediction` from label to problem.
 
-    Args:
-        drawing: The network's input, from `prepare`.
-        probabilities: Probability of each class, float [num_classes].
-        first: The likeliest class.
-        label_names: Names of all classes.
-
-    Returns:
-        The fields of `FilePrediction` from `label` to `problem`.
+    The output for a drawing, from `prepare`, are the probability of each class, float
+    [num_classes], and the likeliest, `first`.
     """
     values = None, 0.0, None, 0.0, drawing.problem
     if not drawing.blank:

@@ -138,30 +138,30 @@ LINE = r"^splits[^\n]*"
         (([X[0], X[1, :4]], [0, 1]), "images must be an array, and of one size"),
         ((X, Y[:-1]), r"whole numbers, \[20\] as the images, got int64 \[19\]$"),
         ((X, np.eye(4)[Y]), r"float64 \[20, 4\]; of one-hot labels, labels.argmax\(axis=1\)$"),
-        ((X, Y + 0.5), "labels of train must be whole numbers"),
-        ((X, np.where(Y, Y, np.nan)), "labels of train must be whole numbers"),
+        ((X, Y + 0.5), "train: labels must be whole numbers"),
+        ((X, np.where(Y, Y, np.nan)), "train: labels must be whole numbers"),
         ((X, np.where(Y, Y, np.inf)), "got 1.0 to inf$"),
         ((X, [[1], [1, 2]] * 10), "train: setting an array element with a sequence"),
-        ((X, Y.astype(str)), "labels of train must be whole numbers"),
+        ((X, Y.astype(str)), "train: labels must be whole numbers"),
         ((X, Y - 1), r"0 or more, and below 2\*\*31, got -1 to 2$"),
         (
             (X, Y, Y),
-            "must be .images, labels., or an iterable of batches, got tuple of ndarray, nd",
+            "train: expected .images, labels., or an iterable of batches, got tuple of ndarray",
         ),
         ((X,), "got tuple of ndarray$"),
         (X, r"or an iterable of batches, got ndarray \[20, 8, 6, 1\]$"),
         (None, "or an iterable of batches, got NoneType None$"),
         ("mnist", "or an iterable of batches, got str mnist$"),
         ({"images": X, "labels": Y}, "got dict of 'images', 'labels'$"),
-        ([1, 2, 3], "a batch of train must be .* got int 1$"),
+        ([1, 2, 3], "train: a batch must be .* got int 1$"),
         ([X[:7], X[7:]], "floats 0 to 1|got ndarray|as the images"),
         ([*zip(X, Y, strict=True)], "give batches of examples$"),
         ([(X, Y), (X / 255, Y)], "one type, got uint8 .* and float32"),
         ([(X, Y), (X[:, 2:], Y)], r"one shape .* got uint8 \[8, 6, 1\] and uint8 \[6, 6, 1\]$"),
         ([(X, Y), (X / 128, Y)], "float64 0.0 to 1.9921875$"),
-        ([], "train holds no batch$"),
+        ([], "train: there is no batch$"),
         (iter([(X, Y)]), "can be read once; resuming and verifying read the data again"),
-        (((x, y) for x, y in [(X, Y)]), "is generator .* can be read once"),
+        (((x, y) for x, y in [(X, Y)]), "train: generator .* can be read once"),
     ],
 )
 def test_other_data_are_refused_in_a_line(data, message, tmp_path, monkeypatch):
@@ -203,7 +203,7 @@ def test_data_that_are_hardly_meant_so_are_warned_of(data, message):
 def test_batches_that_find_no_room_are_refused_and_leave_nothing(small_disk, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     large = Loader(np.zeros((12, 1000, 1000), np.uint8), np.arange(12), size=2)
-    with pytest.raises(ValueError, match=f"train find no room in {small_disk}: set TMPDIR"):
+    with pytest.raises(ValueError, match=f"train: images find no room in {small_disk}: set TMPDIR"):
         as_parts({"train": large})
     assert [*small_disk.iterdir()] == []
 

@@ -160,13 +160,23 @@ def describe(imported: Imported) -> list[str]:
     (low, high), source, validation = imported.pixel_range, imported.source, ""
     if imported.num_validation:
         validation = f"{imported.num_validation:,} to validate with, "
+    counts = {
+        split: dict(zip(imported.names, n, strict=True)) for split, n in imported.counts.items()
+    }
+    train = counts["train"]
+    by_class = [f"{name} ({count:,})" for name, count in train.items()]
+    if len(train) > 12:
+        few, many = min(train, key=train.__getitem__), max(train, key=train.__getitem__)
+        by_class = [f"from {train[few]:,} of {few} to {train[many]:,} of {many}"]
     lines = [
         f"{source.kind}; labels from {source.labels}",
         f"{imported.num_train:,} images to train on, {validation}{imported.num_test:,} to test "
         f"with, of {list(imported.shape)}",
         f"{len(imported.names):,} classes: {some(imported.names)}",
-        *_counted(imported),
+        f"to train on, by class: {', '.join(by_class)}",
     ]
+    if absent := [name for name, count in counts["test"].items() if not count]:
+        lines.append(f"classes without an image to test on: {some(absent)}")
     if (imported.path / SHEET).exists():
         lines.append(f"the first image of each class: {imported.path / SHEET}")
     lines += source.notes
@@ -189,18 +199,6 @@ def describe(imported: Imported) -> list[str]:
     name = imported.path.parent.name
     lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
     return lines
-
-
-def _counted(imported: Imported) -> Iterator[str]:
-    """Tells how many images the classes have, and which have none in a split."""
-    counts = dict(zip(imported.names, imported.counts["train"], strict=True))
-    few, many = min(counts, key=lambda name: counts[name]), max(counts, key=lambda n: counts[n])
-    shown = [f"{name} ({counts[name]:,})" for name in counts]
-    if len(counts) > 12:
-        shown = [f"from {counts[few]:,} of {few} to {counts[many]:,} of {many}"]
-    yield f"to train on, by class: {', '.join(shown)}"
-    if absent := [name for name, n in zip(counts, imported.counts["test"], strict=True) if not n]:
-        yield f"classes without an image to test on: {some(absent)}"
 
 
 def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
@@ -238,10 +236,9 @@ def _check_options(
         raise ValueError(f"size must be a height and a width of 1 or more, not huge, got {size}")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
-    if pixel_range:
-        low, high = pixel_range
-        if not (low < high and math.isfinite(high - low)):
-            raise ValueError(f"pixel_range must be two numbers, the lower first, got {pixel_range}")
+    low, high = pixel_range or (0, 1)
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"pixel_range must be two numbers, the lower first, got {pixel_range}")
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must be between 0 and 1, got {test_fraction}")
     if not 0 <= seed < 2**32:

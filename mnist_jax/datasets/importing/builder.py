@@ -25,16 +25,10 @@ def create_builder(
     label_names: list[str],
     metadata: dict[str, Any],
 ) -> Any:
-    """Returns a builder of tfds, whose `download_and_prepare` writes the dataset.
+    """Returns a builder of tfds, whose `download_and_prepare` writes the dataset, once.
 
-    Args:
-        name: the dataset's, in lower_case.
-        version: its version, as "1.0.0".
-        data_dir: tfds's directory of datasets.
-        splits: the number of examples of each, and the examples, which can be written once.
-        shape: an image's, [H, W, C].
-        label_names: the names of the classes, that of label 0 first.
-        metadata: the content of the dataset's metadata.json.
+    Of each split it is given the number of examples, and these, of images of a shape [H, W, C]; the
+    names of the classes, that of label 0 first; and the content of the dataset's metadata.json.
     """
     import tensorflow_datasets as tfds  # slow
 

@@ -15,13 +15,8 @@ def largest_value(
 ) -> float:
     """Returns the largest pixel of images, real [n, H, W, C], after a check of all of them.
 
-    Args:
-        images: real [n, H, W, C].
-        pixel_range: the values that there may be; None for 0 to the largest of `WHITES`.
-        where: a function of an index that names the image.
-        first: the index of the first image.
-
-    Raises ValueError where a value is outside, or not a number.
+    The range of None is 0 to the largest of `WHITES`. Raises ValueError where a value is outside,
+    or not a number; `where` names an image by its index, which is `first` of the first one.
     """
     if images.dtype == np.uint8 and not pixel_range:
         return float(images.max())

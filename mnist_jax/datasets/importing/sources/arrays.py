@@ -56,11 +56,9 @@ def array_parts(
 ) -> dict[str, Part]:
     """Returns the parts of a source, "train" first.
 
-    Args:
-        arrays: images, real [N, H, W], [N, H, W, C] or [N, pixels]; and labels, integers, integral
-            floats or strings, [N] or [N, 1], or [N, classes] with one 1 and else 0s in a row.
-        size: H, W of images that are rows of pixels; None where these are square.
-        first_column: whether the labels are the first column of an [N, columns], as in QMNIST.
+    Images are real [N, H, W], [N, H, W, C] or [N, pixels], of the size (H, W) or square. Labels are
+    integers, integral floats or strings, [N] or [N, 1]; or rows [N, classes] of one 1 and else 0s;
+    or the first column of [N, columns], as in QMNIST.
 
     Raises ValueError where the arrays are others, not of one length, or lack labels or images;
     or where those of one part have its name and those of another have none.

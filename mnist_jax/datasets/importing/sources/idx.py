@@ -37,15 +37,11 @@ def idx_files(folder: Path) -> list[Path]:
 
 
 def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
-    """Reads the headers of files, in any order: their axes tell images from labels.
+    """Reads the headers of files, in any order, or of those in a folder, packed by gzip or not.
 
-    Args:
-        paths: the files, packed by gzip or not, or a folder that holds them. Names with "train",
-            and "test" or "t10k", tell the parts.
-        part: the one to take of several datasets, such as "letters" of EMNIST's.
-
-    Raises ValueError where an image file lacks its labels, two files are for the same, or a header
-    is not that of images or labels.
+    Their axes tell images from labels, their names the parts. Of several datasets, as EMNIST's, the
+    one with the name `part`, such as "letters", is taken. Raises ValueError where an image file
+    lacks its labels, two files are for the same, or a header is not that of images or labels.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
     files = _once(found)

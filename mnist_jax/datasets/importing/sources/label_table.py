@@ -47,13 +47,9 @@ def find_table(
     submission to a contest is none. It names files by their paths, from the table or the folder,
     or by their names, with or without the suffix.
 
-    Args:
-        folder: the folder of images.
-        root: the outermost folder that is searched.
-        images: the image files.
-        part: the part that they are; a table of another part's name is none of theirs.
-        columns: the columns of the labels in the tables of other parts. Where there are none,
-            the second of two columns is the label, whatever its name.
+    The outermost folder that is searched is `root`. A table of another part's name is none of these
+    images'. Its labels are in the column that other parts' tables have them in. Where there are no
+    such columns, the second of two columns is the label, whatever its name.
 
     Raises ValueError where a table is damaged, has several columns that could be the label, or two
     labels for a file; or where two tables differ.

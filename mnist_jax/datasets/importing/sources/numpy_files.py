@@ -45,12 +45,10 @@ def is_npz(path: Path) -> bool:
 def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     """Reads the headers of the arrays in files, whose names tell their meanings.
 
-    Args:
-        paths: .npz files of x_train and y_train, and of x_test and y_test, x_val and y_val where
-            there are such parts; or of x and y. "images" and "labels", or "data" and "target", are
-            taken for x and y, in any case and order. A file of one array, or the folder of some,
-            has these names itself; else the name of one of several files may tell the part.
-        size: the size of images that are rows of pixels, see `array_parts`.
+    These are .npz files of x_train and y_train, and of x_test and y_test, x_val and y_val where
+    there are such parts; or of x and y. "images" and "labels", or "data" and "target", are taken
+    for x and y, in any case and order. A file of one array, or the folder of some, has these names
+    itself; else the name of one of several files may tell the part. Rows of pixels have the size.
 
     Raises ValueError where there are no such arrays, or they are not of images and labels.
     """
