@@ -6,7 +6,17 @@ from typing import BinaryIO
 
 HEAD = 512  # bytes that tell
 CONVERT = "save it as PNG or JPEG"
-UNPACK = "unpack it"
+PACKED = (
+    b"PK\3\4",
+    b"PK\5\6",
+    b"7z\xbc\xaf",
+    b"Rar!",
+    b"\xfd7zXZ",
+    b"BZh",
+    b"\x28\xb5\x2f\xfd",
+    b"\x1f\x8b",
+)
+UNPACK = "an archive", "unpack it"
 # What a file begins with, its name, and what to do with it.
 KINDS = (
     (b"%PDF-", "a PDF file", "save its pages as images"),
@@ -20,11 +30,7 @@ KINDS = (
     (b"<!doctype html", "a page of the web", "the download has failed"),
     (b"<html", "a page of the web", "the download has failed"),
     (b"<svg", "a drawing of lines (SVG)", CONVERT),
-    *((head, "an archive", UNPACK) for head in (b"PK\3\4", b"PK\5\6", b"7z\xbc\xaf", b"Rar!")),
-    *(
-        (head, "an archive", UNPACK)
-        for head in (b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"\x1f\x8b")
-    ),
+    *((head, *UNPACK) for head in PACKED),
 )
 # Members of zip files that belong to a program: unpacked, they would be of no use.
 ZIPPED = (
@@ -58,11 +64,10 @@ def describe_file(file: BinaryIO) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<?xml") and b"<svg" in text:
         text = b"<svg"
-    found = ("an archive", UNPACK) if head[257:262] == b"ustar" else ("", "")
-    for first, *kind in KINDS:
+    found = UNPACK if head[257:262] == b"ustar" else ("", "")
+    for first, *kind in KINDS[::-1]:
         if head.startswith(first) or (first.startswith(b"<") and text.startswith(first)):
             found = kind
-            break
     if head.startswith(b"PK"):
         # A damaged one is an archive all the same, and fails in many ways.
         with contextlib.suppress(Exception), zipfile.ZipFile(file) as archive:

@@ -20,12 +20,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000
 # Of pictures in colour with 16 bits a channel: how Pillow reads the bytes that it leaves out.
 OTHER_BYTES = {
-    "RGB;16B": "RGB;16L",
-    "RGB;16L": "RGB;16B",
-    "RGBA;16B": "RGBA;16L",
-    "RGBA;16L": "RGBA;16B",
-    "LA;16B": "RGBA",
+    f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA") for a, b in ("BL", "LB")
 }
+OTHER_BYTES["LA;16B"] = "RGBA"
 FAINT = 16  # the largest value of 8 bits that may be white: of scikit-learn's digits
 
 

@@ -73,10 +73,8 @@ def imported_versions(directory: Path, overwrite: bool) -> tuple[list[Path], str
         if not (was_imported(path) and re.fullmatch(r"\d+(\.\d+)*", path.name)):
             raise ValueError(f"{path} is there already, and was not imported: choose another name")
     if versions and not overwrite:
-        raise ValueError(
-            f"the dataset {directory.name} is in {directory} already: choose another name, or "
-            "overwrite it"
-        )
+        found = f"the dataset {directory.name} is in {directory} already"
+        raise ValueError(f"{found}: choose another name, or overwrite it")
     versions.sort(key=_version)
     *first, last = _version(versions[-1]) if versions else (1, 0, -1)
     return versions, ".".join(map(str, [*first, last + 1]))

@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +68,11 @@ def write_idx(path: Path, values: np.ndarray, kind: int = 8, packed: bool = Fals
     return path
 
 
-def write_csv(
-    path: Path, images: np.ndarray, labels: Iterable[object], header: Sequence[str] = ()
-) -> Path:
-    """Writes rows; the label is in the column that the header calls "label", else the first."""
-    position = header.index("label") if header else 0
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerows([header] if header else [])
-    for image, label in zip(images.reshape(len(images), -1).tolist(), labels, strict=True):
-        rows.writerow([*image[:position], label, *image[position:]])
-    content = text.getvalue().encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+def write_csv(path: Path, images: np.ndarray, labels: Iterable[object]) -> Path:
+    """Writes rows of a label and pixels."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = zip(labels, images.reshape(len(images), -1).tolist(), strict=True)
+        csv.writer(file).writerows([label, *pixels] for label, pixels in rows)
     return path
 
 

@@ -180,12 +180,15 @@ NPZ: dict[str, dict[str, np.ndarray]] = {
 
 @pytest.mark.parametrize("arrays", NPZ.values(), ids=NPZ)
 def test_arrays_are_found_by_every_usual_name_and_order(arrays, tmp_path):
-    np.savez(tmp_path / "x.npz", **arrays)
-    imported = imported_from(tmp_path / "x.npz")
-    assert_holds(imported, WHOLE)
-    assert len(imported.source.ignored) == len(arrays) - 4
-    is_one_hot = arrays is NPZ["one-hot"] or arrays is NPZ["one-hot columns"]
-    assert is_one_hot == imported.source.labels.endswith(": the column of each row's 1")
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "x.npz", **arrays)
+        imported = imported_from(tmp_path / "x.npz")
+        assert_holds(imported, WHOLE)
+        ignored = imported.source.ignored
+        assert len(ignored) == len(arrays) - 4
+        assert all(line.startswith(f"{tmp_path}/x.npz: ") for line in ignored)
+        is_one_hot = arrays is NPZ["one-hot"] or arrays is NPZ["one-hot columns"]
+        assert is_one_hot == imported.source.labels.endswith(": the column of each row's 1")
 
 
 @pytest.mark.parametrize("name", ["x_val", "X_valid", "dev_x", "validation_images", "valImages"])

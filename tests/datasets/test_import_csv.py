@@ -1,6 +1,7 @@
 """The tables that people have: which column is the label, and which pixel is where."""
 
 import csv
+import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def permuted(names: Sequence[str], order: Sequence[int]) -> Callable[[Rows], Row
     return make
 
 
+def numbered(rows: Rows, first: int = 0) -> Rows:
+    return [[number, *row] for number, row in enumerate(rows, first)]
+
+
 def mangled(row: Sequence[object]) -> list[object]:
     """A row of data as pandas writes it when it has taken it for the header."""
     return [
@@ -43,6 +48,7 @@ LEXICOGRAPHIC = sorted(range(784), key=lambda i: PIXELS[i])
 BY_COLUMNS = [i % 28 * 28 + i // 28 for i in range(784)]
 # Rows of a label and 784 pixels as tables that hold the same.
 TABLES: dict[str, Callable[[Rows], Rows]] = {
+    "names": lambda rows: [["label", *PIXELS], *rows],
     "label last, by another name": lambda rows: [
         [*PIXELS, "digit"],
         *([*row[1:], row[0]] for row in rows),
@@ -55,18 +61,12 @@ TABLES: dict[str, Callable[[Rows], Rows]] = {
     "numbers from 1": lambda rows: [["category", *(f"p_{i + 1:03}" for i in range(784))], *rows],
     "numbers alone": lambda rows: [["klasse", *range(784)], *rows],
     "numbered label": lambda rows: [[*range(785)], *rows],
-    "pandas' index": lambda rows: [
-        ["", "label", *PIXELS],
-        *([n, *row] for n, row in enumerate(rows)),
-    ],
+    "pandas' index": lambda rows: [["", "label", *PIXELS], *numbered(rows)],
     "pandas' index, saved twice": lambda rows: [
         ["Unnamed: 0", *PIXELS, "letter"],
-        *([n, *row[1:], row[0]] for n, row in enumerate(rows)),
+        *([*row[:1], *row[2:], row[1]] for row in numbered(rows)),
     ],
-    "an id": lambda rows: [
-        ["id", "label", *PIXELS],
-        *([n + 7, *row] for n, row in enumerate(rows)),
-    ],
+    "an id": lambda rows: [["id", "label", *PIXELS], *numbered(rows, 7)],
     "another column beside the label": lambda rows: [
         ["writer", "label", *PIXELS],
         *(["w1", *row] for row in rows),
@@ -98,8 +98,9 @@ def test_the_label_and_each_pixel_are_found(how, small, tmp_path):
             for image, label in zip(small[f"x_{split}"], small[f"y_{split}"].tolist(), strict=True)
         ]
         write_table(tmp_path / f"{split}.csv", TABLES[how](rows))
-    imported = import_dataset("mine", [tmp_path / "train.csv", tmp_path / "test.csv"])
-    assert_holds(imported, small)
+    packed = tmp_path / "test.csv.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "test.csv").read_bytes()))
+    assert_holds(import_dataset("mine", [packed, tmp_path / "train.csv"]), small)
 
 
 def test_a_table_without_names_may_be_sorted_by_its_labels(tmp_path):

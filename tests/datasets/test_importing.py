@@ -62,15 +62,6 @@ def test_idx_files_of_every_type_are_read(tmp_path, subtests):
             np.testing.assert_array_equal(both[np.argsort(both[:, 0, 0, 0])], images)
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_files_are_read(save, small, tmp_path):
-    save(tmp_path / "mnist.npz", **small, names=np.arange(3))
-    imported = import_dataset("mine", [tmp_path / "mnist.npz"])
-    assert_holds(imported, small)
-    assert imported.source.ignored == [f"{tmp_path}/mnist.npz: names"]
-    assert imported.pixel_range == (0, 255)
-
-
 def test_digits_of_scikit_learn_split_as_it_splits_them(tmp_path):
     digits: Any = load_digits()
     x, y = digits.images, digits.target
@@ -158,26 +149,6 @@ def test_other_files_beside_images_are_ignored_and_told(tmp_path):
     ]
     assert imported.source.ignored == [str(folder / name) for name in ignored]
     assert f"6 ignored: {folder}/README, {folder}/{odd}, {cats}/lo" in describe(imported)[-2]
-
-
-@pytest.mark.parametrize(
-    ("suffix", "header"),
-    [
-        (".csv", []),
-        (".csv.gz", []),
-        (".csv", ["label", *(f"pixel{i}" for i in range(784))]),
-        (".csv", ["label", *map(str, range(784))]),
-        (".csv", [*(f"{i // 28 + 1}x{i % 28 + 1}" for i in range(784)), "label"]),
-    ],
-)
-def test_csv_files_are_read(suffix, header, small, tmp_path):
-    files = [
-        write_csv(
-            tmp_path / f"mnist_{split}{suffix}", small[f"x_{split}"], small[f"y_{split}"], header
-        )
-        for split in ("test", "train")
-    ]
-    assert_holds(import_dataset("mine", files), small)
 
 
 def test_csv_of_a_spreadsheet_is_read(tmp_path):

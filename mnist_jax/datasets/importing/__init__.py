@@ -288,10 +288,8 @@ def _split(
         is_test = ~is_all
         is_test[train_validation_split(len(is_test), test_fraction, seed)[1]] = True
         if is_test.all() or not is_test.any():
-            raise ValueError(
-                f"{len(is_test)} images and a test_fraction of {test_fraction} leave none to train "
-                "on"
-            )
+            given = f"{len(is_test)} images and a test_fraction of {test_fraction}"
+            raise ValueError(f"{given} leave none to train on")
         keeps |= {"train": (title, ~is_test), "test": (title, is_test)}
     return {
         split: Selection(

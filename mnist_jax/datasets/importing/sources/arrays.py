@@ -89,10 +89,8 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
     if not is_wide and (not labels.shape or labels.shape[1:] not in ((), (1,))):
         raise ValueError(f"{labels.title} {ONE_LABEL}, found {list(labels.shape)}")
     if len(images.shape) not in (2, 3, 4) or not math.prod(images.shape):
-        raise ValueError(
-            f"{images.title} must hold images, [N, H, W], [N, H, W, C] or [N, pixels], found "
-            f"{list(images.shape)}"
-        )
+        expected = "[N, H, W], [N, H, W, C] or [N, pixels]"
+        raise ValueError(f"{images.title} must hold images, {expected}, found {list(images.shape)}")
     if labels.shape[0] != images.shape[0]:
         hint = "; its images are along the last axis: save np.moveaxis(x, -1, 0)"
         raise ValueError(

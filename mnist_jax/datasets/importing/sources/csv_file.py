@@ -341,10 +341,8 @@ def read_rows(
         rows = [(number, _fields(path, number, line, layout.delimiter)) for number, line in block]
         for number, row in rows:
             if len(row) != layout.width:
-                raise ValueError(
-                    f"{path}, line {number}: it has {len(row):,} columns, the first line has "
-                    f"{layout.width:,}"
-                )
+                found = f"it has {len(row):,} columns, the first line has {layout.width:,}"
+                raise ValueError(f"{path}, line {number}: {found}")
         text = [line.replace(",", ".") if layout.delimiter == ";" else line for _, line in block]
         options = {"delimiter": layout.delimiter, "comments": None, "quotechar": '"', "ndmin": 2}
         try:

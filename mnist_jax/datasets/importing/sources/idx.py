@@ -56,10 +56,8 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
         array = read_header(path)
         what = role(path), "labels" if len(array.shape) < 3 else "images"
         if len(datasets) > 1 and (what in arrays or "emnist" in path.name.lower()):
-            raise ValueError(
-                f"{', '.join(map(str, paths)):.200} holds several datasets: choose one by --part "
-                f"{_listed(datasets)}"
-            )
+            title = f"{', '.join(map(str, paths)):.200} holds several datasets"
+            raise ValueError(f"{title}: choose one by --part {_listed(datasets)}")
         add_array(arrays, what, array)
     labels = [array for (_, what), array in arrays.items() if what == "labels"]
     first_column = any(array.dtype.kind == "i" and array.shape[1:] == (8,) for array in labels)
@@ -125,10 +123,8 @@ def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:
     try:
         names = {str(int(label)): chr(int(code)) for label, code, *_ in filter(None, lines)}
     except (ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{path} must have a label and the code of its character in each line: correct it, or "
-            "move it away"
-        ) from error
+        expected = "a label and the code of its character in each line"
+        raise ValueError(f"{path} must have {expected}: correct it, or move it away") from error
     if len({*names.values()}) < len(names):
         raise ValueError(f"{path} has one character for two labels: correct it, or move it away")
 

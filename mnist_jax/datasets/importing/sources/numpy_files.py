@@ -62,10 +62,8 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     named = filter(None, (re.fullmatch(FILE_NAME, path.name, re.IGNORECASE) for path in files))
     datasets = sorted({(name[1] or "").lower() for name in named})
     if len(datasets) > 1:
-        raise ValueError(
-            f"{title}: the files must be those of one dataset; their names begin with "
-            f"{' and '.join(map(repr, datasets)):.200}"
-        )
+        found = f"{' and '.join(map(repr, datasets)):.200}"
+        raise ValueError(f"{title}: expected files of one dataset; their names begin with {found}")
     arrays, words = Arrays(), []
     for path in files:
         members = read_members(path)
@@ -80,10 +78,9 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
             else:
                 add_array(arrays, what, members[key]())
     if not {part for part, what in arrays if what == "images" and (part, "labels") in arrays}:
-        raise ValueError(
-            f"{title} must hold x_train, y_train, x_test and y_test, or x and y; found "
-            f"{', '.join(map(repr, sorted(words))):.200}"
-        )
+        found = f"{', '.join(map(repr, sorted(words))):.200}"
+        expected = "x_train, y_train, x_test and y_test, or x and y"
+        raise ValueError(f"{title} must hold {expected}; found {found}")
     for part in ("validation", "test"):  # nothing can be measured on them
         if (part, "images") in arrays and (part, "labels") not in arrays and len(arrays) > 1:
             ignored.append(f"{arrays.pop((part, 'images')).title} (it has no labels)")
