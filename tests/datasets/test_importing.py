@@ -139,14 +139,7 @@ def test_other_files_beside_images_are_ignored_and_told(tmp_path):
     (folder / odd).write_text("x", encoding="utf-8")
     imported = import_dataset("mine", [folder])
     assert (imported.num_train, imported.num_test) == (4, 1)
-    ignored = [
-        "README",
-        odd,
-        "cat/loop.png",
-        "cat/notes.txt",
-        "cat/pipe.png",
-        "cat/plug.png",
-    ]
+    ignored = ["README", odd, "cat/loop.png", "cat/notes.txt", "cat/pipe.png", "cat/plug.png"]
     assert imported.source.ignored == [str(folder / name) for name in ignored]
     assert f"6 ignored: {folder}/README, {folder}/{odd}, {cats}/lo" in describe(imported)[-2]
 

@@ -171,17 +171,9 @@ def photograph(digit: np.ndarray, scene: Scene, rng: np.random.Generator) -> byt
 
 def _encode(picture: Image.Image, scene: Scene) -> bytes:
     """The file, whose EXIF tells how to turn the picture upright."""
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of Pillow's transpositions
     if scene.orientation in undo:
-        picture = picture.transpose(undo[scene.orientation])
+        picture = picture.transpose(Image.Transpose(undo[scene.orientation]))
     exif = Image.Exif()
     exif[0x0112] = scene.orientation
     file = io.BytesIO()
@@ -225,10 +217,8 @@ def _signed_distance(digit: np.ndarray, pen: float) -> np.ndarray:
         middle = _thinned(inside)
         distance = ndimage.distance_transform_edt(~middle)
         extent = np.ptp(np.argwhere(middle), axis=0).max()
-        # The pen's width is a part of the whole digit, which has it too.
-        return (extent * pen / (1 - pen) / 2 - ndimage.gaussian_filter(distance, 1)).astype(
-            np.float32
-        )
+        width = extent * pen / (1 - pen)  # a part of the whole digit, which has it too
+        return (width / 2 - ndimage.gaussian_filter(distance, 1)).astype(np.float32)
     distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
     return ndimage.gaussian_filter(distance, 1).astype(np.float32)
 
@@ -257,11 +247,9 @@ def _clouds(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> n
     """Smooth noise in [0, 1] that varies over `scale` of the shorter side."""
     step = max(2.0, scale * min(shape))
     coarse = rng.random([math.ceil(n / step) + 3 for n in shape], np.float32)
-    picture = Image.fromarray(coarse).resize(
-        (shape[1], shape[0]),
-        Image.Resampling.BICUBIC,
-        (1, 1, 1 + shape[1] / step, 1 + shape[0] / step),
-    )
+    box = 1, 1, 1 + shape[1] / step, 1 + shape[0] / step
+    size = shape[1], shape[0]
+    picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC, box)
     return np.asarray(picture).clip(0, 1)
 
 

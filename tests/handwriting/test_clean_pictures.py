@@ -11,7 +11,7 @@ from PIL import Image
 from mnist_jax import load_dataset, load_network
 from mnist_jax.datasets.image_files import read_image
 from mnist_jax.datasets.info import DataInfo
-from mnist_jax.handwriting.drawing import prepare_drawing
+from mnist_jax.handwriting.drawing import Drawing, prepare_drawing
 from mnist_jax.handwriting.files import predict_files, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +31,11 @@ def network(small_run):
     return load_network(small_run[0])
 
 
+def drawing(pixels: np.ndarray | Image.Image) -> Drawing:
+    picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    return prepare_drawing(picture, INFO.image_shape, INFO.drawing_box)
+
+
 def prepared(content: bytes, tmp_path: Path):
     path = tmp_path / "picture"
     path.write_bytes(content)
@@ -40,9 +45,9 @@ def prepared(content: bytes, tmp_path: Path):
 @pytest.mark.parametrize("name", FILES)
 def test_the_pixels_of_an_image_are_taken_from_any_file(name, digits, tmp_path):
     for digit in digits:
-        drawing = prepared(FILES[name](digit), tmp_path)
-        np.testing.assert_array_equal(drawing.pixels[..., 0], digit)
-        assert not drawing.problem
+        found = prepared(FILES[name](digit), tmp_path)
+        np.testing.assert_array_equal(found.pixels[..., 0], digit)
+        assert not found.problem
 
 
 def test_an_image_of_two_levels_is_taken_as_it_is(digits, tmp_path):
@@ -82,9 +87,8 @@ def test_pictures_of_one_colour_are_blank(size, colour):
     plain.save(noisy, "JPEG", quality=40)
     pictures = [plain, plain.convert("RGB"), Image.open(noisy)] + [frame] * (min(size) > 2)
     for picture in pictures:
-        drawing = prepare_drawing(picture, INFO.image_shape, INFO.drawing_box)
-        assert drawing.blank
-        assert not drawing.pixels.any()
+        assert drawing(picture).blank
+        assert not drawing(picture).pixels.any()
 
 
 @pytest.mark.parametrize("size", [28, 200])
@@ -93,7 +97,7 @@ def test_a_picture_without_strokes_is_blank(size):
     block = np.full((size, size), 255, np.uint8)
     block[size // 4 : size // 2, size // 4 : size // 2] = 0
     for pixels in (ramp, ramp.T, block, 255 - block):
-        assert prepare_drawing(Image.fromarray(pixels), INFO.image_shape, INFO.drawing_box).blank
+        assert drawing(pixels).blank
 
 
 def test_a_bar_is_a_one_and_an_angular_zero_has_its_hole():
@@ -102,32 +106,23 @@ def test_a_bar_is_a_one_and_an_angular_zero_has_its_hole():
     zero[5:25, 5:15] = 0
     for pixels, hole in ((np.pad(bar + 255, 3), 0), (np.pad(zero, 4), 1)):
         for picture in (pixels, 255 - pixels):
-            seen = prepare_drawing(
-                Image.fromarray(picture), INFO.image_shape, INFO.drawing_box
-            ).pixels[..., 0]
+            seen = drawing(picture).pixels[..., 0]
             assert seen.max() == 255
             assert (seen[14, 14] < 128) == hole
 
 
 def test_several_digits_on_a_clean_picture_are_counted(digits):
-    row = Image.fromarray(255 - np.concatenate(digits[:3], axis=1))
-    assert "3 things" in prepare_drawing(row, INFO.image_shape, INFO.drawing_box).problem
+    assert "3 things" in drawing(255 - np.concatenate(digits[:3], axis=1)).problem
 
 
 def test_a_drawing_of_few_pixels_is_told(digits):
     tiny = BENCHMARK["put"](BENCHMARK["fit"](digits[0], 8), 40, 40, 0.5, 0.5)
-    assert (
-        "pixels large"
-        in prepare_drawing(Image.fromarray(tiny), INFO.image_shape, INFO.drawing_box).problem
-    )
+    assert "pixels large" in drawing(tiny).problem
 
 
 def test_an_image_out_of_its_place_is_put_there(digits):
     for digit in digits[:10]:
-        moved = np.roll(digit, (3, -3), (0, 1))
-        seen = prepare_drawing(Image.fromarray(moved), INFO.image_shape, INFO.drawing_box).pixels[
-            ..., 0
-        ]
+        seen = drawing(np.roll(digit, (3, -3), (0, 1))).pixels[..., 0]
         for axis in (0, 1):
             middle = seen.sum(axis=1 - axis) @ np.arange(28) / seen.sum()
             assert abs(middle - 14) < 1

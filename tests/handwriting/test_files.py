@@ -59,11 +59,8 @@ def test_show_writes_what_the_network_is_given(network, seven):
     predict_files(network, [seven], show=True)
     with Image.open(seven.with_name("seven.png.seen.png")) as picture:
         assert picture.width > picture.height
-    assert {path.name for path in seven.parent.iterdir()} == {
-        "seven.png",
-        "seven.png.seen.png",
-        "blank.png",
-    }
+    names = {path.name for path in seven.parent.iterdir()}
+    assert names == {"seven.png", "seven.png.seen.png", "blank.png"}
 
 
 def test_an_answer_that_the_network_is_not_sure_of_is_marked(network, seven):

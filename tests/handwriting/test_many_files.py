@@ -53,10 +53,9 @@ def arrays(**values: Any) -> Path:
 
 
 def idx_file(values: np.ndarray) -> Path:
-    Path("t10k-images-idx3-ubyte").write_bytes(
-        struct.pack(">HBB3I", 0, 8, 3, *values.shape) + values.tobytes()
-    )
-    return Path("t10k-images-idx3-ubyte")
+    path = Path("t10k-images-idx3-ubyte")
+    path.write_bytes(struct.pack(">HBB3I", 0, 8, 3, *values.shape) + values.tobytes())
+    return path
 
 
 SHUFFLED = np.random.default_rng(0).permutation(784)
@@ -115,15 +114,15 @@ def test_rows_that_cannot_be_of_the_dataset_get_one_warning(network):
 
 
 def test_the_label_column_and_the_scaling_of_a_file_of_rows_are_said():
-    def notes(name: str) -> str:
-        return "\n".join(read_unlabelled(SOURCES[name](), SHAPE).notes)
-
-    assert notes("fractions") == "x.csv: pixels of 0 to 1 became 0 to 255"
-    assert notes("npy, bits of 16") == "x.npy: pixels of 0 to 65535 became 0 to 255"
-    assert notes("label last") == "x.csv: the label is the column 'digit' (785)"
-    assert "the label is the column 1" in notes("no header, labels")
-    assert notes("npz, a training part too") == "x.npz: x_test was taken; not x_train"
-    assert notes("Kaggle's test.csv") == ""
+    for name, note in {
+        "fractions": "x.csv: pixels of 0 to 1 became 0 to 255",
+        "npy, bits of 16": "x.npy: pixels of 0 to 65535 became 0 to 255",
+        "label last": "x.csv: the label is the column 'digit' (785)",
+        "no header, labels": "x.csv: the label is the column 1",
+        "npz, a training part too": "x.npz: x_test was taken; not x_train",
+        "Kaggle's test.csv": "",
+    }.items():
+        assert "\n".join(read_unlabelled(SOURCES[name](), SHAPE).notes) == note
 
 
 def test_black_and_white_can_be_given(network):
@@ -188,21 +187,10 @@ def test_folders_are_read_in_natural_order_and_what_is_no_image_is_said():
     os.mkfifo("d/pipe.png")
     Path("d/link").symlink_to("b2")
     files, left_out = find_images([Path("one.png"), Path("d")])
-    assert [str(file) for file in files] == [
-        "one.png",
-        "d/b2/image3.PNG",
-        "d/b10/image4.PNG",
-        "d/image2.PNG",
-        "d/image10.PNG",
-        "d/phone.HEIC",
-    ]
-    assert sorted(left_out) == [
-        "d/b2/x.csv",
-        "d/image2.PNG.seen.png",
-        "d/link",
-        "d/notes.txt",
-        "d/pipe.png",
-    ]
+    inside = ("b2/image3.PNG", "b10/image4.PNG", "image2.PNG", "image10.PNG", "phone.HEIC")
+    assert files == [Path("one.png"), *(Path("d", name) for name in inside)]
+    others = ("b2/x.csv", "image2.PNG.seen.png", "link", "notes.txt", "pipe.png")
+    assert sorted(left_out) == [f"d/{name}" for name in others]
     Path("empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no image files; expected PNG"):
         find_images([Path("empty")])
@@ -219,11 +207,14 @@ def test_a_bad_file_costs_its_own_line_and_the_exit_code_says_so(small_run, caps
     Path("d/a.txt").write_bytes(b"x")
     code, lines = predict(capsys, small_run[0], "d", "missing.png")
     assert code == 4
-    assert lines[0] == "1 left out, no images by their names: d/a.txt"
-    assert lines[1].startswith("d/image0.PNG: 7 (")
-    assert lines[2].startswith("d/image1.PNG: no answer: is no image that can be read; expected")
-    assert lines[3].startswith("d/image2.PNG: 1 (")
-    assert lines[4] == "missing.png: no answer: there is no image 'missing.png'"
+    begins = (
+        "1 left out, no images by their names: d/a.txt",
+        "d/image0.PNG: 7 (",
+        "d/image1.PNG: no answer: is no image that can be read; expected",
+        "d/image2.PNG: 1 (",
+        "missing.png: no answer: there is no image 'missing.png'",
+    )
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
     code, text = predict(capsys, small_run[0], "d", "--json")
     assert [found["failed"] for found in json.loads("\n".join(text))] == [False, True, False]
     assert code == 4
@@ -247,24 +238,18 @@ def test_answers_for_files_are_written_with_their_probabilities(small_run, capsy
     pictures("d, e", 0)
     Path("bad.png").write_bytes(b"x")
     array(DIGITS[:2])
-    code, lines = predict(
-        capsys, small_run[0], "d, e", "bad.png", "x.npy", "--output", "answers.csv"
-    )
+    sources = ("d, e", "bad.png", "x.npy")
+    code, lines = predict(capsys, small_run[0], *sources, "--output", "answers.csv")
     assert (code, lines[-1]) == (4, "answers.csv: 3 answers")
     assert lines[0].startswith("bad.png: no answer: ")
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         rows = [*csv.DictReader(file)]
-    assert [row["file"] for row in rows] == [
-        "d, e/image0.PNG",
-        "bad.png",
-        "x.npy: image 1",
-        "x.npy: image 2",
-    ]
+    files = ["d, e/image0.PNG", "bad.png", "x.npy: image 1", "x.npy: image 2"]
+    assert [row["file"] for row in rows] == files
     assert [row["label"] for row in rows] == ["7", "", "7", "2"]
     assert rows[1]["problem"].startswith("is no image that can be read")
-    assert float(rows[2]["probability"]) == pytest.approx(
-        float(network.predict(DIGITS[:1]).probabilities.max())
-    )
+    probability = float(network.predict(DIGITS[:1]).probabilities.max())
+    assert float(rows[2]["probability"]) == pytest.approx(probability)
 
 
 REFUSED = {

@@ -24,7 +24,7 @@ from mnist_jax.datasets.importing.sources.part import (
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 LABEL_NAMES = {
-    *("label", "labels", "class", "target", "y", "category", "digit", "letter", "character"),
+    *("label", "labels", "class", "target", "y", "category", "digit", "letter", "character")
 }
 INDEX_NAMES = "|unnamed: ?[0-9]+|id|ids|index|idx|row|image_?id|row_?id"
 SAMPLE = 500  # rows that tell which column is the label where none is named

@@ -21,7 +21,7 @@ LABEL_COLUMNS = LABEL_NAMES - {"letter", "character"}
 LABEL_COLUMNS |= {"classes", "classid", "classname", "labelname"}
 # What tells the part of each file; folders tell it here.
 PART_COLUMNS = {
-    *("split", "set", "subset", "dataset", "partition", "usage", "istrain", "isvalid", "istest"),
+    *("split", "set", "subset", "dataset", "partition", "usage", "istrain", "isvalid", "istest")
 }
 MAX_BYTES = 256 << 20  # of a table
 MAX_COLUMNS = 64  # of a table; a CSV file with more holds pixels
