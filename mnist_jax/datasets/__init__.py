@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax.datasets import cache, prepare
-from mnist_jax.datasets.arrays import PARTS, Split, as_parts
+from mnist_jax.datasets.arrays import PARTS, Split, as_parts, check_labels
 from mnist_jax.datasets.decode import decode, open_split, stream_encoded
 from mnist_jax.datasets.streamed import StreamedImages
 
@@ -38,8 +38,7 @@ def load_dataset(
 
 
 def _load(prepared: Path, name: str, split: str, *, stream: bool = False) -> cache.Decoded:
-    decoded = cache.load(prepared, split, stream=stream)
-    if decoded:
+    if decoded := cache.load(prepared, split, stream=stream):
         return decoded
     source = open_split(prepared, name, split)
     shape, blocks = decode(source)
@@ -48,8 +47,7 @@ def _load(prepared: Path, name: str, split: str, *, stream: bool = False) -> cac
         cache.save(prepared, split, shape, [(images, labels)], source.label_names)
         return cache.Decoded(images, labels, source.label_names)
     cache.save(prepared, split, shape, blocks, source.label_names)
-    decoded = cache.load(prepared, split, stream=True)
-    if decoded:
+    if decoded := cache.load(prepared, split, stream=True):
         return decoded
     warnings.warn(
         f"the decoded images of {name!r} find no place in {cache.cache_root()}: every epoch "
@@ -157,11 +155,9 @@ def _check_labels(
     if largest >= LARGEST:
         raise ValueError(f"labels must be below {LARGEST}, found {largest}")
     label_names = label_names or tuple(map(str, range(max(largest + 1, num_classes))))
-    if largest >= len(label_names) or len(label_names) < 2:
-        raise ValueError(
-            f"the largest label is {largest}, of {len(label_names)} classes; labels must be 0 to "
-            "the number of classes less one, and there must be 2 classes or more"
-        )
+    check_labels(splits, len(label_names))
+    if len(label_names) < 2:
+        raise ValueError(f"there must be 2 classes or more, found {len(label_names)}")
     return label_names
 
 

@@ -90,10 +90,10 @@ def check_labels(splits: Mapping[str, Split], num_classes: int) -> None:
     """Raises ValueError where a label is none of a model's classes."""
     for name, split in splits.items():
         if split.labels.max() >= num_classes:
-            raise ValueError(
-                f"a label of {name} is {split.labels.max()}, but the model has {num_classes} "
-                f"classes: labels must be 0 to {num_classes - 1}"
+            found = (
+                f"a label of {name} is {split.labels.max()}, but there are {num_classes} classes"
             )
+            raise ValueError(f"{found}: labels must be 0 to {num_classes - 1}")
 
 
 def as_pixels(images: Any) -> Any:

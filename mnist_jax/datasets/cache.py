@@ -12,11 +12,11 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax.datasets.streamed import StreamedImages, stream_file
+from mnist_jax.datasets.streamed import stream_file
 
 Block = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C] and labels int32 [n]
 DIGEST, DIGEST_BYTES = "blake2b", 64
@@ -43,7 +43,13 @@ def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
             if hashlib.file_digest(file, DIGEST).digest() != digest:
                 return None
             file.seek(DIGEST_BYTES)
-            images = _stream_images(path, file) if stream else np.load(file)
+            if stream:  # skip them in this file
+                np.lib.format.read_magic(file)
+                shape = np.lib.format.read_array_header_1_0(file)[0]
+                images = stream_file(path, file.tell(), shape)
+                file.seek(math.prod(shape), os.SEEK_CUR)
+            else:
+                images = np.load(file)
             labels, label_names, source = (np.load(file) for _ in range(3))
         if str(source) != _source(prepared):
             return None
@@ -99,15 +105,6 @@ def save(
 def cache_root() -> Path:
     """Returns the directory of the user's caches; RuntimeError without a home directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_jax"
-
-
-def _stream_images(path: Path, file: IO[bytes]) -> StreamedImages:
-    """Skips the images in an open file, and streams them from there."""
-    np.lib.format.read_magic(file)
-    shape = np.lib.format.read_array_header_1_0(file)[0]
-    images = stream_file(path, file.tell(), shape)
-    file.seek(math.prod(shape), os.SEEK_CUR)
-    return images
 
 
 def _file(prepared: Path, split: str) -> Path:

@@ -355,7 +355,7 @@ def test_a_program_of_images_without_channels_trains_as_with_them():
 @pytest.mark.parametrize(
     ("train_split", "options", "message"),
     [
-        ((X, np.arange(20) % 5), {}, "a label of train is 4, but the model has 4 classes: labels"),
+        ((X, np.arange(20) % 5), {}, "a label of train is 4, but there are 4 classes: labels"),
         ((X.astype(float), Y), {}, "splits: train: images must be integers 0 to 255"),
         (
             (X, Y),

@@ -61,8 +61,6 @@ def create_builder(
 
 
 def _shards(count: int, examples: Examples, size: int):
-    numbered = (
-        (index, {"image": image, "label": label}) for index, (image, label) in enumerate(examples)
-    )
+    numbered = enumerate({"image": image, "label": label} for image, label in examples)
     # They are written in turn, so each takes the next examples.
     return [functools.partial(itertools.islice, numbered, size)] * -(-count // size)

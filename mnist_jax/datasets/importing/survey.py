@@ -53,8 +53,16 @@ def survey_parts(
         labels = coded[title]
         for images, names in progress(part.blocks(None), f"checking {title}"):
             first = part.where(len(labels))
-            shapes.setdefault((*(size or images.shape[1:3]), images.shape[3]), first)
-            _check_alike(shapes)
+            shape = *(size or images.shape[1:3]), images.shape[3]
+            shapes.setdefault(shape, first)
+            (one, title_of_one), *_ = shapes.items()
+            if shape[:2] != one[:2]:
+                raise ValueError(
+                    f"{title_of_one} is {one[0]}x{one[1]}, {first} is {shape[0]}x{shape[1]}: "
+                    "images must be of one size; --size HEIGHT WIDTH scales them"
+                )
+            if shape != one and {shape[2], one[2]} != {1, 3}:
+                raise ValueError(f"{title_of_one} has {one[2]} channels, {first} has {shape[2]}")
             largest = largest_value(images, pixel_range, part.where, len(labels))
             kind = title, images.dtype
             if kind not in values or largest > values[kind][0]:
@@ -115,19 +123,6 @@ def _found_range(
             f"were they divided twice? Give what white is: --pixel-range 0 {bright:.4g}"
         )
     return None if top == 255 and all(kind == np.uint8 for _, kind in values) else (0, top)
-
-
-def _check_alike(shapes: Mapping[tuple[int, ...], str]) -> None:
-    """Raises ValueError unless images have one size, and are grey or in colour."""
-    (one, first), *others = shapes.items()
-    for other, example in others:
-        if other[:2] != one[:2]:
-            raise ValueError(
-                f"{first} is {one[0]}x{one[1]}, {example} is {other[0]}x{other[1]}: images must be "
-                "of one size; --size HEIGHT WIDTH scales them"
-            )
-        if {other[2], one[2]} != {1, 3}:
-            raise ValueError(f"{first} has {one[2]} channels, {example} has {other[2]}")
 
 
 def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Arrays in files, of images and of labels, read a few rows at a time."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -97,7 +96,20 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
             f"{images.title} has {images.shape[0]:,} images, but {labels.title} has "
             f"{labels.shape[0]:,} labels{hint if labels.shape[0] == images.shape[-1] else ''}"
         )
-    blocks = functools.partial(_blocks, images, labels, _image_shape(images, size), first_column)
+    shape, both = _image_shape(images, size), (images, labels)
+    row_bytes = max(array.dtype.itemsize * math.prod(array.shape[1:]) for array in both)
+    rows = max(1, BLOCK_BYTES // max(1, row_bytes))
+
+    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+        start = 0
+        for pixels, values in zip(*(read_array(array, rows) for array in both), strict=True):
+            chosen = slice(None) if keep is None else keep[start : start + len(pixels)]
+            start += len(pixels)
+            pixels, values = pixels[chosen], values[chosen]
+            if len(pixels):
+                values = _one_an_image(values, labels.title, first_column)
+                yield pixels.reshape(-1, *shape), class_names(values, labels.title)
+
     return Part(blocks, lambda index: f"image {index} of {images.title}")
 
 
@@ -119,25 +131,6 @@ def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int,
             f"{images.title} has {channels} channels, at most {MAX_CHANNELS} fit: {expected}"
         )
     return height, width, channels
-
-
-def _blocks(
-    images: Array,
-    labels: Array,
-    shape: tuple[int, int, int],
-    first_column: bool,
-    keep: np.ndarray | None,
-) -> Iterator[Block]:
-    row_bytes = max(array.dtype.itemsize * math.prod(array.shape[1:]) for array in (images, labels))
-    rows = max(1, BLOCK_BYTES // max(1, row_bytes))
-    start = 0
-    for pixels, values in zip(read_array(images, rows), read_array(labels, rows), strict=True):
-        chosen = slice(None) if keep is None else keep[start : start + len(pixels)]
-        start += len(pixels)
-        pixels, values = pixels[chosen], values[chosen]
-        if len(pixels):
-            values = _one_an_image(values, labels.title, first_column)
-            yield pixels.reshape(-1, *shape), class_names(values, labels.title)
 
 
 def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndarray:

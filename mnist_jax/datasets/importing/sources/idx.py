@@ -67,7 +67,8 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
         text += ", their first column, as in QMNIST"
     elif any(array.shape[1:] not in ((), (1,)) for array in labels):
         text += ", the column of each row's 1"
-    mappings = {path for path in map(_mapping, files) if path.is_file()}
+    mappings = {path.with_name(f"{_dataset(path)}-mapping.txt") for path in files}
+    mappings = set(filter(Path.is_file, mappings))
     if len(mappings) == 1:
         (mapping,) = mappings
         parts = _named(parts, mapping)
@@ -110,10 +111,6 @@ def _datasets(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 def _listed(datasets: dict[str, list[Path]]) -> str:
     return " or ".join(filter(None, datasets)) or "none, for the files are of one dataset"
-
-
-def _mapping(path: Path) -> Path:
-    return path.with_name(f"{_dataset(path)}-mapping.txt")
 
 
 def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:

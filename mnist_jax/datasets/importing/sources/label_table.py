@@ -87,7 +87,15 @@ def _read(
         return None
     with reading(path):
         text = path.read_text(encoding="utf-8-sig")
-        rows = _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(text)
+        if path.suffix.lower() == ".jsonl":
+            rows = _json_rows(path, text)
+        else:
+            lines, delimiter = (
+                io.StringIO(text, newline=""),
+                find_delimiter(text.partition("\n")[0]),
+            )
+            read = csv.reader(lines, delimiter=delimiter or " ", skipinitialspace=True)
+            rows = [*filter(any, read)]
     if not rows or not 2 <= len(rows[0]) <= MAX_COLUMNS:
         return None
     by_name = _names(path.parent, folder, images)
@@ -132,12 +140,6 @@ def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]
         for name in {*names, *(name.removesuffix(image.suffix) for name in names)}:
             by_name[name] = image if name not in by_name else None
     return {name: image for name, image in by_name.items() if image}
-
-
-def _csv_rows(text: str) -> list[list[str]]:
-    delimiter = find_delimiter(text.partition("\n")[0]) or " "
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    return [row for row in rows if any(row)]
 
 
 def _json_rows(path: Path, text: str) -> list[list[str]]:
