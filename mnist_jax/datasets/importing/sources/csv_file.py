@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,18 +101,14 @@ def find_layout(
     if width < 2:
         raise ValueError(f"{path} must have rows of a label and pixels, separated by commas")
     has_header = _is_header(names)
-    unused = [
-        index
+    used = {
+        index: name
         for index, name in enumerate(names)
-        if (re.fullmatch(INDEX_NAMES, name.lower()) and has_header)
-        or (not name and index == width - 1)  # a comma at the end of each row
-    ]
-    used = [index for index in range(width) if index not in unused]
-    is_named = (
-        has_header
-        and any(_number(name) is None for name in names)
-        and not _counts_label([names[index] for index in used], size)
-    )
+        if not (has_header and re.fullmatch(INDEX_NAMES, name.lower()))
+        and (name or index < width - 1)  # a comma at the end of each row
+    }
+    is_counted = all(_number(name) is not None for name in names)
+    is_named = has_header and not is_counted and not _counts_label([*used.values()], size)
     if num_pixels and not 0 <= len(used) - num_pixels <= (len(used) if is_named else 1):
         raise ValueError(
             f"{path} has {len(used):,} columns of pixels; expected {num_pixels:,}, those of an "
@@ -123,24 +119,26 @@ def find_layout(
     elif len(used) == num_pixels:
         label = None
     elif is_named:
-        label = _named(path, names, used, may_lack=num_pixels is not None)
+        label = _named(path, used, may_lack=num_pixels is not None)
     else:
         rows = [_fields(path, *line, delimiter) for line in _spread(path)[has_header:]]
-        label = _unlike(path, [row for row in rows if len(row) == width], used)
-    pixels = [index for index in used if index != label]
+        label = _unlike(path, [row for row in rows if len(row) == width], [*used])
+    pixels = {index: name for index, name in used.items() if index != label}
+    order = [*pixels]
     if is_named:
-        pixels, shape = _ordered(path, names, pixels, size)
-        unused = [index for index in range(width) if index not in (*pixels, label)]
+        order, shape = _ordered(path, pixels, size)
     else:
         shape = flat_shape(len(pixels), size, str(path))
-    return Layout(width, label, pixels, shape, names if has_header else [], unused, delimiter)
+    unused = sorted({*range(width)} - {*order, label})
+    return Layout(width, label, order, shape, names if has_header else [], unused, delimiter)
 
 
 def _number(field: str) -> float | None:
     """Returns the number in a field, which may have a decimal comma; None where it is none."""
-    with contextlib.suppress(ValueError):
+    try:
         return None if "_" in field else float(field.replace(",", "."))
-    return None
+    except ValueError:
+        return None
 
 
 def _is_header(names: Sequence[str]) -> bool:
@@ -164,7 +162,7 @@ def _is_header(names: Sequence[str]) -> bool:
     return counts and numbers[0] < 2 and (is_label or len(numbers) > 256 or names[0] == "0")
 
 
-def _shown(names: Sequence[str]) -> str:
+def _shown(names: Iterable[str]) -> str:
     some = [*map(repr, names)]
     return ", ".join([*some[:3], "...", *some[-2:]] if len(some) > 6 else some)[:200]
 
@@ -193,9 +191,9 @@ def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
     return pattern, (*numbers, channel)
 
 
-def _pixel_pattern(names: Sequence[str]) -> str | None:
+def _pixel_pattern(names: Mapping[int, str]) -> str | None:
     """Returns the pattern of most names, if it has a number."""
-    (pattern, count), *_ = Counter(_pattern(name)[0] for name in names).most_common(1)
+    (pattern, count), *_ = Counter(_pattern(name)[0] for name in names.values()).most_common(1)
     return pattern if "#" in pattern and 2 * count >= len(names) else None
 
 
@@ -209,11 +207,11 @@ def _counts_label(names: Sequence[str], size: tuple[int, int] | None) -> bool:
     return False
 
 
-def _named(path: Path, names: Sequence[str], used: Sequence[int], may_lack: bool) -> int | None:
+def _named(path: Path, used: Mapping[int, str], may_lack: bool) -> int | None:
     """Returns the index of the label's column, by the names; None where it may lack one."""
-    pattern = _pixel_pattern([names[index] for index in used])
-    others = [index for index in used if pattern and _pattern(names[index])[0] != pattern]
-    known = [index for index in used if names[index].lower() in LABEL_NAMES]
+    pattern = _pixel_pattern(used)
+    others = [index for index in used if pattern and _pattern(used[index])[0] != pattern]
+    known = [index for index in used if used[index].lower() in LABEL_NAMES]
     for candidates in (known, others):
         if len(candidates) == 1:
             return candidates[0]
@@ -221,24 +219,24 @@ def _named(path: Path, names: Sequence[str], used: Sequence[int], may_lack: bool
         return None
     raise ValueError(
         f"{path} has {'several columns' if known or others else 'no column'} that could be the "
-        f"label: {_shown([names[index] for index in known or others or used])}; name it with "
+        f"label: {_shown(used[index] for index in known or others or used)}; name it with "
         "--label-column NAME" + ("" if known or others else ", or import a file with labels")
     )
 
 
 def _ordered(
-    path: Path, names: Sequence[str], pixels: Sequence[int], size: tuple[int, int] | None
+    path: Path, names: Mapping[int, str], size: tuple[int, int] | None
 ) -> tuple[list[int], tuple[int, int, int]]:
     """Returns the columns of the pixels in row-major order, and the shape of an image."""
-    pattern = _pixel_pattern([names[index] for index in pixels])
+    pattern = _pixel_pattern(names)
     if pattern is None:
-        if any(re.search("[0-9]", names[index]) for index in pixels):
+        if re.search("[0-9]", "".join(names.values())):
             raise ValueError(
-                f"{path} has columns of several kinds: {_shown([names[i] for i in pixels])}; "
-                "expected a label and pixels that are numbered alike"
+                f"{path} has columns of several kinds: {_shown(names.values())}; expected a label "
+                "and pixels that are numbered alike"
             )
-        return [*pixels], flat_shape(len(pixels), size, str(path))
-    keys = {index: _pattern(names[index]) for index in pixels}
+        return [*names], flat_shape(len(names), size, str(path))
+    keys = {index: _pattern(name) for index, name in names.items()}
     places = {index: key for index, (found, key) in keys.items() if found == pattern}
     order = sorted(places, key=lambda index: places[index])
     axes = [sorted(set(axis)) for axis in zip(*places.values(), strict=True)]
@@ -252,10 +250,9 @@ def _ordered(
     if len(grid) == 3:
         grid, colours = grid[:2], grid[2] * colours
     if len(grid) > 2 or colours not in (1, 3):
-        raise ValueError(
-            f"{path} has pixels named {_shown([names[index] for index in order])}; expected one "
-            "number a pixel, or its row and its column"
-        )
+        shown = _shown(names[index] for index in order)
+        expected = "one number a pixel, or its row and its column"
+        raise ValueError(f"{path} has pixels named {shown}; expected {expected}")
     if len(grid) == 1:
         return order, flat_shape(len(order), size, str(path))
     in_columns = sorted(places, key=lambda index: places[index][1::-1])
@@ -300,8 +297,7 @@ def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> i
 
 def _spread(path: Path) -> list[tuple[int, str]]:
     """Returns some lines of the whole file, because rows may be sorted by their labels."""
-    kept: list[tuple[int, str]] = []
-    stride = 1
+    kept, stride = list[tuple[int, str]](), 1
     for index, line in enumerate(_lines(path)):
         if index % stride == 0:
             kept.append(line)
