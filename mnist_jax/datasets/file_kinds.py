@@ -6,16 +6,7 @@ from typing import BinaryIO
 
 HEAD = 512  # bytes that tell
 CONVERT = "save it as PNG or JPEG"
-PACKED = (
-    b"PK\3\4",
-    b"PK\5\6",
-    b"7z\xbc\xaf",
-    b"Rar!",
-    b"\xfd7zXZ",
-    b"BZh",
-    b"\x28\xb5\x2f\xfd",
-    b"\x1f\x8b",
-)
+PACKED = b"PK\3\4 PK\5\6 7z\xbc\xaf Rar! \xfd7zXZ BZh \x28\xb5\x2f\xfd \x1f\x8b".split()
 UNPACK = "an archive", "unpack it"
 # What a file begins with, its name, and what to do with it.
 KINDS = (

@@ -43,18 +43,12 @@ def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     Nothing but the picture itself tells what its numbers mean. More than 8 bits, and fractions, are
     scaled by `white` of the largest one. So are 8 bits of a PNG, TIFF, BMP or PPM file that have no
     number above 16, and several: an array was saved. Other dark pictures are photographs, and stay
-    dark.
+    dark. What is transparent becomes the grey `ground`, 0 to 255. None stands for white, or black
+    where the visible part is lighter than grey, so that a drawing is seen on it.
 
-    Args:
-        path: an image file.
-        ground: the grey that what is transparent becomes, 0 to 255. None for white, or black where
-            the visible part is lighter than grey, so that a drawing is seen on it.
-
-    Returns:
-        A picture of mode "L" (grey) or "RGB".
-
-    Raises FileNotFoundError where there is no such file, and ValueError where it is no image of
-    `FORMATS`, is damaged, or has more than `MAX_PIXELS` pixels.
+    Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError where there is no such
+    file, and ValueError where it is no image of `FORMATS`, is damaged, or has more than
+    `MAX_PIXELS` pixels.
     """
     path = Path(path)
     if not path.exists():

@@ -84,9 +84,8 @@ def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInf
 def drawing_box(images: np.ndarray) -> int:
     """Measures the square that light drawings on black fill, from images uint8 [N, H, W, C].
 
-    Returns:
-        Its side in pixels: 20 of MNIST. 0 where fewer than nine in ten images are such drawings:
-        grey, black at the corners and in a third of their pixels.
+    Returns its side in pixels: 20 of MNIST. 0 where fewer than nine in ten images are such
+    drawings: grey, black at the corners and in a third of their pixels.
     """
     if images.shape[-1] != 1:
         return 0
@@ -102,9 +101,8 @@ def drawing_box(images: np.ndarray) -> int:
 def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
     """Measures the brightness of images, uint8 [N, H, W, C], blank ones left out.
 
-    Returns:
-        The mean that 1 % of the images do not reach, the mean that 1 % exceed, and the maximum that
-        1 % do not reach, of 0 to 1. None where fewer than 100 images are known.
+    Returns the mean that 1 % of the images do not reach, the mean that 1 % exceed, and the maximum
+    that 1 % do not reach, of 0 to 1. None where fewer than 100 images are known.
     """
     means, peaks = _means_and_peaks(images)
     if len(means) < 100:
@@ -116,12 +114,9 @@ def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
 def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
     """Says how images cannot be of a dataset: wrongly scaled or inverted; "" where they can.
 
-    Half of them have to be brighter or darker than 99 % of the dataset's. Few images can be so by
-    chance, so they have to be far from it, by a factor of 3. Blank ones say nothing.
-
-    Args:
-        images: uint8, or float32 in [0, 1], [N, H, W, C].
-        expected: the dataset's, see `brightness`.
+    Half of them, uint8 or float32 in [0, 1], [N, H, W, C], have to be brighter or darker than 99 %
+    of the dataset's, which has this `brightness`. Few images can be so by chance, so they have to
+    be far from it, by a factor of 3. Blank ones say nothing.
     """
     means, peaks = _means_and_peaks(images)
     if not len(means):

@@ -75,17 +75,11 @@ def predict_each(
     pixel_range: tuple[float, float] | None = None,
     note: Callable[[str], object] = lambda _: None,
 ) -> Iterator[FilePrediction]:
-    """Classifies image files, and files of many images, some at a time.
+    """Classifies image files as `predict_files` does, and files of many images, some at a time.
 
-    Args:
-        network: A trained network, from `load_network`.
-        paths: Image files, and .csv, .npy, .npz and IDX files, see `read_unlabelled`.
-        show: Whether to write FILE.seen.png beside each image file.
-        pixel_range: The values of black and white in files of many images.
-        note: Function of a line that says what was done with such a file.
-
-    Yields:
-        A prediction for each image, in order, or for each file that cannot be read.
+    Files of many images, of which the values of black and white may be given, are .csv, .npy, .npz
+    and IDX files, see `read_unlabelled`; a line that says what was done with one goes to `note`.
+    Yields a prediction for each image, in order, or for each file that cannot be read.
     """
     for many, group in itertools.groupby(paths, holds_rows):
         if not many:
@@ -153,11 +147,9 @@ def _failed(path: Path, error: Exception) -> FilePrediction:
 def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """Puts the image files of folders, and of the folders in them, in the place of the folders.
 
-    Returns:
-        The files; those of a folder in natural order, image2 before image10. And what of the
-        folders was left out, because its name is not that of an image file.
-
-    Raises ValueError where a folder holds no image files.
+    Those of a folder are in natural order, image2 before image10. Also returns what of the folders
+    was left out, because its name is not that of an image file. Raises ValueError where a folder
+    holds no image files.
     """
     files: list[Path] = []
     left_out: list[str] = []
@@ -185,15 +177,11 @@ def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
 def write_answers(
     file: BinaryIO, answers: Iterable[FilePrediction], *, only_rows: bool
 ) -> tuple[int, list[str]]:
-    """Writes answers as CSV.
+    """Writes answers as CSV into an open file.
 
-    Args:
-        file: A file, open for writing.
-        answers: The predictions.
-        only_rows: Whether all are of one file of many images. Then there are two columns, as Kaggle
-            has them: ImageId and Label. Else there are the file and the fields up to the problem.
-
-    Returns the number of answers, and the files that failed.
+    If all are of one file of many images, there are two columns, as Kaggle has them: ImageId and
+    Label. Else there are the file and the fields up to the problem. Returns the number of answers,
+    and the files that failed.
     """
     count, failed = 0, []
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")

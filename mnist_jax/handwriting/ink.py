@@ -79,11 +79,10 @@ def length(drawn: np.ndarray, picture: Image.Image) -> float:
 
 
 def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.ndarray, float]:
-    """Cuts a drawing and its surroundings out of a picture; bool [h, w] of its overview tells it.
+    """Cuts a drawing, bool [h, w] of the overview, and its surroundings out of a picture.
 
-    Returns:
-        The part, CLOSE_UP pixels long; bool [H, W], where the drawing is on it, roughly; and how
-        much larger it is than the overview.
+    Returns the part, CLOSE_UP pixels long; bool [H, W], where the drawing is on it, roughly; and
+    how much larger it is than the overview.
     """
     height, width = drawn.shape
     top, left, bottom, right = _bounds(drawn)

@@ -12,7 +12,7 @@ from PIL import Image
 from mnist_jax.datasets import image_files, importing, load_dataset
 from mnist_jax.datasets.image_files import read_image
 from mnist_jax.datasets.importing import import_dataset
-from mnist_jax.datasets.importing.sources import picture_part
+from mnist_jax.datasets.importing.sources import folder
 from mnist_jax.datasets.info import describe_images
 from mnist_jax.handwriting.files import prepare
 
@@ -46,7 +46,7 @@ def test_unreadable_files_are_named_all_at_once_or_left_out(tmp_path):
 
 def test_a_file_that_becomes_unreadable_while_it_is_imported_is_an_error(tmp_path, monkeypatch):
     root = tree(tmp_path / "in", "a/1.png", "b/2.png")
-    monkeypatch.setattr(picture_part, "KEPT_BYTES", 0)
+    monkeypatch.setattr(folder, "KEPT_BYTES", 0)
     create = importing.create_builder
 
     def damage_first(*args: Any) -> Any:
@@ -131,7 +131,7 @@ def test_pixels_that_are_not_kept_are_read_again(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(path)
     written = []
     for kept in (1 << 20, 50, 0):
-        monkeypatch.setattr(picture_part, "KEPT_BYTES", kept)
+        monkeypatch.setattr(folder, "KEPT_BYTES", kept)
         import_dataset("mine", [tmp_path / "in"], overwrite=True)
         splits = [load_dataset("mine", split) for split in ("train", "test")]
         written.append([(split.images.tobytes(), split.labels.tobytes()) for split in splits])

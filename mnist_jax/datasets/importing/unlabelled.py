@@ -46,16 +46,12 @@ def holds_rows(path: Path) -> bool:
 def read_unlabelled(
     path: Path, image_shape: tuple[int, ...], pixel_range: tuple[float, float] | None = None
 ) -> Rows:
-    """Reads all images of a file once, checks them, and finds out what is white in them.
+    """Reads all images of a file that `holds_rows` once, checks them, and finds white in them.
 
-    Args:
-        path: A file that `holds_rows`. The ids of a CSV's rows are the column that is neither a
-            label nor a pixel, else all ids are numbers from 1.
-        image_shape: (H, W, C) of the images that rows of pixels are.
-        pixel_range: The values of black and white. None for 0 and the smallest of 1, 15, 16, 255,
-            1023, 4095 and 65535 that no pixel is above.
-
-    Raises OSError where the file cannot be read, and ValueError where it holds no such images.
+    Rows of pixels are images (H, W, C). The ids of a CSV's rows are the column that is neither a
+    label nor a pixel, else all ids are numbers from 1. Black and white are 0 and the `white` of the
+    largest pixel, unless given. Raises OSError where the file cannot be read, and ValueError where
+    it holds no such images.
     """
     find = _csv_blocks if path.name.lower().endswith(TABLES) else _array_blocks
     read, notes = find(path, image_shape)
@@ -68,10 +64,14 @@ def read_unlabelled(
     low, high = pixel_range or (0, white(largest))
     if (low, high) != (0, 255):
         notes = [*notes, f"{path}: pixels of {low:g} to {high:g} became 0 to 255"]
-    return Rows(
-        lambda: ((to_bytes(images, (low, high)), ids, labels) for images, ids, labels in read()),
-        notes,
-    )
+
+    def blocks() -> Iterator[Block]:
+        numbers = map(str, itertools.count(1))
+        for images, ids, labels in read():
+            ids = ids or [*itertools.islice(numbers, len(images))]
+            yield to_bytes(images, (low, high)), ids, labels
+
+    return Rows(blocks, notes)
 
 
 def _csv_blocks(
@@ -86,11 +86,9 @@ def _csv_blocks(
     notes = [f"{path}: the label is {layout.title(label)}"] if label is not None else []
 
     def blocks() -> Iterator[Block]:
-        numbers = map(str, itertools.count(1))
         for images, rows in read_rows(path, layout):
-            ids = [row[layout.unused[0]] if layout.unused else next(numbers) for _, row in rows]
-            labels = [] if label is None else [class_name(row[label]) for _, row in rows]
-            yield images, ids, labels
+            ids = [row[layout.unused[0]] for _, row in rows] if layout.unused else []
+            yield images, ids, [] if label is None else [class_name(row[label]) for _, row in rows]
 
     return blocks, notes
 
@@ -113,11 +111,9 @@ def _array_blocks(
 
     def blocks() -> Iterator[Block]:
         read_labels = read_array(labels, rows) if labels else itertools.repeat(None)
-        numbers = map(str, itertools.count(1))
         for some, values in zip(read_array(images, rows), read_labels, strict=False):
-            ids = [*itertools.islice(numbers, len(some))]
             names = [] if values is None else class_names(values.reshape(-1), str(path))
-            yield some.reshape(-1, *image_shape) if is_flat else some, ids, names
+            yield some.reshape(-1, *image_shape) if is_flat else some, [], names
 
     return blocks, notes
 

@@ -31,24 +31,22 @@ def open_source(
 
     Args: as of `import_dataset`; `size` is H and W after a transposition.
 
-    Returns:
-        Its parts: "train" and one or both of "validation" and "test", or one of any name.
-
-    Raises FileNotFoundError where there is no such file, and ValueError where it is none of these
-    kinds, or several of them, or its headers are wrong.
+    Its parts are "train" and one or both of "validation" and "test", or one of any name. Raises
+    FileNotFoundError where there is no such file, and ValueError where it is none of these kinds,
+    or several of them, or its headers are wrong.
     """
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")
+    source = _read(paths, (size[1], size[0]) if size and transpose else size, label_column, part)
+    notes = [note for note in source.notes if note != TRANSPOSED]
     if not transpose:
-        source = _read(paths, size, label_column, part)
         is_emnist = any("emnist" in path.name.lower() and path.is_file() for path in paths)
-        return source._replace(notes=[*{*source.notes, TRANSPOSED}]) if is_emnist else source
-    source = _read(paths, (size[1], size[0]) if size else None, label_column, part)
+        is_turned = is_emnist or TRANSPOSED in source.notes
+        return source._replace(notes=[*notes, *[TRANSPOSED] * is_turned])
     parts = {
         title: part.map(lambda images, names: (images.swapaxes(1, 2), names))
         for title, part in source.parts.items()
     }
-    notes = [note for note in source.notes if note != TRANSPOSED]
     return source._replace(parts=parts, notes=[*notes, "images were transposed"])
 
 
