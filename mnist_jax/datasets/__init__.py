@@ -139,17 +139,9 @@ def load_splits(
                 f"dataset {dataset!r} must hold images of one shape, but those for training are "
                 f"{images.shape[1:]} and those for the {part} {split.images.shape[1:]}"
             )
-    return splits, _check_labels(splits, label_names, num_classes)
-
-
-def _check_labels(
-    splits: dict[str, Split], label_names: tuple[str, ...], num_classes: int
-) -> tuple[str, ...]:
-    """Returns the names, made of the labels where there are none."""
-    for name, split in splits.items():
         if (least := split.labels.min()) < 0:
             raise ValueError(
-                f"a {name} label is {least}; labels must be 0 or more (is it unlabelled?)"
+                f"a {part} label is {least}; labels must be 0 or more (is it unlabelled?)"
             )
     largest = max(int(split.labels.max()) for split in splits.values())
     if largest >= LARGEST:
@@ -158,7 +150,7 @@ def _check_labels(
     check_labels(splits, len(label_names))
     if len(label_names) < 2:
         raise ValueError(f"there must be 2 classes or more, found {len(label_names)}")
-    return label_names
+    return splits, label_names
 
 
 def train_validation_split(

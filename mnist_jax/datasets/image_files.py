@@ -71,8 +71,12 @@ def decode_image(
     with _opened(source, name, max_pixels) as (image, raw_mode):
         is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
         is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
-        if is_plain and not image.has_transparency_data and not (is_array and _is_faint(image)):
-            return image  # a large one needs no copy
+        if is_plain and not image.has_transparency_data:
+            few = image.resize(
+                (32, 32), Image.Resampling.NEAREST
+            )  # nearly always enough, and quick
+            if not is_array or any(np.max(some.getextrema()) > FAINT for some in (few, image)):
+                return image  # a large one needs no copy
         pixels = _pixels(image, source, raw_mode)
         if pixels.shape[2] == 4:
             ground = best_ground([lightness(pixels)]) if ground is None else ground
@@ -192,11 +196,6 @@ def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> n
     if high.shape[2] == 3 or (high[..., 3] == 255).all():
         return values[..., :3]
     return high if high[..., :3].any() else np.dstack([low[..., :3], high[..., 3]])
-
-
-def _is_faint(image: Image.Image) -> bool:
-    few = image.resize((32, 32), Image.Resampling.NEAREST)  # nearly always enough, and quick
-    return all(np.max(part.getextrema()) <= FAINT for part in (few, image))
 
 
 def _load_upright(image: Image.Image) -> None:

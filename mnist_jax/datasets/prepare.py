@@ -91,8 +91,7 @@ def has_imported_validation(prepared: Path) -> bool:
 def was_imported(prepared: Path) -> bool:
     """Tells whether the package's `import` made a dataset, of which this is a version."""
     try:
-        metadata = json.loads((prepared / "metadata.json").read_text(encoding="utf-8"))
-        return metadata["made_by"] == MADE_BY
+        return json.loads((prepared / "metadata.json").read_text("utf-8"))["made_by"] == MADE_BY
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
 

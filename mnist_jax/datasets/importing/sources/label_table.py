@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -69,14 +70,9 @@ def find_table(
 
 
 def _may_be_table(path: Path, part: str) -> bool:
-    name = path.name.lower()
-    is_table = name.endswith((".csv", ".tsv", ".jsonl")) or (
-        name.endswith(".txt") and ("annotation" in name or "label" in name)
-    )
+    kinds = r"(?!\.|.*submission).*(\.(csv|tsv|jsonl)|(annotation|label).*\.txt)"
     is_of_part = part == "all" or role(path) in ("all", part)
-    return (
-        is_table and is_of_part and "submission" not in name and name[0] != "." and path.is_file()
-    )
+    return bool(re.fullmatch(kinds, path.name.lower())) and is_of_part and path.is_file()
 
 
 def _read(

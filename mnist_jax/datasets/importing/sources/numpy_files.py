@@ -122,7 +122,13 @@ def read_members(path: Path) -> dict[str, Callable[[], Array]]:
     def array(key: str) -> Array:
         title, member = f"{path}: {key}", members[key]
         check_ratio(title, member.file_size, member.compress_size)
-        return _array(title, member.file_size, functools.partial(_open, path, member))
+
+        @contextlib.contextmanager
+        def open_() -> Iterator[IO[bytes]]:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+                yield stream
+
+        return _array(title, member.file_size, open_)
 
     return {key: functools.partial(array, key) for key in members}
 
@@ -151,9 +157,3 @@ def _array(title: str, size: int, open_: Callable[[], AbstractContextManager[IO[
             f"{title} must have {declared:,} bytes for {dtype} {list(shape)}, found {held:,}"
         )
     return Array(title, shape, dtype, offset, open_, by_columns and len(shape) > 1)
-
-
-@contextlib.contextmanager
-def _open(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
-    with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-        yield stream
