@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,27 @@ def write_images(folder: Path, images: np.ndarray, labels: Iterable[object]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     return folder
+
+
+def write_source(kind: str, folder: Path, images: np.ndarray, labels: Sequence[Any]) -> list[Path]:
+    """Writes images as a source of a kind: csv, npz, idx or folder."""
+    path = folder / f"x.{kind}"
+    if kind == "npz":
+        np.savez(path, x=images, y=labels)
+    elif kind == "csv":
+        write_csv(path, images.astype(float if images.dtype.kind == "f" else int), labels)
+    elif kind == "folder":
+        write_images(path, images, labels)
+    else:
+        code = {"u1": 8, "i8": 12, "b1": 8, "f4": 13, "f8": 14, "u2": 12}[images.dtype.str[1:]]
+        write_idx(folder / "images", images, code)
+        return [folder / "images", write_idx(folder / "labels", np.array(labels))]
+    return [path]
+
+
+def all_images(name: str = "mine") -> np.ndarray:
+    """The images of a dataset: those to train on, and then those to test with."""
+    return np.concatenate([load_dataset(name, split).images for split in ("train", "test")])
 
 
 def tree(root: Path, *paths: str, **texts: str) -> Path:

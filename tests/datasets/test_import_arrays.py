@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from imports import assert_holds, split_rows, write_csv, write_idx, write_images
+from imports import (
+    all_images,
+    assert_holds,
+    split_rows,
+    write_csv,
+    write_idx,
+    write_images,
+    write_source,
+)
 from imports import data_dir as data_dir
 
 from mnist_jax.datasets import load_dataset
@@ -135,23 +143,14 @@ def test_a_part_of_emnist_is_chosen_named_and_turned_upright(part, names, emnist
     assert HINT in describe(imported_from(table))
 
 
-@pytest.mark.parametrize("kind", ["csv", "npz", "images", "idx"])
+@pytest.mark.parametrize("kind", ["csv", "npz", "folder", "idx"])
 def test_images_of_every_source_are_transposed_on_demand(kind, tmp_path):
-    turned, path = X.swapaxes(1, 2), tmp_path / f"x.{kind}"
+    paths = write_source(kind, tmp_path, X.swapaxes(1, 2), Y)
     options: dict[str, Any] = {"size": (5, 4)} if kind == "csv" else {}
-    if kind == "csv":
-        write_csv(path, turned, Y)
-    elif kind == "npz":
-        np.savez(path, x=turned, y=Y)
-    elif kind == "images":
-        write_images(path, turned, Y)
-    else:
-        write_all(path, {"images-idx3-ubyte": turned, "labels-idx1-ubyte": Y})
-    imported = imported_from(path, transpose=True, test_fraction=0.1, **options)
+    imported = imported_from(*paths, transpose=True, test_fraction=0.1, **options)
     assert imported.shape == (5, 4, 1)
     assert "images were transposed" in describe(imported)
-    images = np.concatenate([load_dataset("mine", split).images for split in ("train", "test")])
-    assert {image.tobytes() for image in images} == {image.tobytes() for image in X}
+    assert {image.tobytes() for image in all_images()} == {image.tobytes() for image in X}
 
 
 def renamed(*names: str) -> dict[str, np.ndarray]:

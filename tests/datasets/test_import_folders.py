@@ -76,6 +76,15 @@ def test_a_validation_part_is_used_as_it_is_and_nothing_is_taken_from_train(load
         assert len({*used}) == len(used)  # none is in two of them
 
 
+def both(path: str, text: str) -> dict[str, str]:
+    """A table for each part."""
+    return {path.format(part): text for part in ("train", "test")}
+
+
+JSON = "\n".join(
+    json.dumps({"file_name": f"{n}.png", "label": y, "objects": {"bbox": [1]}})
+    for n, y in ((1, "cat"), (2, "dog"))
+)
 # Two images of each part; in both parts of the same names, or not.
 ALIKE = ["train/1.png", "train/2.png", "test/1.png", "test/2.png"]
 APART = ["train/1.png", "train/2.png", "test/3.png", "test/4.png"]
@@ -89,25 +98,13 @@ TABLES: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "Hugging Face, one a part": (
         ALIKE,
-        {
-            f"{part}/metadata.csv": "file_name,label,text\n1.png,cat,a\n2.png,dog,b\n"
-            for part in ("train", "test")
-        },
+        both("{}/metadata.csv", "file_name,label,text\n1.png,cat,a\n2.png,dog,b\n"),
     ),
-    "Hugging Face, JSON": (
-        ALIKE,
-        {
-            f"{part}/metadata.jsonl": "\n".join(
-                json.dumps({"file_name": f"{n}.png", "label": y, "objects": {"bbox": [1]}})
-                for n, y in ((1, "cat"), (2, "dog"))
-            )
-            for part in ("train", "test")
-        },
-    ),
+    "Hugging Face, JSON": (ALIKE, both("{}/metadata.jsonl", JSON)),
     "Kaggle, suffixes left out": (
         ["train/a1.png", "train/a2.png", "test/b1.png", "test/b2.png"],
         {
-            "labels.csv": "id,breed\na1,cat\na2,dog\nb1,cat\nb2,dog\n".replace("breed", "class"),
+            "labels.csv": "id,class\na1,cat\na2,dog\nb1,cat\nb2,dog\n",
             "sample_submission.csv": "id,class\nb1,cat\nb2,cat\n",
         },
     ),
@@ -117,10 +114,7 @@ TABLES: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "Hugging Face, one folder further down": (
         ["data/train/1.png", "data/train/2.png", "data/test/1.png", "data/test/2.png"],
-        {
-            "data/train/metadata.csv": "file_name,label\n1.png,cat\n2.png,dog\n",
-            "data/test/metadata.csv": "file_name,label\n1.png,cat\n2.png,dog\n",
-        },
+        both("data/{}/metadata.csv", "file_name,label\n1.png,cat\n2.png,dog\n"),
     ),
     "captions of several lines, and numbers in another column": (
         APART,
@@ -273,14 +267,8 @@ def test_a_test_folder_without_labels_is_left_out_and_told(tmp_path):
 
 def test_a_preview_beside_the_classes_of_a_part_is_left_out(tmp_path):
     paths = [f"{part}/{x}/0.png" for part in ("train", "test") for x in ("cat", "dog")]
-    root = tree(
-        tmp_path / "in",
-        *paths,
-        "train/preview.png",
-        "extra/1.png",
-        "test_sheets/1.png",
-        "test_boxes/1.xml",
-    )
+    paths += ["train/preview.png", "extra/1.png", "test_sheets/1.png", "test_boxes/1.xml"]
+    root = tree(tmp_path / "in", *paths)
     imported = import_dataset("mine", [root])
     assert held(imported)["train"] == {1: "cat", 2: "dog"}
     ignored = ("test_boxes (no images)", "extra", "test_sheets", "train/preview.png")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from imports import assert_holds, split_rows, write_csv, write_idx, write_images
+from imports import all_images, assert_holds, split_rows, write_csv, write_idx, write_images
 from imports import data_dir as data_dir
 from imports import small as small
 from PIL import Image
@@ -56,9 +56,8 @@ def test_idx_files_of_every_type_are_read(tmp_path, subtests):
                 write_idx(tmp_path / "and another", np.array([0, 1, 0, 1, 2]), kind),
             ]
             imported = import_dataset("colour", files, pixel_range=(0, 255), overwrite=True)
-            train, test = (load_dataset("colour", split) for split in ("train", "test"))
             assert imported.shape == (2, 3, 3)
-            both = np.concatenate([train.images, test.images])
+            both = all_images("colour")
             np.testing.assert_array_equal(both[np.argsort(both[:, 0, 0, 0])], images)
 
 
@@ -108,7 +107,7 @@ def test_grey_and_colour_in_one_folder_have_the_channels_asked_for(channels, tmp
     folder = write_images(tmp_path / "images", colour, [0, 1, 0, 1, 0, 1])
     Image.fromarray(colour[0, ..., 0]).save(folder / "0" / "0.png")  # stored as grey
     import_dataset("mine", [folder], channels=channels, test_fraction=0.01)
-    images = np.concatenate([load_dataset("mine", split).images for split in ("train", "test")])
+    images = all_images()
     if channels == 1:
         colour = np.stack([np.asarray(Image.fromarray(x).convert("L")) for x in colour])[..., None]
     assert sorted(x.tobytes() for x in images) == sorted(x.tobytes() for x in colour)
@@ -149,7 +148,7 @@ def test_csv_of_a_spreadsheet_is_read(tmp_path):
     (tmp_path / "x.csv").write_text(text, newline="", encoding="utf-8")
     imported = import_dataset("mine", [tmp_path / "x.csv"], test_fraction=0.5)
     assert imported.names == ["b, or not", "c"]
-    images = [load_dataset("mine", split).images.ravel().tolist() for split in ("train", "test")]
+    images = all_images().reshape(2, 4).tolist()
     assert sorted(images) == [[0, 255, 128, 0], [255, 255, 255, 0]]
 
 
