@@ -56,7 +56,7 @@ def check_ratio(title: object, unpacked: int, packed: int) -> None:
     """Raises ValueError where so many bytes cannot honestly come from so few."""
     if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
         raise ValueError(
-            f"{title} unpacks to more than {MAX_RATIO} times its size: unpack it if it should"
+            f"{title} unpacks to more than {MAX_RATIO} times its size; if right, unpack it first"
         )
 
 
