@@ -37,12 +37,9 @@ def test_idx_files_are_read(small, tmp_path, how, packed):
             ("t10k-images.idx3", "x_test"),
         ]
     ]
-    if how == "folder":
-        (folder / "README.md").write_text("about", encoding="utf-8")
-        imported = import_dataset("letters", [folder])
-        assert imported.source.ignored == [str(folder / "README.md")]
-    else:
-        imported = import_dataset("letters", files)
+    (folder / "README.md").write_text("about", encoding="utf-8")
+    imported = import_dataset("letters", [folder] if how == "folder" else files)
+    assert imported.source.ignored == [str(folder / "README.md")] * (how == "folder")
     assert_holds(imported, small)
     assert (imported.num_train, imported.num_test) == (120, 40)
 

@@ -137,20 +137,14 @@ BAD: dict[str, tuple[Callable[[], Path], str]] = {
     "a pixel less": (lambda: table(FLAT[:, 1:], PIXELS[1:]), "has 783 columns of pixels; expected"),
     "two more": (lambda: table(np.c_[FLAT, FLAT[:, :2]]), "has 786 columns of pixels"),
     "a short row": (lambda: table([*FLAT[:3], FLAT[0, :9]], PIXELS), "line 5: it has 9 columns"),
-    "a word": (
-        lambda: table([FLAT[0], ["x", *FLAT[0, 1:]]], PIXELS),
-        "line 3: the pixel 'x' is no",
-    ),
+    "a word": (lambda: table([FLAT[0], ["x", *FLAT[0, 1:]]], PIXELS), "line 3: the pixel 'x' is"),
     "nan": (lambda: table([[math.nan] * 784], PIXELS), "image 1 of x.csv has a pixel of nan"),
     "only a header": (lambda: table([], PIXELS), "holds no images"),
     "empty": (lambda: table([]), "is empty; expected rows of pixels"),
     "channels first": (lambda: array(FLAT.reshape(-1, 1, 28, 28)), "np.moveaxis(images, 1, -1)"),
     "other size": (lambda: array(np.zeros((5, 32, 32))), "scale them to 28x28"),
     "objects": (lambda: array(np.array([{}, {}])), "holds Python objects, which are not read"),
-    "complex": (
-        lambda: array(np.zeros((2, 784), complex)),
-        "must hold real numbers, found complex",
-    ),
+    "complex": (lambda: array(np.zeros((2, 784), complex)), "real numbers, found complex"),
     "two arrays": (lambda: arrays(a=FLAT, b=FLAT), "must hold one array of images: x_test"),
     "labels of others": (lambda: arrays(x=FLAT, y=LABELS[:9]), "40 images, and labels of [9]"),
 }
