@@ -65,10 +65,9 @@ def save(
     blocks: Iterable[Block],
     label_names: Sequence[str],
 ) -> None:
-    """Keeps a split, of images of that shape, (N, H, W, C), in order.
+    """Keeps the blocks of a split, in order; `shape` is that of all images, (N, H, W, C).
 
-    A cache that can't be written costs time, no more. What the blocks raise, but OSError, is
-    raised.
+    A cache that can't be written costs time, no more. Errors of the blocks, but OSError, pass.
     """
     temporary = None
     try:

@@ -65,8 +65,8 @@ def decode_image(
 ) -> Image.Image:
     """Reads an image like `read_image`, also from an open file; passes on Pillow's warnings.
 
-    Messages call it by its name. Raises TooManyPixelsError where it says that it has more pixels
-    than `max_pixels`, and ValueError where it is no image of `FORMATS`, or is damaged.
+    Messages call it `name`. Raises TooManyPixelsError where it claims more than `max_pixels`
+    pixels, and ValueError where it is no image of `FORMATS`, or is damaged.
     """
     with _opened(source, name, max_pixels) as (image, raw_mode):
         is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"

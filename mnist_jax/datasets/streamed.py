@@ -24,7 +24,7 @@ class StreamedImages:
         image_shape: tuple[int, ...],
         dtype: np.dtype = UINT8,
     ):
-        """Makes an array of those rows, int [N], that `read_rows`: int [n] -> images, reads."""
+        """Makes an array of the rows, int [N], that `read_rows` reads: int [n] -> images."""
         self.dtype, self.shape = dtype, (len(rows), *image_shape)
         self._read_rows, self._rows = read_rows, rows
 

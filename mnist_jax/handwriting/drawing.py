@@ -36,8 +36,8 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
     centre of mass is put into the middle. Strokes much thinner or thicker than MNIST's become as
     wide as its thinnest or thickest. A picture that is such an image already stays as it is.
 
-    It has the mode "L" or "RGB" and any size; images are (H, W, 1), and the side of the square that
-    drawings fill has `box` pixels, see `drawing_box`.
+    The picture has the mode "L" or "RGB" and any size. Images are (H, W, 1), and the square that
+    drawings fill has `box` pixels a side, see `drawing_box`.
     """
     is_size = picture.size == (image_shape[1], image_shape[0])
     if is_size and (pixels := _as_it_is(picture, box)) is not None:

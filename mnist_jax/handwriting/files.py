@@ -211,8 +211,8 @@ def interpret(
 ) -> dict[str, Any]:
     """Puts a network's output into words: the fields of `FilePrediction` from label to problem.
 
-    The output for a drawing, from `prepare`, are the probability of each class, float
-    [num_classes], and the likeliest, `first`.
+    The output for a drawing, from `prepare`, is the probability of each class, float
+    [num_classes]; `first` is the likeliest one.
     """
     values = None, 0.0, None, 0.0, drawing.problem
     if not drawing.blank:

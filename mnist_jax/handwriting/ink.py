@@ -256,8 +256,9 @@ def _isolated(blob: _Candidate) -> float:
 def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarray, int]:
     """Joins what belongs to a drawing, as a five's top does, and counts drawings beside it.
 
-    The labels, int [h, w], number each pixel's component, 0 is the ground: the drawing is the
-    first, others may be ink, too. Returns bool [h, w], the drawing; and the number of drawings.
+    The labels, int [h, w], are the numbers of each pixel's component, 0 for the ground. The drawing
+    has the number `first`; the others may be ink, too. Returns bool [h, w], the drawing; and the
+    number of drawings.
     """
     boxes = ndimage.find_objects(labels)
     main = boxes[first - 1]

@@ -105,7 +105,24 @@ def import_dataset(
     is not as it must be, or the dataset cannot be written; OSError where a source cannot be read.
     After an error, nothing is left in the data directory.
     """
-    _check_options(name, size, channels, pixel_range, test_fraction, seed)
+    if size and not (min(size) >= 1 and math.prod(size) * MAX_CHANNELS <= MAX_VALUES):
+        raise ValueError(f"size must be a height and a width of 1 or more, not huge, got {size}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    low, high = pixel_range or (0, 1)
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"pixel_range must be two numbers, the lower first, got {pixel_range}")
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must be between 0 and 1, got {test_fraction}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+    if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
+        raise ValueError(
+            "the name of a dataset must be of a to z, 0 to 9 and _, a letter first, and have at "
+            f"most 100 of them, got {name!r:.120}"
+        )
+    if name in prepare.ALIASES or prepare.is_own(name) or name == "downloads":
+        raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")
     root = prepare.data_root(data_dir)
     prepare.imported_versions(root / name, overwrite)
     paths = [Path(path).expanduser() for path in sources]
@@ -222,34 +239,6 @@ def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
 def some(words: Sequence[str], most: int = 10) -> str:
     """Joins the first words of many."""
     return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
-
-
-def _check_options(
-    name: str,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    pixel_range: tuple[float, float] | None,
-    test_fraction: float,
-    seed: int,
-) -> None:
-    if size and not (min(size) >= 1 and math.prod(size) * MAX_CHANNELS <= MAX_VALUES):
-        raise ValueError(f"size must be a height and a width of 1 or more, not huge, got {size}")
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
-    low, high = pixel_range or (0, 1)
-    if not (low < high and math.isfinite(high - low)):
-        raise ValueError(f"pixel_range must be two numbers, the lower first, got {pixel_range}")
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction must be between 0 and 1, got {test_fraction}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
-    if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
-        raise ValueError(
-            "the name of a dataset must be of a to z, 0 to 9 and _, a letter first, and have at "
-            f"most 100 of them, got {name!r:.120}"
-        )
-    if name in prepare.ALIASES or prepare.is_own(name) or name == "downloads":
-        raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")
 
 
 def _check_classes(survey: Survey) -> None:

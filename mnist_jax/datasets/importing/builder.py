@@ -27,8 +27,8 @@ def create_builder(
 ) -> Any:
     """Returns a builder of tfds, whose `download_and_prepare` writes the dataset, once.
 
-    Of each split it is given the number of examples, and these, of images of a shape [H, W, C]; the
-    names of the classes, that of label 0 first; and the content of the dataset's metadata.json.
+    Splits have the number of their examples, and these: images of the shape [H, W, C], and labels.
+    The first of the label names is that of label 0. The metadata become metadata.json.
     """
     import tensorflow_datasets as tfds  # slow
 

@@ -15,8 +15,8 @@ def largest_value(
 ) -> float:
     """Returns the largest pixel of images, real [n, H, W, C], after a check of all of them.
 
-    The range of None is 0 to the largest of `WHITES`. Raises ValueError where a value is outside,
-    or not a number; `where` names an image by its index, which is `first` of the first one.
+    Without a range, they may be 0 to the largest of `WHITES`. Raises ValueError where a value is
+    outside, or not a number; `where` names an image by its index, and the first has index `first`.
     """
     if images.dtype == np.uint8 and not pixel_range:
         return float(images.max())

@@ -28,7 +28,7 @@ Block = tuple[np.ndarray, list[str], list[str]]
 class Rows(NamedTuple):
     """The images of a file. They can be read many times."""
 
-    blocks: Callable[[], Iterator[Block]]  # the images are uint8
+    blocks: Callable[[], Iterator[Block]]  # from `read_unlabelled`, the images are uint8
     notes: list[str]  # lines to print: what the reader has taken for what
 
 
@@ -53,7 +53,7 @@ def read_unlabelled(
     largest pixel, unless given. Raises OSError where the file cannot be read, and ValueError where
     it holds no such images.
     """
-    find = _csv_blocks if path.name.lower().endswith(TABLES) else _array_blocks
+    find = _csv_rows if path.name.lower().endswith(TABLES) else _array_rows
     read, notes = find(path, image_shape)
     count, largest = 0, 0.0
     for images, _, _ in read():
@@ -74,9 +74,7 @@ def read_unlabelled(
     return Rows(blocks, notes)
 
 
-def _csv_blocks(
-    path: Path, image_shape: tuple[int, ...]
-) -> tuple[Callable[[], Iterator[Block]], list[str]]:
+def _csv_rows(path: Path, image_shape: tuple[int, ...]) -> Rows:
     layout = find_layout(path, (image_shape[0], image_shape[1]), None, math.prod(image_shape))
     if layout.shape != image_shape:
         raise ValueError(
@@ -90,12 +88,10 @@ def _csv_blocks(
             ids = [row[layout.unused[0]] for _, row in rows] if layout.unused else []
             yield images, ids, [] if label is None else [class_name(row[label]) for _, row in rows]
 
-    return blocks, notes
+    return Rows(blocks, notes)
 
 
-def _array_blocks(
-    path: Path, image_shape: tuple[int, ...]
-) -> tuple[Callable[[], Iterator[Block]], list[str]]:
+def _array_rows(path: Path, image_shape: tuple[int, ...]) -> Rows:
     images, labels, notes = _arrays(path)
     if images.dtype.kind not in "buif":
         raise ValueError(f"{path} must hold real numbers, found {images.dtype}")
@@ -115,7 +111,7 @@ def _array_blocks(
             names = [] if values is None else class_names(values.reshape(-1), str(path))
             yield some.reshape(-1, *image_shape) if is_flat else some, [], names
 
-    return blocks, notes
+    return Rows(blocks, notes)
 
 
 def _arrays(path: Path) -> tuple[Array, Array | None, list[str]]:

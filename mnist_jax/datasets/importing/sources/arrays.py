@@ -96,7 +96,25 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
             f"{images.title} has {images.shape[0]:,} images, but {labels.title} has "
             f"{labels.shape[0]:,} labels{hint if labels.shape[0] == images.shape[-1] else ''}"
         )
-    shape, both = _image_shape(images, size), (images, labels)
+    if (count := math.prod(images.shape[1:])) > MAX_VALUES:
+        raise ValueError(
+            f"{images.title} has images of {count:,} values, at most {MAX_VALUES:,} fit"
+        )
+    if len(images.shape) == 2:
+        shape = flat_shape(images.shape[1], size, images.title)
+    else:
+        shape = (*images.shape[1:], 1)[:3]
+    height, _, channels = shape
+    expected = f"they must be the last axis of [N, H, W, C], found {list(images.shape)}"
+    if height in (1, 3, 4) and channels > max(3, height):
+        raise ValueError(
+            f"{images.title} has its channels first; {expected}: save np.moveaxis(x, 1, -1)"
+        )
+    if channels > MAX_CHANNELS:
+        raise ValueError(
+            f"{images.title} has {channels} channels, at most {MAX_CHANNELS} fit: {expected}"
+        )
+    both = images, labels
     row_bytes = max(array.dtype.itemsize * math.prod(array.shape[1:]) for array in both)
     rows = max(1, BLOCK_BYTES // max(1, row_bytes))
 
@@ -111,26 +129,6 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
                 yield pixels.reshape(-1, *shape), class_names(values, labels.title)
 
     return Part(blocks, lambda index: f"image {index} of {images.title}")
-
-
-def _image_shape(images: Array, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    if (count := math.prod(images.shape[1:])) > MAX_VALUES:
-        raise ValueError(
-            f"{images.title} has images of {count:,} values, at most {MAX_VALUES:,} fit"
-        )
-    if len(images.shape) == 2:
-        return flat_shape(images.shape[1], size, images.title)
-    height, width, channels = (*images.shape[1:], 1)[:3]
-    expected = f"they must be the last axis of [N, H, W, C], found {list(images.shape)}"
-    if height in (1, 3, 4) and channels > max(3, height):
-        raise ValueError(
-            f"{images.title} has its channels first; {expected}: save np.moveaxis(x, 1, -1)"
-        )
-    if channels > MAX_CHANNELS:
-        raise ValueError(
-            f"{images.title} has {channels} channels, at most {MAX_CHANNELS} fit: {expected}"
-        )
-    return height, width, channels
 
 
 def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndarray:

@@ -44,14 +44,13 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     lacks its labels, two files are for the same, or a header is not that of images or labels.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
-    files = _once(found)
+    files, arrays = _once(found), Arrays()
+    datasets = _datasets(files)
     if part is not None:
-        datasets = _datasets(files)
         name = part.lower().removeprefix("emnist-")
         if name not in datasets:
             raise ValueError(f"there is no part {part!r}; expected {_listed(datasets)}")
-        files = datasets[name]
-    arrays, datasets = Arrays(), _datasets(files)
+        datasets = {name: (files := datasets[name])}
     for path in files:
         array = read_header(path)
         what = role(path), "labels" if len(array.shape) < 3 else "images"
