@@ -1,5 +1,6 @@
 """A look at an imported dataset: the first image of each class, with its name."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,7 +22,7 @@ def draw_sheet(images: Mapping[str, np.ndarray]) -> Image.Image:
         while draw.textlength(name, font) > CELL:
             name = name.removesuffix("…")[:-1] + "…"
         draw.text((left, top), name, "white", font)
-        picture = Image.fromarray(np.squeeze(_shown(image), -1) if image.shape[-1] != 3 else image)
+        picture = Image.fromarray(image) if image.shape[-1] == 3 else _grey(image)
         scale = CELL / max(picture.size)
         smooth = Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.NEAREST
         width, height = (max(1, round(side * scale)) for side in picture.size)
@@ -35,23 +36,18 @@ def as_text(images: Mapping[str, np.ndarray], width: int) -> list[str]:
     for first in range(0, len(images), count := max(1, width // (columns + 2))):
         some = [*images.items()][first : first + count]
         blocks = [[name[:columns], *_characters(image, columns)] for name, image in some]
-        height = max(map(len, blocks))
-        filled = [[*block, *[""] * (height - len(block))] for block in blocks]
-        lines += [
-            "  ".join(f"{part:{columns}}" for part in row).rstrip()
-            for row in zip(*filled, strict=True)
-        ]
+        for row in itertools.zip_longest(*blocks, fillvalue=""):
+            lines.append("  ".join(f"{part:{columns}}" for part in row).rstrip())
     return lines
 
 
 def _characters(image: np.ndarray, columns: int) -> list[str]:
     """Draws an image; a character is about twice as high as wide."""
-    grey = Image.fromarray(np.squeeze(_shown(image), -1))
+    grey = _grey(image)
     rows = max(1, min(columns, round(columns * grey.height / grey.width / 2)))
     values = np.asarray(grey.resize((columns, rows), Image.Resampling.BILINEAR)).astype(int)
     return ["".join(GREYS[value * len(GREYS) // 256] for value in row).rstrip() for row in values]
 
 
-def _shown(image: np.ndarray) -> np.ndarray:
-    """Makes an image of any channels grey, [H, W, 1]."""
-    return image if image.shape[-1] == 1 else image.mean(-1, keepdims=True).astype(np.uint8)
+def _grey(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image.mean(-1).astype(np.uint8))
