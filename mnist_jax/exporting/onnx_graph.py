@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export
-from jax.extend.core import Literal
+from jax import export, lax
+from jax.extend.core import Literal, jaxpr_as_fun
 from onnx import helper, numpy_helper
 
 from mnist_jax.exporting.contract import INPUT, OUTPUT
@@ -100,18 +100,17 @@ class Graph:
         if array.shape == shape:
             return array
         axes = tuple(range(len(shape))) if isinstance(array, np.ndarray) else array.axes
-        # An axis stays as it is where ONNX is given 1.
-        sizes = [1 if array.shape[axis] == shape[axis] else shape[axis] for axis in axes]
-        target = self.add("Concat", *map(self._size, sizes), axis=0)
+        target = []
+        for axis in axes:
+            size = 1 if array.shape[axis] == shape[axis] else shape[axis]  # of 1 it stays as it is
+            if size == self.batch:
+                target.append(self.add("Shape", INPUT, start=0, end=1))
+            elif isinstance(size, int):
+                target.append(np.array([size]))
+            else:
+                raise ValueError(f"an ONNX graph here has no size {size}; export to StableHLO")
+        target = self.add("Concat", *target, axis=0)
         return Tensor(self.add("Expand", self.hold(array, axes), target), axes, shape)
-
-    def _size(self, size: Any) -> str:
-        """Returns the name of a tensor int64 [1] with a size."""
-        if isinstance(size, int):
-            return self.constant(np.array([size]))
-        if size != self.batch:
-            raise ValueError(f"an ONNX graph here has no size {size}; export to StableHLO")
-        return self.add("Shape", INPUT, start=0, end=1)
 
     def reshape(self, array: Array, shape: tuple[Any, ...]) -> Array:
         """Gives an array another shape.
@@ -181,17 +180,18 @@ def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Arra
 
     Not so a broadcast of a constant: the graph would hold all the copies.
     """
-    name = eqn.primitive.name
+    name, params = eqn.primitive.name, eqn.params
     if name in INLINED:
-        return _run(graph, *_inner(eqn), operands)
-    shapes = [variable.aval.shape for variable in (*eqn.invars, *eqn.outvars)]
-    pairs = [*zip(operands, shapes, strict=False)]
+        inner = params.get("jaxpr") or params["call_jaxpr"]
+        return _run(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
+    avals = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
+    pairs = [(x, aval.shape) for x, aval in zip(operands, avals, strict=False)]
     is_constant = all(isinstance(x, np.ndarray) for x in operands)
-    if is_constant and all(map(_is_known, shapes)) and name != "broadcast_in_dim":
-        result = eqn.primitive.bind(*(np.broadcast_to(*pair) for pair in pairs), **eqn.params)
+    if is_constant and all(_are_known(aval.shape) for aval in avals) and name != "broadcast_in_dim":
+        result = eqn.primitive.bind(*(np.broadcast_to(*pair) for pair in pairs), **params)
         return [np.asarray(x) for x in (result if eqn.primitive.multiple_results else [result])]
-    if name in SEVERAL:
-        return SEVERAL[name](graph, eqn, operands)
+    if name in REWRITTEN:
+        return _rewrite(graph, lambda *arrays: REWRITTEN[name](*arrays, **params), eqn, operands)
     if name in ELEMENTWISE:
         return [graph.combine(ELEMENTWISE[name], *operands)]
     if name in BROADCASTING:
@@ -204,32 +204,17 @@ def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Arra
     )
 
 
-def _inner(eqn: Any) -> tuple[Any, Sequence[Any]]:
-    """Returns the traced function that an equation calls, and its constants."""
-    inner = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
-    return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+def _rewrite(
+    graph: Graph, function: Callable[..., Any], eqn: Any, operands: Sequence[Array]
+) -> Sequence[Array]:
+    """Adds a function in place of an equation."""
+    avals = [variable.aval for variable in eqn.invars[: len(operands)]]
+    traced = jax.make_jaxpr(function)(*avals)
+    return _run(graph, traced.jaxpr, traced.consts, operands)
 
 
-def _scan(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
-    """Adds a loop over constants, such as the parameters of layers, one turn after another."""
-    start = eqn.params["num_consts"]
-    end = start + eqn.params["num_carry"]
-    over = [
-        np.broadcast_to(x, variable.aval.shape)
-        for x, variable in zip(operands[end:], eqn.invars[end:], strict=True)
-        if isinstance(x, np.ndarray)
-    ]
-    _expect(len(over) == len(operands) - end, eqn, "a loop over what depends on the images")
-    _expect(len(eqn.outvars) == end - start, eqn, "an output of each turn")
-    turns = range(eqn.params["length"])
-    carry = operands[start:end]
-    for turn in reversed(turns) if eqn.params["reverse"] else turns:
-        carry = _run(graph, *_inner(eqn), [*operands[:start], *carry, *(x[turn] for x in over)])
-    return carry
-
-
-def _is_known(sizes: Sequence[Any]) -> bool:
-    """Tells whether the sizes are the same for any number of images."""
+def _are_known(sizes: Sequence[Any]) -> bool:
+    """Tells whether sizes are the same for any number of images."""
     return all(isinstance(size, int) for size in sizes)
 
 
@@ -323,43 +308,29 @@ def _pad(graph: Graph, eqn: Any, x: Tensor, value: Array) -> Tensor:
     return Tensor(output, x.axes, eqn.outvars[0].aval.shape)
 
 
-def _slice(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
-    params = eqn.params
-    steps = params["strides"] or (1,) * len(x.shape)
-    cuts = [*zip(params["start_indices"], params["limit_indices"], steps, strict=True)]
-    return _cut(graph, eqn, x, cuts, eqn.outvars[0].aval.shape)
+def _slice(graph: Graph, eqn: Any, x: Tensor) -> Array:
+    rank = len(x.shape)
+    fields = ("start_indices", "limit_indices", "strides")
+    cuts = [*zip(*(eqn.params[field] or (1,) * rank for field in fields), strict=True)]
+    axes = [axis for axis in range(rank) if cuts[axis] != (0, x.shape[axis], 1)]
+    chosen = [cuts[axis] for axis in axes]
+    _expect(all(map(_are_known, chosen)), eqn, "a number of images")
+    begin, end, step = np.array(chosen, np.int64).reshape(-1, 3).T
+    output = graph.add("Slice", x.name, begin, end, x.places(axes), step) if axes else x.name
+    return Tensor(output, x.axes, eqn.outvars[0].aval.shape)
 
 
-def _cut(graph: Graph, eqn: Any, x: Tensor, cuts: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
-    """Adds a slice: by axis where it begins, where it ends, and its step."""
-    cut = [axis for axis, size in enumerate(x.shape) if cuts[axis] != (0, size, 1)]
-    _expect(all(_is_known(cuts[axis]) for axis in cut), eqn, "a number of images")
-    begin, end, step = np.array([cuts[axis] for axis in cut], np.int64).reshape(-1, 3).T
-    return Tensor(graph.add("Slice", x.name, begin, end, x.places(cut), step), x.axes, shape)
-
-
-def _split(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
-    x: Any = graph.expand(operands[0], eqn.invars[0].aval.shape)
-    cuts: list[Any] = [(0, size, 1) for size in x.shape]
-    parts, begin, axis = [], 0, eqn.params["axis"]
-    for size, variable in zip(eqn.params["sizes"], eqn.outvars, strict=True):
-        size = int(size)  # of NumPy, where it comes from jnp.split
-        cuts[axis] = (begin, begin + size, 1)
-        parts.append(_cut(graph, eqn, x, cuts, variable.aval.shape))
-        begin += size
-    return parts
-
-
-def _gather(graph: Graph, eqn: Any, x: Any, indices: Any) -> Array:
+def _gather(graph: Graph, eqn: Any, x: Array, places: Array) -> Array:
     """Adds a slice at a place that is known, such as x[:, 0]."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    is_slice = isinstance(x, Tensor) and isinstance(indices, np.ndarray) and indices.ndim == 1
-    _expect(is_slice and not numbers.operand_batching_dims, eqn, "other places than one known")
-    begins = dict(zip(numbers.start_index_map, indices.tolist(), strict=True))
-    cuts = [(begins.get(axis, 0), begins.get(axis, 0) + n, 1) for axis, n in enumerate(sizes)]
-    fits = all(cuts[axis][0] >= 0 and cuts[axis][1] <= x.shape[axis] for axis in begins)
-    _expect(fits, eqn, "a place that is outside")
-    return graph.reshape(_cut(graph, eqn, x, cuts, sizes), eqn.outvars[0].aval.shape)
+    is_known = isinstance(places, np.ndarray) and places.ndim == 1
+    _expect(is_known, eqn, "other places than one known")
+    begins = [0] * len(sizes)
+    for axis, place in zip(numbers.start_index_map, np.asarray(places).tolist(), strict=True):
+        begins[axis] = place
+    ends = [begin + size for begin, size in zip(begins, sizes, strict=True)]
+    shape = eqn.outvars[0].aval.shape
+    return _rewrite(graph, lambda x: lax.slice(x, begins, ends).reshape(shape), eqn, [x])[0]
 
 
 def _concatenate(graph: Graph, eqn: Any, *arrays: Array) -> Tensor:
@@ -381,11 +352,6 @@ def _broadcast(graph: Graph, eqn: Any, x: Array) -> Array:
     return graph.reshape(x, tuple(shape))
 
 
-def _transpose(graph: Graph, eqn: Any, x: Array) -> Array:
-    del graph
-    return _transposed(x, eqn.params["permutation"])
-
-
 def _transposed(x: Array, order: Sequence[int]) -> Array:
     if isinstance(x, np.ndarray):
         return x.transpose(order)
@@ -394,9 +360,8 @@ def _transposed(x: Array, order: Sequence[int]) -> Array:
 
 def _convert(graph: Graph, eqn: Any, x: Array) -> Tensor:
     _expect(eqn.params["new_dtype"] != jnp.bfloat16, eqn, "bfloat16")
-    return graph.combine(
-        "Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
-    )
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
+    return graph.combine("Cast", x, to=dtype)
 
 
 def _maximum(graph: Graph, _: Any, a: Array, b: Array) -> Tensor:
@@ -405,28 +370,43 @@ def _maximum(graph: Graph, _: Any, a: Array, b: Array) -> Tensor:
     return graph.combine("Relu", a) if is_rectifier else graph.combine("Max", a, b)
 
 
-def _power(graph: Graph, eqn: Any, x: Array) -> Tensor:
-    return graph.combine("Pow", x, np.asarray(eqn.params["y"], eqn.invars[0].aval.dtype))
+def _scan(*operands: Any, jaxpr: Any, length: int, reverse: bool, **params: Any) -> list[Any]:
+    """Unrolls a loop, such as one over the parameters of layers."""
+    start, count = params["num_consts"], params["num_carry"]
+    end = start + count
+    carry, rows = operands[start:end], {}
+    for turn in range(length)[:: -1 if reverse else 1]:
+        over = (lax.index_in_dim(x, turn, keepdims=False) for x in operands[end:])
+        results = jaxpr_as_fun(jaxpr)(*operands[:start], *carry, *over)
+        carry, rows[turn] = results[:count], results[count:]
+    return [*carry, *map(jnp.stack, zip(*(rows[turn] for turn in range(length)), strict=True))]
 
 
-ONE = np.ones((), np.float32)
 # Functions that become part of the one that calls them.
-INLINED = (
-    "checkpoint",
-    "closed_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "jit",
-    "pjit",
-    "remat2",
-)
+INLINED = {"checkpoint", "closed_call", "jit", "pjit", "remat2"}
+INLINED |= {"custom_jvp_call", "custom_vjp_call"}
+# Primitives as functions of the arrays and the parameters, in terms of other primitives.
+REWRITTEN: dict[str, Callable[..., Any]] = {
+    "expm1": lambda x, **_: lax.exp(x) - 1,
+    "integer_pow": lambda x, y: lax.pow(x, lax.full_like(x, y)),
+    "is_finite": lambda x: lax.abs(x) < np.inf,
+    "log1p": lambda x, **_: lax.log(x + 1),
+    "ne": lambda a, b: ~lax.eq(a, b),
+    "rsqrt": lambda x, **_: 1 / lax.sqrt(x),
+    "scan": _scan,
+    "split": lambda x, sizes, axis: [
+        lax.slice_in_dim(x, sum(sizes[:i]), sum(sizes[: i + 1]), axis=axis)
+        for i in range(len(sizes))
+    ],
+    "square": lambda x: x * x,
+    "stack": lambda *x, axis: lax.concatenate([lax.expand_dims(a, [axis]) for a in x], axis),
+    "stop_gradient": lambda x: x,
+}
 # Elementwise primitives, with their operators.
 ELEMENTWISE = {
-    **{
-        name: name.capitalize() for name in ("abs", "add", "and", "div", "erf", "exp", "log", "min")
-    },
-    **{name: name.capitalize() for name in ("cos", "mul", "neg", "not", "or", "pow", "sign")},
-    **{name: name.capitalize() for name in ("sin", "sqrt", "sub", "tanh")},
+    **{name: name.capitalize() for name in ("abs", "add", "and", "cos", "div", "erf", "exp")},
+    **{name: name.capitalize() for name in ("log", "min", "mul", "neg", "not", "or", "pow")},
+    **{name: name.capitalize() for name in ("sign", "sin", "sqrt", "sub", "tanh")},
     **{"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"},
     "logistic": "Sigmoid",
 }
@@ -434,19 +414,9 @@ ELEMENTWISE = {
 BROADCASTING: dict[str, Callable[..., Array]] = {
     "broadcast_in_dim": _broadcast,
     "convert_element_type": _convert,
-    "expm1": lambda graph, _, x: graph.combine("Sub", graph.combine("Exp", x), ONE),
-    "integer_pow": _power,
-    "is_finite": lambda graph, _, x: graph.combine(
-        "Not", graph.combine("Or", graph.combine("IsInf", x), graph.combine("IsNaN", x))
-    ),
-    "log1p": lambda graph, _, x: graph.combine("Log", graph.combine("Add", x, ONE)),
     "max": _maximum,
-    "ne": lambda graph, _, a, b: graph.combine("Not", graph.combine("Equal", a, b)),
-    "rsqrt": lambda graph, _, x: graph.combine("Reciprocal", graph.combine("Sqrt", x)),
     "select_n": lambda graph, _, which, no, yes: graph.combine("Where", which, yes, no),
-    "square": lambda graph, _, x: graph.combine("Mul", x, x),
-    "stop_gradient": lambda _graph, _eqn, x: x,
-    "transpose": _transpose,
+    "transpose": lambda _, eqn, x: _transposed(x, eqn.params["permutation"]),
 }
 # Primitives of whole arrays.
 OTHERS: dict[str, Callable[..., Array]] = {
@@ -455,14 +425,8 @@ OTHERS: dict[str, Callable[..., Array]] = {
     "dot_general": _product,
     "gather": _gather,
     "pad": _pad,
-    "reduce_max": _reduce,
-    "reduce_min": _reduce,
-    "reduce_sum": _reduce,
-    "reduce_window_max": _pool,
-    "reduce_window_sum": _pool,
-    "reshape": _reshape,
+    **dict.fromkeys(("reduce_max", "reduce_min", "reduce_sum"), _reduce),
+    **dict.fromkeys(("reduce_window_max", "reduce_window_sum"), _pool),
+    **dict.fromkeys(("reshape", "squeeze"), _reshape),
     "slice": _slice,
-    "squeeze": _reshape,
 }
-# Primitives with several outputs, of arrays that are still to be broadcast.
-SEVERAL: dict[str, Callable[..., Sequence[Array]]] = {"scan": _scan, "split": _split}
