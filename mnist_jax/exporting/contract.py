@@ -8,21 +8,15 @@ INPUT, OUTPUT = "images", "probabilities"
 BATCH = 128  # images that a loaded network takes at once: more is no faster, and takes memory
 
 Classify = Callable[[np.ndarray], np.ndarray]
+"""A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes]."""
 
 
 def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:
-    """Extends `classify` to any number of images, and tries it on a blank one.
-
-    Args:
-        classify: a function, uint8 [BATCH, H, W, C] -> float32 [BATCH, num_classes].
-        image_shape: (H, W, C).
-
-    Returns:
-        A function, uint8 [N, H, W, C] -> float32 [N, num_classes]; it raises ValueError for other
-        images.
+    """Extends a function of BATCH images to any number, and tries it on a blank one.
 
     Raises:
-        ValueError: `classify` does not take images, or does not return probabilities.
+        ValueError: it does not take images of this shape, (H, W, C), or does not return
+            probabilities. What is returned raises it for other images.
     """
     if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
         raise ValueError("its input is no batch of images")

@@ -14,7 +14,7 @@ from mnist_jax.exporting.stablehlo import Apply, to_stablehlo
 from mnist_jax.forward import Forward
 from mnist_jax.parts import OwnModel
 from mnist_jax.steps import eval_logits, to_float
-from mnist_jax.workdir.files import atomic_file, write_json
+from mnist_jax.workdir.files import atomic_file, write_json, write_text
 from mnist_jax.workdir.run import read_result
 from mnist_jax.workdir.trained import Trained, load_trained
 
@@ -30,11 +30,11 @@ def export(
     """Writes a trained network as one file, with its card as OUTPUT.json and OUTPUT.md.
 
     Args:
-        workdir: a directory that `train` has written.
+        workdir: a directory that `train` has written; `step` and `model` as in `load_trained`.
         output: the file; an older one is replaced.
         format: the file's format, see `export_model`.
-        step: a saved step, "latest", or "best" by `watch.monitor`.
-        model: the module of a network that was trained with its own one, as in `train`.
+        step: see there.
+        model: see there.
 
     Returns:
         The card, see `model_card.create_card`.
@@ -55,22 +55,18 @@ def export(
 
 
 def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) -> bytes:
-    """Returns a network as a file: images uint8 [N, H, W, C] -> probabilities [N, num_classes].
+    """Returns a network as a file, which holds what `contract.Classify` describes.
 
-    Args:
-        trained: the network.
-        file_format: "stablehlo" or "onnx". A StableHLO file holds convolutions as matrix products
-            for a CPU, where these are faster, and as convolutions for other devices. An ONNX file
-            holds convolutions, and the names of the classes.
+    For a CPU, StableHLO has convolutions as matrix products, where these are faster; for other
+    devices, as ONNX, as convolutions. An ONNX file also holds the names of the classes.
 
     Raises:
         ValueError: a package is not installed, or a part of the model has no translation to ONNX.
     """
     convolutions, shape = _forward(trained.model, "xla"), trained.info.image_shape
     if file_format == "stablehlo":
-        return to_stablehlo(
-            _forward(trained.model, "matmul"), convolutions, trained.variables, shape
-        )
+        on_cpu = _forward(trained.model, "matmul")
+        return to_stablehlo(on_cpu, convolutions, trained.variables, shape)
     metadata = {
         "description": f"{trained.architecture} trained on {trained.dataset}",
         "labels": json.dumps(trained.info.label_names),
@@ -95,15 +91,11 @@ def _forward(model: Any, lowering: str) -> Apply:
 
 
 def write_export(output: Path, data: bytes, card: dict[str, Any]) -> None:
-    """Writes a network and its card: OUTPUT, OUTPUT.json and OUTPUT.md.
+    """Writes OUTPUT and its card, OUTPUT.json and OUTPUT.md; OSError where that fails.
 
     The network comes last, so it never lacks its card, however the writing ends.
-
-    Raises:
-        OSError: a file cannot be written; a network that was there is still whole.
     """
     write_json(output.with_name(f"{output.name}.json"), card)
-    with atomic_file(output.with_name(f"{output.name}.md")) as file:
-        file.write(format_card(card).encode())
+    write_text(output.with_name(f"{output.name}.md"), format_card(card))
     with atomic_file(output) as file:
         file.write(data)

@@ -66,9 +66,6 @@ def create_card(
         trained: the network.
         result: the result of its training, {} if there is none. The card has its figures only if
             the training ended with this very network.
-
-    Returns:
-        Values that JSON can hold.
     """
     config, info, origin = trained.config, trained.info, trained.origin
     recipe = dataclasses.asdict(config)

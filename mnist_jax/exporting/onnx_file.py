@@ -18,15 +18,12 @@ def to_onnx(
     image_shape: tuple[int, ...],
     metadata: Mapping[str, str],
 ) -> bytes:
-    """Writes a network with its parameters, for any number of images.
+    """Returns a network as a file: the same bytes for the same arguments and versions.
 
     Args:
-        classify: images uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
+        classify: the network, see `contract.Classify`, with its parameters.
         image_shape: (H, W, C).
         metadata: texts about the network, by name; the file holds them.
-
-    Returns:
-        The file; the same bytes for the same arguments and versions.
 
     Raises:
         ValueError: onnx is not installed, or a part of the network has no translation.
@@ -39,19 +36,13 @@ def to_onnx(
     try:
         graph, shape = trace(classify, image_shape)
         array = helper.make_tensor_value_info
-        network = helper.make_graph(
-            graph.nodes,
-            "network",
-            [array(INPUT, TensorProto.UINT8, ["N", *image_shape])],
-            [array(OUTPUT, TensorProto.FLOAT, ["N", *shape[1:]])],
-            [*graph.constants.values()],
-        )
-        model = helper.make_model(
-            network,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="mnist_jax",
-        )
+        images = array(INPUT, TensorProto.UINT8, ["N", *image_shape])
+        outputs = array(OUTPUT, TensorProto.FLOAT, ["N", *shape[1:]])
+        constants = [*graph.constants.values()]
+        network = helper.make_graph(graph.nodes, "network", [images], [outputs], constants)
+        opsets = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(network, opset_imports=opsets, ir_version=IR_VERSION)
+        model.producer_name = "mnist_jax"
         helper.set_model_props(model, dict(metadata))
         checker.check_model(model, full_check=True)
     except ValueError:
@@ -64,13 +55,7 @@ def to_onnx(
 
 
 def from_onnx(data: bytes) -> Classify:
-    """Reads a file that `to_onnx` has written; onnxruntime runs it on the CPU.
-
-    Args:
-        data: the file's content.
-
-    Returns:
-        A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
+    """Reads the content of a file that `to_onnx` has written; onnxruntime runs it on the CPU.
 
     Raises:
         ValueError: onnxruntime is not installed, the file is damaged, or it is not such a file.

@@ -19,13 +19,10 @@ READERS = {"stablehlo": from_stablehlo, "onnx": from_onnx}
 
 
 def _is_array(name: str, dtype: str) -> Callable[[Any], bool]:
-    return lambda value: (
-        (value["name"], value["dtype"], value["shape"][0]) == (name, dtype, "N")
-        and isinstance(value["shape"], list)
-    )
+    return lambda a: [a["name"], a["dtype"], a["shape"][:1]] == [name, dtype, ["N"]]
 
 
-def _is_of(kind: type) -> Callable[[Any], bool]:
+def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
 
@@ -35,32 +32,25 @@ def _are_shares(figures: Any) -> bool:
 
 
 # What must hold of a card's fields, beside what `data_info` checks.
-FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "file": (_is_of(str), "a name"),
-    "format": (lambda value: value in [*READERS], " or ".join(READERS)),
+FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "file": (_is(str), "a name"),
+    "format": ([*READERS].__contains__, " or ".join(READERS)),
     "bytes": (lambda value: type(value) is int and value > 0, "a number of bytes"),
     "input": (_is_array(INPUT, "uint8"), f"{INPUT}, uint8 [N, H, W, C]"),
     "output": (_is_array(OUTPUT, "float32"), f"{OUTPUT}, float32 [N, classes]"),
-    "labels": (_is_of(list), "a list of names"),
+    "labels": (_is(list), "a list of names"),
     "step": (lambda value: type(value) is int and value >= 0, "a number of updates"),
-    "params_sha256": (
-        lambda value: re.fullmatch("[0-9a-f]{64}", value) is not None,
-        "64 hexadecimal digits",
-    ),
+    "params_sha256": (re.compile("[0-9a-f]{64}").fullmatch, "64 hexadecimal digits"),
     "figures": (_are_shares, "accuracies of 0 to 1"),
-    **{name: (_is_of(dict), "an object") for name in ("trained_on", "recipe", "written_by")},
+    **dict.fromkeys(("trained_on", "recipe", "written_by"), (_is(dict), "an object")),
 }
 
 
 def read_exported(path: Path) -> tuple[Classify, DataInfo]:
-    """Reads a file that `export` has written, and its card.
-
-    Args:
-        path: the file; its card is PATH.json.
+    """Reads a file that `export` has written, and its card, PATH.json.
 
     Returns:
-        A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes], and the
-        facts about its data.
+        The network, and the facts about its data.
 
     Raises:
         FileNotFoundError: there is no card beside the file.
@@ -100,10 +90,8 @@ def _checked(card: Mapping[str, Any], path: Path) -> DataInfo:
         for name, (is_right, expected) in FIELDS.items():
             if not is_right(card[name]):
                 raise ValueError(f"{name} must be {expected}, got {card[name]!r:.100}")
-        return data_info(
-            {**card, "image_shape": card["input"]["shape"][1:], "label_names": card["labels"]}
-        )
+        shape = card["input"]["shape"][1:]
+        return data_info({**card, "image_shape": shape, "label_names": card["labels"]})
     except ValueError as error:
-        raise ValueError(
-            f"{path} is not a card that `export` has written: {one_line(error)}"
-        ) from error
+        problem = one_line(error)
+        raise ValueError(f"{path} is not a card that `export` has written: {problem}") from error

@@ -25,16 +25,13 @@ Apply = Callable[[Any, jax.Array], jax.Array]
 def to_stablehlo(
     on_cpu: Apply, elsewhere: Apply, variables: Any, image_shape: tuple[int, ...]
 ) -> bytes:
-    """Writes a network with its parameters, for any number of images.
+    """Returns a network as a file: the same bytes for the same arguments and versions.
 
     Args:
         on_cpu: (variables, images uint8 [N, H, W, C]) -> probabilities float32 [N, num_classes].
         elsewhere: the same for a GPU or a TPU. The file holds both, and chooses where it runs.
         variables: the parameters of both; the file holds them once.
         image_shape: (H, W, C).
-
-    Returns:
-        The file; the same bytes for the same arguments and versions.
 
     Raises:
         ValueError: flatbuffers, with which `jax.export` writes, is not installed.
@@ -58,13 +55,7 @@ def to_stablehlo(
 
 
 def from_stablehlo(data: bytes) -> Classify:
-    """Reads a file that `to_stablehlo` has written.
-
-    Args:
-        data: the file's content.
-
-    Returns:
-        A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes].
+    """Reads the content of a file that `to_stablehlo` has written.
 
     Raises:
         ValueError: flatbuffers is not installed, the file is damaged, it is not such a file, or it
