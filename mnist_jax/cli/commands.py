@@ -1,6 +1,5 @@
 """The commands: what each takes from the command line, and the one function that it calls."""
 
-import contextlib
 import functools
 import operator
 import shutil
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from mnist_jax.cli.doctor import Finding, doctor
+from mnist_jax.cli.doctor import doctor
 from mnist_jax.config import Config
 from mnist_jax.console import console, show_result
 from mnist_jax.datasets.importing import describe, import_dataset, some
@@ -28,7 +27,6 @@ from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.laboratory.verify import verify
 from mnist_jax.parts import NONE, Parts, recipe_parts
 from mnist_jax.predict import Network, load_network, predict_split
-from mnist_jax.processes.group import joined
 from mnist_jax.reporting.profile import profile
 from mnist_jax.reporting.report import report
 from mnist_jax.reporting.summary import format_table, summarize_recipe
@@ -63,10 +61,6 @@ class Common:
         """Whether the result of `run` is what it should be."""
         return True
 
-    def joined(self) -> contextlib.AbstractContextManager[bool]:
-        """What `run` is called in; tells whether this process is the first, or the only one."""
-        return contextlib.nullcontext(True)
-
 
 @dataclass(frozen=True)
 class Distributed:
@@ -78,9 +72,9 @@ class Distributed:
     coordinator: str | None = None
     """HOST:PORT, where process 0 waits for the others."""
     num_processes: int | None = None
-    """How many there are; 1: this one is alone, whatever started it."""
+    """Number of processes; 1 means run alone, even under a cluster launcher."""
     process_id: int | None = None
-    """The number of this one, from 0."""
+    """Rank of this process, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +82,6 @@ class SeveralProcesses(Common):
     """The options of a command that several processes can run as one."""
 
     distributed: Distributed = field(default_factory=Distributed)
-
-    def joined(self) -> contextlib.AbstractContextManager[bool]:
-        return joined(**vars(self.distributed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,19 +172,17 @@ class Evaluate(WithParts, SeveralProcesses):
     """A saved step, latest, or best (by the recipe's watch.monitor)."""
 
     def run(self) -> dict[str, Any]:
-        own = self.parts(*self.workdir)
-        measured = evaluate(
-            self.workdir,
-            self.split,
-            self.step,
-            model=own.model,
-            loss_fn=own.loss_fn,
-            splits=own.splits,
-            metrics=own.metrics,
-        )
+        own = self.parts(*self.workdir)._asdict()
+        del own["tx"]
+        measured = evaluate(self.workdir, self.split, self.step, **own)
+        steps = measured["step"]
+        if isinstance(steps, list):
+            networks = f"{len(steps)} networks, steps {', '.join(map(str, steps))}"
+        else:
+            networks = f"step {steps}"
         print(
             f"{self.split} loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.2%} of "
-            f"{measured['count']:,} images  ({_steps(measured['step'])})"
+            f"{measured['count']:,} images  ({networks})"
         )
         return measured
 
@@ -270,14 +259,8 @@ class Predict(OfTrained):
         if self.model:
             raise ValueError("--output needs --workdir, which names the dataset, not --model")
         own = self.parts(self.workdir)
-        shape = predict_split(
-            self.workdir,
-            self.output,
-            split=self.split,
-            step=self.step,
-            model=own.model,
-            splits=own.splits,
-        )
+        options = {"split": self.split, "step": self.step, "model": own.model, "splits": own.splits}
+        shape = predict_split(self.workdir, self.output, **options)
         print(f"{self.output}: probabilities {[*shape]}, classes, labels, names")
         return {"output": str(self.output), "shape": [*shape]}
 
@@ -320,26 +303,15 @@ class Import(Common):
     """Draw the first image of each class here, too, in characters."""
 
     def run(self) -> dict[str, Any]:
-        imported = import_dataset(
-            self.name,
-            self.source,
-            size=self.size,
-            channels=self.channels,
-            pixel_range=self.pixel_range,
-            label_column=self.label_column,
-            part=self.part,
-            transpose=self.transpose,
-            test_fraction=self.test_fraction,
-            seed=self.seed,
-            skip_unreadable=self.skip_unreadable,
-            overwrite=self.overwrite,
-        )
+        options = {name: value for name, value in vars(self).items() if name not in vars(Common())}
+        name, source, show = (options.pop(each) for each in ("name", "source", "show"))
+        imported = import_dataset(name, source, **options)
         print(*describe(imported), sep="\n")
-        if self.show:
+        if show:
             print(*as_text(imported.firsts, shutil.get_terminal_size().columns), sep="\n")
-        found, source = imported._asdict(), imported.source._asdict()
-        del found["firsts"], source["parts"]
-        return found | {"path": str(imported.path), "source": source}
+        found, files = imported._asdict(), imported.source._asdict()
+        del found["firsts"], files["parts"]
+        return found | {"path": str(imported.path), "source": files}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,10 +376,11 @@ class Summary(OfRecipe):
 
     def run(self) -> list[dict[str, Any]]:
         own = recipe_parts(self.config, self.recipe)
-        image_shape, layers = summarize_recipe(
-            self.recipe, self.image_shape, self.num_classes, model=own.model, splits=own.splits
+        shape, classes = self.image_shape, self.num_classes
+        shape, layers = summarize_recipe(
+            self.recipe, shape, classes, model=own.model, splits=own.splits
         )
-        print(*format_table(layers, image_shape).split("\n"), sep="\n")
+        print(*format_table(layers, shape).split("\n"), sep="\n")
         return [layer._asdict() for layer in layers]
 
 
@@ -480,12 +453,8 @@ class Sweep(Common):
             tell=print,
         )
         return [
-            {
-                "number": trial.number,
-                "state": trial.state.name.lower(),
-                "val_accuracy": trial.value,
-                "fields": trial.params,
-            }
+            {"number": trial.number, "state": trial.state.name.lower()}
+            | {"val_accuracy": trial.value, "fields": trial.params}
             for trial in trials
         ]
 
@@ -514,8 +483,10 @@ class Doctor(Common):
 
     def run(self) -> dict[str, Any]:
         findings = []
-        for finding in doctor():
-            print(*_lines(finding), sep="\n")  # at once: the next one may take a while
+        for finding in doctor():  # printed at once: the next one may take a while
+            print(f"{'!' if finding.problem else ' '} {finding.what:<19} {finding.value}")
+            if finding.advice:
+                print(f"{'':>19}-> {finding.advice}")
             findings.append(finding)
         problems = sum(finding.problem for finding in findings)
         print(f"{problems} to mend, marked with !" if problems else "All that is needed works.")
@@ -554,20 +525,6 @@ def create_parser(recipe: Config) -> Any:
         default = {"default": defaults[command]} if command in defaults else {}
         commands.append(Annotated[command, tyro.conf.subcommand(name, **default)])
     return functools.reduce(operator.or_, commands)
-
-
-def _steps(step: int | list[int]) -> str:
-    if isinstance(step, int):
-        return f"step {step}"
-    return f"{len(step)} networks, steps {', '.join(map(str, step))}"
-
-
-def _lines(finding: Finding) -> list[str]:
-    """A line for the terminal, and one below for what to do."""
-    lines = [f"{'!' if finding.problem else ' '} {finding.what:<19} {finding.value}"]
-    if finding.advice:
-        lines.append(f"{'':>19}-> {finding.advice}")
-    return lines
 
 
 def _varied(options: Sequence[str]) -> dict[str, list[float]]:

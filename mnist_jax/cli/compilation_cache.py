@@ -14,11 +14,10 @@ from mnist_jax.datasets.cache import cache_root
 def use_compilation_cache() -> None:
     """Makes JAX keep compiled programs in $XDG_CACHE_HOME/mnist_jax/compiled, or below ~/.cache.
 
-    The programs run as they are read, so the directory is the user's alone. Where it cannot be
-    made, or the user has named another one ($JAX_COMPILATION_CACHE_DIR), this does nothing. It
-    changes JAX's settings for the whole process: a command may do so, a library may not.
-
-    The directory has no size limit; it may be deleted at any time.
+    The programs run as they are read, so the directory is the user's alone; it has no size limit,
+    and may be deleted at any time. Where it cannot be made, or the user has named another one
+    ($JAX_COMPILATION_CACHE_DIR), this does nothing. It changes JAX's settings for the whole
+    process: a command may do so, a library may not.
 
     References:
         https://docs.jax.dev/en/latest/persistent_compilation_cache.html
@@ -48,6 +47,5 @@ def _processor_key() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     # "flags" are x86's instruction sets, "Features" Arm's.
     features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return hashlib.sha256(
-        f"{platform.machine()} {platform.processor()} {features}".encode()
-    ).hexdigest()[:16]
+    processor = f"{platform.machine()} {platform.processor()} {features}"
+    return hashlib.sha256(processor.encode()).hexdigest()[:16]

@@ -43,11 +43,9 @@ class Finding(NamedTuple):
 
 
 def doctor() -> Iterator[Finding]:
-    """Checks the machine, and what is installed.
+    """Checks the machine, and what is installed; changes nothing but JAX's cache of programs.
 
-    It changes nothing, but JAX may keep the small programs that it compiles here.
-
-    Returns:
+    Yields:
         The findings, each as soon as it is made: if one hangs or crashes, the line after the last
         one shown is why. The first one says whether JAX uses this machine's accelerator.
     """
@@ -56,11 +54,11 @@ def doctor() -> Iterator[Finding]:
     sections = {
         "versions": find_versions(),
         "requirements": find_requirements(""),
-        "devices": find_devices(devices),
+        "devices": find_devices(devices) if devices else (),
         "data": find_data(),
         "caches": find_caches(),
         "extras": find_requirements(*EXTRAS),
-        "cluster": find_clusters(os.environ),
+        "cluster": find_cluster(os.environ),
     }
     for name, section in sections.items():
         try:
@@ -80,11 +78,9 @@ def local_devices() -> tuple[Sequence[Any], str]:
 def wrong_on(device: Any) -> str:
     """Computes a matrix product and a gradient on a device; returns what is wrong, "" if nothing.
 
-    All numbers are integers that bfloat16 holds exactly, since a TPU rounds factors to it. So the
-    device must give exactly NumPy's results.
+    The device must give exactly NumPy's results: bfloat16, to which a TPU rounds, holds them.
     """
-    rng = np.random.default_rng(0)
-    inputs, weights, targets = rng.integers(-1, 2, (3, 16, 16)).astype(np.float32)
+    inputs, weights, targets = np.random.default_rng(0).integers(-1, 2, (3, 16, 16)).astype("f4")
 
     def loss_fn(weights: jax.Array, inputs: jax.Array, targets: jax.Array) -> jax.Array:
         return 0.5 * jnp.sum((inputs @ weights - targets) ** 2)
@@ -102,13 +98,7 @@ def wrong_on(device: Any) -> str:
 
 
 def find_accelerator(devices: Sequence[Any], error: str, present: str) -> Finding:
-    """Checks whether JAX uses this machine's accelerator.
-
-    Args:
-        devices: JAX's devices.
-        error: the reason why there are none.
-        present: the machine's accelerator, see `accelerator.present_accelerator`.
-    """
+    """Checks whether JAX, with these devices or an error, uses the accelerator that is present."""
     what = "accelerator"
     if error:
         advice = "" if present == "cpu" else f"{accelerator.remedy(present)}; "
@@ -143,28 +133,21 @@ def find_versions() -> Iterator[Finding]:
 def find_requirements(*extras: str) -> Iterator[Finding]:
     """Compares the installed packages with the requirements of mnist_jax's extras.
 
-    Args:
-        extras: the extras' names; "" stands for the requirements without any, which alone are
-            needed.
+    The extra "" stands for the requirements without any, which alone are needed.
     """
     required = requirements("mnist_jax")
     for extra in extras:
         what = f"extra {extra}" if extra else "requirements"
         if missing := unmet(required.get(extra, [])):
-            value = ", ".join(
-                f"{each.name} {installed_version(each.name)}".strip() for each in missing
-            )
-            advice = f"pip install {shlex.join(map(str, missing))}"
-            advice = f"if wanted: {advice}" if extra else advice
-            yield Finding(what, f"lacks {value}", advice, problem=not extra)
+            names = (f"{each.name} {installed_version(each.name)}".strip() for each in missing)
+            advice = f"{'if wanted: ' * bool(extra)}pip install {shlex.join(map(str, missing))}"
+            yield Finding(what, f"lacks {', '.join(names)}", advice, problem=not extra)
         else:
             yield Finding(what, "installed" if required.get(extra) else "unknown: not installed")
 
 
 def find_devices(devices: Sequence[Any]) -> Iterator[Finding]:
-    """Checks that each of JAX's devices computes correctly."""
-    if not devices:
-        return
+    """Checks that each of JAX's devices, of which there is one at least, computes correctly."""
     yield Finding("devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     yield Finding("cores", f"{cpu_count()} of {os.cpu_count()} for this process")
     wrong = {device: problem for device in devices if (problem := wrong_on(device))}
@@ -223,13 +206,11 @@ def find_caches() -> Iterator[Finding]:
             yield Finding(what, f"not kept: {directory} is not writable", advice)
 
 
-def find_clusters(environ: Mapping[str, str]) -> Iterator[Finding]:
+def find_cluster(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Finds this process's rank in a cluster's job."""
-    if job := cluster_job(environ):
-        value = f"process {job.rank} of {job.processes} of {job.cluster} (the first is 0)"
-    else:
-        value = "none: a process of its own"
-    yield Finding("cluster", value)
+    job = cluster_job(environ)
+    rank = job and f"process {job.rank} of {job.processes} of {job.cluster} (the first is 0)"
+    yield Finding("cluster", rank or "none: a process of its own")
 
 
 def can_write(directory: Path) -> bool:

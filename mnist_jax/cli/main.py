@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,11 +20,11 @@ import jax
 import tyro
 
 import mnist_jax
-from mnist_jax.cli.commands import COMMANDS, Common, create_parser
+from mnist_jax.cli.commands import COMMANDS, Common, Distributed, create_parser
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import Config, load_config
 from mnist_jax.messages import PrintableStream, one_line
-from mnist_jax.processes.group import LOST, LostError
+from mnist_jax.processes.group import LOST, LostError, joined
 from mnist_jax.processes.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 from mnist_jax.workdir.origin import JAX_SETTINGS
 
@@ -49,7 +50,8 @@ def main(args: Sequence[str] | None = None) -> int:
         with _streams(quiet=command.quiet, only_result=command.json):
             if not command.no_compilation_cache:
                 use_compilation_cache()
-            with command.joined() as first, contextlib.nullcontext() if first else _silence():
+            processes = getattr(command, "distributed", Distributed(num_processes=1))
+            with joined(**vars(processes)) as first, nullcontext() if first else _silence():
                 result = command.run()
         if command.json and first:
             print(json.dumps(result, indent=2, allow_nan=False))
