@@ -40,8 +40,7 @@ def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
         that names the checkpoint and the file that is missing or has another SHA-256.
 
     Raises:
-        NotADirectoryError: `directory` is something else than a directory.
-        PermissionError: a checkpoint may not be read.
+        OSError: `directory` is something else than a directory, or may not be read.
     """
     if os.path.lexists(directory) and not directory.is_dir():
         raise NotADirectoryError(f"{directory} must be a directory, for checkpoints")
@@ -77,14 +76,7 @@ class Saver:
         """Starts saving a state under its step, once the save before it is done.
 
         All values are copied before this returns: at once, the state may be donated, and lists of
-        the progress may grow.
-
-        Args:
-            state: every value of a network that has not diverged must be finite.
-            progress: what goes with it.
-
-        Raises:
-            OSError: this one, or the one before, could not be written. What was saved stays.
+        the progress may grow. OSError if this save, or the one before, could not be written.
         """
         items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
         # Orbax copies arrays, but reads the rest in the background, later.
@@ -129,16 +121,11 @@ def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
 def _tidy(directory: Path, sound: Iterable[int]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _remove(directory, SAVING, DELETED)
-    for checkpoint in listed(directory):
-        if int(checkpoint.name) not in sound:
-            aside = checkpoint.with_name(checkpoint.name + ASIDE)
-            if aside.exists():
-                _remove(directory, aside.name)
-            checkpoint.rename(aside)
+    prune(directory, sound, ASIDE)
 
 
 @by_first_process
-def prune(directory: Path, keep: Iterable[int]) -> None:
+def prune(directory: Path, keep: Iterable[int], suffix: str = DELETED) -> None:
     """Takes the checkpoints of all other steps off the list. No save may be under way.
 
     Each goes by a rename, so a kill leaves nothing that is listed; the next save, or the end,
@@ -146,7 +133,9 @@ def prune(directory: Path, keep: Iterable[int]) -> None:
     """
     for checkpoint in listed(directory):
         if int(checkpoint.name) not in keep:
-            checkpoint.rename(checkpoint.with_name(checkpoint.name + DELETED))
+            renamed = checkpoint.with_name(checkpoint.name + suffix)
+            shutil.rmtree(renamed, ignore_errors=True)  # one of this name that was damaged before
+            checkpoint.rename(renamed)
 
 
 def remove_set_aside(directory: Path) -> None:
@@ -168,26 +157,20 @@ def read_progress(directory: Path, step: int) -> Progress:
 
 
 def restore_state(directory: Path, step: int, state: TrainState, sharding: Sharding) -> TrainState:
-    """Returns a saved state.
+    """Restores a sound step, with the structure, shapes and dtypes of `state`.
 
-    Args:
-        directory: the directory of checkpoints.
-        step: one of its sound steps.
-        state: gives structure, shapes and dtypes.
-        sharding: the arrays' new placement; they may have been saved from other devices.
-
-    Raises:
-        ValueError: it is the state of another model; the message names the arrays that differ.
+    The arrays may have been saved from other devices. ValueError if it is the state of another
+    model; the message names the arrays that differ.
     """
     expected = _arrays(state)
     saved = {name: _saved_arrays(directory, step, name) for name in expected}
     # Orbax casts a leaf of another dtype without a word.
-    if _spelled(saved) != _spelled(expected):
+    if differences := _spelled(saved) ^ _spelled(expected):
         raise ValueError(
             f"the checkpoint {directory / str(step)} is of another model: "
-            f"{', '.join(sorted(_spelled(saved) ^ _spelled(expected)))}"
+            f"{', '.join(sorted(differences))}"
         )
-    restored = _restore(directory, step, **_restore_args(expected, sharding))
+    restored = _restore(directory, step, expected, sharding)
     variables = dict(restored["optimizer"].pop("variables", restored["variables"]))
     return state.replace(
         params=variables.pop("params"),
@@ -200,7 +183,7 @@ def restore_state(directory: Path, step: int, state: TrainState, sharding: Shard
 def restore_variables(directory: Path, step: int, sharding: Sharding) -> Variables:
     """Restores the variables of a saved step, in the structure that they had."""
     target = {"variables": _saved_arrays(directory, step, "variables")}
-    return _restore(directory, step, **_restore_args(target, sharding))["variables"]
+    return _restore(directory, step, target, sharding)["variables"]
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
@@ -224,20 +207,17 @@ def _saved_arrays(directory: Path, step: int, item: str) -> Any:
     return ocp.StandardCheckpointHandler().metadata(_path(directory, step) / item).tree
 
 
-def _restore_args(items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
+def _restore(directory: Path, step: int, items: dict[str, Any], sharding: Sharding) -> Any:
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), items
     )
-    return {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
-
-
-def _restore(directory: Path, step: int, **items: Any) -> Any:
     path = _path(directory, step)
+    args = {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
     try:
-        return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**items))
+        return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**args))
     except KeyError as error:
         raise ValueError(
-            f"the checkpoint {path} was written by another version of this program: train anew, "
+            f"the checkpoint {path} was written by another version of this program: retrain, "
             "with --overwrite or in another --workdir"
         ) from error
 

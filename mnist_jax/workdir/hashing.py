@@ -21,14 +21,11 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def tree_sha256(tree: Any) -> str:
-    """Returns the SHA-256 of a tree of arrays, in hexadecimal.
+    """Returns the SHA-256 of a tree of arrays, in hexadecimal: equal sums mean equal bits.
 
     For each leaf, in sorted order of its path ("conv/kernel"), the path, the dtype, the shape and
-    the bytes in C order. Equal sums mean equal bits; the place of the arrays does not matter.
-
-    Args:
-        tree: a pytree of arrays. Each is brought to the host as a whole, but for those with a
-            method `pieces`, which gives their rows some at a time.
+    the bytes in C order. Each is brought to the host as a whole, but for those with a method
+    `pieces`, which gives their rows some at a time.
     """
     digest = hashlib.sha256()
     for path, array in sorted(named_leaves(tree).items()):
@@ -44,19 +41,14 @@ def data_sha256(splits: dict[str, Any]) -> str:
 
 
 def network_sha256(variables: dict[str, Any]) -> str:
-    """SHA-256 of what a network computes with, see `tree_sha256`.
-
-    That is its parameters; and its other collections, such as the running statistics of batch
-    normalisation, if it has any.
-    """
+    """SHA-256 of a network's parameters, and of its other collections if any, see `tree_sha256`."""
     return tree_sha256(variables if len(variables) > 1 else variables["params"])
 
 
 def write_sums(directory: Path) -> None:
-    """Writes the sums of the files in the subdirectories of a directory to a file beside these.
+    """Writes the sums of the files in a directory's subdirectories beside these, for `sha256sum`.
 
-    The format is that of the command `sha256sum`, which checks them as well. All of it is on the
-    disk when this returns.
+    All of it is on the disk when this returns.
     """
     text = "".join(f"{_sha256(directory / name)}  {name}\n" for name in _files(directory))
     (directory / SUMS).write_text(text, encoding="utf-8")
@@ -67,8 +59,7 @@ def write_sums(directory: Path) -> None:
 def find_damage(directory: Path) -> str | None:
     """Describes the first file that differs from its recorded sum; None if there is none.
 
-    Raises:
-        PermissionError: a file is unreadable (it may still be intact).
+    Raises PermissionError where a file is unreadable: it may still be intact.
     """
     try:
         # Not splitlines: a line end with a flipped bit is a vertical tab, which ends lines there.

@@ -66,27 +66,21 @@ class Progress(NamedTuple):
             {name: _without_nan(np.asarray(value).tolist()) for name, value in totals.items()}
             for totals in self.sums
         ]
-        if self.diverged is None:
-            del values["diverged"]
-        return values
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
         """Rebuilds what `to_json` gave, also in a version that had fewer fields."""
+        kinds = dict.fromkeys(COUNTS, int)
         sums = [
-            {
-                name: np.asarray(value, int if name in COUNTS else float)
-                for name, value in totals.items()
-            }
+            {name: np.asarray(value, kinds.get(name, float)) for name, value in totals.items()}
             for totals in values["sums"]
         ]
         return cls(**values | {"origin": Origin.from_json(values["origin"]), "sums": sums})
 
 
 def _without_nan(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_nan(each) for each in value]
-    return json_number(value)
+    return [*map(_without_nan, value)] if isinstance(value, list) else json_number(value)
 
 
 def write_history(workdir: Path, history: Sequence[Row]) -> None:
@@ -128,10 +122,7 @@ def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
     """Raises ValueError where a config watches a metric that its history will not have.
 
     Times are refused, too: they differ between two runs of one config, which must decide the same.
-
-    Args:
-        watch: the part of the config.
-        metrics: the names of a user's own metrics, each of which gives train_NAME and val_NAME.
+    The names of a user's own metrics each give train_NAME and val_NAME.
     """
     own = [f"{split}_{name}" for name in metrics for split in ("train", "val")]
     known = [name for name in Row.__annotations__ if name not in ("epoch", "step", *TIMES)] + own

@@ -13,11 +13,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     """Makes the directory where there is none, and keeps other writers out of it.
 
     Of several processes, the first one has the lock for all. Directories made here are removed
-    again where nothing was written into them.
-
-    Raises:
-        BlockingIOError: another process is training there.
-        OSError: the directory cannot be made or written to.
+    again where nothing was written into them. BlockingIOError: another process is training there.
     """
     if not is_first():
         yield

@@ -12,16 +12,8 @@ import jax
 from mnist_jax.config import completed, config_differences
 from mnist_jax.datasets.info import DataInfo, data_info
 
-PACKAGES = (
-    "mnist-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "numpy",
-)
+PACKAGES = ("mnist-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+PACKAGES += ("tensorflow-datasets", "numpy")
 # What older versions did not record, and how it was.
 UNTOLD: dict[str, Any] = {"process_count": 1, "settings": []}
 # JAX's settings that change bits, and their usual values.
@@ -32,6 +24,7 @@ JAX_SETTINGS = {
     "jax_default_matmul_precision": None,
     "jax_disable_most_optimizations": False,
 }
+CHOICES = "choose another --workdir, or retrain with --overwrite"
 VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 # XLA's flags that change no bits: the count of devices is recorded by itself.
 HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
@@ -77,13 +70,10 @@ class Origin(NamedTuple):
 
 
 def length_dependence(config: dict[str, Any]) -> str | None:
-    """Describes the field by which every step depends on the number of epochs, if there is one.
+    """Describes a config's field by which every step depends on the number of epochs, if any.
 
     Without one, a run of fewer epochs is the beginning of a run of more, to the last bit: keys,
     orders and averages depend on the step alone, plateaus and early stopping on the epochs before.
-
-    Args:
-        config: nested dicts, such as `dataclasses.asdict` gives.
     """
     fields = completed(config)
     for name, free in (("optimizer.schedule", "constant"), ("optimizer.warmup", 0)):
@@ -93,16 +83,10 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 
 
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Compares what a checkpoint was made of with the run that is to resume from it.
+    """Raises ValueError where a checkpoint has another config or other data than the run.
 
-    Args:
-        saved: the checkpoint's.
-        expected: the run's.
-        checkpoints: the directory of checkpoints, named in messages.
-
-    Raises:
-        ValueError: they have another config or other data. Another environment is a warning. Where
-            `length_dependence` finds nothing, the checkpoint may be of fewer epochs.
+    Another environment is a warning. Where `length_dependence` finds nothing, the checkpoint may be
+    of fewer epochs. Messages name the directory of the checkpoints.
     """
     before, now = (
         completed(origin.config) | {"data_sha256": origin.data_sha256}
@@ -113,13 +97,10 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     if differences := config_differences(before, now):
         raise ValueError(
             f"{checkpoints} holds a run with another config or other data "
-            f"({'; '.join(differences)}): choose another --workdir, or retrain with --overwrite"
+            f"({'; '.join(differences)}): {CHOICES}"
         )
     if saved.data.label_names != expected.data.label_names:
-        raise ValueError(
-            f"{checkpoints} holds a run whose classes have other names: choose another --workdir, "
-            "or retrain with --overwrite"
-        )
+        raise ValueError(f"{checkpoints} holds a run whose classes have other names: {CHOICES}")
     differences = config_differences(UNTOLD | saved.environment, expected.environment)
     if differences:
         warnings.warn(
@@ -130,23 +111,17 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
 
 
 def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Compares the code that made a checkpoint with the code that is to resume from it.
+    """Raises ValueError where a checkpoint has other own parts or training steps than a run.
 
-    Args:
-        saved: the checkpoint's origin; an older version recorded nothing of this.
-        expected: the run's origin, compiled.
-        checkpoints: the directory of checkpoints, named in messages.
-
-    Raises:
-        ValueError: they have different own parts, or in one environment different training steps.
-            In different environments the same code gives different programs.
+    In different environments the same code gives different programs: there, steps are not compared;
+    nor are those of an older version, which recorded nothing of this.
     """
     check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
     hashes = {saved.step_sha256, expected.step_sha256}
     if is_here(saved) and None not in hashes and len(hashes) == 2:
         raise ValueError(
             f"{checkpoints} holds a run of another training step: the code of the step has changed "
-            "since; choose another --workdir, or retrain with --overwrite"
+            f"since; {CHOICES}"
         )
 
 
@@ -156,13 +131,9 @@ def is_here(origin: Origin) -> bool:
 
 
 def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, compare: bool) -> None:
-    """Raises ValueError where the own parts of a run are not those that are given.
+    """Raises ValueError where the own parts of a run, by name, are not those that are given.
 
-    Args:
-        saved: the SHA-256 of the run's own parts, by name.
-        given: the same of those that are given.
-        where: the directory of the run, named in messages.
-        compare: True to compare the hashes, not the names alone.
+    Their SHA-256 are compared only with `compare`; the messages say where the run is.
     """
     missing = [name for name in saved if name not in given]
     surplus = [name for name in given if name not in saved]
@@ -181,8 +152,7 @@ def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, comp
         problem = f"another {', '.join(different)} than it was trained with"
     if problem:
         raise ValueError(
-            f"{where} holds a run that cannot be used with {problem}: hand in the same, choose "
-            "another --workdir, or retrain with --overwrite"
+            f"{where} holds a run that cannot be used with {problem}: hand in the same, {CHOICES}"
         )
 
 

@@ -14,16 +14,13 @@ import jax
 from mnist_jax.config import Config, config_differences, config_from_dict
 from mnist_jax.processes.distributed import by_first_process, from_first
 from mnist_jax.state import Variables
-from mnist_jax.workdir.checkpoint import (
-    check_checkpoints,
-    delete_checkpoints,
-    read_progress,
-)
+from mnist_jax.workdir.checkpoint import check_checkpoints, delete_checkpoints, read_progress
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import network_sha256
-from mnist_jax.workdir.origin import Origin, length_dependence
+from mnist_jax.workdir.origin import CHOICES, Origin, length_dependence
 
 MEMBERS = "members"  # a directory that only a population has
+FILES = ("config.json", "metrics.jsonl", "result.json", "population.json")
 
 
 class Result(TypedDict):
@@ -31,9 +28,8 @@ class Result(TypedDict):
 
     `test_loss` and `test_accuracy` are None while the test split is not measured, and `guessing`,
     what `metrics.guessing` gives for it, is then absent. Each own metric has `test_NAME` and
-    `val_NAME`. `steps` counts the updates made, `best_step` is the
-    saved step that is best by `watch.monitor`; `seconds` maps the phases of the run to seconds. The
-    environment follows, as in `origin`.
+    `val_NAME`. `steps` counts the updates made, `best_step` is the saved step that is best by
+    `watch.monitor`; `seconds` maps the phases of the run to seconds. The environment follows.
     """
 
     test_loss: float | None
@@ -66,26 +62,18 @@ def create_result(
     origin: Origin,
     seconds: dict[str, float],
 ) -> Result:
-    """Returns the result of a network with these variables.
+    """Returns the result of a network with these variables, as described in `Result`.
 
-    Args:
-        variables: the variables of the network.
-        test: the mean loss, accuracy and own metrics over the test split; None if not measured.
-        measured: the row of the epoch that the network is of.
-        guessing: a field of `Result`, as are the others; of no use without `test`.
-        best_step: see there.
-        steps: see there.
-        origin: the origin of the run.
-        seconds: see there.
+    `test` has the mean loss, accuracy and own metrics over the test split, None if not measured;
+    `measured` is the row of the network's epoch.
     """
-    own = {name[4:] for name in measured if name.startswith("val_")} - {"loss", "accuracy"}
+    own = sorted({name[4:] for name in measured if name.startswith("val_")} - {"loss", "accuracy"})
     tested = test or dict.fromkeys(("loss", "accuracy", *own))
     values: Any = {
-        "test_loss": tested["loss"],
-        "test_accuracy": tested["accuracy"],
+        **{f"test_{name}": tested[name] for name in ("loss", "accuracy")},
         "val_accuracy": measured["val_accuracy"],
-        **{f"test_{name}": tested[name] for name in sorted(own)},
-        **{f"val_{name}": measured[f"val_{name}"] for name in sorted(own)},
+        **{f"test_{name}": tested[name] for name in own},
+        **{f"val_{name}": measured[f"val_{name}"] for name in own},
         **({"guessing": guessing} if test else {}),
         "best_step": best_step,
         "steps": steps,
@@ -117,9 +105,7 @@ def checked_workdir(config: Config, workdir: str | Path) -> Path:
 def read_config(workdir: Path) -> Config | None:
     """Returns the config of the run in `workdir`, or None where there is none.
 
-    Raises:
-        NotADirectoryError: `workdir` is something else than a directory.
-        ValueError: its config.json is not one of this version.
+    Raises NotADirectoryError for a file, and ValueError for a config.json of another version.
     """
     if workdir.exists() and not workdir.is_dir():
         raise NotADirectoryError(
@@ -143,21 +129,15 @@ def read_result(workdir: Path) -> Result | None:
     if not path.exists():
         return None
     result: Any = read_json(path)
-    expected: dict[str, Any] = {
-        "steps": int,
-        "params_sha256": str,
-        "seconds": dict,
-    }
     values = result if isinstance(result, dict) else {}
-    untested = [values.get(name, 0) for name in ("test_loss", "test_accuracy")] == [None, None]
-    if untested:
+    kinds: dict[str, Any] = {"steps": int, "params_sha256": str, "seconds": dict}
+    if [values.get(name, 0) for name in ("test_loss", "test_accuracy")] == [None, None]:
         accuracy = "val_accuracy"
     else:
-        accuracy = "test_accuracy"
-        expected["test_loss"] = float
-    expected[accuracy] = float
+        accuracy, kinds["test_loss"] = "test_accuracy", float
     if (
-        any(not isinstance(values.get(name), kind) for name, kind in expected.items())
+        any(not isinstance(values.get(name), kind) for name, kind in kinds.items())
+        or not isinstance(values.get(accuracy), float)
         or not all(isinstance(value, int | float) for value in values["seconds"].values())
         or not (0 <= values[accuracy] <= 1 and values["steps"] >= 1)
         or values["steps"] is True
@@ -176,12 +156,7 @@ def holds_run(
 ) -> bool:
     """Tells whether `workdir` holds a run with this config that is not to be overwritten.
 
-    Args:
-        workdir: a directory, which may be missing.
-        config: the recipe.
-        overwrite: True if any run of its kind may be overwritten.
-        extend: True if the run may have fewer epochs, and must be there.
-        of_population: the kind: a run of `population`, or of `train`.
+    With `extend`, the run must be there, and may have fewer epochs.
 
     Raises:
         ValueError: the directory belongs to something else, or to a run of the other kind, or to
@@ -190,8 +165,7 @@ def holds_run(
     """
     previous = read_config(workdir)
     if previous is None:
-        names = ["checkpoints", "metrics.jsonl", "result.json", "population.json"]
-        names += ["sweep.db", "trials"]  # of a sweep
+        names = ["checkpoints", *FILES[1:], "sweep.db", "trials"]  # the last two of a sweep
         if any((workdir / MEMBERS).glob("*")):  # empty, it is of a population that was killed
             names.append(MEMBERS)
         for name in names:
@@ -214,7 +188,7 @@ def holds_run(
     if not differences:
         return True
     another = f"{workdir} holds a run with another config ({'; '.join(differences)}): "
-    choices = "choose another --workdir, or retrain with --overwrite"
+    choices = CHOICES
     if of_population:
         raise ValueError(another + choices)
     problem = _extension_problem(workdir, previous, config)
@@ -292,7 +266,7 @@ def _time_of_writing(path: Path) -> int:
 @by_first_process
 def delete_leftovers(workdir: Path) -> None:
     """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
-    for name in ("config.json", "metrics.jsonl", "result.json", "population.json"):
+    for name in FILES:
         for leftover in workdir.glob(f".{name}.*.tmp"):
             leftover.unlink()
 

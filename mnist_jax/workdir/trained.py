@@ -65,11 +65,7 @@ class Trained(NamedTuple):
 
 
 def trained_config(workdir: str | Path) -> Config:
-    """Returns the config of the run in `workdir`.
-
-    Raises:
-        FileNotFoundError: nothing was trained there, or a population.
-    """
+    """Returns the config of the run in `workdir`; FileNotFoundError if it holds no network."""
     members = Path(workdir) / MEMBERS
     if members.is_dir():
         names = sorted(path.name for path in members.iterdir())
@@ -111,13 +107,12 @@ def load_trained(
     config, variables, number, origin = load_variables(workdir, step)
     _check_model(config, origin, Path(workdir))
     if one_of_several:
-        model, splits = (
-            part if name in origin.own else None
-            for name, part in (("model", model), ("splits", splits))
-        )
+        model = model if "model" in origin.own else None
+        splits = splits if "splits" in origin.own else None
     parts = Parts(model=model)
+    classes = len(origin.data.label_names)
     module = own_model(parts, origin.data) or create_model(
-        num_classes=len(origin.data.label_names), **vars(config.model)
+        num_classes=classes, **vars(config.model)
     )
     saved = {name: sha256 for name, sha256 in origin.own.items() if name == "model"}
     own = own_sha256(parts, module, origin.data)
@@ -128,10 +123,7 @@ def load_trained(
 def load_variables(
     workdir: str | Path, step: int | str = "latest"
 ) -> tuple[Config, Variables, int, Origin]:
-    """Loads config, variables, number of updates and origin of a network, but no module.
-
-    Arguments and errors are those of `load_trained`.
-    """
+    """Loads config, variables, number of updates and origin, but no module; see `load_trained`."""
     config = trained_config(workdir)
     checkpoints = Path(workdir) / "checkpoints"
     steps, damaged = check_checkpoints(checkpoints)
@@ -141,37 +133,32 @@ def load_variables(
     for line in damaged.values():
         warnings.warn(line, stacklevel=2)
     by_name = {str(number): number for number in steps} | {"latest": steps[-1]}
-    if step == "latest" and config.watch.patience:
-        step = "best"
     try:
-        if step == "best":
+        if step == "best" or (step == "latest" and config.watch.patience):
             rows = read_progress(checkpoints, steps[-1]).history
             measured = [row for row in rows if row["step"] in steps]
-            by_name["best"] = (
-                best_row(measured, config.watch.monitor)["step"] if measured else steps[-1]
-            )
+            best = best_row(measured, config.watch.monitor)["step"] if measured else steps[-1]
+            by_name[str(step)] = best
         if str(step) not in by_name:
             raise ValueError(
                 f"{checkpoints} holds no step {step}, but the steps {', '.join(map(str, steps))}; "
                 "latest and best name one of them"
             )
-        variables = restore_variables(checkpoints, by_name[str(step)], replicated(create_mesh()))
-        origin = read_progress(checkpoints, by_name[str(step)]).origin
+        number = by_name[str(step)]
+        variables = restore_variables(checkpoints, number, replicated(create_mesh()))
+        return config, variables, number, read_progress(checkpoints, number).origin
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
         return load_variables(workdir, step)  # a run that is under way has pruned one
-    return config, variables, by_name[str(step)], origin
 
 
 def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
     """Raises ValueError where config.json describes another model than the one that was trained."""
     written, trained = (completed(values) for values in (dataclasses.asdict(config), origin.config))
-    fields = [
-        name for name in written if name.startswith("model.") and name != "model.dropout_rate"
-    ]
-    differences = config_differences(*({n: v.get(n) for n in fields} for v in (trained, written)))
-    if differences:
+    fields = [name for name in written if name.startswith("model.") and "dropout" not in name]
+    both = ({name: values.get(name) for name in fields} for values in (trained, written))
+    if differences := config_differences(*both):
         raise ValueError(
             f"{workdir / 'config.json'} is not that of the trained network ("
             f"{'; '.join(differences)}): put back what it held, or train in another --workdir"
@@ -186,10 +173,8 @@ def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
     saved = {name: sha256 for name, sha256 in trained.origin.own.items() if name == "splits"}
     given = {} if trained.splits is None else {"splits": ""}
     check_own(saved, given, trained.workdir, compare=False)
-    classes = len(trained.info.label_names)
-    splits, label_names = load_splits(
-        **vars(trained.config.data), own=trained.splits, num_classes=classes
-    )
+    own: Any = {"own": trained.splits, "num_classes": len(trained.info.label_names)}
+    splits, label_names = load_splits(**vars(trained.config.data), **own)
     same = label_names == trained.info.label_names
     if not same or data_sha256(splits) != trained.origin.data_sha256:
         raise ValueError(

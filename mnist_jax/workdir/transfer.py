@@ -54,45 +54,29 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
     loaded = [layer for layer in loaded if layer not in remade]
     if not loaded:
         raise ValueError(
-            f"nothing of the trained network fits: its layers are {', '.join(_layers(trained))}, "
-            f"not {', '.join(_layers(variables))}"
+            "nothing of the trained network fits: its layers are "
+            f"{', '.join(trained['params'])}, not {', '.join(variables['params'])}"
         )
     taken = {name: leaf for name, leaf in taken.items() if name.split("/")[1] in loaded}
-    return Transfer(
-        jax.tree.unflatten(
-            jax.tree.structure(variables),
-            [taken.get(name, leaf) for name, leaf in named_leaves(variables).items()],
-        ),
-        loaded,
-        list(remade),
-        [layer for layer in _layers(trained) if layer not in _layers(variables)],
-    )
+    leaves = [taken.get(name, leaf) for name, leaf in named_leaves(variables).items()]
+    whole = jax.tree.unflatten(jax.tree.structure(variables), leaves)
+    left_out = [layer for layer in trained["params"] if layer not in variables["params"]]
+    return Transfer(whole, loaded, list(remade), left_out)
 
 
 def frozen_parameters(params: Any, freeze: str) -> list[str]:
-    """Returns the names of the parameters that keep their values.
+    """Returns the names of the parameters that keep their values, see `optimizer.is_frozen`.
 
-    Args:
-        params: the network's.
-        freeze: patterns, see `optimizer.is_frozen`.
-
-    Raises:
-        ValueError: a pattern fits nothing, or nothing is left to train.
+    Raises ValueError where a pattern fits nothing, or nothing is left to train.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = list(named_leaves(params))
+    paths = dict(zip(named_leaves(params), (path for path, _ in leaves), strict=True))
     for pattern in freeze.split(",") if freeze else []:
-        if not any(is_frozen(path, pattern) for path, _ in leaves):
+        if not any(is_frozen(path, pattern) for path in paths.values()):
             raise ValueError(
-                f"freeze: {pattern.strip()!r} fits no parameter; there are {', '.join(names)}"
+                f"freeze: {pattern.strip()!r} fits no parameter; there are {', '.join(paths)}"
             )
-    frozen = [
-        name for name, (path, _) in zip(names, leaves, strict=True) if is_frozen(path, freeze)
-    ]
-    if len(frozen) == len(names):
+    frozen = [name for name, path in paths.items() if is_frozen(path, freeze)]
+    if len(frozen) == len(paths):
         raise ValueError(f"freeze: {freeze!r} leaves nothing to train; leave out a layer")
     return frozen
-
-
-def _layers(variables: Variables) -> list[str]:
-    return list(variables["params"])
