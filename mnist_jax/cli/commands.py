@@ -141,6 +141,7 @@ class Train(OfRecipe, SeveralProcesses):
 
     def run(self) -> dict[str, Any]:
         workdir = self.workdir or Path("runs", self.name)
+        own = recipe_parts(self.config, self.recipe)
         listeners = [console()]
         if self.tensorboard:
             listeners.append(tensorboard(workdir))
@@ -149,14 +150,13 @@ class Train(OfRecipe, SeveralProcesses):
         run = train(
             self.recipe,
             workdir,
-            **recipe_parts(self.config, self.recipe)._asdict(),
+            **own._asdict(),
             test=not self.no_test,
             overwrite=self.overwrite,
             extend=self.extend,
             listeners=listeners,
         )
-        has_own = self.config and recipe_parts(self.config, self.recipe) != NONE
-        show_result(workdir, run.result, recipe=self.config if has_own else None)
+        show_result(workdir, run.result, recipe=self.config if own != NONE else None)
         return {"workdir": str(workdir), **run.result}
 
 
@@ -496,20 +496,9 @@ class Doctor(Common):
         return result["works"]
 
 
-COMMANDS: dict[str, type[Common]] = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "report": Report,
-    "serve": Serve,
-    "import": Import,
-    "export": Export,
-    "summary": Summary,
-    "population": Population,
-    "sweep": Sweep,
-    "verify": Verify,
-    "doctor": Doctor,
-}
+CLASSES = (Train, Evaluate, Predict, Report, Serve, Import, Export)
+CLASSES += (Summary, Population, Sweep, Verify, Doctor)
+COMMANDS: dict[str, type[Common]] = {command.__name__.lower(): command for command in CLASSES}
 
 
 def create_parser(recipe: Config) -> Any:

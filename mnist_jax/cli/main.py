@@ -47,11 +47,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = _parse(args)
-        with _streams(quiet=command.quiet, only_result=command.json):
+        silence = _streams(out=False, err=False, warn=False)  # what others would say, one says
+        with _streams(out=not (command.quiet or command.json), err=not command.quiet):
             if not command.no_compilation_cache:
                 use_compilation_cache()
             processes = getattr(command, "distributed", Distributed(num_processes=1))
-            with joined(**vars(processes)) as first, nullcontext() if first else _silence():
+            with joined(**vars(processes)) as first, nullcontext() if first else silence:
                 result = command.run()
         if command.json and first:
             print(json.dumps(result, indent=2, allow_nan=False))
@@ -98,10 +99,10 @@ def run() -> NoReturn:
 
 
 @contextlib.contextmanager
-def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
+def _streams(*, out: bool, err: bool, warn: bool = True) -> Iterator[None]:
     """Warnings go to standard error, a line each; progress and messages nowhere, if so wanted.
 
-    A progress bar shows itself on a terminal: standard error, unless `quiet`.
+    A progress bar shows itself on a terminal: standard error.
     """
     stderr = sys.stderr
 
@@ -110,28 +111,13 @@ def _streams(*, quiet: bool, only_result: bool) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("always" if warn else "ignore", UserWarning if warn else Warning)
         warnings.showwarning = show_warning
         nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-        if sys.stdout:
-            stdout: Any = PrintableStream(sys.stdout)
-            stack.enter_context(contextlib.redirect_stdout(stdout))
-        if quiet or only_result:
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
-        if quiet:
+        stdout: Any = PrintableStream(sys.stdout) if out and sys.stdout else nowhere
+        stack.enter_context(contextlib.redirect_stdout(stdout))
+        if not err:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-        yield
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """For the other ones of several processes: what they would say, the first one says."""
-    with (
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-        warnings.catch_warnings(action="ignore"),
-    ):
         yield
 
 

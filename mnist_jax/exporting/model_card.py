@@ -30,28 +30,6 @@ LIMITS = (
     "in ten may be right.",
     "Nobody has tried to deceive it.",
 )
-RUN = {
-    "stablehlo": """\
-from pathlib import Path
-
-import numpy as np
-from jax import export  # pip install "jax>={jax}" flatbuffers
-
-network = export.deserialize(bytearray(Path({file!r}).read_bytes()))
-images = np.zeros({shape}, np.uint8)
-probabilities = np.asarray(network.call(images))
-print(probabilities.argmax(axis=1))
-""",
-    "onnx": """\
-import numpy as np
-import onnxruntime  # pip install onnxruntime
-
-session = onnxruntime.InferenceSession({file!r})
-images = np.zeros({shape}, np.uint8)
-(probabilities,) = session.run(["probabilities"], {{"images": images}})
-print(probabilities.argmax(axis=1))
-""",
-}
 
 
 def create_card(
@@ -84,24 +62,16 @@ def create_card(
     dataset = trained.dataset
     is_mnist = dataset.partition(":")[0] == "mnist"
     versions = written_in["versions"]
-    code = RUN[file_format].format(file=file, shape=(1, *info.image_shape), jax=versions["jax"])
+    facts = {"file": file, "shape": (1, *info.image_shape), "jax": versions["jax"]}
     return {
         "file": file,
         "format": file_format,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "input": {
-            "name": INPUT,
-            "dtype": "uint8",
-            "shape": ["N", *info.image_shape],
-            "meaning": "N images, pixels 0 to 255 as in the dataset; the file scales them itself",
-        },
-        "output": {
-            "name": OUTPUT,
-            "dtype": "float32",
-            "shape": ["N", len(info.label_names)],
-            "meaning": "the probability of each class, in the order of the labels",
-        },
+        "input": {"name": INPUT, "dtype": "uint8", "shape": ["N", *info.image_shape]}
+        | {"meaning": "N images, pixels 0 to 255 as in the dataset; the file scales them itself"},
+        "output": {"name": OUTPUT, "dtype": "float32", "shape": ["N", len(info.label_names)]}
+        | {"meaning": "the probability of each class, in the order of the labels"},
         "labels": [*info.label_names],
         "drawing_box": info.drawing_box,
         "ground": info.ground,
@@ -122,7 +92,7 @@ def create_card(
             "software": "Apache-2.0",
             "data": MNIST_LICENCE if is_mnist else "not known here: ask whom the data belongs to",
         },
-        "run": code,
+        "run": _template(f"run_{file_format}.txt").format(**facts),
     }
 
 
@@ -147,5 +117,8 @@ def format_card(card: Mapping[str, Any]) -> str:
         "versions": ", ".join(map(" ".join, card["written_by"]["versions"].items())),
         "recipe": json.dumps(card["recipe"], indent=2),
     }
-    template = resources.files("mnist_jax.exporting").joinpath("model_card.md")
-    return template.read_text(encoding="utf-8").format(**{**card, **texts})
+    return _template("model_card.md").format(**{**card, **texts})
+
+
+def _template(name: str) -> str:
+    return resources.files("mnist_jax.exporting").joinpath(name).read_text(encoding="utf-8")

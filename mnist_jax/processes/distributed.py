@@ -37,12 +37,8 @@ def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
 def from_first(function: Callable[[], Any]) -> Any:
     """Calls a function in the first process alone, and returns its value in every process.
 
-    Args:
-        function: Function of no arguments whose value JSON can hold.
-
-    Raises:
-        Whatever the function raises, in the first process; in the others a ValueError with its
-            message.
+    JSON must be able to hold the value. What the function raises, the first process raises; the
+    others raise a ValueError with its message.
     """
     if jax.process_count() == 1:
         return function()
@@ -65,14 +61,11 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def check_alike(what: str, values: Any) -> None:
-    """Checks that all processes have the same values: others would train something else, or wait.
+    """Raises ValueError, in all processes, if values differ: some would train something else.
 
     Args:
         what: Name of the values in the message.
         values: Values that JSON can hold, or that have a text, such as paths.
-
-    Raises:
-        ValueError: The values of some process differ from the first one's; raised in all of them.
     """
     if jax.process_count() == 1:
         return

@@ -1,6 +1,7 @@
 """The other processes of a training: meeting them, watching them, and leaving together."""
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -55,17 +56,25 @@ def joined(
         ValueError: Only some of the arguments are given, or they do not fit.
         LostError: Not all processes came.
     """
-    arguments, where = _checked(coordinator, num_processes, process_id), coordinator
-    if (coordinator, num_processes, process_id) == (None, None, None):
+    given = (coordinator, num_processes, process_id)
+    alone = num_processes == 1
+    arguments, where = {}, coordinator
+    if given == (None, None, None):
         where = cluster_of_several(os.environ)
-    if num_processes == 1 or where is None:
+    elif not alone:
+        arguments = _checked(*given)
+    if alone or where is None:
         yield True
         return
     peers = _join(where, arguments)  # open until the end: others may still read
     leaving = threading.Event()
-    threading.Thread(target=_beat, args=(peers, leaving), daemon=True).start()
-    for rank in peers:
-        threading.Thread(target=_watch, args=(rank, peers, leaving), daemon=True).start()
+
+    def beat() -> None:
+        while not leaving.wait(BEAT_SECONDS):
+            _say(peers, b".")
+
+    for target in (beat, *(functools.partial(_watch, rank, peers, leaving) for rank in peers)):
+        threading.Thread(target=target, daemon=True).start()
     common = None
     try:
         try:
@@ -86,7 +95,8 @@ def joined(
                 peer.shutdown(socket.SHUT_WR)
         raise
     leaving.set()
-    with _ends_after(SILENT_SECONDS, "the work is done, but a process was lost in leaving"):
+    # JAX would end with a stack trace.
+    with _after(SILENT_SECONDS, _end, "the work is done, but a process was lost in leaving"):
         jax.distributed.shutdown()  # waits for the others
     if common:
         raise common
@@ -97,8 +107,6 @@ def _checked(
 ) -> dict[str, Any]:
     """Returns the options as `jax.distributed.initialize` takes them; checks that they fit."""
     given = (coordinator, num_processes, process_id)
-    if num_processes == 1 or given == (None, None, None):
-        return {}
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
             "distributed.coordinator, num-processes and process-id go together: give all three, or "
@@ -137,7 +145,7 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
         with (
-            _ends_after(START_SECONDS, f"{failed}, within {START_SECONDS:g} s"),
+            _after(START_SECONDS, _end, f"{failed}, within {START_SECONDS:g} s"),
             _after(PATIENT_SECONDS, warnings.warn, waits),
         ):
             jax.distributed.initialize(**arguments, initialization_timeout=int(START_SECONDS) + 60)
@@ -158,13 +166,11 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
 
 def _waits(where: str, arguments: dict[str, Any]) -> str:
     """Says for whom a process waits."""
+    own, others = "this process", "the others"
     job = cluster_job(os.environ)
-    rank, count = arguments.get("process_id"), arguments.get("num_processes")
-    if not arguments and job:
-        rank, count = job.rank, job.processes
-    if rank is None or count is None:
-        own, others = "this process", "the others"
-    else:
+    names = ("process_id", "num_processes")
+    if known := [arguments[name] for name in names] if arguments else job and job[1:]:
+        rank, count = known
         own = f"process {rank} of {count}"
         others = "process 0" if rank else f"the other {count - 1}"
         others += " and the others" * bool(rank and count > 2)
@@ -216,12 +222,6 @@ def _answer(server: socket.socket) -> dict[int, socket.socket]:
     return peers
 
 
-def _beat(peers: dict[int, socket.socket], leaving: threading.Event) -> None:
-    """Sends signs of life to the peers."""
-    while not leaving.wait(BEAT_SECONDS):
-        _say(peers, b".")
-
-
 def _watch(rank: int, peers: dict[int, socket.socket], leaving: threading.Event) -> None:
     """Waits for the signs of life of a peer, and ends this process when they end."""
     how = "has ended"
@@ -256,11 +256,6 @@ def _end(message: str) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(2, f"error: {message}\n".encode())
     os._exit(LOST)
-
-
-def _ends_after(seconds: float, message: str) -> contextlib.AbstractContextManager[None]:
-    """Ends this process if the `with` block lasts longer: JAX would do so with a stack trace."""
-    return _after(seconds, _end, message)
 
 
 @contextlib.contextmanager

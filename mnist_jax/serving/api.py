@@ -74,23 +74,15 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         "server stops.",
     }.items()
 }
+FILE = {"type": "string", "format": "binary"}
+KINDS = ("*", *(name.lower() for name in FORMATS if name != "PPM"))
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
         "description": f"An image file, of any size up to {MAX_BYTES:,} bytes and {MAX_PIXELS:,} "
         "pixels, as it is or as the one file of a form (multipart/form-data). What it is, the file "
         "itself tells: any other Content-Type will do.",
-        "content": {
-            f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-            for kind in ("*", *(name.lower() for name in FORMATS if name != "PPM"))
-        }
-        | {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
+        "content": {f"image/{kind}": {"schema": FILE} for kind in KINDS}
+        | {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": FILE}}}},
     }
 }

@@ -69,9 +69,7 @@ class Uploads:
     async def receive(self, request: Request) -> Drawing:
         """Reads the body of a request, and makes of it what the network is given.
 
-        Raises:
-            HTTPException: it is no image, is too large, or comes too slowly.
-            BusyError: too much is waiting.
+        Raises `BusyError`, or HTTPException: it is no image, is too large, or comes too slowly.
         """
         body = bytearray()
         try:
@@ -118,12 +116,10 @@ class Uploads:
 
 def _drawing(body: bytearray, kind: str, info: DataInfo) -> Drawing:
     try:
-        content = (
-            _file_of_form(body, kind) if kind.lower().startswith("multipart/form-data") else body
-        )
-        return prepare(
-            decode_image(io.BytesIO(content), "the upload", MAX_PIXELS, info.ground), info
-        )
+        if kind.lower().startswith("multipart/form-data"):
+            body = _file_of_form(body, kind)
+        picture = decode_image(io.BytesIO(body), "the upload", MAX_PIXELS, info.ground)
+        return prepare(picture, info)
     except TooManyPixelsError as error:
         raise HTTPException(413, str(error)) from error
     except ValueError as error:
@@ -161,10 +157,9 @@ def create_app(
     """Returns the application, for one event loop.
 
     Args:
-        network: what classifies.
-        feature_sheets: what the network is given, uint8 [H, W, C] -> a picture of the feature maps
-            by convolution, uint8 [H', W', 1].
-        about: what the page says of the network.
+        network: the network that classifies.
+        feature_sheets: its feature maps, see `serve.feature_sheets`.
+        about: the page's words about the network.
         allowed_hosts: the names by which it may be called; "*" is any. A page of another site that
             makes its own name mean this computer (DNS rebinding) is refused by it.
     """
@@ -194,10 +189,9 @@ def create_app(
     )
 
     async def answered(drawing: Drawing) -> dict[str, Any]:
-        if drawing.blank:
-            return {**interpret(drawing, np.zeros(0), 0, names), "probabilities": {}}
-        probabilities, first = await batcher(drawing.pixels)
-        by_class = dict(zip(names, probabilities.tolist(), strict=True))
+        nothing = (np.zeros(0), 0)
+        probabilities, first = nothing if drawing.blank else await batcher(drawing.pixels)
+        by_class = dict(zip(names, probabilities.tolist(), strict=not drawing.blank))
         return {**interpret(drawing, probabilities, first, names), "probabilities": by_class}
 
     def explained(drawing: Drawing) -> dict[str, Any]:
@@ -227,13 +221,8 @@ def create_app(
     @app.get("/health")
     async def health() -> Health:
         """Says that the server is ready."""
-        return Health(
-            status="ok",
-            waiting=uploads.waiting,
-            held=uploads.held,
-            images=batcher.items,
-            batches=batcher.batches,
-        )
+        counts = {"images": batcher.items, "batches": batcher.batches}
+        return Health(status="ok", waiting=uploads.waiting, held=uploads.held, **counts)
 
     return app
 

@@ -29,9 +29,9 @@ class Batcher:
 
         Args:
             compute: items -> their results, in their order. An error is that of all items.
-            executor: where it runs, one call at a time.
-            largest: items in a batch, at most.
-            waiting: items that wait at a time, at most.
+            executor: the thread it runs in, one call at a time.
+            largest: the largest number of items in a batch.
+            waiting: the largest number of items that wait at a time.
         """
         self._compute, self._executor = compute, executor
         self._largest, self._limit = largest, waiting
@@ -54,14 +54,13 @@ class Batcher:
         while self._waiting:
             count = min(self._largest, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(count)]
-            # Who waited for the others has gone away.
-            items = [item for item, result in batch if not result.done()]
-            results = [result for _, result in batch if not result.done()]
-            if not items:
+            batch = [each for each in batch if not each[1].done()]  # the others have gone away
+            if not batch:
                 continue
-            self.items, self.batches = self.items + len(items), self.batches + 1
+            self.items, self.batches = self.items + len(batch), self.batches + 1
+            items, results = zip(*batch, strict=True)
             try:
-                values = await loop.run_in_executor(self._executor, self._compute, items)
+                values = await loop.run_in_executor(self._executor, self._compute, [*items])
             except Exception as error:
                 for result in results:
                     if not result.done():

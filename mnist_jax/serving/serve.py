@@ -9,7 +9,7 @@ import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +38,11 @@ def serve(
     """Serves a page to draw on until a signal ends it.
 
     Args:
-        workdir: a directory that `train` has written.
-        step: a saved step, "latest", or "best" by `watch.monitor`.
+        workdir: a directory that `train` has written; `step` and `model` as in `load_trained`.
+        step: see there.
         host: the address to listen at; with "0.0.0.0" anyone on the network can use the page.
         port: 0 is any that is free.
-        model: the module of a network that was trained with its own one, as in `train`.
+        model: see there.
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
@@ -69,7 +69,9 @@ def serve(
         # Ctrl-C is how it ends, no error: uvicorn raises the signal again when all is closed.
         with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
             warnings.simplefilter("ignore")  # Pillow's, of what is uploaded
-            print(f"{_url(address, port)} (Ctrl-C ends it)")
+            # No browser goes to the addresses that mean all.
+            here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address) or str(address)
+            print(f"http://{f'[{here}]' if ':' in here else here}:{port}/ (Ctrl-C ends it)")
             if not is_private:
                 print(f"anyone who can reach this computer can use it: it listens at {address}")
             server.run([listener])
@@ -81,12 +83,10 @@ def about(trained: Trained, workdir: str | Path) -> "About":
 
     result = read_result(Path(workdir)) or {}  # of an unfinished training there is none
     measured = result.get("best_step" if trained.config.watch.patience else "steps")
+    same: Any = {name: getattr(trained, name) for name in ("step", "architecture", "dataset")}
+    same |= {name: [*getattr(trained.info, name)] for name in ("label_names", "image_shape")}
     return About(
-        step=trained.step,
-        architecture=trained.architecture,
-        dataset=trained.dataset,
-        label_names=list(trained.info.label_names),
-        image_shape=list(trained.info.image_shape),
+        **same,
         drawings=bool(trained.info.drawing_box),
         params=sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
         test_accuracy=result["test_accuracy"] if measured == trained.step else None,
@@ -113,22 +113,13 @@ def _compile(network: Network, sheets: Callable[[np.ndarray], dict[str, np.ndarr
     importlib.import_module("mnist_jax.handwriting.ink")
 
 
-def _url(address: str, port: int) -> str:
-    """Returns where a browser on this computer finds it."""
-    # No browser goes to the addresses that mean all.
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"http://{f'[{address}]' if ':' in address else address}:{port}/"
-
-
 def _listen(host: str, port: int) -> socket.socket:
     """Returns a socket that listens: who connects from now on is served, if a little later."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be 0 to 65535, got {port}")
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address, family=family)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server(found[0][4], family=found[0][0])
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0  # below 0: of the name, not of the system
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", error)

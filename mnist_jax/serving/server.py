@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -61,17 +62,7 @@ class Server(uvicorn.Server):
 
 def create_server(app: FastAPI) -> Server:
     """Returns a server for an application."""
-    return Server(
-        uvicorn.Config(
-            app,
-            loop="asyncio",
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            log_level="error",
-            server_header=False,
-            timeout_graceful_shutdown=LAST_REQUESTS,
-        )
-    )
+    quiet: Any = {"access_log": False, "log_config": None, "log_level": "error"}
+    options: Any = {"ws": "none", "lifespan": "off", "server_header": False, **quiet}
+    options["timeout_graceful_shutdown"] = LAST_REQUESTS
+    return Server(uvicorn.Config(app, loop="asyncio", http=Protocol, **options))
