@@ -6,9 +6,7 @@ arguments says, and prints what it saw as JSON.
 
 import contextlib
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +16,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from helpers import create_reference
+from helpers import create_reference, python
 
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
@@ -169,14 +167,8 @@ def see() -> dict[str, Any]:
 
 def see_on(*numbers_of_devices: int) -> dict[int, dict[str, Any]]:
     """What `see` returns on the first ones of 8 devices, and what was `copied` to them."""
-    done = subprocess.run(
-        [sys.executable, __file__, *map(str, numbers_of_devices)],
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    flags = "--xla_force_host_platform_device_count=8"
+    done = python(__file__, *numbers_of_devices, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr
     logs = done.stderr.split(MARK)[1:]
     copied = [re.findall(r"host-to-device transfer: aval=ShapedArray\((.*?\])", x) for x in logs]

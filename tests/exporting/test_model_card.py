@@ -1,15 +1,13 @@
 """The card beside an exported network: its text, its example, and the file that it belongs to."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from exports import exported, network, probabilities
 from flax import linen as nn
-from helpers import trained_network
+from helpers import python, trained_network
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -61,13 +59,7 @@ def test_the_example_of_a_card_runs_without_this_package(file_format, tmp_path):
     assert blank in card["run"]
     assert card["run"] in (tmp_path / f"{name}.md").read_text(encoding="utf-8")
     real = card["run"].replace(blank, "np.load('images.npy')")
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ALONE + card["run"] + real + SAVE],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = python("-W", "error", "-c", ALONE + card["run"] + real + SAVE, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     expected = probabilities("cnn")[:3]
     np.testing.assert_allclose(np.load(tmp_path / "computed.npy"), expected, atol=1e-5)

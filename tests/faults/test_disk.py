@@ -25,32 +25,15 @@ class Fault(NamedTuple):
     epochs_kept: int  # at least; they are not trained again
 
 
-FAULTS = [
-    pytest.param(
-        Fault("ENOSPC", "writev *checkpoints/8[.]*", 5, 1), id="full at the data of a checkpoint"
-    ),
-    pytest.param(
-        Fault("ENOSPC", "* *result.json*", 1, harness.EPOCHS),
-        id="full at the result",
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(Fault("EROFS", "*", 1, 0), id="read-only from the start", marks=pytest.mark.slow),
-    pytest.param(
-        Fault("EROFS", "unlink *checkpoints/OLD/*", 3, 1),
-        id="read-only while it deletes",
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(
-        Fault("EACCES", "* *checkpoints/8[.]*", 40, 1),
-        id="no permission while it saves",
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(
-        Fault("EIO", "* *checkpoints/8[.]*", 40, 1),
-        id="broken while it saves",
-        marks=pytest.mark.slow,
-    ),
-]
+FAULTS = {
+    "full at the data of a checkpoint": Fault("ENOSPC", "writev *checkpoints/8[.]*", 5, 1),
+    "full at the result": Fault("ENOSPC", "* *result.json*", 1, harness.EPOCHS),
+    "read-only from the start": Fault("EROFS", "*", 1, 0),
+    "read-only while it deletes": Fault("EROFS", "unlink *checkpoints/OLD/*", 3, 1),
+    "no permission while it saves": Fault("EACCES", "* *checkpoints/8[.]*", 40, 1),
+    "broken while it saves": Fault("EIO", "* *checkpoints/8[.]*", 40, 1),
+}
+FAST, *SLOW = FAULTS
 
 
 def assert_one_line(outcome: harness.Outcome, error: str) -> None:
@@ -78,8 +61,11 @@ def disturb(root: Path, fault: Fault) -> harness.Outcome:
     return harness.run(root, variables)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_disk_that_fails_is_one_line_and_the_same_command_resumes(fault, tmp_path):
+@pytest.mark.parametrize(
+    "name", [FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_a_disk_that_fails_is_one_line_and_the_same_command_resumes(name, tmp_path):
+    fault = FAULTS[name]
     assert_one_line(disturb(tmp_path / "root", fault), fault.error)
     assert_resumed(tmp_path / "root", harness.run(tmp_path / "root", {}), fault.epochs_kept)
 
@@ -87,14 +73,9 @@ def test_a_disk_that_fails_is_one_line_and_the_same_command_resumes(fault, tmp_p
 @pytest.mark.slow
 def test_a_disk_that_is_really_full_is_one_line_and_costs_no_epoch(small_disk):
     """The third checkpoint does not fit."""
-    newest = (
-        harness.scratch()
-        / "undisturbed"
-        / "run"
-        / "checkpoints"
-        / str(harness.EPOCHS * harness.STEPS_PER_EPOCH)
-    )
     harness.undisturbed()
+    last = str(harness.EPOCHS * harness.STEPS_PER_EPOCH)
+    newest = harness.scratch() / "undisturbed/run/checkpoints" / last
     pages = sum(-(-path.stat().st_size // 4096) for path in newest.rglob("*") if path.is_file())
     resize(small_disk, f"{pages * 5 // 2 * 4}k")
     full = harness.run(small_disk, {})

@@ -199,35 +199,34 @@ def test_a_complete_run_is_complete_for_all_processes(undisturbed):
     assert ended[1][1] == ""
 
 
+ALIKE = "start the same command in every process"
+DEVICES = "'--xla_force_host_platform_device_count=1RANK'"
+DIFFERENT = {
+    "options": (
+        ["--epochs=1RANK"],
+        "",
+        f"processes [1] have other options than process 0: {ALIKE}",
+    ),
+    "data": (
+        [],
+        "import mnist_jax.start as start; start.data_sha256 = lambda _: 'RANK'",
+        f"processes [1] have other data than process 0: {ALIKE}",
+    ),
+    "devices": (
+        [],
+        f"import os; os.environ['XLA_FLAGS'] = {DEVICES}",
+        "every process must have as many devices as the others, got 10, 11",
+    ),
+}
+
+
 @pytest.mark.slow
-def test_processes_with_different_options_are_refused(tmp_path):
-    for code, stdout, stderr in ends(start(2, tmp_path / "run", "--epochs=1RANK")):
-        assert (code, stdout) == (2, "")
-        assert stderr == (
-            "error: processes [1] have other options than process 0: start the same command in "
-            "every process\n"
-        )
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_processes_with_different_options_data_or_devices_are_refused(what, tmp_path):
+    options, before, message = DIFFERENT[what]
+    for code, stdout, stderr in ends(start(2, tmp_path / "run", *options, before=before)):
+        assert (code, stdout, stderr) == (2, "", f"error: {message}\n")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_processes_with_different_data_are_refused(tmp_path):
-    other = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'RANK'; "
-    for code, _, stderr in ends(start(2, tmp_path / "run", before=other)):
-        assert code == 2
-        assert "processes [1] have other data than process 0" in stderr
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_process_with_more_devices_is_refused(tmp_path):
-    more = "import os; os.environ['XLA_FLAGS'] = "
-    more += "'--xla_force_host_platform_device_count=1RANK'; "
-    for code, _, stderr in ends(start(2, tmp_path / "run", before=more)):
-        assert code == 2
-        assert stderr == (
-            "error: every process must have as many devices as the others, got 10, 11\n"
-        )
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 Run as a program, this file trains on the devices there are: each argument is ACTION:KIND:WORKDIR.
 """
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import TINY, stop_after, strict_json
+from helpers import TINY, python, stop_after, strict_json
 
 from mnist_jax import population, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
@@ -52,14 +50,8 @@ def follow_plan(root: Path) -> dict[int, str]:
     warned = {}
     for devices, actions in PLAN.items():
         flags = f"--xla_force_host_platform_device_count={devices}"
-        done = subprocess.run(
-            [sys.executable, __file__, *actions],
-            env=os.environ | {"PYTHONPATH": TESTS, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        env = {"PYTHONPATH": TESTS, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        done = python(__file__, *actions, cwd=root, **env)
         assert done.returncode == 0, done.stderr
         for action in actions:
             what, kind, name = action.split(":")
