@@ -66,17 +66,11 @@ def test_doctor_tells_of_everything_a_line_each(command, tmp_path):
 
 @pytest.mark.slow
 def test_every_device_is_tried(command, tmp_path):
-    done = command(
-        *("doctor", "--json"),
-        JAX_PLATFORMS="cpu",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
-        SLURM_JOB_ID="7",
-        SLURM_STEP_NODELIST="a",
-        SLURM_PROCID="2",
-        SLURM_NTASKS="8",
-        SLURM_LOCALID="0",
-        XDG_CACHE_HOME=str(tmp_path),
-    )
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "a", "PROCID": "2", "NTASKS": "8", "LOCALID": "0"}
+    environ = {f"SLURM_{name}": value for name, value in slurm.items()}
+    environ |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+    environ |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = command("doctor", "--json", **environ)
     findings = answer(done)
     assert done.returncode == 0
     assert findings["devices"].value.startswith("8 x cpu")

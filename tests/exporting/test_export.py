@@ -82,7 +82,7 @@ for name in ("stablehlo", "onnx"):
 @pytest.mark.slow
 def test_the_same_network_gives_the_same_bytes_in_another_process_with_more_devices():
     folders = [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")]
-    variables = {
+    variables: Any = {
         "PYTHONPATH": os.pathsep.join(folders),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "PYTHONHASHSEED": "7",

@@ -100,19 +100,9 @@ CHANGES = {
         for value in (0.5, "abc", [0, 1], [0.5, 0.1, 1], [0, 1, 2], [-1, 1, 1], [0, True, 1], {})
     ],
     "image_shape must be a height, a width and a number of channels, got": [
-        taken(shape)
-        for shape in (
-            [7, None, 3],
-            [7.0, 5, 3],
-            [7, 5, True],
-            [-7, 5, 3],
-            [0, 5, 3],
-            [7, 5],
-            [7, 5, 3, 1],
-            [HUGE, 5, 3],
-            [10**5, 10**5, 3],
-            ["7", 5, 3],
-        )
+        *(taken([height, 5, 3]) for height in (7.0, -7, 0, HUGE, "7")),
+        *(taken([7, *others]) for others in ([None, 3], [5, True], [5], [5, 3, 1])),
+        taken([10**5, 10**5, 3]),
     ],
     r"input must be images, uint8 \[N, H, W, C\], got": [
         taken([7, 5, 3], dtype="float32"),

@@ -94,6 +94,12 @@ def refuse_each(
     return run
 
 
+@pytest.fixture(params=["ARGUMENTS", pytest.param("VARIATIONS", marks=pytest.mark.slow)])
+def table(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """Commands of the module with a part of the message of each."""
+    return getattr(request.module, request.param)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current directory, with a data directory beside, in which there is a dataset."""

@@ -81,12 +81,5 @@ VARIATIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        pytest.param(ARGUMENTS, id="arguments"),
-        pytest.param(VARIATIONS, id="variations", marks=pytest.mark.slow),
-    ],
-)
 def test_bad_input_for_a_population_is_named(table, refuse_each):
     refuse_each(table)

@@ -43,16 +43,9 @@ def test_a_config_that_describes_another_model_is_refused(edit, model):
 
 
 WRONG_RESULTS = [
-    {"test_accuracy": 98.5},
-    {"test_accuracy": -0.1},
-    {"test_accuracy": "0.9"},
-    {"test_accuracy": float("nan")},
-    {"test_loss": float("inf")},
-    {"steps": True},
-    {"steps": -8},
-    {"steps": 1.5},
-    {"seconds": {"total": "1"}},
-    {"params_sha256": 7},
+    *({"test_accuracy": value} for value in (98.5, -0.1, "0.9", float("nan"))),
+    *({"steps": value} for value in (True, -8, 1.5)),
+    *({"test_loss": float("inf")}, {"seconds": {"total": "1"}}, {"params_sha256": 7}),
 ]
 
 

@@ -22,12 +22,8 @@ from mnist_jax.workdir.hashing import (
     write_sums,
 )
 
-FILES: dict[str, Any] = {
-    "items/a": b"alpha",
-    "items/deep/b": b"beta",
-    "more/a": b"gamma",
-    "more/empty": b"",
-}
+FILES: dict[str, Any] = {"items/a": b"alpha", "items/deep/b": b"beta"}
+FILES |= {"more/a": b"gamma", "more/empty": b""}
 
 
 def by_hand(*parts: bytes) -> str:
@@ -51,21 +47,9 @@ def test_the_sum_of_a_tree_is_that_of_paths_types_shapes_and_bytes():
 
 def test_the_sum_of_a_tree_tells_all_that_differs():
     x = np.arange(6, dtype=np.int32)
-    trees = [
-        {"x": x},
-        {"y": x},
-        {"x": {"x": x}},
-        {"x": x.astype(np.uint32)},
-        {"x": x.astype(np.int64)},
-        {"x": x.reshape(2, 3)},
-        {"x": x.reshape(3, 2)},
-        {"x": x[::-1]},
-        {"x": x[:5]},
-        {"x": x, "y": x},
-        {"x": x[:3], "y": x[3:]},
-        {"x": x[3:], "y": x[:3]},
-        {},
-    ]
+    others = (x.astype(np.uint32), x.astype(np.int64), x.reshape(2, 3), x.reshape(3, 2))
+    trees = [{"x": each} for each in (x, *others, x[::-1], x[:5], {"x": x})]
+    trees += [{"y": x}, {"x": x, "y": x}, {"x": x[:3], "y": x[3:]}, {"x": x[3:], "y": x[:3]}, {}]
     assert len({tree_sha256(tree) for tree in trees}) == len(trees)
 
 

@@ -35,26 +35,14 @@ def test_leftovers_of_every_file_are_deleted_and_nothing_else(tmp_path):
 
 
 def test_deleting_a_run_leaves_its_config_and_what_is_not_of_it(tmp_path):
-    own = [
-        "report.html",
-        "result.json",
-        "metrics.jsonl",
-        "tensorboard/events",
-        "checkpoints/8/a",
-        "checkpoints/0/a",
-    ]
+    own = ["report.html", "result.json", "metrics.jsonl", "tensorboard/events"]
+    own += ["checkpoints/8/a", "checkpoints/0/a"]
     theirs = [f"checkpoints/{name}/a" for name in ("007", "12345678901", "-1", "1.5", "x")]
     make_files(tmp_path, KEPT | dict.fromkeys(theirs, ""))
     before = listing(tmp_path)
     make_files(tmp_path, dict.fromkeys(own, ""))
-    make_files(
-        tmp_path,
-        {
-            "checkpoints/16.aside/a": "",
-            "checkpoints/7.deleted/a": "",
-            f"checkpoints/9{SAVING}-1/a": "",
-        },
-    )
+    others = [f"checkpoints/{name}/a" for name in ("16.aside", "7.deleted", f"9{SAVING}-1")]
+    make_files(tmp_path, dict.fromkeys(others, ""))
     delete_run(tmp_path)
     assert listing(tmp_path) == [name for name in before if name not in own]
 
@@ -103,26 +91,14 @@ def test_a_finished_run_leaves_these_files_also_where_it_was_killed_at_the_end(
             assert files(tmp_path) == {"config.json", "metrics.jsonl", *own}
 
 
-HINT = "what is saved stays; run the same command again{} to go on"
-
-
-@pytest.mark.parametrize(
-    ("saves", "overwrite", "notes"),
-    [
-        (0, False, []),
-        (0, True, []),
-        (1, False, [HINT.format("")]),
-        (
-            1,
-            True,
-            [HINT.format(", without --overwrite,")],
-        ),
-    ],
-)
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("saves", [0, 1])
 @pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 1})])
 def test_an_error_of_the_disk_has_a_hint_only_where_something_is_saved(
-    tmp_path, monkeypatch, run, options, saves, overwrite, notes
+    tmp_path, monkeypatch, run, options, saves, overwrite
 ):
+    without = ", without --overwrite," * overwrite
+    notes = [f"what is saved stays; run the same command again{without} to go on"] * saves
     left, save = iter(range(saves)), Saver.save
 
     def fail(*args):
