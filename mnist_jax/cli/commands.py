@@ -57,9 +57,10 @@ class Common:
         """Does it, prints what people read, and returns what `--json` prints."""
         raise NotImplementedError
 
-    def is_good(self, result: Any) -> bool:  # noqa: ARG002
+    def is_good(self, result: Any) -> bool:
         """Whether the result of `run` is what it should be."""
-        return True
+        rows = result if isinstance(result, list) else [result or {}]
+        return not any(row.get("failed") for row in rows)
 
 
 @dataclass(frozen=True)
@@ -263,11 +264,6 @@ class Predict(OfTrained):
         shape = predict_split(self.workdir, self.output, **options)
         print(f"{self.output}: probabilities {[*shape]}, classes, labels, names")
         return {"output": str(self.output), "shape": [*shape]}
-
-    def is_good(self, result: Any) -> bool:
-        if isinstance(result, list):
-            return not any(answer["failed"] for answer in result)
-        return not result.get("failed")
 
 
 @dataclass(frozen=True)

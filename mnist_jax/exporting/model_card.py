@@ -42,8 +42,8 @@ def create_card(
         file: the file's name, without a directory.
         file_format: "stablehlo" or "onnx".
         trained: the network.
-        result: the result of its training, {} if there is none. The card has its figures only if
-            the training ended with this very network.
+        result: the result of its training, {} if there is none; the card has the figures of this
+            very network alone.
     """
     config, info, origin = trained.config, trained.info, trained.origin
     recipe = dataclasses.asdict(config)

@@ -49,16 +49,10 @@ Array = np.ndarray | Tensor
 
 
 class Graph:
-    """A graph that grows.
-
-    Attributes:
-        batch: N, the number of images, unknown until the graph runs.
-        nodes: the nodes, in the order in which they run.
-        constants: the constant tensors, by content.
-    """
+    """A graph that grows: nodes, in the order in which they run, and constants, by content."""
 
     def __init__(self, batch: Any):
-        self.batch = batch
+        self.batch = batch  # N, the number of images, unknown until the graph runs
         self.nodes: list[Any] = []
         self.constants: dict[tuple[Any, ...], Any] = {}
 
@@ -231,15 +225,10 @@ def _convolution(graph: Graph, eqn: Any, images: Array, kernel: Array) -> Array:
     _expect(np.min(params["padding"]) >= 0, eqn, "crops")
     _expect({*params["lhs_dilation"], params["batch_group_count"]} == {1}, eqn, "dilated images")
     images_axes, kernel_axes, output_axes = params["dimension_numbers"]
-    output = graph.add(
-        "Conv",
-        graph.hold(images, images_axes),
-        graph.hold(kernel, kernel_axes),
-        strides=params["window_strides"],
-        pads=np.ravel(params["padding"], "F").tolist(),
-        dilations=params["rhs_dilation"],
-        group=params["feature_group_count"],
-    )
+    held = graph.hold(images, images_axes), graph.hold(kernel, kernel_axes)
+    windows = {"strides": params["window_strides"], "dilations": params["rhs_dilation"]}
+    windows |= {"pads": np.ravel(params["padding"], "F").tolist()}
+    output = graph.add("Conv", *held, group=params["feature_group_count"], **windows)
     return Tensor(output, tuple(output_axes), eqn.outvars[0].aval.shape)
 
 

@@ -9,24 +9,16 @@ from mnist_jax.machine.accelerator import hidden_by, present_accelerator
 
 # The process's rank, the number of processes, and the other variables by which JAX recognizes it:
 # https://github.com/jax-ml/jax/tree/main/jax/_src/clusters
+SLURM = ("PROCID", "NTASKS", "JOB_ID", "STEP_NODELIST", "LOCALID")
 VARIABLES = {
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri"),
-    "Slurm": (
-        *("SLURM_PROCID", "SLURM_NTASKS"),
-        *("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID"),
-    ),
+    "Slurm": tuple(f"SLURM_{name}" for name in SLURM),
 }
 TPU_METADATA = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
 class Job(NamedTuple):
-    """A cluster's job of several processes, as one of them sees it.
-
-    Attributes:
-        cluster: Name of the cluster.
-        rank: Rank of this process, from 0.
-        processes: Number of processes.
-    """
+    """A cluster's job: its name, the rank of this process from 0, the number of processes."""
 
     cluster: str
     rank: int
@@ -41,12 +33,9 @@ def open_mpi_address(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def cluster_job(environ: Mapping[str, str]) -> Job | None:
-    """Returns the job that this process's environment describes, if any.
+    """Returns the job that this process's environment variables describe, if any.
 
     Open MPI comes before Slurm: `mpirun` in a Slurm job starts processes of its own.
-
-    Args:
-        environ: Environment variables, such as `os.environ`.
     """
     environ = {**open_mpi_address(environ), **environ}
     for cluster, variables in VARIABLES.items():
@@ -64,9 +53,7 @@ def cluster_job(environ: Mapping[str, str]) -> Job | None:
 def cluster_of_several(environ: Mapping[str, str]) -> str | None:
     """Returns the name of the cluster that has started several processes, if JAX can join them.
 
-    Args:
-        environ: Environment variables. Outside Kubernetes a Cloud TPU sets none: its metadata
-            server is asked.
+    Outside Kubernetes a Cloud TPU sets no variables: its metadata server is asked.
     """
     if job := cluster_job(environ):
         return job.cluster if job.processes > 1 else None

@@ -10,14 +10,10 @@ from typing import IO
 
 
 def open_locked(path: Path, *, wait: bool) -> IO[str]:
-    """Opens a file that stays locked until it is closed.
+    """Opens a file that stays locked until it is closed; nothing is written to it.
 
     The file and its directories are made where they are missing. The owner of the lock may delete
     them: a process that has waited for the lock makes them again.
-
-    Args:
-        path: the lock file; nothing is written to it.
-        wait: whether to wait for another owner.
 
     Raises:
         BlockingIOError: another process has the lock, and `wait` is false.

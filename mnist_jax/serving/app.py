@@ -39,11 +39,9 @@ MAX_WAITING = 256  # pictures that wait to be prepared, and then for the network
 LARGEST_BATCH = 8  # images: more are no faster, and each power of two has a program to compile
 PREPARED_AT_ONCE = 2  # pictures: a small one does not wait for a large one
 
-PAGE = {
-    "/": ("draw.html", "text/html; charset=utf-8"),
-    "/draw.css": ("draw.css", "text/css; charset=utf-8"),
-    "/draw.js": ("draw.js", "text/javascript; charset=utf-8"),
-}
+TOO_MANY_BYTES = f"the upload is too large: at most {MAX_BYTES:,} bytes are read"
+
+PAGE = {"draw.html": "text/html", "draw.css": "text/css", "draw.js": "text/javascript"}
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     # Nothing from elsewhere, whatever finds its way into the page.
@@ -82,12 +80,12 @@ class Uploads:
 
     async def _read(self, request: Request, body: bytearray) -> None:
         if int(request.headers.get("content-length", 0)) > MAX_BYTES:
-            raise _too_many_bytes()
+            raise HTTPException(413, TOO_MANY_BYTES)
         try:
             async with asyncio.timeout(SLOWEST):
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > MAX_BYTES:
-                        raise _too_many_bytes()
+                        raise HTTPException(413, TOO_MANY_BYTES)
                     if self.held + len(chunk) > MAX_HELD:
                         raise BusyError
                     self.held += len(chunk)
@@ -142,10 +140,6 @@ def _file_of_form(body: bytearray, kind: str) -> bytearray:
             "or the file itself: curl --data-binary @photo.jpg"
         )
     return files[0]
-
-
-def _too_many_bytes() -> HTTPException:
-    return HTTPException(413, f"the upload is too large: at most {MAX_BYTES:,} bytes are read")
 
 
 def create_app(
@@ -229,9 +223,10 @@ def create_app(
 
 def _add_page(app: FastAPI) -> None:
     folder = resources.files("mnist_jax.serving")
-    for path, (name, media_type) in PAGE.items():
+    for name, media_type in PAGE.items():
         content = (folder / name).read_bytes()
         response = Response(content, media_type=media_type, headers=PAGE_HEADERS)
+        path = "/" if name == "draw.html" else f"/{name}"
         # Starlette's route, not FastAPI's: there is nothing to check or to document.
         app.add_route(path, lambda _, response=response: response, include_in_schema=False)
 

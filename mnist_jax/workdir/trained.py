@@ -25,14 +25,8 @@ from mnist_jax.workdir.run import MEMBERS, read_config
 class Trained(NamedTuple):
     """A trained network, loaded.
 
-    Attributes:
-        config: the recipe.
-        model: the module.
-        variables: the parameters, and its other collections.
-        step: number of updates that it was trained with.
-        origin: the record of what it was made of.
-        workdir: the directory that it was loaded from.
-        splits: its own data as they were given; None if the config names them.
+    `variables` are its parameters and other collections, `step` is the number of updates that it
+    was trained with, `splits` its own data as they were given; None if the config names them.
     """
 
     config: Config
@@ -69,12 +63,10 @@ def trained_config(workdir: str | Path) -> Config:
     members = Path(workdir) / MEMBERS
     if members.is_dir():
         names = sorted(path.name for path in members.iterdir())
-        raise FileNotFoundError(
-            f"{workdir} holds a population, not a network; name a member of it, such as "
-            f"{members / names[0]}"
-            if names
-            else f"{workdir} holds a population that is not finished"
+        such = (
+            f", not a network; name a member of it, such as {members / names[0]}" if names else ""
         )
+        raise FileNotFoundError(f"{workdir} holds a population{such or ' that is not finished'}")
     config = read_config(Path(workdir))
     if config is None or not (Path(workdir) / "checkpoints").is_dir():
         raise FileNotFoundError(f"there is no trained network in {workdir}; train one there first")

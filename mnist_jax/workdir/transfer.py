@@ -30,8 +30,7 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
         members: whether there is such an axis; all members receive the same.
 
     Returns:
-        What the trained network has under the same name and of the same shape, a layer as a whole;
-        the head and what it does not have as in `variables`.
+        The trained network's layers of the same name and shapes; the others of `variables`.
 
     Raises:
         ValueError: a layer other than the head has another shape, or nothing fits.
