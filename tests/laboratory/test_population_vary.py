@@ -41,7 +41,7 @@ def test_every_combination_of_varied_values_gets_all_seeds_in_one_program(tmp_pa
     compiled = re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text)
     assert compiled.count("run_members") == 1
     assert compiled.count("create_arrays") <= 1  # none where a test before has compiled the same
-    assert "run_steps" not in compiled
+    assert "train_steps" not in compiled
     assert result["seeds"] == [0, 1] * 4
     assert result["values"] == {
         "optimizer.learning_rate": [0.001] * 4 + [0.003] * 4,
