@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.metrics import Sums, mean_metrics, total_sums
@@ -127,7 +128,8 @@ def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if not (path and getattr(path[0], "name", "") == "opt_state" and np.ndim(leaf) == axes)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)  # neither counters nor keys
+        and not (path and getattr(path[0], "name", "") == "opt_state" and np.ndim(leaf) == axes)
     }
 
 

@@ -137,9 +137,10 @@ def batch_loss(
     labels, mask = batch["label"], batch["mask"]
     images = augment(to_float(batch["image"]), keys["augment"], **strengths)
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
-    # Rounded in here, the parameters still get gradients of their own type, float32.
-    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
-    rounded, inputs = jax.tree.map(lambda x: x.astype(dtype), (params, mix(images)))
+    rounded, inputs = params, mix(images)
+    if precision == "bfloat16":
+        # Rounded in here, the parameters still get gradients of their own type, float32.
+        rounded, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (rounded, inputs))
     # Flax takes the stream `params` for any other that a module asks for.
     rngs = {"dropout": keys["dropout"], "params": jax.random.fold_in(keys["dropout"], 1)}
     with jax.default_matmul_precision(precision):
@@ -221,14 +222,13 @@ def train_step(
     if state.average:
         step = jnp.float32(state.step)
         decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
-        average = optax.incremental_update(state.variables, state.average, 1 - decay)
-        # Of a counter there is no mean.
-        average = jax.tree.map(
-            lambda mean, now: mean if jnp.issubdtype(now.dtype, jnp.inexact) else now,
-            average,
-            state.variables,
-        )
-        state = state.replace(average=average)
+
+        def moved(mean: jax.Array, now: jax.Array) -> jax.Array:
+            if not jnp.issubdtype(now.dtype, jnp.inexact):
+                return now  # of a counter, or a random key, there is no mean
+            return optax.incremental_update(now, mean, 1 - decay).astype(now.dtype)
+
+        state = state.replace(average=jax.tree.map(moved, state.average, state.variables))
     # Where `optax.inject_hyperparams` made the optimizer, its state holds the learning rate.
     held = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
     rate = {"learning_rate": jnp.float32(held[0][1])} if held else {}

@@ -193,6 +193,20 @@ class FromNNX(nn.Module):
         return nnx.bridge.to_linen(create, name="net")(x, train=train)
 
 
+class Keyed(nn.Module):
+    """Keeps its own random key, and parameters of bfloat16."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        key = self.variable("noise", "key", lambda: jax.random.key(0))
+        if train:
+            key.value, own = jax.random.split(key.value)
+            x += 0.01 * jax.random.normal(own, x.shape)
+        return nn.Dense(self.num_classes, param_dtype=jnp.bfloat16)(vectors(x))
+
+
 # From the number of classes to a module of images -> logits.
 MODULES: dict[str, Callable[..., nn.Module]] = {
     "setup": WithSetup,
@@ -208,6 +222,7 @@ MODULES: dict[str, Callable[..., nn.Module]] = {
     "vmap": Heads,
     "spectral norm": Spectral,
     "nnx": FromNNX,
+    "key": Keyed,
 }
 
 
@@ -270,6 +285,17 @@ def by_rank(params: Any) -> Any:
     return jax.tree.map(lambda leaf: "matrix" if leaf.ndim > 1 else "vector", params)
 
 
+def noise() -> optax.GradientTransformation:
+    """Adds noise to the gradients, by a typed key in its state."""
+
+    def update(updates: Any, key: Any, params: Any = None) -> Any:
+        del params
+        key, own = jax.random.split(key)
+        return jax.tree.map(lambda x: x + 1e-3 * jax.random.normal(own, x.shape), updates), key
+
+    return optax.GradientTransformation(lambda _: jax.random.key(0), update)
+
+
 # Each makes an optimizer; `clipped_lion` is itself a function num_steps -> optimizer.
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "momentum": lambda: optax.sgd(0.05, momentum=0.9),
@@ -285,6 +311,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "polyak": lambda: optax.polyak_sgd(max_learning_rate=0.1),
     "lbfgs": lambda: optax.lbfgs(memory_size=3),
     "lion": lambda: clipped_lion,
+    "noise": lambda: optax.chain(noise(), optax.sgd(0.05)),
     "partition": lambda: optax.partition(
         {"matrix": optax.adam(1e-3), "vector": optax.sgd(0.1)}, by_rank
     ),

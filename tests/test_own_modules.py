@@ -9,7 +9,9 @@ import optax
 import pytest
 from own_modules import MODULES, OPTIMIZERS, REFUSED
 
+from mnist_jax import rng, train_step
 from mnist_jax.forward import Forward, check_module
+from mnist_jax.state import create_train_state
 
 SHAPE = (12, 12, 1)
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(20, *SHAPE)), jnp.float32)
@@ -31,6 +33,17 @@ def test_any_module_learns_in_a_loop_of_plain_jax(name):
 def test_any_optimizer_lowers_the_loss_in_a_loop_of_plain_jax(name):
     first, last, _, _ = learn(MODULES["shared"](), OPTIMIZERS[name]())
     assert last < first
+
+
+def test_a_running_mean_keeps_the_types_of_counters_keys_and_small_floats():
+    state = create_train_state(MODULES["key"](), optax.sgd(0.1), rng.streams(0)["init"], SHAPE)
+    state = state.replace(average=state.variables)
+    batch = {"image": IMAGES, "label": LABELS, "mask": jnp.ones(20, bool)}
+    new, _ = train_step(state, batch, rng.streams(0), ema_decay=0.9)
+    assert jax.tree.map(jnp.result_type, new.average) == jax.tree.map(
+        jnp.result_type, new.variables
+    )
+    assert new.average["noise"]["key"] == new.variables["noise"]["key"]
 
 
 def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:

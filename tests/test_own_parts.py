@@ -19,7 +19,7 @@ from mnist_jax.laboratory.verify import verify
 from mnist_jax.workdir.hashing import tree_sha256
 
 CONFIG = Config(epochs=2, batch_size=16, chunk_steps=2)
-SLOW_BUT = ("batch norm", "two rngs", "sequential")  # the others are left to `make test-all`
+SLOW_BUT = ("batch norm", "two rngs", "sequential", "key", "noise")  # the others are left to `make test-all`
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from jax.sharding import Sharding
 from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.state import TrainState, Variables
 from mnist_jax.workdir.files import sync
-from mnist_jax.workdir.hashing import find_damage, named_leaves, write_sums
+from mnist_jax.workdir.hashing import find_damage, is_key, named_leaves, write_sums
 from mnist_jax.workdir.history import Progress
 
 SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes
@@ -228,7 +228,11 @@ def _path(directory: Path, step: int) -> epath.Path:
 
 def _spelled(arrays: dict[str, Any]) -> set[str]:
     """The leaves as text: what is read back has other containers, with the same names."""
-    return {f"{path} {leaf.dtype}{list(leaf.shape)}" for path, leaf in named_leaves(arrays).items()}
+    stored = {
+        path: jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+        for path, leaf in named_leaves(arrays).items()
+    }
+    return {f"{path} {leaf.dtype}{list(leaf.shape)}" for path, leaf in stored.items()}
 
 
 def listed(directory: Path) -> list[Path]:

@@ -31,8 +31,14 @@ def tree_sha256(tree: Any) -> str:
     for path, array in sorted(named_leaves(tree).items()):
         digest.update(f"{path} {array.dtype} {array.shape} ".encode())
         for piece in array.pieces() if hasattr(array, "pieces") else [array]:
-            digest.update(np.ascontiguousarray(piece).data)
+            plain = np.ascontiguousarray(jax.random.key_data(piece) if is_key(piece) else piece)
+            digest.update(plain.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer
     return digest.hexdigest()
+
+
+def is_key(leaf: Any) -> bool:
+    """Tells whether an array, or its shape, is of typed random keys, such as `jax.random.key`'s."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def data_sha256(splits: dict[str, Any]) -> str:
