@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flax.core import freeze
-
 from mnist_jax.config import config_differences
 from mnist_jax.loader import eval_chunks, place_splits
-from mnist_jax.metrics import cross_entropy, mean_metrics
+from mnist_jax.metrics import check_functions, mean_metrics
 from mnist_jax.parts import OwnMetrics, OwnModel, Parts, own_sha256
 from mnist_jax.processes.distributed import check_alike
+from mnist_jax.program import eval_options
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.steps import LossFn, run_ensemble_steps, run_eval_steps
 from mnist_jax.workdir.origin import check_own, is_here
@@ -48,6 +47,7 @@ def evaluate(
         ValueError: it has no such step or split, cannot be read, or the networks of an ensemble
             were trained on different data.
     """
+    check_functions(loss_fn, metrics)
     check_alike("options", [workdir, split, step])
     workdirs = [workdir] if isinstance(workdir, str | Path) else list(workdir)
     if not workdirs:
@@ -79,7 +79,8 @@ def evaluate(
     chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
     variables = tuple(network.variables for network in trained)
     apply_fns = tuple(network.apply_fn for network in trained)
-    how: Any = {"loss_fn": loss_fn or cross_entropy, "metrics": freeze(dict(metrics or {}))}
+    options: Any = {"loss_fn": loss_fn, "metrics": metrics}
+    how = eval_options(options)
     if len(trained) == 1:
         sums = [run_eval_steps(variables[0], apply_fns[0], chunk, **how) for chunk in chunks]
     else:

@@ -1,5 +1,6 @@
 """Metrics as sums, exact over a ragged last batch, chunks and devices; and their 95 % intervals."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,37 @@ Sums = dict[str, jax.Array]
 COUNTS = ("correct", "count")  # the sums that are integers
 # (logits float [B, C], labels int [B]) -> a number for each example, [B]
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
+# Names that the history and the results have already.
+TAKEN = ("loss", "accuracy", "count", "correct", "step", "epoch", "seconds", "split")
+
+
+def check_functions(loss_fn: Any, metrics: Any) -> None:
+    """Raises ValueError where a loss or a metric is not a function, or has a name in use.
+
+    Args:
+        loss_fn: a user's own loss; None: there is none.
+        metrics: the own metrics by name; None: there are none.
+    """
+    if loss_fn is not None and not callable(loss_fn):
+        raise ValueError(f"loss_fn must be a function (logits, labels) -> [B], got {loss_fn!r}")
+    if not isinstance(metrics, Mapping | None):
+        raise ValueError(f'metrics must be functions by name, {{"top5": fn}}, got {metrics!r}')
+    for name, metric in (metrics or {}).items():
+        if not (isinstance(name, str) and name.isidentifier()) or name in TAKEN:
+            raise ValueError(
+                f"metrics must have names such as top5, and not {', '.join(TAKEN)}, got {name!r}"
+            )
+        if not callable(metric):
+            raise ValueError(f"metric {name!r} must be a function (logits, labels) -> [B]")
+
+
+def with_hash(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that has a hash, as JAX asks for: an object with fields may have none."""
+    try:
+        hash(function)
+    except TypeError:
+        return functools.partial(function)
+    return function
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -65,7 +97,7 @@ def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
     return values.astype(jnp.float32)
 
 
-def mean_metrics(sums: Iterable[Sums]) -> dict[str, float]:
+def mean_metrics(sums: Iterable[Sums]) -> dict[str, Any]:
     """Turns the sums of many steps into the mean loss and the accuracy.
 
     `math.fsum` rounds once, so the result does not depend on how the steps were cut into chunks.
@@ -74,16 +106,18 @@ def mean_metrics(sums: Iterable[Sums]) -> dict[str, float]:
         sums: results of `metric_sums`, each leaf of any shape.
 
     Returns:
-        `loss`, the mean of an example; `accuracy` in [0, 1]; and the mean of each metric by name.
+        `loss`, the mean of an example; `accuracy` in [0, 1]; and the mean of each metric by name,
+        None where it is not finite.
     """
     total = total_sums(sums)
     count = total["count"]
     means = {
-        name.removesuffix("_sum"): math.fsum(total[name]) / count
-        for name in total
-        if name.endswith("_sum")
+        name.removesuffix("_sum"): math.fsum(values) / count if np.isfinite(values).all() else None
+        for name, values in total.items()
+        if name.endswith("_sum") and name != "loss_sum"
     }
-    return {"loss": means.pop("loss"), "accuracy": total["correct"] / count, **means}
+    loss = math.fsum(total["loss_sum"]) / count
+    return {"loss": loss, "accuracy": total["correct"] / count, **means}
 
 
 def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A user's own parts of a training: model, optimizer, loss, data and metrics."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +16,13 @@ from mnist_jax.config import Config, recipe_function
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.forward import Forward, check_module
 from mnist_jax.messages import one_line
-from mnist_jax.metrics import Metric
+from mnist_jax.metrics import Metric, with_hash
 from mnist_jax.steps import LossFn, example_losses, norm
 
 Optimizer = optax.GradientTransformation | optax.MultiSteps
 OwnModel = nn.Module | Callable[[DataInfo], nn.Module] | None
 OwnOptimizer = Optimizer | Callable[[int], Optimizer] | None
 OwnMetrics = Mapping[str, Metric] | None
-# Names that the history has already.
-TAKEN = ("loss", "accuracy", "count", "correct", "step", "epoch", "seconds")
 
 
 class Parts(NamedTuple):
@@ -100,6 +99,12 @@ def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation 
     if tx is None:
         return None
     if callable(tx) and not hasattr(tx, "update"):
+        first = next(iter(inspect.signature(tx).parameters), "")
+        if getattr(tx, "func", tx).__module__.startswith("optax.") or "learning_rate" in first:
+            raise ValueError(  # which would take the number of steps for its learning rate
+                "tx must be an Optax transformation, or a function num_steps -> one, got a "
+                f"function of {first}: call it, as in optax.adam(1e-3)"
+            )
         tx = tx(num_steps)
     if isinstance(tx, optax.MultiSteps):
         tx = tx.gradient_transformation()
@@ -109,17 +114,6 @@ def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation 
             f"{one_line(tx):.200}"
         )
     return tx
-
-
-def check_metrics(metrics: Mapping[str, Metric]) -> None:
-    """Raises ValueError where a metric has a name that no column can have."""
-    for name, metric in metrics.items():
-        if not (isinstance(name, str) and name.isidentifier()) or name in TAKEN:
-            raise ValueError(
-                f"metrics must have names such as top5, and not {', '.join(TAKEN)}, got {name!r}"
-            )
-        if not callable(metric):
-            raise ValueError(f"metric {name!r} must be a function (logits, labels) -> [B]")
 
 
 def own_names(parts: Parts) -> list[str]:
@@ -176,5 +170,5 @@ def own_sha256(
             functools.partial(example_losses, parts.loss_fn), logits, labels, mask, params
         )
     for name, metric in (parts.metrics or {}).items():
-        found[f"metric {name}"] = sha256(metric, logits, labels)
+        found[f"metric {name}"] = sha256(with_hash(metric), logits, labels)
     return found

@@ -15,7 +15,7 @@ from mnist_jax.compiled import compile_once
 from mnist_jax.datasets.arrays import check_labels, check_parts
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.forward import Forward, check_module
-from mnist_jax.metrics import Sums, mean_metrics
+from mnist_jax.metrics import Sums, cross_entropy, mean_metrics, with_hash
 from mnist_jax.sharding import create_mesh, replicated, split_batch
 from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import Batch, StepOptions, check_options, run_eval_steps, run_steps
@@ -218,8 +218,11 @@ def is_averaged(options: StepOptions) -> bool:
 
 def eval_options(options: StepOptions) -> dict[str, Any]:
     """Returns the options of `steps.run_eval_steps` among those of a training step."""
-    chosen: dict[str, Any] = {"loss_fn": options["loss_fn"]} if "loss_fn" in options else {}
-    return chosen | {"metrics": freeze(dict(options.get("metrics") or {}))}
+    metrics = options.get("metrics") or {}
+    return {
+        "loss_fn": with_hash(options.get("loss_fn") or cross_entropy),
+        "metrics": freeze({name: with_hash(metric) for name, metric in metrics.items()}),
+    }
 
 
 def compile_chunks(

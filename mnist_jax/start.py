@@ -20,14 +20,14 @@ from mnist_jax.datasets.arrays import check_labels
 from mnist_jax.datasets.info import DataInfo, describe_images
 from mnist_jax.forward import Forward, check_module
 from mnist_jax.loader import steps_per_epoch
-from mnist_jax.metrics import guessing
+from mnist_jax.metrics import check_functions, guessing
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer, keep_frozen, rate_schedule
 from mnist_jax.parts import (
     NONE,
     Parts,
-    check_metrics,
     own_model,
+    own_names,
     own_optimizer,
     own_sha256,
 )
@@ -121,7 +121,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
             "JAX's 64-bit mode is on, and a training computes in float32: unset JAX_ENABLE_X64, or "
             'call jax.config.update("jax_enable_x64", False)'
         )
-    check_metrics(parts.metrics or {})
+    check_functions(parts.loss_fn, parts.metrics)
     check_monitors(config.watch, parts.metrics or ())
     splits, label_names = load_splits(**vars(config.data), own=parts.splits)
     images = splits["train"].images
@@ -145,6 +145,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         data=info,
         examples={name: len(split.labels) for name, split in splits.items()},
         environment=environment(),
+        own=dict.fromkeys(own_names(parts), ""),  # hashed once they are compiled
     )
     schedule = functools.partial(
         is_scheduled,

@@ -12,7 +12,14 @@ from flax.core import FrozenDict
 from jax.core import Tracer
 
 from mnist_jax.augment import augment, is_off, mixup
-from mnist_jax.metrics import Metric, Sums, cross_entropy, each_example, metric_sums
+from mnist_jax.metrics import (
+    Metric,
+    Sums,
+    check_functions,
+    cross_entropy,
+    each_example,
+    metric_sums,
+)
 from mnist_jax.optimizer import is_frozen
 from mnist_jax.state import TrainState, Variables
 
@@ -85,6 +92,7 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"precision must be one of {', '.join(PRECISIONS)}, got {options['precision']!r}"
         )
+    check_functions(options.get("loss_fn"), options.get("metrics"))
     if options.get("loss_fn", cross_entropy) is not cross_entropy:
         for name in ("label_smoothing", "mixup_alpha"):
             if not is_off(options.get(name, 0.0)):

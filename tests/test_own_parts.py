@@ -1,6 +1,7 @@
 """A user's own parts train, resume, verify, predict, report and export like a recipe's."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from mnist_jax.laboratory.verify import verify
 from mnist_jax.workdir.hashing import tree_sha256
 
 CONFIG = Config(epochs=2, batch_size=16, chunk_steps=2)
-SLOW_BUT = ("batch norm", "two rngs", "sequential", "key", "noise")  # the others are left to `make test-all`
+# The others are left to `make test-all`.
+SLOW_BUT = ("batch norm", "two rngs", "sequential", "key", "noise")
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +96,29 @@ def test_an_own_loss_and_metric_are_in_history_result_and_evaluation(tmp_path):
     assert "loss" not in result["guessing"]
 
 
+@dataclasses.dataclass
+class Weighted:
+    """A loss, or a metric, without a hash, as its weights have none."""
+
+    weights: Any
+
+    def __call__(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return self.weights[labels] * jnp.square(logits[:, 0])
+
+
+def test_functions_without_a_hash_and_metrics_that_are_not_numbers_are_taken(tmp_path):
+    weighted = Weighted(jnp.ones(10))
+    metrics = {"own": weighted, "nan": lambda _, labels: jnp.full(len(labels), jnp.nan)}
+    own: Any = {"model": MODULES["no train"](), "loss_fn": weighted, "splits": SPLITS}
+    run: Any = train(CONFIG, tmp_path, metrics=metrics, **own)
+    row = run.history[-1]
+    assert (row["val_own"], row["val_nan"]) == (pytest.approx(row["val_loss"]), None)
+    assert (run.result["test_nan"], verify(tmp_path, metrics=metrics, **own)) == (None, [])
+    assert evaluate(tmp_path, metrics={"again": weighted}, **own)["again"] > 0
+    with pytest.raises(ValueError, match=r"^metrics must have names .* got 'accuracy'"):
+        evaluate(tmp_path, metrics={"accuracy": weighted}, **own)
+
+
 def test_the_projects_own_network_and_optimizer_as_parts_give_the_same_bits(tmp_path):
     """Handed in, their numbers are constants of the program: none is here but the learning rate."""
     config = dataclasses.replace(
@@ -151,6 +176,7 @@ def run_of_own(tmp_path_factory):
             "another loss_fn than it was",
         ),
         ({"splits": {"train": SPLITS["test"]}}, "data_sha256 is"),
+        ({"splits": None}, "holds a run with its own splits"),
     ],
 )
 def test_a_run_resumes_with_its_own_parts_alone(run_of_own, changed, message):
@@ -174,6 +200,11 @@ def test_a_module_that_is_no_network_is_refused_before_anything_is_written(tmp_p
         ({"metrics": {"loss": in_top3}}, "metrics must have names such as top5, and not loss"),
         ({"metrics": {"mean": lambda *_: 1.0}}, "metric 'mean' must return a number for each"),
         ({"tx": "adam"}, "tx must be an Optax transformation"),
+        ({"tx": optax.adam}, "tx must be an Optax transformation, .* function of learning_rate"),
+        ({"tx": functools.partial(optax.sgd, 0.1)}, "tx must be .* function of momentum: call it"),
+        ({"tx": lambda learning_rate: optax.adam(learning_rate)}, "tx must be .* learning_rate"),
+        ({"loss_fn": "mse"}, "loss_fn must be a function"),
+        ({"metrics": [in_top3]}, "metrics must be functions by name"),
         ({"model": MODULES["setup"]}, "model must be an instance of a Flax Linen module"),
     ],
 )

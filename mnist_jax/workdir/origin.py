@@ -83,11 +83,12 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 
 
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError where a checkpoint has another config or other data than the run.
+    """Raises ValueError where a checkpoint has another config, data or parts of other names.
 
     Another environment is a warning. Where `length_dependence` finds nothing, the checkpoint may be
     of fewer epochs. Messages name the directory of the checkpoints.
     """
+    check_own(saved.own, expected.own, checkpoints, compare=False)
     before, now = (
         completed(origin.config) | {"data_sha256": origin.data_sha256}
         for origin in (saved, expected)
