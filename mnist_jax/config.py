@@ -347,6 +347,10 @@ def _document_fields() -> None:
 _document_fields()
 
 
+# What a recipe may define beside get_config: the user's own parts, see `parts.recipe_parts`.
+PART_FUNCTIONS = ("get_model", "get_optimizer", "get_loss", "get_splits", "get_metrics")
+
+
 def load_config(path: str | Path) -> Config:
     """Reads a recipe: a Python file with `get_config() -> Config`, or a `config.json`.
 
@@ -382,7 +386,12 @@ def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
         read = functools.partial(_read_json_config, file)
         return _of_recipe(path, file, read) if name == "get_config" else None
     run = functools.partial(_run_recipe, file.absolute(), file.stat().st_mtime_ns)
-    function = _of_recipe(path, file, run)().get(name)
+    defined = _of_recipe(path, file, run)()
+    for other in defined:  # a slip would train without what it names
+        near = difflib.get_close_matches(other, PART_FUNCTIONS, 1, 0.8)
+        if near and near[0] not in defined:
+            raise ValueError(f"{path} defines {other}, which has no effect: call it {near[0]}")
+    function = defined.get(name)
     return _of_recipe(path, file, function) if callable(function) else None
 
 

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 
 from mnist_jax.compiled import text_sha256
-from mnist_jax.config import Config, recipe_function
+from mnist_jax.config import PART_FUNCTIONS, Config, recipe_function
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.forward import Forward, check_module
 from mnist_jax.messages import one_line
@@ -64,8 +64,7 @@ def recipe_parts(path: str | Path | None, config: Config) -> Parts:
     """
     if path is None:
         return NONE
-    names = ("get_model", "get_optimizer", "get_loss", "get_splits", "get_metrics")
-    model, tx, loss, splits, metrics = (recipe_function(path, name) for name in names)
+    model, tx, loss, splits, metrics = (recipe_function(path, name) for name in PART_FUNCTIONS)
     return Parts(
         functools.partial(model, config) if model else None,
         functools.partial(tx, config) if tx else None,

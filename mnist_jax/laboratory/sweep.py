@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from mnist_jax.events import Begin, Done, Epoch, Event, Listener
 from mnist_jax.laboratory.trials import draw_figures, format_trials, short
 from mnist_jax.machine.extras import require
 from mnist_jax.models import check_model
-from mnist_jax.parts import NONE, Parts
+from mnist_jax.parts import NONE, Parts, own_names
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.rules import stops_early
 from mnist_jax.train import train
@@ -151,7 +152,7 @@ def sweep(
                     with _turn(workdir):
                         trial = _next_trial(study, workdir, trials, config.seed, search_space)
                         if trial is None:
-                            return _conclude(study, config, workdir, trials, tell)
+                            return _conclude(study, config, workdir, trials, tell, parts)
                         claim.enter_context(_claim(workdir, trial.number))
                     own = replace_fields(config, trial.params)
                     tell(_run_trial(study, trial, own, parts(own), workdir, listeners))
@@ -399,7 +400,12 @@ def _finished(study: Study) -> list[FrozenTrial]:
 
 
 def _conclude(
-    study: Study, config: Config, workdir: Path, trials: int, tell: Callable[[str], object]
+    study: Study,
+    config: Config,
+    workdir: Path,
+    trials: int,
+    tell: Callable[[str], object],
+    parts: Callable[[Config], Parts],
 ) -> list[FrozenTrial]:
     """Tells of the best trials; writes the config of the first, and Optuna's figures."""
     finished = _finished(study)
@@ -415,7 +421,13 @@ def _conclude(
     best = finished[0]
     if best.value:
         write_json(workdir / "best.json", dataclasses.asdict(replace_fields(config, best.params)))
-        tell(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
+        if own_names(parts(config)):
+            values = best.params.items()
+            options = [f"--{name.replace('_', '-')} {shlex.quote(str(x))}" for name, x in values]
+            tell(f"train the best: mnist-jax train --config RECIPE {' '.join(options)}")
+            tell("RECIPE has the own parts, of which best.json knows nothing")
+        else:
+            tell(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
     for line in draw_figures(study, workdir / "plots"):
         tell(line)
     return finished

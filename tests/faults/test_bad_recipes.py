@@ -35,6 +35,14 @@ BAD_RECIPES: dict[str, tuple[str | bytes, str]] = {
     "keyword.py": (IMPORT + "def get_config(): return Config(epoch=3)", "no field epoch (did"),
     "value.py": (IMPORT + "def get_config(): return Config(epochs='3')", "value.py: ValueError"),
     "forever.py": ("def get_config(): return get_config()", "forever.py: RecursionError"),
+    "slip.py": (
+        IMPORT + "def get_config(): return Config()\ndef get_modle(config, info): pass",
+        "slip.py defines get_modle, which has no effect: call it get_model",
+    ),
+    "plural.py": (
+        IMPORT + "def get_config(): return Config()\ndef get_loss_fn(): pass",
+        "plural.py defines get_loss_fn, which has no effect: call it get_loss",
+    ),
     "imports.py": ("import nothing_there", "imports.py: ModuleNotFoundError"),
     "relative.py": ("from . import x", "relative.py: ImportError"),
     "syntax.py": ("x = (", "syntax.py: SyntaxError"),
