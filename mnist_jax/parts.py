@@ -151,23 +151,29 @@ def own_sha256(
         how = {"train": True, "mask": mask, "rngs": rngs, "mutable": changing}
         return forward(variables, images, **how), forward(variables, images)
 
-    def update(tx: Any, grads: Any, opt_state: Any, params: Any) -> Any:
-        extra = {"value": jnp.float32(1), "grad": grads, "value_fn": norm}
-        return optax.with_extra_args_support(tx).update(grads, opt_state, params, **extra)
+    def update(tx: Any, params: Any) -> Any:
+        extra = {"value": jnp.float32(1), "grad": params, "value_fn": norm}
+        state = tx.init(params)
+        return state, optax.with_extra_args_support(tx).update(params, state, params, **extra)
 
-    def sha256(function: Callable[..., Any], *args: Any) -> str:
-        return text_sha256(jax.jit(function).lower(*args))
+    def sha256(name: str, function: Callable[..., Any], *args: Any) -> None:
+        try:
+            found[name] = text_sha256(jax.jit(function).lower(*args))
+        except ValueError:
+            raise
+        except Exception as error:  # whatever the part raises
+            raise ValueError(
+                f"{name} cannot be applied: {type(error).__name__}: {one_line(error):.300}"
+            ) from error
 
-    found = {}
+    found: dict[str, str] = {}
     if parts.model is not None:
-        found["model"] = sha256(apply, variables, images, key)
+        sha256("model", apply, variables, images, key)
     if parts.tx is not None and tx is not None:
-        opt_state = jax.eval_shape(tx.init, params)
-        found["tx"] = sha256(functools.partial(update, tx), params, opt_state, params)
+        sha256("tx", functools.partial(update, tx), params)
     if parts.loss_fn is not None:
-        found["loss_fn"] = sha256(
-            functools.partial(example_losses, parts.loss_fn), logits, labels, mask, params
-        )
+        losses = functools.partial(example_losses, parts.loss_fn)
+        sha256("loss_fn", losses, logits, labels, mask, params)
     for name, metric in (parts.metrics or {}).items():
-        found[f"metric {name}"] = sha256(with_hash(metric), logits, labels)
+        sha256(f"metric {name}", with_hash(metric), logits, labels)
     return found

@@ -27,7 +27,6 @@ from mnist_jax.parts import (
     NONE,
     Parts,
     own_model,
-    own_names,
     own_optimizer,
     own_sha256,
 )
@@ -139,13 +138,14 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         info = info._replace(
             label_names=(*label_names, *map(str, range(len(label_names), classes)))
         )
+    build, sha256 = create_build(config, parts, info, total_steps), data_sha256(splits)
     origin = Origin(
         config=dataclasses.asdict(config),
-        data_sha256=data_sha256(splits),
+        data_sha256=sha256,
         data=info,
         examples={name: len(split.labels) for name, split in splits.items()},
         environment=environment(),
-        own=dict.fromkeys(own_names(parts), ""),  # hashed once they are compiled
+        own=_own_sha256(parts, build, info, sha256),
     )
     schedule = functools.partial(
         is_scheduled,
@@ -169,21 +169,12 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         splits,
         origin,
         rules,
-        create_build(config, parts, origin.data, total_steps),
+        build,
         numbers(config, parts),
         {name: getattr(config, name) for name in ("seed", "batch_size", "chunk_steps")},
         parts,
         guessed,
     )
-
-
-def compiled_origin(task: Task, origin: Origin, step_sha256: str) -> Origin:
-    """Returns an origin with the hashes of the compiled step and of the user's own parts."""
-    model, tx, _ = task.build({})
-    own = own_sha256(task.parts, model, origin.data, tx)
-    if task.parts.splits is not None:
-        own["splits"] = origin.data_sha256
-    return origin._replace(own=own, step_sha256=step_sha256)
 
 
 def finished_parts(
@@ -202,13 +193,21 @@ def finished_parts(
         ValueError: it was trained with other parts.
     """
     origin = read_progress(workdir / "checkpoints", step).origin
-    model, tx, _ = create_build(config, parts, origin.data, total_steps)({})
-    own = own_sha256(parts, model, origin.data, tx)
+    build, sha256 = create_build(config, parts, origin.data, total_steps), ""
     if parts.splits is not None:
         given, _ = load_splits(**vars(config.data), own=parts.splits)
-        own["splits"] = data_sha256(given)
+        sha256 = data_sha256(given)
+    own = _own_sha256(parts, build, origin.data, sha256)
     check_own(origin.own, own, workdir, compare=is_here(origin))
+    model, tx, _ = build({})
     return model, tx, origin.data
+
+
+def _own_sha256(parts: Parts, build: Build, info: DataInfo, data: str) -> dict[str, str]:
+    """Returns the SHA-256 of each own part, that of the data too."""
+    model, tx, _ = build({})
+    own = own_sha256(parts, model, info, tx)
+    return own if parts.splits is None else own | {"splits": data}
 
 
 def create_build(config: Config, parts: Parts, info: DataInfo, num_steps: int) -> Build:
@@ -327,7 +326,7 @@ def initial_state(
         workdir: the directory of the run.
         saved: the steps of its sound checkpoints.
         progress: the progress saved with the last of them, or that of a new run.
-        origin: the origin of this run, compiled.
+        origin: the origin of this run, with the hash of the compiled step.
         init_from: the config's field: the workdir of a network to begin from, or "".
         freeze: the config's field: the patterns of frozen parameters.
         members: True for the state of a population.

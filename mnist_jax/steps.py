@@ -234,7 +234,8 @@ def train_step(
         def moved(mean: jax.Array, now: jax.Array) -> jax.Array:
             if not jnp.issubdtype(now.dtype, jnp.inexact):
                 return now  # of a counter, or a random key, there is no mean
-            return optax.incremental_update(now, mean, 1 - decay).astype(now.dtype)
+            new: Any = optax.incremental_update(now, mean, 1 - decay)
+            return new.astype(now.dtype)
 
         state = state.replace(average=jax.tree.map(moved, state.average, state.variables))
     # Where `optax.inject_hyperparams` made the optimizer, its state holds the learning rate.

@@ -18,7 +18,6 @@ from mnist_jax.processes.distributed import agreement, check_alike, from_first
 from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.start import (
-    compiled_origin,
     create_task,
     finished_parts,
     initial_state,
@@ -218,7 +217,7 @@ def _train(
     compiled = program.compile_training(task.build, task.numbers, task.splits, **task.layout)
     if saved:
         check_shared(workdir)
-    origin = compiled_origin(task, task.origin, compiled.step_sha256)
+    origin = task.origin._replace(step_sha256=compiled.step_sha256)
     start = initial_state(
         compiled,
         workdir,

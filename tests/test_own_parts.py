@@ -175,7 +175,7 @@ def run_of_own(tmp_path_factory):
             {"loss_fn": lambda logits, labels: 2 * squared(logits, labels, {})},
             "another loss_fn than it was",
         ),
-        ({"splits": {"train": SPLITS["test"]}}, "data_sha256 is"),
+        ({"splits": {"train": SPLITS["test"]}}, "another splits than it was trained with"),
         ({"splits": None}, "holds a run with its own splits"),
     ],
 )
@@ -203,6 +203,9 @@ def test_a_module_that_is_no_network_is_refused_before_anything_is_written(tmp_p
         ({"tx": optax.adam}, "tx must be an Optax transformation, .* function of learning_rate"),
         ({"tx": functools.partial(optax.sgd, 0.1)}, "tx must be .* function of momentum: call it"),
         ({"tx": lambda learning_rate: optax.adam(learning_rate)}, "tx must be .* learning_rate"),
+        ({"tx": optax.lookahead(optax.sgd(0.1), 5, 0.5)}, "tx cannot be applied: AttributeError"),
+        ({"loss_fn": lambda *_: 1 / 0}, "loss_fn cannot be applied: ZeroDivisionError: division"),
+        ({"metrics": {"one": lambda _: 1}}, "metric one cannot be applied: TypeError"),
         ({"loss_fn": "mse"}, "loss_fn must be a function"),
         ({"metrics": [in_top3]}, "metrics must be functions by name"),
         ({"model": MODULES["setup"]}, "model must be an instance of a Flax Linen module"),

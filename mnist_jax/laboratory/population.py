@@ -29,7 +29,6 @@ from mnist_jax.processes.signals import stop_requests
 from mnist_jax.program import Program
 from mnist_jax.start import (
     Task,
-    compiled_origin,
     create_task,
     finished_parts,
     initial_state,
@@ -280,7 +279,7 @@ def _population(
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
     program = _compile(members, task)
-    origin = compiled_origin(task, origin, program.step_sha256)
+    origin = origin._replace(step_sha256=program.step_sha256)
     start = initial_state(
         program,
         workdir,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.workdir.files import sync
@@ -38,7 +39,7 @@ def tree_sha256(tree: Any) -> str:
 
 def is_key(leaf: Any) -> bool:
     """Tells whether an array, or its shape, is of typed random keys, such as `jax.random.key`'s."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def data_sha256(splits: dict[str, Any]) -> str:

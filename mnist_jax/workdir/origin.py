@@ -83,12 +83,12 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 
 
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError where a checkpoint has another config, data or parts of other names.
+    """Raises ValueError where a checkpoint has another config, other data or other own parts.
 
-    Another environment is a warning. Where `length_dependence` finds nothing, the checkpoint may be
+    Hashes of own parts are compared in one environment. Another one is a warning. Where `length_dependence` finds nothing, the checkpoint may be
     of fewer epochs. Messages name the directory of the checkpoints.
     """
-    check_own(saved.own, expected.own, checkpoints, compare=False)
+    check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
     before, now = (
         completed(origin.config) | {"data_sha256": origin.data_sha256}
         for origin in (saved, expected)
@@ -112,12 +112,11 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
 
 
 def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError where a checkpoint has other own parts or training steps than a run.
+    """Raises ValueError where a checkpoint has other training steps than a run.
 
     In different environments the same code gives different programs: there, steps are not compared;
     nor are those of an older version, which recorded nothing of this.
     """
-    check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
     hashes = {saved.step_sha256, expected.step_sha256}
     if is_here(saved) and None not in hashes and len(hashes) == 2:
         raise ValueError(
