@@ -176,6 +176,7 @@ class Evaluate(WithParts, SeveralProcesses):
         own = self.parts(*self.workdir)._asdict()
         del own["tx"]
         measured = evaluate(self.workdir, self.split, self.step, **own)
+        more = [f"{name} {measured[name]}" for name in own["metrics"] or {}]
         steps = measured["step"]
         if isinstance(steps, list):
             networks = f"{len(steps)} networks, steps {', '.join(map(str, steps))}"
@@ -183,7 +184,9 @@ class Evaluate(WithParts, SeveralProcesses):
             networks = f"step {steps}"
         print(
             f"{self.split} loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.2%} of "
-            f"{measured['count']:,} images  ({networks})"
+            f"{measured['count']:,} images  ({networks})",
+            *more,
+            sep="  ",
         )
         return measured
 

@@ -85,8 +85,9 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     """Raises ValueError where a checkpoint has another config, other data or other own parts.
 
-    Hashes of own parts are compared in one environment. Another one is a warning. Where `length_dependence` finds nothing, the checkpoint may be
-    of fewer epochs. Messages name the directory of the checkpoints.
+    Hashes of own parts are compared in one environment. Another one is a warning. Where
+    `length_dependence` finds nothing, the checkpoint may be of fewer epochs. Messages name the
+    directory of the checkpoints.
     """
     check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
     before, now = (
