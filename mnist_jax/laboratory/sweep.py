@@ -31,6 +31,7 @@ from mnist_jax.models import check_model
 from mnist_jax.parts import NONE, Parts, own_names
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.rules import stops_early
+from mnist_jax.start import create_task
 from mnist_jax.train import train
 from mnist_jax.workdir.checkpoint import delete_checkpoints
 from mnist_jax.workdir.files import write_json
@@ -139,12 +140,15 @@ def sweep(
     _check_search_space(config, search_space)
     _check_workdir(workdir, storage)
     workdir = workdir.absolute()
-    made_of = {
+    made_of: dict[str, Any] = {
         "config": dataclasses.asdict(config),
         "search_space": {
             name: json.loads(distribution_to_json(space)) for name, space in search_space.items()
         },
     }
+    if own_names(own := parts(config)):
+        origin = create_task(config, own).origin
+        made_of |= {"own": origin.own, "environment": origin.environment}
     try:
         with _open_study(workdir, storage, made_of) as study:
             while True:
@@ -254,7 +258,16 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
                 before = study.user_attrs.get("made_of")
                 if before is None:
                     study.set_user_attr("made_of", made_of)
-            both = (before or made_of, made_of)
+            both = [dict(made) for made in (before or made_of, made_of)]
+            owns = [made.pop("own", {}) for made in both]
+            then, now = (made.pop("environment", None) for made in both)
+            if then != now:  # where the same code has other hashes
+                owns = [dict.fromkeys(own, "") for own in owns]
+            if changed := {name for name, _ in owns[0].items() ^ owns[1].items()}:
+                raise ValueError(
+                    f"{workdir} holds a search with another {', '.join(sorted(changed))}: hand in "
+                    "the same own parts, or choose another --workdir"
+                )
             differences = config_differences(
                 *(made | {"config": completed(made["config"])} for made in both)
             )

@@ -19,6 +19,7 @@ from mnist_jax import Epoch, console, evaluate, program, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import load_config, replace_fields
 from mnist_jax.laboratory.sweep import load_search_space, sweep
+from mnist_jax.metrics import cross_entropy
 from mnist_jax.parts import Parts
 from mnist_jax.workdir.history import read_history, write_history
 
@@ -146,7 +147,6 @@ def test_best_json_is_the_config_of_the_best_trial(finished):
     assert best.optimizer.learning_rate == trials[0].params["optimizer.learning_rate"]
 
 
-@pytest.mark.slow
 def test_a_search_of_own_parts_ends_with_a_command_that_has_them(tmp_path):
     lines: list[str] = []
     own = Parts(metrics={"right": lambda logits, labels: logits.argmax(axis=-1) == labels})
@@ -155,8 +155,15 @@ def test_a_search_of_own_parts_ends_with_a_command_that_has_them(tmp_path):
     [line] = [line for line in lines if line.startswith("train the best")]
     rate = trial.params["optimizer.learning_rate"]
     assert f"--config RECIPE --optimizer.learning-rate {rate}" in line
+    for other, name in (
+        (Parts(), "metric right"),
+        (Parts(loss_fn=cross_entropy), "loss_fn, metric"),
+    ):
+        with pytest.raises(ValueError, match=f"holds a search with another {name}"):
+            sweep(TWO_EPOCHS, SPACE, tmp_path, trials=2, parts=lambda _, other=other: other)
 
 
+@pytest.mark.slow
 def test_a_complete_search_says_so_and_prints_the_best_first(finished, capsys):
     workdir, trials = finished
     before = load_study(workdir)
