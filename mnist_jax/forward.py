@@ -14,7 +14,13 @@ from flax import linen as nn
 from mnist_jax.messages import one_line
 
 # The arguments by which modules are told that they are trained, and their values in training.
-FLAGS = {"train": True, "training": True, "deterministic": False}
+FLAGS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +30,8 @@ class Forward:
     Two are equal if their modules are: JAX then compiles once for both. A module with a field that
     has no hash, such as a list, equals itself alone.
 
-    A module maps images [B, H, W, C] to logits [B, num_classes]. It may take one of the arguments
-    `train`, `training` and `deterministic`; and `mask`, bool [B], False for the padding of a batch.
+    A module maps images [B, H, W, C] to logits [B, num_classes]. It may take arguments that are
+    called as in `FLAGS`; and `mask`, bool [B], False for the padding of a batch.
 
     Attributes:
         model: the module.

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from own_modules import MODULES, OPTIMIZERS, REFUSED
 
 from mnist_jax import rng, train_step
-from mnist_jax.forward import Forward, check_module
+from mnist_jax.forward import FLAGS, Forward, check_module
 from mnist_jax.state import create_train_state
 
 SHAPE = (12, 12, 1)
@@ -44,6 +45,13 @@ def test_a_running_mean_keeps_the_types_of_counters_keys_and_small_floats():
         jnp.result_type, new.variables
     )
     assert new.average["noise"]["key"] == new.variables["noise"]["key"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_module_is_told_by_any_usual_flag_that_it_is_trained(flag):
+    model = type("Flagged", (nn.Module,), {"__call__": eval(f"lambda self, x, {flag}=0: {flag}")})
+    told = [Forward(model())({}, IMAGES, train=train) for train in (True, False)]
+    assert told == [FLAGS[flag], not FLAGS[flag]]
 
 
 def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:
