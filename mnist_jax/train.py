@@ -170,6 +170,10 @@ def train(
 @contextlib.contextmanager
 def telling(listeners: Sequence[Listener]) -> Iterator[Listener]:
     """Yields a function that passes an event to all listeners; an exception makes it `Failed`."""
+    if callable(listeners) or not all(map(callable, listeners)):
+        raise ValueError(
+            f"listeners must be a list of functions, such as [console()], got {listeners!r}"
+        )
 
     def tell(event: Event) -> None:
         for listener in listeners:

@@ -206,6 +206,8 @@ def test_a_module_that_is_no_network_is_refused_before_anything_is_written(tmp_p
         ({"tx": optax.lookahead(optax.sgd(0.1), 5, 0.5)}, "tx cannot be applied: AttributeError"),
         ({"loss_fn": lambda *_: 1 / 0}, "loss_fn cannot be applied: ZeroDivisionError: division"),
         ({"metrics": {"one": lambda _: 1}}, "metric one cannot be applied: TypeError"),
+        ({"listeners": print}, "listeners must be a list of functions"),
+        ({"listeners": ["console"]}, "listeners must be a list of functions"),
         ({"loss_fn": "mse"}, "loss_fn must be a function"),
         ({"metrics": [in_top3]}, "metrics must be functions by name"),
         ({"model": MODULES["setup"]}, "model must be an instance of a Flax Linen module"),
