@@ -21,6 +21,7 @@ import pytest
 from flax import linen as nn
 
 from mnist_jax import Config
+from mnist_jax.compiled import _programs
 from mnist_jax.config import DataConfig, ModelConfig
 from mnist_jax.console import console
 from mnist_jax.datasets.info import DataInfo
@@ -133,6 +134,7 @@ def compilations(caplog: pytest.LogCaptureFixture) -> Iterator[collections.Count
     """Yields how often JAX has compiled each function, filled in at the end of the block."""
     counts: collections.Counter[str] = collections.Counter()
     jax.clear_caches()
+    _programs.clear()
     with jax.log_compiles():
         yield counts
     counts.update(re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text))

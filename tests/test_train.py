@@ -7,7 +7,6 @@ import pytest
 from helpers import SMALL, TESTS, TINY, compilations, python, strict_json, times, write_recipe
 from sklearn.metrics import accuracy_score
 
-import mnist_jax.compiled
 from mnist_jax import evaluate, load_dataset, load_network, predict, train
 from mnist_jax.config import OptimizerConfig
 from mnist_jax.console import console
@@ -153,8 +152,7 @@ def test_overwrite_deletes_no_other_tools_files_and_nothing_before_it_is_sure(sm
     assert evaluate(ours)["accuracy"] == small_run[1].result["test_accuracy"]
 
 
-def test_each_step_function_is_compiled_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(mnist_jax.compiled, "_programs", {})
+def test_each_step_function_is_compiled_once(tmp_path, caplog):
     with compilations(caplog) as compiled:
         train(dataclasses.replace(TINY, epochs=3), tmp_path)
     assert compiled["train_steps"] == 1

@@ -1,14 +1,12 @@
 """A population of several recipes: the members' values, their solo runs, and one that diverges."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from helpers import TINY, bits, stop_after, strict_json
+from helpers import TINY, bits, compilations, stop_after, strict_json
 
 from mnist_jax import population, train
 from mnist_jax.config import OptimizerConfig, config_from_dict
@@ -35,13 +33,9 @@ def assert_close_to_solo_runs(workdir: Path, result: Any, tmp_path: Path) -> Non
 
 def test_every_combination_of_varied_values_gets_all_seeds_in_one_program(tmp_path, caplog):
     vary = {"optimizer.learning_rate": [0.001, 0.003], "label_smoothing": [0.0, 0.2]}
-    jax.clear_caches()
-    with jax.log_compiles():
+    with compilations(caplog) as compiled:
         result: Any = population(TINY, tmp_path / "run", seeds=2, vary=vary)
-    compiled = re.findall(r"Finished XLA compilation of (?:jit\()?(\w+)", caplog.text)
-    assert compiled.count("run_members") == 1
-    assert compiled.count("create_arrays") <= 1  # none where a test before has compiled the same
-    assert "train_steps" not in compiled
+    assert (compiled["run_members"], compiled["create_arrays"], compiled["train_steps"]) == (1, 1, 0)
     assert result["seeds"] == [0, 1] * 4
     assert result["values"] == {
         "optimizer.learning_rate": [0.001] * 4 + [0.003] * 4,
