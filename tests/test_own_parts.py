@@ -11,13 +11,17 @@ import numpy as np
 import optax
 import pytest
 from helpers import stop_after
+from optuna.distributions import FloatDistribution
 from own_modules import MODULES, OPTIMIZERS, REFUSED
 
 from mnist_jax import evaluate, export, load_network, predict, report, train
 from mnist_jax.config import Config, ModelConfig, OptimizerConfig
 from mnist_jax.laboratory.population import population
+from mnist_jax.laboratory.sweep import sweep
 from mnist_jax.laboratory.verify import verify
+from mnist_jax.parts import Parts
 from mnist_jax.workdir.hashing import tree_sha256
+from mnist_jax.workdir.history import read_history
 
 CONFIG = Config(epochs=2, batch_size=16, chunk_steps=2)
 # The others are left to `make test-all`.
@@ -144,6 +148,30 @@ def test_a_population_of_own_parts_has_the_bits_of_each_seed_alone(tmp_path):
     vary = {"model.dropout_rate": [0.1, 0.2]}
     with pytest.raises(ValueError, match="dropout_rate cannot vary: the own model"):
         population(CONFIG, tmp_path / "varied", seeds=1, vary=vary, **own)
+
+
+def test_a_search_keeps_to_its_own_parts_and_ends_with_a_command_that_has_them(tmp_path):
+    lines: list[str] = []
+    own = Parts(model=MODULES["no train"](), splits=SPLITS, metrics={"top3": in_top3})
+    search: Any = {"optimizer.learning_rate": FloatDistribution(1e-3, 1e-2)}
+
+    def searched(parts: Parts, trials: int) -> Any:
+        return sweep(
+            CONFIG, search, tmp_path, trials=trials, parts=lambda _: parts, tell=lines.append
+        )
+
+    [trial] = searched(own, 1)
+    assert "val_top3" in read_history(tmp_path / "trials" / "0")[-1]
+    [line] = [line for line in lines if line.startswith("train the best")]
+    rate = trial.params["optimizer.learning_rate"]
+    assert line.endswith(f"--config RECIPE --optimizer.learning-rate {rate}")
+    for other, name in (
+        (own._replace(metrics=None), "metric top3"),
+        (own._replace(model=MODULES["setup"]()), "model"),
+        (own._replace(loss_fn=squared), "loss_fn"),
+    ):
+        with pytest.raises(ValueError, match=f"holds a search with another {name}"):
+            searched(other, 2)
 
 
 OWN: dict[str, Any] = {

@@ -19,8 +19,6 @@ from mnist_jax import Epoch, console, evaluate, program, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import load_config, replace_fields
 from mnist_jax.laboratory.sweep import load_search_space, sweep
-from mnist_jax.metrics import cross_entropy
-from mnist_jax.parts import Parts
 from mnist_jax.workdir.history import read_history, write_history
 
 # Four steps an epoch; the processes read it from a file.
@@ -145,22 +143,6 @@ def test_best_json_is_the_config_of_the_best_trial(finished):
     best = load_config(workdir / "best.json")
     assert best == load_config(workdir / "trials" / str(trials[0].number) / "config.json")
     assert best.optimizer.learning_rate == trials[0].params["optimizer.learning_rate"]
-
-
-def test_a_search_of_own_parts_ends_with_a_command_that_has_them(tmp_path):
-    lines: list[str] = []
-    own = Parts(metrics={"right": lambda logits, labels: logits.argmax(axis=-1) == labels})
-    [trial] = sweep(TWO_EPOCHS, SPACE, tmp_path, trials=1, parts=lambda _: own, tell=lines.append)
-    assert "val_right" in read_history(tmp_path / "trials" / "0")[-1]
-    [line] = [line for line in lines if line.startswith("train the best")]
-    rate = trial.params["optimizer.learning_rate"]
-    assert f"--config RECIPE --optimizer.learning-rate {rate}" in line
-    for other, name in (
-        (Parts(), "metric right"),
-        (Parts(loss_fn=cross_entropy), "loss_fn, metric"),
-    ):
-        with pytest.raises(ValueError, match=f"holds a search with another {name}"):
-            sweep(TWO_EPOCHS, SPACE, tmp_path, trials=2, parts=lambda _, other=other: other)
 
 
 @pytest.mark.slow
