@@ -35,7 +35,11 @@ def test_every_combination_of_varied_values_gets_all_seeds_in_one_program(tmp_pa
     vary = {"optimizer.learning_rate": [0.001, 0.003], "label_smoothing": [0.0, 0.2]}
     with compilations(caplog) as compiled:
         result: Any = population(TINY, tmp_path / "run", seeds=2, vary=vary)
-    assert (compiled["run_members"], compiled["create_arrays"], compiled["train_steps"]) == (1, 1, 0)
+    assert (compiled["run_members"], compiled["create_arrays"], compiled["train_steps"]) == (
+        1,
+        1,
+        0,
+    )
     assert result["seeds"] == [0, 1] * 4
     assert result["values"] == {
         "optimizer.learning_rate": [0.001] * 4 + [0.003] * 4,
