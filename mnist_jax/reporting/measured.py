@@ -22,6 +22,7 @@ from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 PROBABILITIES = 1 << 24  # in memory at a time: of thousands of classes, all would fill it
 TOO_LARGE = 1e39  # float32, which losses are, has no such number
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+STEP_CURVES = ("learning_rate", "gradient_norm")  # older versions had neither
 
 
 class RunRecord(NamedTuple):
@@ -91,6 +92,7 @@ def _is_row(row: Any, epoch: int) -> bool:
     if not isinstance(row, dict):
         return False
     values = [row.get(name) for name in CURVES]
+    values += [row[name] for name in STEP_CURVES if row.get(name) is not None]
     return (
         all(isinstance(value, int | float) and 0 <= value < TOO_LARGE for value in values)
         and row["epoch"] == epoch

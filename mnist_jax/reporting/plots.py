@@ -66,17 +66,31 @@ def learning_curves(
         gap: whether to shade; it says nothing where the two are not of the same kind.
     """
     with _panels(len(metrics)) as (figure, panels):
-        epochs = [row["epoch"] for row in history]
         for axes, metric in zip(panels, metrics, strict=True):
-            train, val = ([row[f"{part}_{metric}"] for row in history] for part in ("train", "val"))
-            marker = "o" if len(epochs) < 20 else ""  # one epoch is a point, not a line
             if gap:
+                epochs, train, val = (
+                    [row[name] for row in history]
+                    for name in ("epoch", f"train_{metric}", f"val_{metric}")
+                )
                 axes.fill_between(epochs, train, val, color=INK, alpha=0.1, lw=0, label="gap")
             # Dashed: in grey print, too, the two are told apart.
-            axes.plot(epochs, train, "--", color=VERMILION, marker=marker, ms=3, label="training")
-            axes.plot(epochs, val, color=BLUE, marker=marker, ms=3, label="validation")
-            _by_epoch(axes, metric, epochs, [*train, *val])
+            _curve(axes, history, f"train_{metric}", "--", color=VERMILION, label="training")
+            _curve(axes, history, f"val_{metric}", color=BLUE, label="validation")
+            _by_epoch(axes, metric)
             axes.legend()
+    return figure
+
+
+def epoch_curve(history: Sequence[Mapping[str, Any]], name: str) -> "Figure":
+    """Draws a number of each epoch as a small figure.
+
+    Args:
+        history: rows with `epoch`; where one has no such number, the curve has a gap.
+        name: "learning_rate", "gradient_norm" or another name of a row.
+    """
+    with _panels(1, height=1.8) as (figure, (axes,)):
+        _curve(axes, history, name, color=BLUE)
+        _by_epoch(axes, name.replace("_", " "))
     return figure
 
 
@@ -90,18 +104,15 @@ def compare_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], metric:
     lines = -(-len(histories) // 2)
     with _panels(1, height=2.7 + 0.18 * lines) as (figure, (axes,)):
         for number, (name, history) in enumerate(histories.items()):
-            axes.plot(
-                [row["epoch"] for row in history],
-                [row[f"val_{metric}"] for row in history],
+            _curve(
+                axes,
+                history,
+                f"val_{metric}",
                 color=COLOURS[number % len(COLOURS)],
                 linestyle=("-", "--", ":", "-.")[number // len(COLOURS) % 4],
-                marker="o" if len(history) < 20 else "",
-                ms=3,
                 label=_short(name, 24).lstrip("_"),  # what begins so is left out of a legend
             )
-        rows = [row for history in histories.values() for row in history]
-        values = [row[f"val_{metric}"] for row in rows]
-        _by_epoch(axes, f"validation {metric}", [row["epoch"] for row in rows], values)
+        _by_epoch(axes, f"validation {metric}")
         figure.legend(loc="outside lower left", ncols=2)  # inside, many would hide the curves
     return figure
 
@@ -252,10 +263,19 @@ def _panels(
         yield figure, [*figure.subplots(rows, columns, squeeze=False).flat]
 
 
-def _by_epoch(axes: "Axes", title: str, epochs: Sequence[int], values: Sequence[float]) -> None:
+def _curve(
+    axes: "Axes", history: Sequence[Mapping[str, Any]], name: str, *line: str, **style: Any
+) -> None:
+    values = np.array([row.get(name) for row in history], float)  # NaN where it is not known
+    marker = "o" if len(history) < 20 else ""  # one epoch is a point, not a line
+    axes.plot([row["epoch"] for row in history], values, *line, marker=marker, ms=3, **style)
+
+
+def _by_epoch(axes: "Axes", title: str) -> None:
     """Names the axes, and spreads the last epochs, which the first would press flat otherwise."""
     from matplotlib.ticker import MaxNLocator
 
+    epochs, values = np.concatenate([line.get_xydata() for line in axes.lines]).T
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -263,7 +283,10 @@ def _by_epoch(axes: "Axes", title: str, epochs: Sequence[int], values: Sequence[
         axes.set_xlim(epochs[0] - 0.6, epochs[0] + 0.6)
     if title.endswith("accuracy"):
         _by_error(axes, values)
-    elif min(values) > 0:
+    elif title == "learning rate":  # some schedules end at 0
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:g}")
+    elif np.nanmin(values) > 0:
         axes.set_yscale("log")
         _label(axes)
 

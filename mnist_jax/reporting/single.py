@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from mnist_jax.metrics import wilson_interval
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.calibration import BINS
 from mnist_jax.reporting.filters import MOST, feature_maps, filter_sheet, first_filters, map_sheets
-from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
+from mnist_jax.reporting.measured import STEP_CURVES, Measured, RunRecord, figures, measure
 from mnist_jax.reporting.page import SHEET_SIDE, figure, in_percent, picture, readable
 from mnist_jax.steps import to_float
 
@@ -45,6 +45,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         and measured.split == "validation"
         and len(run.history) > 1,
         "curves": _curves(run),
+        "step_curves": _step_curves(run.history),
         "heed": _what_training_figures_are(config),
         "comparable": not config.augment.mixup_alpha,
         "last": run.history[-1] if run.history else None,
@@ -127,6 +128,16 @@ def _curves(run: RunRecord) -> list[Any]:
             f"training and {last[f'val_{metric}']:.4g} in validation.",
         )
         for metric, gap in comparable.items()
+    ]
+
+
+def _step_curves(history: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Draws what the rows of older versions do not have."""
+    known = [name for name in STEP_CURVES if any(row.get(name) is not None for row in history)]
+    said = "A curve of the {} by epoch."
+    return [
+        figure(plots.epoch_curve(history, name), name, said.format(name.replace("_", " ")))
+        for name in known
     ]
 
 

@@ -62,6 +62,20 @@ def test_curves_are_told_apart_in_grey_print():
     assert [line.get_linestyle() for line in lines] == ["--", "-"]
 
 
+def test_a_curve_of_each_epoch_has_a_gap_where_the_number_is_not_known():
+    rows = [{"epoch": 1}, {"epoch": 2, "gradient_norm": None}, {"epoch": 3, "gradient_norm": 2.5}]
+    figure = plots.epoch_curve(rows, "gradient_norm")
+    (line,) = figure.axes[0].lines
+    np.testing.assert_array_equal(np.asarray(line.get_ydata()), [np.nan, np.nan, 2.5])
+    assert {"gradient norm", "epoch"} <= {*texts(figure)}
+
+
+def test_a_learning_rate_is_drawn_from_zero_on():
+    rows = [{"epoch": epoch, "learning_rate": 1e-3 * (3 - epoch)} for epoch in (1, 2, 3)]
+    axes = plots.epoch_curve(rows, "learning_rate").axes[0]
+    assert (axes.get_yscale(), axes.get_ylim()[0]) == ("linear", 0)
+
+
 def test_no_gap_is_shaded_where_it_says_nothing():
     assert len(plots.learning_curves(history(3), ["loss"]).axes[0].collections) == 1
     assert not plots.learning_curves(history(3), ["loss"], gap=False).axes[0].collections

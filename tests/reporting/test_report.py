@@ -1,6 +1,7 @@
 """The report of a run: its figures are right, and what it says fits the run."""
 
 import dataclasses
+import itertools
 import json
 import re
 import shlex
@@ -26,7 +27,7 @@ from mnist_jax.reporting import measured as measured_module
 from mnist_jax.reporting.measured import Measured, RunRecord, measure, read_run
 from mnist_jax.reporting.page import in_percent, readable
 from mnist_jax.reporting.single import _confusion, _early_stop, _what_training_figures_are
-from mnist_jax.workdir.history import read_history
+from mnist_jax.workdir.history import read_history, write_history
 from mnist_jax.workdir.run import delete_leftovers, delete_run
 from mnist_jax.workdir.trained import Trained
 
@@ -183,6 +184,20 @@ def test_the_time_reported_is_that_of_all_epochs_however_often_the_run_was_stopp
     assert "total 0." not in written.path.read_text(encoding="utf-8")
 
 
+def test_learning_rate_and_gradient_norm_are_shown_where_the_history_has_them(small, tmp_path):
+    workdir = Path(shutil.copytree(small, tmp_path / "run"))
+    rows: Any = read_history(workdir)
+    for left_out in ([], ["learning rate"], ["learning rate", "gradient norm"]):
+        for row, name in itertools.product(rows, left_out):
+            row.pop(name.replace(" ", "_"), None)
+        write_history(workdir, rows)
+        written = report(workdir)
+        text = written.path.read_text(encoding="utf-8")
+        for name in ("learning rate", "gradient norm"):
+            assert (f"A curve of the {name} by epoch" in text) == (name not in left_out)
+        assert ("before any clipping" in check_page(written.path)) == (len(left_out) < 2)
+
+
 def test_a_probability_below_one_is_never_all():
     assert [in_percent(share) for share in (0.5, 0.9994, 0.9996, 1.0)] == [
         "50.0%",
@@ -236,6 +251,8 @@ def test_a_damaged_history_is_named_by_report(small, tmp_path):
         {"val_loss": float("nan")},
         {"train_loss": -1},
         {"val_accuracy": 1.5},
+        {"gradient_norm": 1e308},
+        {"learning_rate": "fast"},
     ]
     rows = [json.dumps(row | {"epoch": 2} | change) for change in mad]
     for text in ("[1]", "{}", "not JSON", '{"epoch": "2"}', *rows):

@@ -41,7 +41,7 @@ def test_the_report_of_a_network_without_mistakes_says_so(easy):
     assert "100.00% of 26 test images are named correctly" in said
     assert "None: every answer is right" in said
     assert "There are none among these 26 images" in said
-    assert "No convolution slides over this network" in said
+    assert "No convolution slides over this network's images" in said
     assert "which was the best in validation" in said
 
 
