@@ -25,11 +25,7 @@ MOST = 64  # pictures on a sheet
 
 @functools.cache
 def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bool]:
-    """Finds the convolutions of a model, in the order in which they are called.
-
-    Args:
-        forward: the model.
-        image_shape: (H, W, C).
+    """Finds the convolutions of a model of images (H, W, C), in the order of their calls.
 
     Returns:
         By the name of each, whether the batch is the last axis of its answers, not the first.
@@ -50,15 +46,9 @@ def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bo
 def first_filters(
     model: nn.Module, variables: Variables, image_shape: tuple[int, ...]
 ) -> jax.Array | None:
-    """Returns the filters that slide over the image itself.
+    """Returns the filters that slide over the image (H, W, C) itself.
 
-    Args:
-        model: images -> logits.
-        variables: what it computes with.
-        image_shape: (H, W, C).
-
-    Returns:
-        float32 [features, k, k, C], or None where the network has no such convolution.
+    They are float32 [features, k, k, C], or None where the network has no such convolution.
     """
     first = next(iter(convolutions(Forward(model), image_shape)), None)
     kernel = named_leaves(variables["params"]).get(f"{first}/kernel")
@@ -68,28 +58,19 @@ def first_filters(
 
 
 def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[str, jax.Array]:
-    """Computes where on the images each filter of each convolution finds its pattern.
+    """Computes where on images each filter of each convolution finds its pattern.
 
-    Args:
-        model: images -> logits.
-        variables: what it computes with.
-        images: float32 [B, H, W, C] in [0, 1].
-
-    Returns:
-        By the name of each convolution its answers, of this project's own after the pooling: float
-        [B, H', W', features], before any normalisation and rectifier. Where a rectifier follows at
-        once, positive ones go on; after a normalisation, those above another number. Convolutions
-        inside `nn.scan` and `nn.vmap` are left out. Empty where there is no convolution.
+    The images are float32 [B, H, W, C] in [0, 1]. By the name of each convolution the result has
+    its answers, of this project's own after the pooling: float [B, H', W', features], before any
+    normalisation and rectifier. Where a rectifier follows at once, positive ones go on; after a
+    normalisation, those above another number. Convolutions inside `nn.scan` and `nn.vmap` are left
+    out.
     """
     return _feature_maps(Forward(model), variables, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _feature_maps(forward: Forward, variables: Variables, images: Any) -> dict[str, jax.Array]:
-    found = convolutions(forward, images.shape[1:])
-    if not found:
-        return {}
-
     def keep(next_fun, args, kwargs, context):
         answer = next_fun(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, KINDS):
@@ -99,22 +80,18 @@ def _feature_maps(forward: Forward, variables: Variables, images: Any) -> dict[s
     # In float32, as `steps.eval_logits` computes.
     with nn.intercept_methods(keep), jax.default_matmul_precision("float32"):
         _, captured = forward(variables, images, mutable=["intermediates"])
-    answers: dict[str, Any] = flatten_dict(dict(captured).get("intermediates", {}), sep="/")
+    kept: dict[str, Any] = flatten_dict(dict(captured).get("intermediates", {}), sep="/")
     return {
-        name: answers[f"{name}/__call__"][0].transpose(*([3, 1, 2, 0] if is_last else range(4)))
-        for name, is_last in found.items()
-        if f"{name}/__call__" in answers and answers[f"{name}/__call__"][0].ndim == 4
+        name: kept[key][0].transpose(*([3, 1, 2, 0] if is_last else range(4)))
+        for name, is_last in convolutions(forward, images.shape[1:]).items()
+        if (key := f"{name}/__call__") in kept and kept[key][0].ndim == 4
     }
 
 
 def filter_sheet(filters: jax.Array) -> np.ndarray:
-    """Draws filters that slide over the image, or the first: grey is 0, lighter is positive.
+    """Draws `first_filters`, or the first of many: grey is 0, lighter is positive.
 
-    Args:
-        filters: float [features, k, k, C], of `first_filters`.
-
-    Returns:
-        uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn.
+    The result is uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn.
     """
     if filters.shape[-1] not in (1, 3):
         filters = filters.mean(axis=-1, keepdims=True)
@@ -122,34 +99,29 @@ def filter_sheet(filters: jax.Array) -> np.ndarray:
 
 
 def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Draws the first feature maps of a single image, a sheet a convolution: black is 0 or less.
+    """Draws the first `feature_maps` of a single image, B = 1: black is 0 or less.
 
-    Args:
-        maps: float [1, H', W', features] by name, of `feature_maps`.
-
-    Returns:
-        uint8 [H, W, 1] by name, the first layer before the blocks.
+    The result is a sheet for each convolution, uint8 [H, W, 1], the first layer before the blocks.
     """
+
+    def order(name: str) -> Any:  # the tenth after the ninth
+        parts = re.split(r"(\d+)", name)
+        return name.count("/"), [int(part) if part.isdigit() else part for part in parts]
+
     return {
         name: sheet(
             visible(np.asarray(maps[name][0]).transpose(2, 0, 1)[:MOST, ..., None]), COLUMNS
         )
-        for name in sorted(maps, key=_layer_order)
+        for name in sorted(maps, key=order)
     }
-
-
-def _layer_order(name: str) -> tuple[int, list[str | int]]:
-    """Sorts the layers of the network before those of its blocks, and the tenth after the ninth."""
-    parts = re.split(r"(\d+)", name)
-    return name.count("/"), [int(part) if part.isdigit() else part for part in parts]
 
 
 def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str, np.ndarray]:
     """Draws an image, the filters of a network, and what they find on it.
 
     Args:
-        model: images -> logits.
-        variables: what it computes with.
+        model: Linen module, images -> logits.
+        variables: parameters and other collections of the network.
         image: uint8, or float in [0, 1], [H, W, C].
 
     Returns:

@@ -1,7 +1,6 @@
 """The layer table of a network, read off the module itself."""
 
 import collections
-import functools
 import math
 import re
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from mnist_jax.datasets.info import DataInfo
 from mnist_jax.forward import Forward
 from mnist_jax.models import create_model
 from mnist_jax.models.layers import ConvPool
-from mnist_jax.ops import conv_pool
 from mnist_jax.parts import OwnModel, Parts, own_model
+from mnist_jax.workdir.hashing import named_leaves
 
 BATCH = LARGEST + 1  # nothing else in a network is as large: an axis of this size is the batch
 SCOPE = "mnist_jax_call_"  # with the number of a call, in the names of what is computed there
@@ -68,7 +67,7 @@ def summarize_recipe(
     """Summarizes a recipe's model, by default for the images and classes of its dataset.
 
     Args:
-        config: The recipe.
+        config: Recipe.
         image_shape: (H, W, C); None: that of the dataset.
         num_classes: Number of classes; None: that of the dataset.
         model: Own module in place of the recipe's, as in `train`.
@@ -105,16 +104,12 @@ class _Call(NamedTuple):
 
 
 def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
-    """Returns the layers of a model in the order in which data goes through them.
+    """Returns the layers of a model of images (H, W, C), in the order of the data.
 
     The model is traced, not run. A layer is a module that has parameters or products of its own, or
     that calls no other module; the model is one, too, where it has some. Each is listed once,
     however often it is called. A multiplication and an addition are two FLOPs; only those of matrix
     products and convolutions are counted.
-
-    Args:
-        model: images -> logits.
-        image_shape: (H, W, C).
     """
     # The other lowerings of the same convolutions have more products.
     forward = Forward(model.clone(lowering="xla") if hasattr(model, "lowering") else model)
@@ -122,15 +117,16 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     variables = jax.eval_shape(forward.init, jax.random.key(0), images)
     calls, products, primitives = _trace(forward, variables, images)
     sizes: collections.Counter[Path] = collections.Counter()
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
-        path = tuple(str(getattr(key, "key", key)) for key in keys)
+    for name, leaf in named_leaves(variables["params"]).items():
+        path = tuple(name.split("/"))
         while path not in calls:  # at last of the model, whose path is empty
             path = path[:-1]
         sizes[path] += leaf.size
     layers: list[Layer] = []
     for path, (module, before, given, shape) in calls.items():
         if path[:1] == RESHAPED:
-            layers += _reshaped(given, before, primitives[path[1:-1]])
+            if name := _reshaping(given, before, primitives[path[1:-1]]):
+                layers.append(Layer(name, given, 0, 0, PURPOSES[name]))
             continue
         is_container = any(path == other[: len(path)] != other for other in calls)
         if is_container and not (sizes[path] or products[path]):
@@ -138,12 +134,16 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
         name = path[-1] if path else type(model).__name__
         shapes = {name: shape}
         if isinstance(module, ConvPool) and module.pool != "stride" and module.pool_size > 1:
-            shapes = {name: _before_pool(module, given), f"{module.pool}_pool": shape}
+            before_pool: Any = jax.eval_shape(
+                module.clone(parent=None, pool_size=1).init_with_output,
+                jax.random.key(0),
+                jax.ShapeDtypeStruct((given[-1], *given[:-1], BATCH), jnp.float32),
+            )
+            shapes = {name: _one(before_pool[0]), f"{module.pool}_pool": shape}
         counts = sizes[path], products[path] // BATCH
         for row, output in shapes.items():
-            layers.append(
-                Layer("/".join((*path[:-1], row)), output, *counts, _purpose(row, module))
-            )
+            full_name = "/".join((*path[:-1], row))
+            layers.append(Layer(full_name, output, *counts, _purpose(row, module)))
             counts = 0, 0
     return layers
 
@@ -195,14 +195,14 @@ def _equations(jaxpr: Any, scope: str = "", times: int = 1) -> Iterator[tuple[st
     """
     for eqn in jaxpr.eqns:
         inside = f"{scope}/{eqn.source_info.name_stack}"
-        flops = 0
-        outputs = math.prod(eqn.outvars[0].aval.shape) if eqn.outvars else 0
+        factors = 0
         if eqn.primitive.name == "dot_general":
             (summed, _), _ = eqn.params["dimension_numbers"]
-            flops = 2 * outputs * math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
+            factors = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
         elif eqn.primitive.name == "conv_general_dilated":
             kernel = eqn.invars[1].aval.shape
-            flops = 2 * outputs * math.prod(kernel) // kernel[eqn.params["dimension_numbers"][1][0]]
+            factors = math.prod(kernel) // kernel[eqn.params["dimension_numbers"][1][0]]
+        flops = factors and 2 * factors * math.prod(eqn.outvars[0].aval.shape)
         yield eqn.primitive.name, inside, times * flops
         for inner in jax.tree.leaves([*eqn.params.values()], is_leaf=_is_program):
             if _is_program(inner):
@@ -226,35 +226,25 @@ def _one(values: Any, default: tuple[int, ...] = ()) -> tuple[int, ...]:
     return tuple(size for size in shape if size != BATCH)
 
 
-def _before_pool(module: ConvPool, given: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape (H, W, C) of a convolution's output before the pooling."""
-    conv = functools.partial(conv_pool, stride=module.stride, padding=module.padding)
-    images = jax.ShapeDtypeStruct((given[-1], *given[:-1], BATCH), jnp.float32)
-    size = (module.kernel_size, module.kernel_size, given[-1], module.features)
-    return _one(jax.eval_shape(conv, images, jax.ShapeDtypeStruct(size, jnp.float32)))
-
-
 def _purpose(name: str, module: nn.Module) -> str:
     """Says what a layer is for: by its name, or in the first line of its class's docstring."""
     kind_of = re.sub(r"^(batch|group|layer)(?=norm)|_?\d+$", "", name.lower())
-    known = PURPOSES.get(kind_of)
-    for kind in type(module).__mro__:
+    if kind_of in PURPOSES:
+        return PURPOSES[kind_of]
+    kinds = type(module).__mro__
+    for kind in kinds[: kinds.index(nn.Module)]:
         # A dataclass without a docstring gets its signature as one.
-        if known or kind is nn.Module or not str(kind.__doc__).startswith(f"{kind.__name__}("):
-            return known or ("" if kind is nn.Module else str(kind.__doc__).split("\n")[0])
+        if not str(kind.__doc__).startswith(f"{kind.__name__}("):
+            return str(kind.__doc__).split("\n")[0]
     return ""
 
 
-def _reshaped(
-    shape: tuple[int, ...], previous: tuple[int, ...], primitives: set[str]
-) -> list[Layer]:
-    """Returns the row of what models do themselves to get a vector, where that is known."""
-    name = ""
+def _reshaping(shape: tuple[int, ...], previous: tuple[int, ...], primitives: set[str]) -> str:
+    """Names what a model does itself to get a vector, "" where that is not known."""
     if math.prod(shape) == math.prod(previous):
-        name = "flatten"
-    elif shape[0] == previous[-1] and "reduce_sum" in primitives and "reduce_max" not in primitives:
-        name = "mean"
-    return [Layer(name, shape, 0, 0, PURPOSES[name])] if name else []
+        return "flatten"
+    is_mean = "reduce_sum" in primitives and "reduce_max" not in primitives
+    return "mean" if shape[0] == previous[-1] and is_mean else ""
 
 
 def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:
@@ -269,20 +259,22 @@ def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) 
 
 def format_table(layers: list[Layer], image_shape: tuple[int, ...]) -> str:
     """Lays the layers out as text, with the totals below."""
+    image = Layer("image", image_shape, 0, 0, "pixels, scaled to 0..1")
+    params, flops = (sum(getattr(layer, name) for layer in layers) for name in ("params", "flops"))
+    total = Layer("total", (), params, flops, "FLOPs: one image, forward")
     rows = [("layer", "output", "parameters", "FLOPs", "what it is for")]
-    rows += [("image", _shape(image_shape), "0", "0", "pixels, scaled to 0..1")]
     rows += [
-        (layer.name, _shape(layer.shape), f"{layer.params:,}", f"{layer.flops:,}", layer.purpose)
-        for layer in layers
+        (
+            each.name,
+            "x".join(map(str, each.shape)),
+            f"{each.params:,}",
+            f"{each.flops:,}",
+            each.purpose,
+        )
+        for each in (image, *layers, total)
     ]
-    total_params, total_flops = (sum(column) for column in list(zip(*layers, strict=True))[2:4])
-    rows += [("total", "", f"{total_params:,}", f"{total_flops:,}", "FLOPs: one image, forward")]
     name, shape, params, flops = (max(len(row[i]) for row in rows) for i in range(4))
     return "\n".join(
         f"{row[0]:{name}}  {row[1]:>{shape}}  {row[2]:>{params}}  {row[3]:>{flops}}  {row[4]}"
         for row in rows
     )
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
