@@ -15,12 +15,7 @@ def profile(workdir: str | Path, *, chunks: int = 3) -> Listener:
     The first chunk, which warms up, is left out. Of a training that ends earlier the trace is
     shorter; where it has one chunk or none, there is a warning and no trace.
 
-    Args:
-        workdir: Directory of the run.
-        chunks: Number of chunks to record.
-
-    Raises:
-        ValueError: `chunks` is less than 1.
+    Raises ValueError where `chunks`, the number of chunks to record, is less than 1.
     """
     if chunks < 1:
         raise ValueError(f"chunks must be at least 1, got {chunks}")

@@ -53,9 +53,8 @@ def tensorboard(workdir: str | Path) -> Listener:
         match event:
             case Begin():
                 begin = event
-                shown = hyperparameters(event.config)
                 write = opened.enter_context(
-                    event_writer(directory, event.history, shown, event.members)
+                    event_writer(directory, event.history, event.config, event.members)
                 )
             case Epoch(row) if begin.members:
                 write(row)
@@ -64,24 +63,15 @@ def tensorboard(workdir: str | Path) -> Listener:
                 write(row, drawn(begin.model, jax.device_get(state.eval_variables), example))
             case Done(trained=True):
                 write(_test_row(event.result))
-            case Done() if event.history and not is_finished(directory, _test_row(event.result)):
-                shown = hyperparameters(read_config(event.workdir) or Config())
-                with (
-                    lock_workdir(event.workdir),
-                    event_writer(directory, event.history, shown) as write_missing,
-                ):
-                    write_missing(_test_row(event.result))
+            case Done() if event.history and not _is_finished(directory, _test_row(event.result)):
+                opened.enter_context(lock_workdir(event.workdir))
+                config = read_config(event.workdir) or Config()
+                write = opened.enter_context(event_writer(directory, event.history, config))
+                write(_test_row(event.result))
         if isinstance(event, Done | Failed):
             opened.close()
 
     return record
-
-
-def hyperparameters(config: Config) -> dict[str, Any]:
-    """Returns the fields of a config that tell a run from others, by name."""
-    defaults, values = completed({}), completed(dataclasses.asdict(config))
-    chosen = (name for name in values if name in ALWAYS_SHOWN or values[name] != defaults[name])
-    return {name: values[name] for name in chosen}
 
 
 def _test_row(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +80,7 @@ def _test_row(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": result["steps"], **(tested if is_tested(result) else {})}
 
 
-def placed(name: str) -> tuple[str, str]:
+def _placed(name: str) -> tuple[str, str]:
     """Returns the directory and the tag of a row's number: "val_loss" is validation's "loss"."""
     split, _, metric = name.partition("_")
     if split in DIRECTORIES:
@@ -98,31 +88,28 @@ def placed(name: str) -> tuple[str, str]:
     return "train", f"{GROUPS.get(name, '')}{name}"
 
 
-def is_finished(directory: Path, test_row: Mapping[str, Any]) -> bool:
+def _is_finished(directory: Path, test_row: Mapping[str, Any]) -> bool:
     """Tells whether a directory has the curves of a finished run, which end with its test."""
-    tags = [placed(name)[1].encode() for name in test_row if name not in NOT_PLOTTED]
+    tags = [_placed(name)[1].encode() for name in test_row if name not in NOT_PLOTTED]
     found = b"".join(path.read_bytes() for path in directory.glob("test/events*"))
     return any(directory.glob("train/events*")) and all(tag in found for tag in tags)
 
 
 @contextlib.contextmanager
 def event_writer(
-    directory: Path,
-    history: Sequence[Row],
-    hyperparameters: dict[str, Any],
-    members: Sequence[str] = (),
+    directory: Path, history: Sequence[Row], config: Config, members: Sequence[str] = ()
 ) -> Iterator[Callable[..., None]]:
     """Yields a function that appends the numbers of a row, and pictures, under the row's step.
 
     It begins with files of the rows so far in place of what was in the directory, so that a run
     which was stopped has each step once, in order. Their pictures are then gone, and their time is
-    that of writing.
+    that of writing. The table of hyperparameters has the fields that tell the config from others.
 
     Args:
-        directory: for the event files, one in each of `DIRECTORIES`; what it held is deleted.
-        history: a row an epoch, so far.
-        hyperparameters: numbers, strings and booleans by name, for the table of that name.
-        members: the names of a population's members, in whose rows a metric is a list.
+        directory: place for the event files, one in each of `DIRECTORIES`; its content is deleted.
+        history: row for each epoch so far.
+        config: recipe of the run.
+        members: names of a population's members, in whose rows a metric is a list.
 
     Yields:
         write(row, pictures): pictures are uint8 [H, W, C] by name, C = 1 or 3; they may be missing.
@@ -151,7 +138,7 @@ def event_writer(
             for name, value in row.items():
                 if name in NOT_PLOTTED or value is None:
                     continue
-                place, tag = placed(name)
+                place, tag = _placed(name)
                 each = zip(members, value, strict=True) if np.ndim(value) else [("", value)]
                 for member, number in each:
                     add(str(Path(member, place)), row["step"], scalar(tag, number))
@@ -162,8 +149,14 @@ def event_writer(
             for file in files.values():
                 file.flush()
 
+        defaults, values = completed({}), completed(dataclasses.asdict(config))
+        chosen = {
+            name: value
+            for name, value in values.items()
+            if name in ALWAYS_SHOWN or value != defaults[name]
+        }
         # Without the first summary, which lists measures, the table has all that is written below.
-        for summary in hparams(hyperparameters, {})[1:]:
+        for summary in hparams(chosen, {})[1:]:
             add("", 0, summary)
         for row in history:
             write(row)
