@@ -9,12 +9,12 @@ DRAWS = 200  # the mean of so many varies by about a hundredth of itself
 
 
 class Reliability(NamedTuple):
-    """Answers sorted into bins by their probability; the bins are equally wide and span 0 to 1.
+    """Answers in equally wide bins of their probability, from 0 to 1; [B] each.
 
     Attributes:
-        confidence: float [B], the mean probability of the answers; NaN of an empty bin.
-        accuracy: float [B], the part of them that was right; NaN of an empty bin.
-        counts: int [B], how many there are.
+        confidence: mean probability of the answers; NaN of an empty bin.
+        accuracy: fraction of them that was right; NaN of an empty bin.
+        counts: number of answers.
     """
 
     confidence: np.ndarray
@@ -23,52 +23,36 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """Sorts answers into bins; an answer on a border belongs to the lower bin.
+    """Sorts answers into bins by their probability [N]; `right` says which are right, bool [N].
 
-    Args:
-        confidence: float [N], the probability of each answer, which is the likeliest class.
-        right: bool [N], whether it is the true one.
-        bins: how many.
-
-    References:
-        C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks",
-        2017, https://arxiv.org/abs/1706.04599
+    An answer on a border belongs to the lower bin. C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On
+    Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599
     """
     confidence = np.asarray(confidence, np.float64)
     bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
     counts = np.bincount(bin_of, minlength=bins)
     some = np.where(counts, counts, np.nan)
-    return Reliability(
-        np.bincount(bin_of, confidence, bins) / some,
-        np.bincount(bin_of, np.asarray(right, np.float64), bins) / some,
-        counts,
-    )
+    mean, accuracy = (np.bincount(bin_of, each, bins) / some for each in (confidence, right))
+    return Reliability(mean, accuracy, counts)
 
 
 def expected_calibration_error(binned: Reliability) -> float:
     """Returns the mean distance, over all answers, of confidence and accuracy in their bin.
 
-    References:
-        M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
-        Bayesian Binning", 2015; Guo et al. 2017, see `reliability`.
+    M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
+    Binning", 2015; Guo et al. 2017, see `reliability`.
     """
     distance = np.nan_to_num(np.abs(binned.confidence - binned.accuracy))
     return float(binned.counts @ distance / max(binned.counts.sum(), 1))
 
 
 def chance_calibration_error(confidence: np.ndarray) -> float:
-    """Returns the error that a perfectly calibrated network would have on so many answers.
+    """Returns the error that a perfectly calibrated network would have on answers so sure, [N].
 
-    It is above 0, as the answers of a bin are seldom right exactly as often as they should be. So
-    an error is to be held against this one. Each answer is drawn to be right as often as its
-    probability says; the draws are the same each time.
-
-    Args:
-        confidence: float [N], the probability of each answer.
-
-    References:
-        J. Broecker and L. A. Smith, "Increasing the Reliability of Reliability Diagrams", Weather
-        and Forecasting 22, 2007, https://doi.org/10.1175/WAF993.1: consistency resampling.
+    It is above 0, as the answers of a bin are seldom right exactly as often as they should be; an
+    error is to be held against it. Each answer is drawn to be right as often as its probability
+    says, the same way each time: J. Broecker and L. A. Smith, "Increasing the Reliability of
+    Reliability Diagrams", Weather and Forecasting 22, 2007, https://doi.org/10.1175/WAF993.1
     """
     rng = np.random.default_rng(0)
     draws = (rng.random(len(confidence)) < confidence for _ in range(DRAWS))

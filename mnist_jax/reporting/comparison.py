@@ -10,7 +10,7 @@ from mnist_jax.config import completed
 from mnist_jax.metrics import paired_interval
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
-from mnist_jax.reporting.page import figure, in_percent, picture, readable
+from mnist_jax.reporting.page import figure, picture, readable
 from mnist_jax.workdir.hashing import data_sha256
 
 DISAGREEMENTS = 25  # pictures
@@ -25,34 +25,36 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
     """
     split = "test" if all(run.split == "test" for run in runs) else "validation"
     letters = [_letter(number) for number in range(len(runs))]
-    networks, rows, data, judged = [], [], [], []
+    networks, rows, judged, tasks = [], [], [], []
     paired: dict[str, Measured] = {}  # the answers for the images of the first
+    histories = {}
     for letter, run in zip(letters, runs, strict=True):
         measured, splits = measure(run, split)
-        networks.append(figures(run, measured))
-        data.append((run.trained.info.label_names, data_sha256({split: splits[split]})))
-        if data[-1] == data[0]:
-            paired[letter] = measured
-        tested = paired.get(letter) if split == "test" else None
         validated = measured if split == "validation" else measure(run, "validation")[0]
-        task = run.trained.info.label_names, data_sha256({"": splits["validation"]})
-        judged.append((task, str(run.workdir), validated, tested))
-        compared = rows and letter in paired
+        shown, judge = (
+            (run.trained.info.label_names, data_sha256({"": splits[name]}))
+            for name in (split, "validation")
+        )
+        tasks.append((shown, judge))
+        if shown == tasks[0][0]:
+            paired[letter] = measured
+        if judge == tasks[0][1]:
+            tested = paired.get(letter) if split == "test" else None
+            judged.append((str(run.workdir), validated, tested))
+        networks.append(figures(run, measured))
         row = {
             "letter": letter,
-            "difference": _difference(paired["A"], measured) if compared else None,
+            "difference": _difference(paired["A"], measured) if rows and letter in paired else None,
             "val_accuracy": float(validated.right.mean()),
         }
         rows.append(networks[-1] | row)
-    histories = {
-        f"{letter} {run.workdir.name}": run.history
-        for letter, run in zip(letters, runs, strict=True)
-        if run.history
-    }
+        if run.history:
+            histories[f"{letter} {run.workdir.name}"] = run.history
+    info = runs[0].trained.info
     values = {
         "split": split,
         "rows": rows,
-        "headline": _headline([each for task, *each in judged if task == judged[0][0]]),
+        "headline": _headline(judged),
         "paired": [*paired],
         "others": [letter for letter in letters if letter not in paired],
         "curves": [
@@ -66,8 +68,8 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         ],
         "fields": _differing_fields(runs),
         "letters": letters,
-        "disagreements": _disagreements(paired, readable(runs[0].trained.info.label_names)),
-        "pixelated": max(runs[0].trained.info.image_shape[:2]) < 64,
+        "disagreements": _disagreements(paired, readable(info.label_names)),
+        "pixelated": max(info.image_shape[:2]) < 64,
     }
     return networks, values
 
@@ -77,19 +79,15 @@ def _letter(number: int) -> str:
     return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number % 26] + (str(number // 26) if number > 25 else "")
 
 
-def _difference(first: Measured, other: Measured) -> dict[str, float]:
-    """The other's accuracy less the first's, in points, with its 95 % interval."""
+def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:
+    """The other's accuracy less the first's, in points, and the ends of its 95 % interval."""
     only_first = int((first.right & ~other.right).sum())
     only_other = int((other.right & ~first.right).sum())
     low, high = paired_interval(only_first, only_other, len(first.labels))
-    return {
-        "points": 100 * (only_other - only_first) / len(first.labels),
-        "low": 100 * low,
-        "high": 100 * high,
-    }
+    return 100 * (only_other - only_first) / len(first.labels), 100 * low, 100 * high
 
 
-def _headline(measured: Sequence[Sequence[Any]]) -> str:
+def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> str:
     """Says which network is best in validation, if the images tell; their order is no matter.
 
     Args:
@@ -103,12 +101,9 @@ def _headline(measured: Sequence[Sequence[Any]]) -> str:
     final = ""
     if first_test and other_test:
         found = _difference(other_test, first_test)
-        final = " On the test images it is {points:+.2f} ({low:+.2f} to {high:+.2f}).".format(
-            **found
-        )
-    difference = _difference(other, first)
-    points, low = difference["points"], difference["low"]
-    size = f"{low:+.2f} to {difference['high']:+.2f}"
+        final = " On the test images it is {:+.2f} ({:+.2f} to {:+.2f}).".format(*found)
+    points, low, high = _difference(other, first)
+    size = f"{low:+.2f} to {high:+.2f}"
     if low > 0:
         return f"{best} is better than {second} by {points:.2f} points ({size}).{final}"
     tied = [name for name, each, _ in ordered if each.right.sum() == first.right.sum()]
@@ -136,11 +131,6 @@ def _disagreements(paired: Mapping[str, Measured], names: Sequence[str]) -> dict
     differing = np.flatnonzero((answers != answers[0]).any(axis=0))
     sureness = np.stack([measured.confidence for measured in paired.values()]).mean(axis=0)
     shown = differing[np.argsort(-sureness[differing], kind="stable")][:DISAGREEMENTS]
-
-    def said(measured: Measured, number: int) -> tuple[str, str]:
-        probability = in_percent(float(measured.confidence[number]))
-        return names[int(measured.answers[number])], probability
-
     return {
         "count": len(differing),
         "shown": [
@@ -148,7 +138,7 @@ def _disagreements(paired: Mapping[str, Measured], names: Sequence[str]) -> dict
                 "picture": picture(image),
                 "shown": names[int(first.labels[number])],
                 "answers": [
-                    (letter, *said(measured, number)) for letter, measured in paired.items()
+                    (letter, *each.answer(number, names)) for letter, each in paired.items()
                 ],
             }
             for number, image in zip(shown, first.images[shown], strict=True)

@@ -1,5 +1,6 @@
 """A run as a report sees it: its files, and each answer of its network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from mnist_jax.reporting.calibration import (
     expected_calibration_error,
     reliability,
 )
+from mnist_jax.reporting.page import in_percent
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Row, read_history
 from mnist_jax.workdir.run import Result, is_tested, read_result
@@ -29,16 +31,18 @@ class RunRecord(NamedTuple):
     """What `train` has left in a directory.
 
     Attributes:
-        workdir: the directory.
-        trained: the network; with early stopping the best one, otherwise the last.
-        result: what result.json holds; None of a run that is not finished.
-        history: its rows.
+        trained: network; with early stopping the best one, otherwise the last.
+        result: content of result.json; None of a run that is not finished.
+        history: rows, one for each epoch.
     """
 
-    workdir: Path
     trained: Trained
     result: Result | None
     history: list[Row]
+
+    @property
+    def workdir(self) -> Path:
+        return self.trained.workdir
 
     @property
     def split(self) -> str:
@@ -52,9 +56,9 @@ class Measured(NamedTuple):
     Attributes:
         split: "test" or "validation".
         images: uint8 [N, H, W, C], or `StreamedImages`.
-        labels: int [N], the true classes.
-        answers: int [N], the likeliest classes.
-        confidence: float [N], their probabilities.
+        labels: true classes, int [N].
+        answers: likeliest classes, int [N].
+        confidence: their probabilities, float [N].
     """
 
     split: str
@@ -73,18 +77,20 @@ class Measured(NamedTuple):
         """Whether it is as often right as it is sure."""
         return reliability(self.confidence, self.right)
 
+    def answer(self, number: int, names: Sequence[str]) -> tuple[str, str]:
+        """Returns the name and the probability of the answer for an image, as they are written."""
+        return names[int(self.answers[number])], in_percent(float(self.confidence[number]))
+
 
 def read_run(workdir: str | Path, **own: Any) -> RunRecord:
     """Reads what `train` has left; arguments and errors as of `load_trained`."""
     trained = load_trained(workdir, **own)
-    history = read_history(Path(workdir))
+    history = read_history(trained.workdir)
     for number, row in enumerate(history, 1):
         if not _is_row(row, number):
-            raise ValueError(
-                f"{Path(workdir) / 'metrics.jsonl'} is not the history of a training: see line "
-                f"{number}"
-            )
-    return RunRecord(Path(workdir), trained, read_result(Path(workdir)), history)
+            path = trained.workdir / "metrics.jsonl"
+            raise ValueError(f"{path} is not the history of a training: see line {number}")
+    return RunRecord(trained, read_result(trained.workdir), history)
 
 
 def _is_row(row: Any, epoch: int) -> bool:
@@ -94,20 +100,20 @@ def _is_row(row: Any, epoch: int) -> bool:
     values = [row.get(name) for name in CURVES]
     values += [row[name] for name in STEP_CURVES if row.get(name) is not None]
     return (
-        all(isinstance(value, int | float) and 0 <= value < TOO_LARGE for value in values)
+        all(map(_is_drawable, values))
         and row["epoch"] == epoch
         and max(row["train_accuracy"], row["val_accuracy"]) <= 1
     )
 
 
+def _is_drawable(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < TOO_LARGE
+
+
 def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
-    """Lets the network answer for each image of a split of its own data.
+    """Returns the network's answer for each image of a split, and all splits of its own data.
 
-    Returns:
-        The answers, and all splits.
-
-    Raises:
-        ValueError: the data are no longer those that it was trained on.
+    Raises ValueError where the data are no longer those that it was trained on.
     """
     splits, _ = own_splits(run.trained)
     images, labels = splits[split]
@@ -127,9 +133,10 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
     `workdir` and `split`; `accuracy` in [0, 1] with `ci95`, its 95 % interval; `count` and `errors`
     in images; `expected_calibration_error`, `chance_calibration_error`, which a perfectly
     calibrated network would have, and `mean_confidence` in [0, 1]; `step`, `params`,
-    `params_sha256`; and `seconds` that all epochs took together, None where that is not known.
+    `params_sha256`; and `seconds` of all epochs, however often the run was stopped, or None.
     """
     count, right = len(measured.labels), int(measured.right.sum())
+    seconds: list[Any] = [row.get("seconds") for row in run.history]
     return {
         "workdir": str(run.workdir),
         "split": measured.split,
@@ -143,15 +150,8 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
         "step": run.trained.step,
         "params": sum(leaf.size for leaf in jax.tree.leaves(run.trained.variables["params"])),
         "params_sha256": network_sha256(run.trained.variables),
-        "seconds": _training_seconds(run.history),
+        "seconds": sum(seconds) if seconds and all(map(_is_drawable, seconds)) else None,
     }
-
-
-def _training_seconds(history: list[Row]) -> float | None:
-    """The time of all epochs, also of those before a run was stopped and went on."""
-    seconds: list[Any] = [row.get("seconds") for row in history]
-    known = all(isinstance(value, int | float) and 0 <= value < TOO_LARGE for value in seconds)
-    return sum(seconds) if seconds and known else None
 
 
 def verdict(numbers: dict[str, Any]) -> str:

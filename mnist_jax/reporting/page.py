@@ -11,7 +11,7 @@ from PIL import Image
 
 from mnist_jax.datasets.arrays import as_bytes
 from mnist_jax.reporting import plots
-from mnist_jax.reporting.pictures import data_url
+from mnist_jax.reporting.pictures import data_url, to_image
 
 if TYPE_CHECKING:  # extras, and slow to import
     from markupsafe import Markup
@@ -23,13 +23,9 @@ SHEET_SIDE = 1024  # of a sheet, which is eight pictures wide
 
 
 def render(template: str, **values: Any) -> bytes:
-    """Fills in a template of this folder.
+    """Fills in a template of this folder; a value that is missing there is an error.
 
     Whatever is given is text, and is escaped; only what `figure` returns is markup.
-
-    Args:
-        template: its name.
-        values: what it names; a missing one is an error.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -45,12 +41,9 @@ def render(template: str, **values: Any) -> bytes:
 
 
 def figure(drawn: "Figure", name: str, description: str) -> "Markup":
-    """Returns a figure of `plots` as markup for a page.
+    """Returns a figure of `plots` as markup; the description is for those who do not see it.
 
-    Args:
-        drawn: the figure.
-        name: another one for each figure of the page.
-        description: what it shows, for those who do not see it.
+    Each figure of a page has a name of its own.
     """
     from markupsafe import Markup, escape
 
@@ -61,14 +54,10 @@ def figure(drawn: "Figure", name: str, description: str) -> "Markup":
 
 
 def svg(figure: "Figure", name: str) -> str:
-    """Returns a figure as an `<svg>` element for the middle of a page.
+    """Returns a figure as an `<svg>` element for the middle of a page; its ids begin with `name`.
 
     It has no ground, its letters have the page's own font and colour, its blue is the page's
     `--accent`, and it is as wide as its place. Figures made alike give the same characters.
-
-    Args:
-        figure: of `plots`.
-        name: another one for each figure of a page: ids begin with it.
     """
     import matplotlib as mpl
 
@@ -78,26 +67,25 @@ def svg(figure: "Figure", name: str) -> str:
         figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for side in ("width", "height"):
-        text = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    return (
-        text.replace(plots.INK, "currentColor")
-        .replace(plots.BLUE, f"var(--accent, {plots.BLUE})")
-        .strip()
-    )
+    for pattern, new in (
+        (r"(?s)<!--.*?-->|<metadata>.*?</metadata>", ""),
+        (r'\A(<svg[^>]*?) width="[^"]*"', r"\1"),
+        (r'\A(<svg[^>]*?) height="[^"]*"', r"\1"),
+        (r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-"),
+        (r"font: ([\d.]+px)[^;\"]*", r"font-size: \1"),
+        (r"font-family: [^;\"]*;? ?", ""),
+        (plots.INK, "currentColor"),
+        (plots.BLUE, f"var(--accent, {plots.BLUE})"),
+    ):
+        text = re.sub(pattern, new, text)
+    return text.strip()
 
 
 def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
-    """Returns an image as a URL that holds it.
+    """Returns an image as a URL that holds it, made smaller to `largest` pixels a side.
 
-    Args:
-        image: uint8, or float in [0, 1], [H, W, C]. Where C is neither 1 nor 3, the mean of the
-            channels is what is seen.
-        largest: pixels a side; a larger picture is made smaller.
+    The image is uint8, or float in [0, 1], [H, W, C]; where C is neither 1 nor 3, the mean of the
+    channels is what is seen.
     """
     image = as_bytes(image)
     if image.shape[-1] not in (1, 3):
@@ -105,9 +93,8 @@ def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
     longest = max(image.shape[:2])
     if longest > largest:
         height, width = (max(1, side * largest // longest) for side in image.shape[:2])
-        squeezed = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        small = squeezed.resize((width, height), Image.Resampling.BOX)
-        image = np.asarray(small).reshape(height, width, image.shape[-1])
+        small = to_image(image).resize((width, height), Image.Resampling.BOX)
+        image = np.asarray(small).reshape(height, width, -1)
     return data_url(image)
 
 

@@ -9,50 +9,49 @@ from PIL import Image
 
 
 def sheet(pictures: np.ndarray, columns: int, *, gap: int = 1, ground: int = 128) -> np.ndarray:
-    """Lays pictures out in rows, in order.
+    """Lays pictures out in rows of so many columns, in order.
 
     Args:
         pictures: uint8 [N, H, W, C], C = 1 or 3, at least one.
-        columns: how many a row.
+        columns: number of pictures in a row.
         gap: pixels between two pictures.
-        ground: the grey of the gaps and of places without a picture.
+        ground: grey of the gaps and of places without a picture.
 
     Returns:
         uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, C].
     """
-    _, height, width, channels = pictures.shape
-    rows = math.ceil(len(pictures) / columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
-    canvas = np.full(shape, ground, np.uint8)
-    for number, picture in enumerate(pictures):
-        top, left = (height + gap) * (number // columns), (width + gap) * (number % columns)
-        canvas[top : top + height, left : left + width] = picture
-    return canvas
+    count, height, width, channels = pictures.shape
+    rows = math.ceil(count / columns)
+    cells = np.full((rows * columns, height + gap, width + gap, channels), ground, np.uint8)
+    cells[:count, :height, :width] = pictures
+    cells = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    canvas = cells.reshape(rows * (height + gap), -1, channels)
+    return canvas[: len(canvas) - gap, : canvas.shape[1] - gap]
 
 
 def visible(values: np.ndarray, *, signed: bool = False) -> np.ndarray:
-    """Makes numbers of any size visible, all on one scale, so that they can be compared.
+    """Makes float numbers of any size visible, all on one scale, so that they can be compared.
 
-    Args:
-        values: float [...].
-        signed: 0 is grey, negative numbers are darker; otherwise they are black as 0 is, which is
-            what a rectifier makes of them.
-
-    Returns:
-        uint8 [...]: the number of the largest magnitude is white (or black).
+    The largest magnitude becomes white (or black), uint8. With `signed`, 0 is grey and negative
+    numbers are darker; otherwise they are black as 0 is, which is what a rectifier makes of them.
     """
     values = np.asarray(values, np.float32)
-    if signed:
-        largest = max(float(np.abs(values).max(initial=0)), 1e-12)
-        return np.round(127.5 + 127.5 * values / largest).astype(np.uint8)
-    largest = max(float(values.max(initial=0)), 1e-12)
-    return np.round(255 * values.clip(min=0) / largest).astype(np.uint8)
+    if not signed:
+        values = values.clip(min=0)
+    largest = max(float(np.abs(values).max(initial=0)), 1e-12)
+    black, white = (127.5, 127.5) if signed else (0, 255)
+    return np.round(black + white * values / largest).astype(np.uint8)
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Returns a picture, uint8 [H, W, C], C = 1 or 3, as Pillow's."""
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def png(pixels: np.ndarray) -> bytes:
     """Returns the PNG file of a picture, uint8 [H, W, C], C = 1 or 3."""
     file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    to_image(pixels).save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,11 +1,11 @@
 """Figures of a training and its network: pure functions that return Matplotlib's `Figure`.
 
-They are drawn without pyplot, which keeps figures alive, and in one style: colours that the colour
-blind can tell apart, few lines, and letters that are readable at the width of a phone.
-`reporting.page.svg` makes of a figure a part of a page, light or dark.
+They are drawn without pyplot, which keeps figures alive, in colours that the colour blind can tell
+apart, with letters readable at the width of a phone. `page.svg` makes them parts of a page.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ TINY = 1e-9  # of accuracies, a difference that no images make
 WRITTEN = 20  # classes up to which each count is written into its cell
 DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # of the numbers on a logarithmic axis; or finer
 NAMED = 30  # classes up to which each has its name on the axes
+Row = Mapping[str, Any]  # of a history
 STYLE: Any = {  # of Matplotlib's rcParams
     "font.size": 9,
     "text.color": INK,
@@ -53,12 +54,9 @@ STYLE: Any = {  # of Matplotlib's rcParams
 
 
 def learning_curves(
-    history: Sequence[Mapping[str, Any]],
-    metrics: Sequence[str] = ("accuracy", "loss"),
-    *,
-    gap: bool = True,
+    history: Sequence[Row], metrics: Sequence[str] = ("accuracy", "loss"), *, gap: bool = True
 ) -> "Figure":
-    """Draws what each epoch reached, in training and validation, and shades the gap between them.
+    """Draws each epoch's metrics in training and validation, and shades the gap between them.
 
     Args:
         history: rows with `epoch`, and `train_` and `val_` of each metric; at least one.
@@ -68,10 +66,8 @@ def learning_curves(
     with _panels(len(metrics)) as (figure, panels):
         for axes, metric in zip(panels, metrics, strict=True):
             if gap:
-                epochs, train, val = (
-                    [row[name] for row in history]
-                    for name in ("epoch", f"train_{metric}", f"val_{metric}")
-                )
+                names = ("epoch", f"train_{metric}", f"val_{metric}")
+                epochs, train, val = ([row[name] for row in history] for name in names)
                 axes.fill_between(epochs, train, val, color=INK, alpha=0.1, lw=0, label="gap")
             # Dashed: in grey print, too, the two are told apart.
             _curve(axes, history, f"train_{metric}", "--", color=VERMILION, label="training")
@@ -81,37 +77,22 @@ def learning_curves(
     return figure
 
 
-def epoch_curve(history: Sequence[Mapping[str, Any]], name: str) -> "Figure":
-    """Draws a number of each epoch as a small figure.
-
-    Args:
-        history: rows with `epoch`; where one has no such number, the curve has a gap.
-        name: "learning_rate", "gradient_norm" or another name of a row.
-    """
+def epoch_curve(history: Sequence[Row], name: str) -> "Figure":
+    """Draws one number of each epoch, such as its "gradient_norm"; an unknown one leaves a gap."""
     with _panels(1, height=1.8) as (figure, (axes,)):
         _curve(axes, history, name, color=BLUE)
         _by_epoch(axes, name.replace("_", " "))
     return figure
 
 
-def compare_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> "Figure":
-    """Draws what each epoch of several trainings reached in validation.
-
-    Args:
-        histories: by the name of each training, its rows, as in `learning_curves`.
-        metric: "accuracy" or "loss".
-    """
-    lines = -(-len(histories) // 2)
-    with _panels(1, height=2.7 + 0.18 * lines) as (figure, (axes,)):
+def compare_curves(histories: Mapping[str, Sequence[Row]], metric: str) -> "Figure":
+    """Draws each epoch's "accuracy" or "loss" in validation, of several trainings by name."""
+    with _panels(1, height=2.7 + 0.18 * math.ceil(len(histories) / 2)) as (figure, (axes,)):
         for number, (name, history) in enumerate(histories.items()):
-            _curve(
-                axes,
-                history,
-                f"val_{metric}",
-                color=COLOURS[number % len(COLOURS)],
-                linestyle=("-", "--", ":", "-.")[number // len(COLOURS) % 4],
-                label=_short(name, 24).lstrip("_"),  # what begins so is left out of a legend
-            )
+            again, colour = divmod(number, len(COLOURS))
+            style = ("-", "--", ":", "-.")[again % 4]
+            label = _short(name, 24).lstrip("_")  # what begins so is left out of a legend
+            _curve(axes, history, f"val_{metric}", style, color=COLOURS[colour], label=label)
         _by_epoch(axes, f"validation {metric}")
         figure.legend(loc="outside lower left", ncols=2)  # inside, many would hide the curves
     return figure
@@ -124,8 +105,8 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
     mistake grows with the logarithm of its count, so that the rare ones are seen.
 
     Args:
-        counts: int [K, K], by true class and by answer, as scikit-learn's confusion_matrix gives;
-            of thousands of classes a sparse array of SciPy, because a dense one fills the memory.
+        counts: int [K, K], by true class and by answer; of thousands of classes a sparse array of
+            SciPy, because a dense one fills the memory.
         label_names: K of them; of many classes, only some are written.
     """
     from matplotlib.collections import PolyCollection
@@ -139,25 +120,22 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
     wrong = rows != columns
     scale = np.log1p(max([1, *values[wrong]]))
     shares = counts.diagonal() / counts.sum(axis=1).clip(min=1)
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side / 2
     with _panels(1, height=4.2 if classes <= WRITTEN else 4.8) as (figure, (axes,)):
         for part, colour, strength in (
             (~wrong, BLUE, 0.08 + 0.3 * shares[rows]),
             (wrong, VERMILION, 0.15 + 0.6 * np.log1p(values) / scale),
         ):
-            corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side / 2
-            cells = np.stack([columns, rows], 1)[part][:, None] + corners
-            # Thousands of cells are one picture, which is smaller.
+            cells = [*(np.stack([columns, rows], 1)[part][:, None] + corners)]
             fills = [(colour, float(alpha)) for alpha in strength[part]]
-            axes.add_collection(
-                PolyCollection([*cells], facecolors=fills, lw=0, rasterized=len(cells) > 3000)
-            )
-        if classes <= WRITTEN:
-            for row, column, count in zip(
-                *(a.tolist() for a in (rows, columns, values)), strict=True
-            ):
-                size = 8.5 if classes <= 10 else 6
-                axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=size)
-        shown = range(0, classes, -(-classes // NAMED))
+            # Thousands of cells are one picture, which is smaller.
+            many = len(cells) > 3000
+            axes.add_collection(PolyCollection(cells, facecolors=fills, lw=0, rasterized=many))
+        letters: Any = {"ha": "center", "va": "center", "fontsize": 8.5 if classes <= 10 else 6}
+        written = zip(rows, columns, values, strict=True) if classes <= WRITTEN else ()
+        for row, column, count in written:
+            axes.text(column, row, f"{count:,}", **letters)
+        shown = range(0, classes, math.ceil(classes / NAMED))
         names = [_short(label_names[number], 14) for number in shown]
         upright = max(map(len, names)) * len(names) > 40
         axes.set_xticks(shown, names, rotation=90 if upright else 0)
@@ -166,8 +144,7 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
         axes.set(xlabel="answer", ylabel="true class")
         axes.grid(visible=False)
-        axes.spines[:].set_visible(True)
-        axes.spines[:].set_alpha(0.3)
+        axes.spines[:].set(visible=True, alpha=0.3)
     return figure
 
 
@@ -177,23 +154,20 @@ def reliability(
     """Draws how often the network was right where it was so sure.
 
     Args:
-        confidence: the mean probability of the answers of each bin [B]; not read of an empty one.
-        accuracy: the part of them that was right [B].
-        counts: how many answers the bin has [B]; they are written above the axis.
-        intervals: bounds of the true part [B, 2].
+        confidence: mean probability of the answers of each bin [B]; not read of an empty one.
+        accuracy: fraction of them that was right [B].
+        counts: number of answers in the bin [B], written above the axis.
+        intervals: bounds of the true fraction [B, 2].
     """
     from matplotlib.ticker import PercentFormatter
 
+    some = np.flatnonzero(counts)
+    sure, right, (low, high) = confidence[some], accuracy[some], intervals[some].T
+    lengths = np.stack([right - low, high - right]).clip(min=0)
     with _panels(1, height=3.2) as (figure, (axes,)):
-        some = np.flatnonzero(counts)
-        low, high = intervals[some].T
-        lengths = np.stack([accuracy[some] - low, high - accuracy[some]]).clip(min=0)
         axes.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (3, 3)), label="as sure as right")
-        axes.errorbar(
-            confidence[some], accuracy[some], lengths, fmt="none", ecolor=BLUE, elinewidth=1.2
-        )
-        dots: Any = {"color": BLUE, "ms": 4.5, "label": "network", "clip_on": False}
-        axes.plot(confidence[some], accuracy[some], "o", **dots)
+        axes.errorbar(sure, right, lengths, fmt="none", ecolor=BLUE, elinewidth=1.2)
+        axes.plot(sure, right, "o", color=BLUE, ms=4.5, label="network", clip_on=False)
         letters: Any = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 6.5}
         for number in some:
             axes.text((number + 0.5) / len(counts), -0.13, f"{counts[number]:,}", **letters)
@@ -207,11 +181,7 @@ def reliability(
 
 
 def phases(seconds: Mapping[str, float]) -> "Figure":
-    """Draws where the time went.
-
-    Args:
-        seconds: times by phase, at least one.
-    """
+    """Draws times by phase, at least one, as bars."""
     with _panels(1, height=0.6 + 0.24 * len(seconds)) as (figure, (axes,)):
         bars = axes.barh([*seconds], [*seconds.values()], color=BLUE, alpha=0.75, height=0.6)
         axes.bar_label(bars, fmt="%.2f s", padding=4)
@@ -231,22 +201,20 @@ def picture_grid(
     Args:
         pictures: uint8 [N, H, W, C], C = 1 or 3, at least one.
         titles: N of them; None: no titles.
-        columns: how many a row.
+        columns: number of pictures in a row.
     """
     columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
     height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05))
-    titles = [_short(title, 24) for title in titles or ()]
-    width = max(0.95, 0.07 * max(map(len, titles), default=0))  # no title touches the next one
+    titles = [_short(title, 24) for title in titles or [""] * len(pictures)]
+    width = max(0.95, 0.07 * max(map(len, titles)))  # no title touches the next one
+    rows = math.ceil(len(pictures) / columns)
     with _panels(columns, height, width=width, rows=rows) as (figure, panels):
-        for number, axes in enumerate(panels):
+        for axes in panels:
             axes.set_axis_off()
-            if number < len(pictures):
-                # Grey images become colours here: there is then no scale to be guessed.
-                picture = np.broadcast_to(pictures[number], (*pictures.shape[1:3], 3))
-                axes.imshow(picture, interpolation="nearest")
-                if titles:
-                    axes.set_title(titles[number], loc="center", fontsize=8)
+        for axes, picture, title in zip(panels, pictures, titles, strict=False):
+            # Grey images become colours here: there is then no scale to be guessed.
+            axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
+            axes.set_title(title, loc="center", fontsize=8)
     return figure
 
 
@@ -263,12 +231,10 @@ def _panels(
         yield figure, [*figure.subplots(rows, columns, squeeze=False).flat]
 
 
-def _curve(
-    axes: "Axes", history: Sequence[Mapping[str, Any]], name: str, *line: str, **style: Any
-) -> None:
+def _curve(axes: "Axes", history: Sequence[Row], name: str, style: str = "-", **line: Any) -> None:
     values = np.array([row.get(name) for row in history], float)  # NaN where it is not known
     marker = "o" if len(history) < 20 else ""  # one epoch is a point, not a line
-    axes.plot([row["epoch"] for row in history], values, *line, marker=marker, ms=3, **style)
+    axes.plot([row["epoch"] for row in history], values, style, marker=marker, ms=3, **line)
 
 
 def _by_epoch(axes: "Axes", title: str) -> None:
@@ -291,12 +257,12 @@ def _by_epoch(axes: "Axes", title: str) -> None:
         _label(axes)
 
 
-def _by_error(axes: "Axes", accuracies: Sequence[float]) -> None:
-    """Makes the axis logarithmic in the part that is wrong: from 90% to 99% is as far as to 99.9%.
+def _by_error(axes: "Axes", accuracies: np.ndarray) -> None:
+    """Makes the axis logarithmic in the errors: from 90% to 99% is as far as to 99.9%.
 
-    Where nothing is wrong, the logarithm has no end: a little is added to each part.
+    Where nothing is wrong, the logarithm has no end: a little is added to each fraction.
     """
-    errors = 1 - np.array(accuracies)
+    errors = 1 - accuracies
     least = float(errors.min(initial=1, where=errors > TINY))
     added = 0.0 if errors.min() > TINY else least / 2
     if np.ptp(errors) > TINY:
@@ -313,12 +279,9 @@ def _by_error(axes: "Axes", accuracies: Sequence[float]) -> None:
 
 
 def _label(axes: "Axes", height: Callable[[float], float] = float, unit: str = "") -> None:
-    """Writes round numbers beside the axis; Matplotlib's own where too few of them are seen.
+    """Writes round numbers beside the axis, in `unit` ("" or "%"); where too few fit, others.
 
-    Args:
-        axes: panel whose limits are set.
-        height: function from a round number to the value it is written at.
-        unit: "" or "%".
+    `height` gives the value at which a round number is written.
     """
     from matplotlib.ticker import AutoLocator
 

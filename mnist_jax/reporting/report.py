@@ -17,9 +17,9 @@ class WrittenReport(NamedTuple):
     """A page that was written.
 
     Attributes:
-        path: the file.
-        verdicts: a line for each network: its accuracy with the interval.
-        networks: numbers of each network, as `json` can hold them, see `measured.figures`.
+        path: file of the page.
+        verdicts: line for each network: its accuracy with the interval.
+        networks: numbers of each network, as JSON can hold them, see `measured.figures`.
     """
 
     path: Path
@@ -40,10 +40,10 @@ def report(
     test split stays unseen until the end. The same runs give the same bytes.
 
     Args:
-        workdirs: a directory that `train` has written, or several.
-        output: an .html file (default: report.html in the workdir; of several, comparison.html).
-        model: the module of networks that were trained with their own one, as in `train`.
-        splits: the data of networks that were trained on their own, as in `train`.
+        workdirs: directory that `train` has written, or several.
+        output: .html file (default: report.html in the workdir; of several, comparison.html).
+        model: module of networks that were trained with their own one, as in `train`.
+        splits: data of networks that were trained on their own, as in `train`.
 
     Raises:
         FileNotFoundError: there is no trained network, or no directory for the output.
@@ -54,21 +54,16 @@ def report(
     paths = [workdirs] if isinstance(workdirs, str | Path) else [*workdirs]
     if not paths:
         raise ValueError("workdir must be a directory, or several, got none")
-    if output is None:
-        target = Path(paths[0], "report.html") if len(paths) == 1 else Path("comparison.html")
-    else:
-        target = Path(output)
+    several = len(paths) > 1
+    default = Path("comparison.html") if several else Path(paths[0], "report.html")
+    target = default if output is None else Path(output)
     if target.suffix != ".html":
         raise ValueError(f"--output must end in .html, got {str(output)!r}")
-    several = len(paths) > 1
     runs = [read_run(path, model=model, splits=splits, one_of_several=several) for path in paths]
     if not target.parent.is_dir():
         raise FileNotFoundError(f"--output: there is no directory {target.parent}")
-    if len(runs) == 1:
-        template, (networks, values) = "report.html", single_values(runs[0])
-    else:
-        template, (networks, values) = "comparison.html", comparison_values(runs)
-    page = render(template, **values)
+    networks, values = comparison_values(runs) if several else single_values(runs[0])
+    page = render("comparison.html" if several else "report.html", **values)
     with atomic_file(target) as file:
         file.write(page)
     return WrittenReport(target, [*map(verdict, networks)], networks)

@@ -16,7 +16,7 @@ from mnist_jax.reporting import plots
 from mnist_jax.reporting.calibration import BINS
 from mnist_jax.reporting.filters import MOST, feature_maps, filter_sheet, first_filters, map_sheets
 from mnist_jax.reporting.measured import STEP_CURVES, Measured, RunRecord, figures, measure
-from mnist_jax.reporting.page import SHEET_SIDE, figure, in_percent, picture, readable
+from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable
 from mnist_jax.steps import to_float
 
 MISTAKES = 25  # pictures of the most confident ones
@@ -31,10 +31,11 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
     They are of the test images; of a run without a test, of the validation images.
     """
     measured, splits = measure(run, run.split)
-    config, names = run.trained.config, readable(run.trained.info.label_names)
+    trained, config, names = run.trained, run.trained.config, readable(run.trained.info.label_names)
     numbers = figures(run, measured)
-    made_with = run.result or run.trained.origin.environment
+    made_with = run.result or trained.origin.environment
     versions = made_with.get("versions")
+    where = ("platform", "device_kind", "device_count", "cpu_count")
     values = {
         "found": numbers,
         "result": run.result,
@@ -50,23 +51,20 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "comparable": not config.augment.mixup_alpha,
         "last": run.history[-1] if run.history else None,
         "confusion": _confusion(measured, names),
-        "classes": _classes(measured, names, run.trained.info.label_names),
+        "classes": _classes(measured, names, trained.info.label_names),
         "num_classes": len(names),
         "reliability": _reliability(measured),
         "bins": BINS,
         "in_last_bin": measured.reliability.counts[-1] / len(measured.labels),
         "mistakes": _mistakes(measured, names),
         "short_names": max(map(len, names)) <= 3,
-        "pixelated": max(run.trained.info.image_shape[:2]) < 64,
+        "pixelated": max(trained.info.image_shape[:2]) < 64,
         "features": _features(run, measured, names),
         "normalised": config.model.batch_norm,
         "augmented": _augmented(config, splits["train"].images),
         "phases": _phases(run),
         "config": _config_rows(config),
-        "environment": {
-            name: made_with.get(name)
-            for name in ("platform", "device_kind", "device_count", "cpu_count")
-        },
+        "environment": {name: made_with.get(name) for name in where},
         "versions": versions if isinstance(versions, dict) else {},
         "again": _command(config),
         "verify": shlex.join(["mnist-jax", "verify", "--workdir", str(run.workdir)]),
@@ -79,11 +77,10 @@ def _how_it_was_made(run: RunRecord, parameters: int, examples: int) -> str:
     height, width, channels = info.image_shape
     epochs = len(run.history) if run.result else config.epochs
     kind = {1: "grey ", 3: "colour "}.get(channels, "")
-    changed = [name for name, value in vars(config.augment).items() if value]
-    augmented = f", changed at random each time ({', '.join(changed)})" if changed else ""
-    optimizer = "an own optimizer"
+    changed = ", ".join(name for name, value in vars(config.augment).items() if value)
+    augmented = f", changed at random each time ({changed})" if changed else ""
+    fields, optimizer = config.optimizer, "an own optimizer"
     if "tx" not in run.trained.origin.own:
-        fields = config.optimizer
         rate = f"a learning rate of {fields.learning_rate:g} ({fields.schedule})"
         optimizer = f"{fields.name} with {rate}"
     begun = f", beginning from {config.init_from}" if config.init_from else ""
@@ -114,12 +111,8 @@ def _early_stop(run: RunRecord) -> str:
 def _curves(run: RunRecord) -> list[Any]:
     if not run.history:
         return []
-    last = run.history[-1]
-    config = run.trained.config
-    comparable = {
-        "accuracy": not config.augment.mixup_alpha,
-        "loss": not (config.augment.mixup_alpha or config.label_smoothing),
-    }
+    last: Any = run.history[-1]
+    mixed, smoothed = run.trained.config.augment.mixup_alpha, run.trained.config.label_smoothing
     return [
         figure(
             plots.learning_curves(run.history, [metric], gap=gap),
@@ -127,7 +120,7 @@ def _curves(run: RunRecord) -> list[Any]:
             f"Curves of the {metric} by epoch; after the last one {last[f'train_{metric}']:.4g} in "
             f"training and {last[f'val_{metric}']:.4g} in validation.",
         )
-        for metric, gap in comparable.items()
+        for metric, gap in (("accuracy", not mixed), ("loss", not (mixed or smoothed)))
     ]
 
 
@@ -164,11 +157,11 @@ def _confusion(measured: Measured, names: Sequence[str]) -> dict[str, Any]:
     counts.sum_duplicates()
     cells: Any = counts.tocoo()
     found = zip(*(part.tolist() for part in (cells.row, cells.col, cells.data)), strict=True)
-    mistakes = [(-count, true, said) for true, said, count in found if true != said]
+    mistakes = sorted((-count, true, said) for true, said, count in found if true != said)
     description = "A table of colours: which class was taken for which, and how often."
     return {
         "figure": figure(plots.confusion(counts, names), "confusion", description),
-        "most": [(names[true], names[said], -n) for n, true, said in sorted(mistakes)[:CONFUSIONS]],
+        "most": [(names[true], names[said], -n) for n, true, said in mistakes[:CONFUSIONS]],
     }
 
 
@@ -188,9 +181,7 @@ def _classes(
         {
             "name": names[number],
             "full_name": full_names[number],
-            "shares": [
-                "-" if np.isnan(share[number]) else f"{share[number]:.2%}" for share in shares
-            ],
+            "shares": ["-" if np.isnan(s[number]) else f"{s[number]:.2%}" for s in shares],
             "support": int(support[number]),
         }
         for number in map(int, shown)
@@ -200,15 +191,11 @@ def _classes(
 def _reliability(measured: Measured) -> Any:
     binned = measured.reliability
     right = np.nan_to_num(binned.accuracy * binned.counts).round().astype(int).tolist()
-    intervals = [
-        wilson_interval(some, count) if count else (0.0, 1.0)
-        for some, count in zip(right, binned.counts.tolist(), strict=True)
-    ]
-    return figure(
-        plots.reliability(*binned, np.array(intervals)),
-        "reliability",
-        "Dots: how often the network was right, by the probability of its answer.",
-    )
+    pairs = zip(right, binned.counts.tolist(), strict=True)
+    intervals = [wilson_interval(some, count) if count else (0.0, 1.0) for some, count in pairs]
+    drawn = plots.reliability(*binned, np.array(intervals))
+    said = "Dots: how often the network was right, by the probability of its answer."
+    return figure(drawn, "reliability", said)
 
 
 def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -218,8 +205,7 @@ def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
         {
             "picture": picture(image),
             "shown": names[int(measured.labels[number])],
-            "answer": names[int(measured.answers[number])],
-            "probability": in_percent(float(measured.confidence[number])),
+            **dict(zip(("answer", "probability"), measured.answer(number, names), strict=True)),
         }
         for number, image in zip(worst, measured.images[worst], strict=True)
     ]
@@ -251,30 +237,23 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
 
 def _augmented(config: Config, images: Any) -> list[list[str]]:
     """Some training images, and below them what the network was given in their place."""
-    options = dict(vars(config.augment))
     if config.augment == AugmentConfig():
         return []
+    options = dict(vars(config.augment))
     alpha = options.pop("mixup_alpha")
-    originals = images[np.arange(min(EXAMPLES, len(images)))]
-    rows = [originals]
+    rows = [images[np.arange(min(EXAMPLES, len(images)))]]
     for number in range(3):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        changed = augment(to_float(jnp.asarray(originals)), key, **options)
-        changed = mixup(changed, jnp.ones(len(originals), bool), key, alpha=alpha)
+        changed = augment(to_float(jnp.asarray(rows[0])), key, **options)
+        changed = mixup(changed, jnp.ones(len(changed), bool), key, alpha=alpha)
         rows.append(np.asarray(changed).clip(0, 1))
     return [[picture(image) for image in row] for row in rows]
 
 
 def _phases(run: RunRecord) -> Any:
     """Draws where the time went; None of a run that is not finished."""
-    recorded = (run.result or {}).get("seconds")
-    if not isinstance(recorded, dict):
-        return None
-    seconds = {
-        name: float(value)
-        for name, value in recorded.items()
-        if name != "total" and isinstance(value, int | float)
-    }
+    recorded = run.result["seconds"] if run.result else {}
+    seconds = {name: value for name, value in recorded.items() if name != "total"}
     said = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     return figure(plots.phases(seconds), "phases", f"Bars: {said}.") if seconds else None
 

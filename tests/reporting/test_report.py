@@ -132,7 +132,7 @@ def run_of(config: Config, epochs: int, shown: int, *, done: bool = True) -> Run
     unread: Any = None
     result: Any = {"steps": 1} if done else None
     trained = Trained(config, unread, unread, 10 * shown, unread)
-    return RunRecord(Path("run"), trained, result, history)
+    return RunRecord(trained, result, history)
 
 
 def test_a_run_through_all_epochs_has_not_stopped_early():
