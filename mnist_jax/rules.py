@@ -6,15 +6,13 @@ A run that was stopped and resumed has the same history and the same steps; so t
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.metrics import Sums, mean_metrics, total_sums
 from mnist_jax.workdir.files import json_number
+from mnist_jax.workdir.hashing import named_leaves
 from mnist_jax.workdir.history import Row, best_row, score
-
-# Checkpoints: which steps are saved, and which of the saved ones stay
 
 
 def is_scheduled(
@@ -31,36 +29,11 @@ def is_scheduled(
     A pure function of the step, so a resumed run saves the same steps. With `every_steps` of 0 only
     epochs end with one.
     """
-    if step % steps_per_epoch == 0:
-        epoch = step // steps_per_epoch
-        if epoch % every_epochs == 0 or epoch == epochs:
-            return True
+    epoch, rest = divmod(step, steps_per_epoch)
+    if rest == 0 and (epoch % every_epochs == 0 or epoch == epochs):
+        return True
     chunk_start = step - 1 - (step - 1) % steps_per_epoch % chunk_steps
     return every_steps > 0 and step // every_steps > chunk_start // every_steps
-
-
-def best_step(
-    history: Sequence[Row], is_scheduled: Callable[[int], bool], monitor: str
-) -> int | None:
-    """Returns the step of the `best_row` among the scheduled ones, if there are any."""
-    rows = [row for row in history if is_scheduled(row["step"])]
-    return best_row(rows, monitor)["step"] if rows else None
-
-
-def kept_steps(
-    saved: list[int], history: Sequence[Row], is_scheduled: Callable[[int], bool], monitor: str
-) -> set[int]:
-    """Returns the saved steps that stay: the newest, two newest of the schedule, and the best.
-
-    Two, because the newest may turn out damaged. A step that was saved only because of a signal is
-    deleted once the schedule has saved two more.
-    """
-    best = best_step(history, is_scheduled, monitor)
-    newest = [step for step in saved if is_scheduled(step)][-2:]
-    return {*saved[-1:], *newest, *([best] if best else [])}
-
-
-# Validation that stops improving
 
 
 def stops_early(history: Sequence[Row], patience: int, monitor: str) -> bool:
@@ -77,13 +50,10 @@ def stops_early(history: Sequence[Row], patience: int, monitor: str) -> bool:
 
 
 def rate_factor(losses: list[float], patience: int, factor: float) -> float:
-    """Returns the factor of the learning rate after these epochs.
+    """Returns the factor of the learning rate after epochs with these losses.
 
-    Args:
-        losses: the validation loss of each epoch, or another metric of which lower is better.
-        patience: the number of epochs in a row without a lower loss after which the rate falls and
-            the count starts again; 0 disables.
-        factor: the factor applied each time.
+    After `patience` epochs in a row without a lower loss (or another metric of which lower is
+    better) the rate falls by `factor`, and the count starts again; 0 disables.
     """
     scale, lowest, waited = 1.0, float("inf"), 0
     for loss in losses if patience else []:
@@ -94,42 +64,27 @@ def rate_factor(losses: list[float], patience: int, factor: float) -> float:
     return scale
 
 
-# Divergence
-
-
 def first_bad_step(losses: Any, last_step: int) -> int | None:
     """Returns the first step (from 1) whose loss is not finite, if any.
 
-    Args:
-        losses: the losses of the steps up to `last_step`, in order; each is from before the step's
-            update.
-        last_step: the step of the last loss, counted from 1.
+    The losses are those of the steps up to `last_step`, each from before the step's update.
     """
     bad = np.flatnonzero(~np.isfinite(np.ravel(losses)))
     return last_step - np.size(losses) + int(bad[0]) + 1 if bad.size else None
-
-
-def bad_leaf(tree: Any) -> str | None:
-    """Returns the name of the first leaf with a value that is not finite, if any."""
-    named = finite_leaves(tree).items()
-    return next((name for name, leaf in named if not np.isfinite(np.asarray(leaf)).all()), None)
 
 
 def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
     """Returns the leaves of a state, or another tree, that must be finite, by name.
 
     A gradient that is not finite leaves its trace in the parameters and in the optimizer's moments,
-    which are arrays. Numbers of an optimizer may begin at infinity, such as a best loss.
-
-    Args:
-        tree: a state, or another tree of arrays.
-        axes: the number of axes that every leaf has, such as that of members.
+    which are arrays. Numbers of an optimizer may begin at infinity, such as a best loss: they have
+    only the `axes` that every leaf has, such as that of members.
     """
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        name: leaf
+        for name, leaf in named_leaves(tree).items()
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)  # neither counters nor keys
-        and not (path and getattr(path[0], "name", "") == "opt_state" and np.ndim(leaf) == axes)
+        and not (name.split("/")[0] == "opt_state" and np.ndim(leaf) == axes)
     }
 
 
@@ -137,16 +92,16 @@ class Rules(NamedTuple):
     """The decisions of a training of one network; `laboratory.members` has a population's.
 
     Attributes:
-        num_examples: the number of training images.
-        steps_per_epoch: the number of steps in an epoch; the last one may be padded.
-        total_steps: the number of steps in all epochs.
-        is_scheduled: a function step -> whether a checkpoint is due.
-        monitor: the metric that decides which epoch is the best.
-        patience: the argument of `stops_early`.
-        plateau_monitor: the metric whose plateaus count.
-        plateau_patience: the patience of `rate_factor`.
-        plateau_factor: the factor of `rate_factor`.
-        learning_rate: a function, number of updates so far -> learning rate of the next one without
+        num_examples: number of training images.
+        steps_per_epoch: number of steps in an epoch; the last one may be padded.
+        total_steps: number of steps in all epochs.
+        is_scheduled: function step -> whether a checkpoint is due.
+        monitor: metric that decides which epoch is the best.
+        patience: argument of `stops_early`.
+        plateau_monitor: metric whose plateaus count.
+        plateau_patience: patience of `rate_factor`.
+        plateau_factor: factor of `rate_factor`.
+        learning_rate: function, number of updates so far -> learning rate of the next one without
             that factor, or None where it is not known.
     """
 
@@ -162,10 +117,19 @@ class Rules(NamedTuple):
     learning_rate: Callable[[int], float | None] = lambda _: None
 
     def best_step(self, history: Sequence[Row]) -> int | None:
-        return best_step(history, self.is_scheduled, self.monitor)
+        """Returns the step of the `best_row` among the scheduled ones, if there are any."""
+        rows = [row for row in history if self.is_scheduled(row["step"])]
+        return best_row(rows, self.monitor)["step"] if rows else None
 
     def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:
-        return kept_steps(saved, history, self.is_scheduled, self.monitor)
+        """Returns the saved steps that stay: the newest, two newest of the schedule, and the best.
+
+        Two, because the newest may turn out damaged. A step that was saved only because of a signal
+        is deleted once the schedule has saved two more.
+        """
+        best = self.best_step(history)
+        newest = [step for step in saved if self.is_scheduled(step)][-2:]
+        return {*saved[-1:], *newest, *([best] if best else [])}
 
     def stops_early(self, history: Sequence[Row]) -> bool:
         return stops_early(history, self.patience, self.monitor)
@@ -187,12 +151,14 @@ class Rules(NamedTuple):
         input_seconds: float,
     ) -> Row:
         trained, total = mean_metrics(sums), total_sums(sums)
-        both = {"train": trained, "val": val}
-        metrics = {f"{part}_{name}": both[part][name] for part in both for name in val}
-        rate = (
-            total["learning_rate"][-1] if "learning_rate" in total else self.learning_rate(step - 1)
-        )
-        norms = total.get("gradient_norm", [])  # an older version summed up none
+        metrics = {
+            f"{part}_{name}": means[name]
+            for part, means in (("train", trained), ("val", val))
+            for name in val
+        }
+        # An older version summed up neither.
+        norms, rates = total.get("gradient_norm", []), total.get("learning_rate", [])
+        rate = rates[-1] if rates else self.learning_rate(step - 1)
         row: Any = {
             "epoch": step // self.steps_per_epoch,
             "step": step,
@@ -219,9 +185,8 @@ class Rules(NamedTuple):
     def check_state(self, state: Any, step: int, row: Row | None) -> list[Any]:
         """Raises FloatingPointError where a value of the state, or of the row, is not finite."""
         measured = {"val_loss": row["val_loss"]} if row else {}
-        for tree in (measured, state):
-            name = bad_leaf(tree)
-            if name is not None:
+        for name, leaf in (measured | finite_leaves(state)).items():
+            if not np.isfinite(np.asarray(leaf)).all():
                 raise self.diverged(step, f"{name} is not finite")
         return []
 

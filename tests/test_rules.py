@@ -23,7 +23,7 @@ from mnist_jax import Config, evaluate, population, train
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
 from mnist_jax.console import console
 from mnist_jax.events import Event, Save
-from mnist_jax.rules import best_step, is_scheduled, kept_steps, rate_factor, stops_early
+from mnist_jax.rules import Rules, is_scheduled, rate_factor, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import best_row, check_monitors
@@ -110,7 +110,8 @@ def test_the_best_step_is_one_that_the_schedule_saves(subtests):
         ({20: 0.6, 40: 0.7, 60: 0.7, 80: 0.1}, 60),
     ):
         with subtests.test(msg=str(accuracies)):
-            assert best_step(epochs_at(accuracies), lambda step: step % 20 == 0, ACCURACY) == best
+            rules = Rules(10, 10, 100, lambda step: step % 20 == 0)
+            assert rules.best_step(epochs_at(accuracies)) == best
 
 
 def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
@@ -131,8 +132,8 @@ def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
         ([10, 14, 18, 20], {10: 0.5, 20: 0.6}, {10, 20}),
     ):
         with subtests.test(msg=f"{saved} {accuracies}"):
-            found = kept_steps(saved, epochs_at(accuracies), lambda step: step % 10 == 0, ACCURACY)
-            assert found == kept
+            rules = Rules(10, 10, 100, lambda step: step % 10 == 0)
+            assert rules.kept_steps(saved, epochs_at(accuracies)) == kept
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ class Member(NamedTuple):
     """A member of a population.
 
     Attributes:
-        name: the name of its work directory.
-        config: the recipe that trains it alone; only the last step is saved.
+        name: name of its work directory.
+        config: recipe that trains it alone; only the last step is saved.
         values: its varied values, by field.
     """
 
@@ -43,15 +43,10 @@ class Member(NamedTuple):
 
 
 def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float]]) -> list[Member]:
-    """Returns the members: of every combination of the varied values, all seeds in turn.
+    """Returns the members: of every combination of the values of varied `NUMBERS`, all seeds.
 
-    Args:
-        config: the recipe; the first seed is its own, the others count up from there.
-        seeds: the number of seeds.
-        vary: the values of each varied field, one of `NUMBERS`.
-
-    Raises:
-        ValueError: a field cannot vary, or a value does not fit it.
+    The first seed is the config's own, the others count up from there. Raises ValueError where a
+    field cannot vary, or a value does not fit it.
     """
     if not hasattr(seeds, "__index__"):
         raise ValueError(f"seeds must be a whole number, which counts them, got {seeds!r}")
@@ -71,14 +66,13 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
         if not numbers or len({*numbers}) < len(numbers):
             raise ValueError(f"vary {field} must be different values, got {values!r}")
         varied_values[field] = numbers
-    only_last = CheckpointConfig(every_epochs=config.epochs)
+    config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_epochs=config.epochs))
     members = []
     for numbers in itertools.product(*varied_values.values()):
         combination = dict(zip(vary, numbers, strict=True))
-        varied = dataclasses.replace(config, checkpoint=only_last)
-        varied = replace_fields(varied, combination)
+        varied = replace_fields(config, combination)
+        parts = [f"{field}={value!r}" for field, value in combination.items()]
         for seed in range(config.seed, config.seed + seeds):
-            parts = [f"{field}={value!r}" for field, value in combination.items()]
             name = "_".join([*parts, f"seed-{seed}"])
             if len(name) > LONGEST_NAME:
                 raise ValueError(f"vary must be fewer fields: {name} is too long for a directory")
@@ -108,41 +102,29 @@ class MemberRules(NamedTuple):
     A member that diverges is recorded and told; the others go on.
 
     Attributes:
-        each: the rules of each member alone, which differ by their learning rates.
-        diverged: the place where each member diverged, or None; the checks fill it in.
+        each: rules of each member alone, which differ by their learning rates.
+        diverged: place where each member diverged, or None; the checks fill it in.
     """
 
     each: Sequence[Rules]
     diverged: list[Divergence | None]
 
-    @property
-    def alone(self) -> Rules:
-        return self.each[0]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.alone.steps_per_epoch
-
-    @property
-    def total_steps(self) -> int:
-        return self.alone.total_steps
-
-    def is_scheduled(self, step: int) -> bool:
-        return self.alone.is_scheduled(step)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.each[0], name)  # what is the same for all, such as `is_scheduled`
 
     def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:  # noqa: ARG002
-        return self.alone.kept_steps(saved, [])  # the best step is each member's own
+        return self.each[0].kept_steps(saved, [])  # the best step is each member's own
 
     def stops_early(self, history: Sequence[Row]) -> bool:  # noqa: ARG002
         return False  # members train equally long
 
     def rate_factor(self, history: Sequence[Row]) -> list[float]:
-        rows = [member_rows(history, member) for member in range(len(self.diverged))]
-        return [self.alone.rate_factor(own) for own in rows]
+        histories = (member_rows(history, member) for member in range(len(self.each)))
+        return [rules.rate_factor(own) for rules, own in zip(self.each, histories, strict=True)]
 
     def totals(self, sums: Sequence[Sums]) -> dict[str, Any]:
         sums = jax.device_get(sums)
-        totals = [self.alone.totals(member_sums(sums, m)) for m in range(len(self.diverged))]
+        totals = [rules.totals(member_sums(sums, m)) for m, rules in enumerate(self.each)]
         return {name: [total[name] for total in totals] for name in totals[0]}
 
     def row(
@@ -150,16 +132,13 @@ class MemberRules(NamedTuple):
         step: int,
         sums: Sequence[Sums],
         measured: Any,
-        rate_factors: Sequence[float],
-        seconds: float,
-        input_seconds: float,
+        factors: Sequence[float],
+        *times: float,
     ) -> Row:
         sums = jax.device_get(sums)
         rows: list[Any] = [
-            alone.row(
-                step, member_sums(sums, member), measured[member], factor, seconds, input_seconds
-            )
-            for member, (alone, factor) in enumerate(zip(self.each, rate_factors, strict=True))
+            rules.row(step, member_sums(sums, m), measured[m], factors[m], *times)
+            for m, rules in enumerate(self.each)
         ]
         row: Any = dict(rows[0])
         for name in {*row} - {"epoch", "step", *TIMES}:
@@ -204,13 +183,8 @@ def write_member(
 ) -> None:
     """Leaves a work directory as `train` does, with the last step only; the result comes last.
 
-    Args:
-        directory: the place to write to; what a killed write has left there is replaced.
-        member: the owner of the directory, who gives the config.
-        state: the member's own state after the last step.
-        history: the member's own rows.
-        result: the content of its result.json.
-        origin: the population's origin; its config becomes the member's.
+    What a killed write has left in the directory is replaced. State and history are the member's
+    own; the origin is the population's, with the member's config in it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     make_ready(directory, member.config, history, overwrite=True)
