@@ -17,7 +17,7 @@ def compare(a: Mapping[str, Any] | str | Path, b: Mapping[str, Any] | str | Path
     both recipes have the same ones: the differences spread less than the accuracies do.
 
     Args:
-        a: a result of `population`, or the workdir of a finished one.
+        a: result of `population`, or workdir of a finished one.
         b: that of another recipe, with the same seeds and varied values.
 
     Returns:
@@ -27,7 +27,7 @@ def compare(a: Mapping[str, Any] | str | Path, b: Mapping[str, Any] | str | Path
 
     Raises:
         FileNotFoundError: there is no finished population in a workdir.
-        ValueError: the seeds or the varied values are others, or a population cannot be read.
+        ValueError: the seeds or the varied values differ, or a population cannot be read.
     """
     pair: list[Any] = [x if isinstance(x, Mapping) else read_population(x) for x in (a, b)]
     check_pairs(*pair)

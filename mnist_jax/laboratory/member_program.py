@@ -1,6 +1,5 @@
 """A population of trainings as compiled calls: `program.py`, for all members at once."""
 
-import functools
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,8 +34,8 @@ class MemberAxis(NamedTuple):
     Every device takes the same number of members: the first ones fill it up, and are not read.
 
     Attributes:
-        size: the number of members, N.
-        mesh: the devices.
+        size: number of members, N.
+        mesh: devices.
     """
 
     size: int
@@ -77,19 +76,19 @@ def compile_population(
     3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
     Args:
-        build: a function from a member's own numbers, which are traced, to its parts; no numbers
-            give the parts that all share.
+        build: function from a member's own numbers, which are traced, to its parts; no numbers give
+            the parts that all share.
         splits: images and labels as in `compile_program`.
         seeds: N roots of all keys.
-        values: the numbers that are arguments of the program, N each, by name.
-        averaged: True to keep a running mean of the parameters.
+        values: numbers that are arguments of the program, N each, by name.
+        averaged: whether to keep a running mean of the parameters.
         batch_size: examples a step.
         chunk_steps: steps in one compiled call.
 
     Returns:
-        The calls. On the devices the axis of members may be longer than N. A chunk holds the
-        epoch's `order` of each member, int32 [members, examples], and the numbers of its steps in
-        the epoch, `step` int32 [k]. See `MemberAxis` for `place` and `collect`.
+        The calls. On the devices the axis of members may be longer than N, see `MemberAxis`. A
+        chunk holds the epoch's `order` of each member, int32 [members, examples], and the numbers
+        of its steps in the epoch, `step` int32 [k].
     """
     if any(isinstance(split[0], StreamedImages) for split in splits.values()):
         raise ValueError(
@@ -112,8 +111,14 @@ def compile_population(
     streams = jax.jit(jax.vmap(rng.streams), out_shardings=roots.sharding)(roots)
     step_rngs = {role: streams[role] for role in ("dropout", "augment")}
     own_values = members.spread({name: np.asarray(x, np.float32) for name, x in values.items()})
-    train_member = functools.partial(_train_member, build=build, batch_size=batch_size)
     measured = eval_options(options)
+
+    def train_member(member: Any, shared: Any) -> tuple[TrainState, Sums]:
+        state, order, rate_factor, rngs, values = member
+        images, labels, step = shared
+        sizes = {"chunk_steps": len(step), "batch_size": batch_size}
+        chunk = loader.take_chunk(images, labels, order, step[0], **sizes)
+        return train_chunk(build, values, state, chunk, rngs, rate_factor)
 
     def run_members(state: TrainState, own: Any, shared: Any) -> Any:
         return over_members(train_member, mesh)((state, *own), shared)
@@ -144,8 +149,7 @@ def compile_population(
         chunk_steps,
     )
     run_eval = over_members(
-        lambda variables, chunk: run_eval_steps(variables, state.apply_fn, chunk, **measured),
-        mesh,
+        lambda variables, chunk: run_eval_steps(variables, state.apply_fn, chunk, **measured), mesh
     )
     eval_sums = compile_eval(
         lambda chunk: jax.jit(run_eval).lower(state.eval_variables, chunk),
@@ -170,27 +174,10 @@ def compile_population(
     )
 
 
-def _train_member(
-    member: Any, shared: Any, *, build: Build, batch_size: int
-) -> tuple[TrainState, Sums]:
-    """Trains one member for a chunk."""
-    state, order, rate_factor, rngs, values = member
-    images, labels, step = shared
-    chunk = loader.take_chunk(
-        images, labels, order, step[0], chunk_steps=len(step), batch_size=batch_size
-    )
-    return train_chunk(build, values, state, chunk, rngs, rate_factor)
-
-
 def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
     """Makes a function of one member, and of what all share, one of all members.
 
-    Args:
-        function: (member, shared) -> result.
-        mesh: the devices over which the members split.
-
-    Returns:
-        (members, shared) -> results, where every leaf of members and results has a first axis more.
+    Every leaf of members and results then has a first axis more, split over the devices.
     """
 
     def of_a_device(members: Any, shared: Any) -> Any:

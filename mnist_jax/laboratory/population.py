@@ -26,9 +26,7 @@ from mnist_jax.metrics import mean_and_spread
 from mnist_jax.models import check_model
 from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts
 from mnist_jax.processes.signals import stop_requests
-from mnist_jax.program import Program
 from mnist_jax.start import (
-    Task,
     create_task,
     finished_parts,
     initial_state,
@@ -127,21 +125,20 @@ def population(
     that is measured. It has no work directory: `train` would not have given it one.
 
     Args:
-        config: the recipe. Its seed is that of the first member.
-        workdir: a directory for the results, made where there is none. It receives config.json,
+        config: recipe; its seed is that of the first member.
+        workdir: directory for the results, made where there is none. It receives config.json,
             metrics.jsonl with lists over the members, population.json, and members/NAME/, a
             directory as `train` writes it for each member, with its last step.
-        seeds: the number of seeds, counted up from the recipe's own.
+        seeds: number of seeds, counted up from the recipe's own.
         vary: fields of `start.NUMBERS` and their values; every combination gets all seeds.
-        model: an own module, as in `train`.
-        tx: an own optimizer, as in `train`.
-        loss_fn: an own loss, as in `train`.
-        splits: own data, as in `train`.
-        metrics: own metrics, as in `train`.
-        test: False leaves the test split out. A later call with True measures it, and does not
-            retrain.
-        overwrite: deletes a population that is in `workdir` and starts anew.
-        listeners: functions as in `train`.
+        model: own module, as in `train`, as are the options that follow.
+        tx: own optimizer.
+        loss_fn: own loss.
+        splits: own data.
+        metrics: own metrics.
+        test: whether to measure the test split; a later call can, and does not retrain.
+        overwrite: whether to delete a population that is in `workdir` and to retrain.
+        listeners: functions that are called with each event.
 
     Returns:
         The content of population.json, see `PopulationResult`.
@@ -262,23 +259,28 @@ def _population(
     checkpoints = workdir / "checkpoints"
 
     task = create_task(config, parts)
-    made_of = task.origin.config | {"population": identity(members)}
-    origin = task.origin._replace(config=made_of)
+    who, total_steps = identity(members), task.rules.total_steps
+    origin = task.origin._replace(config=task.origin.config | {"population": who})
     saved, progress = [], Progress(origin)
     if not overwrite:
         saved, progress = last_checkpoint(checkpoints, origin)
     diverged: Any = progress.diverged or [None] * len(members)
-    each = [
-        task.rules._replace(
-            learning_rate=learning_rate(member.config, parts, task.rules.total_steps)
-        )
-        for member in members
-    ]
-    progress, rules = progress._replace(diverged=diverged), MemberRules(each, diverged)
+    rates = [learning_rate(member.config, parts, total_steps) for member in members]
+    rules = MemberRules([task.rules._replace(learning_rate=rate) for rate in rates], diverged)
+    progress = progress._replace(diverged=diverged)
     stopwatch.lap("data")
 
     # Compiling comes before the first write: what does not fit leaves the workdir as it was.
-    program = _compile(members, task)
+    same = {name: [value] * len(members) for name, value in task.numbers.items()}
+    program = member_program.compile_population(
+        task.build,
+        task.splits,
+        seeds=who["seeds"],
+        values=same | who["values"],
+        averaged=any(member.config.ema_decay for member in members),
+        batch_size=config.batch_size,
+        chunk_steps=config.chunk_steps,
+    )
     origin = origin._replace(step_sha256=program.step_sha256)
     start = initial_state(
         program,
@@ -294,7 +296,7 @@ def _population(
     stopwatch.lap("compile")
 
     _make_ready(workdir, config, history, overwrite)
-    names, total_steps, told = [m.name for m in members], rules.total_steps, start.messages
+    names, told = [member.name for member in members], start.messages
     model = task.build({}).model
     begin = Begin(config, model, task.splits, start.step, total_steps, history, told, names)
     with contextlib.ExitStack() as stack:
@@ -326,7 +328,6 @@ def _population(
             if stop_signal():
                 raise stopped(end._replace(signum=stop_signal()), total_steps, overwrite)
             own, rows = _member_state(state, number, member), member_rows(end.history, number)
-            seconds = stopwatch.seconds | {"total": sum(stopwatch.seconds.values())}
             result = create_result(
                 own.eval_variables,
                 tested[number],
@@ -335,7 +336,7 @@ def _population(
                 best_step=end.step,  # of those that are saved
                 steps=end.step,
                 origin=alone,
-                seconds=seconds,
+                seconds=_with_total(stopwatch),
             )
             if not rules.diverged[number]:
                 directory = workdir / MEMBERS / member.name
@@ -343,15 +344,14 @@ def _population(
             results.append(result)
             stopwatch.lap("checkpoint")
 
-    stopwatch.seconds["total"] = sum(stopwatch.seconds.values())
     whole: Any = {
         "members": names,
-        **identity(members),
-        **_measured(identity(members)["values"], results),
+        **who,
+        **_measured(who["values"], results),
         "diverged": rules.diverged,
         "steps": end.step,
         "data_sha256": origin.data_sha256,
-        "seconds": stopwatch.seconds,
+        "seconds": _with_total(stopwatch),
         **origin.environment,
     }
     write_json(workdir / "population.json", whole)
@@ -369,18 +369,8 @@ def _make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite
     make_ready(workdir, config, history, overwrite)
 
 
-def _compile(members: list[Member], task: Task) -> Program:
-    whose = identity(members)
-    same = {name: [value] * len(members) for name, value in task.numbers.items()}
-    return member_program.compile_population(
-        task.build,
-        task.splits,
-        values=same | whose["values"],
-        averaged=any(member.config.ema_decay for member in members),
-        seeds=whose["seeds"],
-        batch_size=task.layout["batch_size"],
-        chunk_steps=task.layout["chunk_steps"],
-    )
+def _with_total(stopwatch: clock.Stopwatch) -> dict[str, float]:
+    return stopwatch.seconds | {"total": sum(stopwatch.seconds.values())}
 
 
 def _member_state(state: TrainState, number: int, member: Member) -> TrainState:

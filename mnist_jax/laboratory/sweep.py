@@ -53,10 +53,7 @@ BUSY_SECONDS = 60  # how long one process waits while another one writes to SQLi
 
 
 def load_search_space(path: str | Path) -> SearchSpace:
-    """Reads the `get_search_space()` of a recipe.
-
-    Returns:
-        Optuna's distributions by field: {"optimizer.learning_rate": FloatDistribution(1e-4, 1e-2)}.
+    """Reads the `get_search_space()` of a recipe, as `sweep` takes it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -76,14 +73,9 @@ def load_search_space(path: str | Path) -> SearchSpace:
 def _is_search_space(space: Any) -> bool:
     from optuna.distributions import BaseDistribution
 
-    return (
-        isinstance(space, Mapping)
-        and bool(space)
-        and all(
-            isinstance(name, str) and isinstance(values, BaseDistribution)
-            for name, values in space.items()
-        )
-    )
+    if not isinstance(space, Mapping) or not space:
+        return False
+    return all(isinstance(n, str) and isinstance(v, BaseDistribution) for n, v in space.items())
 
 
 def sweep(
@@ -108,15 +100,17 @@ def sweep(
     try others, as they see each other's results sooner or later.
 
     Args:
-        config: the recipe; its seed is also that of the search.
-        search_space: Optuna's distributions, by the names of the fields that they replace.
-        workdir: a directory for the results, made where there is none.
-        trials: the number of trials, finished or pruned, that the study shall have in the end.
-        storage: the URL of a database; without one it is SQLite, sweep.db in the workdir. The study
+        config: recipe; its seed is also that of the search.
+        search_space: Optuna's distributions, by the names of the fields that they replace, such as
+            {"optimizer.learning_rate": FloatDistribution(1e-4, 1e-2)}.
+        workdir: directory for the results, made where there is none.
+        trials: number of trials, finished or pruned, that the study shall have in the end.
+        storage: URL of a database; without one it is SQLite, sweep.db in the workdir. The study
             there is called as the workdir. Trials that were killed are continued in their workdir.
-        parts: a function from the config of a trial to the user's own parts.
+        parts: function from the config of a trial to the user's own parts.
         listeners: functions that hear every trial, as in `train`; a pruned one ends with `Failed`.
-        tell: receives a line for each trial of this process, and at the end those about the search.
+        tell: function that receives a line for each trial of this process, and at the end those
+            about the search.
 
     Returns:
         The finished trials, the best first, the pruned last.
@@ -140,12 +134,8 @@ def sweep(
     _check_search_space(config, search_space)
     _check_workdir(workdir, storage)
     workdir = workdir.absolute()
-    made_of: dict[str, Any] = {
-        "config": dataclasses.asdict(config),
-        "search_space": {
-            name: json.loads(distribution_to_json(space)) for name, space in search_space.items()
-        },
-    }
+    spaces = {name: json.loads(distribution_to_json(each)) for name, each in search_space.items()}
+    made_of: dict[str, Any] = {"config": dataclasses.asdict(config), "search_space": spaces}
     if own_names(own := parts(config)):
         origin = create_task(config, own).origin
         made_of |= {"own": origin.own, "environment": origin.environment}
@@ -169,11 +159,12 @@ def sweep(
 
 def _check_workdir(workdir: Path, storage: str | None) -> None:
     """Raises ValueError where the directory holds something else than a search in `storage`."""
+    has_own = (workdir / DATABASE).exists()
     if read_config(workdir):
         raise ValueError(f"{workdir} holds a run of `train`: choose another --workdir")
-    if storage is not None and (workdir / DATABASE).exists():
+    if storage is not None and has_own:
         raise ValueError(f"{workdir} holds a search in its own {DATABASE}: leave out --storage")
-    if storage is None and (workdir / "trials").exists() and not (workdir / DATABASE).exists():
+    if storage is None and (workdir / "trials").exists() and not has_own:
         raise ValueError(
             f"{workdir} holds trials but no {DATABASE}: give the --storage that they are in, or "
             "another --workdir"
@@ -193,28 +184,29 @@ def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None
                 f"the search space must not hold {name}: with other data the accuracies could not "
                 "be compared"
             )
-    extremes = (
-        getattr(space, "choices", None) or (space.low, space.high)
-        for space in search_space.values()
-    )
-    for values in itertools.islice(itertools.product(*extremes), CHECKED):
-        fields = dict(zip(search_space, values, strict=True))
+    ends = [
+        getattr(each, "choices", None) or (each.low, each.high) for each in search_space.values()
+    ]
+    for values in itertools.islice(itertools.product(*ends), CHECKED):
         try:
-            tried = replace_fields(config, fields)
+            tried = replace_fields(config, dict(zip(search_space, values, strict=True)))
             check_model(**vars(tried.model))
             check_monitors(tried.watch)
         except ValueError as error:
             raise ValueError(f"the search space does not fit the config: {error}") from error
 
 
-def _turn(workdir: Path) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _turn(workdir: Path) -> Iterator[None]:
     """Waits until no other process is choosing a trial, and keeps the others waiting."""
-    turn = contextlib.ExitStack()
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            turn.enter_context(lock_workdir(workdir))
-            return turn
-        time.sleep(0.02)
+    with contextlib.ExitStack() as turn:
+        while True:
+            try:
+                turn.enter_context(lock_workdir(workdir))
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+        yield
 
 
 @contextlib.contextmanager
@@ -349,8 +341,7 @@ def _run_trial(
 ) -> str:
     """Trains a trial's network, from its last checkpoint on, and tells the study its value.
 
-    Returns:
-        A line about the trial.
+    It returns a line about the trial.
     """
     from optuna import TrialPruned
     from optuna.trial import TrialState

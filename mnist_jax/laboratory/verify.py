@@ -34,13 +34,13 @@ def verify(
     Warns where versions, devices or cores are others than then.
 
     Args:
-        workdir: a directory that `train` has written; it is only read.
-        model: the run's own module, as in `train`.
-        tx: its own optimizer, as in `train`.
-        loss_fn: its own loss, as in `train`.
-        splits: its own data, as in `train`.
-        metrics: its own metrics, as in `train`.
-        listeners: functions that hear the second training, as in `train`.
+        workdir: directory that `train` has written; it is only read.
+        model: the run's own module, as in `train`, as are the options that follow.
+        tx: its own optimizer.
+        loss_fn: its own loss.
+        splits: its own data.
+        metrics: its own metrics.
+        listeners: functions that hear the second training.
 
     Returns:
         A line for each value of result.json, and of each row of metrics.jsonl, that differs; times
@@ -69,9 +69,9 @@ def verify(
         )
     before = _bits(result, read_history(workdir), now)
     with tempfile.TemporaryDirectory() as directory:
+        options: Any = parts._asdict() | {"test": is_tested(result), "listeners": listeners}
         try:
-            own: Any = parts._asdict()
-            run = train(config, directory, **own, test=is_tested(result), listeners=listeners)
+            run = train(config, directory, **options)
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
     again = _bits(run.result, run.history, now)
