@@ -1,12 +1,10 @@
 """The configuration of a run: frozen dataclasses that are valid or do not exist."""
 
-import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
-import itertools
 import json
 import re
 import runpy
@@ -40,12 +38,16 @@ class Limit(NamedTuple):
     expected: str
 
 
+def _below(limit: int) -> Limit:
+    return Limit(lambda x: 0 <= x < limit, f"at least 0 and below {limit}")
+
+
 AT_LEAST_0 = Limit(lambda n: n >= 0, "at least 0")
 AT_LEAST_1 = Limit(lambda n: n >= 1, "at least 1")
 NOT_HUGE = Limit(lambda n: n <= LARGEST, f"at most {LARGEST}")
 Count = Annotated[int, AT_LEAST_1, NOT_HUGE]
 Seed = Annotated[int, Limit(lambda n: 0 <= n < 2**32, "0 to 2**32 - 1")]
-Fraction = Annotated[float, Limit(lambda x: 0 <= x < 1, "at least 0 and below 1")]
+Fraction = Annotated[float, _below(1)]
 Positive = Annotated[float, Limit(lambda x: 0 < x < FLOAT32_MAX, "above 0 and finite")]
 NotNegative = Annotated[float, Limit(lambda x: 0 <= x < FLOAT32_MAX, "at least 0 and finite")]
 DatasetName = Annotated[
@@ -55,10 +57,6 @@ DatasetName = Annotated[
         "a tfds name such as mnist or emnist/letters:3.1.0",
     ),
 ]
-
-
-def _below(limit: int) -> Limit:
-    return Limit(lambda x: 0 <= x < limit, f"at least 0 and below {limit}")
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -85,13 +83,10 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def _unknown_field(name: object, known: Iterable[str]) -> ValueError:
-    group = str(name).partition(".")[0] + "."
-    known = [*known]
-    listed = [other for other in known if other.startswith(group)] or known
-    return ValueError(
-        f"unknown config field {name}{did_you_mean(name, known)}; expected some of "
-        f"{', '.join(listed)}"
-    )
+    group, known = str(name).partition(".")[0] + ".", [*known]
+    listed = ", ".join([other for other in known if other.startswith(group)] or known)
+    near = did_you_mean(name, known)
+    return ValueError(f"unknown config field {name}{near}; expected some of {listed}")
 
 
 class Checked:
@@ -220,12 +215,9 @@ class OptimizerConfig(Checked):
                     f"optimizer.{name} must stay at {default!r} with {self.name}, which has no use "
                     f"for it but for learning_rate, {', '.join(used)}"
                 )
-        _require(
-            self.schedule != "one_cycle" or not self.warmup,
-            "optimizer.warmup",
-            "0 with one_cycle, which begins with one of its own",
-            self.warmup,
-        )
+        begins = "0 with one_cycle, which begins with one of its own"
+        may_warm_up = self.schedule != "one_cycle" or not self.warmup
+        _require(may_warm_up, "optimizer.warmup", begins, self.warmup)
 
 
 @dataclass(frozen=True)
@@ -315,12 +307,9 @@ class Config(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(
-            not self.watch.patience or self.checkpoint.every_epochs == 1,
-            "checkpoint.every_epochs",
-            "1 with watch.patience, so that the best epoch is saved",
-            self.checkpoint.every_epochs,
-        )
+        every = self.checkpoint.every_epochs
+        saved = "1 with watch.patience, so that the best epoch is saved"
+        _require(not self.watch.patience or every == 1, "checkpoint.every_epochs", saved, every)
 
 
 def _document_fields() -> None:
@@ -328,20 +317,18 @@ def _document_fields() -> None:
 
     The parts of a Config have none, as `--help` prints the first line of their docstrings there.
     """
-    try:
-        tree = ast.parse(inspect.getsource(sys.modules[__name__]))
-    except (OSError, KeyError):  # only the compiled file is there, or it is run by its path
-        return
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and dataclasses.is_dataclass(cls := globals()[node.name]):
-            told = [
-                f"{ast.unparse(field.target)}: {' '.join(ast.literal_eval(text.value).split())}"
-                for field, text in itertools.pairwise(node.body)
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-            ]
-            lines = [textwrap.fill(each, 96, subsequent_indent="    ") for each in told]
-            attributes = textwrap.indent("\n".join(lines), "    ")
-            cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{attributes}\n"
+    for cls in Checked.__subclasses__():
+        try:
+            source = inspect.getsource(cls)
+        except (OSError, TypeError):  # only the compiled file is there, or it is run by its path
+            return
+        told = re.findall(r'(?ms)^    (\w+): [^\n]*\n    """(.*?)"""', source)
+        lines = [
+            textwrap.fill(f"{name}: {' '.join(text.split())}", 96, subsequent_indent="    ")
+            for name, text in told
+        ]
+        attributes = textwrap.indent("\n".join(lines), "    ")
+        cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{attributes}\n"
 
 
 _document_fields()
@@ -382,21 +369,20 @@ def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
         )
     if not file.is_file():
         raise FileNotFoundError(f"there is no config file {str(path)!r}")
-    if file.suffix == ".json":
-        read = functools.partial(_read_json_config, file)
-        return _of_recipe(path, file, read) if name == "get_config" else None
-    run = functools.partial(_run_recipe, file.absolute(), file.stat().st_mtime_ns)
-    defined = _of_recipe(path, file, run)()
+
+    def read() -> dict[str, Any]:
+        if file.suffix != ".json":
+            return _run_recipe(file.absolute(), file.stat().st_mtime_ns)
+        config = config_from_dict(json.loads(file.read_text(encoding="utf-8")))
+        return {"get_config": lambda: config}
+
+    defined = _of_recipe(path, file, read)()
     for other in defined:  # a slip would train without what it names
         near = difflib.get_close_matches(other, PART_FUNCTIONS, 1, 0.8)
         if near and near[0] not in defined:
             raise ValueError(f"{path} defines {other}, which has no effect: call it {near[0]}")
     function = defined.get(name)
     return _of_recipe(path, file, function) if callable(function) else None
-
-
-def _read_json_config(file: Path) -> Config:
-    return config_from_dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 @functools.lru_cache(maxsize=8)
@@ -430,8 +416,7 @@ def config_from_dict(values: Any) -> Config:
 def replace_fields(config: Config, values: dict[str, Any]) -> Config:
     """Returns the config with other values: {"epochs": 3, "optimizer.learning_rate": 0.01}.
 
-    Raises:
-        ValueError: there is no such field, or the values are not valid together.
+    Raises ValueError where there is no such field, or the values are not valid together.
     """
     nested = dataclasses.asdict(config)
     known = flatten_dict(nested, sep=".")
@@ -460,23 +445,16 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-    """Adds what the config of an older version lacks: later fields, with their defaults.
+    """Returns the fields of nested dicts by names such as "optimizer.learning_rate".
 
-    Args:
-        values: nested dicts, as `dataclasses.asdict` gave; a run may have added something.
-
-    Returns:
-        One dict of all, by names such as "optimizer.learning_rate".
+    Fields that the config of an older version lacks get their defaults; a run may have added some.
     """
     defaults = flatten_dict(dataclasses.asdict(Config()), sep=".")
     return defaults | flatten_dict(values, sep=".")
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns a line for each value that differs: "optimizer.learning_rate is 0.001, not 0.01".
-
-    Args: nested dicts, such as `dataclasses.asdict` gives.
-    """
+    """Returns a line for each value of nested dicts that differs, such as "epochs is 9, not 10"."""
     before, after = (flatten_dict(values, sep=".") for values in (old, new))
     return [
         f"{name} is {before.get(name)!r}, not {after.get(name)!r}"
