@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
     whatever they were trained on. Which one is best the validation images say.
     """
     split = "test" if all(run.split == "test" for run in runs) else "validation"
-    letters = [_letter(number) for number in range(len(runs))]
+    numbers = range(len(runs))  # A, B, ... Z, A1, B1, ...
+    letters = [ascii_uppercase[n % 26] + (str(n // 26) if n > 25 else "") for n in numbers]
     networks, rows, judged, tasks = [], [], [], []
     paired: dict[str, Measured] = {}  # the answers for the images of the first
     histories = {}
@@ -72,11 +74,6 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         "pixelated": max(info.image_shape[:2]) < 64,
     }
     return networks, values
-
-
-def _letter(number: int) -> str:
-    """A, B, ... Z, A1, B1, ..."""
-    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number % 26] + (str(number // 26) if number > 25 else "")
 
 
 def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:

@@ -34,12 +34,13 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
     trained, config, names = run.trained, run.trained.config, readable(run.trained.info.label_names)
     numbers = figures(run, measured)
     made_with = run.result or trained.origin.environment
-    versions = made_with.get("versions")
-    where = ("platform", "device_kind", "device_count", "cpu_count")
     values = {
         "found": numbers,
         "result": run.result,
-        "made": _how_it_was_made(run, numbers["params"], len(splits["train"].labels)),
+        "trained": trained,
+        "epochs": len(run.history) if run.result else config.epochs,
+        "examples": len(splits["train"].labels),
+        "augmentations": [name for name, value in vars(config.augment).items() if value],
         "early": _early_stop(run),
         "chosen_by": config.watch.patience
         and not config.watch.monitor.startswith("train_")
@@ -63,35 +64,12 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "normalised": config.model.batch_norm,
         "augmented": _augmented(config, splits["train"].images),
         "phases": _phases(run),
-        "config": _config_rows(config),
-        "environment": {name: made_with.get(name) for name in where},
-        "versions": versions if isinstance(versions, dict) else {},
+        "fields": _config_rows(config),
+        "made_with": made_with,
         "again": _command(config),
         "verify": shlex.join(["mnist-jax", "verify", "--workdir", str(run.workdir)]),
     }
     return [numbers], values
-
-
-def _how_it_was_made(run: RunRecord, parameters: int, examples: int) -> str:
-    config, info = run.trained.config, run.trained.info
-    height, width, channels = info.image_shape
-    epochs = len(run.history) if run.result else config.epochs
-    kind = {1: "grey ", 3: "colour "}.get(channels, "")
-    changed = ", ".join(name for name, value in vars(config.augment).items() if value)
-    augmented = f", changed at random each time ({changed})" if changed else ""
-    fields, optimizer = config.optimizer, "an own optimizer"
-    if "tx" not in run.trained.origin.own:
-        rate = f"a learning rate of {fields.learning_rate:g} ({fields.schedule})"
-        optimizer = f"{fields.name} with {rate}"
-    begun = f", beginning from {config.init_from}" if config.init_from else ""
-    return (
-        f"A {run.trained.architecture} of {parameters:,} parameters, "
-        f"{'trained' if run.result else 'being trained'} for {epochs} "
-        f"{'epoch' if epochs == 1 else 'epochs'} on {examples:,} {kind}images of "
-        f"{run.trained.dataset} ({height}x{width} pixels, {len(info.label_names):,} classes)"
-        f"{augmented}, in batches of {config.batch_size} by {optimizer} and "
-        f"seed {config.seed}{begun}."
-    )
 
 
 def _early_stop(run: RunRecord) -> str:
