@@ -42,6 +42,7 @@ from mnist_jax.workdir.history import Progress, Row, read_history
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import (
     MEMBERS,
+    Made,
     checked_workdir,
     create_result,
     holds_run,
@@ -66,7 +67,7 @@ class Combination(Spread):
     validation: Spread
 
 
-class PopulationResult(Spread):
+class PopulationResult(Spread, Made):
     """The content of population.json; lists are in the order of the members.
 
     `validation` describes the validation accuracies, by which to choose; `mean`, `std` and `ci95`
@@ -87,16 +88,6 @@ class PopulationResult(Spread):
     guessing: NotRequired[dict[str, float]]
     validation: Spread
     combinations: NotRequired[list[Combination]]
-    steps: int
-    data_sha256: str
-    seconds: dict[str, float]
-    platform: str
-    device_kind: str
-    device_count: int
-    process_count: int
-    cpu_count: int | None
-    settings: NotRequired[list[str]]
-    versions: dict[str, str]
 
 
 def population(

@@ -23,7 +23,22 @@ MEMBERS = "members"  # a directory that only a population has
 FILES = ("config.json", "metrics.jsonl", "result.json", "population.json")
 
 
-class Result(TypedDict):
+class Made(TypedDict):
+    """The part of a result that says what its bits depend on, and how long they took."""
+
+    steps: int
+    data_sha256: str
+    seconds: dict[str, float]
+    platform: str
+    device_kind: str
+    device_count: int
+    process_count: int
+    cpu_count: int | None
+    settings: NotRequired[list[str]]
+    versions: dict[str, str]
+
+
+class Result(Made):
     """The content of result.json: the measured network, and what its bits depend on.
 
     `test_loss` and `test_accuracy` are None while the test split is not measured, and `guessing`,
@@ -37,18 +52,8 @@ class Result(TypedDict):
     val_accuracy: float
     guessing: NotRequired[dict[str, float]]
     best_step: int | None
-    steps: int
     params_sha256: str
-    data_sha256: str
     init_sha256: NotRequired[str]
-    seconds: dict[str, float]
-    platform: str
-    device_kind: str
-    device_count: int
-    process_count: int
-    cpu_count: int | None
-    settings: NotRequired[list[str]]
-    versions: dict[str, str]
 
 
 def create_result(
