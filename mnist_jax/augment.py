@@ -29,7 +29,7 @@ def augment(
     along a population.
 
     Args:
-        images: float32 [B, H, W, C] in [0, 1].
+        images: float32 [B, H, W, C] in [0, 1], as is the result.
         key: this step's own.
         shift: pixels; each way, uniform in [-shift, shift].
         rotation: degrees; uniform in [-rotation, rotation].
@@ -40,9 +40,6 @@ def augment(
             0.04 that is left of uniform noise in [-1, 1] after a Gaussian filter of 4 pixels).
         cutout: pixels a side of the square that is set to 0. Its centre is any pixel, so part of it
             may lie outside, as DeVries and Taylor found to be better.
-
-    Returns:
-        float32 [B, H, W, C] in [0, 1].
 
     References:
         P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional Neural Networks
@@ -91,16 +88,13 @@ def warp(
     image there are zeros.
 
     Args:
-        images: float32 [B, H, W, C] in [0, 1].
+        images: float32 [B, H, W, C] in [0, 1], as is the result.
         shift: pixels down and to the right, [B, 2].
         angle: radians, anticlockwise as seen, [B].
         factor: above 0; larger than 1 enlarges, [B].
         slant: radians; rows below the centre move to the right, those above to the left, [B].
         field: pixels, down then to the right, by which the place that is read is off,
             [2, B, H, W].
-
-    Returns:
-        float32 [B, H, W, C] in [0, 1].
     """
     _, height, width, _ = images.shape
     angle, factor, slant, down, right = (
@@ -136,11 +130,8 @@ def smooth_noise(key: jax.Array, count: int, height: int, width: int) -> jax.Arr
 
     Each is uniform noise under a Gaussian filter, as in Simard et al. 2003; sigma is the seventh.
     The noise has one number every sigma, not every pixel, because most of the time goes into
-    drawing it: after the filter the covariance of two pixels is the same to 1 in 10,000.
-
-    Returns:
-        float32 [2, count, height, width]: two independent fields, of mean 0 and standard deviation
-        1 at each pixel.
+    drawing it: after the filter the covariance of two pixels is the same to 1 in 10,000. The two
+    fields, float32 [2, count, height, width], are independent, of mean 0 and standard deviation 1.
     """
 
     def filters(side: int) -> np.ndarray:
@@ -157,12 +148,9 @@ def smooth_noise(key: jax.Array, count: int, height: int, width: int) -> jax.Arr
 
 
 def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
-    """Sets a square of each image to 0.
+    """Sets a square of each image [B, H, W, C] to 0, `size` pixels a side.
 
-    Args:
-        images: [B, H, W, C].
-        centre: the square's row and column, int [B, 2]; of an even size, the one after the middle.
-        size: pixels a side.
+    Its centre is a row and a column, int [B, 2]; of an even size, the one after the middle.
     """
     _, height, width, _ = images.shape
     top, left = ((centre[:, axis] - size // 2)[:, None, None, None] for axis in (0, 1))
@@ -179,15 +167,12 @@ def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength
     it or its neighbour is padding. One weight serves the batch, as in the authors' program.
 
     Args:
-        values: float32 [B, ...]: images, or targets, each a distribution over the classes.
+        values: images, or targets, each a distribution over the classes: float32 [B, ...].
         mask: bool [B], False for padding.
         key: this step's own.
-        alpha: the weight of the example itself is drawn from Beta(alpha, alpha). With the Python
+        alpha: parameter of the example's own weight, drawn from Beta(alpha, alpha). With the Python
             number 0, the limit where one of two weights is 0, nothing is drawn or mixed; so with a
             traced 0.
-
-    Returns:
-        float32 [B, ...].
 
     References:
         H. Zhang, M. Cisse, Y. Dauphin and D. Lopez-Paz, "mixup: Beyond Empirical Risk

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mnist_jax.config import Config
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Failed, Listener, Plateau
 from mnist_jax.messages import printable
 from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
@@ -23,6 +24,13 @@ NEXT = {
     "report": "curves and mistakes, on a page",
     "serve": "draw, and see what it sees",
     "verify": "train again, compare the bits",
+}
+BAR: Any = {  # on a terminal: steps, rate, time left; elsewhere nothing
+    "unit": " steps",
+    "leave": False,
+    "disable": None,
+    "dynamic_ncols": True,
+    "bar_format": "{percentage:3.0f}% {bar} {n}/{total}, {rate_fmt}, {remaining} left{postfix}",
 }
 TRY = "a lower --optimizer.learning-rate; and look whether the labels are right"
 
@@ -37,10 +45,11 @@ def console() -> Listener:
     def show(event: Event) -> None:
         nonlocal begin, bar, computed
         match event:
-            case Begin():
+            case Begin(step=step, total_steps=total):
                 begin, computed = event, None
-                bar = _progress_bar(event.step, event.total_steps)
-                for line in _beginning(event):
+                bar = tqdm(total=total, initial=step, **BAR)
+                resumed = [f"continuing after step {step} of {total}"]
+                for line in resumed if step else event.messages:
                     print(line)
             case Chunk():
                 if not bar.disable:
@@ -48,14 +57,16 @@ def console() -> Listener:
                 computed = event
                 bar.update(event.chunk_steps)
             case Epoch(row):
-                streams = begin.config.data.loader == "stream"
-                bar.write(_epoch_line(row, begin.config.epochs, streams=streams))
+                bar.write(_epoch_line(row, begin.config))
             case Diverged(member, epoch, step):
                 name = begin.members[member]
                 bar.write(f"{name} diverged in epoch {epoch}, step {step}; the others go on")
-            case Plateau():
-                for line in _plateau(event, begin.members):
-                    bar.write(line)
+            case Plateau(_, after) if not begin.members:
+                bar.write(f"a plateau: from here on the learning rate times {after:.3g}")
+            case Plateau(before, after):
+                for name, old, new in zip(begin.members, before, after, strict=True):
+                    if old != new:
+                        bar.write(f"a plateau of {name}: the learning rate times {new:.3g}")
             case Done() | Failed():
                 if bar:
                     bar.close()  # of the bar nothing stays
@@ -70,10 +81,7 @@ def console() -> Listener:
 def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) -> None:
     """Prints the result as a panel on a terminal that is wide enough, elsewhere as plain lines.
 
-    Args:
-        workdir: the directory of the run.
-        result: the content of its result.json.
-        recipe: the file with its own parts, which the next commands need; None: it has none.
+    `recipe` is the file with the run's own parts, which the next commands need, if it has any.
     """
     options = f"--workdir {shlex.quote(str(workdir))}"
     options += f" --config {shlex.quote(str(recipe))}" if recipe else ""
@@ -88,10 +96,8 @@ def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) ->
     if problem := _problem(result):
         rows += [("note", problem), ("try", TRY)]
     else:
-        rows += [
-            ("next", f"{_program()} {command} {options}  # {purpose}")
-            for command, purpose in NEXT.items()
-        ]
+        program = _program()
+        rows += [("next", f"{program} {name} {options}  # {why}") for name, why in NEXT.items()]
     title = _accuracy(result)
     needed = max(len(text) for _, text in rows) + 12  # with names and frame
     if sys.stdout.isatty() and needed <= shutil.get_terminal_size().columns:
@@ -138,25 +144,6 @@ def _draw(title: str, rows: list[tuple[str, str]]) -> None:
     )
 
 
-def _progress_bar(step: int, total_steps: int) -> tqdm:
-    """A bar on a terminal, nothing elsewhere: steps, rate, time left."""
-    return tqdm(
-        total=total_steps,
-        initial=step,
-        unit=" steps",
-        leave=False,
-        disable=None,
-        dynamic_ncols=True,
-        bar_format="{percentage:3.0f}% {bar} {n}/{total}, {rate_fmt}, {remaining} left{postfix}",
-    )
-
-
-def _beginning(begin: Begin) -> Sequence[str]:
-    if begin.step:
-        return [f"continuing after step {begin.step} of {begin.total_steps}"]
-    return begin.messages
-
-
 def _accuracies(computed: Chunk | None, history: Sequence[Row]) -> str:
     """Returns the training accuracy of a computed chunk, and the last validation accuracy."""
     shown = []
@@ -167,21 +154,20 @@ def _accuracies(computed: Chunk | None, history: Sequence[Row]) -> str:
     return ", ".join(shown)
 
 
-def _epoch_line(row: Row, epochs: int, *, streams: bool) -> str:
+def _epoch_line(row: Any, config: Config) -> str:
     if isinstance(row["val_accuracy"], list):
-        metrics = (
-            f"train accuracy {_spelled(mean_and_spread(row['train_accuracy']))}  "
-            f"validation accuracy {_spelled(mean_and_spread(row['val_accuracy']))}"
-        )
+        train, val = (_spelled(mean_and_spread(row[f"{x}_accuracy"])) for x in ("train", "val"))
+        metrics = f"train accuracy {train}  validation accuracy {val}"
     else:
         metrics = (
             f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
             f"validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}"
         )
-    waited = f", waited {row['input_seconds']:.2f} s for images" if streams else ""
+    waited = f", waited {row['input_seconds']:.2f} s for images"
     return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  {metrics}  "
-        f"{row['seconds']:.1f} s, {row['examples_per_second']:,.0f} images/s{waited}"
+        f"epoch {row['epoch']:{len(str(config.epochs))}}/{config.epochs}  {metrics}  "
+        f"{row['seconds']:.1f} s, {row['examples_per_second']:,.0f} images/s"
+        f"{waited if config.data.loader == 'stream' else ''}"
     )
 
 
@@ -189,16 +175,6 @@ def _spelled(spread: dict[str, Any]) -> str:
     """A mean with its standard deviation as people read it: "98.58 ± 0.08 %"."""
     deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.2f}"
     return f"{100 * spread['mean']:.2f}{deviation} %"
-
-
-def _plateau(plateau: Plateau, members: Sequence[str]) -> list[str]:
-    if not members:
-        return [f"a plateau: from here on the learning rate times {plateau.after:.3g}"]
-    return [
-        f"a plateau of {name}: the learning rate times {after:.3g}"
-        for name, before, after in zip(members, plateau.before, plateau.after, strict=True)
-        if before != after
-    ]
 
 
 def _end(done: Done, begin: Begin | None) -> list[str]:
@@ -215,19 +191,16 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
         )
     if of_population:
         return [*lines, *_members(result)]
-    if begin:
-        if result["steps"] < begin.total_steps:
-            last = done.history[-1]["epoch"]
-            best = best_row(done.history, begin.config.watch.monitor)["epoch"]
-            lines.append(f"stopped after epoch {last}; the best was epoch {best}")
-        line = _accuracy(result)
-        if is_tested(result):
-            count = len(begin.splits["test"].labels)
-            line = (
-                f"test loss {result['test_loss']:.4f}  accuracy {result['test_accuracy']:.2%} of "
-            )
-            line += f"{count:,} images"
-        lines.append(line)
+    if begin and result["steps"] < begin.total_steps:
+        last = done.history[-1]["epoch"]
+        best = best_row(done.history, begin.config.watch.monitor)["epoch"]
+        lines.append(f"stopped after epoch {last}; the best was epoch {best}")
+    if begin and is_tested(result):
+        count = len(begin.splits["test"].labels)
+        figures = f"loss {result['test_loss']:.4f}  accuracy {result['test_accuracy']:.2%}"
+        lines.append(f"test {figures} of {count:,} images")
+    elif begin:
+        lines.append(_accuracy(result))
     return lines
 
 

@@ -52,12 +52,8 @@ def chunk_grid(
     """Yields first step and length of the chunks of an epoch; the last one may be shorter.
 
     Chunks end on multiples of `chunk_steps` and at the end of the epoch, so they have one or two
-    sizes, and a run makes the same compiled calls whatever step it continues from.
-
-    Args:
-        first_step: the epoch's step to begin at, which is the end of a chunk.
-        steps_per_epoch: steps in the whole epoch.
-        chunk_steps: steps in a chunk.
+    sizes, and a run makes the same compiled calls whatever step it continues from. The epoch's
+    `first_step` is the end of a chunk.
     """
     for chunk_step in range(first_step, steps_per_epoch, chunk_steps):
         yield chunk_step, min(chunk_steps, steps_per_epoch - chunk_step)
@@ -83,10 +79,10 @@ def chunk_index(
 
     Args:
         order: int32 [N], or any part of it; of JAX or of NumPy, and so is the result.
-        first_step: the first step, counted from 0 in the epoch.
-        chunk_steps: k, the steps of the chunk.
-        batch_size: B.
-        devices: the device count; B is rounded up to a multiple of it: B'.
+        first_step: first step, counted from 0 in the epoch.
+        chunk_steps: number of steps of the chunk, k.
+        batch_size: examples a step, B.
+        devices: device count; B is rounded up to a multiple of it: B'.
 
     Returns:
         int32 [k, B'], and the mask, bool [k, B'].
@@ -115,22 +111,18 @@ def take_chunk(
         images: uint8 [N, H, W, C], whole on every device.
         labels: int32 [N].
         order: int32 [N], or any part of it.
-        first_step: the first step, counted from 0 in the epoch.
-        chunk_steps: k, the steps of the chunk.
-        batch_size: B.
+        first_step: first step, counted from 0 in the epoch.
+        chunk_steps: number of steps of the chunk, k.
+        batch_size: examples a step, B.
         sharding: the chunk's, see `sharding.split_batch`; None: one device has it all.
 
     Returns:
         `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'], where B' is B
         rounded up to a multiple of the device count.
     """
-    index, mask = chunk_index(
-        order,
-        first_step,
-        chunk_steps=chunk_steps,
-        batch_size=batch_size,
-        devices=sharding.mesh.size if sharding else 1,
-    )
+    sizes = {"chunk_steps": chunk_steps, "batch_size": batch_size}
+    devices = sharding.mesh.size if sharding else 1
+    index, mask = chunk_index(order, first_step, **sizes, devices=devices)
     chunk = {"image": images[index], "label": labels[index], "mask": mask}
     return jax.lax.with_sharding_constraint(chunk, sharding) if sharding else chunk
 
@@ -141,23 +133,16 @@ def read_chunk(
     order: Any,
     first_step: int,
     *,
-    chunk_steps: int,
-    batch_size: int,
     sharding: NamedSharding,
+    **sizes: int,
 ) -> dict[str, jax.Array]:
     """Gathers on the host what `take_chunk` does on the devices, and sends it to them.
 
-    Of several processes, each reads only the images for its own devices.
-
-    Args and result as there, but for `images`: a NumPy array or `StreamedImages`.
+    Args and result as there, but for `images`: a NumPy array or `StreamedImages`. Of several
+    processes, each reads only the images for its own devices.
     """
-    index, mask = chunk_index(
-        np.asarray(order),
-        first_step,
-        chunk_steps=chunk_steps,
-        batch_size=batch_size,
-        devices=sharding.mesh.size,
-    )
+    devices = sharding.mesh.size
+    index, mask = chunk_index(np.asarray(order), first_step, **sizes, devices=devices)
 
     def read(own: Any) -> np.ndarray:  # what a device gets, as slices of the chunk
         return images[index[own[:2]]]
@@ -179,30 +164,23 @@ def prefetch(chunks: Iterator[Any], depth: int = 2) -> Generator[Any]:
 
 
 def train_chunks(
-    images: Any,
-    labels: Any,
-    order: Any,
-    first_step: int = 0,
-    *,
-    chunk_steps: int,
-    batch_size: int,
-    sharding: NamedSharding,
+    images: Any, labels: Any, order: Any, first_step: int = 0, *, chunk_steps: int, **layout: Any
 ) -> Iterator[dict[str, jax.Array]]:
     """Yields the batches of an epoch in chunks, see `chunk_grid`.
 
     Args and chunks as in `take_chunk`, or where the images are on the host, `read_chunk`;
     `first_step` is the end of a chunk.
     """
-    grid = chunk_grid(first_step, steps_per_epoch(len(order), batch_size), chunk_steps)
-    return _gather(images, labels, order, grid, batch_size=batch_size, sharding=sharding)
+    steps = steps_per_epoch(len(order), layout["batch_size"])
+    return _gather(images, labels, order, chunk_grid(first_step, steps, chunk_steps), **layout)
 
 
 def eval_chunks(
     images: Any, labels: Any, *, batch_size: int, sharding: NamedSharding
 ) -> Generator[dict[str, jax.Array]]:
-    """Yields all examples in their own order, in chunks of one size, the end padded.
+    """Yields all examples in their own order, in chunks of one size as in `take_chunk`.
 
-    Args and chunks as in `train_chunks`.
+    The end is padded.
     """
     on_device = isinstance(images, jax.Array)
     order = (jnp if on_device else np).arange(len(images), dtype=jnp.int32)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 Sums = dict[str, jax.Array]
+Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 COUNTS = ("correct", "count")  # the sums that are integers
 # (logits float [B, C], labels int [B]) -> a number for each example, [B]
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
@@ -63,10 +64,10 @@ def metric_sums(
     """Sums the losses, the right answers and the metrics of a batch's real examples.
 
     Args:
-        logits: float [B, C], unnormalised log-probabilities.
-        labels: int [B], 0 to C - 1.
+        logits: unnormalised log-probabilities, float [B, C].
+        labels: classes, int [B], 0 to C - 1.
         mask: bool [B], False for padding.
-        losses: float [B], the loss of each example; None: the cross-entropy with the labels.
+        losses: loss of each example, float [B]; None: the cross-entropy with the labels.
         metrics: further functions of logits and labels, by name.
 
     Returns:
@@ -98,16 +99,10 @@ def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
 
 
 def mean_metrics(sums: Iterable[Sums]) -> dict[str, Any]:
-    """Turns the sums of many steps into the mean loss and the accuracy.
+    """Turns results of `metric_sums`, of any shape, into the means of an example.
 
-    `math.fsum` rounds once, so the result does not depend on how the steps were cut into chunks.
-
-    Args:
-        sums: results of `metric_sums`, each leaf of any shape.
-
-    Returns:
-        `loss`, the mean of an example; `accuracy` in [0, 1]; and the mean of each metric by name,
-        None where it is not finite.
+    They are `loss`, `accuracy` in [0, 1], and each metric by name, None where it is not finite.
+    `math.fsum` rounds once, so they do not depend on how the steps were cut into chunks.
     """
     total = total_sums(sums)
     count = total["count"]
@@ -137,14 +132,10 @@ def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
 
 
 def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
-    """Returns what is measured without a look at the images.
+    """Returns what is measured without a look at the images, of labels int [N] of so many classes.
 
-    Args:
-        labels: int [N], 0 to `num_classes` - 1.
-        num_classes: the number of classes, C.
-
-    Returns:
-        `loss`, of equal probabilities: ln C; and `accuracy`, of always answering the largest class.
+    It is `loss`, of equal probabilities: the logarithm of their number; and `accuracy`, of always
+    answering the largest class.
     """
     return {
         "loss": math.log(num_classes),
@@ -171,18 +162,12 @@ def no_better_than_guessing(
 
 
 def mean_and_spread(values: Sequence[Any]) -> dict[str, Any]:
-    """Describes a sample by Student's t distribution.
+    """Describes numbers, of trainings that differ by their seed alone, by Student's t distribution.
 
-    Args:
-        values: N finite numbers, of trainings that differ by their seed alone. With a None among
-            them, which is not measured, nothing is known.
-
-    Returns:
-        `mean`; `std`, the standard deviation of the population (ddof 1); and `ci95`, [low, high],
-        the 95 % interval of the mean. One value has neither of the latter two: None.
-
-    References:
-        Student, "The Probable Error of a Mean", Biometrika 6, 1908.
+    The result is `mean`; `std`, the standard deviation of the population (ddof 1); and `ci95`,
+    [low, high], the 95 % interval of the mean. One number has neither of the latter two: None. With
+    a None among the numbers, which is not measured, nothing is known. Student, "The Probable Error
+    of a Mean", Biometrika 6, 1908.
     """
     from scipy.special import stdtrit  # the quantiles of scipy.stats.t; a tenth of a second
 
@@ -200,14 +185,10 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     """Returns the 95 % interval of a probability, of which `count` trials had some successes.
 
     It stays within 0 and 1, unlike the one from the standard deviation, also where nearly all
-    trials were successes.
-
-    References:
-        E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-        Journal of the American Statistical Association 22, 1927.
+    trials were successes. E. B. Wilson, "Probable inference, the law of succession, and statistical
+    inference", Journal of the American Statistical Association 22, 1927.
     """
-    z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
-    share, weight = successes / count, z**2 / count
+    share, weight = successes / count, Z**2 / count
     middle = (share + weight / 2) / (1 + weight)
     half_width = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
     return max(0.0, middle - half_width), min(1.0, middle + half_width)
@@ -218,21 +199,18 @@ def paired_interval(only_first: int, only_second: int, count: int) -> tuple[floa
 
     Images that both networks, or neither, got right say nothing of it, as in McNemar's test. Half
     an image is added to each of the four counts, so that the interval holds what it promises also
-    where few differ.
+    where few differ: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing
+    matched proportions", Statistics in Medicine 24, 2005.
 
     Args:
-        only_first: images that the first network alone got right.
-        only_second: those that the second one alone did.
-        count: all images.
+        only_first: number of images that the first network alone got right.
+        only_second: number of those that the second one alone did.
+        count: number of all images.
 
     Returns:
         (low, high) of the second accuracy less the first, fractions.
-
-    References:
-        A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
-        proportions", Statistics in Medicine 24, 2005.
     """
     difference = only_second - only_first
     differing, total = only_first + only_second + 1, count + 2
-    half_width = 1.959964 * math.sqrt(differing - difference**2 / total) / total
+    half_width = Z * math.sqrt(differing - difference**2 / total) / total
     return difference / total - half_width, difference / total + half_width

@@ -38,7 +38,7 @@ class Network(NamedTuple):
         apply: Pure function (variables, images [B, H, W, C], uint8 or float32 in [0, 1]) ->
             (probabilities float32 [B, num_classes], classes int32 [B]). It takes JAX arrays if the
             network is from a workdir, NumPy arrays if it is from an exported file.
-        variables: Its parameters and statistics; empty for an exported file, which contains them.
+        variables: Parameters and statistics; empty for an exported file, which contains them.
         info: Facts about the data that it was trained on.
         batch_size: Largest B in `predict`.
         model: Linen module; None for an exported file.
@@ -58,15 +58,11 @@ class Network(NamedTuple):
         return f"Network({name}, images {shape}, {classes} classes)"
 
     def logits(self, images: jax.typing.ArrayLike, variables: Variables | None = None) -> jax.Array:
-        """Computes logits: a pure function, for `jit`, `grad` and `vmap`.
+        """Computes logits, float32 [..., num_classes]: a pure function, for `jit`, `grad`, `vmap`.
 
         Args:
-            images: uint8, or float in [0, 1], [..., H, W, C]: a batch, a single image, or more
-                axes.
+            images: uint8, or float in [0, 1], [..., H, W, C].
             variables: Variables in place of the network's own.
-
-        Returns:
-            float32 [..., num_classes].
 
         Raises:
             ValueError: The network is an exported file, which gives probabilities alone.
@@ -103,15 +99,15 @@ class Network(NamedTuple):
                 warnings.warn(problem, stacklevel=2)
         # The last batch is padded: few sizes, because a program is compiled for each.
         size = min(self.batch_size, 1 << max(0, len(images) - 1).bit_length())
-        probabilities = [np.zeros((0, len(self.info.label_names)), np.float32)]
-        classes = [np.zeros(0, np.int32)]
+        probabilities = np.zeros((len(images), len(self.info.label_names)), np.float32)
+        classes = np.zeros(len(images), np.int32)
         for first in range(0, len(images), size):
             batch = images[np.arange(first, min(first + size, len(images)))]
             padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
             outputs = self.apply(self.variables, np.concatenate([batch, padding]))
-            for parts, output in zip((probabilities, classes), outputs, strict=True):
-                parts.append(np.asarray(output)[: len(batch)])
-        return Predictions(np.concatenate(probabilities), np.concatenate(classes))
+            for whole, output in zip((probabilities, classes), outputs, strict=True):
+                whole[first : first + size] = np.asarray(output)[: len(batch)]
+        return Predictions(probabilities, classes)
 
 
 def load_network(
