@@ -453,6 +453,12 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     return defaults | flatten_dict(values, sep=".")
 
 
+def fields_with_defaults(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns each field's value and its default, by names such as "optimizer.learning_rate"."""
+    values, defaults = completed(dataclasses.asdict(config)), completed({})
+    return {name: (value, defaults[name]) for name, value in values.items()}
+
+
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns a line for each value of nested dicts that differs, such as "epochs is 9, not 10"."""
     before, after = (flatten_dict(values, sep=".") for values in (old, new))

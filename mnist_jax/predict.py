@@ -64,8 +64,7 @@ class Network(NamedTuple):
             images: uint8, or float in [0, 1], [..., H, W, C].
             variables: Variables in place of the network's own.
 
-        Raises:
-            ValueError: The network is an exported file, which gives probabilities alone.
+        Raises ValueError for an exported file, which gives probabilities alone.
         """
         if self.model is None:
             raise ValueError("an exported file has no logits: load the network from its workdir")
@@ -89,8 +88,7 @@ class Network(NamedTuple):
             check: Whether to warn of images that cannot be of the dataset trained on, such as
                 wrongly scaled or inverted ones.
 
-        Raises:
-            ValueError: The images are something else.
+        Raises ValueError where the images are something else.
         """
         images = _as_images(images, self.info.image_shape)
         if check and self.info.brightness and len(images):

@@ -26,7 +26,10 @@ from mnist_jax.metrics import mean_and_spread
 from mnist_jax.models import check_model
 from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts
 from mnist_jax.processes.signals import stop_requests
+from mnist_jax.program import Program
 from mnist_jax.start import (
+    Start,
+    Task,
     create_task,
     finished_parts,
     initial_state,
@@ -38,7 +41,7 @@ from mnist_jax.steps import LossFn
 from mnist_jax.train import PHASES, follow, make_ready, resumable, stopped, telling, train
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
-from mnist_jax.workdir.history import Progress, Row, read_history
+from mnist_jax.workdir.history import Progress, read_history
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import (
     MEMBERS,
@@ -183,24 +186,20 @@ def population(
 def read_population(workdir: str | Path) -> PopulationResult:
     """Returns what `population` has returned for a finished population.
 
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it cannot be read.
+    Raises FileNotFoundError where there is none, and ValueError where it cannot be read.
     """
     path = Path(workdir) / "population.json"
     if not path.exists():
         raise FileNotFoundError(f"there is no finished population in {workdir}")
     result: Any = read_json(path)
-    lists = dict.fromkeys(("seeds", "test_accuracy", "val_accuracy", "diverged"), list)
-    kinds = {"values": dict, **lists}
-    if not isinstance(result, dict) or any(
-        not isinstance(result.get(name), kind) for name, kind in kinds.items()
-    ):
+    lists = ("seeds", "test_accuracy", "val_accuracy", "diverged")
+    kinds = {"values": dict, **dict.fromkeys(lists, list)}
+    values = result if isinstance(result, dict) else {}
+    if not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"{path} is not a result of a population")
-    if "validation" not in result:  # of an older version
-        columns = (result[name] for name in ("values", "test_accuracy", "val_accuracy"))
-        result |= _summary(*columns)
-    return cast("PopulationResult", result)
+    if "validation" not in values:  # of an older version
+        values |= _summary(values["values"], values["test_accuracy"], values["val_accuracy"])
+    return cast("PopulationResult", values)
 
 
 def _previous_result(
@@ -224,14 +223,14 @@ def _previous_result(
             "another --workdir, or retrain with --overwrite"
         )
     for member, diverged in zip(members, result["diverged"], strict=True):
-        directory = workdir / MEMBERS / member.name
-        if not diverged and previous_result(directory, member.config, overwrite=False) is None:
-            warnings.warn(
-                f"{directory} is not whole; the population is trained again", stacklevel=3
-            )
+        directory, steps = workdir / MEMBERS / member.name, result["steps"]
+        if diverged:
+            continue
+        if previous_result(directory, member.config, overwrite=False) is None:
+            problem = f"{directory} is not whole; the population is trained again"
+            warnings.warn(problem, stacklevel=3)
             return None
-        if not diverged:
-            finished_parts(directory, member.config, parts, result["steps"], result["steps"])
+        finished_parts(directory, member.config, parts, steps, steps)
     return result
 
 
@@ -247,46 +246,17 @@ def _population(
 ) -> PopulationResult:
     stopwatch = clock.Stopwatch(PHASES)
     stopwatch.seconds["import"] = clock.IMPORT_SECONDS
-    checkpoints = workdir / "checkpoints"
-
-    task = create_task(config, parts)
-    who, total_steps = identity(members), task.rules.total_steps
-    origin = task.origin._replace(config=task.origin.config | {"population": who})
-    saved, progress = [], Progress(origin)
-    if not overwrite:
-        saved, progress = last_checkpoint(checkpoints, origin)
-    diverged: Any = progress.diverged or [None] * len(members)
-    rates = [learning_rate(member.config, parts, total_steps) for member in members]
-    rules = MemberRules([task.rules._replace(learning_rate=rate) for rate in rates], diverged)
-    progress = progress._replace(diverged=diverged)
-    stopwatch.lap("data")
-
-    # Compiling comes before the first write: what does not fit leaves the workdir as it was.
-    same = {name: [value] * len(members) for name, value in task.numbers.items()}
-    program = member_program.compile_population(
-        task.build,
-        task.splits,
-        seeds=who["seeds"],
-        values=same | who["values"],
-        averaged=any(member.config.ema_decay for member in members),
-        batch_size=config.batch_size,
-        chunk_steps=config.chunk_steps,
-    )
-    origin = origin._replace(step_sha256=program.step_sha256)
-    start = initial_state(
-        program,
-        workdir,
-        saved,
-        progress,
-        origin,
-        init_from=config.init_from,
-        freeze=config.freeze,
-        members=True,
+    task, program, rules, start, saved = _compiled(
+        config, members, workdir, parts, overwrite, stopwatch
     )
     history, origin = start.progress.history, start.progress.origin
-    stopwatch.lap("compile")
-
-    _make_ready(workdir, config, history, overwrite)
+    checkpoints, total_steps = workdir / "checkpoints", rules.total_steps
+    if overwrite:
+        (workdir / "population.json").unlink(missing_ok=True)
+        for member in (workdir / MEMBERS).glob("*"):
+            shutil.rmtree(member)
+    (workdir / MEMBERS).mkdir(exist_ok=True)
+    make_ready(workdir, config, history, overwrite)
     names, told = [member.name for member in members], start.messages
     model = task.build({}).model
     begin = Begin(config, model, task.splits, start.step, total_steps, history, told, names)
@@ -306,12 +276,9 @@ def _population(
         if end.signum:
             raise stopped(end, total_steps, overwrite)
         stopwatch.lap("checkpoint")
-        tested: Any = [None] * len(members)
-        if test and "test" in task.splits:
-            tested = [
-                measured | {"loss": json_number(measured["loss"])}
-                for measured in program.measure(end.state, "test")
-            ]
+        measured = program.measure(end.state, "test") if test and "test" in task.splits else []
+        tested: Any = [each | {"loss": json_number(each["loss"])} for each in measured]
+        tested = tested or [None] * len(members)
         stopwatch.lap("eval")
         state, results = program.collect(end.state), []
         alone = origin._replace(step_sha256=None)  # a member's own program is another one
@@ -337,8 +304,8 @@ def _population(
 
     whole: Any = {
         "members": names,
-        **who,
-        **_measured(who["values"], results),
+        **identity(members),
+        **_measured(identity(members)["values"], results),
         "diverged": rules.diverged,
         "steps": end.step,
         "data_sha256": origin.data_sha256,
@@ -350,14 +317,43 @@ def _population(
     return whole
 
 
-def _make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
-    """Does as `train.make_ready`, for the members' directories too."""
-    if overwrite:
-        (workdir / "population.json").unlink(missing_ok=True)
-        for member in (workdir / MEMBERS).glob("*"):
-            shutil.rmtree(member)
-    (workdir / MEMBERS).mkdir(exist_ok=True)
-    make_ready(workdir, config, history, overwrite)
+def _compiled(
+    config: Config,
+    members: list[Member],
+    workdir: Path,
+    parts: Parts,
+    overwrite: bool,
+    stopwatch: clock.Stopwatch,
+) -> tuple[Task, Program, MemberRules, Start, list[int]]:
+    """Compiles, before the first write: what does not fit leaves the workdir as it was.
+
+    The last value is the saved steps.
+    """
+    task, who = create_task(config, parts), identity(members)
+    origin = task.origin._replace(config=task.origin.config | {"population": who})
+    saved, progress = [], Progress(origin)
+    if not overwrite:
+        saved, progress = last_checkpoint(workdir / "checkpoints", origin)
+    diverged: Any = progress.diverged or [None] * len(members)
+    rates = [learning_rate(member.config, parts, task.rules.total_steps) for member in members]
+    rules = MemberRules([task.rules._replace(learning_rate=rate) for rate in rates], diverged)
+    progress = progress._replace(diverged=diverged)
+    stopwatch.lap("data")
+    same = {name: [value] * len(members) for name, value in task.numbers.items()}
+    program = member_program.compile_population(
+        task.build,
+        task.splits,
+        seeds=who["seeds"],
+        values=same | who["values"],
+        averaged=any(member.config.ema_decay for member in members),
+        batch_size=config.batch_size,
+        chunk_steps=config.chunk_steps,
+    )
+    origin = origin._replace(step_sha256=program.step_sha256)
+    options = {"init_from": config.init_from, "freeze": config.freeze, "members": True}
+    start = initial_state(program, workdir, saved, progress, origin, **options)
+    stopwatch.lap("compile")
+    return task, program, rules, start, saved
 
 
 def _with_total(stopwatch: clock.Stopwatch) -> dict[str, float]:
@@ -377,17 +373,18 @@ def _add_test(
 
     A member that diverged has none, and stays without a test.
     """
-    results: list[Any] = []
+
+    def tested(number: int, member: Member) -> Any:
+        if result["diverged"][number]:
+            return {name: result[name][number] for name in BY_MEMBER}
+        own = workdir / MEMBERS / member.name
+        return train(member.config, own, **parts._asdict()).result
+
     with lock_workdir(workdir):
-        for number, member in enumerate(members):
-            if result["diverged"][number]:
-                results.append({name: result[name][number] for name in BY_MEMBER})
-            else:
-                own = workdir / MEMBERS / member.name
-                results.append(train(member.config, own, **parts._asdict(), listeners=()).result)
-        result = cast("PopulationResult", {**result, **_measured(result["values"], results)})
-        write_json(workdir / "population.json", result)
-    return result
+        results = [tested(number, member) for number, member in enumerate(members)]
+        whole: Any = {**result, **_measured(result["values"], results)}
+        write_json(workdir / "population.json", whole)
+    return whole
 
 
 def _measured(values: dict[str, list[float]], results: Sequence[Mapping[str, Any]]) -> Any:
@@ -411,10 +408,8 @@ def _summary(
     for number, numbers in enumerate(zip(*values.values(), strict=True)):
         by_values.setdefault(numbers, []).append(number)
     combinations = [
-        {
-            "values": dict(zip(values, numbers, strict=True)),
-            **_summary({}, [test[i] for i in own], [validation[i] for i in own]),
-        }
+        {"values": dict(zip(values, numbers, strict=True))}
+        | _summary({}, [test[i] for i in own], [validation[i] for i in own])
         for numbers, own in by_values.items()
     ]
     unknown = dict.fromkeys(("mean", "std", "ci95"))

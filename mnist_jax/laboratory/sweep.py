@@ -55,9 +55,8 @@ BUSY_SECONDS = 60  # how long one process waits while another one writes to SQLi
 def load_search_space(path: str | Path) -> SearchSpace:
     """Reads the `get_search_space()` of a recipe, as `sweep` takes it.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it does not give a search space, or Optuna is not installed.
+    Raises FileNotFoundError where there is no such file, and ValueError where it does not give a
+    search space, or Optuna is not installed.
     """
     require("a sweep", "optuna", extra="sweep")
     function = recipe_function(path, "get_search_space")
@@ -213,9 +212,8 @@ def _turn(workdir: Path) -> Iterator[None]:
 def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> Iterator[Study]:
     """Opens the study, and makes it where there is none; closes its connections at the end.
 
-    Raises:
-        ValueError: the storage cannot be opened, or has a study that is made of something else.
-        OSError: it fails later.
+    Raises ValueError where the storage cannot be opened, or has a study that is made of something
+    else, and OSError where it fails later.
     """
     import optuna
     import sqlalchemy

@@ -46,9 +46,8 @@ def verify(
         A line for each value of result.json, and of each row of metrics.jsonl, that differs; times
         and the environment do not count. No line: the bits agree.
 
-    Raises:
-        FileNotFoundError: there is no finished run.
-        ValueError: it cannot be read, or trained again.
+    Raises FileNotFoundError where there is no finished run, and ValueError where it cannot be read,
+    or trained again.
     """
     workdir, parts = Path(workdir), Parts(model, tx, loss_fn, splits, metrics)
     config = trained_config(workdir)
@@ -67,15 +66,15 @@ def verify(
             f"({'; '.join(config_differences(then, now))}): its bits may differ",
             stacklevel=2,
         )
-    before = _bits(result, read_history(workdir), now)
     with tempfile.TemporaryDirectory() as directory:
         options: Any = parts._asdict() | {"test": is_tested(result), "listeners": listeners}
         try:
             run = train(config, directory, **options)
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to go on with
-    again = _bits(run.result, run.history, now)
+    before = _bits(result, read_history(workdir), now)
     later = {*run.result} - {*result}  # what an older version did not record
+    again = _bits(run.result, run.history, now)
     return config_differences(before, {name: again[name] for name in again if name not in later})
 
 

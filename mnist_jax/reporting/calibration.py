@@ -1,39 +1,29 @@
 """Calibration: the agreement of how sure a network is with how often it is right."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 BINS = 15  # as in Guo et al.
 DRAWS = 200  # the mean of so many varies by about a hundredth of itself
 
 
-class Reliability(NamedTuple):
-    """Answers in equally wide bins of their probability, from 0 to 1; [B] each.
-
-    Attributes:
-        confidence: mean probability of the answers; NaN of an empty bin.
-        accuracy: fraction of them that was right; NaN of an empty bin.
-        counts: number of answers.
-    """
-
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    counts: np.ndarray
+# Of bins of answers, [B]: their mean probability, the fraction that was right, and their count. The
+# first two are NaN of an empty bin.
+Reliability = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
     """Sorts answers into bins by their probability [N]; `right` says which are right, bool [N].
 
-    An answer on a border belongs to the lower bin. C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On
-    Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599
+    The bins are equally wide, from 0 to 1; an answer on a border belongs to the lower one. C. Guo,
+    G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks", 2017,
+    https://arxiv.org/abs/1706.04599
     """
     confidence = np.asarray(confidence, np.float64)
     bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
     counts = np.bincount(bin_of, minlength=bins)
     some = np.where(counts, counts, np.nan)
     mean, accuracy = (np.bincount(bin_of, each, bins) / some for each in (confidence, right))
-    return Reliability(mean, accuracy, counts)
+    return mean, accuracy, counts
 
 
 def expected_calibration_error(binned: Reliability) -> float:
@@ -42,8 +32,9 @@ def expected_calibration_error(binned: Reliability) -> float:
     M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
     Binning", 2015; Guo et al. 2017, see `reliability`.
     """
-    distance = np.nan_to_num(np.abs(binned.confidence - binned.accuracy))
-    return float(binned.counts @ distance / max(binned.counts.sum(), 1))
+    confidence, accuracy, counts = binned
+    distance = np.nan_to_num(np.abs(confidence - accuracy))
+    return float(counts @ distance / max(counts.sum(), 1))
 
 
 def chance_calibration_error(confidence: np.ndarray) -> float:

@@ -1,6 +1,5 @@
 """The content of a page about one network."""
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.augment import augment, mixup
-from mnist_jax.config import AugmentConfig, Config, completed
+from mnist_jax.config import AugmentConfig, Config, fields_with_defaults
 from mnist_jax.metrics import wilson_interval
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.calibration import BINS
@@ -56,7 +55,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "num_classes": len(names),
         "reliability": _reliability(measured),
         "bins": BINS,
-        "in_last_bin": measured.reliability.counts[-1] / len(measured.labels),
+        "in_last_bin": measured.reliability[2][-1] / len(measured.labels),
         "mistakes": _mistakes(measured, names),
         "short_names": max(map(len, names)) <= 3,
         "pixelated": max(trained.info.image_shape[:2]) < 64,
@@ -64,7 +63,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "normalised": config.model.batch_norm,
         "augmented": _augmented(config, splits["train"].images),
         "phases": _phases(run),
-        "fields": _config_rows(config),
+        "fields": fields_with_defaults(config),
         "made_with": made_with,
         "again": _command(config),
         "verify": shlex.join(["mnist-jax", "verify", "--workdir", str(run.workdir)]),
@@ -167,11 +166,11 @@ def _classes(
 
 
 def _reliability(measured: Measured) -> Any:
-    binned = measured.reliability
-    right = np.nan_to_num(binned.accuracy * binned.counts).round().astype(int).tolist()
-    pairs = zip(right, binned.counts.tolist(), strict=True)
+    confidence, accuracy, counts = measured.reliability
+    right = np.nan_to_num(accuracy * counts).round().astype(int).tolist()
+    pairs = zip(right, counts.tolist(), strict=True)
     intervals = [wilson_interval(some, count) if count else (0.0, 1.0) for some, count in pairs]
-    drawn = plots.reliability(*binned, np.array(intervals))
+    drawn = plots.reliability(confidence, accuracy, counts, np.array(intervals))
     said = "Dots: how often the network was right, by the probability of its answer."
     return figure(drawn, "reliability", said)
 
@@ -236,20 +235,11 @@ def _phases(run: RunRecord) -> Any:
     return figure(plots.phases(seconds), "phases", f"Bars: {said}.") if seconds else None
 
 
-def _config_rows(config: Config) -> list[tuple[str, Any, Any]]:
-    """Each field with its value and, where it differs, the default; None where it does not."""
-    values, defaults = completed(dataclasses.asdict(config)), completed({})
-    return [
-        (name, value, defaults[name] if value != defaults[name] else None)
-        for name, value in values.items()
-    ]
-
-
 def _command(config: Config) -> str:
     """The command that trains by this config, an option a line."""
     words = ["mnist-jax train"]
-    for name, value, default in _config_rows(config):
-        if default is not None:
+    for name, (value, default) in fields_with_defaults(config).items():
+        if value != default:
             option = "--" + name.replace("_", "-")
             words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
     return " \\\n  ".join([*words, "--workdir runs/again"])

@@ -23,7 +23,10 @@ BATCH = LARGEST + 1  # nothing else in a network is as large: an axis of this si
 SCOPE = "mnist_jax_call_"  # with the number of a call, in the names of what is computed there
 RESHAPED = ("",)
 
+Shape = tuple[int, ...]
 Path = tuple[str, ...]  # of a module, from the model down
+# A module's call: the previous output's shape, that given, and that returned, of one image each.
+Call = tuple[nn.Module, Shape, Shape, Shape]
 
 PURPOSES = {
     "attention": "mixes all tokens, each after its own choice: what one is, another can use",
@@ -50,7 +53,7 @@ class Layer(NamedTuple):
     """A row of the table; `flops` are those of the forward pass of one image."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     params: int
     flops: int
     purpose: str
@@ -58,12 +61,12 @@ class Layer(NamedTuple):
 
 def summarize_recipe(
     config: Config,
-    image_shape: tuple[int, ...] | None = None,
+    image_shape: Shape | None = None,
     num_classes: int | None = None,
     *,
     model: OwnModel = None,
     splits: Any = None,
-) -> tuple[tuple[int, ...], list[Layer]]:
+) -> tuple[Shape, list[Layer]]:
     """Summarizes a recipe's model, by default for the images and classes of its dataset.
 
     Args:
@@ -76,8 +79,7 @@ def summarize_recipe(
     Returns:
         (H, W, C) and the layers.
 
-    Raises:
-        ValueError: A size is not 1 to LARGEST, or the model does not fit the images.
+    Raises ValueError where a size is not 1 to LARGEST, or the model does not fit the images.
     """
     if image_shape is None or num_classes is None:
         splits, label_names = load_splits(**vars(config.data), own=splits)
@@ -94,16 +96,7 @@ def summarize_recipe(
     return image_shape, summarize(module, image_shape)
 
 
-class _Call(NamedTuple):
-    """A module's call; its shapes are those of one image, `before` is the previous output's."""
-
-    module: nn.Module
-    before: tuple[int, ...]
-    given: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
+def summarize(model: nn.Module, image_shape: Shape) -> list[Layer]:
     """Returns the layers of a model of images (H, W, C), in the order of the data.
 
     The model is traced, not run. A layer is a module that has parameters or products of its own, or
@@ -150,14 +143,14 @@ def summarize(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
 
 def _trace(
     forward: Forward, variables: Any, images: Any
-) -> tuple[dict[Path, _Call], collections.Counter[Path], dict[Path, set[str]]]:
+) -> tuple[dict[Path, Call], collections.Counter[Path], dict[Path, set[str]]]:
     """Traces a model.
 
     Returns:
         By the path of each module its first call, and before it, at RESHAPED with that path, one
         where vectors are made first; its own FLOPs, of a batch; and its own primitives.
     """
-    calls: dict[Path, _Call] = {}
+    calls: dict[Path, Call] = {}
     paths: list[Path] = []
     previous = _one(images)
 
@@ -168,12 +161,12 @@ def _trace(
         before, previous = previous, _one((args, kwargs), previous)
         given, path = previous, context.module.path
         if len(given) == 1 < len(before):
-            calls.setdefault(RESHAPED + path, _Call(context.module, before, given, given))
+            calls.setdefault(RESHAPED + path, (context.module, before, given, given))
         paths.append(path)
         with jax.named_scope(f"{SCOPE}{len(paths) - 1}"):
             output = next_fun(*args, **kwargs)
         previous = _one(output, ())
-        calls.setdefault(path, _Call(context.module, before, given, previous))
+        calls.setdefault(path, (context.module, before, given, previous))
         return output
 
     with nn.intercept_methods(record):
@@ -214,7 +207,7 @@ def _is_program(value: Any) -> bool:
     return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
-def _one(values: Any, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+def _one(values: Any, default: Shape = ()) -> Shape:
     """Returns the shape that the first array of several has for one image.
 
     That is [B, ...] -> (...), and [C, H, W, B], as between convolutions, -> (H, W, C).
@@ -239,7 +232,7 @@ def _purpose(name: str, module: nn.Module) -> str:
     return ""
 
 
-def _reshaping(shape: tuple[int, ...], previous: tuple[int, ...], primitives: set[str]) -> str:
+def _reshaping(shape: Shape, previous: Shape, primitives: set[str]) -> str:
     """Names what a model does itself to get a vector, "" where that is not known."""
     if math.prod(shape) == math.prod(previous):
         return "flatten"
@@ -247,7 +240,7 @@ def _reshaping(shape: tuple[int, ...], previous: tuple[int, ...], primitives: se
     return "mean" if shape[0] == previous[-1] and is_mean else ""
 
 
-def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:
+def step_flops(model: nn.Module, image_shape: Shape, batch_size: int) -> int:
     """Returns the FLOPs that a training step on a batch cannot do without.
 
     Two products of the same size as the forward one give the gradients of a layer's weights and of
@@ -257,7 +250,7 @@ def step_flops(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) 
     return batch_size * (3 * sum(flops) - sum(flops[:1]))
 
 
-def format_table(layers: list[Layer], image_shape: tuple[int, ...]) -> str:
+def format_table(layers: list[Layer], image_shape: Shape) -> str:
     """Lays the layers out as text, with the totals below."""
     image = Layer("image", image_shape, 0, 0, "pixels, scaled to 0..1")
     params, flops = (sum(getattr(layer, name) for layer in layers) for name in ("params", "flops"))

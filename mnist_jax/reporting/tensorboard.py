@@ -1,7 +1,6 @@
 """A training as TensorBoard's event files, written by tensorboardX, without TensorFlow."""
 
 import contextlib
-import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax.config import Config, completed
+from mnist_jax.config import Config, fields_with_defaults
 from mnist_jax.events import Begin, Done, Epoch, Event, Failed, Listener
 from mnist_jax.machine.extras import require
 from mnist_jax.processes.distributed import by_first_process
@@ -114,8 +113,7 @@ def event_writer(
     Yields:
         write(row, pictures): pictures are uint8 [H, W, C] by name, C = 1 or 3; they may be missing.
 
-    Raises:
-        OSError: the directory cannot be written to.
+    Raises OSError where the directory cannot be written to.
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore (made at run time)
@@ -149,11 +147,10 @@ def event_writer(
             for file in files.values():
                 file.flush()
 
-        defaults, values = completed({}), completed(dataclasses.asdict(config))
         chosen = {
             name: value
-            for name, value in values.items()
-            if name in ALWAYS_SHOWN or value != defaults[name]
+            for name, (value, default) in fields_with_defaults(config).items()
+            if name in ALWAYS_SHOWN or value != default
         }
         # Without the first summary, which lists measures, the table has all that is written below.
         for summary in hparams(chosen, {})[1:]:

@@ -23,24 +23,25 @@ ANSWERS = st.lists(
 def test_bins_are_those_of_a_slow_count_and_of_scikit_learn(answers, bins):
     confidence, right = np.array(answers, float).T
     found = reliability(confidence, right.astype(bool), bins)
+    means, accuracies, counts = found
     borders = np.linspace(0, 1, bins + 1)
     error = 0.0
     for number in range(bins):
         low = -1 if number == 0 else borders[number]
         inside = (confidence > low) & (confidence <= borders[number + 1])
-        assert found.counts[number] == inside.sum()
+        assert counts[number] == inside.sum()
         if inside.any():
-            assert found.confidence[number] == pytest.approx(confidence[inside].mean())
-            assert found.accuracy[number] == pytest.approx(right[inside].mean())
+            assert means[number] == pytest.approx(confidence[inside].mean())
+            assert accuracies[number] == pytest.approx(right[inside].mean())
             error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
         else:
-            assert math.isnan(found.confidence[number])
-            assert math.isnan(found.accuracy[number])
+            assert math.isnan(means[number])
+            assert math.isnan(accuracies[number])
     assert expected_calibration_error(found) == pytest.approx(error, abs=1e-12)
     accuracy, mean = calibration_curve(right.astype(int), confidence, n_bins=bins, pos_label=1)
-    some = found.counts > 0
-    np.testing.assert_allclose(found.accuracy[some], accuracy)
-    np.testing.assert_allclose(found.confidence[some], mean)
+    some = counts > 0
+    np.testing.assert_allclose(accuracies[some], accuracy)
+    np.testing.assert_allclose(means[some], mean)
 
 
 def test_the_chance_error_is_what_calibrated_networks_have_on_average():
