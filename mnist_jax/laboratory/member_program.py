@@ -32,13 +32,9 @@ class MemberAxis(NamedTuple):
     """The first axis of a population's arrays, split over the devices of a mesh.
 
     Every device takes the same number of members: the first ones fill it up, and are not read.
-
-    Attributes:
-        size: number of members, N.
-        mesh: devices.
     """
 
-    size: int
+    size: int  # the number of members
     mesh: Mesh
 
     def spread(self, tree: Any) -> Any:

@@ -29,12 +29,9 @@ LONGEST_NAME = 255  # of a file, nearly everywhere
 
 
 class Member(NamedTuple):
-    """A member of a population.
+    """A member of a population: the name of its work directory, its recipe, its varied values.
 
-    Attributes:
-        name: name of its work directory.
-        config: recipe that trains it alone; only the last step is saved.
-        values: its varied values, by field.
+    The recipe, with these values, trains it alone; only the last step is saved.
     """
 
     name: str
@@ -99,11 +96,8 @@ def member_rows(history: Sequence[Mapping[str, Any]], member: int) -> list[Any]:
 class MemberRules(NamedTuple):
     """What the loop asks of a population: what it would ask of each member alone.
 
-    A member that diverges is recorded and told; the others go on.
-
-    Attributes:
-        each: rules of each member alone, which differ by their learning rates.
-        diverged: place where each member diverged, or None; the checks fill it in.
+    A member that diverges is recorded and told; the others go on. The rules of each alone differ by
+    their learning rates; the checks fill in where each diverged.
     """
 
     each: Sequence[Rules]
@@ -153,7 +147,7 @@ class MemberRules(NamedTuple):
 
     def check_state(self, state: TrainState, step: int, row: Row | None) -> list[Diverged]:
         """Records and returns each member with a value that is not finite after `step`."""
-        count = len(self.diverged)
+        count = len(self.each)
         finite: Any = np.ones(count, bool)
         for leaf in map(np.asarray, finite_leaves(state, axes=1).values()):
             finite &= np.isfinite(leaf[:count]).reshape(count, -1).all(axis=1)
@@ -163,13 +157,11 @@ class MemberRules(NamedTuple):
 
     def _record(self, bad_steps: dict[int, int | None]) -> list[Diverged]:
         """Records the members that have not diverged before, by their first bad steps."""
-        events = [
-            Diverged(member, (step - 1) // self.steps_per_epoch + 1, step)
-            for member, step in bad_steps.items()
-            if step and not self.diverged[member]
-        ]
-        for member, epoch, step in events:
-            self.diverged[member] = {"epoch": epoch, "step": step}
+        events = []
+        for member, step in bad_steps.items():
+            if step and not self.diverged[member]:
+                events.append(Diverged(member, (step - 1) // self.steps_per_epoch + 1, step))
+                self.diverged[member] = {"epoch": events[-1].epoch, "step": step}
         return events
 
 

@@ -53,6 +53,7 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         if run.history:
             histories[f"{letter} {run.workdir.name}"] = run.history
     info = runs[0].trained.info
+    configs = [completed(dataclasses.asdict(run.trained.config)) for run in runs]
     values = {
         "split": split,
         "rows": rows,
@@ -68,7 +69,11 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
             for metric in ("accuracy", "loss")
             if histories
         ],
-        "fields": _differing_fields(runs),
+        "fields": [
+            (name, [config[name] for config in configs])
+            for name in configs[0]
+            if len({repr(config[name]) for config in configs}) > 1
+        ],
         "letters": letters,
         "disagreements": _disagreements(paired, readable(info.label_names)),
         "pixelated": max(info.image_shape[:2]) < 64,
@@ -87,9 +92,8 @@ def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:
 def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> str:
     """Says which network is best in validation, if the images tell; their order is no matter.
 
-    Args:
-        measured: the name of each network, its answers for the same validation images, and those
-            for the same test images, or None. Their difference is the final figure.
+    Each is a name, the answers for the same validation images, and those for the same test images,
+    or None. Their difference is the final figure.
     """
     if len(measured) < 2:
         return ""
@@ -109,19 +113,10 @@ def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> str:
     return f"No difference to be seen between {best} and {second} ({points:+.2f}, {size}).{final}"
 
 
-def _differing_fields(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
-    """Each field of the config that is not the same everywhere, with its values."""
-    configs = [completed(dataclasses.asdict(run.trained.config)) for run in runs]
-    fields = [(name, [config[name] for config in configs]) for name in configs[0]]
-    return [(name, values) for name, values in fields if len({*map(repr, values)}) > 1]
-
-
 def _disagreements(paired: Mapping[str, Measured], names: Sequence[str]) -> dict[str, Any]:
     """Returns the images that the networks answer differently, those first where they are surest.
 
-    Args:
-        paired: answers for the same images, by the letter of the network.
-        names: classes, as they are to be written.
+    `paired` has answers for the same images, by the letter of the network; `names` are the classes.
     """
     first = paired["A"]
     answers = np.stack([measured.answers for measured in paired.values()])

@@ -24,20 +24,15 @@ from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 PROBABILITIES = 1 << 24  # in memory at a time: of thousands of classes, all would fill it
 TOO_LARGE = 1e39  # float32, which losses are, has no such number
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-STEP_CURVES = ("learning_rate", "gradient_norm")  # older versions had neither
+# Older versions had neither.
+STEP_CURVES = {"learning_rate": "learning rate", "gradient_norm": "gradient norm"}
 
 
 class RunRecord(NamedTuple):
-    """What `train` has left in a directory.
-
-    Attributes:
-        trained: network; with early stopping the best one, otherwise the last.
-        result: content of result.json; None of a run that is not finished.
-        history: rows, one for each epoch.
-    """
+    """What `train` has left in a directory; with early stopping, its best network."""
 
     trained: Trained
-    result: Result | None
+    result: Result | None  # None of a run that is not finished
     history: list[Row]
 
     @property
@@ -51,21 +46,13 @@ class RunRecord(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The answers of a network.
-
-    Attributes:
-        split: "test" or "validation".
-        images: uint8 [N, H, W, C], or `StreamedImages`.
-        labels: true classes, int [N].
-        answers: likeliest classes, int [N].
-        confidence: their probabilities, float [N].
-    """
+    """The answers of a network for the "test" or "validation" split: the likeliest classes."""
 
     split: str
-    images: Any
-    labels: np.ndarray
-    answers: np.ndarray
-    confidence: np.ndarray
+    images: Any  # uint8 [N, H, W, C], or `StreamedImages`
+    labels: np.ndarray  # int [N], the true classes
+    answers: np.ndarray  # int [N]
+    confidence: np.ndarray  # float [N], the probabilities of the answers
 
     @property
     def right(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The content of a page about one network."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,7 +46,11 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         and measured.split == "validation"
         and len(run.history) > 1,
         "curves": _curves(run),
-        "step_curves": _step_curves(run.history),
+        "step_curves": [
+            figure(plots.epoch_curve(run.history, name), name, f"A curve of the {said} by epoch.")
+            for name, said in STEP_CURVES.items()
+            if any(row.get(name) is not None for row in run.history)
+        ],
         "heed": _what_training_figures_are(config),
         "comparable": not config.augment.mixup_alpha,
         "last": run.history[-1] if run.history else None,
@@ -98,16 +102,6 @@ def _curves(run: RunRecord) -> list[Any]:
             f"training and {last[f'val_{metric}']:.4g} in validation.",
         )
         for metric, gap in (("accuracy", not mixed), ("loss", not (mixed or smoothed)))
-    ]
-
-
-def _step_curves(history: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Draws what the rows of older versions do not have."""
-    known = [name for name in STEP_CURVES if any(row.get(name) is not None for row in history)]
-    said = "A curve of the {} by epoch."
-    return [
-        figure(plots.epoch_curve(history, name), name, said.format(name.replace("_", " ")))
-        for name in known
     ]
 
 
