@@ -344,9 +344,8 @@ def load_config(path: str | Path) -> Config:
     `configs/NAME.py` is also found where it does not lie in the current directory: an installed
     package carries its recipes, and a checkout has them beside the package.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file does not give a valid Config; the message names the file and says why.
+    Raises FileNotFoundError where there is no such file, and ValueError where it does not give a
+    valid Config; the message names the file and says why.
     """
     function = recipe_function(path, "get_config")
     config = function() if function else None

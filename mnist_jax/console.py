@@ -93,9 +93,7 @@ def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) ->
         ("bits", f"params_sha256 {result['params_sha256'][:16]}..."),
         ("files", f"{workdir}: {', '.join(files)}"),
     ]
-    guessed: Any = result.get("guessing")  # of a tested run
-    accuracy, loss = result["test_accuracy"] or 0.0, result["test_loss"]
-    if guessed and (problem := no_better_than_guessing(loss, accuracy, guessed)):
+    if problem := _problem(result):
         rows += [("note", problem), ("try", TRY)]
     else:
         program = _program()
@@ -113,6 +111,14 @@ def _accuracy(result: Mapping[str, Any]) -> str:
     if is_tested(result):
         return f"test accuracy {result['test_accuracy']:.2%}"
     return f"validation accuracy {result['val_accuracy']:.2%}, test not measured"
+
+
+def _problem(result: Mapping[str, Any]) -> str | None:
+    """Describes in which way a result is no better than guessing; None if it is better."""
+    guessed = result.get("guessing")
+    return guessed and no_better_than_guessing(
+        result["test_loss"], result["test_accuracy"], guessed
+    )
 
 
 def _program() -> str:

@@ -105,20 +105,13 @@ def take_chunk(
     batch_size: int,
     sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
-    """Gathers the batches of a chunk of an epoch, on the device; see `chunk_index`.
+    """Gathers the batches of a chunk of an epoch, on the device; arguments as of `chunk_index`.
 
-    Args:
-        images: uint8 [N, H, W, C], whole on every device.
-        labels: int32 [N].
-        order: int32 [N], or any part of it.
-        first_step: first step, counted from 0 in the epoch.
-        chunk_steps: number of steps of the chunk, k.
-        batch_size: examples a step, B.
-        sharding: the chunk's, see `sharding.split_batch`; None: one device has it all.
+    Images are uint8 [N, H, W, C], whole on every device, and labels int32 [N]. The sharding is the
+    chunk's, see `sharding.split_batch`; None: one device has it all.
 
     Returns:
-        `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'], where B' is B
-        rounded up to a multiple of the device count.
+        `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'].
     """
     sizes = {"chunk_steps": chunk_steps, "batch_size": batch_size}
     devices = sharding.mesh.size if sharding else 1

@@ -171,23 +171,11 @@ def predict_split(
     model: OwnModel = None,
     splits: Any = None,
 ) -> tuple[int, ...]:
-    """Classifies a split of a run's own dataset and writes the predictions to a file.
+    """Classifies a split ("test", "validation" or "train") of a run's own dataset, into a file.
 
-    Args:
-        workdir: Directory written by `train`.
-        output: The .npz file: probabilities [N, num_classes], classes [N], the true labels [N], and
-            the names of the classes.
-        split: "test", "validation" or "train".
-        step: Saved step, "latest", or "best" by `watch.monitor`.
-        model: Module of a network that was trained with its own one, as in `train`.
-        splits: Data of a network that was trained on its own, as in `train`.
-
-    Returns:
-        The shape of the probabilities.
-
-    Raises:
-        FileNotFoundError: There is no trained network in `workdir`, or no directory for the file.
-        ValueError: The file is not an .npz, or the network has no such step or cannot be read.
+    The .npz file holds the probabilities [N, num_classes], classes [N], the true labels [N], and
+    the names of the classes; the shape of the first is returned. Step, model and splits are as in
+    `load_trained`, and so are the errors; a wrong place for the file is one, too.
     """
     if output.suffix != ".npz":
         raise ValueError(f"--output must end in .npz, got {output}")

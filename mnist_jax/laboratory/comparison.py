@@ -16,9 +16,8 @@ def compare(a: Mapping[str, Any] | str | Path, b: Mapping[str, Any] | str | Path
     Pairs with a seed in common share the first parameters and the order of the examples, where
     both recipes have the same ones: the differences spread less than the accuracies do.
 
-    Args:
-        a: result of `population`, or workdir of a finished one.
-        b: that of another recipe, with the same seeds and varied values.
+    Each is a result of `population`, or the workdir of a finished one; b is of another recipe, with
+    the same seeds and varied values.
 
     Returns:
         `pairs`, and for each of `val_accuracy`, by which to choose, and `test_accuracy` the mean

@@ -119,14 +119,9 @@ def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
 def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str, np.ndarray]:
     """Draws an image, the filters of a network, and what they find on it.
 
-    Args:
-        model: Linen module, images -> logits.
-        variables: parameters and other collections of the network.
-        image: uint8, or float in [0, 1], [H, W, C].
-
-    Returns:
-        uint8 [H, W, C], C = 1 or 3, by name: "image", "filters", and "maps/" with the name of each
-        convolution. What the network or an image of so many channels has not is left out.
+    The image is uint8, or float in [0, 1], [H, W, C]. The pictures are uint8 [H, W, C], C = 1 or 3,
+    by name: "image", "filters", and "maps/" with the name of each convolution. What the network or
+    an image of so many channels has not is left out.
     """
     maps = feature_maps(model, variables, to_float(jnp.asarray(image[None])))
     filters = first_filters(model, variables, image.shape)

@@ -49,10 +49,8 @@ def learning_curves(
 ) -> "Figure":
     """Draws each epoch's metrics in training and validation, and shades the gap between them.
 
-    Args:
-        history: rows with `epoch`, and `train_` and `val_` of each metric; at least one.
-        metrics: one panel each: "accuracy" (fractions), "loss" (nats an example).
-        gap: whether to shade; it says nothing where the two are not of the same kind.
+    The rows have `epoch`, and `train_` and `val_` of each metric: "accuracy" (fractions), "loss"
+    (nats an example), one panel each. Where the two are not of the same kind, a gap says nothing.
     """
     with _panels(len(metrics)) as (figure, panels):
         for axes, metric in zip(panels, metrics, strict=True):
@@ -95,10 +93,8 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
     Right answers and mistakes have scales of their own, as most answers are right. The colour of a
     mistake grows with the logarithm of its count, so that the rare ones are seen.
 
-    Args:
-        counts: int [K, K], by true class and by answer; of thousands of classes a sparse array of
-            SciPy, because a dense one fills the memory.
-        label_names: K of them; of many classes, only some are written.
+    The counts, int [K, K], are by true class and by answer; those of thousands of classes come as a
+    sparse array of SciPy, because a dense one fills the memory. Of many names, some are written.
     """
     from matplotlib.collections import PolyCollection
     from scipy.sparse import csr_array
@@ -144,11 +140,8 @@ def reliability(
 ) -> "Figure":
     """Draws how often the network was right where it was so sure.
 
-    Args:
-        confidence: mean probability of the answers of each bin [B]; not read of an empty one.
-        accuracy: fraction of them that was right [B].
-        counts: number of answers in the bin [B], written above the axis.
-        intervals: bounds of the true fraction [B, 2].
+    Mean probability, fraction that was right, and count are of the answers of each bin [B]; the
+    intervals hold the bounds of the true fraction [B, 2]. An empty bin is left out.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -189,10 +182,7 @@ def picture_grid(
 ) -> "Figure":
     """Draws pictures in rows, in order, each with its title above.
 
-    Args:
-        pictures: uint8 [N, H, W, C], C = 1 or 3, at least one.
-        titles: N of them; None: no titles.
-        columns: number of pictures in a row.
+    The pictures are uint8 [N, H, W, C], C = 1 or 3, at least one, in so many columns.
     """
     columns = min(columns, len(pictures))
     height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05))

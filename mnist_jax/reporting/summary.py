@@ -69,17 +69,9 @@ def summarize_recipe(
 ) -> tuple[Shape, list[Layer]]:
     """Summarizes a recipe's model, by default for the images and classes of its dataset.
 
-    Args:
-        config: Recipe.
-        image_shape: (H, W, C); None: that of the dataset.
-        num_classes: Number of classes; None: that of the dataset.
-        model: Own module in place of the recipe's, as in `train`.
-        splits: Own data in place of its dataset, as in `train`.
-
-    Returns:
-        (H, W, C) and the layers.
-
-    Raises ValueError where a size is not 1 to LARGEST, or the model does not fit the images.
+    Model and splits are own ones in place of the recipe's, as in `train`. Returns the shape of the
+    images, (H, W, C), and the layers. Raises ValueError where a size is not 1 to LARGEST, or the
+    model does not fit the images.
     """
     if image_shape is None or num_classes is None:
         splits, label_names = load_splits(**vars(config.data), own=splits)
