@@ -202,8 +202,9 @@ def paired_interval(only_first: int, only_second: int, count: int) -> tuple[floa
     where few differ: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing
     matched proportions", Statistics in Medicine 24, 2005.
 
-    Args are the number of images that the first network alone got right, of those that the second
-    one alone did, and of all. Returns (low, high) of the second accuracy less the first, fractions.
+    `only_first` counts the images that the first network alone got right, `only_second` those that
+    the second one alone did, `count` all. The result is (low, high) of the second accuracy less the
+    first, fractions.
     """
     difference = only_second - only_first
     differing, total = only_first + only_second + 1, count + 2

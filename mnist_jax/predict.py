@@ -175,7 +175,8 @@ def predict_split(
 
     The .npz file holds the probabilities [N, num_classes], classes [N], the true labels [N], and
     the names of the classes; the shape of the first is returned. Step, model and splits are as in
-    `load_trained`, and so are the errors; a wrong place for the file is one, too.
+    `load_trained`. Raises FileNotFoundError where there is no trained network, or no directory for
+    the file, and ValueError where the file is not an .npz, or the network cannot be read.
     """
     if output.suffix != ".npz":
         raise ValueError(f"--output must end in .npz, got {output}")

@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def sheet(pictures: np.ndarray, columns: int, *, gap: int = 1, ground: int = 128) -> np.ndarray:
-    """Lays pictures, uint8 [N, H, W, C], at least one, out in rows of so many columns, in order.
+    """Lays pictures, uint8 [N, H, W, C], at least one, out in rows, in order.
 
-    Between two are so many pixels; the ground is the grey of the gaps and of places without a
-    picture. The result is uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, C].
+    `gap` pixels lie between two; `ground` is the grey of the gaps and of places without a picture.
+    The result is uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, C].
     """
     count, height, width, channels = pictures.shape
     rows = math.ceil(count / columns)

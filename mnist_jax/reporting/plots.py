@@ -94,7 +94,7 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
     mistake grows with the logarithm of its count, so that the rare ones are seen.
 
     The counts, int [K, K], are by true class and by answer; those of thousands of classes come as a
-    sparse array of SciPy, because a dense one fills the memory. Of many names, some are written.
+    sparse array of SciPy, because a dense one fills the memory. Of many names only some appear.
     """
     from matplotlib.collections import PolyCollection
     from scipy.sparse import csr_array
@@ -182,7 +182,7 @@ def picture_grid(
 ) -> "Figure":
     """Draws pictures in rows, in order, each with its title above.
 
-    The pictures are uint8 [N, H, W, C], C = 1 or 3, at least one, in so many columns.
+    The pictures are uint8 [N, H, W, C], C = 1 or 3, at least one.
     """
     columns = min(columns, len(pictures))
     height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05))

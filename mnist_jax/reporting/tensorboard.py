@@ -104,10 +104,10 @@ def event_writer(
     which was stopped has each step once, in order. Their pictures are then gone, and their time is
     that of writing. The table of hyperparameters has the fields that tell the config from others.
 
-    The event files are in `DIRECTORIES`, whose content is deleted. The function is write(row,
-    pictures): pictures are uint8 [H, W, C] by name, C = 1 or 3; they may be missing. Raises OSError
-    where the directory cannot be written to. In the rows of a
-    population, whose members are named, a metric is a list.
+    The event files lie in `DIRECTORIES` of the directory, whose content is deleted. The function is
+    write(row, pictures): pictures are uint8 [H, W, C] by name, C = 1 or 3; they may be missing.
+    In the rows of a population, whose `members` are named, a metric is a list. Raises OSError where
+    the directory cannot be written to.
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore (made at run time)
