@@ -71,20 +71,14 @@ def compile_population(
     cores already: the reference network needs 2.3 ms a member and step in turn, about as alone, and
     3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
-    Args:
-        build: function from a member's own numbers, which are traced, to its parts; no numbers give
-            the parts that all share.
-        splits: images and labels as in `compile_program`.
-        seeds: N roots of all keys.
-        values: numbers that are arguments of the program, N each, by name.
-        averaged: whether to keep a running mean of the parameters.
-        batch_size: examples a step.
-        chunk_steps: steps in one compiled call.
+    `build` is a function from a member's own numbers, which are traced, to its parts; no numbers
+    give the parts that all share. `values` are the numbers that are arguments of the program, N
+    each, by name; `seeds` are the roots of all keys; `averaged` keeps a running mean of the
+    parameters. The rest, and the errors, are as in `compile_program`.
 
-    Returns:
-        The calls. On the devices the axis of members may be longer than N, see `MemberAxis`. A
-        chunk holds the epoch's `order` of each member, int32 [members, examples], and the numbers
-        of its steps in the epoch, `step` int32 [k].
+    On the devices the axis of members may be longer than N, see `MemberAxis`. A chunk holds the
+    epoch's `order` of each member, int32 [members, examples], and the numbers of its steps in the
+    epoch, `step` int32 [k].
     """
     if any(isinstance(split[0], StreamedImages) for split in splits.values()):
         raise ValueError(

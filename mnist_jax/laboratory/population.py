@@ -125,7 +125,7 @@ def population(
             directory as `train` writes it for each member, with its last step.
         seeds: number of seeds, counted up from the recipe's own.
         vary: fields of `start.NUMBERS` and their values; every combination gets all seeds.
-        model: own module, as in `train`, as are the options that follow.
+        model: own module, as in `train`, as are the parts that follow.
         tx: own optimizer.
         loss_fn: own loss.
         splits: own data.

@@ -35,7 +35,7 @@ def verify(
 
     Args:
         workdir: directory that `train` has written; it is only read.
-        model: the run's own module, as in `train`, as are the options that follow.
+        model: the run's own module, as in `train`, as are the parts that follow.
         tx: its own optimizer.
         loss_fn: its own loss.
         splits: its own data.
