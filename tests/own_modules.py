@@ -288,12 +288,16 @@ def by_rank(params: Any) -> Any:
 def noise() -> optax.GradientTransformation:
     """Adds noise to the gradients, by a typed key in its state."""
 
-    def update(updates: Any, key: Any, params: Any = None) -> Any:
+    def init(params: Any) -> jax.Array:
         del params
-        key, own = jax.random.split(key)
+        return jax.random.key(0)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        del params
+        key, own = jax.random.split(state)
         return jax.tree.map(lambda x: x + 1e-3 * jax.random.normal(own, x.shape), updates), key
 
-    return optax.GradientTransformation(lambda _: jax.random.key(0), update)
+    return optax.GradientTransformation(init, update)
 
 
 # Each makes an optimizer; `clipped_lion` is itself a function num_steps -> optimizer.

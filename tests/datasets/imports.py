@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def write_images(folder: Path, images: np.ndarray, labels: Iterable[object]) -> 
     return folder
 
 
-def write_source(kind: str, folder: Path, images: np.ndarray, labels: Sequence[Any]) -> list[Path]:
+def write_source(kind: str, folder: Path, images: np.ndarray, labels: Any) -> list[Path]:
     """Writes images as a source of a kind: csv, npz, idx or folder."""
     path = folder / f"x.{kind}"
     if kind == "npz":
