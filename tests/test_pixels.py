@@ -9,7 +9,7 @@ import pytest
 from mnist_jax.augment import blank, mixup, warp
 from mnist_jax.ops import conv_pool
 from mnist_jax.state import TrainState
-from mnist_jax.steps import batch_loss, run_ensemble_steps, to_float, train_step
+from mnist_jax.steps import batch_loss, run_ensemble_steps, train_step
 
 
 def blanked(centre: tuple[int, int], size: int) -> list[str]:
@@ -37,70 +37,16 @@ def test_cutout_blanks_these_pixels(subtests):
             assert blanked(centre, size) == expected
 
 
-compiled_warp = jax.jit(warp)
-
-
-def moved(pixel: tuple[int, int], **moves: float) -> dict[tuple[int, int], float]:
-    """Where a pixel of an image of 9 x 9 goes, and what is there then."""
-    numbers = {"down": 0.0, "right": 0.0, "angle": 0.0, "factor": 1.0, "slant": 0.0} | moves
-    down, right, *others = (jnp.full(1, numbers[name]) for name in numbers)
-    angle, factor, slant = others
-    found = compiled_warp(
-        jnp.zeros((1, 9, 9, 1)).at[0, *pixel, 0].set(1.0),
-        shift=jnp.stack([down, right], axis=1),
-        angle=angle,
-        factor=factor,
-        slant=slant,
-        field=jnp.zeros((2, 1, 9, 9)),
-    )[0, ..., 0]
-    values = np.asarray(found).round(4)
-    return {(int(i), int(j)): float(values[i, j]) for i, j in np.argwhere(values)}
-
-
-def test_moves_take_a_pixel_to_these_places(subtests):
-    """The centre is (4, 4)."""
-    quarter, eighth = np.pi / 2, np.arctan(1.0)
-    for moves, pixel, places in (
-        ({"down": 1, "right": -2}, (4, 4), {(5, 2): 1}),
-        ({"down": 0.25}, (4, 4), {(4, 4): 0.75, (5, 4): 0.25}),
-        ({"down": -5}, (4, 4), {}),
-        ({"right": 8}, (0, 0), {(0, 8): 1}),
-        ({"angle": quarter}, (4, 6), {(2, 4): 1}),  # anticlockwise
-        ({"angle": -quarter}, (4, 6), {(6, 4): 1}),
-        ({"angle": 2 * quarter}, (1, 2), {(7, 6): 1}),
-        ({"factor": 0.5}, (2, 4), {(3, 4): 1}),
-        ({"factor": 2.0}, (3, 4), {(1, 4): 0.5, (2, 3): 0.5, (2, 4): 1, (2, 5): 0.5, (3, 4): 0.5}),
-        ({"slant": eighth}, (6, 4), {(6, 6): 1}),  # below the centre to the right
-        ({"slant": eighth}, (2, 4), {(2, 2): 1}),
-        ({"slant": eighth}, (4, 7), {(4, 7): 1}),
-        # Sized, slanted, turned and moved, in this order.
-        ({"slant": eighth, "angle": quarter}, (6, 4), {(2, 6): 1}),
-        ({"angle": quarter, "down": 1}, (4, 6), {(3, 4): 1}),
-        ({"factor": 0.5, "right": 2}, (4, 8), {(4, 8): 1}),
-    ):
-        with subtests.test(msg=f"{moves} {pixel}"):
-            found = moved(pixel, **moves)
-            if moves.get("factor") == 2.0:  # the eight neighbours, too
-                found = {place: value for place, value in found.items() if place in places}
-            assert found == places
-
-
 def test_a_field_tells_where_a_pixel_is_read_down_then_right():
     field = jnp.zeros((2, 1, 5, 5)).at[0, 0, 2, 2].set(1.0).at[1, 0, 0, 0].set(3.0)
     images = jnp.arange(25.0).reshape(1, 5, 5, 1) / 25
     zero, one = jnp.zeros(1), jnp.ones(1)
     none = {"shift": jnp.zeros((1, 2)), "angle": zero, "factor": one, "slant": zero}
-    found = compiled_warp(images, **none, field=field)
+    found = warp(images, **none, field=field)
     changed = np.argwhere(np.abs(np.asarray(found - images))[0, ..., 0] > 1e-6).tolist()
     assert changed == [[0, 0], [2, 2]]
     assert found[0, 2, 2, 0] == pytest.approx(17 / 25)
     assert found[0, 0, 0, 0] == pytest.approx(3 / 25)
-
-
-def test_pixels_are_scaled_to_zero_to_one():
-    images = jnp.array([0, 51, 255], jnp.uint8)
-    np.testing.assert_allclose(to_float(images), [0, 0.2, 1], rtol=1e-6)
-    assert to_float(images).dtype == jnp.float32
 
 
 def test_the_gradient_of_a_maximum_of_more_than_256_goes_to_one_place():
