@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,21 +71,3 @@ def test_chunks_on_eight_devices_show_each_example_once():
     eight = "--xla_force_host_platform_device_count=8"
     output = python("-m", "pytest", *properties, XLA_FLAGS=eight).stdout
     assert "2 passed" in output, output
-
-
-def test_the_order_is_a_pure_function_of_seed_and_epoch():
-    def order(seed, epoch):
-        return epoch_order(rng.stream(seed, "shuffle"), epoch, 1000).tolist()
-
-    assert order(0, 5) == order(0, 5)
-    assert order(0, 5) != order(0, 6)
-    assert order(0, 5) != order(1, 5)
-    assert (
-        order(0, 5)
-        == jax.random.permutation(jax.random.fold_in(rng.stream(0, "shuffle"), 5), 1000).tolist()
-    )
-
-
-def test_streams_of_keys_differ_by_role_and_seed():
-    keys = [rng.stream(seed, role) for seed in (0, 1) for role in rng.ROLES]
-    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)

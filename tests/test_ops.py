@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from mnist_jax.ops import _first_max, conv_pool
+from mnist_jax.ops import conv_pool
 
 # jax.enable_x64 is new in 0.8; the older spelling is gone from 0.10.
 x64_home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
@@ -140,14 +140,6 @@ def test_not_a_number_is_hidden_neither_by_pooling_nor_from_gradients(lowering, 
     output, gradient = output_and_gradient(images, kernel)
     assert jnp.isnan(output).any()
     assert jnp.isnan(gradient).any()
-
-
-@pytest.mark.parametrize("winner", [0, 255, 256, 299])
-def test_of_many_candidates_one_alone_gets_the_gradient(winner):
-    """A byte would not count them."""
-    candidates = jnp.zeros((300, 1, 1, 1, 1)).at[winner].set(1.0)
-    gradient = jax.grad(lambda x: _first_max(x).sum())(candidates)
-    np.testing.assert_array_equal(gradient, candidates)
 
 
 def test_images_smaller_than_a_window_are_refused():

@@ -16,9 +16,7 @@ from mnist_jax.state import create_train_state
 from mnist_jax.steps import (
     batch_loss,
     predict_step,
-    run_ensemble_steps,
     run_eval_steps,
-    run_steps,
     train_step,
 )
 
@@ -26,7 +24,6 @@ RNGS = {role: rng.stream(0, role) for role in ("dropout", "augment")}
 # Compiled whole: op by op, they are hundreds of programs.
 OPTIONS = ["ema_decay", "label_smoothing", "mixup_alpha", "precision", "rotation"]
 compiled_step = jax.jit(train_step, static_argnames=OPTIONS)
-compiled_steps = jax.jit(run_steps)
 loss_and_grads = jax.jit(jax.value_and_grad(batch_loss, has_aux=True), static_argnames=OPTIONS)
 
 
@@ -42,10 +39,6 @@ def create_batch(mnist, indices, mask=None):
     mask = np.ones(len(indices), bool) if mask is None else np.asarray(mask)
     batch = {"image": images[indices], "label": labels[indices], "mask": mask}
     return jax.tree.map(jnp.asarray, batch)
-
-
-def as_chunk(*batches):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
 
 
 def numpy_loss_and_grads(params, images, labels):
@@ -133,54 +126,8 @@ def test_padding_changes_nothing(mnist):
     found, found_sums = compiled_step(state, padded, RNGS)
     assert (found_sums["count"], found_sums["correct"]) == (40, exact_sums["correct"])
     np.testing.assert_allclose(found_sums["loss_sum"], exact_sums["loss_sum"], rtol=1e-6)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        found.opt_state,
-        exact.opt_state,
-    )
-
-
-def test_padding_is_mixed_with_nothing(mnist):
-    """Whatever images fill up the batch; the first example is the neighbour of the last."""
-    mask = np.arange(32) < 20
-    losses = []
-    for first in (20, 200):
-        indices = [*range(20), *range(first, first + 12)]
-        step = jax.jit(functools.partial(train_step, mixup_alpha=1.0))
-        _, sums = step(
-            create_state(dropout_rate=0.0), create_batch(mnist, indices, mask=mask), RNGS
-        )
-        losses.append(float(sums["loss_sum"]))
-    assert losses[0] == losses[1]
-
-
-def test_a_chunk_is_its_steps_one_after_the_other(mnist):
-    batches = [create_batch(mnist, np.arange(i, i + 16)) for i in (0, 16, 32)]
-    one_by_one = create_state()
-    losses = []
-    for batch in batches:
-        one_by_one, sums = compiled_step(one_by_one, batch, RNGS)
-        losses.append(sums["loss_sum"])
-    state = create_state()
-    at_once, sums = compiled_steps(state, as_chunk(*batches), RNGS)
-    np.testing.assert_allclose(sums["loss_sum"], losses, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        at_once.params,
-        one_by_one.params,
-    )
-
-
-def test_dropout_depends_on_the_step_and_on_nothing_else(mnist):
-    state, batch = create_state(dropout_rate=0.5), create_batch(mnist, np.arange(64))
-
-    def loss(step, stream):
-        _, sums = compiled_step(state.replace(step=jnp.int32(step)), batch, stream)
-        return float(sums["loss_sum"])
-
-    assert loss(7, RNGS) == loss(7, RNGS)
-    assert loss(7, RNGS) != loss(8, RNGS)
-    assert loss(7, RNGS) != loss(7, RNGS | {"dropout": rng.stream(1, "dropout")})
+    for ours, theirs in zip(*map(jax.tree.leaves, (found.opt_state, exact.opt_state)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
@@ -198,15 +145,6 @@ def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities[:100], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(classes[:100], logits.argmax(axis=1))
-
-
-def test_smoothed_labels_give_every_class_a_share(mnist):
-    state, batch = create_state(dropout_rate=0.0), create_batch(mnist, np.arange(32))
-    _, _, logits = numpy_loss_and_grads(state.params, *(x[:32] for x in mnist["train"]))
-    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    targets = 0.9 * np.eye(10)[np.asarray(batch["label"])] + 0.1 / 10
-    (loss, _), _ = loss_and_grads(state.params, state, batch, RNGS, label_smoothing=0.1)
-    assert loss == pytest.approx(-(targets * log_probs).sum(axis=1).mean(), rel=1e-5)
 
 
 def test_the_rate_factor_multiplies_the_update(mnist):
@@ -231,41 +169,21 @@ def test_the_running_mean_is_what_is_measured(mnist):
         assert not np.array_equal(found, np.asarray(state.params["output"]["bias"]))
 
 
-def test_an_ensemble_is_the_mean_of_the_probabilities(mnist):
-    states = [create_state(features=features) for features in (4, 8)]
-    chunk = as_chunk(create_batch(mnist, np.arange(64), mask=np.arange(64) < 50))
-    probabilities = np.mean(
-        [
-            jax.jit(predict_step, static_argnums=1)(
-                state.eval_variables, state.apply_fn, chunk["image"][0]
-            )[0]
-            for state in states
-        ],
-        axis=0,
-    )[:50]
-    labels = np.asarray(chunk["label"])[0, :50]
-    variables, apply_fns = zip(*((s.eval_variables, s.apply_fn) for s in states), strict=True)
-    found = mean_metrics([run_ensemble_steps(variables, apply_fns, chunk)])
-    assert found["accuracy"] == (probabilities.argmax(axis=1) == labels).mean()
-    expected = -np.log(probabilities[np.arange(50), labels]).mean()
-    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize(
+    ("role", "options"),
+    [("dropout", {}), ("augment", {"rotation": 15.0}), ("augment", {"mixup_alpha": 1.0})],
+    ids=["dropout", "rotation", "mixup"],
+)
+def test_random_numbers_depend_on_the_step_and_on_the_keys_of_their_role(mnist, role, options):
+    state = create_state(dropout_rate=0.5 if role == "dropout" else 0.0)
+    batch = create_batch(mnist, np.arange(64))
 
+    def loss(step, seed=0, other_seed=0, **options):
+        keys = {one: rng.stream(seed if one == role else other_seed, one) for one in RNGS}
+        _, sums = compiled_step(state.replace(step=jnp.int32(step)), batch, keys, **options)
+        return float(sums["loss_sum"])
 
-def test_augmentation_depends_on_the_step_and_keeps_the_labels(mnist):
-    state, batch = create_state(dropout_rate=0.0), create_batch(mnist, np.arange(64))
-
-    def sums(step, stream, **strengths):
-        rngs = RNGS | {"augment": stream}
-        return compiled_step(state.replace(step=jnp.int32(step)), batch, rngs, **strengths)[1]
-
-    stream, plain = RNGS["augment"], sums(7, RNGS["augment"])
-    for strengths in ({"rotation": 15.0}, {"mixup_alpha": 1.0}):
-        found = sums(7, stream, **strengths)
-        assert found["loss_sum"] == sums(7, stream, **strengths)["loss_sum"]
-        others = [
-            plain,
-            sums(8, stream, **strengths),
-            sums(7, rng.stream(1, "augment"), **strengths),
-        ]
-        assert all(found["loss_sum"] != other["loss_sum"] for other in others)
-        assert found["count"] == 64
+    found = loss(7, **options)
+    assert found == loss(7, other_seed=1, **options)
+    assert found not in (loss(8, **options), loss(7, seed=1, **options))
+    assert found != loss(7) or not options
