@@ -48,6 +48,13 @@ def init(model: nn.Module, images: jax.Array) -> dict[str, Any]:
     return jax.jit(model.init)(jax.random.key(0, impl="rbg"), images)
 
 
+def networks_quick_if(quick: Callable[[str, bool], bool]) -> pytest.MarkDecorator:
+    """Parametrises by all networks; those that are not quick are left to `test-all`."""
+    slow = [() if quick(*network) else pytest.mark.slow for network in NETWORKS]
+    cases = [pytest.param(*n, marks=m) for n, m in zip(NETWORKS, slow, strict=True)]
+    return pytest.mark.parametrize(("name", "batch_norm"), cases)
+
+
 # Every architecture
 
 
@@ -63,18 +70,7 @@ def test_every_network_takes_images_of_any_shape_and_any_number_of_classes(subte
                 assert ("batch_stats" in variables) == normalised
 
 
-def slow_unless(quick: Callable[[str, bool], bool]) -> list[Any]:
-    """All networks, as parameters of a test; those that are not quick are left to `test-all`."""
-    return [
-        pytest.param(*network, marks=() if quick(*network) else pytest.mark.slow)
-        for network in NETWORKS
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "batch_norm"),
-    slow_unless(lambda name, batch_norm: batch_norm or name not in NORMALISED),
-)
+@networks_quick_if(lambda name, batch_norm: batch_norm or name not in NORMALISED)
 def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
     images, labels = mnist["train"]
     images, labels = jnp.asarray(images[:64, ::2, ::2] / np.float32(255)), labels[:64]
@@ -104,12 +100,7 @@ def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
     assert (logits.argmax(axis=-1) == labels).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "batch_norm"),
-    slow_unless(
-        lambda name, batch_norm: name == "transformer" or (name, batch_norm) == ("cnn", True)
-    ),
-)
+@networks_quick_if(lambda *network: network in [("transformer", False), ("cnn", True)])
 def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch_norm):
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
     images = random_images(8, 14, 14, 1)
@@ -138,22 +129,21 @@ def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch
         assert not np.allclose(logits, evaluate(other, images))
 
 
-def test_an_unknown_model_names_the_known_ones():
-    known = "cnn, deep_cnn, mlp, resnet, transformer"
-    with pytest.raises(ValueError, match=rf"model.name is 'cnm'; expected one of {known}$"):
-        create_model("cnm", 10)
-    with pytest.raises(ValueError, match=r"model.name is 'layers'; expected one of cnn"):
-        create_model("layers", 10)
-
-
-def test_a_choice_that_an_architecture_does_not_have_is_refused():
-    create_model("mlp", 10, pool_size=2, pool="max")  # the defaults are no choice
-    message = (
-        "model.pool_size is no choice of mlp, leave it at 2; "
-        "mlp has depth, dropout_rate, hidden_size"
-    )
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        create_model("mlp", 10, pool_size=3)
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("cnm", {}, "model.name is 'cnm'; expected one of cnn, deep_cnn, mlp, resnet, transformer"),
+        ("layers", {}, "model.name is 'layers'; expected one of cnn, deep_cnn, mlp, resnet, trans"),
+        (
+            "mlp",
+            {"pool_size": 3, "pool": "max"},  # a default is no choice
+            "model.pool_size is no choice of mlp, leave it at 2; mlp has depth, dropout_rate, hidd",
+        ),
+    ],
+)
+def test_an_unknown_model_and_a_choice_that_it_does_not_have_are_refused(name, fields, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        create_model(name, 10, **fields)
 
 
 def test_too_many_features_are_refused_before_memory_is(subtests):
@@ -294,33 +284,10 @@ def test_kernels_are_glorot_uniform_and_biases_zero(params):
         assert not np.asarray(params[name]["bias"]).any()
 
 
-def test_dropout_silences_hidden_units_and_scales_the_rest(params):
-    identity = {"kernel": jnp.eye(64, 64), "bias": jnp.zeros(64)}
-    model = create_reference(num_classes=64, dropout_rate=0.25)
-    images = random_images(200, 28, 28, 1)
-    key = jax.random.key(2)
-    hidden = model.apply({"params": params | {"output": identity}}, images)
-    dropped = model.apply(
-        {"params": params | {"output": identity}}, images, train=True, rngs={"dropout": key}
-    )
-    active = np.asarray(hidden) > 0
-    ratio = np.asarray(dropped)[active] / np.asarray(hidden)[active]
-    kept = ratio > 0
-    np.testing.assert_allclose(ratio[kept], 1 / 0.75, rtol=1e-5)
-    assert kept.mean() == pytest.approx(0.75, abs=0.02)
-
-
 def test_the_fields_of_a_model_change_its_shapes():
-    model = create_reference(num_classes=7, features=4, kernel_size=5, pool_size=3)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))
-    assert shapes["params"]["conv1"]["kernel"].shape == (5, 5, 3, 4)
-    assert shapes["params"]["dense"]["kernel"].shape == (5 * 9 * 4, 64)
-    assert shapes["params"]["output"]["kernel"].shape == (64, 7)
-
-
-def test_every_further_convolution_has_twice_the_filters():
-    model = create_reference(features=4, depth=2, kernel_size=3, pool_size=2)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 20, 31, 3)))["params"]
-    assert shapes["conv1"]["kernel"].shape == (3, 3, 3, 4)
-    assert shapes["conv2"]["kernel"].shape == (3, 3, 4, 8)
-    assert shapes["dense"]["kernel"].shape == (3 * 6 * 8, 64)
+    model = create_reference(num_classes=7, features=4, depth=2, kernel_size=5, pool_size=3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 30, 41, 3)))["params"]
+    assert shapes["conv1"]["kernel"].shape == (5, 5, 3, 4)
+    assert shapes["conv2"]["kernel"].shape == (5, 5, 4, 8)  # twice the filters
+    assert shapes["dense"]["kernel"].shape == (1 * 2 * 8, 64)
+    assert shapes["output"]["kernel"].shape == (64, 7)

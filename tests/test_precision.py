@@ -101,14 +101,11 @@ EXPECTED: dict[str, Product] = {
 @pytest.mark.parametrize("lowering", ["matmul", pytest.param("xla", marks=pytest.mark.slow)])
 def test_all_products_of_a_network_are_of_the_precision_asked_for(chunk, name, lowering):
     state = shape_of_state(name, **({} if name == "mlp" else {"lowering": lowering}))
+    assert Config().precision == "float32"
     for precision in PRECISIONS:
         run = functools.partial(run_steps, precision=precision)
         assert {*products(run, state, chunk, RNGS)} == {EXPECTED[precision]}
-
-
-def test_float32_is_the_default_precision(chunk):
-    assert Config().precision == "float32"
-    assert {*products(run_steps, shape_of_state("cnn"), chunk, RNGS)} == {EXPECTED["float32"]}
+    assert {*products(run_steps, state, chunk, RNGS)} == {EXPECTED["float32"]}
 
 
 def test_a_traced_rate_of_dropout_leaves_all_products_in_bfloat16(chunk, subtests):
@@ -136,7 +133,7 @@ def test_augmentation_and_optimizer_multiply_in_float32(chunk):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", model_names())
+@every_model
 def test_every_network_learns_in_bfloat16_and_its_state_stays_float32(chunk, name):
     losses, grads = {}, {}
     for precision in ("float32", "bfloat16"):
