@@ -10,20 +10,18 @@ import pytest
 from scripted import LESSON, scripted
 
 from mnist_jax import population, start, train
-from mnist_jax.config import AugmentConfig, WatchConfig, replace_fields
+from mnist_jax.config import WatchConfig, replace_fields
 from mnist_jax.console import console
 from mnist_jax.events import Done
 from mnist_jax.processes import distributed
 
 
 def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
-    config = dataclasses.replace(LESSON, epochs=1, augment=AugmentConfig(shift=1.0))
-    vary = {"label_smoothing": [0.1, 0.2], "augment.shift": [2.0]}
-    accuracies = [[0.5, 0.75, 0.25, 0.25]]
-    with scripted(accuracies=accuracies):
-        result: Any = population(
-            config, tmp_path / "two", seeds=2, vary=vary, listeners=[console()]
-        )
+    config = replace_fields(LESSON, {"epochs": 1, "augment.shift": 1.0})
+    how: Any = {"vary": {"label_smoothing": [0.1, 0.2], "augment.shift": [2.0]}}
+    how |= {"seeds": 2, "listeners": [console()]}
+    with scripted(accuracies=[[0.5, 0.75, 0.25, 0.25]]):
+        result: Any = population(config, tmp_path / "two", **how)
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert lines[1] == (
         "label_smoothing=0.2 augment.shift=2.0 validation accuracy 25.00 ± 0.00 % "
@@ -95,28 +93,28 @@ def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):
     assert told == ["a plateau: from here on the learning rate times 0.5"]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Makes standard error a terminal, and returns it."""
+    output = io.StringIO()
+    output.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", output)
+    return output
 
 
 @pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 2})])
 def test_the_accuracies_stand_beside_the_bar(tmp_path, monkeypatch, run, options):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    shown = terminal(monkeypatch)
     with scripted(accuracies=[0.625]):
         run(LESSON, tmp_path, **options, listeners=[console()])
     # Of the chunk before the one that is computed, and of the epoch before.
-    assert "train 50.0%, validation 62.5%" in terminal.getvalue()
+    assert "train 50.0%, validation 62.5%" in shown.getvalue()
 
 
 def test_the_bar_is_gone_when_a_training_fails(tmp_path, monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    show = console()
+    shown = terminal(monkeypatch)
     with scripted(diverges={0: 12}), pytest.raises(FloatingPointError):
-        train(LESSON, tmp_path, listeners=[show])
-    assert re.fullmatch(r".* left.*\r +\r", terminal.getvalue(), re.DOTALL)
+        train(LESSON, tmp_path, listeners=[console()])
+    assert re.fullmatch(r".* left.*\r +\r", shown.getvalue(), re.DOTALL)
 
 
 def test_only_the_first_of_several_processes_prints(tmp_path, monkeypatch, capsys):

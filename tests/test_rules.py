@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SMALL, stop_after
+from helpers import TINY, stop_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import LESSON, scripted
 
-from mnist_jax import Config, evaluate, population, train
-from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
+from mnist_jax import evaluate, population, train
+from mnist_jax.config import CheckpointConfig, WatchConfig, config_from_dict, replace_fields
 from mnist_jax.console import console
-from mnist_jax.events import Event, Save
+from mnist_jax.events import Save
 from mnist_jax.rules import Rules, is_scheduled, rate_factor, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
@@ -49,29 +49,6 @@ def scheduled(**fields: int) -> list[int]:
     return [step for step in chunk_ends(**run) if is_scheduled(step, **run, **when)]
 
 
-def test_the_schedule_saves_these_steps(subtests):
-    for fields, steps in (
-        ({}, [10, 20, 30, 40, 50]),
-        ({"every_epochs": 2}, [20, 40, 50]),  # the last epoch always
-        ({"every_epochs": 3}, [30, 50]),
-        ({"every_epochs": 5}, [50]),
-        ({"every_epochs": 9}, [50]),
-        # At the end of the chunk in which a multiple of `every_steps` lies.
-        ({"every_epochs": 9, "every_steps": 5}, [8, 10, 18, 20, 28, 30, 38, 40, 48, 50]),
-        ({"every_epochs": 9, "every_steps": 7}, [8, 14, 24, 28, 38, 44, 50]),
-        ({"every_epochs": 9, "every_steps": 8}, [8, 18, 24, 34, 40, 48, 50]),
-        ({"every_epochs": 9, "every_steps": 25}, [28, 50]),
-        ({"every_epochs": 9, "every_steps": 51}, [50]),
-        ({"every_steps": 15}, [10, 18, 20, 30, 40, 48, 50]),
-        ({"every_steps": 1, "epochs": 2}, [4, 8, 10, 14, 18, 20]),
-        ({"every_steps": 3, "chunk_steps": 75}, [10, 20, 30, 40, 50]),
-        ({"every_steps": 20, "every_epochs": 9, "chunk_steps": 1}, [20, 40, 50]),
-        ({"every_steps": 2, "steps_per_epoch": 1}, [1, 2, 3, 4, 5]),
-    ):
-        with subtests.test(msg=str(fields)):
-            assert scheduled(**fields) == steps
-
-
 @settings(max_examples=200)
 @given(
     epochs=st.integers(1, 5),
@@ -96,7 +73,7 @@ def test_the_schedule_is_that_of_a_walk_along_the_run(
 
 def epochs_at(accuracies: dict[int, float]) -> Any:
     """A history, of epochs that end at these steps."""
-    return [{"step": step, "val_accuracy": value} for step, value in accuracies.items()]
+    return [{"step": step, ACCURACY: value} for step, value in accuracies.items()]
 
 
 def test_the_best_step_is_one_that_the_schedule_saves(subtests):
@@ -119,10 +96,8 @@ def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
     for saved, accuracies, kept in (
         ([], {}, set()),
         ([4], {}, {4}),
-        ([10], {10: 0.5}, {10}),
         ([10, 20], {10: 0.5, 20: 0.6}, {10, 20}),
         ([10, 20, 30], {10: 0.5, 20: 0.6, 30: 0.7}, {20, 30}),
-        ([10, 20, 30], {10: 0.9, 20: 0.6, 30: 0.7}, {10, 20, 30}),
         ([10, 20, 30, 40], {10: 0.5, 20: 0.9, 30: 0.6, 40: 0.7}, {20, 30, 40}),
         ([10, 20, 30, 40], {10: 0.7, 20: 0.7, 30: 0.6, 40: 0.6}, {20, 30, 40}),
         ([10, 20, 30, 40], {}, {30, 40}),  # of a population, which has no best step
@@ -148,11 +123,7 @@ def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
     tmp_path, monkeypatch, fields, accuracies, saved, kept
 ):
     """Epochs of 8 steps in chunks of 3, 3 and 2."""
-    found, wait = [], Saver.wait
-
-    def record(event: Event) -> None:
-        if isinstance(event, Save):
-            found.append(event.step)
+    heard, wait = [], Saver.wait
 
     def checked(self: Saver) -> None:
         wait(self)  # for a save, which deletes what was pruned before it
@@ -163,8 +134,8 @@ def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
         LESSON, epochs=len(accuracies), checkpoint=CheckpointConfig(**fields)
     )
     with scripted(accuracies=accuracies):
-        run = train(config, tmp_path, listeners=[record])
-    assert found == saved
+        run = train(config, tmp_path, listeners=[heard.append])
+    assert [event.step for event in heard if isinstance(event, Save)] == saved
     assert check_checkpoints(tmp_path / "checkpoints") == (kept, {})
     assert run.result["best_step"] in kept
 
@@ -181,25 +152,19 @@ def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chu
 
 def epochs_of(accuracies: Sequence[float]) -> Any:
     """A history, of epochs of 8 steps."""
-    return [
-        {"epoch": n, "step": 8 * n, "val_accuracy": value}
-        for n, value in enumerate(accuracies, start=1)
-    ]
+    return [{"epoch": n, "step": 8 * n, ACCURACY: value} for n, value in enumerate(accuracies, 1)]
 
 
 def test_training_stops_when_patience_epochs_have_passed_since_the_best(subtests):
     for accuracies, patience, stops in (
         ([], 1, False),
         ([0.5], 1, False),
-        ([0.5, 0.6], 1, False),
         ([0.5, 0.4], 1, True),
         ([0.5, 0.5], 1, False),  # of equal ones the newest is the best
-        ([0.5, 0.4], 2, False),
         ([0.5, 0.4, 0.5], 2, False),
         ([0.5, 0.4, 0.45], 2, True),
         ([0.5, 0.4, 0.45, 0.45], 2, True),  # also where a stop came in between
         ([0.5, 0.4, 0.6, 0.5], 2, False),
-        ([0.5, 0.4, 0.6, 0.5, 0.5], 2, True),
         ([0.9, 0.1, 0.1, 0.1], 4, False),
         ([0.9, 0.1, 0.1, 0.1], 0, False),
         ([], 0, False),
@@ -211,14 +176,11 @@ def test_training_stops_when_patience_epochs_have_passed_since_the_best(subtests
 def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
     for losses, patience, scale in (
         ([], 1, 1),
-        ([3], 1, 1),
         ([3, 2, 1], 1, 1),
         ([1, 2], 1, 0.5),
         ([1, 1], 1, 0.5),  # an equal one is not lower
-        ([1, 1, 1], 2, 0.5),
         ([1, 2, 1], 2, 0.5),
         ([1, 2], 2, 1),
-        ([1, 2, 2], 2, 0.5),
         ([3, 2, 2.5, 2.4], 2, 0.5),  # lower than the lowest, not than the one before
         ([3, 2, 2.5, 1.9, 2], 2, 1),
         ([1, 2, 2, 0.5, 1, 1], 2, 0.25),
@@ -233,13 +195,6 @@ def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
             assert rate_factor([*map(float, losses)], patience, 0.5) == scale
 
 
-def test_the_best_row_has_the_highest_accuracy_and_of_equal_ones_is_the_newest():
-    history = epochs_of([0.5, 0.7, 0.7, 0.6])
-    assert best_row(history, ACCURACY)["epoch"] == 3
-    assert best_row(history[::-1], ACCURACY)["epoch"] == 3
-    assert best_row(history[:1], ACCURACY)["epoch"] == 1
-
-
 def test_the_name_of_a_metric_says_whether_lower_is_better_and_no_number_is_the_worst(subtests):
     for monitor, values, best in (
         ("val_loss", [0.5, 0.4, 0.4, 0.6], 3),
@@ -250,10 +205,12 @@ def test_the_name_of_a_metric_says_whether_lower_is_better_and_no_number_is_the_
         ("val_loss", [math.nan, 9.0, None, math.inf], 2),
         ("val_loss", [None, None], 2),
         ("train_accuracy", [-1.0, math.inf], 1),
+        (ACCURACY, [0.5, 0.7, 0.7, 0.6], 3),
     ):
         with subtests.test(msg=f"{monitor} {values}"):
             history: Any = [{"epoch": n, "step": n, monitor: v} for n, v in enumerate(values, 1)]
             assert best_row(history, monitor)["epoch"] == best
+            assert best_row(history[::-1], monitor)["epoch"] == best
     assert best_row(epochs_of([0.5, 0.4]), "val_later")["epoch"] == 2  # rows without it
 
 
@@ -282,6 +239,27 @@ def test_training_with_an_unknown_monitor_is_refused_before_anything_is_written(
         assert not (tmp_path / "new").exists()
 
 
+def test_early_stopping_ends_with_the_best_network_and_the_run_is_complete(tmp_path, capsys):
+    """With such a rate the small network is soon at its best."""
+    changes = {"epochs": 30, "optimizer.learning_rate": 0.03, "watch.patience": 1}
+    config = replace_fields(TINY, changes)
+    run = train(config, tmp_path)
+    result, best = run.result, best_row(run.history, ACCURACY)
+    assert len(run.history) == best["epoch"] + 1 < config.epochs
+    assert result["best_step"] == best["step"] == run.state.step
+    assert result["val_accuracy"] == max(row[ACCURACY] for row in run.history)
+    assert result["params_sha256"] == tree_sha256(run.state.params)
+    for step in ("latest", "best"):
+        tested = evaluate(tmp_path, step=step)
+        assert (tested["step"], tested["accuracy"]) == (best["step"], result["test_accuracy"])
+    assert evaluate(tmp_path, "validation")["accuracy"] == result["val_accuracy"]
+
+    again = train(config, tmp_path, listeners=[console()])
+    assert "is complete" in capsys.readouterr().out
+    assert (again.history, again.result) == (run.history, result)
+    assert tree_sha256(again.state) == tree_sha256(run.state)
+
+
 def test_another_monitor_decides_when_to_stop_what_is_kept_and_what_best_is(tmp_path):
     """By accuracy the run would stop after its third epoch, and the first would be the best."""
     watch = WatchConfig(monitor="val_loss", patience=2)
@@ -297,37 +275,3 @@ def test_another_monitor_decides_for_each_member_when_the_rate_falls(tmp_path):
     with scripted(accuracies=[[0.5, 0.5], [0.6, 0.5], [0.7, 0.6]], losses=[1.0]) as script:
         population(dataclasses.replace(LESSON, watch=watch), tmp_path, seeds=2, listeners=())
     assert script.rates[::3] == [[1.0, 1.0], [1.0, 1.0], [1.0, 0.5]]
-
-
-def test_early_stopping_needs_every_epoch_saved():
-    with pytest.raises(ValueError, match=r"checkpoint.every_epochs must be 1 with"):
-        Config(watch=WatchConfig(patience=1), checkpoint=CheckpointConfig(every_epochs=2))
-
-
-def test_early_stopping_ends_the_run_with_its_best_network_and_it_is_complete(tmp_path, capsys):
-    """With such a rate the small network is soon at its best."""
-    config = dataclasses.replace(
-        SMALL,
-        epochs=30,
-        optimizer=OptimizerConfig(learning_rate=0.02),
-        watch=WatchConfig(patience=2),
-    )
-    run = train(config, tmp_path, listeners=[console()])
-    accuracies = [row["val_accuracy"] for row in run.history]
-    assert len(accuracies) < config.epochs
-    best = best_row(run.history, ACCURACY)
-    assert (len(accuracies) - best["epoch"], best["val_accuracy"]) == (2, max(accuracies))
-    assert run.result["steps"] == run.history[-1]["step"]
-    assert run.result["best_step"] == best["step"] == run.state.step
-    assert run.result["val_accuracy"] == max(accuracies)
-    assert run.result["params_sha256"] == tree_sha256(run.state.params)
-    for step in ("latest", "best"):
-        tested = evaluate(tmp_path, step=step)
-        assert (tested["step"], tested["accuracy"]) == (best["step"], run.result["test_accuracy"])
-    assert evaluate(tmp_path, "validation")["accuracy"] == run.result["val_accuracy"]
-
-    capsys.readouterr()
-    again = train(config, tmp_path, listeners=[console()])
-    assert "is complete" in capsys.readouterr().out
-    assert (again.history, again.result) == (run.history, run.result)
-    assert tree_sha256(again.state) == tree_sha256(run.state)
