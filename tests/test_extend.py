@@ -3,21 +3,10 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import subprocesses
-from helpers import (
-    TESTS,
-    TINY,
-    bits,
-    contents,
-    make_files,
-    python,
-    results,
-    stop_after,
-    write_recipe,
-)
+from helpers import TESTS, TINY, bits, contents, make_files, python, stop_after, write_recipe
 from scripted import LESSON, scripted
 
 from mnist_jax import Config, population, train
@@ -25,7 +14,6 @@ from mnist_jax.cli.main import main
 from mnist_jax.config import replace_fields
 from mnist_jax.console import console
 from mnist_jax.events import Done
-from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import tree_sha256
 
 slow = pytest.mark.slow
@@ -33,11 +21,6 @@ slow = pytest.mark.slow
 
 def longer(config: Config, epochs: int = 5) -> Config:
     return dataclasses.replace(config, epochs=epochs)
-
-
-def assert_same(ours: Path, whole: Path) -> None:
-    """Every file, array and row is the same; a kept checkpoint may be from before."""
-    assert bits(ours) == bits(whole)
 
 
 @pytest.mark.parametrize(
@@ -51,61 +34,51 @@ def assert_same(ours: Path, whole: Path) -> None:
 )
 def test_an_extended_run_is_to_the_bit_the_one_of_as_many_epochs(tmp_path, changes, capsys):
     config = replace_fields(TINY, {"epochs": 1, **changes})
-    train(config, tmp_path / "run", listeners=[console()])
-    make_files(
-        tmp_path / "run", dict.fromkeys(["report.html", "tensorboard/events"], "of one epoch")
-    )
+    train(config, tmp_path / "run")
+    old = dict.fromkeys(["report.html", "tensorboard/events"], "of one epoch")
+    make_files(tmp_path / "run", old)
     run = train(longer(config, 3), tmp_path / "run", extend=True, listeners=[console()])
     assert "continuing after step" in capsys.readouterr().out
-    whole = train(longer(config, 3), tmp_path / "whole", listeners=[console()])
-    assert results(run) == results(whole)
+    whole = train(longer(config, 3), tmp_path / "whole")
     assert tree_sha256(run.state) == tree_sha256(whole.state)
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
-SCRIPT: dict[str, Any] = {"accuracies": [0.5, 0.7, 0.6, 0.9, 0.8]}
+FIVE, EIGHT = [0.5, 0.7, 0.6, 0.9, 0.8], [0.1, 0.8, 0.1, 0.2, 0.1, 0.3, 0.9, 0.5]
 
 
 @pytest.mark.parametrize(
-    ("changes", "chunks_before"),
+    ("changes", "accuracies", "stop", "chunks"),
     [
-        ({}, 9),
-        ({}, 4),  # stopped in the second epoch of three
-        ({"checkpoint.every_epochs": 2}, 9),
-        ({"checkpoint.every_epochs": 3, "checkpoint.every_steps": 5}, 9),
-        ({"watch.patience": 1}, 9),  # it stops after the third epoch, and so does the longer one
-        ({"watch.patience": 3}, 9),
+        ({}, FIVE, 0, 6),
+        ({}, FIVE, 4, 11),  # stopped in the second epoch of three
+        ({"checkpoint.every_epochs": 2}, FIVE, 0, 6),
+        ({"checkpoint.every_epochs": 3, "checkpoint.every_steps": 5}, FIVE, 0, 6),
+        ({"watch.patience": 1}, FIVE, 0, 0),  # it stops after three epochs, as the longer one
+        ({"watch.patience": 3}, FIVE, 0, 6),
+        ({"epochs": 7, "checkpoint.every_epochs": 2}, EIGHT, 0, 24),
+    ],
+    ids=[
+        *("each epoch is saved", "stopped", "every second epoch", "within epochs"),
+        *("stopped early", "not stopped early", "only the longer run keeps the best"),
     ],
 )
 def test_a_run_is_extended_whatever_was_saved_and_wherever_it_stopped(
-    tmp_path, changes, chunks_before
+    tmp_path, changes, accuracies, stop, chunks
 ):
     config = replace_fields(LESSON, changes)
-    with scripted(**SCRIPT):
-        if chunks_before < 9:
-            stop_after(chunks_before, train, config, tmp_path / "run")
+    more = longer(config, len(accuracies))
+    with scripted(accuracies=accuracies):
+        if stop:
+            stop_after(stop, train, config, tmp_path / "run")
         else:
             train(config, tmp_path / "run")
-    with scripted(**SCRIPT) as played:
-        train(longer(config), tmp_path / "run", extend=True)
-    if changes == {"watch.patience": 1}:
-        assert played.rates == []
-    with scripted(**SCRIPT):
-        train(longer(config), tmp_path / "whole")
-    assert_same(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_best_checkpoint_that_only_the_longer_run_keeps_is_made_again(tmp_path):
-    """Of three epochs the first is the best that the schedule of nine saves; the last one was."""
-    config = replace_fields(LESSON, {"epochs": 7, "checkpoint.every_epochs": 2})
-    script = {"accuracies": [0.1, 0.8, 0.1, 0.2, 0.1, 0.3, 0.9, 0.5]}
-    for workdir, lengths in (("run", [7, 8]), ("whole", [8])):
-        for epochs in lengths:
-            with scripted(**script):
-                extend = epochs == 8 and workdir == "run"
-                train(longer(config, epochs), tmp_path / workdir, extend=extend)
-    assert read_json(tmp_path / "run" / "result.json")["best_step"] == 16
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    with scripted(accuracies=accuracies) as played:
+        train(more, tmp_path / "run", extend=True)
+    assert len(played.rates) == chunks
+    with scripted(accuracies=accuracies):
+        train(more, tmp_path / "whole")
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
 KILL = """
@@ -167,7 +140,15 @@ def test_an_extension_that_is_killed_is_resumed_by_the_same_command(lengths, tmp
     # There is no result of a run that is no longer there.
     assert (workdir / "result.json").exists() == ((place, side) == ("result.json", "before"))
     assert main(command) == 0
-    assert_same(workdir, root / "whole")
+    assert bits(workdir) == bits(root / "whole")
+
+
+RUNS = {
+    "plain": {},
+    "cosine": {"optimizer.schedule": "cosine"},
+    "warmup": {"optimizer.warmup": 0.1},
+    "decay": {"optimizer.schedule": "exponential"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -182,64 +163,41 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-RUNS = {
-    "plain": {},
-    "cosine": {"optimizer.schedule": "cosine"},
-    "warmup": {"optimizer.warmup": 0.1},
-    "decay": {"optimizer.schedule": "exponential"},
-}
+EXTEND = {"epochs": 5, "extend": True}
 REFUSED = [
-    # directory, changes, options, what is said
-    ("plain", {"epochs": 5}, {}, r"\(epochs is 3, not 5\): add --extend to train on to 5 epochs,"),
-    (
-        "plain",
-        {"epochs": 2},
-        {},
-        r"epochs is 3, not 2\): choose another --workdir, or retrain with",
-    ),
-    ("plain", {"epochs": 2}, {"extend": True}, "epochs must be more than 3, got 2; choose another"),
-    (
-        "plain",
-        {"seed": 1, "epochs": 5},
-        {"extend": True},
-        "may change, but seed is 0, not 1; choose",
-    ),
-    (
-        "plain",
-        {"batch_size": 4},
-        {"extend": True},
-        "only epochs may change, but batch_size is 2, not",
-    ),
-    ("plain", {"seed": 1}, {}, "retrain with --overwrite; there --init-from .*plain would begin"),
-    ("plain", {"model.features": 9}, {}, r"not 9\): choose another .* retrain with --overwrite$"),
-    ("plain", {"epochs": 5}, {"extend": True, "overwrite": True}, "give only one"),
-    ("nothing", {"epochs": 5}, {"extend": True}, "no run in .*nothing to extend: leave out --ext"),
-    ("cosine", {"epochs": 5}, {}, "cannot be extended, as optimizer.schedule is 'cosine', so that"),
-    ("cosine", {"epochs": 5}, {"extend": True}, "optimizer.schedule is 'cosine', so that every st"),
-    ("warmup", {"epochs": 5}, {"extend": True}, "extended: optimizer.warmup is 0.1, so that every"),
-    ("decay", {"epochs": 5}, {}, "--init-from .*decay would begin with its parameters"),
-    ("many", {"epochs": 5}, {"extend": True}, "many holds a population: choose another"),
-    ("many/members/seed-0", {"epochs": 5}, {"extend": True}, "it is a member of a population, wh"),
+    # directory, changes and options, what is said
+    ("plain", {"epochs": 5}, r"\(epochs is 3, not 5\): add --extend to train on to 5 epochs,"),
+    ("plain", {"epochs": 2}, r"epochs is 3, not 2\): choose another --workdir, or retrain with"),
+    ("plain", {"epochs": 2, "extend": True}, "epochs must be more than 3, got 2; choose another"),
+    ("plain", {"seed": 1, **EXTEND}, "may change, but seed is 0, not 1; choose"),
+    ("plain", {"batch_size": 4, **EXTEND}, "only epochs may change, but batch_size is 2, not"),
+    ("plain", {"seed": 1}, "retrain with --overwrite; there --init-from .*plain would begin"),
+    ("plain", {"model.features": 9}, r"not 9\): choose another .* retrain with --overwrite$"),
+    ("plain", {"overwrite": True, **EXTEND}, "give only one"),
+    ("nothing", EXTEND, "no run in .*nothing to extend: leave out --ext"),
+    ("cosine", {"epochs": 5}, "cannot be extended, as optimizer.schedule is 'cosine', so that"),
+    ("cosine", EXTEND, "optimizer.schedule is 'cosine', so that every st"),
+    ("warmup", EXTEND, "extended: optimizer.warmup is 0.1, so that every"),
+    ("decay", {"epochs": 5}, "--init-from .*decay would begin with its parameters"),
+    ("many", EXTEND, "many holds a population: choose another"),
+    ("many/members/seed-0", EXTEND, "it is a member of a population, wh"),
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "options", "said"), REFUSED)
-def test_a_run_that_cannot_be_extended_is_refused_with_the_reason(
-    finished, name, changes, options, said
-):
+@pytest.mark.parametrize(("name", "changes", "said"), REFUSED)
+def test_a_run_that_cannot_be_extended_is_refused_with_the_reason(finished, name, changes, said):
     before = contents(finished)
-    config = replace_fields(LESSON, RUNS.get(name, {}))
     if "members" in name:
-        config = replace_fields(config, {"checkpoint.every_epochs": 3})
+        changes = {"checkpoint.every_epochs": 3, **changes}
+    options = {key: changes[key] for key in ("extend", "overwrite") if key in changes}
+    fields = {key: value for key, value in changes.items() if key not in options}
     with pytest.raises(ValueError, match=said) as refused:
-        train(replace_fields(config, changes), finished / name, **options)
+        train(replace_fields(LESSON, RUNS.get(name, {}) | fields), finished / name, **options)
     assert len(str(refused.value).splitlines()) == 1
     assert contents(finished) == before
-
-
-def test_a_population_of_more_epochs_is_not_said_to_be_extendable(finished):
-    with pytest.raises(ValueError, match=r"not 5\): choose another --workdir, or retrain with --o"):
-        population(longer(LESSON), finished / "many", seeds=1)
+    if name == "many":
+        with pytest.raises(ValueError, match=r"not 5\): choose another --workdir, or retrain with"):
+            population(longer(LESSON), finished / "many", seeds=1)
 
 
 def test_a_complete_run_says_how_it_is_extended_where_it_can_be(finished, capsys):
