@@ -20,6 +20,7 @@ from mnist_jax.workdir.run import read_result
 
 # Its third epoch of four is the best one. A checkpoint in the middle of each epoch, and at its end.
 CONFIG = dataclasses.replace(subprocesses.CONFIG, checkpoint=CheckpointConfig(every_steps=2))
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -32,30 +33,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     return workdir, run
 
 
-def assert_done_again(workdir: Path, run: Run) -> None:
-    assert without_times(strict_json(workdir / "result.json")) == results(run)[0]
-    assert rows(workdir) == results(run)[1:]
-    steps = sorted(path.name for path in (workdir / "checkpoints").iterdir())
-    assert steps == ["12", "14", "16"]
+@pytest.fixture
+def workdir(finished: tuple[Path, Run], tmp_path: Path) -> Path:
+    """A copy of the run."""
+    return shutil.copytree(finished[0], tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("what", "how"),
-    [
-        ("variables", "flipped"),
-        pytest.param("optimizer", "truncated", marks=pytest.mark.slow),
-        pytest.param("progress", "removed", marks=pytest.mark.slow),
-        ("SHA256SUMS", "emptied"),
-    ],
-)
-def test_the_checkpoint_before_a_damaged_one_is_used(finished, tmp_path, capsys, what, how):
-    """`test_checkpoint.py` has every file."""
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
-    (workdir / "result.json").unlink()
-    newest = workdir / "checkpoints" / "16"
-    files = [path for path in [newest / what, *(newest / what).rglob("*")] if path.is_file()]
-    choice = random.Random(how + what)
-    file = choice.choice([path for path in files if path.stat().st_size])
+def damage(directory: Path, how: str) -> None:
+    """Changes a bit of one of the files, cuts it, empties or removes it."""
+    choice = random.Random(how + directory.name)
+    paths = [path for path in [directory, *directory.rglob("*")] if path.is_file()]
+    file = choice.choice([path for path in paths if path.stat().st_size])
     content = bytearray(file.read_bytes())
     if how == "removed":
         file.unlink()
@@ -65,33 +53,52 @@ def test_the_checkpoint_before_a_damaged_one_is_used(finished, tmp_path, capsys,
     else:
         file.write_bytes(content[: len(content) // 2 if how == "truncated" else 0])
 
-    with pytest.warns(UserWarning, match="/16 is damaged and left out: its .*SHA256SUMS"):
+
+@pytest.mark.parametrize(
+    ("damages", "complete", "said"),
+    [
+        # `test_checkpoint.py` has every file.
+        ({"16/variables": "flipped"}, False, "continuing after step 14 of 16"),
+        ({"16/SHA256SUMS": "emptied"}, False, "continuing after step 14 of 16"),
+        ({"16/progress": "removed"}, True, "continuing after step 14 of 16"),
+        pytest.param({"16/optimizer": "truncated"}, False, "after step 14 of 16", marks=slow),
+        # Otherwise `best_step` would name what is not there.
+        pytest.param({"12/variables": "truncated"}, False, "", marks=slow),
+        pytest.param({"12/variables": "truncated"}, True, "", marks=slow),
+        pytest.param(
+            dict.fromkeys([f"{step}/SHA256SUMS" for step in (12, 14, 16)], "removed"),
+            False,
+            "epoch 1/4",
+            marks=slow,
+        ),
+    ],
+    ids=[
+        *("a bit", "no sums", "a file of a complete run", "half a file"),
+        *("the best", "the best of a complete run", "all"),
+    ],
+)
+def test_a_run_goes_on_from_the_last_sound_checkpoint_to_the_same_bits(
+    finished, workdir, capsys, damages, complete, said
+):
+    for name, how in damages.items():
+        damage(workdir / "checkpoints" / name, how)
+    if not complete:
+        (workdir / "result.json").unlink()
+    match = r"/1\d is damaged and left out: its .*SHA256SUMS"
+    with pytest.warns(UserWarning, match=match):
         train(CONFIG, workdir, listeners=[console()])
-    assert capsys.readouterr().out.startswith("continuing after step 14 of 16\n")
+    assert said in capsys.readouterr().out.splitlines()[0]
     assert_done_again(workdir, finished[1])
+    assert evaluate(workdir, step="best")["step"] == 12
 
 
-@pytest.mark.slow
-def test_a_run_without_a_sound_checkpoint_begins_again(finished, tmp_path, capsys):
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
-    for step in ("12", "14", "16"):
-        (workdir / "checkpoints" / step / "SHA256SUMS").unlink()
-    with pytest.warns(UserWarning, match="is damaged"):
-        train(CONFIG, workdir, listeners=[console()])
-    assert "continuing" not in capsys.readouterr().out
-    assert_done_again(workdir, finished[1])
+def assert_done_again(workdir: Path, run: Run) -> None:
+    assert without_times(strict_json(workdir / "result.json")) == results(run)[0]
+    assert rows(workdir) == results(run)[1:]
+    assert check_checkpoints(workdir / "checkpoints") == ([12, 14, 16], {})
 
 
-def test_a_finished_run_whose_last_checkpoint_is_damaged_is_completed_again(finished, tmp_path):
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
-    (workdir / "checkpoints" / "16" / "progress" / "metadata").unlink()
-    with pytest.warns(UserWarning, match="is damaged"):
-        train(CONFIG, workdir)
-    assert_done_again(workdir, finished[1])
-
-
-def test_a_damaged_result_is_made_again(finished, tmp_path, subtests):
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
+def test_a_damaged_result_is_made_again(finished, workdir, subtests):
     result = strict_json(workdir / "result.json")
     damaged = {
         "empty": b"",
@@ -115,8 +122,7 @@ def test_a_damaged_result_is_made_again(finished, tmp_path, subtests):
     assert_done_again(workdir, finished[1])
 
 
-def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_path):
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
+def test_reading_leaves_out_what_is_damaged_and_changes_nothing(workdir):
     (workdir / "checkpoints" / "16" / "variables" / "_METADATA").write_text("{}", encoding="utf-8")
     before = times(workdir)
     for step, expected in (("latest", 14), ("best", 12)):
@@ -128,18 +134,3 @@ def test_reading_leaves_out_what_is_damaged_and_changes_nothing(finished, tmp_pa
     ):
         evaluate(workdir, step=16)
     assert times(workdir) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("complete", [True, False])
-def test_a_damaged_best_checkpoint_is_made_again(finished, tmp_path, complete):
-    """Otherwise `best_step` would name what is not there."""
-    workdir = shutil.copytree(finished[0], tmp_path / "run")
-    (workdir / "checkpoints" / "12" / "variables" / "_METADATA").write_text("{}", encoding="utf-8")
-    if not complete:
-        (workdir / "result.json").unlink()
-    with pytest.warns(UserWarning, match="/12 is damaged"):
-        again = train(CONFIG, workdir)
-    assert without_times(again.result) == without_times(finished[1].result)
-    assert check_checkpoints(workdir / "checkpoints") == ([12, 14, 16], {})
-    assert evaluate(workdir, step="best")["step"] == 12
