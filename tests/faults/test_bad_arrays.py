@@ -11,11 +11,16 @@ from sources import WHOLE, Case, X, Y, damaged, file, header, made, npy, npz, zi
 
 from mnist_jax.datasets.importing import import_dataset
 
+
+def parts(train: Any, test: Any, test_labels: Any = Y) -> Any:
+    return npz(x=None, y=None, x_train=train, y_train=Y, x_test=test, y_test=test_labels)
+
+
 SHAPE = "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 4, %s)}"
 NPZ: dict[str, Case] = {
     "other names": (
         npz(x=None, pictures=X),
-        "x.npz must hold x_train, y_train, x_test and y_test, or x and y; found 'pictures', 'y'",
+        "y_test, or x and y; found 'pictures', 'y'",
     ),
     "names that lead elsewhere": (npz(x=None, **{"../x": X, "/y": Y}), "found '../x', '/y', 'y'"),
     "two of one name": (
@@ -55,7 +60,6 @@ NPZ: dict[str, Case] = {
     "not even a header": (npz(x=b""), "x is no array: "),
     "no images": (npz(x=X[:0], y=Y[:0]), "x must hold images"),
     "no pixels": (npz(x=X[:, :, :0]), "x must hold images"),
-    "rows without pixels": (npz(x=X[:, 0, :0]), "x must hold images"),
     "one axis": (npz(x=Y), "x must hold images, [N, H, W], [N, H, W, C] or [N, pixels], found [6]"),
     "five axes": (npz(x=X[..., None, None]), "x must hold images"),
     "channels first": (npz(x=X.reshape(6, 1, 1, 16).repeat(2, -1)), "last axis of [N, H, W, C]"),
@@ -69,25 +73,12 @@ NPZ: dict[str, Case] = {
     "labels that are no text": (npz(y=np.array([b"\xff", b"a"] * 3)), "is damaged: 'utf-8' codec"),
     "no number": (npz(x=np.where(X == 37, np.nan, X)), "image 2 of x.npz: x has a pixel of nan"),
     "infinite": (npz(x=np.where(X == 37, -np.inf, X)), "image 2 of x.npz: x has a pixel of -inf"),
-    "infinite halves": (npz(x=np.where(X == 37, np.float16(np.inf), X)), "has a pixel of inf"),
-    "negative": (
-        npz(x=X - 0.5),
-        "image 0 of x.npz: x has a pixel of -0.5; expected 0 to 65535; --pixel-range LOW",
-    ),
+    "negative": (npz(x=X - 0.5), "a pixel of -0.5; expected 0 to 65535; --pixel-range LOW"),
     "too large": (npz(x=X.astype(int) * 700), "x has a pixel of 65800; expected 0 to 65535"),
     "too large for a double": (npz(x=X * np.longdouble("1e4000")), "expected 0 to 65535"),
-    "bytes and not bytes": (
-        npz(x=None, y=None, x_train=X, y_train=Y, x_test=X / 255, y_test=Y),
-        "pixels go up to 95 in image 0 of x.npz: x_train (uint8), and only to 0.372549 in image 0",
-    ),
-    "a test divided by 255": (
-        npz(x=None, y=None, x_train=X / 95, y_train=Y, x_test=X / 95 / 255, y_test=Y),
-        "pixels go up to 1 in image 0 of x.npz: x_train (float64), and only to 0.00392157 in",
-    ),
-    "a test of bytes divided by 255": (
-        npz(x=None, y=None, x_train=X * 2, y_train=Y, x_test=X // 95, y_test=Y),
-        "pixels go up to 190 in image 0 of x.npz: x_train (uint8), and only to 1 in image 0 of",
-    ),
+    "bytes and not bytes": (parts(X, X / 255), "x_train (uint8), and only to 0.372549 in"),
+    "a test divided by 255": (parts(X / 95, X / 95 / 255), "and only to 0.00392157 in"),
+    "a test of bytes divided by 255": (parts(X * 2, X // 95), "(uint8), and only to 1 in image 0"),
     "divided twice": (
         npz(x=X / 95 / 255),
         "the largest pixel is 0.003922, in image 0 of x.npz: x (float64), where white would be 1: "
@@ -95,21 +86,13 @@ NPZ: dict[str, Case] = {
     ),
     "black": (npz(x=(X / 255).astype(np.uint8)), "every pixel is 0, as in image 0 of x.npz: x"),
     "one class": (npz(y=Y * 0), "there must be two classes or more, found only '0'"),
-    "a label missing": (
-        npz(y=np.array(["nan", *"12345"])),
-        "one class is 'nan' and the others are integers: a label is missing",
-    ),
-    "a test of other classes": (
-        npz(x=None, y=None, x_train=X, y_train=Y, x_test=X, y_test=Y + 10),
-        "none of the classes of the test part (10, 11, 12) is among those of the training part (0,",
-    ),
+    "a label missing": (npz(y=np.array(["nan", *"12345"])), "are integers: a label is missing"),
+    "a test of other classes": (parts(X, X, Y + 10), "(10, 11, 12) is among those of the training"),
     "a class without a name": (npz(y=np.array(["", *"abcde"])), "the class '' must have a name"),
-    "a class of spaces": (npz(y=np.array(["  ", *"abcde"])), "the class '' must have a name"),
     "a class of two lines": (npz(y=np.array(["a\nb", *"abcde"])), r"the class 'a\nb' must have a"),
     "a class that the terminal obeys": (npz(y=np.array(["\x1b[2J", *"abcde"])), "control charact"),
     "a class of half a character": (npz(y=np.array(["\ud800", *"abcde"])), "control characters"),
     "a class with a long name": (npz(y=np.array(["a" * 256, *"abcde"])), "1 to 255 characters"),
-    "a number too long": (npz(y=np.array(["9" * 5000, *"12345"])), "1 to 255 characters"),
 }
 
 
@@ -120,31 +103,23 @@ def test_bad_arrays_are_named(refuse_each_source):
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no name": ({"name": ""}, "the name of a dataset must be of a to z, 0 to 9 and _"),
     "a path as name": ({"name": "../x"}, "got '../x'"),
-    "capitals": ({"name": "Mine"}, "got 'Mine'"),
-    "a digit first": ({"name": "1x"}, "got '1x'"),
     "a line end": ({"name": "mine\n"}, r"got 'mine\n'"),
     "a long name": ({"name": "a" * 101}, "at most 100 of them"),
     "mnist": ({"name": "mnist"}, "'mnist' has a meaning already"),
-    "mnist_idx": ({"name": "mnist_idx"}, "'mnist_idx' has a meaning already"),
     "downloads": ({"name": "downloads"}, "'downloads' has a meaning already"),
     "another's dataset": ({"name": "cats"}, "cats/1.0.0 is there already, and was not imported"),
     "overwriting it": ({"name": "cats", "overwrite": True}, "cats/1.0.0 is there already, and was"),
     "no size": ({"size": (0, 4)}, "size must be a height and a width of 1 or more"),
-    "a huge size": ({"size": (10**5, 10**5)}, "not huge, got (100000, 100000)"),
     "two channels": ({"channels": 2}, "channels must be 1 or 3, got 2"),
     "a range upside down": ({"pixel_range": (1.0, 0.0)}, "the lower first, got (1.0, 0.0)"),
     "a range without end": ({"pixel_range": (0.0, np.inf)}, "pixel_range must be two numbers"),
     "a range of no number": ({"pixel_range": (np.nan, 1.0)}, "pixel_range must be two numbers"),
-    "a range that is too small": (
-        {"pixel_range": (0.0, 50.0)},
-        "image 3 of x.npz: x has a pixel of 51; expected 0 to 50",
-    ),
+    "a range that is too small": ({"pixel_range": (0.0, 50.0)}, "a pixel of 51; expected 0 to 50"),
     "no test": ({"test_fraction": 0.0}, "test_fraction must be between 0 and 1, got 0.0"),
     "only a test": ({"test_fraction": 1.0}, "test_fraction must be between 0 and 1"),
     "none to train on": ({"test_fraction": 0.99}, "and a test_fraction of 0.99 leave none"),
     "no number": ({"test_fraction": np.nan}, "test_fraction must be between 0 and 1, got nan"),
     "a negative seed": ({"seed": -1}, "seed must be from 0 to 2**32 - 1, got -1"),
-    "a large seed": ({"seed": 2**32}, "seed must be from 0 to 2**32 - 1"),
 }
 
 

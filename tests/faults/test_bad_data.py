@@ -20,8 +20,6 @@ SPLITS += ("train+test junk", "train[:9]+valid")
 # Arguments with a part of the message.
 DATA = {
     f"{TRAIN} --data.dataset nothing_here": "dataset 'nothing_here' is not prepared",
-    f"{TRAIN} --data.dataset cache": "dataset 'cache' is not prepared",
-    f"{TRAIN} --data.dataset MNIST": "dataset 'MNIST' is not prepared",
     f"{TRAIN} --data.dataset mnist:9.9.9": "dataset 'mnist:9.9.9' is not prepared",
     f"{TRAIN} --data.dataset mnist/..": "dataset 'mnist/..' is not prepared",
     f"{TRAIN} --data.dataset {LONG}{LONG}": LONG,
@@ -32,10 +30,7 @@ DATA = {
     f"{TRAIN} --data.train-split train[:1]": "leave none for train",
     f"{TRAIN} --data.validation-fraction 0.9999": "leave none for train",
     f"{TRAIN} --data.test-split tset": "cannot give the split 'tset' (it has train, test)",
-    f"{TRAIN} --data.test-split test[5:5]": "cannot give the split 'test[5:5]'",
-    f"{TRAIN} --data.test-split test[:1]junk": "cannot give the split 'test[:1]junk'",
     f"{TRAIN} --model.kernel-size 40": "images of 28x28 pixels are too small for a kernel of 40",
-    f"{TRAIN} --model.depth 9": "pixels are too small",
 }
 DATA |= {
     f"{TRAIN} --data.train-split '{split}'": f"cannot give the split '{split}'" for split in SPLITS
