@@ -9,16 +9,10 @@ from mnist_jax.machine.accelerator import missing_accelerator, present_accelerat
 
 TPU, WSL = "dev/accel0", "usr/lib/wsl/lib/libcuda.so.1"
 GOOGLE = "sys/bus/pci/devices/1/vendor"
-OTHERS = {  # what is no accelerator: a host's device lent to a virtual machine, Intel's card
-    "dev/null": "",
-    "dev/nvme0": "",
-    "dev/nvram": "",
-    "dev/accelerometer": "",
-    "dev/accel/accel0": "",
-    "dev/dxg": "",
-    "dev/vfio/vfio": "",
-    "sys/bus/pci/devices/0/vendor": "0x8086\n",
-}
+NAMES = "null nvme0 nvram accelerometer accel/accel0 dxg vfio/vfio"
+# What is no accelerator: a host's device lent to a virtual machine, Intel's card.
+OTHERS: dict[str, str | bytes] = {f"dev/{name}": "" for name in NAMES.split()}
+OTHERS["sys/bus/pci/devices/0/vendor"] = "0x8086\n"
 
 
 @pytest.fixture
@@ -26,7 +20,8 @@ def machine(tmp_path, monkeypatch):
     """The root directory of a machine without an accelerator, and no variable that names one."""
     for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", *accelerator.TPU_VARIABLES):
         monkeypatch.delenv(name, raising=False)
-    make_files(tmp_path, {**OTHERS})
+    assert present_accelerator(tmp_path) == "cpu"  # where there are no device files
+    make_files(tmp_path, OTHERS)
     assert present_accelerator(tmp_path) == "cpu"
     return tmp_path
 
@@ -38,41 +33,27 @@ def jax_uses(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "variables", "expected"),
     [
-        (["dev/nvidia0"], "gpu"),
-        (["dev/nvidiactl"], "gpu"),
-        ([WSL], "gpu"),
-        ([TPU], "tpu"),
-        (["dev/kfd"], "amd"),
-        (["dev/kfd", "dev/nvidia0"], "gpu"),
-        (["dev/vfio/17"], "cpu"),
-        ([GOOGLE], "cpu"),  # a network card, say
-        ([GOOGLE, "dev/vfio/0"], "tpu"),
+        (["dev/nvidia0"], {}, "gpu"),
+        (["dev/nvidiactl"], {}, "gpu"),
+        ([WSL], {}, "gpu"),
+        ([TPU], {}, "tpu"),
+        (["dev/kfd"], {}, "amd"),
+        (["dev/kfd", "dev/nvidia0"], {}, "gpu"),
+        (["dev/vfio/17"], {}, "cpu"),
+        ([GOOGLE], {}, "cpu"),  # a network card, say
+        ([GOOGLE, "dev/vfio/0"], {}, "tpu"),
+        ([], {"COLAB_TPU_1VM": "1"}, "tpu"),
+        ([], {"COLAB_TPU_1VM": "0"}, "cpu"),
+        ([], {"COLAB_TPU_1VM": ""}, "cpu"),
+        ([], {"TPU_ACCELERATOR_TYPE": "v5e-1"}, "tpu"),
     ],
 )
-def test_files_show_the_accelerator(machine, files, expected):
+def test_files_and_variables_show_the_accelerator(machine, monkeypatch, files, variables, expected):
     make_files(machine, dict.fromkeys(files, "0x1ae0\n"))
-    assert present_accelerator(machine) == expected
-
-
-def test_a_machine_without_device_files_has_no_accelerator(machine):
-    assert present_accelerator(machine / "none") == "cpu"
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "expected"),
-    [
-        ("COLAB_TPU_1VM", "1", "tpu"),
-        ("COLAB_TPU_1VM", "0", "cpu"),
-        ("COLAB_TPU_1VM", "", "cpu"),
-        ("TPU_ACCELERATOR_TYPE", "v5e-1", "tpu"),
-    ],
-)
-def test_a_tpu_is_detected_from_environment_variables(
-    machine, monkeypatch, variable, value, expected
-):
-    monkeypatch.setenv(variable, value)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert present_accelerator(machine) == expected
 
 

@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SMALL, strict_json
+from helpers import ROOT, SMALL, TESTS, python, strict_json, write_recipe
 
 from mnist_jax import Config, predict, rng
 from mnist_jax.config import load_config, replace_fields
@@ -24,8 +21,6 @@ from mnist_jax.start import create_build
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import train_step
 from mnist_jax.workdir.run import MEMBERS
-
-ROOT = Path(__file__).parents[2]
 
 # By its help in XLA it "guarantees run-to-run determinism on GPU": no operation adds up in an order
 # of its own, and no kernel is chosen by measuring, which would choose another one at times.
@@ -54,23 +49,8 @@ def small(recipe: str, **fields: Any) -> Config:
     return replace_fields(config, few | fields)
 
 
-def write(config: Config, path: Path) -> Path:
-    path.write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
-    return path
-
-
 def sha(workdir: Path) -> str:
     return strict_json(workdir / "result.json")["params_sha256"]
-
-
-def start(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | with_flags(*flags),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 RECIPES = [
@@ -79,25 +59,26 @@ RECIPES = [
 ]
 
 
-def test_xla_takes_the_flags():
-    """XLA ends a process that gives it a flag it does not know; these are in CPU builds, too."""
-    done = start("import jax; print(jax.numpy.ones(3).sum())", SAME_BITS, *OTHERS)
-    assert (done.returncode, done.stdout) == (0, "3.0\n"), done.stderr
-
-
-@pytest.mark.slow
-def test_xla_takes_no_other_flag():
-    done = start("import jax; print(jax.numpy.ones(3).sum())", "--xla_gpu_no_such_flag=true")
-    assert done.returncode != 0
-    assert "xla_gpu_no_such_flag" in done.stderr
+@pytest.mark.parametrize(
+    ("flags", "known"),
+    [
+        ([SAME_BITS, *OTHERS], True),
+        pytest.param(["--xla_gpu_no_such_flag=true"], False, marks=pytest.mark.slow),
+    ],
+    ids=["the flags", "another"],
+)
+def test_xla_takes_the_flags_and_no_other(flags, known):
+    """It ends a process that gives it a flag it does not know; these are in CPU builds, too."""
+    done = python("-c", "import jax; print(jax.numpy.ones(3).sum())", **with_flags(*flags))
+    assert (done.returncode == 0, done.stdout) == (known, "3.0\n" * known), done.stderr
+    assert known or "xla_gpu_no_such_flag" in done.stderr
 
 
 def test_documentation_and_benchmark_have_the_same_flag():
-    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs").glob("*.md"))
     assert f"XLA_FLAGS={SAME_BITS}" in pages
-    assert f'SAME_BITS = "{SAME_BITS}"' in (ROOT / "benchmarks/accelerator.py").read_text(
-        encoding="utf-8"
-    )
+    benchmark = (ROOT / "benchmarks/accelerator.py").read_text("utf-8")
+    assert f'SAME_BITS = "{SAME_BITS}"' in benchmark
 
 
 def step_for_cuda(config: Config) -> str:
@@ -128,36 +109,40 @@ def test_matrix_products_leave_out_the_operation_that_the_flag_refuses(recipe):
 
 
 @needs_gpu
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_two_processes_train_the_same_bits(tmp_path, command, recipe):
+@pytest.mark.parametrize(
+    ("recipe", "seeds"),
+    [
+        ("default", 0),
+        pytest.param("fast", 0, marks=pytest.mark.slow),
+        pytest.param("accurate", 0, marks=pytest.mark.slow),
+        ("fast", 3),
+    ],
+)
+def test_two_processes_train_the_same_bits(tmp_path, command, recipe, seeds):
     """Compiled anew each time, so that a kernel chosen by measuring would show."""
-    config = write(small(recipe), tmp_path / "config.json")
-    workdirs = [tmp_path / "first", tmp_path / "second"]
-    for workdir in workdirs:
+    config = write_recipe(tmp_path / "config.json", small(recipe))
+    start, found = ["population", f"--seeds={seeds}"] if seeds else ["train"], []
+    for workdir in (tmp_path / "first", tmp_path / "second"):
         args = (f"--config={config}", f"--workdir={workdir}", "--no-compilation-cache")
-        done = command("train", *args, **with_flags(SAME_BITS))
+        done = command(*start, *args, **with_flags(SAME_BITS))
         assert done.returncode == 0, done.stderr
-    assert sha(workdirs[0]) == sha(workdirs[1])
+        members = [workdir / MEMBERS / f"seed-{seed}" for seed in range(seeds)]
+        found.append([*map(sha, members or [workdir])])
+    assert found[0] == found[1]
+    assert len({*found[0]}) == max(1, seeds)
 
 
 @needs_gpu
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, command):
     fields = {"epochs": 8, "checkpoint.every_steps": 3}
-    config = write(small("default", **fields), tmp_path / "config.json")
+    config = write_recipe(tmp_path / "config.json", small("default", **fields))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = with_flags(SAME_BITS)
     assert command("train", f"--config={config}", f"--workdir={whole}", **flags).returncode == 0
 
     args = ["train", f"--config={config}", f"--workdir={killed}"]
     kill = "import subprocesses; subprocesses.at_chunk(8, subprocesses.kill); subprocesses.run()"
-    done = subprocess.run(
-        [sys.executable, "-c", kill, *args],
-        cwd=ROOT / "tests",
-        env=os.environ | flags,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", kill, *args, cwd=TESTS, **flags)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (killed / "result.json").exists()
     done = command(*args, **flags)
@@ -167,34 +152,19 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, command):
 
 
 @needs_gpu
-def test_a_population_trains_the_same_bits_again(tmp_path, command):
-    config = write(small("fast"), tmp_path / "config.json")
-    found = []
-    for name in ("first", "second"):
-        workdir = tmp_path / name
-        args = (f"--config={config}", "--seeds=3", f"--workdir={workdir}", "--no-compilation-cache")
-        done = command("population", *args, **with_flags(SAME_BITS))
-        assert done.returncode == 0, done.stderr
-        found.append([sha(workdir / MEMBERS / f"seed-{seed}") for seed in range(3)])
-    assert found[0] == found[1]
-    assert len({*found[0]}) == 3
-
-
-@needs_gpu
 def test_gpu_and_cpu_predict_the_same(tmp_path, command, mnist):
     """To a tolerance: they add up in another order."""
-    config = write(dataclasses.replace(SMALL, epochs=5), tmp_path / "config.json")
+    config = write_recipe(tmp_path / "config.json", dataclasses.replace(SMALL, epochs=5))
     workdir = tmp_path / "run"
     done = command("train", f"--config={config}", f"--workdir={workdir}", **with_flags())
     assert done.returncode == 0, done.stderr
     images = mnist["test"].images[:500]
     np.save(tmp_path / "images.npy", images)
-    code = f"""
-import numpy, mnist_jax
-images = numpy.load({str(tmp_path / "images.npy")!r})
-numpy.save({str(tmp_path / "expected.npy")!r}, mnist_jax.predict({str(workdir)!r}, images)[0])
-"""
-    on_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code], env=on_cpu, check=True)
+    code = (
+        "import numpy, mnist_jax; images = numpy.load('images.npy'); "
+        "numpy.save('expected.npy', mnist_jax.predict('run', images)[0])"
+    )
+    done = python("-c", code, cwd=tmp_path, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
     expected = np.load(tmp_path / "expected.npy")
     np.testing.assert_allclose(predict(workdir, images).probabilities, expected, atol=1e-3)
