@@ -1,8 +1,6 @@
 """A trained network as a value: from its workdir, or from an exported file with its card."""
 
-import json
 import re
-import shutil
 from pathlib import Path
 
 import jax
@@ -28,19 +26,14 @@ def images() -> np.ndarray:
 
 
 def test_a_network_knows_its_data(network):
-    assert network.info.image_shape == (28, 28, 1)
-    assert network.info.label_names == tuple("0123456789")
+    assert network.info[:2] == ((28, 28, 1), tuple("0123456789"))
     assert network.info.drawing_box == 20
 
 
-def test_predict_loads_and_classifies(small_run, network, images):
-    for found, expected in zip(predict(small_run[0], images), network.predict(images), strict=True):
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_arrays_of_every_kind_give_the_same_answers(network, images, subtests):
-    expected = network.predict(images)
+def test_arrays_of_every_kind_give_the_same_answers(small_run, network, images, subtests):
+    expected = predict(small_run[0], images)
     for name, same in {
+        "bytes": images,
         "without channels": images[..., 0],
         "int64": images.astype(np.int64),
         "list": images.tolist(),
@@ -89,6 +82,7 @@ def test_apply_is_a_pure_function_of_variables_and_images(network, images):
     np.testing.assert_allclose(jax.jit(network.apply)(zeros, images[:5])[0], 0.1, rtol=1e-6)
 
 
+FAR = ("bits", "int64 bits", "divided twice", "a tenth", "inverted")  # also a single image
 INT, HALF = np.int64, np.float16
 TOO_DARK, INVERTED = "scale them to integers that fill 0 to 255", "invert them if"
 UNLIKE = {
@@ -105,18 +99,13 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize(("change", "remedy"), UNLIKE.values(), ids=UNLIKE)
-def test_images_that_cannot_be_of_the_dataset_get_a_warning(network, images, change, remedy):
-    for count in (10, 300):
+@pytest.mark.parametrize("name", UNLIKE)
+def test_images_that_cannot_be_of_the_dataset_get_a_warning(network, images, name):
+    change, remedy = UNLIKE[name]
+    for count in (1, 10, 300) if name in FAR else (10, 300):
         with pytest.warns(UserWarning, match=rf"^the images cannot be of [^\n]*{remedy}[^\n]*$"):
             network.predict(change(images[:count]))
     assert network.predict(change(images[:10]), check=False).classes.shape == (10,)
-
-
-@pytest.mark.parametrize("name", ["bits", "int64 bits", "divided twice", "a tenth", "inverted"])
-def test_a_single_image_far_from_the_dataset_gets_a_warning(network, images, name):
-    with pytest.warns(UserWarning, match="cannot be of the dataset"):
-        network.predict(UNLIKE[name][0](images[:1]))
 
 
 def test_images_of_the_dataset_never_get_a_warning(network, subtests):
@@ -124,7 +113,7 @@ def test_images_of_the_dataset_never_get_a_warning(network, subtests):
     expected, test = network.info.brightness, load_dataset("mnist", "test")
     random = np.random.default_rng(0)
     for count in (1, 2, 5, 9, 10, 100):
-        for _ in range(1000):
+        for _ in range(300):
             chosen = test.images[random.choice(len(test.images), count)]
             assert not unlike(chosen, expected), count
     for name, some in {
@@ -146,28 +135,34 @@ def test_nothing_is_expected_where_too_few_images_are_known(network, images):
     old.predict(255 - images)
 
 
-def blank(*shape: int) -> np.ndarray:
-    return np.zeros(shape, np.uint8)
+class OnAnotherDevice:
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy.\nUse Tensor.cpu()")
+
+
+def full(value: object, dtype: type | None = None) -> np.ndarray:
+    return np.full((2, 28, 28), value, dtype)
 
 
 BAD_IMAGES = [
-    (blank(2, 20, 28, 1), r"\[N, 28, 28, 1\] or \[N, 28, 28\], as those .* 20"),
-    (blank(28, 28), r"a single one needs another axis: images\[None\]"),
-    (blank(28, 28, 1), "a single one needs another axis"),
-    (np.full((2, 28, 28), 255.0), "floats 0 to 1, got float64 255.0 to 255.0; divide them by 255"),
-    (np.full((2, 28, 28), -0.1), "floats 0 to 1, got float64 -0.1 to -0.1$"),
-    (np.full((2, 28, 28), np.nan), "got float64 nan"),
-    (np.full((2, 28, 28), np.inf, np.float16), "got float16 inf"),
-    (np.full((2, 28, 28), 256), "integers 0 to 255, .* got int64 256 to 256$"),
-    (np.full((2, 28, 28), -1, np.int8), "integers 0 to 255, .* got int8 -1"),
-    (np.full((2, 28, 28), "7"), "must be integers 0 to 255, or floats 0 to 1, got <U1"),
+    (np.zeros((2, 20, 28, 1)), r"\[N, 28, 28, 1\] or \[N, 28, 28\], as those .* 20"),
+    (np.zeros((28, 28)), r"a single one needs another axis: images\[None\]"),
+    (np.zeros((28, 28, 1)), "a single one needs another axis"),
+    (full(255.0), "floats 0 to 1, got float64 255.0 to 255.0; divide them by 255"),
+    (full(-0.1), "floats 0 to 1, got float64 -0.1 to -0.1$"),
+    (full(np.nan), "got float64 nan"),
+    (full(np.inf, np.float16), "got float16 inf"),
+    (full(256), "integers 0 to 255, .* got int64 256 to 256$"),
+    (full(-1, np.int8), "integers 0 to 255, .* got int8 -1"),
+    (full("7"), "must be integers 0 to 255, or floats 0 to 1, got <U1"),
     (["a.png", "b.png"], r"got <U5 \[2\]; predict_files takes image files$"),
     ("a.png", "predict_files takes image files"),
-    (np.zeros((2, 28, 28), complex), r"got complex128 \[2, 28, 28\]$"),
-    (np.zeros((2, 28, 28), object), r"got object \[2, 28, 28\]$"),
+    (full(0, complex), r"got complex128 \[2, 28, 28\]$"),
+    (full(0, object), r"got object \[2, 28, 28\]$"),
     ([[1, 2], [3]], "must be an array"),
     (7, "images must be"),
     (None, "images must be"),
+    (OnAnotherDevice(), r"must be an array.*cuda:0 device type [^\n]*cpu\(\)$"),
 ]
 
 
@@ -181,7 +176,6 @@ def test_images_that_do_not_fit_are_refused(network, subtests):
 GREY, COLOUR = (28, 28, 1), (8, 12, 3)
 OTHER_SHAPES = [
     (GREY, (5, 1, 28, 28), "np.moveaxis(images, 1, -1)"),
-    (GREY, (5, 784), "images.reshape(-1, 28, 28, 1)"),
     (GREY, (784,), "images.reshape(-1, 28, 28, 1)"),
     (GREY, (28, 28, 5), "np.moveaxis(images, -1, 0)"),
     (GREY, (28, 28, 1, 5), "np.moveaxis(images, -1, 0)"),
@@ -223,15 +217,6 @@ def test_nothing_untrue_is_said_of_another_shape(wanted, shape, said):
     assert "single" not in str(caught.value)
 
 
-def test_an_array_that_cannot_be_read_is_one_line(network):
-    class OnAnotherDevice:
-        def __array__(self, *_: object, **__: object) -> np.ndarray:
-            raise TypeError("can't convert cuda:0 device type tensor to numpy.\nUse Tensor.cpu()")
-
-    with pytest.raises(ValueError, match=r"must be an array.*cuda:0 device type [^\n]*cpu\(\)$"):
-        network.predict(OnAnotherDevice())
-
-
 @pytest.fixture(scope="module", params=["stablehlo", "onnx"])
 def exported(request, small_run, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("exported") / f"digits.{request.param}"
@@ -247,17 +232,6 @@ def test_an_exported_file_answers_as_its_workdir(exported, network):
     np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=1e-5)
     np.testing.assert_array_equal(found.predict(images[:9, ..., 0] / 255).classes, got.classes[:9])
     assert found.predict(images[:0]).probabilities.shape == (0, 10)
-
-
-def test_the_card_of_an_exported_file_tells_what_it_is(exported, small_run):
-    card = json.loads(exported.with_name(f"{exported.name}.json").read_text(encoding="utf-8"))
-    result = small_run[1].result
-    assert card["figures"]["test_accuracy"] == result["test_accuracy"]
-    for name in ("params_sha256", "data_sha256"):
-        assert result[name] in json.dumps(card)
-    assert card["trained_on"]["examples"] == {"train": 1024, "validation": 256, "test": 500}
-    text = exported.with_name(f"{exported.name}.md").read_text(encoding="utf-8")
-    assert f"{result['test_accuracy']:.2%}" in text
 
 
 def test_a_card_has_no_figures_of_another_step(small_run, tmp_path):
@@ -276,13 +250,3 @@ def test_statistics_and_the_running_mean_are_exported(tmp_path):
         export(tmp_path / "run", tmp_path / "file", format=file_format)
         found = load_network(tmp_path / "file").predict(images).probabilities
         np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_a_changed_bit_of_an_exported_file_is_found(exported, tmp_path):
-    shutil.copytree(exported.parent, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / exported.name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="SHA-256"):
-        load_network(path)
