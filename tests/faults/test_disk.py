@@ -25,15 +25,15 @@ class Fault(NamedTuple):
     epochs_kept: int  # at least; they are not trained again
 
 
+QUICK = "full at the data of a checkpoint"
 FAULTS = {
-    "full at the data of a checkpoint": Fault("ENOSPC", "writev *checkpoints/8[.]*", 5, 1),
+    QUICK: Fault("ENOSPC", "writev *checkpoints/8[.]*", 5, 1),
     "full at the result": Fault("ENOSPC", "* *result.json*", 1, harness.EPOCHS),
     "read-only from the start": Fault("EROFS", "*", 1, 0),
     "read-only while it deletes": Fault("EROFS", "unlink *checkpoints/OLD/*", 3, 1),
     "no permission while it saves": Fault("EACCES", "* *checkpoints/8[.]*", 40, 1),
     "broken while it saves": Fault("EIO", "* *checkpoints/8[.]*", 40, 1),
 }
-FAST, *SLOW = FAULTS
 
 
 def assert_one_line(outcome: harness.Outcome, error: str) -> None:
@@ -49,24 +49,19 @@ def assert_one_line(outcome: harness.Outcome, error: str) -> None:
 def assert_resumed(root: Path, outcome: harness.Outcome, epochs_kept: int) -> None:
     """Fails unless the command has trained only epochs that were not saved, to the same bits."""
     harness.assert_finished(root, outcome)
-    trained = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/", outcome.stdout, re.MULTILINE)]
+    trained = [*map(int, re.findall(r"^epoch +(\d+)/", outcome.stdout, re.MULTILINE))]
     assert trained == list(range(harness.EPOCHS + 1 - len(trained), harness.EPOCHS + 1))
     assert len(trained) <= harness.EPOCHS - epochs_kept, outcome.stdout
 
 
-def disturb(root: Path, fault: Fault) -> harness.Outcome:
-    """Runs the command with a fault."""
-    at = fault.at.replace("checkpoints/OLD", harness.deleted_directories()[0])
-    variables = {"FAULT_ERRNO": fault.error, "FAULT_AT": at, "FAULT_FROM": str(fault.number)}
-    return harness.run(root, variables)
-
-
 @pytest.mark.parametrize(
-    "name", [FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+    "name", [pytest.param(n, marks=() if n == QUICK else pytest.mark.slow) for n in FAULTS]
 )
 def test_a_disk_that_fails_is_one_line_and_the_same_command_resumes(name, tmp_path):
     fault = FAULTS[name]
-    assert_one_line(disturb(tmp_path / "root", fault), fault.error)
+    at = fault.at.replace("checkpoints/OLD", harness.deleted_directories()[0])
+    variables = {"FAULT_ERRNO": fault.error, "FAULT_AT": at, "FAULT_FROM": str(fault.number)}
+    assert_one_line(harness.run(tmp_path / "root", variables), fault.error)
     assert_resumed(tmp_path / "root", harness.run(tmp_path / "root", {}), fault.epochs_kept)
 
 
@@ -74,8 +69,8 @@ def test_a_disk_that_fails_is_one_line_and_the_same_command_resumes(name, tmp_pa
 def test_a_disk_that_is_really_full_is_one_line_and_costs_no_epoch(small_disk):
     """The third checkpoint does not fit."""
     harness.undisturbed()
-    last = str(harness.EPOCHS * harness.STEPS_PER_EPOCH)
-    newest = harness.scratch() / "undisturbed/run/checkpoints" / last
+    checkpoints = harness.scratch() / "undisturbed" / "run" / "checkpoints"
+    newest = checkpoints / str(harness.EPOCHS * harness.STEPS_PER_EPOCH)
     pages = sum(-(-path.stat().st_size // 4096) for path in newest.rglob("*") if path.is_file())
     resize(small_disk, f"{pages * 5 // 2 * 4}k")
     full = harness.run(small_disk, {})

@@ -31,18 +31,9 @@ open("../elsewhere", "w").close()
 open("a/one").read()
 shutil.rmtree("a")
 """
-CALLS = [
-    "mkdir a",
-    "open a/one",
-    "write a/one",
-    "fsync a/one",
-    "ftruncate a/one",
-    "link a/one a/two",
-    "symlink a/three",
-    "rename a/two a/four",
-    *["unlink a/*"] * 3,
-    "rmdir a",
-]
+CALLS = ["mkdir a", "open a/one", "write a/one", "fsync a/one", "ftruncate a/one"]
+CALLS += ["link a/one a/two", "symlink a/three", "rename a/two a/four"]
+CALLS += [*["unlink a/*"] * 3, "rmdir a"]
 
 # All system calls that change files, or open them: also those that shim.c does not know.
 KERNEL = (
@@ -54,7 +45,7 @@ READING = re.compile("open(?!.*(O_WRONLY|O_RDWR|O_CREAT|O_TRUNC))|<")
 
 def change(root: Path, **fault: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     root.mkdir()
-    log = root.with_name("log")
+    log = root.with_name(f"{root.name}.log")
     done = python("-c", CHANGES, cwd=root, **harness.environment(root, log, **fault))
     calls = [call.replace(f"{root}/", "") for call in harness.read_log(log)]
     return done, [re.sub("(unlink a/).*", r"\1*", call) for call in calls]
@@ -71,28 +62,25 @@ def test_a_kill_comes_just_before_or_just_after_a_call(tmp_path):
         ("after", {"FAULT_KILL": "8+"}, (False, True)),
         ("named", {"FAULT_KILL": "1", "FAULT_AT": "rename */a/two *"}, (True, False)),
     ]:
-        (tmp_path / name).mkdir()
-        root = tmp_path / name / "root"
-        done, calls = change(root, **fault)
+        done, calls = change(tmp_path / name, **fault)
         assert (done.returncode, calls) == (harness.KILLED, CALLS[:8])
-        assert ((root / "a" / "two").exists(), (root / "a" / "four").exists()) == exists
+        assert tuple((tmp_path / name / "a" / x).exists() for x in ("two", "four")) == exists
 
 
-def test_a_fault_fails_what_needs_the_thing_that_is_missing(tmp_path):
-    for number, (name, start, call) in enumerate(
-        [
-            ("ENOSPC", 3, "write"),
-            ("ENOSPC", 7, "symlink"),
-            ("EACCES", 3, "link"),  # the file is open already
-            ("EROFS", 4, "fsync"),
-            ("EIO", 8, "rename"),
-        ]
-    ):
-        (tmp_path / str(number)).mkdir()
-        fault = {"FAULT_ERRNO": name, "FAULT_FROM": str(start)}
-        done, calls = change(tmp_path / str(number) / "root", **fault)
-        assert os.strerror(getattr(errno, name)) in done.stderr
-        assert calls[-1].startswith(call), (name, calls)
+@pytest.mark.parametrize(
+    ("name", "start", "call"),
+    [
+        ("ENOSPC", 3, "write"),
+        ("ENOSPC", 7, "symlink"),
+        ("EACCES", 3, "link"),  # the file is open already
+        ("EROFS", 4, "fsync"),
+        ("EIO", 8, "rename"),
+    ],
+)
+def test_a_fault_fails_what_needs_the_thing_that_is_missing(name, start, call, tmp_path):
+    done, calls = change(tmp_path / "root", FAULT_ERRNO=name, FAULT_FROM=str(start))
+    assert os.strerror(getattr(errno, name)) in done.stderr
+    assert calls[-1].startswith(call), calls
 
 
 @pytest.mark.slow
