@@ -81,14 +81,9 @@ def see_training(splits: dict[str, Any]) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.stages.Lowered, "compile", compile_and_keep)
-        program = compile_program(
-            MODEL,
-            create_optimizer(**vars(OptimizerConfig()), num_steps=2 * num_steps),
-            splits,
-            seed=0,
-            batch_size=BATCH_SIZE,
-            chunk_steps=4,
-        )
+        tx = create_optimizer(**vars(OptimizerConfig()), num_steps=2 * num_steps)
+        layout = {"batch_size": BATCH_SIZE, "chunk_steps": 4}
+        program = compile_program(MODEL, tx, splits, seed=0, **layout)
     state, whole = program.state, replicated(create_mesh())
     losses, epochs, chunks, shards, val = [], [], [], [], {}
     buffers, in_the_loop = image_buffers(), 0
@@ -127,15 +122,9 @@ def see_training(splits: dict[str, Any]) -> dict[str, Any]:
 def see_population(splits: dict[str, Any]) -> dict[str, Any]:
     """Trains 5 members for 6 steps; returns what there was to see."""
     tx = create_optimizer(**vars(OptimizerConfig()), num_steps=6)
-    program = compile_population(
-        lambda _: StepParts(MODEL, tx, {}),
-        splits,
-        seeds=range(SEEDS),
-        values={},
-        averaged=False,
-        batch_size=BATCH_SIZE,
-        chunk_steps=6,
-    )
+    members: dict[str, Any] = {"seeds": range(SEEDS), "values": {}, "averaged": False}
+    members |= {"batch_size": BATCH_SIZE, "chunk_steps": 6}
+    program = compile_population(lambda _: StepParts(MODEL, tx, {}), splits, **members)
     (chunk,) = program.train_chunks(0, 6)
     placed = [shard.data.shape[0] for shard in chunk["order"].addressable_shards]
     state, sums = program.run_chunk(program.state, chunk, [1.0] * SEEDS)
@@ -153,9 +142,8 @@ def see() -> dict[str, Any]:
     """Returns what there was to see, of all trainings and of the gathering of a chunk."""
     splits, mesh = numbered_splits(), create_mesh()
     images, labels = jax.device_put(splits["train"], replicated(mesh))
-    gather = take_chunk.lower(
-        images, labels, labels, 0, chunk_steps=2, batch_size=BATCH_SIZE, sharding=split_batch(mesh)
-    )
+    layout = {"chunk_steps": 2, "batch_size": BATCH_SIZE, "sharding": split_batch(mesh)}
+    gather = take_chunk.lower(images, labels, labels, 0, **layout)
     chunk_collectives = collectives(gather.compile().as_text() or "")
     del images
     return {

@@ -1,6 +1,8 @@
 """Settings of JAX and XLA that change bits: the command sets them, the library records them."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -25,18 +27,14 @@ SET = {
 }
 
 
-@pytest.fixture
-def jax_setting():
-    """Sets one of JAX's settings for the test."""
-    before = []
-
-    def change(name, value):
-        before.append((name, getattr(jax.config, name)))
-        jax.config.update(name, value)
-
-    yield change
-    for name, value in before:
-        jax.config.update(name, value)
+@contextlib.contextmanager
+def jax_setting(name: str, value: object) -> Iterator[None]:
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def test_the_command_has_the_same_bits_whatever_jax_variables_are_set(tmp_path, command):
@@ -50,48 +48,34 @@ def test_the_command_has_the_same_bits_whatever_jax_variables_are_set(tmp_path, 
 
 
 @pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 1})])
-def test_a_training_in_64_bits_is_refused(tmp_path, jax_setting, run, options):
-    jax_setting("jax_enable_x64", True)
-    with pytest.raises(
-        ValueError, match=r"64-bit mode is on, .* float32: unset JAX_ENABLE_X64, or"
-    ):
+def test_a_training_in_64_bits_is_refused(tmp_path, run, options):
+    message = r"64-bit mode is on, .* float32: unset JAX_ENABLE_X64, or"
+    with jax_setting("jax_enable_x64", True), pytest.raises(ValueError, match=message):
         run(AUGMENTED, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("variables", "recorded"),
+    ("name", "value", "recorded"),
     [
-        ({}, []),
-        ({"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}, ["--xla_cpu_enable_fast_math=true"]),
-        ({"XLA_FLAGS": "--xla_dump_to=/tmp --xla_dump_hlo_as_text"}, []),
-        ({"XLA_FLAGS": " --xla_force_host_platform_device_count=2  --xla_a=1"}, ["--xla_a=1"]),
-        ({"LIBTPU_INIT_ARGS": "--xla_tpu_b=true"}, None),
-        ({"NVIDIA_TF32_OVERRIDE": "0"}, None),
+        ("XLA_FLAGS", "", []),
+        ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true", ["--xla_cpu_enable_fast_math=true"]),
+        ("XLA_FLAGS", "--xla_dump_to=/tmp --xla_dump_hlo_as_text", []),
+        ("XLA_FLAGS", " --xla_force_host_platform_device_count=2  --xla_a=1", ["--xla_a=1"]),
+        ("LIBTPU_INIT_ARGS", "--xla_tpu_b=true", ["--xla_tpu_b=true"]),
+        ("NVIDIA_TF32_OVERRIDE", "0", ["0"]),
+        ("jax_threefry_partitionable", False, [False]),
+        ("jax_random_seed_offset", 3, [3]),
+        ("jax_default_matmul_precision", "bfloat16", ["bfloat16"]),
     ],
 )
-def test_variables_that_change_bits_are_recorded_and_no_others(monkeypatch, variables, recorded):
-    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
+def test_settings_that_change_bits_are_recorded_and_no_others(monkeypatch, name, value, recorded):
+    for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
+        monkeypatch.delenv(variable, raising=False)
+    if name.isupper():
         monkeypatch.setenv(name, value)
-    if recorded is None:
-        assert settings() == [f"{name}={value}" for name, value in variables.items()]
-    else:
-        assert settings() == [f"XLA_FLAGS={flag}" for flag in recorded]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("jax_threefry_partitionable", False),
-        ("jax_random_seed_offset", 3),
-        ("jax_default_matmul_precision", "bfloat16"),
-    ],
-)
-def test_a_setting_of_jax_is_recorded(jax_setting, name, value):
-    jax_setting(name, value)
-    assert settings() == [f"{name}={value}"]
+    with contextlib.nullcontext() if name.isupper() else jax_setting(name, value):
+        assert settings() == [f"{name}={part}" for part in recorded]
 
 
 def test_verify_and_a_resumed_run_warn_of_other_settings(tmp_path, monkeypatch, command):
