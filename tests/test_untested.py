@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import TINY, results, strict_json, times, without_times, write_recipe
+from helpers import TINY, results, strict_json, times, write_recipe
 
 from mnist_jax import population, report, start, train
 from mnist_jax.cli.main import main
@@ -28,8 +28,7 @@ ONE_EPOCH = dataclasses.replace(TINY, epochs=1)
 def untested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A finished run without its test. Tests read it and leave it as it is."""
     workdir = tmp_path_factory.mktemp("untested") / "run"
-    listeners = [tensorboard(workdir)]
-    return workdir, train(ONE_EPOCH, workdir, test=False, listeners=listeners)
+    return workdir, train(ONE_EPOCH, workdir, test=False, listeners=[tensorboard(workdir)])
 
 
 @pytest.fixture
@@ -60,12 +59,11 @@ def test_a_test_that_was_left_out_is_measured_later_without_retraining(untested,
     completed = train(ONE_EPOCH, later, listeners=[console()])
     assert "epoch" not in capsys.readouterr().out.replace("--epochs", "")
     assert completed.result["params_sha256"] == run.result["params_sha256"]
-    at_once = train(ONE_EPOCH, tmp_path / "at-once", listeners=[console()])
+    at_once = train(ONE_EPOCH, tmp_path / "at-once")
     assert results(completed) == results(at_once)
     assert strict_json(later / "result.json") == completed.result
-    assert (
-        train(ONE_EPOCH, later, test=False, listeners=[console()]).result == completed.result
-    )  # it is not forgotten
+    again = train(ONE_EPOCH, later, test=False)
+    assert again.result == completed.result  # it is not forgotten
 
 
 def test_validation_is_shown_where_the_test_is_not_measured(untested, capsys):
@@ -109,30 +107,25 @@ def test_data_without_a_test_give_a_run_that_is_complete(tmp_path, capsys):
     assert capsys.readouterr().out.count("test not measured") == 2
     assert report(workdir).networks[0]["split"] == "validation"
     assert verify(workdir) == []
-    result: Any = population(ONE_EPOCH, tmp_path / "population", seeds=1, listeners=[console()])
+    result: Any = population(ONE_EPOCH, tmp_path / "population", seeds=1)
     assert result["test_accuracy"] == [None]
-    assert population(ONE_EPOCH, tmp_path / "population", seeds=1, listeners=[console()]) == result
+    assert population(ONE_EPOCH, tmp_path / "population", seeds=1) == result
 
 
 def test_the_test_of_a_population_is_measured_later_without_retraining(tmp_path, capsys):
     options: Any = {"seeds": 2, "vary": {"label_smoothing": [0.1, 0.2]}}
-    result: Any = population(
-        ONE_EPOCH, tmp_path / "run", **options, test=False, listeners=[console()]
-    )
-    lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(
-        r"best in validation: label_smoothing=0.\d; test .* not measured", lines[-1]
-    )
+    show = {"listeners": [console()]}
+    result: Any = population(ONE_EPOCH, tmp_path / "run", **options, test=False, **show)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"best in validation: label_smoothing=0.\d; test .* not measured", last)
     assert (result["test_accuracy"], result["test_loss"]) == ([None] * 4, [None] * 4)
     assert [each["mean"] for each in result["combinations"]] == [None] * 2
     assert all(each["validation"]["ci95"] for each in result["combinations"])
-    completed = population(ONE_EPOCH, tmp_path / "run", **options, listeners=[console()])
+    completed = population(ONE_EPOCH, tmp_path / "run", **options, **show)
     assert "epoch" not in capsys.readouterr().out
-    at_once = population(ONE_EPOCH, tmp_path / "at-once", **options, listeners=[console()])
+    at_once = population(ONE_EPOCH, tmp_path / "at-once", **options)
     assert completed["test_loss"] == pytest.approx(at_once["test_loss"], rel=1e-5)
-    named = ("test_loss", "combinations", "members")
-    assert without_times(completed).keys() == without_times(at_once).keys()
-    assert [completed[n] for n in completed if n not in (*named, "seconds")] == [
-        at_once[n] for n in completed if n not in (*named, "seconds")
-    ]
+    assert completed.keys() == at_once.keys()
+    others = completed.keys() - {"test_loss", "combinations", "members", "seconds"}
+    assert {n: completed[n] for n in others} == {n: at_once[n] for n in others}
     assert strict_json(tmp_path / "run" / "population.json") == completed
