@@ -72,10 +72,8 @@ def scratch() -> Path:
 @functools.cache
 def shim() -> Path:
     """Compiles shim.c, once a process."""
-    library = scratch() / "mnist_jax_shim.so"
-    source = HERE / "shim.c"
-    command = [*COMPILER.split(), "-Wall", "-Wextra", "-shared", "-fPIC", "-o", library, source]
-    subprocess.run(command, check=True)
+    library, options = scratch() / "mnist_jax_shim.so", ["-Wall", "-Wextra", "-shared", "-fPIC"]
+    subprocess.run([*COMPILER.split(), *options, "-o", library, HERE / "shim.c"], check=True)
     return library
 
 
@@ -117,14 +115,12 @@ def run(root: Path, fault: dict[str, str], kill_after: float | None = None) -> O
         text=True,
     ) as process:
         limit = time.monotonic() + LIMIT
-        while not written(log) and process.poll() is None and time.monotonic() < limit:
+        while not (log.exists() and log.stat().st_size) and process.poll() is None:
+            assert time.monotonic() < limit, "it hangs"
             time.sleep(0.002)
-        started = time.monotonic()
-        hung = False
+        started, hung = time.monotonic(), False
         try:
-            stdout, stderr = process.communicate(
-                timeout=LIMIT if kill_after is None else kill_after
-            )
+            stdout, stderr = process.communicate(timeout=kill_after or LIMIT)
         except subprocess.TimeoutExpired:
             hung = kill_after is None
             process.kill()
@@ -132,11 +128,6 @@ def run(root: Path, fault: dict[str, str], kill_after: float | None = None) -> O
         seconds = time.monotonic() - started
     code = None if hung else process.returncode
     return Outcome(code, stdout, stderr, read_log(log), seconds)
-
-
-def written(log: Path) -> bool:
-    """Tells whether the first change has been logged."""
-    return log.exists() and log.stat().st_size > 0
 
 
 def read_log(log: Path) -> list[str]:

@@ -75,16 +75,10 @@ OVERWRITE = "train --config tiny.json --overwrite --workdir"
 
 # What is wrong, with a part of the message.
 UNUSABLE = {
-    "a-file": "the workdir a-file is a file",
-    "a-file/below": "a-file/below",
-    "/dev/null": "the workdir /dev/null is a file",
-    "/proc/none": "/proc/none",
-    "/proc": "/proc",
-    "loop": "loop",
-    "loop/below": "loop/below",
-    "dangling": "dangling",
+    **{name: f"the workdir {name} is a file" for name in ("a-file", "/dev/null")},
+    **{name: name for name in ("a-file/below", "/proc/none", "/proc", "loop", "loop/below")},
+    **{name: name for name in ("dangling", "null-config-of-run")},
     LONG + LONG: LONG,
-    "null-config-of-run": "null-config-of-run",
     "directory-config": "directory-config/config.json",
     **{f"{name}-config": f"{name}-config/{message}" for name, (_, message) in CONFIGS.items()},
     **{workdir: workdir for workdir in (name.split("/")[0] for name in FOREIGN)},
@@ -103,44 +97,35 @@ def test_workdirs_that_no_command_can_use_are_named(name, refuse_each):
     refuse_each({f"{command} {workdir}": message for workdir, message in UNUSABLE.items()})
 
 
+NOTHING = ("nowhere", "not-started", "no-checkpoints")
+NOTHING += ("checkpoints-file", "checkpoints-dangling", "checkpoints-loop")
 NO_NETWORK = {
-    "nowhere": "there is no trained network in nowhere",
-    "not-started": "there is no trained network in not-started",
-    "no-checkpoints": "there is no trained network in no-checkpoints",
-    "checkpoints-file": "there is no trained network in checkpoints-file",
-    "checkpoints-dangling": "there is no trained network in checkpoints-dangling",
-    "checkpoints-loop": "there is no trained network in checkpoints-loop",
+    **{workdir: f"there is no trained network in {workdir}" for workdir in NOTHING},
     "no-step": "no-step/checkpoints holds no step latest, but nothing yet",
     "file-step": "file-step/checkpoints/8 is damaged and left out: its SHA256SUMS cannot be read",
     "negative-step": "negative-step/checkpoints holds no step latest, but nothing yet",
-}
-DAMAGED = {
     "empty-step": "empty-step/checkpoints/8 is damaged and left out: its SHA256SUMS cannot be read",
     "step-0": "step-0/checkpoints/0 is damaged",
-    "padded-step": "holds no step latest",
-    "arabic-step": "holds no step latest",
-    "huge-step": "holds no step latest",
+    **dict.fromkeys(["padded-step", "arabic-step", "huge-step"], "holds no step latest"),
 }
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_workdirs_without_a_network_are_named(command, refuse_each):
-    told = (NO_NETWORK | DAMAGED).items()
-    refuse_each({f"{READERS[command]} {workdir}": message for workdir, message in told})
-
-
-CANNOT_CONTINUE = {
-    "checkpoints-file": "checkpoints-file/checkpoints must be a directory",
-    "checkpoints-dangling": "checkpoints-dangling/checkpoints",
-    "checkpoints-loop": "checkpoints-loop/checkpoints",
-    "metrics-directory": "metrics-directory/metrics.jsonl",
-    "metrics-directory-of-run": "metrics-directory-of-run/metrics.jsonl",
-}
+    refuse_each({f"{READERS[command]} {workdir}": said for workdir, said in NO_NETWORK.items()})
 
 
 @pytest.mark.slow
 def test_workdirs_that_cannot_be_continued_are_named(refuse_each):
-    refuse_each({f"{TRAIN} {workdir}": message for workdir, message in CANNOT_CONTINUE.items()})
+    refuse_each(
+        {
+            f"{TRAIN} checkpoints-file": "checkpoints-file/checkpoints must be a directory",
+            f"{TRAIN} checkpoints-dangling": "checkpoints-dangling/checkpoints",
+            f"{TRAIN} checkpoints-loop": "checkpoints-loop/checkpoints",
+            f"{TRAIN} metrics-directory": "metrics-directory/metrics.jsonl",
+            f"{TRAIN} metrics-directory-of-run": "metrics-directory-of-run/metrics.jsonl",
+        }
+    )
 
 
 def test_a_run_with_another_config_is_named(refuse_each):

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import bits
+from helpers import TESTS, bits
+from scripted import LESSON, scripted
 from subprocesses import CONFIG, OPTIONS, wait_for_line
 
 from mnist_jax import program, train
@@ -19,21 +21,15 @@ from mnist_jax.processes import signals
 from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.workdir.checkpoint import check_checkpoints
 
-TESTS = Path(__file__).parents[1]
 AS_DAEMONS_DO = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # SIGINT is ignored
 
 
 @contextlib.contextmanager
 def started(*command: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A program, which is killed where it has not ended before."""
-    with subprocess.Popen(
-        [*map(str, command)],
-        cwd=TESTS,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = pipes | {"cwd": TESTS, "env": os.environ | environment}
+    with subprocess.Popen([*map(str, command)], **options) as process:
         try:
             yield process
         finally:
@@ -147,27 +143,28 @@ def test_a_signal_during_the_imports_leaves_nothing(tmp_path):
 
 def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, monkeypatch, capsys):
     """The last checkpoint is complete: nothing is trained again."""
-    compile_training = program.compile_training
+    with scripted():
+        compile_training = program.compile_training
 
-    def compile_and_stop(*args, **fields):
-        compiled = compile_training(*args, **fields)
+        def compile_and_stop(*args, **fields):
+            compiled = compile_training(*args, **fields)
 
-        def measure(state, split):
-            if split == "test":
-                signal.raise_signal(signal.SIGTERM)
-            return compiled.measure(state, split)
+            def measure(state, split):
+                if split == "test":
+                    signal.raise_signal(signal.SIGTERM)
+                return compiled.measure(state, split)
 
-        return compiled._replace(measure=measure)
+            return compiled._replace(measure=measure)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(program, "compile_training", compile_and_stop)
-        with pytest.raises(Stopped, match="SIGTERM after step 16 of 16, which is saved; run the"):
-            train(CONFIG, tmp_path)
+        monkeypatch.setattr(program, "compile_training", compile_and_stop)
+        with pytest.raises(Stopped, match="SIGTERM after step 24 of 24, which is saved; run the"):
+            train(LESSON, tmp_path)
+        monkeypatch.undo()
     assert not (tmp_path / "result.json").exists()
-    train(CONFIG, tmp_path, listeners=[console()])
-    out = capsys.readouterr().out
-    assert out.startswith("continuing after step 16 of 16\n")
-    assert "epoch" not in out
+    with scripted() as script:
+        train(LESSON, tmp_path, listeners=[console()])
+    assert script.rates == []
+    assert capsys.readouterr().out.startswith("continuing after step 24 of 24\n")
     assert (tmp_path / "result.json").exists()
 
 
