@@ -1,33 +1,18 @@
 """`make benchmark-accelerator`: it runs, at a small size, where there is no accelerator."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
+from helpers import ROOT, python
 
-ROOT = Path(__file__).parents[2]
-BENCHMARK = [sys.executable, ROOT / "benchmarks/accelerator.py"]
-
-
-def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*map(str, BENCHMARK), *map(str, args)],
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+BENCHMARK = ROOT / "benchmarks/accelerator.py"
 
 
 @pytest.mark.slow
 def test_the_benchmark_says_what_to_run_where_there_is_no_accelerator():
-    done = run(JAX_PLATFORMS="cpu")
-    assert done.returncode == 1
-    assert done.stdout == ""
+    done = python(BENCHMARK, JAX_PLATFORMS="cpu")
+    assert (done.returncode, done.stdout) == (1, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("nothing is measured: JAX")
     assert "--quick" in line
@@ -44,7 +29,7 @@ def test_the_benchmark_has_a_table_for_every_section_and_tells_what_it_ran_on(tm
     path = tmp_path / "report.json"
     sections = ["rates", "same bits", "recipes", "steps", "population"]
     args = ("--quick", "--sections", *sections, "--members", 2, "--json", path)
-    done = run(*args, **(cache if cache["JAX_COMPILATION_CACHE_DIR"] else {}))
+    done = python(BENCHMARK, *args, **(cache if cache["JAX_COMPILATION_CACHE_DIR"] else {}))
     assert done.returncode == 0, done.stderr
     report = json.loads(path.read_text(encoding="utf-8"))
     device = jax.devices()[0].device_kind

@@ -19,7 +19,6 @@ from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 from subprocesses import OPTIONS, free_port
 
 LAUNCHERS = Path(__file__).parents[2] / "launchers"
-SCRIPTS = sorted(LAUNCHERS.glob("*.sh"))
 BIN = Path(sys.executable).parent
 TINY = ["--config=configs/smoke.py", *OPTIONS, "--epochs=1"]
 # JAX keeps what the first process compiles; the others compile each time. Quickly, not well:
@@ -103,9 +102,7 @@ def cluster(tmp_path) -> dict[str, str]:
 
 
 def run(*command: object, **kwargs) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=600, **kwargs
-    )
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, **kwargs)
 
 
 def check_run(workdir: Path, printed: str) -> None:
@@ -114,12 +111,12 @@ def check_run(workdir: Path, printed: str) -> None:
     assert printed.count("test accuracy") == 1, printed
 
 
-@pytest.mark.parametrize("file", sorted(LAUNCHERS.iterdir()), ids=lambda file: file.name)
-def test_a_launcher_has_fewer_than_40_lines(file):
-    assert len(file.read_text(encoding="utf-8").splitlines()) < 40
+def test_a_launcher_has_fewer_than_40_lines():
+    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in LAUNCHERS.iterdir()}
+    assert max(lines.values()) < 40, lines
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", sorted(LAUNCHERS.glob("*.sh")), ids=lambda script: script.name)
 def test_shellcheck_accepts_a_script_that_says_how_it_is_called(script, cluster):
     checked = run(BIN / "shellcheck", "--enable=quote-safe-variables", script)
     assert checked.returncode == 0, checked.stdout
@@ -190,14 +187,11 @@ def jobset() -> dict:
     return yaml.safe_load((LAUNCHERS / "jobset.yaml").read_text(encoding="utf-8"))
 
 
-def test_jobset_has_the_fields_of_kubernetes(jobset):
+def test_jobset_has_the_fields_of_kubernetes_and_names_its_pods_the_same_in_all_places(jobset):
     """JobSet's types, and those of the Job and the pod within; what they do not know is dropped."""
     read = JobsetV1alpha2JobSet.from_dict(jobset)
     assert read is not None
     assert read.to_dict() == jobset
-
-
-def test_jobset_names_its_pods_the_same_in_all_places(jobset):
     [workers] = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
     pod = job["template"]["spec"]
@@ -216,30 +210,21 @@ def test_jobset_trains_in_two_pods(jobset, tmp_path):
     """What the pods run, with the names of this machine for those of the cluster."""
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
-    here = {
-        "mnist-jax-workers-0-0.mnist-jax:8476": f"localhost:{free_port()}",
-        "/shared": str(tmp_path),
-    }
+    coordinator = f"localhost:{free_port()}"
 
     def on_this_machine(text: str, index: int) -> str:
-        for name, value in {**here, "$(JOB_COMPLETION_INDEX)": str(index)}.items():
-            text = text.replace(name, value)
-        return text
+        text = text.replace("mnist-jax-workers-0-0.mnist-jax:8476", coordinator)
+        return text.replace("/shared", str(tmp_path)).replace("$(JOB_COMPLETION_INDEX)", str(index))
 
     with contextlib.ExitStack() as stack:
         pods = []
         for index in range(job["completions"]):
             words = [*container["command"], *container["args"], *TINY]
             program, *options = [on_this_machine(word, index) for word in words]
-            variables = {
-                entry["name"]: on_this_machine(entry["value"], index) for entry in container["env"]
-            }
-            pod = subprocess.Popen(
-                [BIN / program, *options],
-                env=os.environ | {"XLA_FLAGS": QUICK} | variables,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            given = {e["name"]: on_this_machine(e["value"], index) for e in container["env"]}
+            env = os.environ | {"XLA_FLAGS": QUICK} | given
+            command = [BIN / program, *options]
+            pod = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
             pods.append(stack.enter_context(pod))
         printed = [pod.communicate(timeout=600)[0] for pod in pods]
     assert [pod.returncode for pod in pods] == [0, 0]

@@ -1,7 +1,6 @@
 """The listing is the architecture: pyproject.toml says which file may import which."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 from helpers import ROOT, python
@@ -20,10 +19,7 @@ def test_files_and_folders_import_from_below_and_in_no_circle():
 
 def test_an_import_upward_and_a_module_without_a_layer_are_found(tmp_path):
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for old, new in (
-        ('"cli",', '"train | cli",'),
-        (" | reporting | train", ""),
-    ):
+    for old, new in (('"cli",', '"train | cli",'), (" | reporting | train", "")):
         assert old in text
         text = text.replace(old, new, 1)
     upward = tmp_path / "pyproject.toml"
@@ -56,5 +52,5 @@ assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == be
 
 
 def test_public_names_are_imported_when_used_and_set_no_signal_handler():
-    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    done = python("-c", IMPORTS)
     assert (done.returncode, done.stderr) == (0, "")

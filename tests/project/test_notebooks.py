@@ -51,12 +51,8 @@ def first_cells(name: str, text: str) -> list[Any]:
 
 def execute(notebook: Any, directory: Path) -> Any:
     """Runs the cells in a process of this interpreter; the first error is raised."""
-    client = NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(directory)}},
-    )
+    place = {"metadata": {"path": str(directory)}}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place)
     return client.execute(env=os.environ | {"TMPDIR": str(directory)})
 
 
@@ -81,6 +77,12 @@ def run_smoke(name: str, directory: Path, edits: dict[str, str] | None = None) -
 def outputs(notebook: Any, kind: str) -> list[Any]:
     cells = (cell for cell in notebook.cells if cell.cell_type == "code")
     return [output for cell in cells for output in cell.outputs if output.output_type == kind]
+
+
+def displayed(notebook: Any, source: str) -> list[Any]:
+    """What the one cell with this text displays."""
+    (cell,) = (cell for cell in notebook.cells if source in cell.source)
+    return [output for output in cell.outputs if output.output_type == "display_data"]
 
 
 def stream(notebook: Any, name: str) -> str:
@@ -122,56 +124,6 @@ def definitions(code: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_mnist_notebook_runs_and_what_it_claims_is_so(tmp_path, subtests):
-    notebook = run_smoke("mnist", tmp_path)
-    printed = stream(notebook, "stdout")
-    for claim in (
-        "all: 347,146 by hand, 347,146 in the network\n",
-        "1,218,706\n",
-        "the sum of neurons: 32,522\n",
-        "the same images as scikit-learn's split: True\n",
-        "a dark and a light picture have the same edges: True\n",
-        "the formula holds in every row: True\n",
-        "the network's own maps are the same: True\n",
-        "the gradient is right: True\n",
-        "ten steps make the loss smaller: True\n",
-        "; training measured the same: True\n",
-    ):
-        with subtests.test(msg=claim):
-            assert claim in printed
-    with subtests.test(msg="scikit-learn finds the same accuracy"):
-        found = re.search(r"scikit-learn: (\S+)  mnist_jax: (\S+)  equal", printed)
-        assert found
-        theirs, ours = found.groups()
-        assert theirs == ours
-        assert 0.5 < float(ours) < 1
-        assert f"diagonal / all: {ours}\n" in printed
-    with subtests.test(msg="the same seed gives the same hash"):
-        first, again, other = re.findall(
-            r"^(?:first|again|another seed) +([0-9a-f]{64})$", printed, re.M
-        )
-        assert first == again != other
-    with subtests.test(msg="the curves replace the message while it trains"):
-        (cell,) = (c for c in notebook.cells if "picture.update(" in c.source)
-        (curves,) = (o for o in cell.outputs if o.output_type == "display_data")
-        assert "image/png" in curves.data
-    with subtests.test(msg="all pictures and tables are shown"):
-        kinds = shown(notebook)
-        assert kinds.count("image/png") == 19
-        # Spatial dimensions, advice, the edited idea, transfer.
-        assert kinds.count("text/markdown") == 4
-    with subtests.test(msg="an edited idea is tried again"):
-        (cell,) = (c for c in notebook.cells if c.source == EDITED_IDEA)
-        (table, *_) = (o for o in cell.outputs if o.output_type == "display_data")
-        assert "| the reference |" in table.data["text/markdown"]
-    with subtests.test(msg="the report is shown"):
-        (frame,) = (o for o in outputs(notebook, "execute_result") if "text/html" in o.data)
-        assert '<iframe srcdoc="&lt;!' in frame.data["text/html"]
-    with subtests.test(msg="no cell warns"):
-        assert stream(notebook, "stderr") == ""
-
-
-@pytest.mark.slow
 def test_the_pod_notebook_uses_the_one_chip_that_there_is(tmp_path):
     one = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}  # it takes the CPU for a chip
     edits = {COUNTED: f"fake, platform = False, 'chip'\n    os.environ |= {one}"}
@@ -191,27 +143,6 @@ def test_the_pod_notebook_says_why_jax_could_not_start(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_pod_notebook_trains_the_same_network_on_more_devices(tmp_path, subtests):
-    notebook = run_smoke("tpu_pod", tmp_path)
-    printed = stream(notebook, "stdout")
-    with subtests.test(msg="the same network on more devices"):
-        found = re.search(r"largest difference of a loss: (\S+)", printed)
-        assert found
-        assert float(found[1]) < (1e-5 if jax.default_backend() == "cpu" else 0.05)
-    with subtests.test(msg="what it claims is so"):
-        assert "all-reduce in the compiled program: True" in printed
-        assert "different networks: True" in printed
-    with subtests.test(msg="no cell warns"):
-        assert stream(notebook, "stderr") == ""
-    if jax.default_backend() == "cpu":  # else its devices are real
-        with subtests.test(msg="fake devices are called so, also when the first cells run again"):
-            assert printed.count("on 8 fake devices of the CPU") == 2
-            assert "These devices are fake" in printed
-            (table, *_) = outputs(notebook, "execute_result")
-            assert "| cpu 7 | `[0:2, 112:128, 0:28, 0:28, 0:1]` |" in table.data["text/markdown"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="JAX finds the accelerator")
 def test_a_notebook_warns_of_a_tpu_that_jax_does_not_find(name, tmp_path, monkeypatch):
@@ -224,54 +155,97 @@ def test_a_notebook_warns_of_a_tpu_that_jax_does_not_find(name, tmp_path, monkey
     assert "this machine has a TPU" in box.data["text/html"]
 
 
-def test_stored_notebooks_are_clean(subtests):
-    for name in PATHS:
-        with subtests.test(msg=name):
-            notebook = read(name)
-            nbformat.validate(notebook)
-            assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
-            assert {*notebook.metadata} == {"kernelspec", "language_info"}
-            assert notebook.metadata.kernelspec.name == "python3"
-            ids = [cell.id for cell in notebook.cells]
-            assert len({*ids}) == len(ids)
-            assert all({*cell.metadata} <= {"tags"} for cell in notebook.cells)
-            codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
-            assert all(cell.execution_count is None for cell in codes)
-            for output in (output for cell in codes for output in cell.outputs):
-                assert {*output.data} <= {"image/png", "text/plain"}
-                assert len(output.data["image/png"]) < PICTURE_BYTES
+CLAIMS = """\
+all: 347,146 by hand, 347,146 in the network
+1,218,706
+the sum of neurons: 32,522
+the same images as scikit-learn's split: True
+a dark and a light picture have the same edges: True
+the formula holds in every row: True
+the network's own maps are the same: True
+the gradient is right: True
+ten steps make the loss smaller: True
+; training measured the same: True
+"""
 
 
-def test_notebooks_define_a_model_and_a_gradient_only_where_a_reader_writes_them(subtests):
-    own = {OWN: ["flax", "MyNetwork", "optax", "value_and_grad"]}
-    for name in PATHS:
-        with subtests.test(msg=name):
-            sections = code_cells(read(name))
-            found = {part: definitions("\n".join(codes)) for part, codes in sections.items()}
-            assert {k: v for k, v in found.items() if v} == (own if name == "mnist" else {})
+@pytest.mark.slow
+def test_the_mnist_notebook_runs_and_what_it_claims_is_so(tmp_path):
+    notebook = run_smoke("mnist", tmp_path)
+    printed = stream(notebook, "stdout")
+    assert [line for line in CLAIMS.splitlines(keepends=True) if line not in printed] == []
+    found = re.search(r"scikit-learn: (\S+)  mnist_jax: (\S+)  equal", printed)
+    assert found
+    theirs, ours = found.groups()
+    assert theirs == ours
+    assert 0.5 < float(ours) < 1
+    assert f"diagonal / all: {ours}\n" in printed
+    hashes = re.findall(r"^(?:first|again|another seed) +([0-9a-f]{64})$", printed, re.M)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert stream(notebook, "stderr") == ""  # no cell warns
+
+    # The curves replace the message while it trains.
+    (curves,) = displayed(notebook, "picture.update(")
+    assert "image/png" in curves.data
+    kinds = shown(notebook)
+    assert kinds.count("image/png") == 19
+    assert kinds.count("text/markdown") == 4  # dimensions, advice, the edited idea, transfer
+    assert "| the reference |" in displayed(notebook, EDITED_IDEA)[0].data["text/markdown"]
+    (frame,) = (o for o in outputs(notebook, "execute_result") if "text/html" in o.data)
+    assert '<iframe srcdoc="&lt;!' in frame.data["text/html"]
 
 
-def test_the_search_for_definitions_finds_them():
-    for code in (
-        "class Model(nn.Module): ...",
-        "def train_step(state): ...",
-        "import optax",
-        "from flax import linen as nn",
-        "grad = jax.grad(loss)",
-    ):
-        assert definitions(code), code
+@pytest.mark.slow
+def test_the_pod_notebook_trains_the_same_network_on_more_devices(tmp_path):
+    notebook = run_smoke("tpu_pod", tmp_path)
+    printed = stream(notebook, "stdout")
+    found = re.search(r"largest difference of a loss: (\S+)", printed)
+    assert found
+    assert float(found[1]) < (1e-5 if jax.default_backend() == "cpu" else 0.05)
+    assert "all-reduce in the compiled program: True" in printed
+    assert "different networks: True" in printed
+    assert stream(notebook, "stderr") == ""
+    if jax.default_backend() == "cpu":  # else its devices are real
+        assert printed.count("on 8 fake devices of the CPU") == 2  # its first cells run twice
+        assert "These devices are fake" in printed
+        (table, *_) = outputs(notebook, "execute_result")
+        assert "| cpu 7 | `[0:2, 112:128, 0:28, 0:28, 0:1]` |" in table.data["text/markdown"]
 
 
-def test_badges_open_their_own_notebook_in_colab():
-    for name in PATHS:
-        path = f"mnist-jax/mnist_jax/blob/main/notebooks/{name}.ipynb"
-        badge = f"(https://colab.research.google.com/github/{path})"
-        assert badge in read(name).cells[0].source, name
+each_notebook = pytest.mark.parametrize("name", PATHS)
 
 
-def test_links_of_notebooks_into_the_repository_lead_to_a_file():
-    for name in PATHS:
-        text = "\n".join(cell.source for cell in read(name).cells)
-        targets = re.findall(r"mnist_jax/blob/main/([^)\s]+)", text)
-        assert targets, name
-        assert [target for target in targets if not (ROOT / target).exists()] == [], name
+@each_notebook
+def test_a_stored_notebook_is_clean(name):
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert {*notebook.metadata} == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    assert all({*cell.metadata} <= {"tags"} for cell in notebook.cells)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count is None for cell in codes)
+    for output in (output for cell in codes for output in cell.outputs):
+        assert {*output.data} <= {"image/png", "text/plain"}
+        assert len(output.data["image/png"]) < PICTURE_BYTES
+
+
+@each_notebook
+def test_a_notebook_defines_a_model_and_a_gradient_only_where_a_reader_writes_them(name):
+    own = {OWN: ["flax", "MyNetwork", "optax", "value_and_grad"]} if name == "mnist" else {}
+    sections = code_cells(read(name))
+    found = {part: definitions("\n".join(codes)) for part, codes in sections.items()}
+    assert {part: names for part, names in found.items() if names} == own
+    assert definitions("def train_step(state): ...")
+
+
+@each_notebook
+def test_the_badge_and_the_links_of_a_notebook_lead_to_files_of_the_repository(name):
+    cells = read(name).cells
+    path = f"mnist-jax/mnist_jax/blob/main/notebooks/{name}.ipynb"
+    assert f"(https://colab.research.google.com/github/{path})" in cells[0].source
+    text = "\n".join(cell.source for cell in cells)
+    targets = re.findall(r"mnist_jax/blob/main/([^)\s]+)", text)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
