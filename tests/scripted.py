@@ -59,6 +59,7 @@ class Script:
         losses: validation loss, likewise. The test loss is larger by 1.
         averaged: True adds a running mean of the parameter.
         diverges: the step, from 0, at which a member's losses end; {} means never.
+        broken: the number of steps after which a member's parameter is not finite.
         seconds: the time that calls of the program (`data`, `compile`, `run`, `eval`), of the saver
             (`save`, `wait`), loading (`load`) and restoring (`restore`) take. By default a chunk
             takes one second, and all else none.
@@ -71,6 +72,7 @@ class Script:
     losses: Sequence[Any] = (1.0,)
     averaged: bool = False
     diverges: dict[int, int] = dataclasses.field(default_factory=dict)
+    broken: dict[int, int] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     clock: Clock = dataclasses.field(default_factory=Clock)
     rates: list[Any] = dataclasses.field(default_factory=list)
@@ -99,9 +101,14 @@ class Script:
             each = [self.sums(np.array(steps), member) for member in range(len(seeds or [0]))]
             sums = jax.tree.map(lambda *values: np.stack(values).reshape(*shape, -1), *each)
             number = len(steps)
+            broken = [
+                np.nan if steps[-1] + 1 >= self.broken.get(member, np.inf) else 0.0
+                for member in range(len(seeds or [0]))
+            ]
+            more = number + np.reshape(broken, shape).astype(np.float32)
             state = state.replace(
                 step=state.step + number,
-                params=jax.tree.map(lambda x: x + number, state.params),
+                params=jax.tree.map(lambda x: x + more, state.params),
                 average=jax.tree.map(lambda x: x + number / 2, state.average),
             )
             return state, sums

@@ -1,132 +1,167 @@
-"""The loop, driven with toy chunks: the order of its events, and what decides it; no disk."""
+"""The loop that `train` and `population` share: signals, divergence, listeners."""
 
 import dataclasses
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import at_chunk, bits
+from scripted import LESSON, scripted
 
-from mnist_jax.clock import Stopwatch
-from mnist_jax.events import Chunk, Diverged
-from mnist_jax.laboratory.members import MemberRules
-from mnist_jax.loop import training_events
-from mnist_jax.rules import Rules
-from mnist_jax.start import Start
-from mnist_jax.workdir.history import Progress
+from mnist_jax import population, train
+from mnist_jax.config import CheckpointConfig, WatchConfig
+from mnist_jax.events import Begin, Chunk, Diverged, Epoch, Event, Failed, Save, Stop
+from mnist_jax.processes.signals import Stopped
+from mnist_jax.workdir.checkpoint import check_checkpoints
+from mnist_jax.workdir.history import read_history
 
-PHASES = ("data", "train", "eval", "checkpoint")
-ORIGIN: Any = None
-BEGINNING = Progress(ORIGIN)
-
-
-@dataclasses.dataclass
-class Toy:
-    """A program of two chunks an epoch, of two steps each; its state is the number of steps.
-
-    Attributes:
-        val_loss: validation loss after each epoch.
-        losses: training loss by step, from 0; all others are 1.
-        state_after: the states that are not the number of steps, by that number.
-        closed: True after the chunks were closed.
-    """
-
-    val_loss: float = 1.0
-    losses: dict[int, float] = dataclasses.field(default_factory=dict)
-    state_after: dict[int, float] = dataclasses.field(default_factory=dict)
-    closed: bool = False
-
-    def train_chunks(self, first_step: int, last_step: int) -> Iterator[range]:
-        try:
-            for step in range(first_step, last_step, 2):
-                yield range(step, step + 2)
-        finally:
-            self.closed = True
-
-    def run_chunk(self, state: Any, chunk: range, rate: Any) -> tuple[Any, dict[str, Any]]:
-        assert rate == 1.0
-        losses = np.array([self.losses.get(step, 1.0) for step in chunk])
-        state = self.state_after.get(state + 2, state + 2)
-        return state, {"loss_sum": losses, "correct": np.ones(2), "count": np.ones(2)}
-
-    def measure(self, state: Any, split: str) -> Any:
-        assert (split, state % 4) == ("validation", 0)
-        return {"loss": self.val_loss, "accuracy": 0.5}
-
-    def collect(self, state: Any) -> Any:
-        return state
+Run = Callable[..., Any]
+both = pytest.mark.parametrize(
+    ("run", "options"),
+    [(train, {}), (population, {"seeds": 2})],
+    ids=["train", "population"],
+)
+# Of each network the validation gets worse after the first epoch.
+PLATEAU = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1))
+EPOCH = ["Chunk", "Chunk", "Chunk", "Save", "Epoch"]
 
 
-def rules(every_steps: int = 4) -> Rules:
-    return Rules(4, 4, 8, lambda step: step % every_steps == 0)
+def raise_at(kind: type, number: int = 1) -> Callable[[Event], None]:
+    """A listener that raises at an event of a kind, counted from 1."""
+    heard = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if sum(isinstance(one, kind) for one in heard) == number and isinstance(event, kind):
+            raise InterruptedError(f"at {kind.__name__}")
+
+    return listen
 
 
-def iterate(
-    toy: Any, rules: Any, found: list[Any], state: Any = 0, progress: Progress = BEGINNING
-) -> list[Any]:
-    """Appends all events of a training to `found`."""
-    begin, stopwatch = Start(state, 0, progress, []), Stopwatch(PHASES)
-    events = training_events(toy, rules, begin, stop_signal=lambda: 0, stopwatch=stopwatch)
-    for event in events:
-        found.append(event)  # also those before an error
-    return found
+@both
+@pytest.mark.parametrize("order", [(2, 15), (15, 2)])
+def test_the_greater_of_two_signals_names_the_exit_code(tmp_path, run, options, order):
+    def signals() -> None:
+        for signum in order:
+            signal.raise_signal(signum)
+
+    with scripted() as script, pytest.raises(Stopped, match="SIGTERM after step 3 of") as stopped:
+        run(LESSON, tmp_path, listeners=[at_chunk(1, signals)], **options)
+    assert (stopped.value.signum, script.open_chunks) == (signal.SIGTERM, 0)
+    assert check_checkpoints(tmp_path / "checkpoints") == ([3], {})
 
 
-def names(found: list[Any]) -> list[str]:
-    return [type(event).__name__ for event in found]
+@both
+def test_a_listener_hears_every_event_in_order(tmp_path, run, options):
+    heard: list[Any] = []
+    with scripted(losses=[1.0, 2.0]) as script:
+        run(PLATEAU, tmp_path, listeners=[heard.append], **options)
+    names = [type(event).__name__ for event in heard]
+    assert names == ["Begin", *EPOCH, *EPOCH, "Plateau", *EPOCH, "Stop", "Done"]
+    assert [event.step for event in heard if isinstance(event, Save)] == [8, 16, 24]
+    assert [event.row for event in heard if isinstance(event, Epoch)] == read_history(tmp_path)
+    assert script.open_chunks == 0
+    # An event that is kept does not change.
+    chunks = [event for event in heard if isinstance(event, Chunk)]
+    assert [len(event.history) for event in chunks] == [0] * 3 + [1] * 3 + [2] * 3
+    assert all(event.sums["loss_sum"].shape[-1] == event.chunk_steps for event in chunks)
 
 
-EPOCH = ["Chunk", "Chunk", "Save", "Epoch"]
+@both
+@pytest.mark.parametrize("kind", [Begin, Chunk, Save, Epoch, Stop], ids=lambda kind: kind.__name__)
+def test_a_listener_that_raises_ends_the_run_which_resumes_to_the_same_bits(
+    tmp_path, run, options, kind
+):
+    whole, ended = tmp_path / "whole", tmp_path / "run"
+    script: dict[str, Any] = {"losses": [1.0, 2.0], "accuracies": [0.5, 0.75]}
+    with scripted(**script):
+        run(PLATEAU, whole, **options)
+    number = {Begin: 1, Chunk: 5, Stop: 1}.get(kind, 2)
+    with scripted(**script) as played:
+        with pytest.raises(InterruptedError, match=f"at {kind.__name__}") as error:
+            run(PLATEAU, ended, listeners=[raise_at(kind, number)], **options)
+        assert played.open_chunks == 0, error  # also as long as somebody keeps the traceback
+    (ended / "metrics.jsonl").write_text('{"epoch": 7}\n' * 3, encoding="utf-8")
+    with scripted(**script) as played:
+        run(PLATEAU, ended, **options)
+    # Of the second epoch what came before its checkpoint is lost.
+    assert len(played.rates) == {Begin: 9, Chunk: 6, Save: 3, Epoch: 3, Stop: 0}[kind]
+    assert bits(ended) == bits(whole)
+    assert read_history(ended) == read_history(whole)
 
 
 @pytest.mark.parametrize(
-    ("toy", "every_steps", "message", "heard"),
+    ("script", "saves", "message", "before"),
     [
         # Within an epoch the chunk after it is under way when it is found.
-        (Toy(losses={0: np.nan}), 4, "epoch 1, step 1: the loss is nan", ["Chunk"]),
-        (Toy(losses={1: np.nan}), 4, "epoch 1, step 2: the loss is nan", ["Chunk"]),
-        (Toy(losses={2: np.nan}), 4, "epoch 1, step 3: the loss is nan", ["Chunk"] * 2),
-        (Toy(losses={5: np.nan}), 4, "epoch 2, step 6: the loss is nan", [*EPOCH, "Chunk"]),
+        ({"diverges": {0: 0}}, {}, "epoch 1, step 1: the loss is nan", ["Chunk"]),
+        ({"diverges": {0: 5}}, {}, "epoch 1, step 6: the loss is nan", ["Chunk"] * 2),
+        ({"diverges": {0: 7}}, {}, "epoch 1, step 8: the loss is nan", ["Chunk"] * 3),
+        ({"diverges": {0: 12}}, {}, "epoch 2, step 13: the loss is nan", [*EPOCH, *EPOCH[:2]]),
         # Also where a save comes within an epoch, or an epoch ends without one.
-        (Toy(losses={1: np.nan}), 1, "epoch 1, step 2: the loss is nan", ["Chunk"]),
-        (Toy(losses={3: np.nan}), 8, "epoch 1, step 4: the loss is nan", ["Chunk"] * 2),
+        ({"diverges": {0: 1}}, {"every_steps": 1}, "epoch 1, step 2: the loss is", ["Chunk"]),
+        ({"diverges": {0: 6}}, {"every_epochs": 3}, "epoch 1, step 7: the l", ["Chunk"] * 3),
         # The losses are from before each update.
-        (Toy(val_loss=np.inf), 4, "epoch 1, step 4: val_loss is not finite", ["Chunk"] * 2),
-        (Toy(state_after={2: np.nan}), 1, "epoch 1, step 2: .* is not finite", ["Chunk"]),
+        ({"losses": [np.inf]}, {}, "epoch 1, step 8: val_loss is not finite", ["Chunk"] * 3),
+        ({"broken": {0: 3}}, {"every_steps": 1}, "step 3: params/layer/kernel is not", ["Chunk"]),
     ],
 )
-def test_a_value_that_is_not_finite_ends_the_loop_before_it_is_saved_or_told(
-    toy, every_steps, message, heard
+def test_a_value_that_is_not_finite_ends_the_training_before_it_is_saved_or_told(
+    tmp_path, script, saves, message, before
 ):
-    found = []
-    with pytest.raises(FloatingPointError, match=message):
-        iterate(toy, rules(every_steps), found)
-    assert names(found) == heard
-    assert toy.closed
+    heard: list[Any] = []
+    config = dataclasses.replace(LESSON, checkpoint=CheckpointConfig(**saves))
+    with scripted(**script) as played:
+        with pytest.raises(FloatingPointError, match=message):
+            train(config, tmp_path, listeners=[heard.append])
+        assert played.open_chunks == 0
+    assert [type(event).__name__ for event in heard] == ["Begin", *before, "Failed"]
+    saved = [8] if "Save" in before else []
+    assert check_checkpoints(tmp_path / "checkpoints") == (saved, {})
 
 
-class TwoMembers(Toy):
-    """A population: the second member's state is not finite after the second chunk."""
-
-    def run_chunk(self, state: Any, chunk: range, rate: Any) -> tuple[Any, dict[str, Any]]:
-        _, sums = super().run_chunk(0, chunk, rate[0])
-        state = state + np.array([2, np.nan if chunk.start == 2 else 2])
-        return state, {name: np.stack([values] * 2) for name, values in sums.items()}
-
-    def measure(self, state: Any, split: str) -> Any:
-        return [super().measure(int(state[0]), split)] * 2
-
-
-def test_a_member_whose_state_is_not_finite_is_told_before_the_save_and_the_others_go_on():
-    diverged: Any = [None, None]
-    progress = BEGINNING._replace(diverged=diverged)
-    found = iterate(TwoMembers(), MemberRules([rules()] * 2, diverged), [], np.zeros(2), progress)
-    assert names(found) == ["Chunk", "Chunk", "Diverged", "Save", "Epoch", *EPOCH, "Stop"]
-    assert found[2] == Diverged(1, 1, 4)
-    assert found[3].progress.diverged == [None, {"epoch": 1, "step": 4}]
+@pytest.mark.parametrize(
+    ("script", "epoch", "step", "names"),
+    [
+        ({"diverges": {1: 12}}, 2, 13, [*EPOCH, "Chunk", "Chunk", "Diverged", *EPOCH[2:], *EPOCH]),
+        ({"broken": {1: 8}}, 1, 8, ["Chunk"] * 3 + ["Diverged", "Save", "Epoch", *EPOCH, *EPOCH]),
+    ],
+    ids=["a loss", "a parameter"],
+)
+def test_a_member_that_diverges_is_told_before_the_save_and_the_others_go_on(
+    tmp_path, script, epoch, step, names
+):
+    heard: list[Any] = []
+    with scripted(**script):
+        population(LESSON, tmp_path, seeds=2, listeners=[heard.append])
+    assert [type(event).__name__ for event in heard] == ["Begin", *names, "Stop", "Done"]
+    assert [event for event in heard if isinstance(event, Diverged)] == [Diverged(1, epoch, step)]
 
 
-def test_an_event_that_is_kept_does_not_change():
-    chunks = [event for event in iterate(Toy(), rules(), []) if isinstance(event, Chunk)]
-    assert [len(event.history) for event in chunks] == [0, 0, 1, 1]
-    assert all(event.sums["loss_sum"].shape == (event.chunk_steps,) for event in chunks)
+def interrupt(event: Event) -> None:
+    if isinstance(event, Chunk):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@both
+@pytest.mark.parametrize(
+    ("culprit", "kind"), [(lambda: interrupt, Stopped), (lambda: raise_at(Epoch), InterruptedError)]
+)
+def test_every_listener_hears_last_by_what_a_run_fails_and_the_caller_gets_the_first_error(
+    tmp_path, capfd, run, options, culprit, kind
+):
+    heard: list[Any] = []
+
+    def fail_again(event: Event) -> None:
+        if isinstance(event, Failed):
+            raise RuntimeError("another error")
+
+    with scripted(), pytest.raises(kind) as error:
+        run(LESSON, tmp_path, listeners=[fail_again, culprit(), heard.append], **options)
+    assert heard[-1] == Failed(error.value)
+    assert [type(event) for event in heard].count(Failed) == 1
+    with scripted():
+        run(LESSON, tmp_path, **options)
+    assert capfd.readouterr() == ("", "")  # without listeners nothing is printed
