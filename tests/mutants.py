@@ -38,10 +38,7 @@ SAME = {
     ("metrics", "-1 -> (1)"): "logits have two axes",
     ("metrics", "dtype=jnp.int32 -> **{}"): "the type of a sum of truth values is int32 anyway",
     ("hashing", "key=lambda leaf: leaf[0] -> **{}"): "no two leaves have the same path",
-    (
-        "optimizer",
-        "weight_decay_mask=mask -> **{}",
-    ): "Muon's part of the parameters is kernels only",
+    ("optimizer", "weight_decay_mask=mask -> **{}"): "Muon's part is kernels only",
 }
 
 # Keywords that ask for a check, or say where a warning points: they change no result.

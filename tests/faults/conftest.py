@@ -17,8 +17,6 @@ from mnist_jax.cli.main import main
 from mnist_jax.config import config_from_dict
 from mnist_jax.datasets.importing import import_dataset
 
-Contents = dict[Path, str | bytes | None]
-
 
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
@@ -54,24 +52,17 @@ def tree(
         yield root
 
 
-@pytest.fixture(scope="module")
-def seen(tree: Path) -> list[Contents]:
-    """What the case before has left: a case that fails does not take the next ones with it."""
-    return [contents(tree)]
-
-
 @pytest.fixture
-def refuse(
-    capfd: pytest.CaptureFixture[str], tree: Path, seen: list[Contents]
-) -> Callable[..., str]:
+def refuse(capfd: pytest.CaptureFixture[str], tree: Path) -> Callable[..., str]:
     """Runs a command that has to be refused; returns the message."""
+    seen = [contents(tree)]  # a case that fails does not take the next ones with it
 
-    def run(arguments: str | list[str], code: int = 2) -> str:
+    def run(arguments: str | list[str]) -> str:
         found = main(shlex.split(arguments) if isinstance(arguments, str) else arguments)
         out, err = capfd.readouterr()
         before, seen[0] = seen[0], contents(tree)
         assert seen[0] == before
-        assert (found, out) == (code, ""), err
+        assert (found, out) == (2, ""), err
         assert err.startswith("error: ")
         assert err.endswith("\n")
         assert len(err.splitlines()) == 1, err

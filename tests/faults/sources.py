@@ -62,20 +62,14 @@ def npy(values: Any) -> bytes:
 
 def header(text: str, version: bytes = b"\1\0", length: int | None = None) -> bytes:
     """The beginning of an .npy file, true or not."""
-    size = struct.pack(
-        "<H" if version == b"\1\0" else "<I", len(text) if length is None else length
-    )
+    size = struct.pack("<H" if version[0] == 1 else "<I", len(text) if length is None else length)
     return b"\x93NUMPY" + version + size + text.encode()
 
 
 def npz(**members: Any) -> Callable[[], list[str]]:
     """A source x.npz of x and y as they should be, but for the members that are given."""
-    arrays = {"x": X, "y": Y} | members
-    contents = {
-        f"{key}.npy": value if isinstance(value, bytes) else npy(value)
-        for key, value in arrays.items()
-        if value is not None
-    }
+    arrays = {f"{k}.npy": v for k, v in ({"x": X, "y": Y} | members).items() if v is not None}
+    contents = {k: v if isinstance(v, bytes) else npy(v) for k, v in arrays.items()}
     return made(("x.npz", zipped(contents)))
 
 

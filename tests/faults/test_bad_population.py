@@ -52,8 +52,6 @@ ARGUMENTS = {
     "train --config tiny.json --workdir many": "many holds a population: choose another --workdir",
     "train --config tiny.json --workdir many --overwrite": "many holds a population: choose",
     "evaluate --workdir many": "a member of it, such as many/members/seed-0",
-}
-VARIATIONS = {
     f"{NEW} --seeds": "--seeds",
     f"{NEW} --seeds 1.5": "--seeds",
     f"{NEW} --seeds 2 --vary": "--vary",
@@ -68,5 +66,5 @@ VARIATIONS = {
 }
 
 
-def test_bad_input_for_a_population_is_named(table, refuse_each):
-    refuse_each(table)
+def test_bad_input_for_a_population_is_named(refuse_each):
+    refuse_each(ARGUMENTS)

@@ -92,18 +92,14 @@ IDX: dict[str, Case] = {
     "labels missing": (made(("train-images-idx3-ubyte", idx(X))), "images-idx3-ubyte are missing"),
     "images missing": (made(("train-labels-idx1-ubyte", idx(Y))), "the images that belong to"),
     "the test labels missing": (
-        made(
-            ("train-images-idx3-ubyte", idx(X)),
-            ("train-labels-idx1-ubyte", idx(Y)),
-            ("t10k-images-idx3-ubyte", idx(X)),
-        ),
-        "the labels that belong to t10k-images-idx3-ubyte are missing",
+        made(("train-images", idx(X)), ("train-labels", idx(Y)), ("t10k-images", idx(X))),
+        "the labels that belong to t10k-images are missing",
     ),
     "several datasets": (
-        lambda: [
-            str(Path(file(f"emnist/{name}-train-images-idx3-ubyte", idx(X))).parent)
-            for name in ("digits", "letters")
-        ][:1],
+        lambda: (
+            [file(f"emnist/{x}-train-images-idx3-ubyte", idx(X)) for x in ("digits", "letters")]
+            and ["emnist"]
+        ),
         "emnist holds several datasets: choose one by --part digits or letters",
     ),
     "names that tell only one part": (
@@ -129,10 +125,6 @@ PNG = png()
 FOLDERS: dict[str, Case] = {
     "empty": (folder(), "images holds no folders of classes; expected CLASS/IMAGE, or train/CLASS"),
     "images without classes": (folder(a_png=PNG), "images holds no folders of classes"),
-    "an empty class": (
-        lambda: [*folder(a__1_png=PNG)(), Path("images/b").mkdir()][:1],
-        "there must be two classes or more, found only 'a'",
-    ),
     "a class without images": (folder(a__1_png=PNG, b__1_txt="x"), "two classes or more, found"),
     "a class in a class": (folder(a__1_png=PNG, a__b__1_png=PNG), "images/a/b is a folder in that"),
     "a loop": (
@@ -199,16 +191,12 @@ def test_an_endless_line_is_not_read_to_its_end(refuse_source):
 
 
 ZEROS = bytes(4 << 20)
+LARGE = gzip.compress(idx(np.array([]), (1 << 30, 4, 4)) + ZEROS)
+MEMBERS = zipped({"x.npy": ZEROS, "y.npy": npy(Y)}, zipfile.ZIP_DEFLATED)
 BOMBS: dict[str, Case] = {
-    "idx": (
-        idx_pair(gzip.compress(idx(np.array([]), (1 << 30, 4, 4)) + ZEROS)),
-        "has 1,073,741,824 images",
-    ),
+    "idx": (idx_pair(LARGE), "has 1,073,741,824 images"),
     "more than the header says": (idx_pair(gzip.compress(idx(X) + ZEROS)), "more than the 6"),
-    "npz": (
-        made(("x.npz", zipped({"x.npy": ZEROS, "y.npy": npy(Y)}, zipfile.ZIP_DEFLATED))),
-        "unpacks to more than 200 times its size",
-    ),
+    "npz": (made(("x.npz", MEMBERS)), "unpacks to more than 200 times its size"),
     "csv": (made(("x.csv", gzip.compress(GOOD_CSV.encode() * 100_000))), "more than 200 times its"),
 }
 
@@ -239,14 +227,12 @@ def test_a_source_that_changes_while_it_is_imported_is_refused(how, refuse_sourc
 
 
 @pytest.mark.usefixtures("here")
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    kind=st.sampled_from(["x.npz", "x.csv", "images"]),
-    position=st.floats(0, 1, exclude_max=True),
-    bit=st.integers(0, 7),
-    cut=st.booleans(),
+    st.sampled_from(["x.npz", "x.csv", "images"]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 7),
+    st.booleans(),
 )
 def test_random_damage_is_an_error_of_one_line_or_none(kind, position, bit, cut):
     """A changed bit may still make a dataset; what may not be is an error of another kind."""
