@@ -101,14 +101,11 @@ class Script:
             each = [self.sums(np.array(steps), member) for member in range(len(seeds or [0]))]
             sums = jax.tree.map(lambda *values: np.stack(values).reshape(*shape, -1), *each)
             number = len(steps)
-            broken = [
-                np.nan if steps[-1] + 1 >= self.broken.get(member, np.inf) else 0.0
-                for member in range(len(seeds or [0]))
-            ]
-            more = number + np.reshape(broken, shape).astype(np.float32)
+            ends = [self.broken.get(member, np.inf) for member in range(len(seeds or [0]))]
+            more = np.reshape(np.where(np.array(ends) <= steps[-1] + 1, np.nan, number), shape)
             state = state.replace(
                 step=state.step + number,
-                params=jax.tree.map(lambda x: x + more, state.params),
+                params=jax.tree.map(lambda x: x + more.astype(np.float32), state.params),
                 average=jax.tree.map(lambda x: x + number / 2, state.average),
             )
             return state, sums
@@ -119,10 +116,8 @@ class Script:
                 np.ravel(np.broadcast_to(values[min(last, len(values) - 1)], shape)).tolist()
                 for values in (self.losses, self.accuracies)
             )
-            each = [
-                {"loss": loss + (split == "test"), "accuracy": accuracy}
-                for loss, accuracy in zip(losses, accuracies, strict=True)
-            ]
+            both = zip(losses, accuracies, strict=True)
+            each = [{"loss": loss + (split == "test"), "accuracy": right} for loss, right in both]
             return each[0] if seeds is None else each
 
         def place(state: TrainState) -> TrainState:
@@ -131,14 +126,8 @@ class Script:
         def collect(state: TrainState) -> TrainState:
             return state.replace(step=jnp.ravel(state.step)[0])
 
-        return Program(
-            place(state),
-            self.train_chunks,
-            self.slow("run", run_chunk),
-            self.slow("eval", measure),
-            place,
-            collect,
-        )
+        run, measured = self.slow("run", run_chunk), self.slow("eval", measure)
+        return Program(place(state), self.train_chunks, run, measured, place, collect)
 
     def train_chunks(self, first_step: int, last_step: int) -> Any:
         self.open_chunks += 1
@@ -152,9 +141,8 @@ class Script:
 
     def sums(self, steps: np.ndarray, member: int) -> dict[str, np.ndarray]:
         """The metric sums of some steps, of two examples each."""
-        losses = np.where(
-            steps < self.diverges.get(member, np.inf), 1 / (steps + 3 + member), np.nan
-        )
+        end = self.diverges.get(member, np.inf)
+        losses = np.where(steps < end, 1 / (steps + 3 + member), np.nan)
         return {
             "loss_sum": losses.astype(np.float32),
             "correct": ((steps + member) % 3).astype(np.int32),

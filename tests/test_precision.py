@@ -190,42 +190,35 @@ def test_convolutions_are_exact_where_bfloat16_is(lowering, pool):
 
 def test_no_large_array_of_a_convolution_goes_back_to_float32(chunk):
     batch = jax.tree.map(lambda x: x[0], chunk)
+    grad = jax.grad(functools.partial(batch_loss, precision="bfloat16"), has_aux=True)
     for lowering in ("matmul", "xla"):
-        state = shape_of_state("cnn", lowering=lowering)
-        grad = jax.grad(functools.partial(batch_loss, precision="bfloat16"), has_aux=True)
-        widened = [
-            eqn.outvars[0].aval.shape
-            for eqn in equations(jax.make_jaxpr(grad)(state.params, state, batch, RNGS).jaxpr)
-            if eqn.primitive.name == "convert_element_type"
-            and (eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype) == (jnp.bfloat16, jnp.float32)
-        ]
+        state, widened = shape_of_state("cnn", lowering=lowering), []
+        for eqn in equations(jax.make_jaxpr(grad)(state.params, state, batch, RNGS).jaxpr):
+            types = [x.aval.dtype for x in (*eqn.invars[:1], *eqn.outvars)]
+            if eqn.primitive.name == "convert_element_type" and types == [
+                jnp.bfloat16,
+                jnp.float32,
+            ]:
+                widened.append(eqn.outvars[0].aval.shape)
         # The logits, and the gradient of each parameter.
         shapes = [(SIZE, 10), *(x.shape for x in jax.tree.leaves(state.params))]
         assert sorted(widened) == sorted(shapes)
 
 
-def test_networks_are_measured_and_predict_in_float32_whatever_the_default_is(chunk):
-    state = shape_of_state("cnn")
-    apply_fn, variables = state.apply_fn, state.eval_variables
-    with jax.default_matmul_precision("bfloat16"):
-        for found in (
-            products(lambda v: run_eval_steps(v, apply_fn, chunk), variables),
-            products(lambda v: run_ensemble_steps((v,), (apply_fn,), chunk), variables),
-            products(lambda v: predict_step(v, apply_fn, chunk["image"][0]), variables),
-        ):
-            assert {*found} == {EXPECTED["float32"]}
-            assert len(found) == 3
-
-
-def test_exported_networks_and_feature_maps_are_in_float32_whatever_the_default_is():
-    model = create_model("cnn", num_classes=10, **MODELS["cnn"])
-    variables = jax.jit(model.init)(rng.stream(0, "init"), jnp.zeros((1, 28, 28, 1)))
+def test_networks_are_measured_drawn_and_exported_in_float32_whatever_the_default_is(chunk):
+    state, model = create_state("cnn"), create_model("cnn", num_classes=10, **MODELS["cnn"])
+    apply_fn, variables, images = state.apply_fn, state.eval_variables, chunk["image"][0]
     trained = trained_network(model, variables, DataInfo((28, 28, 1), (*"0123456789",)))
     with jax.default_matmul_precision("bfloat16"):
+        for function in (
+            lambda v: run_eval_steps(v, apply_fn, chunk),
+            lambda v: run_ensemble_steps((v,), (apply_fn,), chunk),
+            lambda v: predict_step(v, apply_fn, images),
+            lambda v: feature_maps(model, v, images / 255),
+        ):
+            assert {*products(function, variables)} == {EXPECTED["float32"]}
         data = export_model(trained, "stablehlo")
-        drawn = products(lambda v: feature_maps(model, v, jnp.zeros((1, 28, 28, 1))), variables)
     program = export.deserialize(bytearray(data.rpartition(b"\n")[0])).mlir_module()
     found = re.findall(r"stablehlo\.(?:dot_general|convolution).*", program)
     assert found
     assert all("HIGHEST" in line for line in found)
-    assert {*drawn} == {EXPECTED["float32"]}

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from mnist_jax import loader, rng
 from mnist_jax.laboratory.member_program import compile_population, member_sums
-from mnist_jax.loader import chunk_grid, chunk_index, epoch_order, epochs_between, eval_chunks
+from mnist_jax.loader import chunk_index, epoch_order, eval_chunks
 from mnist_jax.metrics import mean_metrics
 from mnist_jax.program import StepParts, compile_program
 from mnist_jax.sharding import create_mesh, split_batch
@@ -140,30 +140,6 @@ def test_a_population_program_makes_the_steps_of_every_seed():
         assert mean_metrics(member_sums(sums, member)) == pytest.approx(mean_metrics(wanted))
         for own, split in zip(metrics, ("validation", "test"), strict=True):
             assert own[member] == pytest.approx(measured(expected, split), rel=1e-4)
-
-
-def test_chunks_end_on_multiples_and_at_the_end_of_the_epoch(subtests):
-    for first, steps, chunk, expected in (
-        (0, 8, 3, [(0, 3), (3, 3), (6, 2)]),
-        (3, 8, 3, [(3, 3), (6, 2)]),
-        (0, 8, 4, [(0, 4), (4, 4)]),
-        (0, 8, 100, [(0, 8)]),
-    ):
-        with subtests.test(msg=f"{first} {steps} {chunk}"):
-            assert [*chunk_grid(first, steps, chunk)] == expected
-
-
-def test_epochs_between_steps_begin_at_their_own(subtests):
-    for first, last, steps, expected in (
-        (0, 24, 8, [(0, 0), (1, 0), (2, 0)]),
-        (3, 24, 8, [(0, 3), (1, 0), (2, 0)]),
-        (8, 24, 8, [(1, 0), (2, 0)]),
-        (23, 24, 8, [(2, 7)]),
-        (24, 24, 8, []),
-        (0, 9, 8, [(0, 0), (1, 0)]),
-    ):
-        with subtests.test(msg=f"{first} {last}"):
-            assert [*epochs_between(first, last, steps)] == expected
 
 
 def test_an_index_names_the_examples_of_each_batch_and_masks_the_rest():

@@ -5,7 +5,6 @@ Bad recipes, workdirs and data have files of their own.
 """
 
 import pytest
-from helpers import contents
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -204,19 +203,8 @@ def test_unknown_steps_are_refused(refuse, step):
     assert "holds no step" in refuse(["evaluate", "--workdir", "run", f"--step={step}"])
 
 
-@pytest.mark.slow  # a process each; main() is the same
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["evaluate", "--workdir", "\udcff\udcfe"], "there is no trained network in"),
-        ([*TRAIN.split(), f"--model.features={10**15}"], "features"),
-    ],
-)
-def test_a_process_ends_with_exit_code_2(arguments, message, tree, command):
-    before = contents(tree)
-    done = command(*arguments)
-    assert contents(tree) == before
+def test_a_process_ends_with_exit_code_2_even_where_a_name_is_not_utf_8(command):
+    done = command("evaluate", "--workdir", "\udcff\udcfe")
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith("error: there is no trained network in")
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert message in done.stderr
