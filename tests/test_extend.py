@@ -170,7 +170,6 @@ REFUSED = [
     ("plain", {"epochs": 2}, r"epochs is 3, not 2\): choose another --workdir, or retrain with"),
     ("plain", {"epochs": 2, "extend": True}, "epochs must be more than 3, got 2; choose another"),
     ("plain", {"seed": 1, **EXTEND}, "may change, but seed is 0, not 1; choose"),
-    ("plain", {"batch_size": 4, **EXTEND}, "only epochs may change, but batch_size is 2, not"),
     ("plain", {"seed": 1}, "retrain with --overwrite; there --init-from .*plain would begin"),
     ("plain", {"model.features": 9}, r"not 9\): choose another .* retrain with --overwrite$"),
     ("plain", {"overwrite": True, **EXTEND}, "give only one"),

@@ -19,9 +19,7 @@ from mnist_jax.workdir.history import read_history
 
 Run = Callable[..., Any]
 both = pytest.mark.parametrize(
-    ("run", "options"),
-    [(train, {}), (population, {"seeds": 2})],
-    ids=["train", "population"],
+    ("run", "options"), [(train, {}), (population, {"seeds": 2})], ids=["train", "population"]
 )
 # Of each network the validation gets worse after the first epoch.
 PLATEAU = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1))

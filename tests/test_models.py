@@ -55,9 +55,6 @@ def networks_quick_if(quick: Callable[[str, bool], bool]) -> pytest.MarkDecorato
     return pytest.mark.parametrize(("name", "batch_norm"), cases)
 
 
-# Every architecture
-
-
 def test_every_network_takes_images_of_any_shape_and_any_number_of_classes(subtests):
     for name, normalised in NETWORKS:
         model = create_small(name, batch_norm=normalised, num_classes=7)
@@ -170,9 +167,6 @@ def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(subtest
             assert found == [heads]
 
 
-# What they are made of
-
-
 def test_conv_pool_is_what_lax_computes(subtests):
     images = random_images(2, 13, 16, 3)
     kernel = random_normal(3, 3, 3, 4)
@@ -258,9 +252,6 @@ def test_dropout_has_the_bits_of_flax(subtests):
 def test_flatten_lines_up_one_channel_after_another():
     x = jnp.arange(5 * 3 * 4 * 2).reshape(5, 3, 4, 2)
     np.testing.assert_array_equal(flatten(x), np.transpose(x, (3, 0, 1, 2)).reshape(2, 5 * 3 * 4))
-
-
-# The reference network
 
 
 @pytest.fixture(scope="module")

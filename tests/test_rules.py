@@ -30,8 +30,6 @@ from mnist_jax.workdir.history import best_row, check_monitors
 
 ACCURACY = "val_accuracy"
 
-# Checkpoints
-
 
 def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]:
     return [
@@ -145,9 +143,6 @@ def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chu
     with scripted(accuracies=[0.9, 0.1]):
         stop_after(chunks, population, dataclasses.replace(LESSON, epochs=4), tmp_path, seeds=1)
     assert check_checkpoints(tmp_path / "checkpoints") == (kept, {})
-
-
-# Validation that no longer gets better
 
 
 def epochs_of(accuracies: Sequence[float]) -> Any:

@@ -13,12 +13,7 @@ from mnist_jax.config import OptimizerConfig
 from mnist_jax.metrics import mean_metrics
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.state import create_train_state
-from mnist_jax.steps import (
-    batch_loss,
-    predict_step,
-    run_eval_steps,
-    train_step,
-)
+from mnist_jax.steps import batch_loss, predict_step, run_eval_steps, train_step
 
 RNGS = {role: rng.stream(0, role) for role in ("dropout", "augment")}
 # Compiled whole: op by op, they are hundreds of programs.
@@ -116,18 +111,6 @@ def test_an_update_is_that_of_adam(mnist):
         np.testing.assert_allclose(np.asarray(new)[sure], expected[sure], rtol=1e-3, atol=2e-6)
     assert after.step == 1
     assert jnp.asarray(after.step).dtype == jnp.int32
-
-
-def test_padding_changes_nothing(mnist):
-    state = create_state(dropout_rate=0.0)
-    indices = np.arange(40)
-    padded = create_batch(mnist, np.arange(64), mask=np.arange(64) < 40)
-    exact, exact_sums = compiled_step(state, create_batch(mnist, indices), RNGS)
-    found, found_sums = compiled_step(state, padded, RNGS)
-    assert (found_sums["count"], found_sums["correct"]) == (40, exact_sums["correct"])
-    np.testing.assert_allclose(found_sums["loss_sum"], exact_sums["loss_sum"], rtol=1e-6)
-    for ours, theirs in zip(*map(jax.tree.leaves, (found.opt_state, exact.opt_state)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_evaluation_over_a_ragged_last_batch_equals_numpy(mnist):

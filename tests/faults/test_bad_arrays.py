@@ -18,10 +18,7 @@ def parts(train: Any, test: Any, test_labels: Any = Y) -> Any:
 
 SHAPE = "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 4, %s)}"
 NPZ: dict[str, Case] = {
-    "other names": (
-        npz(x=None, pictures=X),
-        "y_test, or x and y; found 'pictures', 'y'",
-    ),
+    "other names": (npz(x=None, pictures=X), "y_test, or x and y; found 'pictures', 'y'"),
     "names that lead elsewhere": (npz(x=None, **{"../x": X, "/y": Y}), "found '../x', '/y', 'y'"),
     "two of one name": (
         made(("x.npz", zipped({"x.npy": npy(X), "y.npy": npy(Y), "x.npy*": npy(X)}))),

@@ -85,16 +85,15 @@ UNUSABLE = {
 }
 
 
-QUICK = ("evaluate", "overwrite")
-SLOW = ("train", *(name for name in READERS if name != "evaluate"))
+QUICK, COMMANDS = ("evaluate", "overwrite"), READERS | {"train": TRAIN, "overwrite": OVERWRITE}
 
 
 @pytest.mark.parametrize(
-    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in COMMANDS]
 )
 def test_workdirs_that_no_command_can_use_are_named(name, refuse_each):
-    command = (READERS | {"train": TRAIN, "overwrite": OVERWRITE})[name]
-    refuse_each({f"{command} {workdir}": message for workdir, message in UNUSABLE.items()})
+    start = COMMANDS[name]
+    refuse_each({f"{start} {workdir}": message for workdir, message in UNUSABLE.items()})
 
 
 NOTHING = ("nowhere", "not-started", "no-checkpoints")

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import fcntl
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,17 +61,6 @@ def test_a_second_writer_is_refused_and_the_first_one_is_not_disturbed(
     assert results(train(CONFIG, tmp_path, listeners=[write])) == results(unfinished[1])
     assert check_checkpoints(tmp_path / "checkpoints") == ([6, 8], {})
     assert not (tmp_path / ".lock").exists()
-
-
-def test_the_lock_of_a_killed_process_blocks_no_one(unfinished, tmp_path):
-    workdir = shutil.copytree(unfinished[0], tmp_path / "run")
-    holder = "import os, sys; from pathlib import Path; from mnist_jax.workdir.lock import *\n"
-    holder += "with lock_workdir(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
-    killed = python("-c", holder, workdir)
-    assert killed.returncode == -signal.SIGKILL
-    assert (workdir / ".lock").exists()
-    assert results(train(CONFIG, workdir)) == results(unfinished[1])
-    assert not (workdir / ".lock").exists()
 
 
 def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
