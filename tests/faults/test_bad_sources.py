@@ -61,7 +61,7 @@ KINDS: dict[str, Case] = {
     "two kinds": (made(("x.csv", GOOD_CSV), ("x.npz", WHOLE)), "NumPy's .npz or .npy files"),
     "two of unclear names": (made(("a.csv", GOOD_CSV), ("b.csv", GOOD_CSV)), "validation and test"),
     "three": (
-        made(("train.csv", GOOD_CSV), ("test.csv", GOOD_CSV), ("train2.csv", GOOD_CSV)),
+        made(*((f"{part}.csv", GOOD_CSV) for part in ("train", "test", "train2"))),
         "expected one source, or several with train, validation and test in their names",
     ),
     "one that has both parts, and another": (
@@ -70,6 +70,7 @@ KINDS: dict[str, Case] = {
     ),
 }
 
+FILE = "train-images-idx3-ubyte"
 IDX: dict[str, Case] = {
     "cut short": (idx_pair(idx(X)[:-1]), "images is cut short: its header says 6, it holds 5"),
     "too long": (idx_pair(idx(X) + b"0"), "images holds more than the 6 its header says"),
@@ -89,18 +90,15 @@ IDX: dict[str, Case] = {
         "images is cut short: its header says 4,294,967,295, it holds 6",
     ),
     "unequal counts": (idx_pair(idx(X), idx(Y[:5])), "images has 6 images, but labels has 5 label"),
-    "labels missing": (made(("train-images-idx3-ubyte", idx(X))), "images-idx3-ubyte are missing"),
+    "labels missing": (made((FILE, idx(X))), "images-idx3-ubyte are missing"),
     "images missing": (made(("train-labels-idx1-ubyte", idx(Y))), "the images that belong to"),
     "the test labels missing": (
         made(("train-images", idx(X)), ("train-labels", idx(Y)), ("t10k-images", idx(X))),
         "the labels that belong to t10k-images are missing",
     ),
     "several datasets": (
-        lambda: (
-            [file(f"emnist/{x}-train-images-idx3-ubyte", idx(X)) for x in ("digits", "letters")]
-            and ["emnist"]
-        ),
-        "emnist holds several datasets: choose one by --part digits or letters",
+        lambda: [made(*((f"emnist/{x}-{FILE}", idx(X)) for x in "ab"))(), "emnist"][1:],
+        "emnist holds several datasets: choose one by --part a or b",
     ),
     "names that tell only one part": (
         made(("train-a", idx(X)), ("train-b", idx(Y)), ("a", idx(X)), ("b", idx(Y))),

@@ -17,53 +17,39 @@ def get_config():
 
 
 def space(body: str) -> str:
-    return f"{HEAD}from optuna.distributions import *\ndef get_search_space():\n    return {body}\n"
+    return f"{HEAD}from optuna.distributions import *\ndef get_search_space(): {body}\n"
 
 
-GOOD = space("{'epochs': IntDistribution(1, 2)}")
+def of(**distributions: str) -> str:
+    """A recipe with distributions; "__" stands for a dot."""
+    pairs = (f"'{name.replace('__', '.')}': {kind}" for name, kind in distributions.items())
+    return space(f"return {{{', '.join(pairs)}}}")
+
+
+GOOD, UNIT = of(epochs="IntDistribution(1, 2)"), "FloatDistribution(0, 1)"
 NO_SPACE = "must define get_search_space() -> dict of field names and Optuna's distributions"
-BAD_SPACES = {
-    "empty.py": ("{}", NO_SPACE),
-    "list.py": ("[FloatDistribution(0, 1)]", NO_SPACE),
-    "numbers.py": ("{'epochs': [1, 2]}", NO_SPACE),
-    "raises.py": ("1 / 0", "raises.py: ZeroDivisionError"),
-    "bounds.py": ("{'x': FloatDistribution(2, 1)}", "bounds.py: ValueError: "),
-    "field.py": (
-        "{'optimizer.lr': FloatDistribution(0, 1)}",
-        "unknown config field optimizer.lr (did you mean optimizer.learning_rate?); expected",
-    ),
-    "group.py": ("{'model': FloatDistribution(0, 1)}", "unknown config field model"),
-    "deep.py": ("{'seed.x': IntDistribution(0, 1)}", "unknown config field seed.x"),
-    "number.py": ("{1: IntDistribution(0, 1)}", NO_SPACE),
-    "low.py": (
-        "{'optimizer.learning_rate': FloatDistribution(0, 1)}",
-        "does not fit the config: optimizer.learning_rate must be above 0 and finite, got 0.0",
-    ),
-    "high.py": ("{'model.dropout_rate': FloatDistribution(0, 1)}", "below 1, got 1"),
-    "type.py": ("{'epochs': FloatDistribution(1, 3)}", "Config.epochs must be of"),
-    "choice.py": (
-        "{'optimizer.name': CategoricalDistribution(['sgd', 'adan'])}",
-        "name must be one of",
-    ),
-    "model.py": (
-        "{'model.name': CategoricalDistribution(['cnn', 'cnm'])}",
-        "is 'cnm'; expected one of",
-    ),
-    "together.py": (
-        "{'optimizer.name': CategoricalDistribution(['adam', 'sgd']),"
-        "'optimizer.b1': FloatDistribution(0.8, 0.95)}",
-        "optimizer.b1 must stay at 0.9 with sgd",
-    ),
-    "data.py": (
-        "{'data.validation_fraction': FloatDistribution(0.1, 0.5)}",
-        "must not hold data.validation_fraction: with other data the accuracies could not be",
-    ),
-}
+UNKNOWN = "unknown config field optimizer.lr (did you mean optimizer.learning_rate?); expected"
+OTHER_DATA = "must not hold data.validation_fraction: with other data the accuracies could not be"
+OPTIMIZERS = "CategoricalDistribution(['sgd', '{}'])".format
 BAD_RECIPES = {
     "none.py": (HEAD, NO_SPACE),
     "value.py": (HEAD + "get_search_space = 3", NO_SPACE),
+    "empty.py": (space("return {}"), NO_SPACE),
+    "numbers.py": (of(epochs="[1, 2]"), NO_SPACE),
     "recipe.json": ('{"epochs": 1}', NO_SPACE),
-    **{name: (space(body), message) for name, (body, message) in BAD_SPACES.items()},
+    "raises.py": (space("1 / 0"), "raises.py: ZeroDivisionError"),
+    "bounds.py": (of(x="FloatDistribution(2, 1)"), "bounds.py: ValueError: "),
+    "field.py": (of(optimizer__lr=UNIT), UNKNOWN),
+    "group.py": (of(model=UNIT), "unknown config field model"),
+    "number.py": (space(f"return {{1: {UNIT}}}"), NO_SPACE),
+    "low.py": (of(optimizer__eps=UNIT), "does not fit the config: optimizer.eps must be above 0"),
+    "type.py": (of(epochs="FloatDistribution(1, 3)"), "Config.epochs must be of"),
+    "choice.py": (of(optimizer__name=OPTIMIZERS("adan")), "OptimizerConfig.name must be one of"),
+    "together.py": (
+        of(optimizer__name=OPTIMIZERS("adam"), optimizer__b1="FloatDistribution(0.8, 0.95)"),
+        "optimizer.b1 must stay at 0.9 with sgd",
+    ),
+    "data.py": (of(data__validation_fraction="FloatDistribution(0.1, 0.5)"), OTHER_DATA),
 }
 ARGUMENTS = {
     "sweep": "--config",
