@@ -20,13 +20,13 @@ def blanked(centre: tuple[int, int], size: int) -> list[str]:
 
 def test_cutout_blanks_these_pixels(subtests):
     """Of an even size the centre is the pixel after the middle."""
-    rows, hole = "#######", {1: "###.###", 2: "##..###", 3: "##...##", 4: "#....##", 5: "#.....#"}
-    for size, first, last in ((1, 3, 3), (2, 2, 3), (3, 2, 4), (4, 1, 4), (5, 1, 5)):
-        with subtests.test(msg=f"size {size}"):
-            expected = [hole[size] if first <= row <= last else rows for row in range(6)]
-            assert blanked((3, 3), size) == expected
+    rows = "#######"
     for what, centre, size, expected in (
         ("nothing", (3, 3), 0, [rows] * 6),
+        ("a pixel", (3, 3), 1, [*[rows] * 3, "###.###", *[rows] * 2]),
+        ("four pixels", (3, 3), 2, [*[rows] * 2, *["##..###"] * 2, *[rows] * 2]),
+        ("nine pixels", (3, 3), 3, [*[rows] * 2, *["##...##"] * 3, rows]),
+        ("an even side", (3, 3), 4, [rows, *["#....##"] * 4, rows]),
         ("a corner, even", (0, 0), 2, [".######", *[rows] * 5]),
         ("a corner, odd", (0, 0), 3, ["..#####"] * 2 + [rows] * 4),
         ("the last corner, even", (5, 6), 4, [rows] * 3 + ["####..."] * 3),

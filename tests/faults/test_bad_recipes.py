@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mnist_jax import Config
@@ -120,24 +120,21 @@ def recipe(tree: Path, field: str, value: object) -> str:
     return str(path)
 
 
+# The fixtures are made once a test; that suits examples that leave nothing behind.
+shared = [HealthCheck.function_scoped_fixture]
+examples = settings(max_examples=5, suppress_health_check=shared)
+
+
 @pytest.mark.parametrize("how", ["file", pytest.param("option", marks=pytest.mark.slow)])
-def test_values_out_of_range_are_named(how, tree, refuse, subtests):
-    def check(field: str) -> None:
-        @settings(max_examples=5 if how == "file" else 3)
-        @given(value=OUT_OF_RANGE[field], command=st.sampled_from(["train", "summary"]))
-        def refused(value: object, command: str) -> None:
-            if how == "file":
-                error = refuse([command, "--config", recipe(tree, field, value)])
-            else:
-                option = f"--{field.replace('_', '-')}={value}"
-                error = refuse([command, "--config", "tiny.json", option])
-            assert f"{field} must be" in error or f"{field} must stay at" in error
-
-        refused()
-
-    for field in OUT_OF_RANGE:
-        with subtests.test(field):
-            check(field)
+@pytest.mark.parametrize("field", OUT_OF_RANGE)
+@examples
+@given(st.data(), st.sampled_from(["train", "summary"]))
+def test_values_out_of_range_are_named(tree, refuse, how, field, data, command):
+    value = data.draw(OUT_OF_RANGE[field])
+    option = f"--{field.replace('_', '-')}={value}"
+    more = [recipe(tree, field, value)] if how == "file" else ["tiny.json", option]
+    error = refuse([command, "--config", *more])
+    assert f"{field} must be" in error or f"{field} must stay at" in error
 
 
 json_values = st.recursive(
@@ -147,32 +144,23 @@ json_values = st.recursive(
 )
 
 
-def test_values_of_another_type_are_named(tree, refuse, subtests):
-    def check(field: str, kind: type) -> None:
-        def is_of_another(value: object) -> bool:
-            fits = isinstance(value, (int, float) if kind is float else kind)
-            return not fits or isinstance(value, bool) != (kind is bool)  # to Python, it is an int
-
-        @settings(max_examples=5)
-        @given(value=json_values.filter(is_of_another))
-        def refused(value: object) -> None:
-            error = refuse(["train", "--config", recipe(tree, field, value)])
-            assert "recipe.json: " in error
-            assert f"{field.split('.')[-1]} must be" in error
-
-        refused()
-
-    parts = dict.fromkeys(("data", "model", "optimizer", "checkpoint"), dict)
-    for field, kind in (TYPES | parts).items():
-        with subtests.test(field):
-            check(field, kind)
+def is_of(kind: type, value: object) -> bool:
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    return fits and isinstance(value, bool) == (kind is bool)  # to Python, it is an int
 
 
-def test_arbitrary_bytes_are_no_recipe(tree, refuse):
-    @settings(max_examples=15)
-    @given(st.binary().filter(lambda content: content.strip() != b"{}"))
-    def refused(content: bytes) -> None:
-        (tree.parent / "recipe.json").write_bytes(content)
-        assert "recipe.json" in refuse(["summary", "--config", str(tree.parent / "recipe.json")])
+@pytest.mark.parametrize("field", [*TYPES, "data", "model", "optimizer", "checkpoint"])
+@examples
+@given(json_values)
+def test_values_of_another_type_are_named(tree, refuse, field, value):
+    assume(not is_of(TYPES.get(field, dict), value))
+    error = refuse(["train", "--config", recipe(tree, field, value)])
+    assert "recipe.json: " in error
+    assert f"{field.split('.')[-1]} must be" in error
 
-    refused()
+
+@settings(max_examples=15, suppress_health_check=shared)
+@given(st.binary().filter(lambda content: content.strip() != b"{}"))
+def test_arbitrary_bytes_are_no_recipe(tree, refuse, content):
+    (tree.parent / "recipe.json").write_bytes(content)
+    assert "recipe.json" in refuse(["summary", "--config", str(tree.parent / "recipe.json")])
