@@ -10,7 +10,7 @@ import pytest
 from scripted import LESSON, scripted
 
 from mnist_jax import population, start, train
-from mnist_jax.config import WatchConfig, replace_fields
+from mnist_jax.config import replace_fields
 from mnist_jax.console import console
 from mnist_jax.events import Done
 from mnist_jax.processes import distributed
@@ -41,18 +41,21 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
     assert result["validation"] == {name: result[name] for name in ("mean", "std", "ci95")}
 
 
-def test_train_prints_a_line_per_epoch_and_the_test_result(tmp_path, capsys):
-    config = replace_fields(LESSON, {"epochs": 10, "data.loader": "stream"})
+def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, capsys):
+    watch = {"watch.plateau_patience": 4, "watch.plateau_factor": 0.5}  # told after epochs 5 and 9
+    config = replace_fields(LESSON, {"epochs": 13, "data.loader": "stream", **watch})
     with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
         train(config, tmp_path, listeners=[console()])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 13 + 2 + 1
+    for number, factor in ((5, 0.5), (10, 0.25)):
+        assert lines[number] == f"a plateau: from here on the learning rate times {factor}"
     assert lines[1] == (
-        "epoch  2/10  train loss 0.0354 accuracy 50.00%  validation loss 1.0000 accuracy 62.50%  "
+        "epoch  2/13  train loss 0.0354 accuracy 50.00%  validation loss 1.0000 accuracy 62.50%  "
         "12.8 s, 1 images/s, waited 0.75 s for images"
     )
-    assert lines[9].startswith("epoch 10/10  train loss")
-    assert lines[10] == "test loss 2.0000  accuracy 62.50% of 4 images"
+    assert lines[14].startswith("epoch 13/13  train loss")
+    assert lines[15] == "test loss 2.0000  accuracy 62.50% of 4 images"
 
 
 def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
@@ -81,14 +84,6 @@ def test_a_population_of_which_no_member_has_learned_says_so(
         population(LESSON, tmp_path, seeds=2, listeners=[console()])
     line = "none of them is better than guessing; try a lower --optimizer.learning-rate;"
     assert capsys.readouterr().out.splitlines()[-1].startswith(line) == nothing
-
-
-def test_a_plateau_is_told_where_another_epoch_follows(tmp_path, capsys):
-    config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
-    with scripted(losses=[1.0, 2.0, 3.0]):
-        train(config, tmp_path, listeners=[console()])
-    told = re.findall("a plateau.*", capsys.readouterr().out)
-    assert told == ["a plateau: from here on the learning rate times 0.5"]
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:

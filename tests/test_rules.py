@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import TINY, stop_after
+from helpers import TINY, stop_after, times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import LESSON, scripted
@@ -249,8 +249,10 @@ def test_early_stopping_ends_with_the_best_network_and_the_run_is_complete(tmp_p
         assert (tested["step"], tested["accuracy"]) == (best["step"], result["test_accuracy"])
     assert evaluate(tmp_path, "validation")["accuracy"] == result["val_accuracy"]
 
+    before = times(tmp_path)
     again = train(config, tmp_path, listeners=[console()])
-    assert "is complete" in capsys.readouterr().out
+    assert "is complete: test accuracy" in capsys.readouterr().out
+    assert times(tmp_path) == before
     assert (again.history, again.result) == (run.history, result)
     assert tree_sha256(again.state) == tree_sha256(run.state)
 

@@ -8,6 +8,7 @@ from helpers import stop_after
 from scripted import LESSON, scripted
 
 from mnist_jax import population, train
+from mnist_jax.config import replace_fields
 from mnist_jax.events import Epoch, Event
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.history import read_history
@@ -45,6 +46,13 @@ def assert_seconds_of_epochs(workdir: Path, members: int = 1) -> None:
     assert [row["seconds"] for row in rows] == seconds
     assert [row["input_seconds"] for row in rows] == [0.75] * 3
     assert [row["examples_per_second"] for row in rows] == [members * 16 / s for s in seconds]
+
+
+def test_saves_within_an_epoch_count_in_it(tmp_path):
+    with scripted(seconds=SECONDS):
+        run = train(replace_fields(LESSON, {"checkpoint.every_steps": 3}), tmp_path)
+    first, *others = (row["seconds"] for row in run.history)
+    assert (first, others) == (EPOCH + 2 * SAVE, [EPOCH + 3 * SAVE] * 2)
 
 
 def test_the_time_of_listeners_is_evaluation_and_not_the_next_epochs(tmp_path):

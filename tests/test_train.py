@@ -4,12 +4,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from helpers import SMALL, TESTS, TINY, compilations, python, strict_json, times, write_recipe
+from helpers import SMALL, TESTS, TINY, compilations, python, strict_json, write_recipe
 from scripted import LESSON, scripted
 from sklearn.metrics import accuracy_score
 
 from mnist_jax import evaluate, load_dataset, load_network, predict, train
-from mnist_jax.console import console
 from mnist_jax.train import PHASES
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
@@ -57,16 +56,6 @@ def test_a_run_and_a_network_look_like_one_line_and_in_a_notebook_like_a_table(s
             assert len(points) == len(shown.history)
             assert points[-1] == (float(end.attrib["cx"]), float(end.attrib["cy"]))
             assert all(0 <= x <= 240 and 0 <= y <= 80 for x, y in points)
-
-
-def test_a_complete_run_is_said_to_be_complete_and_left_alone(small_run, capsys):
-    workdir, run = small_run
-    before = times(workdir)
-    again = train(SMALL, workdir, listeners=[console()])
-    assert "is complete: test accuracy" in capsys.readouterr().out
-    assert (again.history, again.result) == (run.history, run.result)
-    assert tree_sha256(again.state) == tree_sha256(run.state)
-    assert before == times(workdir)
 
 
 @pytest.mark.parametrize("left", [None, "", "first line", "half a line", "strange"])
@@ -141,10 +130,6 @@ def test_the_result_is_that_of_evaluate_and_of_scikit_learn(small_run):
         "step": 16,
     }
     assert found["accuracy"] == run.result["test_accuracy"]
-
-
-def test_evaluate_finds_the_best_and_every_split(small_run):
-    workdir, run = small_run
     best = max(run.history, key=lambda row: (row["val_accuracy"], row["step"]))
     found = evaluate(workdir, "validation", step="best")
     assert (found["accuracy"], found["loss"]) == (best["val_accuracy"], best["val_loss"])

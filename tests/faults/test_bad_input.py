@@ -1,7 +1,6 @@
 """Bad arguments of every command: exit code 2, one line that names it, and nothing written.
 
 The tables map arguments to a part of the message; conftest.py has the files that they name.
-Bad recipes, workdirs and data have files of their own.
 """
 
 import pytest

@@ -53,10 +53,9 @@ def sha(workdir: Path) -> str:
     return strict_json(workdir / "result.json")["params_sha256"]
 
 
-RECIPES = [
-    "default",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("fast", "accurate")),
-]
+SLOW = ("fast", "accurate")
+RECIPES = ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+RUNS = [("default", 0), *(pytest.param(name, 0, marks=pytest.mark.slow) for name in SLOW)]
 
 
 @pytest.mark.parametrize(
@@ -109,15 +108,7 @@ def test_matrix_products_leave_out_the_operation_that_the_flag_refuses(recipe):
 
 
 @needs_gpu
-@pytest.mark.parametrize(
-    ("recipe", "seeds"),
-    [
-        ("default", 0),
-        pytest.param("fast", 0, marks=pytest.mark.slow),
-        pytest.param("accurate", 0, marks=pytest.mark.slow),
-        ("fast", 3),
-    ],
-)
+@pytest.mark.parametrize(("recipe", "seeds"), [*RUNS, ("fast", 3)])
 def test_two_processes_train_the_same_bits(tmp_path, command, recipe, seeds):
     """Compiled anew each time, so that a kernel chosen by measuring would show."""
     config = write_recipe(tmp_path / "config.json", small(recipe))
