@@ -171,7 +171,8 @@ def test_an_augmentation_draws_the_same_whatever_else_is_on():
 
 def test_python_strengths_give_the_values_of_traced_ones():
     images = noise(*SHAPE)
-    for some in (STRENGTHS, {"shift": 2.0, "shear": 15.0}):  # the others are skipped
+    few: dict[str, Any] = {"shift": 2.0, "shear": 15.0}
+    for some in (STRENGTHS, few):  # the others are skipped
         python = jax.jit(functools.partial(augment, **some))(images, KEY)
         np.testing.assert_allclose(python, augmented(images, **some), atol=1e-4)
 

@@ -82,7 +82,7 @@ def see_training(splits: dict[str, Any]) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.stages.Lowered, "compile", compile_and_keep)
         tx = create_optimizer(**vars(OptimizerConfig()), num_steps=2 * num_steps)
-        layout = {"batch_size": BATCH_SIZE, "chunk_steps": 4}
+        layout: Any = {"batch_size": BATCH_SIZE, "chunk_steps": 4}
         program = compile_program(MODEL, tx, splits, seed=0, **layout)
     state, whole = program.state, replicated(create_mesh())
     losses, epochs, chunks, shards, val = [], [], [], [], {}

@@ -35,8 +35,7 @@ def longer(config: Config, epochs: int = 5) -> Config:
 def test_an_extended_run_is_to_the_bit_the_one_of_as_many_epochs(tmp_path, changes, capsys):
     config = replace_fields(TINY, {"epochs": 1, **changes})
     train(config, tmp_path / "run")
-    old = dict.fromkeys(["report.html", "tensorboard/events"], "of one epoch")
-    make_files(tmp_path / "run", old)
+    make_files(tmp_path / "run", {"report.html": "old", "tensorboard/events": "old"})
     run = train(longer(config, 3), tmp_path / "run", extend=True, listeners=[console()])
     assert "continuing after step" in capsys.readouterr().out
     whole = train(longer(config, 3), tmp_path / "whole")

@@ -114,7 +114,7 @@ def test_data_without_a_test_give_a_run_that_is_complete(tmp_path, capsys):
 
 def test_the_test_of_a_population_is_measured_later_without_retraining(tmp_path, capsys):
     options: Any = {"seeds": 2, "vary": {"label_smoothing": [0.1, 0.2]}}
-    show = {"listeners": [console()]}
+    show: Any = {"listeners": [console()]}
     result: Any = population(ONE_EPOCH, tmp_path / "run", **options, test=False, **show)
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"best in validation: label_smoothing=0.\d; test .* not measured", last)

@@ -32,7 +32,7 @@ OTHERS = ("--xla_gpu_exclude_nondeterministic_ops=true", "--xla_gpu_autotune_lev
 needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="JAX finds no GPU here")
 
 
-def with_flags(*flags: str) -> dict[str, str]:
+def with_flags(*flags: str) -> dict[str, Any]:
     """The environment of a command; the tests' own process keeps the memory that it has taken."""
     others = os.environ.get("XLA_FLAGS", "")
     return {
