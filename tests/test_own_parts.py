@@ -216,7 +216,7 @@ def test_a_run_resumes_with_its_own_parts_alone(run_of_own, changed, message):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_module_that_is_no_network_is_refused_before_anything_is_written(tmp_path, name):
-    with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$|model has 7 classes"):
+    with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$|there are 7 classes"):
         train(CONFIG, tmp_path / "run", model=REFUSED[name](), splits=SPLITS)
     assert not (tmp_path / "run" / "config.json").exists()
 
