@@ -99,7 +99,10 @@ def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation 
         return None
     if callable(tx) and not hasattr(tx, "update"):
         first = next(iter(inspect.signature(tx).parameters), "")
-        if getattr(tx, "func", tx).__module__.startswith("optax.") or "learning_rate" in first:
+        home = str(
+            getattr(getattr(tx, "func", tx), "__module__", None)
+        )  # None in a notebook's exec
+        if home.startswith("optax.") or "learning_rate" in first:
             raise ValueError(  # which would take the number of steps for its learning rate
                 "tx must be an Optax transformation, or a function num_steps -> one, got a "
                 f"function of {first}: call it, as in optax.adam(1e-3)"

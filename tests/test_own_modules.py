@@ -1,5 +1,6 @@
 """Modules of other people's style are applied as each wants to be, or refused in a line."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from own_modules import MODULES, OPTIMIZERS, REFUSED
 
 from mnist_jax import rng, train_step
 from mnist_jax.forward import FLAGS, Forward, check_module
+from mnist_jax.parts import Parts, own_optimizer
 from mnist_jax.state import create_train_state
 
 SHAPE = (12, 12, 1)
@@ -87,3 +89,13 @@ def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:
 def test_a_module_that_is_no_network_of_images_is_refused_in_a_line(name):
     with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$"):
         check_module(Forward(REFUSED[name]()), SHAPE)
+
+
+def test_a_function_of_no_module_makes_an_optimizer():
+    """As one that a notebook, or a test of the docs, defines by `exec`."""
+    defined: dict[str, Any] = {"optax": optax}
+    exec("def make(num_steps): return optax.sgd(1 / num_steps)", defined)
+    assert defined["make"].__module__ in (None, "builtins")
+    defined["make"].__module__ = None
+    for tx in (defined["make"], functools.partial(defined["make"])):
+        assert isinstance(own_optimizer(Parts(tx=tx), 3), optax.GradientTransformation)
