@@ -75,7 +75,7 @@ def recipe_parts(path: str | Path | None, config: Config) -> Parts:
 
 
 def own_model(parts: Parts, info: DataInfo) -> nn.Module | None:
-    """Returns the user's module, if there is one; ValueError where it does not fit the data."""
+    """Returns the user's module, if there is one; ValueError if it does not fit the data."""
     if parts.model is None:
         return None
     given: Any = parts.model
@@ -93,15 +93,14 @@ def own_model(parts: Parts, info: DataInfo) -> nn.Module | None:
 
 
 def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation | None:
-    """Returns the user's optimizer, if there is one; ValueError where it is none of Optax."""
+    """Returns the user's optimizer, if there is one; ValueError if it is none of Optax."""
     tx: Any = parts.tx
     if tx is None:
         return None
     if callable(tx) and not hasattr(tx, "update"):
         first = next(iter(inspect.signature(tx).parameters), "")
-        home = str(
-            getattr(getattr(tx, "func", tx), "__module__", None)
-        )  # None in a notebook's exec
+        # A function that is made by `exec`, as in a notebook's cell, may belong to no module.
+        home = getattr(getattr(tx, "func", tx), "__module__", None) or ""
         if home.startswith("optax.") or "learning_rate" in first:
             raise ValueError(  # which would take the number of steps for its learning rate
                 "tx must be an Optax transformation, or a function num_steps -> one, got a "

@@ -1,5 +1,6 @@
 """A population of trainings as compiled calls: `program.py`, for all members at once."""
 
+import functools
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -141,12 +142,8 @@ def compile_population(
     run_eval = over_members(
         lambda variables, chunk: run_eval_steps(variables, state.apply_fn, chunk, **measured), mesh
     )
-    eval_sums = compile_eval(
-        lambda chunk: jax.jit(run_eval).lower(state.eval_variables, chunk),
-        data,
-        batch_size=batch_size,
-        sharding=whole,
-    )
+    lower_eval = functools.partial(jax.jit(run_eval).lower, state.eval_variables)
+    eval_sums = compile_eval(lower_eval, data, batch_size=batch_size, sharding=whole)
 
     def run_chunk(
         state: TrainState, chunk: dict[str, Any], rate_factors: Sequence[float]
