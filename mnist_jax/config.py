@@ -344,7 +344,7 @@ def load_config(path: str | Path) -> Config:
     `configs/NAME.py` is also found where it does not lie in the current directory: an installed
     package carries its recipes, and a checkout has them beside the package.
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it does not give a
+    Raises FileNotFoundError if the file does not exist, and ValueError if it does not give a
     valid Config; the message names the file and says why.
     """
     function = recipe_function(path, "get_config")
@@ -408,14 +408,14 @@ def _of_recipe(path: str | Path, file: Path, function: Callable[..., Any]) -> Ca
 
 
 def config_from_dict(values: Any) -> Config:
-    """Builds a Config from nested dicts, as `dataclasses.asdict` gives; ValueError where wrong."""
+    """Builds a Config from nested dicts, as `dataclasses.asdict` gives; ValueError if wrong."""
     return _build(Config, values, "")
 
 
 def replace_fields(config: Config, values: dict[str, Any]) -> Config:
     """Returns the config with other values: {"epochs": 3, "optimizer.learning_rate": 0.01}.
 
-    Raises ValueError where there is no such field, or the values are not valid together.
+    Raises ValueError if a field does not exist, or the values are not valid together.
     """
     nested = dataclasses.asdict(config)
     known = flatten_dict(nested, sep=".")

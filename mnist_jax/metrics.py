@@ -20,7 +20,7 @@ TAKEN = ("loss", "accuracy", "count", "correct", "step", "epoch", "seconds", "sp
 
 
 def check_functions(loss_fn: Any, metrics: Any) -> None:
-    """Raises ValueError where a loss or a metric is not a function, or has a name in use.
+    """Raises ValueError if a loss or a metric is not a function, or has a name in use.
 
     Args:
         loss_fn: a user's own loss; None: there is none.
@@ -88,7 +88,7 @@ def metric_sums(
 
 
 def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
-    """Returns values as float32 [B]; ValueError where they are not one number an example."""
+    """Returns values as float32 [B]; ValueError if they are not one number an example."""
     shape = getattr(values, "shape", None)
     if shape != mask.shape:
         got = type(values).__name__ if shape is None else f"the shape {[*shape]}"

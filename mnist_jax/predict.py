@@ -88,7 +88,7 @@ class Network(NamedTuple):
             check: Whether to warn of images that cannot be of the dataset trained on, such as
                 wrongly scaled or inverted ones.
 
-        Raises ValueError where the images are something else.
+        Raises ValueError if the images are something else.
         """
         images = _as_images(images, self.info.image_shape)
         if check and self.info.brightness and len(images):
@@ -175,8 +175,8 @@ def predict_split(
 
     The .npz file holds the probabilities [N, num_classes], classes [N], the true labels [N], and
     the names of the classes; the shape of the first is returned. Step, model and splits are as in
-    `load_trained`. Raises FileNotFoundError where there is no trained network, or no directory for
-    the file, and ValueError where the file is not an .npz, or the network cannot be read.
+    `load_trained`. Raises FileNotFoundError if there is no trained network, or no directory for
+    the file, and ValueError if the file is not an .npz, or the network cannot be read.
     """
     if output.suffix != ".npz":
         raise ValueError(f"--output must end in .npz, got {output}")

@@ -175,7 +175,7 @@ class Rules(NamedTuple):
         return row
 
     def check_losses(self, sums: Sums, last_step: int) -> list[Any]:
-        """Raises FloatingPointError where a loss is not finite; there are no events."""
+        """Raises FloatingPointError if a loss is not finite; there are no events."""
         step = first_bad_step(sums["loss_sum"], last_step)
         if step:
             losses = np.ravel(sums["loss_sum"])
@@ -183,7 +183,7 @@ class Rules(NamedTuple):
         return []
 
     def check_state(self, state: Any, step: int, row: Row | None) -> list[Any]:
-        """Raises FloatingPointError where a value of the state, or of the row, is not finite."""
+        """Raises FloatingPointError if a value of the state, or of the row, is not finite."""
         measured = {"val_loss": row["val_loss"]} if row else {}
         for name, leaf in (measured | finite_leaves(state)).items():
             if not np.isfinite(np.asarray(leaf)).all():

@@ -175,7 +175,7 @@ def batch_loss(
 def example_losses(
     loss_fn: LossFn, logits: jax.Array, labels: jax.Array, mask: jax.Array, params: Params
 ) -> jax.Array:
-    """Returns the losses float32 [B] by a `LossFn`; ValueError where it gives something else."""
+    """Returns the losses float32 [B] by a `LossFn`; ValueError if it gives something else."""
     extra = {"params": params} if "params" in inspect.signature(loss_fn).parameters else {}
     return each_example("loss_fn", loss_fn(logits, labels, **extra), mask)
 

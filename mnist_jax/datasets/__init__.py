@@ -30,8 +30,8 @@ def load_dataset(
     Returns:
         (images, labels): uint8 [N, H, W, C] and int32 [N].
 
-    Raises ValueError where the dataset cannot be prepared or read, has no such split, or does not
-    hold images of one size with integer labels; OSError where the data directory cannot be written.
+    Raises ValueError if the dataset cannot be prepared or read, has no such split, or does not
+    hold images of one size with integer labels; OSError if the data directory cannot be written.
     """
     decoded = _load(prepare.prepared_dir(name, data_dir), name, split)
     return Split(decoded.images, decoded.labels)

@@ -38,7 +38,7 @@ def as_parts(given: Any) -> dict[str, Split]:
             is read once, into a file without a name, from where its images are streamed.
             Training images that are almost black, or never of label 0, are warned of.
 
-    Raises ValueError where the data are something else.
+    Raises ValueError if the data are something else.
     """
     if not isinstance(given, Mapping):
         raise ValueError(
@@ -79,7 +79,7 @@ def as_parts(given: Any) -> dict[str, Split]:
 
 
 def check_parts(splits: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns splits as `as_parts` does; ValueError where there is no validation part."""
+    """Returns splits as `as_parts` does; ValueError if there is no validation part."""
     parts = as_parts(splits)
     if "validation" not in parts:
         raise ValueError(f'splits must have "train" and "validation", got {[*splits]}')
@@ -87,7 +87,7 @@ def check_parts(splits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_labels(splits: Mapping[str, Split], num_classes: int) -> None:
-    """Raises ValueError where a label is none of a model's classes."""
+    """Raises ValueError if a label is none of a model's classes."""
     for name, split in splits.items():
         if split.labels.max() >= num_classes:
             found = (
@@ -99,7 +99,7 @@ def check_labels(splits: Mapping[str, Split], num_classes: int) -> None:
 def as_pixels(images: Any) -> Any:
     """Returns images as uint8, or as float32 in [0, 1]; their shape stays.
 
-    Raises ValueError where they are not an array of integers 0 to 255, or of floats in [0, 1].
+    Raises ValueError if they are not an array of integers 0 to 255, or of floats in [0, 1].
     """
     if isinstance(images, StreamedImages):
         return images
@@ -176,7 +176,7 @@ def _is_batch(value: Any) -> bool:
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:
-    """Returns the images and labels of a batch; ValueError where it is something else."""
+    """Returns the images and labels of a batch; ValueError if it is something else."""
     if isinstance(batch, Mapping) and {"image", "label"} <= {*batch}:
         return batch["image"], batch["label"]
     if isinstance(batch, tuple | list) and len(batch) == 2:
@@ -186,7 +186,7 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 
 
 def _checked(images: Any, labels: Any) -> Split:
-    """Returns one part, or one batch; ValueError where it is not images with a label each."""
+    """Returns one part, or one batch; ValueError if it is not images with a label each."""
     images = as_pixels(images)
     try:
         labels = np.asarray(labels)
@@ -235,7 +235,7 @@ def _spooled(batches: Iterable[Any]) -> Split:
                 file.write(images.data)
                 labels.append(split.labels)
         if first is None:
-            raise ValueError("there is no batch")
+            raise ValueError("the iterable has no batches")
         shape = (sum(map(len, labels)), *first.shape[1:])
         streamed = stream_file(path, 0, shape, first.dtype)
     return Split(streamed, np.concatenate(labels))

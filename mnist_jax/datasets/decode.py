@@ -26,7 +26,7 @@ class EncodedSplit(NamedTuple):
 
 
 def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
-    """Opens a split of the dataset `name`; ValueError where it has none such or is damaged."""
+    """Opens a split of the dataset `name`; ValueError if it has none such or is damaged."""
     import tensorflow_datasets as tfds  # slow, and not needed where the arrays are cached
 
     try:
@@ -55,7 +55,7 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
 def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
     """Returns the shape of all images, (N, H, W, C), and an iterator over all blocks, checked.
 
-    Both raise ValueError where the split is empty, damaged, or does not hold uint8 images of one
+    Both raise ValueError if the split is empty, damaged, or does not hold uint8 images of one
     size with an integer label each.
     """
     blocks = _blocks(split)
@@ -66,7 +66,7 @@ def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]
 def stream_encoded(split: EncodedSplit) -> cache.Decoded:
     """Streams the split from tfds itself, where the decoded images find no place in the cache.
 
-    Every epoch decodes them again: far slower, and still possible. ValueError where the split can
+    Every epoch decodes them again: far slower, and still possible. ValueError if the split can
     only be read from one end to the other.
     """
     if not hasattr(split.examples, "__getitems__"):

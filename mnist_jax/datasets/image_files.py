@@ -46,15 +46,15 @@ def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     dark. What is transparent becomes the grey `ground`, 0 to 255. None stands for white, or black
     where the visible part is lighter than grey, so that a drawing is seen on it.
 
-    Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError where there is no such
-    file, and ValueError where it is no image of `FORMATS`, is damaged, or has more than
+    Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError if the file does not
+    exist, and ValueError if it is not an image in one of `FORMATS`, is damaged, or has more than
     `MAX_PIXELS` pixels.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no image {str(path)!r}")
     if not path.is_file():
-        raise ValueError(f"{path} is no file; expected an image")
+        raise ValueError(f"{path} is not a file; expected an image")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd metadata
         return decode_image(path, str(path), ground=ground)
@@ -65,16 +65,15 @@ def decode_image(
 ) -> Image.Image:
     """Reads an image like `read_image`, also from an open file; passes on Pillow's warnings.
 
-    Messages call it `name`. Raises TooManyPixelsError where it claims more than `max_pixels`
-    pixels, and ValueError where it is no image of `FORMATS`, or is damaged.
+    Messages call it `name`. Raises TooManyPixelsError if it claims more than `max_pixels`
+    pixels, and ValueError if it is not an image in one of `FORMATS`, or is damaged.
     """
     with _opened(source, name, max_pixels) as (image, raw_mode):
         is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
         is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
         if is_plain and not image.has_transparency_data:
-            few = image.resize(
-                (32, 32), Image.Resampling.NEAREST
-            )  # nearly always enough, and quick
+            # A small copy is quick, and nearly always enough.
+            few = image.resize((32, 32), Image.Resampling.NEAREST)
             if not is_array or any(np.max(some.getextrema()) > FAINT for some in (few, image)):
                 return image  # a large one needs no copy
         pixels = _pixels(image, source, raw_mode)

@@ -37,7 +37,7 @@ def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
 
 
 def data_root(data_dir: str | Path | None) -> Path:
-    """Returns where tfds keeps datasets; ValueError where that is in an unknown home directory."""
+    """Returns where tfds keeps datasets; ValueError if that is in an unknown home directory."""
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     try:
         return root.expanduser()
@@ -112,7 +112,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
     """Lets one process at a time write a dataset, and removes what killed ones have left of it.
 
     Where an error ends the `with` block before there is anything of the dataset, nothing is left.
-    Raises ValueError where the directory cannot be written.
+    Raises ValueError if the directory cannot be written.
     """
     directory = root / name
     try:
@@ -135,7 +135,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
 def write(builder: Any) -> Path:
     """Lets a builder of tfds write its dataset: beside, and renamed when it is done.
 
-    Raises OSError where there is no room, or it cannot be written.
+    Raises OSError if there is no room, or it cannot be written.
     """
     import tensorflow_datasets as tfds
 
@@ -200,7 +200,7 @@ except Exception as error:
 def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
     """Returns the examples of a dataset whose files only TensorFlow can read (tfrecord).
 
-    Raises ValueError where TensorFlow is not installed.
+    Raises ValueError if TensorFlow is not installed.
     """
     if not importlib.util.find_spec("tensorflow"):
         stored = f"in {builder.data_dir} is stored as {builder.info.file_format.value}"

@@ -53,7 +53,7 @@ def stream_file(
 
     `pread`, not a mapping of the file into memory: what of a mapping was touched counts as memory
     of the process. The images, of shape (N, H, W, C), begin behind `offset` bytes. Reading raises
-    OSError where the file has become shorter.
+    OSError if the file has become shorter.
     """
     file = os.open(path, os.O_RDONLY)
 

@@ -91,7 +91,7 @@ def _forward(model: Any, lowering: str) -> Apply:
 
 
 def write_export(output: Path, data: bytes, card: dict[str, Any]) -> None:
-    """Writes OUTPUT and its card, OUTPUT.json and OUTPUT.md; OSError where that fails.
+    """Writes OUTPUT and its card, OUTPUT.json and OUTPUT.md; OSError if that fails.
 
     The network comes last, so it never lacks its card, however the writing ends.
     """

@@ -63,7 +63,7 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
 def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.ndarray:
     """Scales a picture, grey or in colour as the images are: uint8 [H, W, C].
 
-    Raises ValueError where images of so many channels are no pictures.
+    Raises ValueError if images have a number of channels that pictures do not have.
     """
     height, width, channels = image_shape
     if channels not in (1, 3):

@@ -62,7 +62,7 @@ def predict_files(
         A prediction for each file, in order. One that cannot be read has `failed`, and its
         `problem` says why.
 
-    Raises ValueError where the network's images have neither 1 nor 3 channels.
+    Raises ValueError if the network's images have neither 1 nor 3 channels.
     """
     return [*_predict_images(network, [*map(Path, paths)], show)]
 
@@ -148,7 +148,7 @@ def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """Puts the image files of folders, and of the folders in them, in the place of the folders.
 
     Those of a folder are in natural order, image2 before image10. Also returns what of the folders
-    was left out, because its name is not that of an image file. Raises ValueError where a folder
+    was left out, because its name is not that of an image file. Raises ValueError if a folder
     holds no image files.
     """
     files: list[Path] = []
@@ -199,7 +199,7 @@ def write_answers(
 def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
     """Makes a picture of mode "L" or "RGB" look like the images that a network was trained on.
 
-    Raises ValueError where these have neither 1 nor 3 channels.
+    Raises ValueError if these have neither 1 nor 3 channels.
     """
     if info.drawing_box:
         return prepare_drawing(picture, info.image_shape, info.drawing_box)

@@ -42,7 +42,7 @@ class Member(NamedTuple):
 def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float]]) -> list[Member]:
     """Returns the members: of every combination of the values of varied `NUMBERS`, all seeds.
 
-    The first seed is the config's own, the others count up from there. Raises ValueError where a
+    The first seed is the config's own, the others count up from there. Raises ValueError if a
     field cannot vary, or a value does not fit it.
     """
     if not hasattr(seeds, "__index__"):
@@ -103,8 +103,16 @@ class MemberRules(NamedTuple):
     each: Sequence[Rules]
     diverged: list[Divergence | None]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.each[0], name)  # what is the same for all, such as `is_scheduled`
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.each[0].steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        return self.each[0].total_steps
+
+    def is_scheduled(self, step: int) -> bool:
+        return self.each[0].is_scheduled(step)
 
     def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:  # noqa: ARG002
         return self.each[0].kept_steps(saved, [])  # the best step is each member's own

@@ -186,7 +186,7 @@ def population(
 def read_population(workdir: str | Path) -> PopulationResult:
     """Returns what `population` has returned for a finished population.
 
-    Raises FileNotFoundError where there is none, and ValueError where it cannot be read.
+    Raises FileNotFoundError if there is none, and ValueError if it cannot be read.
     """
     path = Path(workdir) / "population.json"
     if not path.exists():

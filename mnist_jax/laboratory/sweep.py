@@ -55,7 +55,7 @@ BUSY_SECONDS = 60  # how long one process waits while another one writes to SQLi
 def load_search_space(path: str | Path) -> SearchSpace:
     """Reads the `get_search_space()` of a recipe, as `sweep` takes it.
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it does not give a
+    Raises FileNotFoundError if the file does not exist, and ValueError if it does not give a
     search space, or Optuna is not installed.
     """
     require("a sweep", "optuna", extra="sweep")
@@ -157,7 +157,7 @@ def sweep(
 
 
 def _check_workdir(workdir: Path, storage: str | None) -> None:
-    """Raises ValueError where the directory holds something else than a search in `storage`."""
+    """Raises ValueError if the directory holds something else than a search in `storage`."""
     has_own = (workdir / DATABASE).exists()
     if read_config(workdir):
         raise ValueError(f"{workdir} holds a run of `train`: choose another --workdir")
@@ -171,7 +171,7 @@ def _check_workdir(workdir: Path, storage: str | None) -> None:
 
 
 def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None:
-    """Raises ValueError where a combination of extreme values does not make a config."""
+    """Raises ValueError if a combination of extreme values does not make a config."""
     if not _is_search_space(search_space):
         raise ValueError(
             "search_space must be a dict of field names and Optuna's distributions, such as "
@@ -212,8 +212,8 @@ def _turn(workdir: Path) -> Iterator[None]:
 def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> Iterator[Study]:
     """Opens the study, and makes it where there is none; closes its connections at the end.
 
-    Raises ValueError where the storage cannot be opened, or has a study that is made of something
-    else, and OSError where it fails later.
+    Raises ValueError if the storage cannot be opened, or has a study that is made of something
+    else, and OSError if it fails later.
     """
     import optuna
     import sqlalchemy
@@ -317,7 +317,7 @@ def _directory(workdir: Path, number: int) -> Path:
 
 
 def _claim(workdir: Path, number: int) -> contextlib.AbstractContextManager[None]:
-    """Keeps other processes off a trial; BlockingIOError where one has it."""
+    """Keeps other processes off a trial; BlockingIOError if one has it."""
     return lock_workdir(_directory(workdir, number) / ".claim")
 
 

@@ -46,7 +46,7 @@ def verify(
         A line for each value of result.json, and of each row of metrics.jsonl, that differs; times
         and the environment do not count. No line: the bits agree.
 
-    Raises FileNotFoundError where there is no finished run, and ValueError where it cannot be read,
+    Raises FileNotFoundError if there is no finished run, and ValueError if it cannot be read,
     or trained again.
     """
     workdir, parts = Path(workdir), Parts(model, tx, loss_fn, splits, metrics)

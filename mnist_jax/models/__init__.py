@@ -55,5 +55,5 @@ def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
 
 
 def check_model(name: str, **fields: Any) -> None:
-    """Raises ValueError where `create_model` does, whatever the number of classes."""
+    """Raises ValueError if `create_model` does, whatever the number of classes."""
     create_model(name, num_classes=2, **fields)

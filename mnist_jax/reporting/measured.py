@@ -100,7 +100,7 @@ def _is_drawable(value: Any) -> bool:
 def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
     """Returns the network's answer for each image of a split, and all splits of its own data.
 
-    Raises ValueError where the data are no longer those that it was trained on.
+    Raises ValueError if the data are no longer those that it was trained on.
     """
     splits, _ = own_splits(run.trained)
     images, labels = splits[split]

@@ -15,7 +15,7 @@ def profile(workdir: str | Path, *, chunks: int = 3) -> Listener:
     The first chunk, which warms up, is left out. Of a training that ends earlier the trace is
     shorter; where it has one chunk or none, there is a warning and no trace.
 
-    Raises ValueError where `chunks`, the number of chunks to record, is less than 1.
+    Raises ValueError if `chunks`, the number of chunks to record, is less than 1.
     """
     if chunks < 1:
         raise ValueError(f"chunks must be at least 1, got {chunks}")

@@ -70,7 +70,7 @@ def summarize_recipe(
     """Summarizes a recipe's model, by default for the images and classes of its dataset.
 
     Model and splits are own ones in place of the recipe's, as in `train`. Returns the shape of the
-    images, (H, W, C), and the layers. Raises ValueError where a size is not 1 to LARGEST, or the
+    images, (H, W, C), and the layers. Raises ValueError if a size is not 1 to LARGEST, or the
     model does not fit the images.
     """
     if image_shape is None or num_classes is None:

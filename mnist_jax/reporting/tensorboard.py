@@ -38,7 +38,7 @@ def tensorboard(workdir: str | Path) -> Listener:
     A run that was complete before gets its curves, too, where they are missing. Each member of a
     population is a run of its own, in a directory with the member's name, without pictures.
 
-    Raises ValueError where tensorboardX is not installed.
+    Raises ValueError if tensorboardX is not installed.
     """
     require("--tensorboard", "tensorboardX", extra="tensorboard")
     directory = Path(workdir).absolute() / "tensorboard"
@@ -106,7 +106,7 @@ def event_writer(
 
     The event files lie in `DIRECTORIES` of the directory, whose content is deleted. The function is
     write(row, pictures): pictures are uint8 [H, W, C] by name, C = 1 or 3; they may be missing.
-    In the rows of a population, whose `members` are named, a metric is a list. Raises OSError where
+    In the rows of a population, whose `members` are named, a metric is a list. Raises OSError if
     the directory cannot be written to.
     """
     from tensorboardX.event_file_writer import EventsWriter

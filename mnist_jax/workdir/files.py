@@ -44,7 +44,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; ValueError where it cannot be read, or is not strict JSON.
+    """Reads a JSON file; ValueError if it cannot be read, or is not strict JSON.
 
     Python's parser takes NaN, and the last of two equal keys.
     """

@@ -66,7 +66,7 @@ def write_sums(directory: Path) -> None:
 def find_damage(directory: Path) -> str | None:
     """Describes the first file that differs from its recorded sum; None if there is none.
 
-    Raises PermissionError where a file is unreadable: it may still be intact.
+    Raises PermissionError if a file is unreadable: it may still be intact.
     """
     try:
         # Not splitlines: a line end with a flipped bit is a vertical tab, which ends lines there.

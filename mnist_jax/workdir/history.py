@@ -90,7 +90,7 @@ def write_history(workdir: Path, history: Sequence[Row]) -> None:
 
 
 def read_history(workdir: Path) -> list[Row]:
-    """Reads metrics.jsonl; ValueError where it is not what `write_history` writes."""
+    """Reads metrics.jsonl; ValueError if it is not what `write_history` writes."""
     path = workdir / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -119,7 +119,7 @@ def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
-    """Raises ValueError where a config watches a metric that its history will not have.
+    """Raises ValueError if a config watches a metric that its history will not have.
 
     Times are refused, too: they differ between two runs of one config, which must decide the same.
     The names of a user's own metrics each give train_NAME and val_NAME.

@@ -83,7 +83,7 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 
 
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError where a checkpoint has another config, other data or other own parts.
+    """Raises ValueError if a checkpoint has another config, other data or other own parts.
 
     Hashes of own parts are compared in one environment. Another one is a warning. Where
     `length_dependence` finds nothing, the checkpoint may be of fewer epochs. Messages name the
@@ -113,7 +113,7 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
 
 
 def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError where a checkpoint has other training steps than a run.
+    """Raises ValueError if a checkpoint has other training steps than a run.
 
     In different environments the same code gives different programs: there, steps are not compared;
     nor are those of an older version, which recorded nothing of this.
@@ -132,7 +132,7 @@ def is_here(origin: Origin) -> bool:
 
 
 def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, compare: bool) -> None:
-    """Raises ValueError where the own parts of a run, by name, are not those that are given.
+    """Raises ValueError if the own parts of a run, by name, are not those that are given.
 
     Their SHA-256 are compared only with `compare`; the messages say where the run is.
     """

@@ -96,7 +96,7 @@ def is_tested(result: Mapping[str, Any] | None) -> bool:
 
 
 def checked_workdir(config: Config, workdir: str | Path) -> Path:
-    """Returns the workdir as a Path; ValueError where it or the config is something else."""
+    """Returns the workdir as a Path; ValueError if it or the config is something else."""
     if not isinstance(config, Config):
         raise ValueError(
             f"config must be a Config, such as Config(epochs=3), got {type(config).__name__}; "
@@ -252,7 +252,7 @@ def previous_result(
 
 
 def check_shared(workdir: Path) -> None:
-    """Raises FileNotFoundError where not all processes see the config.json of the first one."""
+    """Raises FileNotFoundError if not all processes see the config.json of the first one."""
     path = workdir / "config.json"
     written = from_first(lambda: _time_of_writing(path))
     if not path.exists() or _time_of_writing(path) != written:  # it may have one of its own

@@ -146,7 +146,7 @@ def load_variables(
 
 
 def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
-    """Raises ValueError where config.json describes another model than the one that was trained."""
+    """Raises ValueError if config.json describes another model than the one that was trained."""
     written, trained = (completed(values) for values in (dataclasses.asdict(config), origin.config))
     fields = [name for name in written if name.startswith("model.") and "dropout" not in name]
     both = ({name: values.get(name) for name in fields} for values in (trained, written))
@@ -160,7 +160,7 @@ def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
 def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the splits that a network was trained, validated and tested on, see `load_splits`.
 
-    Raises ValueError where the data are no longer what they were, or were not handed in.
+    Raises ValueError if the data are no longer what they were, or were not handed in.
     """
     saved = {name: sha256 for name, sha256 in trained.origin.own.items() if name == "splits"}
     given = {} if trained.splits is None else {"splits": ""}

@@ -66,7 +66,7 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
 def frozen_parameters(params: Any, freeze: str) -> list[str]:
     """Returns the names of the parameters that keep their values, see `optimizer.is_frozen`.
 
-    Raises ValueError where a pattern fits nothing, or nothing is left to train.
+    Raises ValueError if a pattern fits nothing, or nothing is left to train.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = dict(zip(named_leaves(params), (path for path, _ in leaves), strict=True))

@@ -235,7 +235,7 @@ def test_a_truncated_image_is_named(tmp_path, subtests):
 def test_a_path_that_is_no_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer
     for path in (tmp_path, tmp_path / "pipe.png"):
-        with pytest.raises(ValueError, match="is no file; expected an image"):
+        with pytest.raises(ValueError, match="is not a file; expected an image"):
             read_image(path)
     with pytest.raises(FileNotFoundError, match="there is no image"):
         read_image(tmp_path / "missing.png")

@@ -157,7 +157,7 @@ LINE = r"^splits[^\n]*"
         ([(X, Y), (X / 255, Y)], "one type, got uint8 .* and float32"),
         ([(X, Y), (X[:, 2:], Y)], r"one shape .* got uint8 \[8, 6, 1\] and uint8 \[6, 6, 1\]$"),
         ([(X, Y), (X / 128, Y)], "float64 0.0 to 1.9921875$"),
-        ([], "train: there is no batch$"),
+        ([], "train: the iterable has no batches$"),
         (iter([(X, Y)]), "can be read once; resuming and verifying read the data again"),
         (((x, y) for x, y in [(X, Y)]), "train: generator .* can be read once"),
     ],

@@ -48,8 +48,8 @@ BOTH = {f"{x}_{part}.npy": npy(v) for part in ("train", "test") for x, v in (("x
 KINDS: dict[str, Case] = {
     "no source": (list, "there is no source; expected"),
     "no file": (lambda: ["nothing.npz"], "there is no file or folder 'nothing.npz'"),
-    "a pipe": (pipe, "pipe.csv is no file and no folder"),
-    "a device": (lambda: ["/dev/zero"], "/dev/zero is no file and no folder"),
+    "a pipe": (pipe, "pipe.csv is neither a file nor a folder"),
+    "a device": (lambda: ["/dev/zero"], "/dev/zero is neither a file nor a folder"),
     "an empty file": (made(("x.npz", b"")), "x.npz is empty"),
     "an image": (made(("x.png", png())), "x.png is of no kind that can be imported; expected the"),
     "an unknown file": (made(("x.h5", b"\x89HDF\r\n")), "x.h5 is an HDF5 file: read it with h5py"),

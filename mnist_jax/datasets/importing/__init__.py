@@ -101,8 +101,8 @@ def import_dataset(
     Returns:
         What has been written; `describe` tells it in words.
 
-    Raises FileNotFoundError where there is no such source; ValueError where a source or an option
-    is not as it must be, or the dataset cannot be written; OSError where a source cannot be read.
+    Raises FileNotFoundError if a source does not exist; ValueError if a source or an option
+    is not as it must be, or the dataset cannot be written; OSError if a source cannot be read.
     After an error, nothing is left in the data directory.
     """
     if size and not (min(size) >= 1 and math.prod(size) * MAX_CHANNELS <= MAX_VALUES):
@@ -244,7 +244,7 @@ def some(words: Sequence[str], most: int = 10) -> str:
 def _check_classes(survey: Survey) -> None:
     """Checks the classes of parts that were given apart.
 
-    Raises ValueError where a part calls a class Cat that the training part calls cat, or they have
+    Raises ValueError if a part calls a class Cat that the training part calls cat, or they have
     no class in common.
     """
     names = {

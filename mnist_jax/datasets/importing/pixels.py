@@ -15,7 +15,7 @@ def largest_value(
 ) -> float:
     """Returns the largest pixel of images, real [n, H, W, C], after a check of all of them.
 
-    Without a range, they may be 0 to the largest of `WHITES`. Raises ValueError where a value is
+    Without a range, they may be 0 to the largest of `WHITES`. Raises ValueError if a value is
     outside, or not a number; `where` names an image by its index, and the first has index `first`.
     """
     if images.dtype == np.uint8 and not pixel_range:

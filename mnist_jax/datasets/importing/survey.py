@@ -40,7 +40,7 @@ def survey_parts(
 
     Args: as of `import_dataset`, and the source's parts.
 
-    Raises ValueError where they are damaged, of several sizes or types, or of fewer than two
+    Raises ValueError if they are damaged, of several sizes or types, or of fewer than two
     classes.
     """
     codes: dict[str, int] = {}  # of the classes, as they come
@@ -102,7 +102,7 @@ def _found_range(
 ) -> tuple[float, float] | None:
     """Returns the values of black and white; None where images are bytes that stay as they are.
 
-    Raises ValueError where images are black, or those of a part or a type have values of another
+    Raises ValueError if images are black, or those of a part or a type have values of another
     range.
     """
     (dark, dark_title), (bright, bright_title) = min(values.values()), max(values.values())

@@ -50,7 +50,7 @@ def read_unlabelled(
 
     Rows of pixels are images (H, W, C). The ids of a CSV's rows are the column that is neither a
     label nor a pixel, else all ids are numbers from 1. Black and white are 0 and the `white` of the
-    largest pixel, unless given. Raises OSError where the file cannot be read, and ValueError where
+    largest pixel, unless given. Raises OSError if the file cannot be read, and ValueError if
     it holds no such images.
     """
     find = _csv_rows if path.name.lower().endswith(TABLES) else _array_rows

@@ -54,7 +54,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 def read_idx(name: str, header: int) -> np.ndarray:
     """Returns the bytes behind the header of a bundled file, uint8 [n], if it is the original.
 
-    Raises ValueError where it is not.
+    Raises ValueError if it is not.
     """
     path = Path(__file__).parent / name
     compressed = path.read_bytes()

@@ -32,7 +32,7 @@ def open_source(
     Args: as of `import_dataset`; `size` is H and W after a transposition.
 
     Its parts are "train" and one or both of "validation" and "test", or one of any name. Raises
-    FileNotFoundError where there is no such file, and ValueError where it is none of these kinds,
+    FileNotFoundError if the file does not exist, and ValueError if it is none of these kinds,
     or several of them, or its headers are wrong.
     """
     if not paths:
@@ -96,7 +96,7 @@ def _kind(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
     if not path.is_file():
-        raise ValueError(f"{path} is no file and no folder; expected {KINDS}")
+        raise ValueError(f"{path} is neither a file nor a folder; expected {KINDS}")
     with reading(path), open_unpacked(path) as stream:
         head = stream.read(262)
     if not head:

@@ -41,7 +41,7 @@ Arrays = dict[tuple[str, str], Array]
 
 
 def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
-    """Adds an array to those of a source; ValueError where its place is taken."""
+    """Adds an array to those of a source; ValueError if its place is taken."""
     if what in arrays:
         raise ValueError(
             f"{arrays[what].title} and {array.title} both hold {what[1]} to {PURPOSES[what[0]]}: "
@@ -59,8 +59,8 @@ def array_parts(
     integers, integral floats or strings, [N] or [N, 1]; or rows [N, classes] of one 1 and else 0s;
     or the first column of [N, columns], as in QMNIST.
 
-    Raises ValueError where the arrays are others, not of one length, or lack labels or images;
-    or where those of one part have its name and those of another have none.
+    Raises ValueError if the arrays differ from these or in length, if labels or images are missing,
+    or if only some of the parts have names.
     """
     parts = sorted({part for part, _ in arrays}, reverse=True)
     if len(parts) > 1 and "all" in parts:

@@ -90,7 +90,7 @@ def find_layout(
         label_column: the name or the number (from 1) of the label's column; None to find it.
         num_pixels: number of pixels where it is known: then there may be no label.
 
-    Raises ValueError where the rows are not of that kind, or do not tell the label.
+    Raises ValueError if the rows are not of that kind, or do not tell the label.
     """
     first = next(_lines(path), None)
     if first is None:

@@ -62,7 +62,7 @@ def read_folders(paths: Sequence[Path]) -> Source:
 
     A folder is one of CLASS/IMAGE or CLASS/images/IMAGE; of folders of such for the parts; of
     images whose labels are in a table, see `find_table`; or one in which there is one such folder.
-    There may be several, whose names tell the parts. Raises ValueError where there are no such
+    There may be several, whose names tell the parts. Raises ValueError if there are no such
     folders, or they tell no labels.
     """
     found = Found(Path(), [], set(), {}, [])

@@ -40,7 +40,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     """Reads the headers of files, in any order, or of those in a folder, packed by gzip or not.
 
     Their axes tell images from labels, their names the parts. Of several datasets, as EMNIST's, the
-    one with the name `part`, such as "letters", is taken. Raises ValueError where an image file
+    one with the name `part`, such as "letters", is taken. Raises ValueError if an image file
     lacks its labels, two files are for the same, or a header is not that of images or labels.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
@@ -133,7 +133,7 @@ def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:
 
 
 def read_header(path: Path) -> Array:
-    """Reads the header of an IDX file; ValueError where it is that of no images or labels."""
+    """Reads the header of an IDX file; ValueError if it is that of no images or labels."""
     with reading(path), open_unpacked(path) as stream:
         magic = stream.read(4)
         if not is_idx(magic):

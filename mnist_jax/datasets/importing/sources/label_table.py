@@ -52,8 +52,8 @@ def find_table(
     images'. Its labels are in the column that other parts' tables have them in. Where there are no
     such columns, the second of two columns is the label, whatever its name.
 
-    Raises ValueError where a table is damaged, has several columns that could be the label, or two
-    labels for a file; or where two tables differ.
+    Raises ValueError if a table is damaged, has several columns that could be the label, or two
+    labels for a file; or if two tables differ.
     """
     for place in (folder, *folder.parents):
         paths = sorted(path for path in place.iterdir() if _may_be_table(path, part))
@@ -86,12 +86,9 @@ def _read(
         if path.suffix.lower() == ".jsonl":
             rows = _json_rows(path, text)
         else:
-            lines, delimiter = (
-                io.StringIO(text, newline=""),
-                find_delimiter(text.partition("\n")[0]),
-            )
-            read = csv.reader(lines, delimiter=delimiter or " ", skipinitialspace=True)
-            rows = [*filter(any, read)]
+            delimiter = find_delimiter(text.partition("\n")[0]) or " "
+            lines = io.StringIO(text, newline="")
+            rows = [*filter(any, csv.reader(lines, delimiter=delimiter, skipinitialspace=True))]
     if not rows or not 2 <= len(rows[0]) <= MAX_COLUMNS:
         return None
     by_name = _names(path.parent, folder, images)

@@ -50,7 +50,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     for x and y, in any case and order. A file of one array, or the folder of some, has these names
     itself; else the name of one of several files may tell the part. Rows of pixels have the size.
 
-    Raises ValueError where there are no such arrays, or they are not of images and labels.
+    Raises ValueError if there are no such arrays, or they are not of images and labels.
     """
     title = f"{', '.join(map(str, paths)):.200}"
     files, ignored = [], []

@@ -63,7 +63,7 @@ def role(path: Path) -> str:
 def flat_shape(num_pixels: int, size: tuple[int, int] | None, title: str) -> tuple[int, int, int]:
     """Returns [H, W, C] of an image that is given as one row of pixels, grey or in colour.
 
-    Raises ValueError where the pixels do not fill `size`, or without it no square.
+    Raises ValueError if the pixels do not fill `size`, or without it no square.
     """
     for channels in (1, 3):
         side = round((num_pixels / channels) ** 0.5)

@@ -53,7 +53,7 @@ def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_ratio(title: object, unpacked: int, packed: int) -> None:
-    """Raises ValueError where so many bytes cannot honestly come from so few."""
+    """Raises ValueError if so many bytes cannot honestly come from so few."""
     if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
         raise ValueError(
             f"{title} unpacks to more than {MAX_RATIO} times its size; if right, unpack it first"
