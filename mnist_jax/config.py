@@ -317,12 +317,14 @@ def _document_fields() -> None:
 
     The parts of a Config have none, as `--help` prints the first line of their docstrings there.
     """
+    try:
+        source = inspect.getsource(sys.modules[__name__])  # once: of a class, Python parses it all
+    except (OSError, TypeError, KeyError):  # only the compiled file is there, or its text is run
+        return
+    blocks = re.split(r"(?m)^(?=\S)", source)
     for cls in Checked.__subclasses__():
-        try:
-            source = inspect.getsource(cls)
-        except (OSError, TypeError):  # only the compiled file is there, or it is run by its path
-            return
-        told = re.findall(r'(?ms)^    (\w+): [^\n]*\n    """(.*?)"""', source)
+        (block,) = (text for text in blocks if text.startswith(f"class {cls.__name__}("))
+        told = re.findall(r'(?ms)^    (\w+): [^\n]*\n    """(.*?)"""', block)
         lines = [
             textwrap.fill(f"{name}: {' '.join(text.split())}", 96, subsequent_indent="    ")
             for name, text in told
