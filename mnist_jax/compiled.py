@@ -22,15 +22,21 @@ def text_sha256(lowered: jax.stages.Lowered) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def compile_once(lowered: jax.stages.Lowered) -> tuple[Any, str]:
+def compile_once(
+    lowered: jax.stages.Lowered, options: dict[str, Any] | None = None
+) -> tuple[Any, str]:
     """Compiles a program, unless the same one was compiled before by this process.
+
+    Args:
+        lowered: the program. It must always have the same options.
+        options: XLA's, by name; None for its defaults.
 
     Returns:
         The compiled program and its `text_sha256`.
     """
     key = lowered.as_text(), lowered.in_tree, lowered.out_tree
     if key not in _programs:
-        _programs[key] = lowered.compile()
+        _programs[key] = lowered.compile(options)
     _programs[key] = _programs.pop(key)  # the newest is the last
     while len(_programs) > KEPT:
         del _programs[next(iter(_programs))]

@@ -181,9 +181,11 @@ def compile_initial_state(
         return bare(create_train_state(parts.model, parts.tx, key, **options))
 
     jitted = jax.jit(create_arrays, out_shardings=sharding)
+    # It runs once. With all of LLVM's passes, it would take as long to compile as the steps.
+    fast = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
     def create(key: jax.Array) -> TrainState:
-        compiled, _ = compile_once(jitted.lower(key))
+        compiled, _ = compile_once(jitted.lower(key), fast)
         return compiled(key).replace(apply_fn=Forward(parts.model), tx=parts.tx)
 
     return create

@@ -14,10 +14,12 @@ from mnist_jax import loader, rng
 from mnist_jax.laboratory.member_program import compile_population, member_sums
 from mnist_jax.loader import chunk_index, epoch_order, eval_chunks
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.program import StepParts, compile_program
+from mnist_jax.models import create_model, model_names
+from mnist_jax.program import StepParts, compile_initial_state, compile_program
 from mnist_jax.sharding import create_mesh, split_batch
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import StepOptions, run_eval_steps, run_steps
+from mnist_jax.workdir.hashing import tree_sha256
 
 SEED = 2**32 - 2
 OPTIONS: StepOptions = {"ema_decay": 0.5, "cutout": 2}  # the one compiled the fastest
@@ -54,6 +56,15 @@ def compiled() -> tuple[Any, Any]:
         return create_train_state(Small(), TX, key, (4, 4, 1), averaged=True)
 
     return jax.jit(create), jax.jit(functools.partial(run_steps, **OPTIONS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", model_names())
+def test_parameters_have_the_bits_that_xla_draws_with_all_its_passes(name):
+    parts, key = StepParts(create_model(name, 10), TX, {}), rng.stream(SEED, "init")
+    plain = jax.jit(lambda key: create_train_state(parts.model, TX, key, (28, 28, 1)).params)
+    state = compile_initial_state(parts, (28, 28, 1), averaged=False)(key)
+    assert tree_sha256(state.params) == tree_sha256(plain(key))
 
 
 def by_hand(seed: int, steps: int = 10) -> tuple[Any, list[Any]]:
