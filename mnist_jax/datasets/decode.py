@@ -86,11 +86,22 @@ def stream_encoded(split: EncodedSplit) -> cache.Decoded:
     return cache.Decoded(images, labels, split.label_names)
 
 
+def _read_blocks(examples: Any) -> Iterator[list[Any]]:
+    """Reads all examples, some at a time; nothing of an empty split."""
+    if hasattr(examples, "__getitems__"):  # one read for all of them: one each takes far longer
+        for first in range(0, len(examples), BLOCK):
+            yield examples.__getitems__([*range(first, min(first + BLOCK, len(examples)))])
+    else:
+        one_by_one = iter(examples)
+        while block := list(itertools.islice(one_by_one, BLOCK)):
+            yield block
+
+
 def _blocks(split: EncodedSplit) -> Iterator[cache.Block]:
-    shapes, examples = set(), iter(split.examples)
+    shapes, blocks = set(), _read_blocks(split.examples)
     while True:
         try:
-            block = list(itertools.islice(examples, BLOCK))
+            block = next(blocks, [])
             pairs = [(example[split.image_key], example[split.label_key]) for example in block]
         except Exception as error:
             raise _damaged(split.title, split.prepared, error) from error

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mnist_jax.datasets import cache
 from mnist_jax.messages import printable
 from mnist_jax.processes.file_lock import open_locked
 
@@ -104,7 +105,12 @@ def _prepare_own(root: Path, name: str) -> Path:
         builder = module.Builder(data_dir=root, file_format="array_record")
         # Of tfds's messages only the progress bar, on standard error, is true of local files.
         print(printable(f"preparing the dataset {name} in {root}"), file=sys.stderr)
-        return write(builder)
+        prepared = write(builder)
+        # What the builder has decoded already is kept as if it had been read from its dataset.
+        for split, (images, labels) in getattr(builder, "arrays", {}).items():
+            names = builder.info.features["label"].names
+            cache.save(prepared, split, images.shape, [(images, labels)], names)
+        return prepared
 
 
 @contextlib.contextmanager

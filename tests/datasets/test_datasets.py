@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from mnist_jax.datasets import cache, load_dataset, load_splits, train_validation_split
+from mnist_jax.datasets import cache, load_dataset, load_splits, prepare, train_validation_split
+from mnist_jax.datasets.decode import decode, open_split
 from mnist_jax.datasets.mnist_idx import mnist_idx_dataset_builder as builder_module
 
 BUNDLED = Path(builder_module.__file__).parent
@@ -82,6 +83,27 @@ def test_a_prepared_dataset_is_a_real_one_of_tfds(mnist):
     assert (len(source), source[7]["label"]) == (10000, mnist["test"].labels[7])
     assert builder.info.features["label"].num_classes == 10
     assert "LeCun" in builder.info.citation
+
+
+def test_preparing_keeps_the_arrays_that_the_dataset_holds(mnist, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepared = prepare.prepared_dir("mnist", tmp_path / "data")
+    for name, (split, first) in {"test": ("test", 0), "train[57000:]": ("train", 57000)}.items():
+        kept: Any = cache.load(prepared, split)
+        source = open_split(prepared, "mnist", name)
+        for found, held in zip(zip(*decode(source)[1], strict=True), kept[:2], strict=True):
+            np.testing.assert_array_equal(np.concatenate(found), held[first:])
+        for expected, held in zip(mnist[split], kept[:2], strict=True):
+            np.testing.assert_array_equal(expected, held)
+        assert kept.label_names == source.label_names == tuple("0123456789")
+
+    shutil.rmtree(tmp_path / "cache")
+    (records,) = prepared.glob("*-test.array_record-*")
+    content = bytearray(records.read_bytes())
+    content[len(content) // 2] ^= 1
+    records.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be read: .*; delete .*mnist_idx/1.0.0"):
+        load_dataset("mnist", "test", data_dir=tmp_path / "data")
 
 
 def start_preparing(data_dir: Path, home: Path, code: str = PREPARE) -> subprocess.Popen[str]:
