@@ -15,25 +15,27 @@ from protocol import Data, Peer, serve
 
 import mnist_jax
 from mnist_jax.config import Config, load_config
+from mnist_jax.datasets.arrays import check_parts
+from mnist_jax.datasets.info import DataInfo
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.metrics import mean_metrics
-from mnist_jax.models import create_model
-from mnist_jax.optimizer import create_optimizer
-from mnist_jax.program import compile_program
-from mnist_jax.start import step_options
+from mnist_jax.parts import NONE
+from mnist_jax.program import compile_training
+from mnist_jax.start import create_build, numbers
 
 
 def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
     """Compiles the chunks of the recipe; `epoch()` will train `epochs` of them, then validate."""
     num_steps = steps_per_epoch(len(data["train"][1]), config.batch_size)
-    program = compile_program(
-        create_model(num_classes=10, **vars(config.model)),
-        create_optimizer(**vars(config.optimizer), num_steps=config.epochs * num_steps),
-        data,
+    splits = check_parts(data)
+    info = DataInfo(splits["train"].images.shape[1:], tuple("0123456789"))
+    program = compile_training(
+        create_build(config, NONE, info, config.epochs * num_steps),
+        numbers(config, NONE),
+        splits,
         seed=seed,
         batch_size=config.batch_size,
         chunk_steps=config.chunk_steps,
-        **step_options(config),
     )
     state, step = program.state, 0
 
