@@ -173,8 +173,9 @@ class ModelConfig(Checked):
     """Units of a hidden layer."""
     dropout_rate: Fraction = 0.2
     """The part of what the output layer is given (of an MLP, any layer) that a step leaves out."""
-    lowering: Literal["auto", "matmul", "xla"] = "auto"
-    """How convolutions are computed: as matrix products, by XLA's own, or the faster of both."""
+    lowering: Literal["auto", "matmul", "xla", "native"] = "auto"
+    """How convolutions are computed: as matrix products, by XLA's own, by a kernel of this package
+    where it fits, or the fastest of them."""
 
 
 @dataclass(frozen=True)

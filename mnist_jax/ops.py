@@ -2,28 +2,37 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mnist_jax.native import conv_pool as native
+from mnist_jax.native.library import load
+
 
 def conv_pool(
     images: jax.Array,
     kernel: jax.Array,
+    bias: jax.Array | None = None,
     *,
     stride: int = 1,
     padding: str = "VALID",
     pool: str = "max",
     pool_size: int = 1,
+    rectify: bool = False,
     lowering: str = "auto",
 ) -> jax.Array:
-    """Convolves and pools, in one pass.
+    """Convolves, pools, adds a bias and rectifies, in one pass.
+
+    The bias comes after the pooling: for a maximum and a mean that is the same, on fewer numbers.
+    So it is with the rectifier and a maximum, and networks do it in this order, too.
 
     The batch is the last axis, not the first: a CPU's vector instructions then work on many images
     at once, whatever the size of the rest. cuda-convnet laid its arrays out like this, too.
 
-    Two lowerings give the same values and reverse-mode gradients, up to rounding and for finite
+    Three lowerings give the same values and reverse-mode gradients, up to rounding and for finite
     numbers:
 
     `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`.
@@ -35,9 +44,15 @@ def conv_pool(
     gradients of a convolution and of a max-pool as plain loops, which then take most of a step; the
     gradient of a product is a product.
 
+    `native` is a kernel of this package, see `native/conv_pool.cc`: it keeps what lies between
+    convolution and pooling in registers, where `matmul` writes it to memory and reads it back. It
+    is for CPUs, and for the layers that `native.conv_pool.fits` names; others are lowered as
+    `auto` does without it.
+
     Args:
         images: float [C, H, W, B].
         kernel: float [kh, kw, C, F].
+        bias: float [F]; None: there is none.
         stride: of the convolution, both ways.
         padding: of the convolution. `VALID` is none, `SAME` zeros around the image, so that there
             are ceil(H / stride) rows, as in TensorFlow. Pooling never pads: rows and columns that
@@ -46,14 +61,15 @@ def conv_pool(
             order gets the gradient.
         pool_size: p, a pooling window's pixels a side, and the distance between two windows; with 1
             there is no pooling.
-        lowering: `matmul`, `xla`, or `auto`, see `choose_lowering`.
+        rectify: True where negative outputs become 0.
+        lowering: `matmul`, `xla`, `native`, or `auto`, see `choose_lowering`.
 
     Returns:
         float [F, H', W', B].
 
     Raises:
         ValueError: the images are too small for one window, or do not have the kernel's channels;
-            or an option is none of those above.
+            an option is none of those above; or the library of `native` cannot be made.
 
     References:
         K. Chellapilla, S. Puri and P. Simard, "High Performance Convolutional Neural Networks for
@@ -63,7 +79,7 @@ def conv_pool(
     for name, value, names in (
         ("padding", padding, ("VALID", "SAME")),
         ("pool", pool, ("max", "mean")),
-        ("lowering", lowering, ("auto", "matmul", "xla")),
+        ("lowering", lowering, ("auto", "matmul", "xla", "native")),
     ):
         if value not in names:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(names)}")
@@ -84,22 +100,53 @@ def conv_pool(
             f"{kernel.shape[0]}x{kernel.shape[1]}, stride {stride}, {padding} padding and a "
             f"pooling window of {pool_size}: {size[0]}x{size[1]} are needed, padding included"
         )
-    if lowering == "auto":
-        lowering = choose_lowering(kernel.shape, stride, pool_size)
+    lowering = choose_lowering(padded, kernel, stride, pool_size, lowering)
+    if lowering == "native":
+        bias = jnp.zeros(kernel.shape[-1], kernel.dtype) if bias is None else bias
+        options = native.Options(stride, pool, pool_size, rectify)
+        return native.conv_pool(padded, kernel, bias, options)
     lower = _conv_pool_matmul if lowering == "matmul" else _conv_pool_xla
-    return lower(padded, kernel, stride, pool, pool_size)
+    outputs = lower(padded, kernel, stride, pool, pool_size)
+    if bias is not None:
+        outputs += bias.reshape(-1, 1, 1, 1)
+    return jax.nn.relu(outputs) if rectify else outputs
 
 
-def choose_lowering(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> str:
-    """Returns the lowering of `conv_pool` that should be the faster one here.
+def choose_lowering(
+    images: Any, kernel: Any, stride: int, pool_size: int, lowering: str = "auto"
+) -> str:
+    """Returns the lowering of `conv_pool` that computes a layer here.
 
-    On a CPU that is `matmul`, but for large windows from jax 0.12 on, whose own convolutions are
-    faster than those before: by `benchmarks/conv.py`, above about a thousand numbers a window.
-    Elsewhere it is `xla`, not measured: accelerators have convolutions of their own.
+    `auto` takes the one that should be the fastest. On a CPU that is `native`, for the few channels
+    of a first layer, where a compiler is found and the batch is not split over several devices.
+    Then it is `matmul`, but for large windows from jax 0.12 on, whose own convolutions are faster
+    than those before: by `benchmarks/conv.py`, above about a thousand numbers a window. Elsewhere
+    it is `xla`: accelerators have convolutions of their own.
+
+    Args:
+        images: float [C, H, W, B], padded, or an array's shape and type.
+        kernel: float [kh, kw, C, F], likewise.
+        stride: the convolution's.
+        pool_size: the pooling's.
+        lowering: the one asked for.
+
+    Raises:
+        ValueError: `native` is asked for, and there is no library.
     """
-    if jax.default_backend() != "cpu":
+    if lowering in ("matmul", "xla"):
+        return lowering
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and native.fits(images, kernel, pool_size):
+        asked = lowering == "native"
+        if asked or _devices_of_a_batch() == 1:
+            library = load()
+            if not library.problem:
+                return "native"
+            if asked:
+                raise ValueError(f"the lowering `native` cannot be used: {library.problem}")
+    if not on_cpu:
         return "xla"
-    numbers = math.prod(_window_size(kernel_shape, stride, pool_size)) * kernel_shape[2]
+    numbers = math.prod(_window_size(kernel.shape, stride, pool_size)) * kernel.shape[2]
     return "xla" if numbers > 1024 and jax.__version_info__ >= (0, 12) else "matmul"
 
 

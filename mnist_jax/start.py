@@ -22,6 +22,7 @@ from mnist_jax.forward import Forward, check_module
 from mnist_jax.loader import steps_per_epoch
 from mnist_jax.metrics import check_functions, guessing
 from mnist_jax.models import create_model
+from mnist_jax.native import library
 from mnist_jax.optimizer import create_optimizer, keep_frozen, rate_schedule
 from mnist_jax.parts import (
     NONE,
@@ -120,6 +121,8 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
             "JAX's 64-bit mode is on, and a training computes in float32: unset JAX_ENABLE_X64, or "
             'call jax.config.update("jax_enable_x64", False)'
         )
+    if jax.default_backend() == "cpu":
+        library.start_loading()  # a first time it takes as long as preparing the data
     check_functions(parts.loss_fn, parts.metrics)
     check_monitors(config.watch, parts.metrics or ())
     splits, label_names = load_splits(**vars(config.data), own=parts.splits)
@@ -337,7 +340,8 @@ def initial_state(
             in the workdir, does not fit, or does not have what is frozen.
     """
     frozen = frozen_parameters(program.state.params, freeze)
-    messages = [f"frozen: {', '.join(frozen)}"] if frozen else []
+    messages = _native_advice(origin)
+    messages += [f"frozen: {', '.join(frozen)}"] if frozen else []
     if saved:
         check_same_step(progress.origin, origin, workdir / "checkpoints")
     # The environment is this process's; what the run began from is remembered.
@@ -374,3 +378,12 @@ def initial_state(
     told = [f"{what}, of {source}: {', '.join(names)}" for what, names in layers.items() if names]
     origin = progress.origin._replace(init_sha256=tree_sha256(trained))
     return Start(state, 0, progress._replace(origin=origin), [*told, *messages])
+
+
+def _native_advice(origin: Origin) -> list[str]:
+    """Returns a line that says what makes a CPU faster, [] where that is there or is not wanted."""
+    lowering = origin.config["model"]["lowering"]
+    if jax.default_backend() != "cpu" or lowering != "auto" or "model" in origin.own:
+        return []
+    problem = library.load().problem
+    return [f"convolutions are matrix products, which is slower: {problem}"] if problem else []

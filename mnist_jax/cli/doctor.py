@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnist_jax
-from mnist_jax.datasets import cache, prepare
+from mnist_jax.datasets import prepare
 from mnist_jax.machine import accelerator
 from mnist_jax.machine.extras import installed_version, metadata, requirements, unmet
+from mnist_jax.machine.user_cache import cache_root
 from mnist_jax.messages import one_line
+from mnist_jax.native import library
 from mnist_jax.processes.clusters import cluster_job
 from mnist_jax.workdir.origin import PACKAGES, cpu_count
 
@@ -55,6 +57,7 @@ def doctor() -> Iterator[Finding]:
         "versions": find_versions(),
         "requirements": find_requirements(""),
         "devices": find_devices(devices) if devices else (),
+        "native kernel": find_native(devices),
         "data": find_data(),
         "caches": find_caches(),
         "extras": find_requirements(*EXTRAS),
@@ -159,6 +162,17 @@ def find_devices(devices: Sequence[Any]) -> Iterator[Finding]:
         yield Finding("computation", f"a product and a gradient are right {where}")
 
 
+def find_native(devices: Sequence[Any]) -> Iterator[Finding]:
+    """Compiles or loads the package's kernel for CPUs, which makes them faster."""
+    if not devices or devices[0].platform != "cpu":
+        return
+    found = library.load()
+    if found.problem:
+        yield Finding("native kernel", "none: convolutions are matrix products", found.problem)
+    else:
+        yield Finding("native kernel", f"compiled by {found.compiler}")
+
+
 def find_data() -> Iterator[Finding]:
     """Checks that the bundled MNIST is whole, and looks for the prepared one."""
     from mnist_jax.datasets.mnist_idx import mnist_idx_dataset_builder as bundled  # slow: tfds
@@ -188,7 +202,7 @@ def find_data() -> Iterator[Finding]:
 def find_caches() -> Iterator[Finding]:
     """Reports the caches' places and sizes. Without them everything works, but slower."""
     try:
-        root = cache.cache_root()
+        root = cache_root()
     except RuntimeError:
         yield Finding("caches", "none: there is no home directory", "set XDG_CACHE_HOME")
         return

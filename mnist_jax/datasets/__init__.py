@@ -10,6 +10,7 @@ from mnist_jax.datasets import cache, prepare
 from mnist_jax.datasets.arrays import PARTS, Split, as_parts, check_labels
 from mnist_jax.datasets.decode import decode, open_split, stream_encoded
 from mnist_jax.datasets.streamed import StreamedImages
+from mnist_jax.machine.user_cache import cache_root
 
 LARGEST = 2**20  # classes; more is a slip
 
@@ -50,7 +51,7 @@ def _load(prepared: Path, name: str, split: str, *, stream: bool = False) -> cac
     if decoded := cache.load(prepared, split, stream=True):
         return decoded
     warnings.warn(
-        f"the decoded images of {name!r} find no place in {cache.cache_root()}: every epoch "
+        f"the decoded images of {name!r} find no place in {cache_root()}: every epoch "
         "decodes them anew, which is slow; set XDG_CACHE_HOME to a directory with room",
         stacklevel=2,
     )

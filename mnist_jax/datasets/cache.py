@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnist_jax.datasets.streamed import stream_file
+from mnist_jax.machine.user_cache import cache_root
 
 Block = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C] and labels int32 [n]
 DIGEST, DIGEST_BYTES = "blake2b", 64
@@ -99,11 +100,6 @@ def save(
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-
-
-def cache_root() -> Path:
-    """Returns the directory of the user's caches; RuntimeError without a home directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_jax"
 
 
 def _file(prepared: Path, split: str) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mnist_jax.datasets import cache, prepare
 from mnist_jax.datasets.streamed import StreamedImages
+from mnist_jax.machine.user_cache import cache_root
 
 BLOCK = 1024  # images decoded at a time
 
@@ -72,7 +73,7 @@ def stream_encoded(split: EncodedSplit) -> cache.Decoded:
     if not hasattr(split.examples, "__getitems__"):
         raise ValueError(
             f"dataset {split.title!r} cannot be streamed: its format is read from one end to the "
-            f"other, and it cannot be decoded in {cache.cache_root()}; set XDG_CACHE_HOME to a "
+            f"other, and it cannot be decoded in {cache_root()}; set XDG_CACHE_HOME to a "
             "directory with room, or prepare the dataset with file_format='array_record'"
         )
     shape, blocks = decode(split)

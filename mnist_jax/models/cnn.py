@@ -48,12 +48,12 @@ class Model(nn.Module):
                 self.pool,
                 self.pool_size,
                 use_bias=not self.batch_norm,
+                rectify=not self.batch_norm,
                 lowering=self.lowering,
                 name=f"conv{number}",
             )(x)
             if self.batch_norm:
-                x = batch_norm(x, train=train, mask=mask, name=f"norm{number}")
-            x = nn.relu(x)
+                x = nn.relu(batch_norm(x, train=train, mask=mask, name=f"norm{number}"))
         x = nn.Dense(self.hidden_size, kernel_init=glorot_uniform, name="dense")(flatten(x))
         x = Dropout(self.dropout_rate, name="dropout")(nn.relu(x), train=train)
         return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnist_jax.config import LARGEST
-from mnist_jax.ops import conv_pool
+from mnist_jax.ops import choose_lowering, conv_pool
 
 glorot_uniform = nn.initializers.glorot_uniform()
 
@@ -34,11 +34,7 @@ def flatten(x: jax.Array) -> jax.Array:
 
 
 class ConvPool(nn.Module):
-    """A convolution, the pooling behind it, and a bias.
-
-    The bias comes after the pooling: for a maximum and a mean that is the same, on fewer numbers.
-    So it is with the rectifier and a maximum, and networks do it in this order, too.
-    """
+    """A convolution, the pooling behind it, a bias and a rectifier: see `ops.conv_pool`."""
 
     features: int
     kernel_size: int
@@ -47,6 +43,7 @@ class ConvPool(nn.Module):
     pool: str = "max"
     pool_size: int = 1
     use_bias: bool = True
+    rectify: bool = False
     lowering: str = "auto"
 
     @nn.compact
@@ -54,19 +51,27 @@ class ConvPool(nn.Module):
         """Maps float [C, H, W, B] to float [features, H', W', B]; the sizes are `conv_pool`'s."""
         shape = (self.kernel_size, self.kernel_size, len(x), self.features)
         kernel = self.param("kernel", glorot_uniform, shape)
+        zeros = nn.initializers.zeros_init()
         strided = self.pool == "stride"
-        x = conv_pool(
+        return conv_pool(
             x,
             kernel,
+            self.param("bias", zeros, (self.features,)) if self.use_bias else None,
             stride=self.stride * self.pool_size if strided else self.stride,
             padding=self.padding,
             pool="max" if strided else self.pool,
             pool_size=1 if strided else self.pool_size,
+            rectify=self.rectify,
             lowering=self.lowering,
         )
-        if self.use_bias:
-            x += self.param("bias", nn.initializers.zeros_init(), (len(x),)).reshape(-1, 1, 1, 1)
-        return x
+
+    def chosen_lowering(self, x: jax.Array) -> str:
+        """Returns the lowering that computes this layer here, for inputs as in `__call__`."""
+        size = self.kernel_size
+        kernel = jax.ShapeDtypeStruct((size, size, len(x), self.features), x.dtype)
+        stride = self.stride * self.pool_size if self.pool == "stride" else self.stride
+        pool_size = 1 if self.pool == "stride" else self.pool_size
+        return choose_lowering(x, kernel, stride, pool_size, self.lowering)
 
 
 def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) -> jax.Array:

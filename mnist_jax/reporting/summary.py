@@ -50,13 +50,18 @@ PURPOSES = {
 
 
 class Layer(NamedTuple):
-    """A row of the table; `flops` are those of the forward pass of one image."""
+    """A row of the table.
+
+    `flops` are those of the forward pass of one image. `lowering` says how a convolution is
+    computed here, see `ops.conv_pool`; other layers have "".
+    """
 
     name: str
     shape: Shape
     params: int
     flops: int
     purpose: str
+    lowering: str = ""
 
 
 def summarize_recipe(
@@ -85,7 +90,9 @@ def summarize_recipe(
     module = own_model(Parts(model=model, splits=splits), info) or create_model(
         num_classes=num_classes, **vars(config.model)
     )
-    return image_shape, summarize(module, image_shape)
+    lowerings = _lowerings(module, (config.batch_size, *image_shape))
+    layers = summarize(module, image_shape)
+    return image_shape, [each._replace(lowering=lowerings.get(each.name, "")) for each in layers]
 
 
 def summarize(model: nn.Module, image_shape: Shape) -> list[Layer]:
@@ -131,6 +138,21 @@ def summarize(model: nn.Module, image_shape: Shape) -> list[Layer]:
             layers.append(Layer(full_name, output, *counts, _purpose(row, module)))
             counts = 0, 0
     return layers
+
+
+def _lowerings(model: nn.Module, shape: Shape) -> dict[str, str]:
+    """Returns the lowering of each `ConvPool` by its name, for batches of images of a shape."""
+    found = {}
+
+    def record(next_fun, args, kwargs, context):
+        if isinstance(context.module, ConvPool) and context.method_name == "__call__":
+            found["/".join(context.module.path)] = context.module.chosen_lowering(*args)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        jax.eval_shape(Forward(model).init, jax.random.key(0), images)
+    return found
 
 
 def _trace(
@@ -259,7 +281,9 @@ def format_table(layers: list[Layer], image_shape: Shape) -> str:
         for each in (image, *layers, total)
     ]
     name, shape, params, flops = (max(len(row[i]) for row in rows) for i in range(4))
-    return "\n".join(
+    lines = [
         f"{row[0]:{name}}  {row[1]:>{shape}}  {row[2]:>{params}}  {row[3]:>{flops}}  {row[4]}"
         for row in rows
-    )
+    ]
+    lowered = [f"{each.name} {each.lowering}" for each in layers if each.lowering]
+    return "\n".join([*lines, *([f"lowered here: {', '.join(lowered)}"] if lowered else [])])

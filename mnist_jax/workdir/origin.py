@@ -11,11 +11,12 @@ import jax
 
 from mnist_jax.config import completed, config_differences
 from mnist_jax.datasets.info import DataInfo, data_info
+from mnist_jax.native.library import load
 
 PACKAGES = ("mnist-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 PACKAGES += ("tensorflow-datasets", "numpy")
 # What older versions did not record, and how it was.
-UNTOLD: dict[str, Any] = {"process_count": 1, "settings": []}
+UNTOLD: dict[str, Any] = {"process_count": 1, "settings": [], "native_compiler": ""}
 # JAX's settings that change bits, and their usual values.
 JAX_SETTINGS = {
     "jax_enable_x64": False,
@@ -181,7 +182,8 @@ def settings() -> list[str]:
 def environment() -> dict[str, Any]:
     """Returns `platform`, `device_kind`, counts of devices, processes and cores, and `versions`.
 
-    `settings` are what the function of this name returns.
+    `settings` are what the function of this name returns; `native_compiler` is the version of the
+    compiler that made the kernel for CPUs, "" where there is none.
     """
     return {
         "platform": jax.default_backend(),
@@ -190,6 +192,7 @@ def environment() -> dict[str, Any]:
         "process_count": jax.process_count(),
         "cpu_count": cpu_count(),
         "settings": settings(),
+        "native_compiler": load().compiler if jax.default_backend() == "cpu" else "",
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }

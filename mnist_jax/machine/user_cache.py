@@ -1,0 +1,41 @@
+"""The directories in which the user's caches lie."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+
+def cache_root() -> Path:
+    """Returns the directory of the user's caches; RuntimeError without a home directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_jax"
+
+
+def private_directory(name: str) -> Path:
+    """Makes a directory of programs, for this kind of processor alone.
+
+    What lies there is run as it is read. So it is the user's own, and others may not write there; a
+    home directory may be shared by machines, and a program is for one kind of processor.
+
+    Raises:
+        OSError: it cannot be made, or belongs to another user.
+        RuntimeError: the user has no home directory.
+    """
+    private = cache_root() / name
+    directory = private / processor_key()
+    directory.mkdir(parents=True, exist_ok=True)
+    for each in (private, directory):
+        if each.stat().st_uid != os.getuid():
+            raise PermissionError(f"{each} belongs to another user")
+        each.chmod(0o700)
+    return directory
+
+
+def processor_key() -> str:
+    """Returns a name of this kind of processor, made of what it can do."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    # "flags" are x86's instruction sets, "Features" Arm's.
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    processor = f"{platform.machine()} {platform.processor()} {features}"
+    return hashlib.sha256(processor.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The package's own kernel for CPUs: convolution, bias, rectifier and pooling in one pass."""

@@ -1,0 +1,37 @@
+// What conv_pool.cc computes, and for what sizes.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace conv_pool {
+
+constexpr uint8_t kNone = 255;  // the winner of an output whose rectifier is shut
+
+struct Layer {
+  int64_t channels, height, width, batch;  // of the images, padding included
+  int64_t kernel, filters;                 // a kernel is as high as it is wide
+  int64_t stride, pool;
+  bool mean, rectify;
+  int64_t out_height, out_width;
+
+  int64_t images_size() const { return channels * height * width * batch; }
+  int64_t kernel_size() const { return kernel * kernel * channels * filters; }
+  int64_t outputs_size() const { return filters * out_height * out_width * batch; }
+};
+
+// Calls a task with each number below the first argument, on some threads, and waits for the last.
+using Parallel = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
+
+bool Fits(const Layer& layer);
+
+// `networks` layers of the same sizes, whose arrays lie one behind the other. Without winners
+// (nullptr), which only the gradient needs, there is less to write.
+void Forward(const Layer& layer, int64_t networks, const float* images, const float* kernels,
+             const float* biases, float* outputs, uint8_t* winners, const Parallel& parallel);
+
+void Gradient(const Layer& layer, int64_t networks, const float* images, const uint8_t* winners,
+              const float* grads, float* kernel_grads, float* bias_grads, const Parallel& parallel);
+
+}  // namespace conv_pool

@@ -1,0 +1,204 @@
+"""The kernel as a function of JAX, with its derivatives."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+KERNEL_SIZES = (3, 5)
+POOL_SIZES = (1, 2, 3)
+MOST_CHANNELS = 4  # with more, a matrix product is faster
+LANES = 16  # of the widest vectors: the batch is a multiple
+NONE = 255  # the winner of an output whose rectifier is shut, as in conv_pool.h
+
+
+class Options(NamedTuple):
+    """What a layer does; see `ops.conv_pool`."""
+
+    stride: int
+    pool: str
+    pool_size: int
+    rectify: bool
+
+
+def fits(images: Any, kernel: Any, pool_size: int) -> bool:
+    """Tells whether there is a kernel for arrays of these shapes and types."""
+    height, width = kernel.shape[:2]
+    return (
+        height == width
+        and height in KERNEL_SIZES
+        and pool_size in POOL_SIZES
+        and len(images) <= MOST_CHANNELS
+        and images.shape[-1] % LANES == 0
+        and images.shape[-1] > 0
+        and images.dtype == kernel.dtype == jnp.float32
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options) -> jax.Array:
+    """Convolves, pools, adds the bias and rectifies.
+
+    Reverse-mode gradients of the kernel and the bias are the library's. Whatever else JAX asks for
+    (other derivatives, and maps over axes of them) is made of XLA's operations.
+
+    Args:
+        images: float32 [C, H, W, B], padded, that `fits`.
+        kernel: float32 [k, k, C, F].
+        bias: float32 [F].
+        options: what to compute.
+
+    Returns:
+        float32 [F, H', W', B].
+    """
+    return _call("Infer", options, _output(images, kernel, options))(images, kernel, bias)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _forward(
+    images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the outputs with the winners, uint8: which place in its window gave each of them."""
+    outputs = _output(images, kernel, options)
+    winners = jax.ShapeDtypeStruct(outputs.shape, jnp.uint8)
+    return tuple(_call("Forward", options, (outputs, winners))(images, kernel, bias))
+
+
+@functools.partial(conv_pool.defjvp, symbolic_zeros=True)
+def _conv_pool_jvp(options: Options, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    (outputs, _), (tangent, _) = _forward_jvp(options, primals, tangents)
+    return outputs, tangent
+
+
+@functools.partial(_forward.defjvp, symbolic_zeros=True)
+def _forward_jvp(options: Options, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    images, kernel, bias = primals
+    outputs, winners = _forward(images, kernel, bias, options)
+    d_images, d_kernel, d_bias = tangents
+    tangent: Any = tangent_p.bind(
+        images, winners, _array(d_kernel), _array(d_bias), options=options
+    )
+    if not isinstance(d_images, jax.custom_derivatives.SymbolicZero):
+        tangent += _tangent(d_images, winners, kernel, jnp.zeros_like(bias), options)
+    return (outputs, winners), (tangent, np.zeros(winners.shape, jax.dtypes.float0))
+
+
+def _array(tangent: Any) -> Any:
+    if isinstance(tangent, jax.custom_derivatives.SymbolicZero):
+        return jnp.zeros(tangent.shape, jnp.float32)
+    return tangent
+
+
+def _output(images: Any, kernel: Any, options: Options) -> jax.ShapeDtypeStruct:
+    sides = (
+        ((side - kernel.shape[0]) // options.stride + 1) // options.pool_size
+        for side in images.shape[1:3]
+    )
+    return jax.ShapeDtypeStruct((kernel.shape[-1], *sides, images.shape[-1]), jnp.float32)
+
+
+def _call(name: str, options: Options, results: Any) -> Any:
+    call = jax.ffi.ffi_call(f"mnist_jax_ConvPool{name}", results, vmap_method="broadcast_all")
+    return functools.partial(
+        call,
+        stride=np.int64(options.stride),
+        pool_size=np.int64(options.pool_size),
+        mean=options.pool == "mean",
+        rectify=options.rectify,
+    )
+
+
+def _tangent(
+    images: jax.Array, winners: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options
+) -> jax.Array:
+    """The outputs below the winners: linear in the images, and in kernel and bias together."""
+    size = options.pool_size
+    convolved = lax.conv_general_dilated(
+        images,
+        kernel,
+        (options.stride, options.stride),
+        "VALID",
+        dimension_numbers=("CHWN", "HWIO", "CHWN"),
+        precision=lax.Precision.HIGHEST,
+    )
+    height, width = (size * side for side in winners.shape[1:3])
+    windows = convolved[:, :height, :width].reshape(
+        len(winners), height // size, size, width // size, size, -1
+    )
+    windows = windows.transpose(2, 4, 0, 1, 3, 5).reshape(size * size, *winners.shape)
+    if options.pool == "mean":
+        pooled = jnp.where(winners == NONE, 0, windows.mean(axis=0))
+    else:
+        places = jnp.arange(size * size, dtype=jnp.uint8).reshape(-1, 1, 1, 1, 1)
+        pooled = jnp.where(winners[None] == places, windows, 0).sum(axis=0)
+    return pooled + jnp.where(winners == NONE, 0, bias[:, None, None, None])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _gradient(
+    images: jax.Array, winners: jax.Array, grads: jax.Array, kernel_size: int, options: Options
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of kernel and bias by that of the outputs: the transpose of `_tangent`."""
+    call = _call("Gradient", options, _weights(images, winners, kernel_size))
+    return tuple(call(images, winners, grads))
+
+
+@_gradient.defjvp
+def _gradient_jvp(kernel_size: int, options: Options, primals: tuple, tangents: tuple) -> tuple:
+    images, winners, grads = primals
+
+    def by_xla(images: jax.Array, grads: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tangent = functools.partial(_tangent, images, winners, options=options)
+        return jax.linear_transpose(tangent, *_weights(images, winners, kernel_size))(grads)
+
+    _, tangent = jax.jvp(by_xla, (images, grads), (tangents[0], tangents[2]))
+    return _gradient(images, winners, grads, kernel_size, options), tangent
+
+
+def _weights(images: Any, winners: Any, kernel_size: int) -> tuple[Any, Any]:
+    shape = (kernel_size, kernel_size, len(images), len(winners))
+    return jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[3:], jnp.float32)
+
+
+# `_tangent` as a primitive, for the sake of its transpose with respect to kernel and bias: that is
+# the library's. By itself it is evaluated in forward mode alone. A `jax.custom_vjp` would be
+# shorter, and would forbid forward mode.
+tangent_p = Primitive("mnist_jax_conv_pool_tangent")
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def _evaluate(images: Any, winners: Any, kernel: Any, bias: Any, *, options: Options) -> jax.Array:
+    return _tangent(images, winners, kernel, bias, options)
+
+
+def _tangent_jvp(primals: tuple, tangents: tuple, *, options: Options) -> tuple[Any, Any]:
+    images, winners, kernel, bias = primals
+    d_images, _, *d_weights = map(ad.instantiate_zeros, tangents)
+    tangent = tangent_p.bind(images, winners, *d_weights, options=options)
+    tangent += _tangent(d_images, winners, kernel, jnp.zeros_like(bias), options)
+    return tangent_p.bind(*primals, options=options), tangent
+
+
+def _transpose(
+    grads: Any, images: Any, winners: Any, kernel: Any, bias: Any, *, options: Options
+) -> tuple[Any, ...]:
+    if type(grads) is ad.Zero:
+        return None, None, ad.Zero(kernel.aval), ad.Zero(bias.aval)
+    return None, None, *_gradient(images, winners, grads, kernel.aval.shape[0], options)
+
+
+def _batch(args: tuple, dims: tuple, *, options: Options) -> tuple[jax.Array, int]:
+    return jax.vmap(functools.partial(_evaluate, options=options), dims)(*args), 0
+
+
+tangent_p.def_impl(_evaluate)
+tangent_p.def_abstract_eval(lambda images, winners, *_, **__: images.update(shape=winners.shape))
+mlir.register_lowering(tangent_p, mlir.lower_fun(_evaluate, multiple_results=False))
+ad.primitive_jvps[tangent_p] = _tangent_jvp
+ad.primitive_transposes[tangent_p] = _transpose
+batching.primitive_batchers[tangent_p] = _batch

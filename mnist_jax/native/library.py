@@ -1,0 +1,174 @@
+"""The kernel's library: compiled on this machine at first use, kept, and loaded into JAX."""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from mnist_jax.machine.user_cache import private_directory
+from mnist_jax.messages import one_line
+
+HEADER, *SOURCES = "conv_pool.h", "conv_pool.cc", "ffi.cc"
+# The machine's widest instructions; a product and the addition behind it are one instruction.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
+COMPILERS = ("c++", "g++", "clang++")
+TARGETS = ("ConvPoolInfer", "ConvPoolForward", "ConvPoolGradient")
+_lock = threading.Lock()
+
+
+class Library(NamedTuple):
+    """What has become of the library.
+
+    Attributes:
+        compiler: the version of the compiler that made it, "" where there is no library.
+        problem: what prevents it, and what to do, "" where there is one.
+    """
+
+    compiler: str
+    problem: str = ""
+
+
+def start_loading() -> None:
+    """Begins to compile or load the library, beside what the caller does next."""
+    threading.Thread(target=load, daemon=True).start()
+
+
+def load() -> Library:
+    """Compiles the library if it is not kept, and lets JAX call it; waits until that is done."""
+    with _lock:  # the second of two callers takes what the first has made
+        return _load()
+
+
+@functools.cache
+def _load() -> Library:
+    compiler = find_compiler()
+    if not compiler:
+        return Library("", f"there is no C++ compiler: install g++ or clang++ ({_where()})")
+    try:
+        version = _run([*compiler, "--version"]).split("\n")[0]
+        register(kept(private_directory("native"), compiler, version))
+    except subprocess.CalledProcessError as error:
+        lines = f"{error.stdout}\n{error.stderr}"
+        return Library("", f"{shlex.join(compiler)} fails: {one_line(lines):.300} ({_where()})")
+    except (OSError, RuntimeError) as error:
+        return Library("", f"the library cannot be kept: {one_line(error)}")
+    return Library(version)
+
+
+def _where() -> str:
+    return f"$CXX or one of {', '.join(COMPILERS)} is used"
+
+
+def find_compiler() -> list[str]:
+    """Returns the command of the C++ compiler: $CXX, or the first of COMPILERS; [] for none."""
+    own = shlex.split(os.environ.get("CXX", ""))
+    commands = [own] if own else [[name] for name in COMPILERS]
+    return next((command for command in commands if shutil.which(command[0])), [])
+
+
+def kept(directory: Path, compiler: list[str], version: str) -> Path:
+    """Returns the library's file in a directory; compiles it if there is no sound one.
+
+    The name has a hash of all that the library is made of and by, and one of its bytes: what was
+    damaged, or made of something else, is never taken for it.
+
+    Raises:
+        subprocess.CalledProcessError: the compiler fails.
+        OSError: the directory cannot be written.
+    """
+    source = [(Path(__file__).parent / name).read_bytes() for name in (HEADER, *SOURCES)]
+    made_of = repr((source, FLAGS, compiler, version, importlib.metadata.version("jaxlib")))
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:32]
+    for path in directory.glob(f"{key}-*.so"):
+        if is_sound(path):
+            return path
+    for leftover in directory.glob("*.tmp"):  # of a process that was killed
+        with contextlib.suppress(OSError):  # another process has removed it
+            if time.time() - leftover.stat().st_mtime > 3600:
+                shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(suffix=".tmp", dir=directory) as folder:
+        made = compile_library(compiler, Path(folder))
+        made.chmod(0o600)
+        path = directory / f"{key}-{_sha256(made)}.so"
+        return made.replace(path)
+
+
+def is_sound(path: Path) -> bool:
+    """Tells whether a file is the user's, nobody else may write it, and its bytes fit its name."""
+    try:
+        facts = path.lstat()
+        return (
+            stat.S_ISREG(facts.st_mode)
+            and facts.st_uid == os.getuid()
+            and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            and path.stem.endswith(f"-{_sha256(path)}")
+        )
+    except OSError:
+        return False
+
+
+def compile_library(compiler: list[str], folder: Path, flags: tuple[str, ...] = ()) -> Path:
+    """Compiles the sources, both at a time, into a library in the folder.
+
+    Args:
+        compiler: the compiler's command.
+        folder: an existing directory.
+        flags: further flags, which may take back some of FLAGS.
+
+    Raises:
+        subprocess.CalledProcessError: the compiler fails.
+    """
+    options = [*FLAGS, *flags, "-isystem", jax.ffi.include_dir()]
+
+    def compile_source(name: str) -> str:
+        compiled = str(folder / f"{name}.o")
+        source = str(Path(__file__).parent / name)
+        _run([*compiler, *options, "-c", source, "-o", compiled])
+        return compiled
+
+    with ThreadPoolExecutor() as pool:
+        objects = [*pool.map(compile_source, SOURCES)]
+    library = folder / "library.so"
+    _run([*compiler, *FLAGS, *flags, "-shared", *objects, "-o", str(library)])
+    return library
+
+
+def register(path: Path) -> None:
+    """Loads a library, and makes its functions known to JAX; OSError if it cannot be loaded."""
+    library = ctypes.CDLL(str(path))
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(
+            f"mnist_jax_{target}", jax.ffi.pycapsule(getattr(library, target)), platform="cpu"
+        )
+
+
+def _run(command: list[str]) -> str:
+    # In the C locale: a message is quoted in an English one.
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
