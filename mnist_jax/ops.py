@@ -102,7 +102,8 @@ def conv_pool(
         )
     lowering = choose_lowering(padded, kernel, stride, pool_size, lowering)
     if lowering == "native":
-        bias = jnp.zeros(kernel.shape[-1], kernel.dtype) if bias is None else bias
+        bias = jnp.zeros(kernel.shape[-1]) if bias is None else bias
+        bias = bias.astype(kernel.dtype)
         options = native.Options(stride, pool, pool_size, rectify)
         return native.conv_pool(padded, kernel, bias, options)
     lower = _conv_pool_matmul if lowering == "matmul" else _conv_pool_xla

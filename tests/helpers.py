@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -37,6 +38,10 @@ from mnist_jax.workdir.trained import Trained
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 RECIPES = ROOT / "configs"
+
+# jax.enable_x64 is new in 0.8; the older spelling is gone from 0.10.
+_x64_home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+enable_x64 = _x64_home.enable_x64
 
 # 1,024 images for training, 8 steps an epoch; 256 for validation.
 SMALL = Config(

@@ -1,20 +1,16 @@
-import importlib
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import enable_x64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from mnist_jax.ops import conv_pool
-
-# jax.enable_x64 is new in 0.8; the older spelling is gone from 0.10.
-x64_home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
-enable_x64 = x64_home.enable_x64
 
 
 def reference(images, kernel, *, stride, padding, pool, pool_size):

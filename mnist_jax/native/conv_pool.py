@@ -33,7 +33,7 @@ def fits(images: Any, kernel: Any, pool_size: int) -> bool:
         height == width
         and height in KERNEL_SIZES
         and pool_size in POOL_SIZES
-        and len(images) <= MOST_CHANNELS
+        and 0 < len(images) <= MOST_CHANNELS
         and images.shape[-1] % LANES == 0
         and images.shape[-1] > 0
         and images.dtype == kernel.dtype == jnp.float32
@@ -126,9 +126,9 @@ def _tangent(
         dimension_numbers=("CHWN", "HWIO", "CHWN"),
         precision=lax.Precision.HIGHEST,
     )
-    height, width = (size * side for side in winners.shape[1:3])
-    windows = convolved[:, :height, :width].reshape(
-        len(winners), height // size, size, width // size, size, -1
+    filters, height, width, batch = winners.shape
+    windows = convolved[:, : height * size, : width * size].reshape(
+        filters, height, size, width, size, batch
     )
     windows = windows.transpose(2, 4, 0, 1, 3, 5).reshape(size * size, *winners.shape)
     if options.pool == "mean":

@@ -55,15 +55,18 @@ def load() -> Library:
 
 @functools.cache
 def _load() -> Library:
-    compiler = find_compiler()
+    try:
+        compiler = find_compiler()
+    except ValueError as error:
+        return Library("", f"$CXX is not a command: {one_line(error)}")
     if not compiler:
         return Library("", f"there is no C++ compiler: install g++ or clang++ ({_where()})")
     try:
         version = _run([*compiler, "--version"]).split("\n")[0]
         register(kept(private_directory("native"), compiler, version))
     except subprocess.CalledProcessError as error:
-        lines = f"{error.stdout}\n{error.stderr}"
-        return Library("", f"{shlex.join(compiler)} fails: {one_line(lines):.300} ({_where()})")
+        said = one_line(f"{error.stdout}\n{error.stderr}") or f"exit status {error.returncode}"
+        return Library("", f"{shlex.join(compiler)} fails: {said:.300} ({_where()})")
     except (OSError, RuntimeError) as error:
         return Library("", f"the library cannot be kept: {one_line(error)}")
     return Library(version)
@@ -74,7 +77,11 @@ def _where() -> str:
 
 
 def find_compiler() -> list[str]:
-    """Returns the command of the C++ compiler: $CXX, or the first of COMPILERS; [] for none."""
+    """Returns the command of the C++ compiler: $CXX, or the first of COMPILERS; [] for none.
+
+    Raises:
+        ValueError: $CXX has a quotation without an end.
+    """
     own = shlex.split(os.environ.get("CXX", ""))
     commands = [own] if own else [[name] for name in COMPILERS]
     return next((command for command in commands if shutil.which(command[0])), [])

@@ -1,0 +1,59 @@
+"""A compiler whose calls are counted, and that compiles the same but once."""
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from mnist_jax.native.library import find_compiler
+
+# Like ccache: what was compiled is copied. `--version` is passed on. $FAULT says what goes wrong.
+SCRIPT = """#!/bin/sh
+here=$(dirname "$0")
+for output; do :; done
+case "$*" in *--version*)
+    [ "$FAULT" = version ] && exit 1
+    {compiler} --version; exit ;;
+esac
+echo "$*" >> "$here/calls"
+case "$FAULT" in
+fails) echo "first line" >&2; printf 'second \\033[31m line\\n' >&2; exit 1 ;;
+hangs) head -c 100000 "$here/library" > "$output"; touch "$here/hanging"; exec sleep 600 ;;
+garbage) echo garbage > "$output"; exit ;;
+esac
+[ -e "$here/library" ] || {compiler} "$@" || exit
+[ -e "$here/library" ] || cp "$output" "$here/library"
+cp "$here/library" "$output"
+"""
+
+
+class Compiler(NamedTuple):
+    """A directory with a program `c++`."""
+
+    directory: Path
+
+    @property
+    def program(self) -> Path:
+        return self.directory / "c++"
+
+    @property
+    def command(self) -> list[str]:
+        return [str(self.program)]
+
+    def calls(self) -> int:
+        """How often it has compiled."""
+        log = self.directory / "calls"
+        return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+
+
+def create_compiler(directory: Path, library: Path | None = None) -> Compiler:
+    """Makes the program; with a library that it copies, it never compiles."""
+    directory.mkdir(parents=True, exist_ok=True)
+    compiler = Compiler(directory)
+    real = shlex.join([shutil.which(find_compiler()[0]) or "", *find_compiler()[1:]])
+    compiler.program.write_text(SCRIPT.format(compiler=real), encoding="utf-8")
+    compiler.program.chmod(0o755)
+    if library:
+        os.link(library, directory / "library")
+    return compiler

@@ -1,0 +1,93 @@
+"""The bits depend neither on cores nor on threads, the values not on a processor's instructions."""
+
+import os
+import platform
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import TESTS, python
+
+from mnist_jax.native import library
+
+HERE = Path(__file__).parent
+PATHS: dict[str, Any] = {"PYTHONPATH": os.pathsep.join([str(HERE), str(TESTS), str(TESTS.parent)])}
+pytestmark = pytest.mark.usefixtures("native")
+many_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="there is one core here, or no choice of cores",
+)
+
+
+def run(script: str, *args: object) -> str:
+    done = python(HERE / script, *args, **PATHS)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def on_cores(workdir: Path | None = None) -> list[str]:
+    """What `same_bits.py` prints with one core, and with all."""
+    cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    return [
+        run("same_bits.py", ",".join(some), *([workdir / str(len(some))] if workdir else []))
+        for some in (cores[:1], cores)
+    ]
+
+
+@many_cores
+def test_one_core_gives_the_bits_of_many():
+    one, many = on_cores()
+    assert one == many
+
+
+@many_cores
+@pytest.mark.slow
+def test_a_training_on_one_core_gives_the_bits_of_one_on_many(tmp_path):
+    one, many = on_cores(tmp_path)
+    assert one == many
+    assert len(one.splitlines()) == 2
+
+
+def test_two_devices_give_what_one_does():
+    assert run("two_devices.py").strip() in ("equal", "close")
+
+
+is_x86 = platform.machine() in ("x86_64", "AMD64")
+# The last: vectors of 16 numbers, which the compiler makes of smaller ones where there are none.
+INSTRUCTIONS = ["-mno-avx512f", "-mno-avx", "-D__AVX512F__=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_x86, reason="these flags are for x86")
+@pytest.mark.parametrize("flag", INSTRUCTIONS)
+def test_other_instructions_give_the_same_values(flag, tmp_path):
+    assert run("other_flags.py", tmp_path, flag).strip() == "equal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+@pytest.mark.parametrize("flag", ["", *INSTRUCTIONS])
+def test_sanitizers_find_nothing(sanitizer, flag, tmp_path):
+    if flag and not is_x86:
+        pytest.skip("the flag is for x86")
+    flags = f"-std=c++17 -O1 -march=native -pthread -fno-sanitize-recover=all {flag}".split()
+    flags += [f"-fsanitize={sanitizer}", "-o", str(tmp_path / "program")]
+    empty = tmp_path / "empty.cc"
+    empty.write_text("int main() {}", encoding="utf-8")
+    if problem := compile_and_run(flags, [empty]):
+        pytest.skip(f"the sanitizer does not work here: {problem}")
+    source = Path(library.__file__).parent
+    sources = [HERE / "sanitize.cc", source / "conv_pool.cc", f"-I{source}"]
+    assert compile_and_run(flags, sources) == ""
+
+
+def compile_and_run(flags: list[str], sources: list) -> str:
+    """Returns what goes wrong."""
+    commands = [[*library.find_compiler(), *flags, *map(str, sources)], [flags[-1]]]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"{shlex.join(command)}: {done.stdout}{done.stderr}"
+    return ""

@@ -1,0 +1,134 @@
+"""Where the kernel is taken, and what is taken elsewhere."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import create_reference, python
+from jax.sharding import AxisType, PartitionSpec
+
+from mnist_jax.ops import choose_lowering, conv_pool
+
+
+def choices(images=(1, 14, 14, 32), kernel=(3, 3, 1, 8), pool_size=2, dtype=jnp.float32):
+    """What `auto` takes, and what is taken where the kernel is forced."""
+    images, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (images, kernel))
+    return [choose_lowering(images, kernel, 1, pool_size, name) for name in ("auto", "native")]
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    "fitting",
+    [
+        {},
+        {"images": (4, 14, 14, 16), "kernel": (5, 5, 4, 1)},
+        {"pool_size": 1},
+        {"pool_size": 3},
+    ],
+)
+def test_the_kernel_is_taken_where_it_fits(fitting):
+    assert choices(**fitting) == ["native", "native"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"images": (5, 14, 14, 32), "kernel": (3, 3, 5, 8)},
+        {"images": (0, 14, 14, 32), "kernel": (3, 3, 0, 8)},
+        {"images": (1, 14, 14, 24)},
+        {"images": (1, 14, 14, 1)},
+        {"images": (1, 14, 14, 0)},
+        {"kernel": (1, 1, 1, 8)},
+        {"kernel": (4, 4, 1, 8)},
+        {"kernel": (7, 7, 1, 8)},
+        {"kernel": (3, 5, 1, 8)},
+        {"pool_size": 4},
+        {"dtype": jnp.bfloat16},
+        {"dtype": jnp.float16},
+    ],
+    ids=str,
+)
+def test_other_layers_are_lowered_as_if_there_was_no_kernel(other: dict[str, Any]):
+    assert choices(**other) == ["matmul", "matmul"]
+
+
+def test_large_windows_that_do_not_fit_are_lowered_as_if_there_was_no_kernel(monkeypatch):
+    large: Any = {"images": (100, 14, 14, 32), "kernel": (3, 3, 100, 8)}
+    for version, expected in {(0, 11, 2): "matmul", (0, 12, 0): "xla"}.items():
+        monkeypatch.setattr(jax, "__version_info__", version)
+        assert choices(**large) == [expected, expected]
+
+
+def test_two_types_in_one_layer_do_not_fit():
+    images, kernel = jnp.zeros((1, 14, 14, 16)), jnp.zeros((3, 3, 1, 8), jnp.bfloat16)
+    assert choose_lowering(images, kernel, 1, 2, "native") == "matmul"
+
+
+def test_an_accelerator_never_gets_the_kernel(monkeypatch):
+    for backend in ("gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert choices() == ["xla", "xla"]
+
+
+@pytest.mark.usefixtures("native")
+def test_a_batch_that_is_split_over_devices_gets_the_kernel_only_where_that_is_forced(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert choices() == ["matmul", "native"]
+    found = []
+    mesh = jax.make_mesh((1,), ("member",), axis_types=(AxisType.Auto,))
+
+    def of_each(x):
+        found.extend(choices())
+        return x
+
+    spec = PartitionSpec()
+    jax.shard_map(of_each, mesh=mesh, in_specs=spec, out_specs=spec)(jnp.zeros(3))
+    assert set(found) == {"native"}  # in a shard_map every device has batches of its own
+
+
+WITHOUT_COMPILER = """
+import jax.numpy as jnp
+from mnist_jax.ops import choose_lowering, conv_pool
+images, kernel = jnp.ones((1, 9, 9, 16)), jnp.ones((3, 3, 1, 2))
+print(choose_lowering(images, kernel, 1, 2))
+print(conv_pool(images, kernel, pool_size=2).sum())
+print(conv_pool(images[..., :7], kernel, pool_size=2, lowering="native").sum())
+try:
+    conv_pool(images, kernel, pool_size=2, lowering="native")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_without_a_compiler_auto_has_products_and_the_kernel_cannot_be_forced(tmp_path):
+    done = python("-c", WITHOUT_COMPILER, PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "matmul",
+        "2592.0",  # 9 * 2 filters * 3 * 3 places * 16 images
+        "1134.0",
+        "the lowering `native` cannot be used: there is no C++ compiler: install g++ or clang++ "
+        "($CXX or one of c++, g++, clang++ is used)",
+    ]
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+@pytest.mark.usefixtures("native")
+def test_a_whole_network_calls_the_kernel_for_its_first_layer_alone():
+    model = create_reference()
+    images = jnp.zeros((32, 28, 28, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    program = str(jax.make_jaxpr(model.apply)(variables, images))
+    assert program.count("ffi_call[") == program.count("mnist_jax_ConvPoolInfer") == 1
+    assert "ffi_call" not in str(jax.make_jaxpr(model.apply)(variables, images[:31]))
+
+
+def test_images_and_kernels_may_be_arrays_of_numpy():
+    images: Any = np.ones((1, 9, 9, 16), np.float32)
+    for dtype in (np.float32, np.float64):
+        kernel: Any = np.ones((3, 3, 1, 2), dtype)
+        outputs = conv_pool(images, kernel, pool_size=2, lowering="native")
+        assert (outputs.dtype, float(outputs.sum())) == (jnp.float32, 2592.0)

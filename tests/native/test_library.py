@@ -1,0 +1,319 @@
+"""The library is compiled once, kept for the user alone, and never loaded when it is not sound."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compilers import Compiler, create_compiler
+from helpers import python, wait_until
+
+from mnist_jax.native import library
+from mnist_jax.native.library import Library, is_sound, kept
+
+pytestmark = pytest.mark.usefixtures("native")
+
+LOAD = """
+import json
+from mnist_jax.native.library import load
+print(json.dumps(load()))
+"""
+LOAD_AND_CALL = """
+import json
+import jax.numpy as jnp
+from mnist_jax.native.library import load
+from mnist_jax.ops import conv_pool
+images, kernel = jnp.ones((1, 9, 9, 16)), jnp.ones((3, 3, 1, 2))
+assert conv_pool(images, kernel, pool_size=2, lowering="native").sum() == 2592
+print(json.dumps(load()))
+"""
+VERSION = "a version"
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of this process: a compiler's output, which need not be compiled once more."""
+    copy = tmp_path_factory.mktemp("native") / "library.so"
+    directory = library.private_directory("native")
+    command = library.find_compiler()
+    version = library._run([*command, "--version"]).split("\n")[0]
+    shutil.copy(kept(directory, command, version), copy)
+    return copy
+
+
+@pytest.fixture
+def compiler(compiled: Path, tmp_path: Path) -> Compiler:
+    return create_compiler(tmp_path / "bin", compiled)
+
+
+def path_with(compiler: Compiler) -> str:
+    return f"{compiler.directory}:/usr/bin:/bin"
+
+
+def load(compiler: Compiler, cache: Path, script: str = LOAD, cxx: str = "") -> Library:
+    """Loads the library in a process of its own."""
+    env: dict[str, Any] = {"PATH": path_with(compiler), "XDG_CACHE_HOME": str(cache), "CXX": cxx}
+    done = python("-c", script, **env)
+    assert (done.returncode, done.stderr) == (0, "")
+    return Library(*json.loads(done.stdout))
+
+
+def files(cache: Path) -> list[str]:
+    """What lies in the only directory of libraries."""
+    (directory,) = (cache / "mnist_jax" / "native").iterdir()
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_second_process_loads_what_the_first_has_compiled(compiler, tmp_path):
+    cache = tmp_path / "cache"
+    first = load(compiler, cache, LOAD_AND_CALL)
+    assert first.compiler
+    assert not first.problem
+    assert compiler.calls() == 1
+    (name,) = files(cache)
+    assert load(compiler, cache, LOAD_AND_CALL) == first
+    assert compiler.calls() == 1
+    assert files(cache) == [name]
+
+    (path,) = (cache / "mnist_jax" / "native").glob("*/*.so")
+    damage(path)
+    assert load(compiler, cache, LOAD_AND_CALL) == first
+    assert compiler.calls() == 2
+    for path in (cache / "mnist_jax" / "native", *(cache / "mnist_jax" / "native").glob("**/*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.slow
+def test_a_compiler_with_arguments_compiles_a_library_that_works(tmp_path):
+    """Nothing is copied here: `ccache g++` is given like this."""
+    compiler = create_compiler(tmp_path / "bin")
+    cxx = f"'{compiler.program}' -O1"
+    found = load(compiler, tmp_path / "cache", LOAD_AND_CALL, cxx)
+    assert found.compiler
+    assert not found.problem
+    assert compiler.calls() == 1
+    log = (compiler.directory / "calls").read_text(encoding="utf-8")
+    assert log.startswith(f"-O1 {library.FLAGS[0]} ")
+
+
+def test_another_source_flag_compiler_version_or_jaxlib_is_another_library(
+    compiler, tmp_path, monkeypatch
+):
+    def compiles() -> int:
+        before = compiler.calls()
+        path = kept(tmp_path, command, version)
+        assert is_sound(path)
+        assert path == kept(tmp_path, command, version)
+        return compiler.calls() - before
+
+    command, version = compiler.command, VERSION
+    assert compiles() == 1
+    assert compiles() == 0
+    version = "another version"
+    assert compiles() == 1
+    command = [*compiler.command, "-g"]
+    assert compiles() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "FLAGS", (*library.FLAGS, "-g"))
+        assert compiles() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(library.importlib.metadata, "version", lambda name: f"another {name}")
+        assert compiles() == 1
+    for name in library.SOURCES:
+        folder = shutil.copytree(Path(library.__file__).parent, tmp_path / f"with another {name}")
+        with (folder / name).open("a", encoding="utf-8") as source:
+            source.write("// another\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(library, "__file__", str(folder / "library.py"))
+            assert compiles() == 1
+    assert compiles() == 0
+    assert len(list(tmp_path.glob("*.so"))) == 8
+
+
+def damage(path: Path) -> None:
+    """Turns over one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_link(path: Path) -> None:
+    path.rename(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+def replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit": damage,
+    "cut": lambda path: os.truncate(path, 1000),
+    "empty": lambda path: os.truncate(path, 0),
+    "foreign": lambda path: path.write_bytes(Path("/bin/sh").read_bytes()),
+    "link": replace_by_link,
+    "link to nothing": lambda path: (path.unlink(), path.symlink_to("nothing")),
+    "directory": replace_by_directory,
+    "group may write": lambda path: path.chmod(0o620),
+    "all may write": lambda path: path.chmod(0o602),
+    "unreadable": lambda path: path.chmod(0o000),
+    "of another user": lambda path: os.chown(path, 1234, -1),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_file_that_is_not_sound_is_never_loaded(name, compiler, tmp_path):
+    if os.getuid() == 0 and name == "unreadable":
+        pytest.skip("root reads everything")
+    path = kept(tmp_path, compiler.command, VERSION)
+    try:
+        DAMAGES[name](path)
+    except PermissionError:
+        pytest.skip("only root gives files away")
+    assert not is_sound(path)
+    if name == "directory":  # it can be none of ours: an error, and what is there stays
+        with pytest.raises(OSError, match="irectory"):
+            kept(tmp_path, compiler.command, VERSION)
+        return
+    again = kept(tmp_path, compiler.command, VERSION)
+    assert compiler.calls() == 2
+    assert is_sound(again)
+
+
+def test_a_sound_library_is_found_beside_one_that_is_not(compiler, tmp_path):
+    """Two compilations of the same may differ, by a path or a time: each is a file of its own."""
+    path = kept(tmp_path, compiler.command, VERSION)
+    for digit in "0f":  # one before it, one behind it
+        shutil.copy(path, path.with_name(f"{path.name[:32]}-{64 * digit}.so"))
+    assert kept(tmp_path, compiler.command, VERSION) == path
+    assert compiler.calls() == 1
+
+
+def problem(monkeypatch: pytest.MonkeyPatch, **env: str) -> str:
+    """What prevents a library in this process, where nothing of it becomes known to JAX."""
+    with monkeypatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        found = library._load.__wrapped__()
+    assert found.compiler == ""
+    assert found.problem.isprintable()
+    return found.problem
+
+
+@pytest.mark.parametrize(
+    ("env", "start"),
+    [
+        ({"FAULT": "fails"}, "c++ fails: first line second \\x1b[31m line ($CXX or one of "),
+        ({"FAULT": "version"}, "c++ fails: exit status 1 ($CXX or one of "),
+        ({"FAULT": "garbage"}, "the library cannot be kept: "),
+        ({"CXX": "true"}, "the library cannot be kept: "),
+        ({"CXX": "false"}, "false fails: "),
+        ({"CXX": "no-such-compiler -v"}, "there is no C++ compiler: install g++ or clang++ ("),
+        ({"CXX": "c++ 'unbalanced"}, "$CXX is not a command: No closing quotation"),
+        ({"PATH": "/nowhere"}, "there is no C++ compiler: install g++ or clang++ ("),
+        ({"XDG_CACHE_HOME": "/proc/nowhere"}, "the library cannot be kept: "),
+        ({"XDG_CACHE_HOME": "/dev/null"}, "the library cannot be kept: "),
+    ],
+    ids=str,
+)
+def test_without_a_library_a_line_says_why(env, start, compiler, tmp_path, monkeypatch):
+    env = {"PATH": path_with(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")} | env
+    assert problem(monkeypatch, **env).startswith(start)
+
+
+def test_a_directory_of_another_user_is_not_used(compiler, tmp_path, monkeypatch):
+    directory = tmp_path / "mnist_jax" / "native"
+    directory.mkdir(parents=True)
+    try:
+        os.chown(directory, 1234, -1)
+    except PermissionError:
+        pytest.skip("only root gives directories away")
+    env = {"CXX": str(compiler.program), "XDG_CACHE_HOME": str(tmp_path)}
+    expected = f"the library cannot be kept: {directory} belongs to another user"
+    assert problem(monkeypatch, **env) == expected
+    assert compiler.calls() == 0
+
+
+def test_a_user_without_a_home_has_no_library(compiler, monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    found = problem(monkeypatch, CXX=str(compiler.program))
+    assert found.startswith("the library cannot be kept: ")
+    assert compiler.calls() == 0
+
+
+def test_a_compilation_that_is_killed_leaves_nothing_that_is_loaded(compiler, tmp_path):
+    cache = tmp_path / "cache"
+    env = os.environ | {"PATH": path_with(compiler), "FAULT": "hangs"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOAD],
+        env=env | {"XDG_CACHE_HOME": str(cache)},
+        start_new_session=True,
+    )
+    wait_until((compiler.directory / "hanging").exists, [process])
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (leftover,) = files(cache)
+    assert leftover.endswith(".tmp")
+    assert not load(compiler, cache, LOAD_AND_CALL).problem
+    assert compiler.calls() == 2
+    assert leftover in files(cache)  # for all that is known, somebody compiles there
+
+    (path,) = (cache / "mnist_jax" / "native").glob("*/*.so")
+    path.unlink()
+    directory = path.parent / leftover
+    os.utime(directory, times=(0, time.time() - 4000))
+    assert not load(compiler, cache).problem
+    assert files(cache) == [path.name]
+
+
+def test_processes_that_begin_at_once_all_have_a_library(compiler, tmp_path):
+    cache = tmp_path / "cache"
+    env = os.environ | {"PATH": path_with(compiler)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOAD_AND_CALL],
+            env=env | {"XDG_CACHE_HOME": str(cache)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        out, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        assert not Library(*json.loads(out)).problem
+    assert 1 <= compiler.calls() <= 3
+    assert len(files(cache)) == 1
+
+
+THREADS = """
+import json
+from concurrent.futures import ThreadPoolExecutor
+from mnist_jax.native.library import load, start_loading
+for _ in range(3):
+    start_loading()
+with ThreadPoolExecutor(8) as pool:
+    found = set(pool.map(lambda _: load(), range(8)))
+assert len(found) == 1
+print(json.dumps(load()))
+"""
+
+
+def test_threads_that_begin_at_once_compile_once(compiler, tmp_path):
+    assert not load(compiler, tmp_path / "cache", THREADS).problem
+    assert compiler.calls() == 1

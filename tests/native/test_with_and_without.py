@@ -1,0 +1,82 @@
+"""What a user sees of the kernel, where it is and where no compiler makes it."""
+
+import pytest
+from helpers import strict_json
+from subprocesses import CONFIG, OPTIONS
+
+from mnist_jax import train
+from mnist_jax.cli.main import main
+from mnist_jax.native.library import load
+
+ADVICE = (
+    "there is no C++ compiler: install g++ or clang++ ($CXX or one of c++, g++, clang++ is used)"
+)
+TRAIN_ADVICE = f"convolutions are matrix products, which is slower: {ADVICE}"
+
+
+@pytest.fixture
+def no_compiler(tmp_path):
+    (tmp_path / "empty").mkdir()
+    return {"PATH": str(tmp_path / "empty")}
+
+
+def test_a_training_without_a_compiler_advises_in_one_line(command, tmp_path, no_compiler):
+    options = [*OPTIONS, "--epochs=1", f"--workdir={tmp_path / 'run'}"]
+    done = command("train", *options, **no_compiler)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines().count(TRAIN_ADVICE) == 1
+    assert "C++" not in done.stdout.replace(TRAIN_ADVICE, "")
+    assert strict_json(tmp_path / "run" / "result.json")["native_compiler"] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--model.lowering=xla", "--model.lowering=matmul"])
+def test_who_wants_no_kernel_gets_no_advice(option, command, tmp_path, no_compiler):
+    options = [*OPTIONS, "--epochs=1", f"--workdir={tmp_path / 'run'}", option]
+    done = command("train", *options, **no_compiler)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "C++" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_forced_and_missing_is_an_error_in_one_line(
+    command, tmp_path, no_compiler
+):
+    options = [*OPTIONS, f"--workdir={tmp_path / 'run'}", "--model.lowering=native"]
+    done = command("train", *options, **no_compiler)
+    assert done.returncode == 2
+    assert done.stderr == f"error: the lowering `native` cannot be used: {ADVICE}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("native")
+def test_a_run_with_the_kernel_is_verified_and_resumed_without_it(command, tmp_path, no_compiler):
+    workdir = tmp_path / "run"
+    train(CONFIG, workdir)
+    assert strict_json(workdir / "result.json")["native_compiler"] == load().compiler
+    assert main(["verify", f"--workdir={workdir}"]) == 0
+    done = command("verify", f"--workdir={workdir}", **no_compiler)
+    assert done.returncode in (0, 4)  # other sums are rounded otherwise
+    assert "was made in another environment (native_compiler is " in done.stderr
+    options = [*OPTIONS, f"--epochs={CONFIG.epochs + 1}", "--extend", f"--workdir={workdir}"]
+    done = command("train", *options, **no_compiler)
+    assert done.returncode == 0
+    assert "goes on in another environment (native_compiler is " in done.stderr
+
+
+@pytest.mark.usefixtures("native")
+def test_doctor_and_summary_name_the_kernel(capsys):
+    assert main(["summary"]) == 0
+    assert "\nlowered here: conv1 native\n" in capsys.readouterr().out
+    main(["doctor"])
+    line = f"native kernel       compiled by {load().compiler}\n"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_doctor_and_summary_name_what_is_taken_without_a_compiler(command, no_compiler):
+    done = command("summary", **no_compiler)
+    assert "\nlowered here: conv1 matmul\n" in done.stdout
+    done = command("doctor", **no_compiler)
+    assert "native kernel       none: convolutions are matrix products\n" in done.stdout
+    assert f"-> {ADVICE}\n" in done.stdout
