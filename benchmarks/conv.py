@@ -1,8 +1,9 @@
-"""Times both lowerings of `ops.conv_pool`, with gradients, over layers of many shapes.
+"""Times the lowerings of `ops.conv_pool`, with gradients, over layers of many shapes.
 
     python benchmarks/conv.py
 
-`auto` is to take the faster one: the last column says which it takes, and what that costs.
+`auto` is to take the fastest one: the last column says which it takes, and what that costs. Each
+time is that of bias and rectifier, too, since `native` has them in the same pass.
 """
 
 import statistics
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from machine import describe, headline
 
+from mnist_jax.native.conv_pool import fits
 from mnist_jax.ops import choose_lowering, conv_pool
 
 # channels, side, kernel, filters, stride, padding, pool, batch
@@ -45,14 +47,16 @@ def gradient(lowering: str, argnums: int | tuple[int, ...], **options: Any) -> C
     """Returns the compiled gradient of a loss behind one layer."""
 
     def loss(images, kernel):
-        return jnp.sum(conv_pool(images, kernel, lowering=lowering, **options) ** 2)
+        bias = jnp.zeros(kernel.shape[-1])
+        outputs = conv_pool(images, kernel, bias, rectify=True, lowering=lowering, **options)
+        return jnp.sum(outputs**2)
 
     return jax.jit(jax.grad(loss, argnums=argnums))
 
 
 def main() -> None:
     """Prints a row a layer."""
-    print("| layer | matmul, ms | xla, ms | xla / matmul | auto |")
+    print("| layer | matmul, ms | xla, ms | native, ms | auto |")
     print("|---|---|---|---|---|")
     for channels, side, size, filters, stride, padding, pool, batch in LAYERS:
         keys = jax.random.split(jax.random.key(0))
@@ -61,9 +65,11 @@ def main() -> None:
         # The first layer of a network needs no gradient of its images.
         argnums = 1 if channels in (1, 3) else (0, 1)
 
+        chosen = choose_lowering(images, kernel, stride, pool)
+        names = ("matmul", "xla", "native") if fits(images, kernel, pool) else ("matmul", "xla")
         programs = {
             name: gradient(name, argnums, stride=stride, padding=padding, pool_size=pool)
-            for name in ("matmul", "xla")
+            for name in names
         }
         seconds = {name: [] for name in programs}
         for _ in range(8):
@@ -72,12 +78,12 @@ def main() -> None:
                 jax.block_until_ready(program(images, kernel))
                 seconds[name].append(time.perf_counter() - start)
         # The first call compiles.
-        matmul, xla = (1e3 * statistics.median(seconds[name][1:]) for name in programs)
-        chosen = choose_lowering(kernel.shape, stride, pool)
-        loss = {"matmul": matmul, "xla": xla}[chosen] / min(matmul, xla)
+        medians = {name: 1e3 * statistics.median(seconds[name][1:]) for name in names}
+        loss = medians[chosen] / min(medians.values())
         print(
             f"| {channels}x{side}x{side}, {size}x{size} to {filters}, stride {stride}, {padding}, "
-            f"pool {pool}, batch {batch} | {matmul:.2f} | {xla:.2f} | {xla / matmul:.2f} | "
+            f"pool {pool}, batch {batch} | {medians['matmul']:.2f} | {medians['xla']:.2f} | "
+            f"{f'{medians["native"]:.2f}' if 'native' in names else ''} | "
             f"{chosen}{f', {loss:.2f} times the faster' if loss > 1.05 else ''} |"
         )
     print(f"\nMedians of 7. {headline(describe())}")

@@ -70,8 +70,8 @@ def see_training(splits: dict[str, Any]) -> dict[str, Any]:
     texts, compilations, num_steps = [], [], steps_per_epoch(EXAMPLES, BATCH_SIZE)
     compile_lowered = jax.stages.Lowered.compile
 
-    def compile_and_keep(lowered: Any) -> Any:
-        compiled = compile_lowered(lowered)
+    def compile_and_keep(lowered: Any, *options: Any) -> Any:
+        compiled = compile_lowered(lowered, *options)
         texts.append(compiled.as_text())
         return compiled
 

@@ -251,7 +251,7 @@ def test_dropout_has_the_bits_of_flax(subtests):
 
 def test_flatten_lines_up_one_channel_after_another():
     x = jnp.arange(5 * 3 * 4 * 2).reshape(5, 3, 4, 2)
-    np.testing.assert_array_equal(flatten(x), np.transpose(x, (3, 0, 1, 2)).reshape(2, 5 * 3 * 4))
+    np.testing.assert_array_equal(flatten(x), np.transpose(x, (3, 0, 1, 2)).reshape(2, 5 * 3 * 4).T)
 
 
 @pytest.fixture(scope="module")

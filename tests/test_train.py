@@ -25,6 +25,7 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
     fields = (
         "test_loss test_accuracy val_accuracy guessing best_step steps params_sha256 data_sha256 "
         "step_sha256 seconds platform device_kind device_count process_count cpu_count settings "
+        "native_compiler "
         "versions"
     )
     assert {*run.result} == {*fields.split()}

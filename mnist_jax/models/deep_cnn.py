@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from mnist_jax.models.layers import (
     ConvPool,
+    Dense,
     Dropout,
     batch_last,
     batch_norm,
@@ -65,6 +66,6 @@ class Model(nn.Module):
             )(x)
             if self.batch_norm:
                 x = nn.relu(batch_norm(x, train=train, mask=mask, name=f"norm{number}"))
-        x = nn.Dense(self.hidden_size, kernel_init=glorot_uniform, name="dense")(flatten(x))
+        x = Dense(self.hidden_size, name="dense")(flatten(x)).T
         x = Dropout(self.dropout_rate, name="dropout")(nn.relu(x), train=train)
         return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)

@@ -56,7 +56,7 @@ def test_doctor_tells_of_everything_a_line_each(command, tmp_path):
     assert not any(line.startswith("!") for line in lines)
     told = [line[2:21].strip() for line in lines if not line.lstrip().startswith("->")]
     packages = ["python", "mnist_jax", *PACKAGES, "requirements"]
-    machine = ["devices", "cores", "computation"]
+    machine = ["devices", "cores", "computation", "native kernel"]
     disk = ["bundled MNIST", "prepared MNIST", "compiled programs", "decoded datasets"]
     optional = [f"extra {name}" for name in doctor_module.EXTRAS]
     assert told == [*packages, *machine, *disk, *optional, "cluster"]

@@ -77,7 +77,8 @@ def test_maps_are_the_answers_of_the_filters():
     filters = first_filters(model, variables, (28, 28, 1))
     assert filters is not None
     kernel = filters.transpose(1, 2, 3, 0)
-    expected = conv_pool(images.swapaxes(0, -1), kernel, pool_size=2).transpose(3, 1, 2, 0)
+    answers = conv_pool(images.swapaxes(0, -1), kernel, pool_size=2, rectify=True)
+    expected = answers.transpose(3, 1, 2, 0)
     (maps,) = feature_maps(model, variables, images).values()
     np.testing.assert_allclose(maps, expected, atol=1e-6)
     assert maps.shape == (3, 13, 13, 4)
