@@ -28,13 +28,13 @@ def compile_once(
     """Compiles a program, unless the same one was compiled before by this process.
 
     Args:
-        lowered: the program. It must always have the same options.
+        lowered: the program.
         options: XLA's, by name; None for its defaults.
 
     Returns:
         The compiled program and its `text_sha256`.
     """
-    key = lowered.as_text(), lowered.in_tree, lowered.out_tree
+    key = lowered.as_text(), lowered.in_tree, lowered.out_tree, str(options)
     if key not in _programs:
         _programs[key] = lowered.compile(options)
     _programs[key] = _programs.pop(key)  # the newest is the last

@@ -174,8 +174,8 @@ class ModelConfig(Checked):
     dropout_rate: Fraction = 0.2
     """The part of what the output layer is given (of an MLP, any layer) that a step leaves out."""
     lowering: Literal["auto", "matmul", "xla", "native"] = "auto"
-    """How convolutions are computed: as matrix products, by XLA's own, by a kernel of this package
-    where it fits, or the fastest of them."""
+    """How convolutions are computed: auto takes what should be the fastest here; matmul: matrix
+    products; xla: XLA's own; native: a kernel of this package for CPUs, where it fits."""
 
 
 @dataclass(frozen=True)

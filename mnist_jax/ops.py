@@ -47,7 +47,7 @@ def conv_pool(
     `native` is a kernel of this package, see `native/conv_pool.cc`: it keeps what lies between
     convolution and pooling in registers, where `matmul` writes it to memory and reads it back. It
     is for CPUs, and for the layers that `native.conv_pool.fits` names; others are lowered as
-    `auto` does without it.
+    `auto` does without it. A function that `jax.export` is to write needs one of the other two.
 
     Args:
         images: float [C, H, W, B].
@@ -69,7 +69,8 @@ def conv_pool(
 
     Raises:
         ValueError: the images are too small for one window, or do not have the kernel's channels;
-            an option is none of those above; or the library of `native` cannot be made.
+            the bias does not have its filters; an option is none of those above; or the library of
+            `native` cannot be made.
 
     References:
         K. Chellapilla, S. Puri and P. Simard, "High Performance Convolutional Neural Networks for
@@ -90,6 +91,11 @@ def conv_pool(
         raise ValueError(
             f"images of {images.shape[0]} channels do not fit a kernel for {kernel.shape[2]}: "
             "images are [C, H, W, B], a kernel is [kh, kw, C, F]"
+        )
+    if bias is not None and bias.shape != kernel.shape[-1:]:
+        raise ValueError(
+            f"a bias of shape {bias.shape} does not fit a kernel of {kernel.shape[-1]} filters: a "
+            "bias is [F], a kernel is [kh, kw, C, F]"
         )
     pads = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (stride, stride), padding)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))

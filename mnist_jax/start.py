@@ -121,8 +121,8 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
             "JAX's 64-bit mode is on, and a training computes in float32: unset JAX_ENABLE_X64, or "
             'call jax.config.update("jax_enable_x64", False)'
         )
-    if jax.default_backend() == "cpu":
-        library.start_loading()  # a first time it takes as long as preparing the data
+    if _wants_native(vars(config.model)):
+        library.start_loading()  # the first time takes about as long as preparing the data
     check_functions(parts.loss_fn, parts.metrics)
     check_monitors(config.watch, parts.metrics or ())
     splits, label_names = load_splits(**vars(config.data), own=parts.splits)
@@ -382,8 +382,17 @@ def initial_state(
 
 def _native_advice(origin: Origin) -> list[str]:
     """Returns a line that says what makes a CPU faster, [] where that is there or is not wanted."""
-    lowering = origin.config["model"]["lowering"]
-    if jax.default_backend() != "cpu" or lowering != "auto" or "model" in origin.own:
+    if "model" in origin.own or not _wants_native(origin.config["model"]):
         return []
     problem = library.load().problem
     return [f"convolutions are matrix products, which is slower: {problem}"] if problem else []
+
+
+def _wants_native(model: Mapping[str, Any]) -> bool:
+    """Tells whether the native kernel may compute a layer here, by the fields of `ModelConfig`."""
+    has_convolutions = model["name"] not in ("mlp", "transformer")
+    return (
+        jax.default_backend() == "cpu"
+        and has_convolutions
+        and model["lowering"] in ("auto", "native")
+    )

@@ -156,3 +156,11 @@ def test_invalid_options_and_channels_and_small_images_are_refused(options, mess
     kernel = jnp.zeros(options.pop("kernel", (3, 3, 1, 2)))
     with pytest.raises(ValueError, match=message):
         conv_pool(jnp.zeros((1, 5, 9, 1)), kernel, **options)
+
+
+@pytest.mark.parametrize("lowering", ["auto", "matmul", "xla"])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 1)])
+def test_a_bias_has_a_number_for_each_filter(lowering, shape):
+    images, kernel = jnp.zeros((1, 5, 5, 16)), jnp.zeros((3, 3, 1, 4))
+    with pytest.raises(ValueError, match="does not fit a kernel of 4 filters"):
+        conv_pool(images, kernel, jnp.zeros(shape), lowering=lowering)

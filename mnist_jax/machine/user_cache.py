@@ -12,10 +12,10 @@ def cache_root() -> Path:
 
 
 def private_directory(name: str) -> Path:
-    """Makes a directory of programs, for this kind of processor alone.
+    """Makes a directory for compiled programs, private to the user, for this kind of processor.
 
-    What lies there is run as it is read. So it is the user's own, and others may not write there; a
-    home directory may be shared by machines, and a program is for one kind of processor.
+    A program runs as it is read, so others may not write there. Machines may share a home
+    directory, and a program is for one kind of processor.
 
     Raises:
         OSError: it cannot be made, or belongs to another user.
@@ -34,7 +34,7 @@ def private_directory(name: str) -> Path:
 def processor_key() -> str:
     """Returns a name of this kind of processor, made of what it can do."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text("utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     # "flags" are x86's instruction sets, "Features" Arm's.
     features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     processor = f"{platform.machine()} {platform.processor()} {features}"

@@ -70,7 +70,7 @@ inline int64_t WindowBegin(const Layer& layer, const Steps& steps, int64_t y, in
   return layer.stride * layer.pool * (y * steps.row + x * steps.column);
 }
 
-// kernel [K, K, C, F] -> [F / kFilters, C, K, K, kFilters], filled up with zeros: as it is read.
+// kernel [K, K, C, F] -> [F / kFilters, C, K, K, kFilters], padded with zeros, in the order in which it is read.
 template <int P>
 std::vector<float> Packed(const Layer& layer, const float* kernel) {
   const int64_t taps = layer.kernel * layer.kernel;
@@ -95,7 +95,7 @@ inline Floats Pool(const Layer& layer, const Floats (&outputs)[P * P], float bia
       best += outputs[q];
       continue;
     }
-    // The first of equal maxima wins. A number that is none is the largest, and the first such one.
+    // The first of equal maxima wins. NaN counts as the largest; the first NaN wins.
     const Ints wins = ~(outputs[q] <= best) & (best == best);
     best = wins ? outputs[q] : best;
     *winner = wins ? Ints{} + q : *winner;

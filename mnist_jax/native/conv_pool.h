@@ -26,7 +26,7 @@ using Parallel = std::function<void(int64_t, const std::function<void(int64_t)>&
 
 bool Fits(const Layer& layer);
 
-// `networks` layers of the same sizes, whose arrays lie one behind the other. Without winners
+// `networks` layers of the same sizes, whose arrays follow one another in memory. Without winners
 // (nullptr), which only the gradient needs, there is less to write.
 void Forward(const Layer& layer, int64_t networks, const float* images, const float* kernels,
              const float* biases, float* outputs, uint8_t* winners, const Parallel& parallel);

@@ -27,7 +27,13 @@ class Options(NamedTuple):
 
 
 def fits(images: Any, kernel: Any, pool_size: int) -> bool:
-    """Tells whether there is a kernel for arrays of these shapes and types."""
+    """Tells whether there is a kernel for arrays of these shapes and types.
+
+    There is none for arrays that differ between devices by their type: in a `shard_map` that checks
+    this, or on a mesh with explicit axes.
+    """
+    if not all(map(_is_whole, (images, kernel))):
+        return False
     height, width = kernel.shape[:2]
     return (
         height == width
@@ -40,12 +46,20 @@ def fits(images: Any, kernel: Any, pool_size: int) -> bool:
     )
 
 
+def _is_whole(array: Any) -> bool:
+    kind = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
+    axes = getattr(getattr(kind, "sharding", None), "spec", ())
+    manual = getattr(kind, "manual_axis_type", None)  # before jax 0.10 it was `vma`
+    varying = manual.varying if manual is not None else getattr(kind, "vma", None)
+    return not varying and all(axis is None for axis in axes)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options) -> jax.Array:
     """Convolves, pools, adds the bias and rectifies.
 
-    Reverse-mode gradients of the kernel and the bias are the library's. Whatever else JAX asks for
-    (other derivatives, and maps over axes of them) is made of XLA's operations.
+    The outputs, and the reverse-mode gradients of the kernel and the bias, are the library's, under
+    `jax.vmap`, too. All other derivatives are made of XLA's operations.
 
     Args:
         images: float32 [C, H, W, B], padded, that `fits`.

@@ -22,7 +22,9 @@ static conv_pool::Parallel On(ffi::ThreadPool& threads) {
     struct Shared {
       std::atomic<int64_t> begun{0}, done{0};
     };
-    auto shared = std::make_shared<Shared>();  // a thread that comes too late still looks at it
+    // A helper that comes too late finds nothing left to begin, and so never touches `task`, which is
+    // gone by then; `shared` lives as long as the last of them.
+    auto shared = std::make_shared<Shared>();
     auto work = [shared, count, &task] {
       for (int64_t i; (i = shared->begun.fetch_add(1)) < count; shared->done.fetch_add(1)) task(i);
     };
@@ -65,7 +67,8 @@ static ffi::Error RunForward(ffi::ThreadPool threads, int64_t stride, int64_t po
                              uint8_t* winners) {
   const auto [layer, networks] = Sizes(images.dimensions(), kernel.dimensions(),
                                        outputs->dimensions(), stride, pool_size, mean, rectify);
-  if (!conv_pool::Fits(layer)) return ffi::Error::InvalidArgument("no kernel for these sizes");
+  if (!conv_pool::Fits(layer) || int64_t(bias.element_count()) != networks * layer.filters)
+    return ffi::Error::InvalidArgument("no kernel for these sizes");
   conv_pool::Forward(layer, networks, images.typed_data(), kernel.typed_data(), bias.typed_data(),
                      outputs->typed_data(), winners, On(threads));
   return ffi::Error::Success();

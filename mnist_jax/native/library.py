@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,15 +26,16 @@ HEADER, *SOURCES = "conv_pool.h", "conv_pool.cc", "ffi.cc"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
 TARGETS = ("ConvPoolInfer", "ConvPoolForward", "ConvPoolGradient")
+TIMEOUT = 120  # seconds: a compiler that takes as long hangs
 _lock = threading.Lock()
 
 
 class Library(NamedTuple):
-    """What has become of the library.
+    """The outcome of loading the library.
 
     Attributes:
         compiler: the version of the compiler that made it, "" where there is no library.
-        problem: what prevents it, and what to do, "" where there is one.
+        problem: the reason why there is none, with the remedy; "" where there is one.
     """
 
     compiler: str
@@ -67,8 +67,10 @@ def _load() -> Library:
     except subprocess.CalledProcessError as error:
         said = one_line(f"{error.stdout}\n{error.stderr}") or f"exit status {error.returncode}"
         return Library("", f"{shlex.join(compiler)} fails: {said:.300} ({_where()})")
-    except (OSError, RuntimeError) as error:
-        return Library("", f"the library cannot be kept: {one_line(error)}")
+    except subprocess.TimeoutExpired:
+        return Library("", f"{shlex.join(compiler)} takes more than {TIMEOUT} s ({_where()})")
+    except (OSError, RuntimeError, AttributeError) as error:
+        return Library("", f"the library cannot be kept or loaded: {one_line(error)}")
     return Library(version)
 
 
@@ -90,8 +92,8 @@ def find_compiler() -> list[str]:
 def kept(directory: Path, compiler: list[str], version: str) -> Path:
     """Returns the library's file in a directory; compiles it if there is no sound one.
 
-    The name has a hash of all that the library is made of and by, and one of its bytes: what was
-    damaged, or made of something else, is never taken for it.
+    The name has a hash of all that the library is made of and by, and one of its bytes: so a
+    damaged or outdated file is never loaded.
 
     Raises:
         subprocess.CalledProcessError: the compiler fails.
@@ -140,15 +142,9 @@ def compile_library(compiler: list[str], folder: Path, flags: tuple[str, ...] = 
         subprocess.CalledProcessError: the compiler fails.
     """
     options = [*FLAGS, *flags, "-isystem", jax.ffi.include_dir()]
-
-    def compile_source(name: str) -> str:
-        compiled = str(folder / f"{name}.o")
-        source = str(Path(__file__).parent / name)
-        _run([*compiler, *options, "-c", source, "-o", compiled])
-        return compiled
-
-    with ThreadPoolExecutor() as pool:
-        objects = [*pool.map(compile_source, SOURCES)]
+    here, objects = Path(__file__).parent, [str(folder / f"{name}.o") for name in SOURCES]
+    pairs = zip(SOURCES, objects, strict=True)
+    _run(*([*compiler, *options, "-c", str(here / name), "-o", made] for name, made in pairs))
     library = folder / "library.so"
     _run([*compiler, *FLAGS, *flags, "-shared", *objects, "-o", str(library)])
     return library
@@ -163,18 +159,31 @@ def register(path: Path) -> None:
         )
 
 
-def _run(command: list[str]) -> str:
-    # In the C locale: a message is quoted in an English one.
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        check=True,
-        encoding="utf-8",
-        errors="replace",
-        env=os.environ | {"LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-    )
-    return done.stdout
+def _run(*commands: list[str]) -> str:
+    """Runs commands at the same time; returns what the last one prints."""
+    processes = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"LC_ALL": "C"},  # a message is quoted in an English one
+        )
+        for command in commands
+    ]
+    said = ""
+    try:
+        for process in processes:
+            said, errors = process.communicate(timeout=TIMEOUT)
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, process.args, said, errors)
+    finally:
+        for process in processes:
+            process.kill()  # does nothing where it has ended
+            process.communicate()
+    return said
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from mnist_jax.native.library import find_compiler
 
-# Like ccache: what was compiled is copied. `--version` is passed on. $FAULT says what goes wrong.
+# Like ccache: what was linked once is copied, and then nothing is compiled. `--version` is passed
+# on. $FAULT says what goes wrong when it links.
 SCRIPT = """#!/bin/sh
 here=$(dirname "$0")
 for output; do :; done
@@ -16,14 +17,20 @@ case "$*" in *--version*)
     [ "$FAULT" = version ] && exit 1
     {compiler} --version; exit ;;
 esac
+case "$output" in *.o)
+    [ -e "$here/library" ] && {{ touch "$output"; exit; }}
+    exec {compiler} "$@" ;;
+esac
 echo "$*" >> "$here/calls"
 case "$FAULT" in
 fails) echo "first line" >&2; printf 'second \\033[31m line\\n' >&2; exit 1 ;;
 hangs) head -c 100000 "$here/library" > "$output"; touch "$here/hanging"; exec sleep 600 ;;
 garbage) echo garbage > "$output"; exit ;;
 esac
-[ -e "$here/library" ] || {compiler} "$@" || exit
-[ -e "$here/library" ] || cp "$output" "$here/library"
+if [ ! -e "$here/library" ]; then
+    {compiler} "$@" && cp "$output" "$here/library.$$" || exit
+    mv "$here/library.$$" "$here/library"
+fi
 cp "$here/library" "$output"
 """
 
@@ -42,7 +49,7 @@ class Compiler(NamedTuple):
         return [str(self.program)]
 
     def calls(self) -> int:
-        """How often it has compiled."""
+        """How often it has made a library."""
         log = self.directory / "calls"
         return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
 

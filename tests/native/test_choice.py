@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import create_reference, python
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mnist_jax.ops import choose_lowering, conv_pool
 
@@ -89,6 +89,22 @@ def test_a_batch_that_is_split_over_devices_gets_the_kernel_only_where_that_is_f
     assert set(found) == {"native"}  # in a shard_map every device has batches of its own
 
 
+def test_gradients_are_right_where_types_tell_which_arrays_differ_between_devices():
+    images = jax.random.normal(jax.random.key(0), (1, 9, 9, 16))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
+
+    def grad(images, kernel):
+        return jax.grad(lambda kernel: (conv_pool(images, kernel, pool_size=2) ** 2).sum())(kernel)
+
+    split, whole = PartitionSpec(None, None, None, "batch"), PartitionSpec()
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(grad, mesh=mesh, in_specs=(split, whole), out_specs=whole)
+    explicit = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Explicit,))
+    images_there = jax.device_put(images, NamedSharding(explicit, split))
+    assert choose_lowering(images_there, kernel, 1, 2) == "matmul"
+    np.testing.assert_allclose(mapped(images, kernel), grad(images, kernel), rtol=1e-4)
+
+
 WITHOUT_COMPILER = """
 import jax.numpy as jnp
 from mnist_jax.ops import choose_lowering, conv_pool
@@ -126,6 +142,7 @@ def test_a_whole_network_calls_the_kernel_for_its_first_layer_alone():
     assert "ffi_call" not in str(jax.make_jaxpr(model.apply)(variables, images[:31]))
 
 
+@pytest.mark.usefixtures("native")
 def test_images_and_kernels_may_be_arrays_of_numpy():
     images: Any = np.ones((1, 9, 9, 16), np.float32)
     for dtype in (np.float32, np.float64):

@@ -127,7 +127,7 @@ def test_another_source_flag_compiler_version_or_jaxlib_is_another_library(
     with monkeypatch.context() as patch:
         patch.setattr(library.importlib.metadata, "version", lambda name: f"another {name}")
         assert compiles() == 1
-    for name in library.SOURCES:
+    for name in (library.HEADER, *library.SOURCES):
         folder = shutil.copytree(Path(library.__file__).parent, tmp_path / f"with another {name}")
         with (folder / name).open("a", encoding="utf-8") as source:
             source.write("// another\n")
@@ -214,14 +214,14 @@ def problem(monkeypatch: pytest.MonkeyPatch, **env: str) -> str:
     [
         ({"FAULT": "fails"}, "c++ fails: first line second \\x1b[31m line ($CXX or one of "),
         ({"FAULT": "version"}, "c++ fails: exit status 1 ($CXX or one of "),
-        ({"FAULT": "garbage"}, "the library cannot be kept: "),
-        ({"CXX": "true"}, "the library cannot be kept: "),
+        ({"FAULT": "garbage"}, "the library cannot be kept or loaded: "),
+        ({"CXX": "true"}, "the library cannot be kept or loaded: "),
         ({"CXX": "false"}, "false fails: "),
         ({"CXX": "no-such-compiler -v"}, "there is no C++ compiler: install g++ or clang++ ("),
         ({"CXX": "c++ 'unbalanced"}, "$CXX is not a command: No closing quotation"),
         ({"PATH": "/nowhere"}, "there is no C++ compiler: install g++ or clang++ ("),
-        ({"XDG_CACHE_HOME": "/proc/nowhere"}, "the library cannot be kept: "),
-        ({"XDG_CACHE_HOME": "/dev/null"}, "the library cannot be kept: "),
+        ({"XDG_CACHE_HOME": "/proc/nowhere"}, "the library cannot be kept or loaded: "),
+        ({"XDG_CACHE_HOME": "/dev/null"}, "the library cannot be kept or loaded: "),
     ],
     ids=str,
 )
@@ -238,7 +238,7 @@ def test_a_directory_of_another_user_is_not_used(compiler, tmp_path, monkeypatch
     except PermissionError:
         pytest.skip("only root gives directories away")
     env = {"CXX": str(compiler.program), "XDG_CACHE_HOME": str(tmp_path)}
-    expected = f"the library cannot be kept: {directory} belongs to another user"
+    expected = f"the library cannot be kept or loaded: {directory} belongs to another user"
     assert problem(monkeypatch, **env) == expected
     assert compiler.calls() == 0
 
@@ -251,7 +251,7 @@ def test_a_user_without_a_home_has_no_library(compiler, monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     found = problem(monkeypatch, CXX=str(compiler.program))
-    assert found.startswith("the library cannot be kept: ")
+    assert found.startswith("the library cannot be kept or loaded: ")
     assert compiler.calls() == 0
 
 

@@ -1,11 +1,14 @@
 """What a user sees of the kernel, where it is and where no compiler makes it."""
 
+import dataclasses
+
 import pytest
 from helpers import strict_json
-from subprocesses import CONFIG, OPTIONS
+from subprocesses import CONFIG, OPTIONS, options
 
 from mnist_jax import train
 from mnist_jax.cli.main import main
+from mnist_jax.config import ModelConfig
 from mnist_jax.native.library import load
 
 ADVICE = (
@@ -21,8 +24,8 @@ def no_compiler(tmp_path):
 
 
 def test_a_training_without_a_compiler_advises_in_one_line(command, tmp_path, no_compiler):
-    options = [*OPTIONS, "--epochs=1", f"--workdir={tmp_path / 'run'}"]
-    done = command("train", *options, **no_compiler)
+    given = [*OPTIONS, "--epochs=1", f"--workdir={tmp_path / 'run'}"]
+    done = command("train", *given, **no_compiler)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines().count(TRAIN_ADVICE) == 1
     assert "C++" not in done.stdout.replace(TRAIN_ADVICE, "")
@@ -32,8 +35,16 @@ def test_a_training_without_a_compiler_advises_in_one_line(command, tmp_path, no
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["--model.lowering=xla", "--model.lowering=matmul"])
 def test_who_wants_no_kernel_gets_no_advice(option, command, tmp_path, no_compiler):
-    options = [*OPTIONS, "--epochs=1", f"--workdir={tmp_path / 'run'}", option]
-    done = command("train", *options, **no_compiler)
+    given = [*OPTIONS, "--epochs=1", f"--workdir={tmp_path / 'run'}", option]
+    done = command("train", *given, **no_compiler)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "C++" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_network_without_convolutions_gets_no_advice(command, tmp_path, no_compiler):
+    mlp = dataclasses.replace(CONFIG, model=ModelConfig(name="mlp", hidden_size=8))
+    done = command("train", *options(mlp), f"--workdir={tmp_path / 'run'}", **no_compiler)
     assert (done.returncode, done.stderr) == (0, "")
     assert "C++" not in done.stdout
 
@@ -42,8 +53,8 @@ def test_who_wants_no_kernel_gets_no_advice(option, command, tmp_path, no_compil
 def test_a_kernel_that_is_forced_and_missing_is_an_error_in_one_line(
     command, tmp_path, no_compiler
 ):
-    options = [*OPTIONS, f"--workdir={tmp_path / 'run'}", "--model.lowering=native"]
-    done = command("train", *options, **no_compiler)
+    given = [*OPTIONS, f"--workdir={tmp_path / 'run'}", "--model.lowering=native"]
+    done = command("train", *given, **no_compiler)
     assert done.returncode == 2
     assert done.stderr == f"error: the lowering `native` cannot be used: {ADVICE}\n"
 
@@ -58,8 +69,8 @@ def test_a_run_with_the_kernel_is_verified_and_resumed_without_it(command, tmp_p
     done = command("verify", f"--workdir={workdir}", **no_compiler)
     assert done.returncode in (0, 4)  # other sums are rounded otherwise
     assert "was made in another environment (native_compiler is " in done.stderr
-    options = [*OPTIONS, f"--epochs={CONFIG.epochs + 1}", "--extend", f"--workdir={workdir}"]
-    done = command("train", *options, **no_compiler)
+    given = [*OPTIONS, f"--epochs={CONFIG.epochs + 1}", "--extend", f"--workdir={workdir}"]
+    done = command("train", *given, **no_compiler)
     assert done.returncode == 0
     assert "goes on in another environment (native_compiler is " in done.stderr
 
