@@ -138,7 +138,7 @@ def choose_lowering(
         lowering: the one asked for.
 
     Raises:
-        ValueError: `native` is asked for, and there is no library.
+        ValueError: the lowering is `native`, and its library cannot be compiled.
     """
     if lowering in ("matmul", "xla"):
         return lowering

@@ -45,6 +45,7 @@ from mnist_jax.workdir.origin import (
     check_same_step,
     environment,
     is_here,
+    may_use_kernel,
 )
 from mnist_jax.workdir.trained import load_variables
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
@@ -121,7 +122,8 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
             "JAX's 64-bit mode is on, and a training computes in float32: unset JAX_ENABLE_X64, or "
             'call jax.config.update("jax_enable_x64", False)'
         )
-    if _wants_native(vars(config.model)):
+    recipe = dataclasses.asdict(config)
+    if may_use_kernel(recipe):
         library.start_loading()  # the first time takes about as long as preparing the data
     check_functions(parts.loss_fn, parts.metrics)
     check_monitors(config.watch, parts.metrics or ())
@@ -143,11 +145,11 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         )
     build, sha256 = create_build(config, parts, info, total_steps), data_sha256(splits)
     origin = Origin(
-        config=dataclasses.asdict(config),
+        config=recipe,
         data_sha256=sha256,
         data=info,
         examples={name: len(split.labels) for name, split in splits.items()},
-        environment=environment(),
+        environment=environment(recipe),
         own=_own_sha256(parts, build, info, sha256),
     )
     schedule = functools.partial(
@@ -382,17 +384,7 @@ def initial_state(
 
 def _native_advice(origin: Origin) -> list[str]:
     """Returns a line that says what makes a CPU faster, [] where that is there or is not wanted."""
-    if "model" in origin.own or not _wants_native(origin.config["model"]):
+    if "model" in origin.own or not may_use_kernel(origin.config):
         return []
     problem = library.load().problem
     return [f"convolutions are matrix products, which is slower: {problem}"] if problem else []
-
-
-def _wants_native(model: Mapping[str, Any]) -> bool:
-    """Tells whether the native kernel may compute a layer here, by the fields of `ModelConfig`."""
-    has_convolutions = model["name"] not in ("mlp", "transformer")
-    return (
-        jax.default_backend() == "cpu"
-        and has_convolutions
-        and model["lowering"] in ("auto", "native")
-    )

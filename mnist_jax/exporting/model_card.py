@@ -49,7 +49,7 @@ def create_card(
     recipe = dataclasses.asdict(config)
     if config.init_from:  # without the directories of a machine
         recipe["init_from"] = Path(config.init_from).name
-    params_sha256, written_in = network_sha256(trained.variables), environment()
+    params_sha256, written_in = network_sha256(trained.variables), environment(recipe)
     measured = result if result.get("params_sha256") == params_sha256 else {}  # this very network
     names = ("test_accuracy", "test_loss", "val_accuracy")
     figures, interval = {n: measured[n] for n in names if measured.get(n) is not None}, None

@@ -1,5 +1,6 @@
 """Runs a finished training again, to see whether the bits agree."""
 
+import dataclasses
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def verify(
     for step in saved[-1:]:
         own = read_progress(workdir / "checkpoints", step).origin.own
         check_own(own, dict.fromkeys(own_names(parts), ""), workdir, compare=False)
-    now = environment()
+    now = environment(dataclasses.asdict(config))
     then = UNTOLD | {name: result[name] for name in now if name in result}
     if then != now:
         warnings.warn(

@@ -38,11 +38,8 @@ def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
     Raises:
         ValueError: there is no such architecture, or it has no choice where one was made.
     """
-    if name not in model_names():
-        raise ValueError(f"model.name is {name!r}; expected one of {', '.join(model_names())}")
-    model = importlib.import_module(f"{__name__}.{name}").Model
-    choices = {field.name for field in dataclasses.fields(model)}
-    choices -= {"num_classes", "name", "parent"}  # the last two are Linen's
+    model = _architecture(name)
+    choices = choices_of(name)
     values = vars(ModelConfig())
     for field, value in fields.items():
         if field not in choices and value != values.get(field):
@@ -52,6 +49,18 @@ def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
             )
     values = values | fields
     return model(num_classes=num_classes, **{field: values[field] for field in choices})
+
+
+def choices_of(name: str) -> set[str]:
+    """Returns the fields of `ModelConfig` that an architecture has; ValueError if there is none."""
+    fields = {field.name for field in dataclasses.fields(_architecture(name))}
+    return fields - {"num_classes", "name", "parent"}  # the last two are Linen's
+
+
+def _architecture(name: str) -> Any:
+    if name not in model_names():
+        raise ValueError(f"model.name is {name!r}; expected one of {', '.join(model_names())}")
+    return importlib.import_module(f"{__name__}.{name}").Model
 
 
 def check_model(name: str, **fields: Any) -> None:

@@ -65,26 +65,31 @@ class ConvPool(nn.Module):
         shape = (self.kernel_size, self.kernel_size, len(x), self.features)
         kernel = self.param("kernel", glorot_uniform, shape)
         zeros = nn.initializers.zeros_init()
-        strided = self.pool == "stride"
+        pool, stride, pool_size = self._pooling()
         return conv_pool(
             x,
             kernel,
             self.param("bias", zeros, (self.features,)) if self.use_bias else None,
-            stride=self.stride * self.pool_size if strided else self.stride,
+            stride=stride,
             padding=self.padding,
-            pool="max" if strided else self.pool,
-            pool_size=1 if strided else self.pool_size,
+            pool=pool,
+            pool_size=pool_size,
             rectify=self.rectify,
             lowering=self.lowering,
         )
 
     def chosen_lowering(self, x: jax.Array) -> str:
         """Returns the lowering that computes this layer here, for inputs as in `__call__`."""
-        size = self.kernel_size
-        kernel = jax.ShapeDtypeStruct((size, size, len(x), self.features), x.dtype)
-        stride = self.stride * self.pool_size if self.pool == "stride" else self.stride
-        pool_size = 1 if self.pool == "stride" else self.pool_size
+        shape = (self.kernel_size, self.kernel_size, len(x), self.features)
+        kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+        _, stride, pool_size = self._pooling()
         return choose_lowering(x, kernel, stride, pool_size, self.lowering)
+
+    def _pooling(self) -> tuple[str, int, int]:
+        """Returns the pooling, the stride and the pooling's size as `conv_pool` has them."""
+        if self.pool == "stride":  # the convolution leaves out at once what pooling would drop
+            return "max", self.stride * self.pool_size, 1
+        return self.pool, self.stride, self.pool_size
 
 
 def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) -> jax.Array:

@@ -53,9 +53,9 @@ inline void Store(void* to, Vector vector) {
 // Filters that are computed at once: each loaded pixel then serves them all, and there are enough
 // independent sums to hide that one addition takes four cycles. More would not fit the registers.
 template <int P>
-constexpr int kFilters = kManyRegisters ? (P == 1 ? 8 : P == 2 ? 4 : 2) : (P == 1 ? 8 : P == 2 ? 2 : 1);
+constexpr int kFilters = P == 1 ? 8 : (kManyRegisters ? 2 : 1) * (P == 2 ? 2 : 1);
 
-constexpr int64_t kTile = 128;  // images that go together over a row, whose windows stay in the cache
+constexpr int64_t kTile = 128;  // images that go together over a row: their windows fit the cache
 constexpr int kGradientFilters = 4;  // that go together over the images, which stay in the cache
 
 // Distances in an array of images, in floats.
@@ -70,7 +70,8 @@ inline int64_t WindowBegin(const Layer& layer, const Steps& steps, int64_t y, in
   return layer.stride * layer.pool * (y * steps.row + x * steps.column);
 }
 
-// kernel [K, K, C, F] -> [F / kFilters, C, K, K, kFilters], padded with zeros, in the order in which it is read.
+// Returns the kernel [K, K, C, F] in the order in which it is read: [F / kFilters, C, K, K,
+// kFilters], padded with zeros.
 template <int P>
 std::vector<float> Packed(const Layer& layer, const float* kernel) {
   const int64_t taps = layer.kernel * layer.kernel;
@@ -78,9 +79,11 @@ std::vector<float> Packed(const Layer& layer, const float* kernel) {
   std::vector<float> packed(blocks * layer.channels * taps * kFilters<P>);
   for (int64_t f = 0; f < layer.filters; ++f)
     for (int64_t c = 0; c < layer.channels; ++c)
-      for (int64_t tap = 0; tap < taps; ++tap)
-        packed[((f / kFilters<P> * layer.channels + c) * taps + tap) * kFilters<P> + f % kFilters<P>] =
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t block = (f / kFilters<P> * layer.channels + c) * taps + tap;
+        packed[block * kFilters<P> + f % kFilters<P>] =
             kernel[(tap * layer.channels + c) * layer.filters + f];
+      }
   return packed;
 }
 
@@ -153,8 +156,8 @@ void ForwardRow(const Layer& layer, const float* images, const float* packed, co
   }
 }
 
-// Adds to the sums of some filters, for R rows of the kernel from row `i0` on, what the window of
-// one pooled output gives them: the gradient of the output times the pixels below the winner.
+// Adds the terms of one pooled output to the sums of a filter, for R rows of its kernel from row
+// `i0` on. A term is the gradient of the output times the pixel that the winner saw.
 template <int P, int K, int R>
 inline void AddWindow(const Layer& layer, const float* window, const float* grads,
                       const uint8_t* winners, int i0, Floats* sums, Floats* bias_sum) {

@@ -34,8 +34,8 @@ class Library(NamedTuple):
     """The outcome of loading the library.
 
     Attributes:
-        compiler: the version of the compiler that made it, "" where there is no library.
-        problem: the reason why there is none, with the remedy; "" where there is one.
+        compiler: the version of the compiler that made the library, "" without a library.
+        problem: the reason why there is no library, with the remedy; "" with a library.
     """
 
     compiler: str
@@ -60,7 +60,7 @@ def _load() -> Library:
     except ValueError as error:
         return Library("", f"$CXX is not a command: {one_line(error)}")
     if not compiler:
-        return Library("", f"there is no C++ compiler: install g++ or clang++ ({_where()})")
+        return Library("", f"no C++ compiler is found: install g++ or clang++ ({_where()})")
     try:
         version = _run([*compiler, "--version"]).split("\n")[0]
         register(kept(private_directory("native"), compiler, version))
@@ -90,7 +90,7 @@ def find_compiler() -> list[str]:
 
 
 def kept(directory: Path, compiler: list[str], version: str) -> Path:
-    """Returns the library's file in a directory; compiles it if there is no sound one.
+    """Returns the library's file in a directory, and compiles it where no intact one is found.
 
     The name has a hash of all that the library is made of and by, and one of its bytes: so a
     damaged or outdated file is never loaded.

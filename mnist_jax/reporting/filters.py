@@ -61,8 +61,8 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
     """Computes where on images each filter of each convolution finds its pattern.
 
     The images are float32 [B, H, W, C] in [0, 1]. By the name of each convolution the result has
-    its answers, float [B, H', W', features]: of this project's own after the pooling, and after
-    the rectifier where it follows at once; before any normalisation. Positive ones go on; after a
+    its answers, float [B, H', W', features]. Those of this project's own layers are taken behind
+    their pooling and their rectifier, and before any normalisation. Positive ones go on; after a
     normalisation, those above another number. Convolutions inside `nn.scan` and `nn.vmap` are left
     out.
     """

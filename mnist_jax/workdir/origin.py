@@ -11,6 +11,7 @@ import jax
 
 from mnist_jax.config import completed, config_differences
 from mnist_jax.datasets.info import DataInfo, data_info
+from mnist_jax.models import choices_of
 from mnist_jax.native.library import load
 
 PACKAGES = ("mnist-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -129,7 +130,7 @@ def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
 
 def is_here(origin: Origin) -> bool:
     """Tells whether a run was made in this environment, where the same code has the same hash."""
-    return UNTOLD | origin.environment == environment()
+    return UNTOLD | origin.environment == environment(origin.config)
 
 
 def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, compare: bool) -> None:
@@ -179,11 +180,21 @@ def settings() -> list[str]:
     return changed + [f"XLA_FLAGS={flag}" for flag in flags if not flag.startswith(HARMLESS)]
 
 
-def environment() -> dict[str, Any]:
+def may_use_kernel(config: dict[str, Any]) -> bool:
+    """Tells whether the native kernel may compute a layer of a recipe's network here."""
+    fields = completed(config)
+    return (
+        jax.default_backend() == "cpu"
+        and fields["model.lowering"] in ("auto", "native")
+        and "lowering" in choices_of(fields["model.name"])
+    )
+
+
+def environment(config: dict[str, Any]) -> dict[str, Any]:
     """Returns `platform`, `device_kind`, counts of devices, processes and cores, and `versions`.
 
-    `settings` are what the function of this name returns; `native_compiler` is the version of the
-    compiler that made the kernel for CPUs, "" where there is none.
+    `settings` are what the function of this name returns. `native_compiler` is the version of the
+    compiler that made the kernel, "" for a recipe, as nested dicts, that does not use it.
     """
     return {
         "platform": jax.default_backend(),
@@ -192,7 +203,7 @@ def environment() -> dict[str, Any]:
         "process_count": jax.process_count(),
         "cpu_count": cpu_count(),
         "settings": settings(),
-        "native_compiler": load().compiler if jax.default_backend() == "cpu" else "",
+        "native_compiler": load().compiler if may_use_kernel(config) else "",
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }

@@ -67,7 +67,7 @@ def test_the_example_of_a_card_runs_without_this_package(file_format, tmp_path):
 
 
 def test_the_card_says_what_is_known_of_the_network():
-    text, versions = format_card(create()), environment()["versions"]
+    text, versions = format_card(create()), environment({})["versions"]
     for fact in (
         "# digits.onnx",
         "in the format onnx: 5 bytes",
@@ -82,7 +82,7 @@ def test_the_card_says_what_is_known_of_the_network():
         f"`{RESULT['params_sha256']}`",
         "`" + "b" * 64 + "`",
         f"jax {versions['jax']}, jaxlib {versions['jaxlib']}, ",
-        f", on {environment()['platform']}.",
+        f", on {environment({})['platform']}.",
         '"learning_rate": 0.001',
         "3,750",
         "not calibrated",

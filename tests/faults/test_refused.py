@@ -123,9 +123,9 @@ def test_a_run_of_an_older_version_is_resumed_with_the_defaults_of_new_fields(un
 
 def test_a_run_of_other_versions_is_resumed_with_a_warning(unfinished, tmp_path, monkeypatch):
     workdir = shutil.copytree(unfinished[0], tmp_path / "run")
-    environment = start.environment()
+    environment = start.environment({})
     newer = environment | {"versions": environment["versions"] | {"jax": "99.0"}}
-    monkeypatch.setattr(start, "environment", lambda: newer)
+    monkeypatch.setattr(start, "environment", lambda _: newer)
     with pytest.warns(UserWarning, match=r"versions.jax is '[\d.]+', not '99.0'.*bits may differ"):
         run = train(CONFIG, workdir)
     assert run.result["params_sha256"] == unfinished[1].result["params_sha256"]

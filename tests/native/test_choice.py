@@ -126,7 +126,7 @@ def test_without_a_compiler_auto_has_products_and_the_kernel_cannot_be_forced(tm
         "matmul",
         "2592.0",  # 9 * 2 filters * 3 * 3 places * 16 images
         "1134.0",
-        "the lowering `native` cannot be used: there is no C++ compiler: install g++ or clang++ "
+        "the lowering `native` cannot be used: no C++ compiler is found: install g++ or clang++ "
         "($CXX or one of c++, g++, clang++ is used)",
     ]
     assert os.listdir(tmp_path) == []  # noqa: PTH208

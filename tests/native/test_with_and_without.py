@@ -6,13 +6,14 @@ import pytest
 from helpers import strict_json
 from subprocesses import CONFIG, OPTIONS, options
 
-from mnist_jax import train
+from mnist_jax import Config, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import ModelConfig
 from mnist_jax.native.library import load
+from mnist_jax.workdir.origin import environment
 
 ADVICE = (
-    "there is no C++ compiler: install g++ or clang++ ($CXX or one of c++, g++, clang++ is used)"
+    "no C++ compiler is found: install g++ or clang++ ($CXX or one of c++, g++, clang++ is used)"
 )
 TRAIN_ADVICE = f"convolutions are matrix products, which is slower: {ADVICE}"
 
@@ -91,3 +92,19 @@ def test_doctor_and_summary_name_what_is_taken_without_a_compiler(command, no_co
     done = command("doctor", **no_compiler)
     assert "native kernel       none: convolutions are matrix products\n" in done.stdout
     assert f"-> {ADVICE}\n" in done.stdout
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("model", "recorded"),
+    [
+        (ModelConfig(), True),
+        (ModelConfig(lowering="native"), True),
+        (ModelConfig(lowering="matmul"), False),
+        (ModelConfig(name="mlp"), False),
+        (ModelConfig(name="transformer"), False),
+    ],
+)
+def test_the_compiler_is_recorded_of_recipes_that_may_use_the_kernel(model, recorded):
+    recipe = dataclasses.asdict(Config(model=model))
+    assert environment(recipe)["native_compiler"] == (load().compiler if recorded else "")
