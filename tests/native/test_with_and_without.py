@@ -102,7 +102,6 @@ def test_doctor_and_summary_name_what_is_taken_without_a_compiler(command, no_co
         (ModelConfig(lowering="native"), True),
         (ModelConfig(lowering="matmul"), False),
         (ModelConfig(name="mlp"), False),
-        (ModelConfig(name="transformer"), False),
     ],
 )
 def test_the_compiler_is_recorded_of_recipes_that_may_use_the_kernel(model, recorded):
