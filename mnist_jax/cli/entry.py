@@ -14,8 +14,7 @@ def run() -> None:
     for signum in SIGNALS:  # until `main.run` sets its own
         signal.signal(signum, exit_at_once)
     _open_standard_streams()
-    # The imports make some 150,000 objects that stay to the end. To look among them for what can be
-    # freed, again and again, would take a fifth of their time, and a part of what comes after them.
+    # What the imports make stays to the end: Python's collector would search it for garbage in vain.
     gc.disable()
     main = clock.timed_import("mnist_jax.cli.main")
     gc.freeze()
