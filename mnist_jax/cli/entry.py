@@ -14,7 +14,7 @@ def run() -> None:
     for signum in SIGNALS:  # until `main.run` sets its own
         signal.signal(signum, exit_at_once)
     _open_standard_streams()
-    # What the imports make stays to the end: Python's collector would search it for garbage in vain.
+    # What the imports make stays to the end: the collector would search it for garbage in vain.
     gc.disable()
     main = clock.timed_import("mnist_jax.cli.main")
     gc.freeze()
