@@ -11,6 +11,8 @@ from jax import lax
 from mnist_jax.native import conv_pool as native
 from mnist_jax.native.library import load
 
+MOST_WEIGHTS = 2**17  # half a megabyte, as a core's own cache
+
 
 def conv_pool(
     images: jax.Array,
@@ -124,11 +126,10 @@ def choose_lowering(
 ) -> str:
     """Returns the lowering of `conv_pool` that computes a layer here.
 
-    `auto` takes the one that should be the fastest. On a CPU that is `native`, for the few channels
-    of a first layer, where a compiler is found and the batch is not split over several devices.
-    Then it is `matmul`, but for large windows from jax 0.12 on, whose own convolutions are faster
-    than those before: by `benchmarks/conv.py`, above about a thousand numbers a window. Elsewhere
-    it is `xla`: accelerators have convolutions of their own.
+    `auto` takes the one that should be the fastest, by `benchmarks/conv.py`. On a CPU that is
+    `native`, where a compiler is found, the batch is not split over several devices, the
+    convolution leaves no place out and its weights fit the cache. Else it is `matmul`; but on an
+    accelerator `xla`, as it has convolutions of its own.
 
     Args:
         images: float [C, H, W, B], padded, or an array's shape and type.
@@ -142,19 +143,17 @@ def choose_lowering(
     """
     if lowering in ("matmul", "xla"):
         return lowering
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and native.fits(images, kernel, pool_size):
-        asked = lowering == "native"
-        if asked or _devices_of_a_batch() == 1:
-            library = load()
-            if not library.problem:
-                return "native"
-            if asked:
-                raise ValueError(f"the lowering `native` cannot be used: {library.problem}")
-    if not on_cpu:
+    if jax.default_backend() != "cpu":
         return "xla"
-    numbers = math.prod(_window_size(kernel.shape, stride, pool_size)) * kernel.shape[2]
-    return "xla" if numbers > 1024 and jax.__version_info__ >= (0, 12) else "matmul"
+    asked = lowering == "native"
+    pays = stride == 1 and math.prod(kernel.shape) <= MOST_WEIGHTS and _devices_of_a_batch() == 1
+    if (asked or pays) and native.fits(images, kernel, pool_size):
+        library = load()
+        if not library.problem:
+            return "native"
+        if asked:
+            raise ValueError(f"the lowering `native` cannot be used: {library.problem}")
+    return "matmul"
 
 
 def _window_size(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> tuple[int, int]:

@@ -111,9 +111,7 @@ def test_the_lowering_is_chosen_in_one_place_and_can_be_forced(monkeypatch):
     assert convolutions(1, 3, pool_size=2, lowering="matmul") == 0
     assert convolutions(1, 3, pool_size=2, lowering="xla") == 1
     assert convolutions(1, 3, pool_size=2) == 0
-    for version, expected in {(0, 11, 2): 0, (0, 12, 0): 1}.items():
-        monkeypatch.setattr(jax, "__version_info__", version)
-        assert convolutions(100, 3, pool_size=2) == expected  # 4 * 4 * 100 numbers a window
+    assert convolutions(100, 3, pool_size=2) == 0
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert convolutions(1, 3, pool_size=2) == 1
     assert convolutions(1, 3, pool_size=2, lowering="matmul") == 0

@@ -1,19 +1,23 @@
-// A convolution, its bias, the rectifier and the pooling behind it, in one pass; and its gradient.
+// A convolution, its bias, the rectifier and the pooling behind it, in one pass; and its gradients.
 //
 // Why by hand. As separate operations each would write its whole result to memory, for the next one
 // to read it back: 11 MB for the first layer of the reference network, of which pooling keeps a
-// quarter. Here the outputs of one pooling window never leave the processor's registers.
+// quarter. Here the outputs of one pooling window never leave the processor's registers. As a matrix
+// product a convolution would first copy each pixel once for each weight that it meets.
 //
-// The batch is the last axis of every array, and vectors run along it: one instruction does the
-// same for kLanes images. So nothing below depends on the size of an image or of a window, and no
-// lane ever needs its neighbour. `Floats` is a type of the compiler (GCC and Clang), which turns
-// `a * b + c` into the widest instructions that the machine has: AVX-512, AVX2 or NEON.
+// Vectors run along the batch, the last axis of every array: one instruction does the same for
+// kLanes images. So nothing below depends on the size of an image or of a window, and no lane ever
+// needs its neighbour. `Floats` is a type of the compiler (GCC and Clang), which turns `a * b + c`
+// into the widest instructions that the machine has: AVX-512, AVX2 or NEON.
 //
-// Every sum has one order, fixed by the shapes alone. Threads share whole outputs among them, never
-// the terms of one sum: the bits do not depend on how many threads there are.
+// A task is a group of images. It first copies what it reads often, so that the neighbouring pixels
+// of kLanes images lie side by side, and not a whole batch apart: [G / kLanes, C, H, W, kLanes].
+//
+// Every sum has one order, fixed by the shapes alone, whichever threads the groups go to: the bits
+// do not depend on how many threads there are.
 //
 // Shapes, all row-major: images [C, H, W, B], kernel [K, K, C, F], bias [F]; outputs, winners and
-// their gradients [F, H', W', B]. B is a multiple of kLanes.
+// their gradients [F, H', W', B]. B is a multiple of kLine.
 
 #include "conv_pool.h"
 
@@ -31,10 +35,16 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
-constexpr bool kManyRegisters = kLanes == 16;  // AVX-512 has 32 of them, AVX2 has 16
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+constexpr int64_t kLine = 64 / sizeof(float);  // numbers in a line of the cache
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));  // also the masks: -1 is true
+typedef int16_t Shorts __attribute__((vector_size(2 * kLanes)));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 
 // Through memcpy, since an address need not be a multiple of the vector's size: one instruction.
@@ -50,47 +60,103 @@ inline void Store(void* to, Vector vector) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
-// Filters that are computed at once: each loaded pixel then serves them all, and there are enough
-// independent sums to hide that one addition takes four cycles. More would not fit the registers.
-template <int P>
-constexpr int kFilters = P == 1 ? 8 : (kManyRegisters ? 2 : 1) * (P == 2 ? 2 : 1);
-
-constexpr int64_t kTile = 128;  // images that go together over a row: their windows fit the cache
-constexpr int kGradientFilters = 4;  // that go together over the images, which stay in the cache
-
-// Distances in an array of images, in floats.
-struct Steps {
-  explicit Steps(const Layer& layer)
-      : column(layer.batch), row(layer.width * column), channel(layer.height * row) {}
-  int64_t column, row, channel;
-};
-
-// Where the window of pooled output (y, x) begins, in the plane of a channel.
-inline int64_t WindowBegin(const Layer& layer, const Steps& steps, int64_t y, int64_t x) {
-  return layer.stride * layer.pool * (y * steps.row + x * steps.column);
+// By way of 16 bits: the direct way GCC would go lane by lane.
+inline Bytes Narrow(Ints ints) {
+  return __builtin_convertvector(__builtin_convertvector(ints, Shorts), Bytes);
 }
 
-// Returns the kernel [K, K, C, F] in the order in which it is read: [F / kFilters, C, K, K,
-// kFilters], padded with zeros.
+inline Ints Winner(const uint8_t* winners) {
+  return __builtin_convertvector(Load<Bytes>(winners), Ints);
+}
+
+inline float Sum(Floats vector) {
+  float sum = 0;
+  for (int lane = 0; lane < kLanes; ++lane) sum += vector[lane];
+  return sum;
+}
+
+inline int64_t Ceil(int64_t number, int64_t divisor) { return (number + divisor - 1) / divisor; }
+
+// Memory of this thread for one purpose, kept from task to task: new pages would cost as much as
+// the work. It begins with a line of the cache, so that no vector lies in two.
+template <int purpose>
+float* Scratch(int64_t size) {
+  static thread_local std::vector<float> memory;
+  if (int64_t(memory.size()) < size + kLine) memory.resize(size + kLine);
+  const auto begin = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float);
+  return memory.data() + (kLine - begin % kLine) % kLine;
+}
+
+// Copies some rows of the images of a group: [group / kLanes, C, rows, W, kLanes].
+float* Gather(const Layer& layer, const float* images, int64_t first, int64_t rows, int64_t group) {
+  const int64_t numbers = rows * layer.width, size = layer.channels * numbers * kLanes;
+  float* gathered = Scratch<0>(group / kLanes * size);
+  for (int64_t c = 0; c < layer.channels; ++c)
+    for (int64_t i = 0; i < numbers; ++i) {
+      const float* from = images + layer.pixel(c, first, 0) + i * layer.batch;
+      float* to = gathered + (c * numbers + i) * kLanes;
+      for (int64_t b = 0; b < group; b += kLanes)
+        Store(to + b / kLanes * size, Load<Floats>(from + b));
+    }
+  return gathered;
+}
+
+// How many outputs of a convolution are computed at once: of kFilters filters, at kPlaces places.
+// Each loaded pixel then serves all these filters and each weight all these places, and there are
+// enough independent sums to hide that one addition takes four cycles. More would not fit the
+// registers.
 template <int P>
-std::vector<float> Packed(const Layer& layer, const float* kernel) {
-  const int64_t taps = layer.kernel * layer.kernel;
-  const int64_t blocks = (layer.filters + kFilters<P> - 1) / kFilters<P>;
-  std::vector<float> packed(blocks * layer.channels * taps * kFilters<P>);
-  for (int64_t f = 0; f < layer.filters; ++f)
-    for (int64_t c = 0; c < layer.channels; ++c)
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        const int64_t block = (f / kFilters<P> * layer.channels + c) * taps + tap;
-        packed[block * kFilters<P> + f % kFilters<P>] =
-            kernel[(tap * layer.channels + c) * layer.filters + f];
-      }
+constexpr int kPlaces = P == 1 ? 4 : P * P;
+template <int P>
+constexpr int kFilters = kRegisters / (P == 3 ? 16 : 8);
+
+// Returns a kernel in the order in which `Convolve` reads it, [F / N, C, K, K, N], padded with
+// zeros; `weight(f, c, i, j)` gives the numbers.
+template <int N, class Weight>
+std::vector<float> Packed(int64_t filters, int64_t channels, int64_t size, Weight weight) {
+  std::vector<float> packed;
+  packed.reserve(Ceil(filters, N) * N * channels * size * size);
+  for (int64_t first = 0; first < filters; first += N)
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t i = 0; i < size; ++i)
+        for (int64_t j = 0; j < size; ++j)
+          for (int64_t f = first; f < first + N; ++f)
+            packed.push_back(f < filters ? weight(f, c, i, j) : 0);
   return packed;
+}
+
+// Images [channels, height, width, kLanes], and which rows and columns of a kernel to lay on them.
+struct Planes {
+  int64_t channels, height, width, kernel;
+  int64_t row_begin, row_end, column_begin, column_end;
+
+  int64_t size() const { return channels * height * width * kLanes; }
+};
+
+// Convolves at Q places, which lie so far from `window`, with the N filters whose weights are given.
+template <int N, int Q>
+inline void Convolve(const Planes& planes, const float* window, const int64_t (&places)[Q],
+                     const float* weights, Floats (&sums)[N][Q]) {
+  for (auto& filter : sums) std::fill_n(filter, Q, Floats{});
+  for (int64_t c = 0; c < planes.channels; ++c)
+    for (int64_t i = planes.row_begin; i < planes.row_end; ++i)
+      for (int64_t j = planes.column_begin; j < planes.column_end; ++j) {
+        const float* pixel = window + ((c * planes.height + i) * planes.width + j) * kLanes;
+        const float* weight = weights + ((c * planes.kernel + i) * planes.kernel + j) * N;
+        Floats image[Q];
+#pragma GCC unroll 9
+        for (int q = 0; q < Q; ++q) image[q] = Load<Floats>(pixel + places[q]);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n)
+#pragma GCC unroll 9
+          for (int q = 0; q < Q; ++q) sums[n][q] += weight[n] * image[q];
+      }
 }
 
 // Pools the outputs of a window, then adds the bias and rectifies; a maximum and a bias may change
 // places. `winner` becomes the number of the largest output, or kNone where the rectifier is shut.
 template <int P>
-inline Floats Pool(const Layer& layer, const Floats (&outputs)[P * P], float bias, Ints* winner) {
+inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* winner) {
   Floats best = outputs[0];
   *winner = Ints{};
   for (int q = 1; q < P * P; ++q) {
@@ -112,73 +178,78 @@ inline Floats Pool(const Layer& layer, const Floats (&outputs)[P * P], float bia
   return best;
 }
 
-// One row of pooled outputs, of all filters and of the images from `begin` to `end`.
+// The outputs of a group, in some rows from row `first_row` on.
 template <int P, int K>
-void ForwardRow(const Layer& layer, const float* images, const float* packed, const float* bias,
-                float* outputs, uint8_t* winners, int64_t y, int64_t begin, int64_t end) {
-  constexpr int N = kFilters<P>;
-  const Steps steps(layer);
-  const int64_t down = layer.stride * steps.row, right = layer.stride * steps.column;
-  int32_t winner_row[N][kTile];
-  for (int64_t x = 0; x < layer.out_width; ++x) {
-    const float* window = images + WindowBegin(layer, steps, y, x);
-    for (int64_t first = 0; first < layer.filters; first += N) {
-      const int filters = std::min<int64_t>(N, layer.filters - first);
-      const float* weights = packed + first * layer.channels * K * K;
-      const int64_t size = layer.out_height * layer.out_width * layer.batch;
-      const int64_t at = first * size + (y * layer.out_width + x) * layer.batch;
-      for (int64_t b = begin; b < end; b += kLanes) {
-        Floats sums[N][P * P] = {};
-        const float* weight = weights;
-        for (int64_t c = 0; c < layer.channels; ++c)
-          for (int i = 0; i < K; ++i)
-            for (int j = 0; j < K; ++j, weight += N) {
-              const float* pixel = window + c * steps.channel + i * steps.row + j * steps.column + b;
-#pragma GCC unroll 9
-              for (int q = 0; q < P * P; ++q) {
-                const Floats image = Load<Floats>(pixel + q / P * down + q % P * right);
-#pragma GCC unroll 8
-                for (int n = 0; n < N; ++n) sums[n][q] += weight[n] * image;
-              }
+void ForwardGroup(const Layer& layer, const float* images, const float* packed, const float* bias,
+                  float* outputs, uint8_t* winners, int64_t first_row, int64_t rows, int64_t group) {
+  constexpr int N = kFilters<P>, Q = kPlaces<P>;
+  const int64_t height = (rows * P - 1) * layer.stride + K;
+  const float* gathered = Gather(layer, images, first_row * P * layer.stride, height, group);
+  const Planes planes{layer.channels, height, layer.width, K, 0, K, 0, K};
+  const int64_t step = P == 1 ? Q : 1;  // without pooling, Q outputs of a row at once
+  for (int64_t y = 0; y < rows; ++y)
+    for (int64_t x = 0; x < layer.out_width; x += step) {
+      const int64_t count = std::min(step, layer.out_width - x);
+      int64_t places[Q];
+      for (int64_t q = 0; q < Q; ++q)
+        places[q] = layer.stride * kLanes *
+                    (P == 1 ? std::min(q, count - 1) : q / P * layer.width + q % P);
+      const float* window = gathered + layer.stride * P * (y * layer.width + x) * kLanes;
+      for (int64_t b = 0; b < group; b += kLanes, window += planes.size())
+        for (int64_t f = 0; f < layer.filters; f += N) {
+          Floats sums[N][Q];
+          Convolve(planes, window, places, packed + f * layer.channels * K * K, sums);
+          for (int n = 0; n < N && f + n < layer.filters; ++n)
+            for (int64_t q = 0; q < count; ++q) {
+              const int64_t at = layer.output(f + n, first_row + y, x + q) + b;
+              Ints winner;
+              Store(outputs + at, Pool<P>(layer, sums[n] + q, bias[f + n], &winner));
+              if (winners) Store(winners + at, Narrow(winner));
             }
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) {
-          if (n >= filters) break;
-          Ints winner;
-          Store(outputs + at + n * size + b, Pool<P>(layer, sums[n], bias[first + n], &winner));
-          Store(&winner_row[n][b - begin], winner);
         }
-      }
-      if (!winners) continue;
-      for (int n = 0; n < filters; ++n)
-        for (int64_t b = begin; b < end; ++b) winners[at + n * size + b] = winner_row[n][b - begin];
     }
+}
+
+// Undoes the pooling and the rectifier of one output: the gradient of what the convolution gave at
+// each place of a window goes to to[place / P * row + place % P * column].
+template <int P>
+inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int64_t row,
+                   int64_t column) {
+  if (layer.mean) grad *= 1.0f / (P * P);
+  for (int q = 0; q < P * P; ++q) {
+    const Ints passes = layer.mean ? winner != kNone : winner == q;
+    Store(to + q / P * row + q % P * column, passes ? grad : Floats{});
   }
 }
+
+// The gradients of weights take one of two ways. Of few channels there is little to compute of much
+// that is read: each output's gradient is read once, where it lies, and masked in a register. Of many
+// channels each is needed often: it is unpooled first, and the rest is products and sums.
+constexpr int64_t kFewChannels = 4;
+constexpr int64_t kFewFilters = 4;  // that go together over the images, which stay in the cache
 
 // Adds the terms of one pooled output to the sums of a filter, for R rows of its kernel from row
 // `i0` on. A term is the gradient of the output times the pixel that the winner saw.
 template <int P, int K, int R>
 inline void AddWindow(const Layer& layer, const float* window, const float* grads,
-                      const uint8_t* winners, int i0, Floats* sums, Floats* bias_sum) {
-  const Steps steps(layer);
+                      const uint8_t* winners, int64_t i0, Floats* sums, Floats* bias_sum) {
+  const int64_t column = layer.batch, row = layer.width * column;
   Floats sum[R * K];
 #pragma GCC unroll 25
   for (int t = 0; t < R * K; ++t) sum[t] = sums[i0 * K + t];
   Floats whole = *bias_sum;
   for (int64_t b = 0; b < layer.batch; b += kLanes) {
     const Floats grad = Load<Floats>(grads + b);
-    const Ints winner = __builtin_convertvector(Load<Bytes>(winners + b), Ints);
+    const Ints winner = Winner(winners + b);
     whole += winner == kNone ? Floats{} : grad;
 #pragma GCC unroll 9
     for (int q = 0; q < P * P; ++q) {
       const Ints passes = layer.mean ? winner != kNone : winner == q;
       const Floats passed = passes ? grad : Floats{};
-      const float* pixel =
-          window + layer.stride * (q / P * steps.row + q % P * steps.column) + i0 * steps.row + b;
+      const float* pixel = window + layer.stride * (q / P * row + q % P * column) + i0 * row + b;
 #pragma GCC unroll 25
       for (int t = 0; t < R * K; ++t)
-        sum[t] += passed * Load<Floats>(pixel + t / K * steps.row + t % K * steps.column);
+        sum[t] += passed * Load<Floats>(pixel + t / K * row + t % K * column);
     }
   }
 #pragma GCC unroll 25
@@ -186,38 +257,146 @@ inline void AddWindow(const Layer& layer, const float* window, const float* grad
   if (i0 == 0) *bias_sum = whole;
 }
 
-inline float Sum(Floats vector) {
-  float sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += vector[lane];
-  return sum;
-}
-
-// The gradients of kGradientFilters filters and their biases, of one channel.
+// The gradients of kFewFilters filters, from `first` on, and their biases, of one channel.
 template <int P, int K>
-void Gradients(const Layer& layer, const float* images, const uint8_t* winners, const float* grads,
-               float* kernel_grads, float* bias_grads, int64_t first, int64_t channel) {
-  constexpr int R = K * K <= 9 || kManyRegisters ? K : 2;  // rows of the kernel in registers
-  const Steps steps(layer);
+void FewWeights(const Layer& layer, const float* images, const uint8_t* winners, const float* grads,
+                float* kernel_grads, float* bias_grads, int64_t channel, int64_t first) {
+  constexpr int R = K * K < kRegisters - 4 ? K : 2;  // rows of the kernel in registers
   const float scale = layer.mean ? 1.0f / (P * P) : 1.0f;
-  const int64_t last = std::min(first + kGradientFilters, layer.filters);
-  Floats sums[kGradientFilters][K * K] = {}, bias_sums[kGradientFilters] = {};
+  const int64_t last = std::min(first + kFewFilters, layer.filters);
+  Floats sums[kFewFilters][K * K] = {}, bias_sums[kFewFilters] = {};
   for (int64_t y = 0; y < layer.out_height; ++y)
     for (int64_t x = 0; x < layer.out_width; ++x) {
-      const float* window = images + channel * steps.channel + WindowBegin(layer, steps, y, x);
+      const int64_t step = layer.stride * P;
+      const float* window = images + layer.pixel(channel, y * step, x * step);
       for (int64_t f = first; f < last; ++f) {
-        const int64_t at = ((f * layer.out_height + y) * layer.out_width + x) * layer.batch;
+        const int64_t at = layer.output(f, y, x);
         Floats *sum = sums[f - first], *bias_sum = &bias_sums[f - first];
-        for (int i0 = 0; i0 + R <= K; i0 += R)
+        for (int64_t i0 = 0; i0 + R <= K; i0 += R)
           AddWindow<P, K, R>(layer, window, grads + at, winners + at, i0, sum, bias_sum);
         if (K % R) AddWindow<P, K, 1>(layer, window, grads + at, winners + at, K - 1, sum, bias_sum);
       }
     }
   for (int64_t f = first; f < last; ++f) {
-    for (int t = 0; t < K * K; ++t)
-      kernel_grads[(t * layer.channels + channel) * layer.filters + f] =
-          scale * Sum(sums[f - first][t]);
+    for (int64_t t = 0; t < K * K; ++t)
+      kernel_grads[layer.weight(0, t, channel, f)] = scale * Sum(sums[f - first][t]);
     if (channel == 0) bias_grads[f] = Sum(bias_sums[f - first]);
   }
+}
+
+// Filters whose weights' gradients are computed at once, for a row of the kernel.
+template <int K>
+constexpr int kGradients = kRegisters / (K == 3 ? 5 : 8);
+
+// What a group contributes to the gradients of kernel and bias.
+template <int P, int K>
+void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winners,
+                  const float* grads, float* kernel_grads, float* bias_grads, int64_t group) {
+  constexpr int N = kGradients<K>, R = 4 / P;  // rows of outputs at once
+  const float* gathered = Gather(layer, images, 0, layer.height, group);
+  const int64_t plane = layer.height * layer.width * kLanes, row = layer.out_width * P * kLanes;
+  const int64_t size = layer.channels * K * N * K * kLanes;
+  float* unpooled = Scratch<1>(N * R * P * row);  // of R rows: they stay in the cache
+  float* totals = Scratch<2>(size);               // [C, K, N, K, kLanes]
+  std::fill_n(unpooled, N * R * P * row, 0.0f);
+  for (int64_t first = 0; first < layer.filters; first += N) {
+    const int64_t filters = std::min<int64_t>(N, layer.filters - first);
+    Floats bias_totals[N] = {};
+    std::fill_n(totals, size, 0.0f);
+    for (int64_t y = 0; y < layer.out_height; y += R)
+      for (int64_t b = 0; b < group; b += kLanes) {
+        const int64_t rows = std::min<int64_t>(R, layer.out_height - y);
+        for (int64_t n = 0; n < filters; ++n)
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t x = 0; x < layer.out_width; ++x) {
+              const int64_t at = layer.output(first + n, y + r, x) + b;
+              const Floats grad = Load<Floats>(grads + at);
+              const Ints winner = Winner(winners + at);
+              bias_totals[n] += winner == kNone ? Floats{} : grad;
+              Unpool<P>(layer, grad, winner, unpooled + (n * R + r) * P * row + x * P * kLanes, row,
+                        kLanes);
+            }
+        for (int64_t c = 0; c < layer.channels; ++c)
+          for (int64_t i = 0; i < K; ++i) {
+            float* total = totals + (c * K + i) * N * K * kLanes;
+            Floats sums[N][K];
+            for (int t = 0; t < N * K; ++t) sums[t / K][t % K] = Load<Floats>(total + t * kLanes);
+            for (int64_t p = 0; p < rows * P; ++p) {
+              const int64_t height = (y * P + p) * layer.stride + i;
+              const float* pixel = gathered + (b / kLanes * layer.channels + c) * plane +
+                                   height * layer.width * kLanes;
+              const float* grad = unpooled + p * row;
+              for (int64_t x = 0; x < layer.out_width * P; ++x) {
+#pragma GCC unroll 8
+                for (int j = 0; j < K; ++j) {
+                  const Floats image = Load<Floats>(pixel + j * kLanes);
+#pragma GCC unroll 8
+                  for (int n = 0; n < N; ++n)
+                    sums[n][j] += Load<Floats>(grad + n * R * P * row) * image;
+                }
+                pixel += layer.stride * kLanes;
+                grad += kLanes;
+              }
+            }
+            for (int t = 0; t < N * K; ++t) Store(total + t * kLanes, sums[t / K][t % K]);
+          }
+      }
+    for (int64_t n = 0; n < filters; ++n) {
+      for (int64_t c = 0; c < layer.channels; ++c)
+        for (int64_t i = 0; i < K; ++i)
+          for (int64_t j = 0; j < K; ++j)
+            kernel_grads[layer.weight(i, j, c, first + n)] =
+                Sum(Load<Floats>(totals + (((c * K + i) * N + n) * K + j) * kLanes));
+      bias_grads[first + n] = Sum(bias_totals[n]);
+    }
+  }
+}
+
+// The gradients of a group's images. Each pixel meets the kernel turned by half a turn, laid on the
+// gradients of the convolution's outputs; between these are stride - 1 zeros, and around them a
+// border. What would meet only the border is left out. (Where a weight is infinite, those zeros make
+// NaN of pixels that it does not reach; no NaN is ever hidden.)
+template <int P>
+void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners,
+                 const float* grads, float* image_grads, int64_t group) {
+  constexpr int N = kFilters<1>, Q = kPlaces<1>;
+  const int64_t border = layer.kernel - 1;
+  const int64_t height = layer.height + border, width = layer.width + border;
+  const int64_t step = layer.stride * kLanes, size = layer.filters * height * width * kLanes;
+  float* unpooled = Scratch<0>(group / kLanes * size);
+  std::fill_n(unpooled, group / kLanes * size, 0.0f);
+  for (int64_t f = 0; f < layer.filters; ++f)
+    for (int64_t y = 0; y < layer.out_height; ++y)
+      for (int64_t x = 0; x < layer.out_width; ++x)
+        for (int64_t b = 0; b < group; b += kLanes) {
+          const int64_t at = layer.output(f, y, x) + b;
+          const int64_t row = f * height + border + y * P * layer.stride;
+          const int64_t column = border + x * P * layer.stride;
+          Unpool<P>(layer, Load<Floats>(grads + at), Winner(winners + at),
+                    unpooled + b / kLanes * size + (row * width + column) * kLanes, width * step,
+                    step);
+        }
+  const int64_t row_end = border + (layer.out_height * P - 1) * layer.stride + 1;
+  const int64_t column_end = border + (layer.out_width * P - 1) * layer.stride + 1;
+  for (int64_t y = 0; y < layer.height; ++y)
+    for (int64_t x = 0; x < layer.width; x += Q) {
+      const int64_t count = std::min<int64_t>(Q, layer.width - x);
+      int64_t places[Q];
+      for (int64_t q = 0; q < Q; ++q) places[q] = std::min(q, count - 1) * kLanes;
+      const Planes planes{layer.filters, height, width, layer.kernel,
+                          std::max<int64_t>(0, border - y), std::min(layer.kernel, row_end - y),
+                          std::max<int64_t>(0, border - x - count + 1),
+                          std::min(layer.kernel, column_end - x)};
+      for (int64_t b = 0; b < group; b += kLanes)
+        for (int64_t c = 0; c < layer.channels; c += N) {
+          Floats sums[N][Q];
+          Convolve(planes, unpooled + b / kLanes * size + (y * width + x) * kLanes, places,
+                   packed + c * layer.filters * layer.kernel * layer.kernel, sums);
+          for (int64_t n = 0; n < N && c + n < layer.channels; ++n)
+            for (int64_t q = 0; q < count; ++q)
+              Store(image_grads + layer.pixel(c + n, y, x + q) + b, sums[n][q]);
+        }
+    }
 }
 
 // Calls `run(Sizes<P, K>())` for the pooling and the kernel of a layer. A loop whose length is known
@@ -239,10 +418,26 @@ void WithSizes(const Layer& layer, Run run) {
   }
 }
 
+// Images of a group, for tasks that copy so many numbers of each: half of a usual L2 cache has room
+// for them. More than 64 would leave threads without work.
+int64_t GroupSize(int64_t numbers) {
+  int64_t size = 64;
+  while (size > kLanes && size * numbers * int64_t{sizeof(float)} > 256 * 1024) size /= 2;
+  return size;
+}
+
+// Calls `run(network, i, j)` for all i < outer and j < inner of each network: a task each.
+template <class Run>
+void ForTasks(int64_t networks, int64_t outer, int64_t inner, const Parallel& parallel, Run run) {
+  parallel(networks * outer * inner, [&](int64_t task) {
+    run(task / inner / outer, task / inner % outer, task % inner);
+  });
+}
+
 }  // namespace
 
 bool Fits(const Layer& layer) {
-  return layer.batch % kLanes == 0 && layer.pool >= 1 && layer.pool <= 3 &&
+  return layer.batch % kLine == 0 && layer.pool >= 1 && layer.pool <= 3 &&
          (layer.kernel == 3 || layer.kernel == 5);
 }
 
@@ -251,32 +446,86 @@ void Forward(const Layer& layer, int64_t networks, const float* images, const fl
   WithSizes(layer, [&](auto sizes) {
     constexpr int P = decltype(sizes)::P, K = decltype(sizes)::K;
     std::vector<std::vector<float>> packed(networks);
-    for (int64_t n = 0; n < networks; ++n)
-      packed[n] = Packed<P>(layer, kernels + n * layer.kernel_size());
-    const int64_t tiles = (layer.batch + kTile - 1) / kTile, tasks = layer.out_height * tiles;
-    parallel(networks * tasks, [&](int64_t task) {
-      const int64_t n = task / tasks, begin = task % tiles * kTile;
-      ForwardRow<P, K>(layer, images + n * layer.images_size(), packed[n].data(),
-                       biases + n * layer.filters, outputs + n * layer.outputs_size(),
-                       winners ? winners + n * layer.outputs_size() : nullptr,
-                       task % tasks / tiles, begin, std::min(begin + kTile, layer.batch));
-    });
+    for (int64_t n = 0; n < networks; ++n) {
+      const float* kernel = kernels + n * layer.kernel_size();
+      packed[n] = Packed<kFilters<P>>(
+          layer.filters, layer.channels, K, [&](int64_t f, int64_t c, int64_t i, int64_t j) {
+            return kernel[layer.weight(i, j, c, f)];
+          });
+    }
+    constexpr int64_t rows = P == 1 ? 4 : 1;
+    const int64_t height = (rows * P - 1) * layer.stride + K;
+    const int64_t size = GroupSize(layer.channels * height * layer.width);
+    ForTasks(networks, Ceil(layer.batch, size), Ceil(layer.out_height, rows), parallel,
+             [&](int64_t n, int64_t g, int64_t part) {
+               const int64_t b = g * size, at = n * layer.outputs_size() + b, y = part * rows;
+               ForwardGroup<P, K>(layer, images + n * layer.images_size() + b, packed[n].data(),
+                                  biases + n * layer.filters, outputs + at,
+                                  winners ? winners + at : nullptr, y,
+                                  std::min(rows, layer.out_height - y),
+                                  std::min(size, layer.batch - b));
+             });
   });
 }
 
-void Gradient(const Layer& layer, int64_t networks, const float* images, const uint8_t* winners,
-              const float* grads, float* kernel_grads, float* bias_grads, const Parallel& parallel) {
-  const int64_t blocks = (layer.filters + kGradientFilters - 1) / kGradientFilters;
-  const int64_t tasks = blocks * layer.channels;
+void WeightsGradient(const Layer& layer, int64_t networks, const float* images,
+                     const uint8_t* winners, const float* grads, float* kernel_grads,
+                     float* bias_grads, const Parallel& parallel) {
+  const bool few = layer.channels <= kFewChannels;
+  // Else each group has sums of its own, which are then added in their order.
+  const int64_t size = GroupSize(layer.channels * layer.height * layer.width);
+  const int64_t groups = Ceil(layer.batch, size), length = layer.kernel_size() + layer.filters;
+  std::vector<float> sums(few ? 0 : networks * groups * length);
   WithSizes(layer, [&](auto sizes) {
     constexpr int P = decltype(sizes)::P, K = decltype(sizes)::K;
-    parallel(networks * tasks, [&](int64_t task) {
-      const int64_t n = task / tasks;
-      Gradients<P, K>(layer, images + n * layer.images_size(), winners + n * layer.outputs_size(),
-                      grads + n * layer.outputs_size(), kernel_grads + n * layer.kernel_size(),
-                      bias_grads + n * layer.filters, task % tasks / layer.channels * kGradientFilters,
-                      task % layer.channels);
+    if (few)
+      return ForTasks(networks, layer.channels, Ceil(layer.filters, kFewFilters), parallel,
+                      [&](int64_t n, int64_t channel, int64_t block) {
+                        const int64_t at = n * layer.outputs_size();
+                        FewWeights<P, K>(layer, images + n * layer.images_size(), winners + at,
+                                         grads + at, kernel_grads + n * layer.kernel_size(),
+                                         bias_grads + n * layer.filters, channel,
+                                         block * kFewFilters);
+                      });
+    ForTasks(networks, groups, 1, parallel, [&](int64_t n, int64_t g, int64_t) {
+      const int64_t b = g * size, at = n * layer.outputs_size() + b;
+      float* sum = &sums[(n * groups + g) * length];
+      WeightsGroup<P, K>(layer, images + n * layer.images_size() + b, winners + at, grads + at, sum,
+                         sum + layer.kernel_size(), std::min(size, layer.batch - b));
     });
+  });
+  if (few) return;
+  for (int64_t n = 0; n < networks; ++n) {
+    float* sum = &sums[n * groups * length];
+    for (int64_t group = 1; group < groups; ++group)
+      for (int64_t i = 0; i < length; ++i) sum[i] += sum[group * length + i];
+    std::copy_n(sum, layer.kernel_size(), kernel_grads + n * layer.kernel_size());
+    std::copy_n(sum + layer.kernel_size(), layer.filters, bias_grads + n * layer.filters);
+  }
+}
+
+void ImagesGradient(const Layer& layer, int64_t networks, const float* kernels,
+                    const uint8_t* winners, const float* grads, float* image_grads,
+                    const Parallel& parallel) {
+  WithSizes(layer, [&](auto sizes) {
+    constexpr int P = decltype(sizes)::P, last = decltype(sizes)::K - 1;
+    std::vector<std::vector<float>> packed(networks);
+    for (int64_t n = 0; n < networks; ++n) {
+      const float* kernel = kernels + n * layer.kernel_size();
+      packed[n] = Packed<kFilters<1>>(
+          layer.channels, layer.filters, last + 1,
+          [&](int64_t c, int64_t f, int64_t i, int64_t j) {
+            return kernel[layer.weight(last - i, last - j, c, f)];
+          });
+    }
+    const int64_t size = GroupSize(layer.filters * (layer.height + last) * (layer.width + last));
+    ForTasks(networks, Ceil(layer.batch, size), 1, parallel,
+             [&](int64_t n, int64_t g, int64_t) {
+               const int64_t b = g * size, at = n * layer.outputs_size() + b;
+               ImagesGroup<P>(layer, packed[n].data(), winners + at, grads + at,
+                              image_grads + n * layer.images_size() + b,
+                              std::min(size, layer.batch - b));
+             });
   });
 }
 

@@ -1,6 +1,7 @@
 """The kernel as a function of JAX, with its derivatives."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,11 @@ from jax.interpreters import ad, batching, mlir
 
 KERNEL_SIZES = (3, 5)
 POOL_SIZES = (1, 2, 3)
-MOST_CHANNELS = 4  # with more, a matrix product is faster
-LANES = 16  # of the widest vectors: the batch is a multiple
-NONE = 255  # the winner of an output whose rectifier is shut, as in conv_pool.h
+LINE = 16  # numbers in a line of the cache, which threads do not share: the batch is a multiple
+NONE = 255  # the winner of an output whose rectifier is shut, likewise
+
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class Options(NamedTuple):
@@ -39,8 +42,8 @@ def fits(images: Any, kernel: Any, pool_size: int) -> bool:
         height == width
         and height in KERNEL_SIZES
         and pool_size in POOL_SIZES
-        and 0 < len(images) <= MOST_CHANNELS
-        and images.shape[-1] % LANES == 0
+        and len(images) > 0
+        and images.shape[-1] % LINE == 0
         and images.shape[-1] > 0
         and images.dtype == kernel.dtype == jnp.float32
     )
@@ -58,8 +61,8 @@ def _is_whole(array: Any) -> bool:
 def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options) -> jax.Array:
     """Convolves, pools, adds the bias and rectifies.
 
-    The outputs, and the reverse-mode gradients of the kernel and the bias, are the library's, under
-    `jax.vmap`, too. All other derivatives are made of XLA's operations.
+    The outputs and their reverse-mode gradients are the library's, under `jax.vmap`, too. All other
+    derivatives are made of XLA's operations.
 
     Args:
         images: float32 [C, H, W, B], padded, that `fits`.
@@ -98,7 +101,7 @@ def _forward_jvp(options: Options, primals: tuple, tangents: tuple) -> tuple[Any
         images, winners, _array(d_kernel), _array(d_bias), options=options
     )
     if not isinstance(d_images, jax.custom_derivatives.SymbolicZero):
-        tangent += _tangent(d_images, winners, kernel, jnp.zeros_like(bias), options)
+        tangent += tangent_p.bind(d_images, winners, kernel, jnp.zeros_like(bias), options=options)
     return (outputs, winners), (tangent, np.zeros(winners.shape, jax.dtypes.float0))
 
 
@@ -153,35 +156,55 @@ def _tangent(
     return pooled + jnp.where(winners == NONE, 0, bias[:, None, None, None])
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _gradient(
-    images: jax.Array, winners: jax.Array, grads: jax.Array, kernel_size: int, options: Options
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of kernel and bias by that of the outputs: the transpose of `_tangent`."""
-    call = _call("Gradient", options, _weights(images, winners, kernel_size))
-    return tuple(call(images, winners, grads))
+def _gradient(name: str, linear: Callable[..., jax.Array]) -> Callable[..., tuple[Any, ...]]:
+    """Returns the library's transpose of `_tangent` with respect to some of its arrays.
+
+    Args:
+        name: of the library's call.
+        linear: `_tangent`, as a function of the other array, the winners, the options, and those.
+
+    Returns:
+        a function of the other array, the winners, the outputs' gradient, the options, and the
+        shapes of the gradients, which it returns.
+    """
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+    def gradient(other: Any, winners: Any, grads: Any, options: Options, shapes: Shapes) -> Any:
+        return tuple(_call(name, options, _results(shapes))(other, winners, grads))
+
+    @gradient.defjvp
+    def _(options: Options, shapes: Shapes, primals: tuple, tangents: tuple) -> Any:
+        _, winners, _ = primals
+
+        def by_xla(other: jax.Array, grads: jax.Array) -> tuple[jax.Array, ...]:
+            tangent = functools.partial(linear, other, winners, options)
+            return jax.linear_transpose(tangent, *_results(shapes))(grads)
+
+        _, tangent = jax.jvp(by_xla, primals[::2], tangents[::2])
+        return gradient(*primals, options, shapes), tangent
+
+    return gradient
 
 
-@_gradient.defjvp
-def _gradient_jvp(kernel_size: int, options: Options, primals: tuple, tangents: tuple) -> tuple:
-    images, winners, grads = primals
-
-    def by_xla(images: jax.Array, grads: jax.Array) -> tuple[jax.Array, jax.Array]:
-        tangent = functools.partial(_tangent, images, winners, options=options)
-        return jax.linear_transpose(tangent, *_weights(images, winners, kernel_size))(grads)
-
-    _, tangent = jax.jvp(by_xla, (images, grads), (tangents[0], tangents[2]))
-    return _gradient(images, winners, grads, kernel_size, options), tangent
+def _results(shapes: Shapes) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
 
 
-def _weights(images: Any, winners: Any, kernel_size: int) -> tuple[Any, Any]:
-    shape = (kernel_size, kernel_size, len(images), len(winners))
-    return jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[3:], jnp.float32)
+_weights_gradient = _gradient(
+    "WeightsGradient",
+    lambda images, winners, options, *weights: _tangent(images, winners, *weights, options),
+)
+_images_gradient = _gradient(
+    "ImagesGradient",
+    lambda kernel, winners, options, images: _tangent(
+        images, winners, kernel, jnp.zeros(kernel.shape[-1]), options
+    ),
+)
 
 
-# `_tangent` as a primitive, for the sake of its transpose with respect to kernel and bias: that is
-# the library's. By itself it is evaluated in forward mode alone. A `jax.custom_vjp` would be
-# shorter, and would forbid forward mode.
+# `_tangent` as a primitive, for the sake of its transposes, with respect to kernel and bias or to
+# the images: those are the library's. By itself it is evaluated in forward mode alone. A
+# `jax.custom_vjp` would be shorter, and would forbid forward mode.
 tangent_p = Primitive("mnist_jax_conv_pool_tangent")
 
 
@@ -194,7 +217,7 @@ def _tangent_jvp(primals: tuple, tangents: tuple, *, options: Options) -> tuple[
     images, winners, kernel, bias = primals
     d_images, _, *d_weights = map(ad.instantiate_zeros, tangents)
     tangent = tangent_p.bind(images, winners, *d_weights, options=options)
-    tangent += _tangent(d_images, winners, kernel, jnp.zeros_like(bias), options)
+    tangent += tangent_p.bind(d_images, winners, kernel, jnp.zeros_like(bias), options=options)
     return tangent_p.bind(*primals, options=options), tangent
 
 
@@ -202,8 +225,13 @@ def _transpose(
     grads: Any, images: Any, winners: Any, kernel: Any, bias: Any, *, options: Options
 ) -> tuple[Any, ...]:
     if type(grads) is ad.Zero:
-        return None, None, ad.Zero(kernel.aval), ad.Zero(bias.aval)
-    return None, None, *_gradient(images, winners, grads, kernel.aval.shape[0], options)
+        arrays = images, winners, kernel, bias
+        return tuple(ad.Zero(a.aval) if ad.is_undefined_primal(a) else None for a in arrays)
+    if ad.is_undefined_primal(images):
+        shapes = (images.aval.shape,)
+        return *_images_gradient(kernel, winners, grads, options, shapes), None, None, None
+    shapes = (kernel.aval.shape, bias.aval.shape)
+    return None, None, *_weights_gradient(images, winners, grads, options, shapes)
 
 
 def _batch(args: tuple, dims: tuple, *, options: Options) -> tuple[jax.Array, int]:

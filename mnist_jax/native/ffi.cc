@@ -86,14 +86,28 @@ static ffi::Error Forward(ffi::ThreadPool threads, int64_t stride, int64_t pool_
                     winners->typed_data());
 }
 
-static ffi::Error Gradient(ffi::ThreadPool threads, int64_t stride, int64_t pool_size, bool mean,
-                           bool rectify, Array images, ffi::Buffer<ffi::U8> winners, Array grads,
-                           Result kernel_grads, Result bias_grads) {
+using Winners = ffi::Buffer<ffi::U8>;
+
+static ffi::Error WeightsGradient(ffi::ThreadPool threads, int64_t stride, int64_t pool_size,
+                                  bool mean, bool rectify, Array images, Winners winners,
+                                  Array grads, Result kernel_grads, Result bias_grads) {
   const auto [layer, networks] = Sizes(images.dimensions(), kernel_grads->dimensions(),
                                        grads.dimensions(), stride, pool_size, mean, rectify);
   if (!conv_pool::Fits(layer)) return ffi::Error::InvalidArgument("no kernel for these sizes");
-  conv_pool::Gradient(layer, networks, images.typed_data(), winners.typed_data(), grads.typed_data(),
-                      kernel_grads->typed_data(), bias_grads->typed_data(), On(threads));
+  conv_pool::WeightsGradient(layer, networks, images.typed_data(), winners.typed_data(),
+                             grads.typed_data(), kernel_grads->typed_data(),
+                             bias_grads->typed_data(), On(threads));
+  return ffi::Error::Success();
+}
+
+static ffi::Error ImagesGradient(ffi::ThreadPool threads, int64_t stride, int64_t pool_size,
+                                 bool mean, bool rectify, Array kernel, Winners winners,
+                                 Array grads, Result image_grads) {
+  const auto [layer, networks] = Sizes(image_grads->dimensions(), kernel.dimensions(),
+                                       grads.dimensions(), stride, pool_size, mean, rectify);
+  if (!conv_pool::Fits(layer)) return ffi::Error::InvalidArgument("no kernel for these sizes");
+  conv_pool::ImagesGradient(layer, networks, kernel.typed_data(), winners.typed_data(),
+                            grads.typed_data(), image_grads->typed_data(), On(threads));
   return ffi::Error::Success();
 }
 
@@ -110,7 +124,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvPoolInfer, Infer,
                               Binding().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvPoolForward, Forward,
                               Binding().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>()
-                                  .Ret<ffi::Buffer<ffi::U8>>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvPoolGradient, Gradient,
-                              Binding().Arg<Array>().Arg<ffi::Buffer<ffi::U8>>().Arg<Array>()
-                                  .Ret<Array>().Ret<Array>());
+                                  .Ret<Winners>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvPoolWeightsGradient, WeightsGradient,
+                              Binding().Arg<Array>().Arg<Winners>().Arg<Array>().Ret<Array>()
+                                  .Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvPoolImagesGradient, ImagesGradient,
+                              Binding().Arg<Array>().Arg<Winners>().Arg<Array>().Ret<Array>());

@@ -25,7 +25,12 @@ HEADER, *SOURCES = "conv_pool.h", "conv_pool.cc", "ffi.cc"
 # The machine's widest instructions; a product and the addition behind it are one instruction.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
-TARGETS = ("ConvPoolInfer", "ConvPoolForward", "ConvPoolGradient")
+TARGETS = (
+    "ConvPoolInfer",
+    "ConvPoolForward",
+    "ConvPoolWeightsGradient",
+    "ConvPoolImagesGradient",
+)
 TIMEOUT = 120  # seconds: a compiler that takes as long hangs
 _lock = threading.Lock()
 

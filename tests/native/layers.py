@@ -65,7 +65,7 @@ def layers(draw) -> Layer:
     sides = [smallest + draw(st.integers(0, 4)) for _ in range(2)]
     return create_layer(
         np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
-        (draw(st.integers(1, 4)), *sides, draw(st.sampled_from((16, 48, 144)))),
+        (draw(st.integers(1, 9)), *sides, draw(st.sampled_from((16, 48, 144)))),
         kernel_size,
         draw(st.integers(1, 9)),
         few_values=draw(st.booleans()),

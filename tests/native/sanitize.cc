@@ -62,19 +62,23 @@ static uint64_t Hash(const Layer& layer, int64_t networks, const conv_pool::Para
   const auto biases = Random(networks * layer.filters);
   const auto grads = Random(networks * layer.outputs_size());
   Array<float> outputs(grads.size), alone(grads.size);
-  Array<float> kernel_grads(kernels.size), bias_grads(biases.size);
+  Array<float> kernel_grads(kernels.size), bias_grads(biases.size), image_grads(images.size);
   Array<uint8_t> winners(grads.size);
   conv_pool::Forward(layer, networks, images.data.get(), kernels.data.get(), biases.data.get(),
                      alone.data.get(), nullptr, parallel);
   conv_pool::Forward(layer, networks, images.data.get(), kernels.data.get(), biases.data.get(),
                      outputs.data.get(), winners.data.get(), parallel);
-  conv_pool::Gradient(layer, networks, images.data.get(), winners.data.get(), grads.data.get(),
-                      kernel_grads.data.get(), bias_grads.data.get(), parallel);
+  conv_pool::WeightsGradient(layer, networks, images.data.get(), winners.data.get(),
+                             grads.data.get(), kernel_grads.data.get(), bias_grads.data.get(),
+                             parallel);
+  conv_pool::ImagesGradient(layer, networks, kernels.data.get(), winners.data.get(),
+                            grads.data.get(), image_grads.data.get(), parallel);
   Sum sum;
   sum.Add(outputs);
   sum.Add(winners);
   sum.Add(kernel_grads);
   sum.Add(bias_grads);
+  sum.Add(image_grads);
   return std::memcmp(alone.data.get(), outputs.data.get(), 4 * outputs.size) ? 0 : sum.value;
 }
 
@@ -87,7 +91,7 @@ int main() {
           for (int64_t left_over : {0, 1, 4})
             for (int64_t batch : {16, 144}) {
               Layer layer;
-              layer.channels = 1 + layers % 4;
+              layer.channels = 1 + layers % 7;  // few and many: see WeightsGradient
               layer.filters = 1 + layers % 9;
               layer.batch = batch;
               layer.kernel = kernel;

@@ -67,9 +67,10 @@ def test_values_and_gradients_of_many_layers_equal_those_of_xla_in_float64(layer
 
 
 @pytest.mark.parametrize("pool", ["max", "mean"])
-def test_sums_of_ordinary_numbers_are_as_precise_as_float32(pool):
+@pytest.mark.parametrize("channels", [2, 6])
+def test_sums_of_ordinary_numbers_are_as_precise_as_float32(channels, pool):
     rng = np.random.default_rng(0)
-    layer = create_layer(rng, (2, 13, 12, 48), 5, 6, pool=pool, pool_size=2, rectify=True)
+    layer = create_layer(rng, (channels, 13, 12, 48), 5, 6, pool=pool, pool_size=2, rectify=True)
     arrays = [rng.normal(size=array.shape).astype(np.float32) for array in layer[:4]]
     layer = Layer._make([*arrays, layer.options])
     expected = in_float64(layer)
@@ -84,9 +85,11 @@ WRONG = [np.nan, np.inf, -np.inf]
 @pytest.mark.parametrize("rectify", [False, True])
 @pytest.mark.parametrize("where", ["images", "kernel"])
 @pytest.mark.parametrize("pool_size", [1, 2, 3])
-def test_no_number_that_is_not_finite_is_hidden(where, pool_size, rectify):
+@pytest.mark.parametrize("channels", [2, 6])
+def test_no_number_that_is_not_finite_is_hidden(channels, where, pool_size, rectify):
     rng = np.random.default_rng(pool_size)
-    layer = create_layer(rng, (2, 13, 14, 48), 3, 5, stride=2, pool_size=pool_size, rectify=rectify)
+    options = {"stride": 2, "pool_size": pool_size, "rectify": rectify}
+    layer = create_layer(rng, (channels, 13, 14, 48), 3, 5, **options)
     array = getattr(layer, where)
     places = rng.choice(array.size, 12, replace=False)
     array.flat[places] = rng.choice(WRONG, 12)
@@ -103,6 +106,8 @@ def test_no_number_that_is_not_finite_is_hidden(where, pool_size, rectify):
     for name in ("images", "kernel", "bias"):
         value = np.asarray(found[name])
         finite = np.isfinite(expected[name])
+        if name == "images":  # zeros around and between the gradients meet the weights, too
+            finite &= np.isfinite(value)
         np.testing.assert_array_equal(value[finite], expected[name][finite], name)
         assert not np.isfinite(value[~np.isfinite(some[name])]).any(), name
         assert finite.any(), name
