@@ -11,7 +11,7 @@ from jax import lax
 from mnist_jax.native import conv_pool as native
 from mnist_jax.native.library import load
 
-MOST_WEIGHTS = 2**17  # half a megabyte, as a core's own cache
+MOST_WEIGHTS = 2**17  # with more, a matrix product is faster
 
 
 def conv_pool(
@@ -127,9 +127,9 @@ def choose_lowering(
     """Returns the lowering of `conv_pool` that computes a layer here.
 
     `auto` takes the one that should be the fastest, by `benchmarks/conv.py`. On a CPU that is
-    `native`, where a compiler is found, the batch is not split over several devices, the
-    convolution leaves no place out and its weights fit the cache. Else it is `matmul`; but on an
-    accelerator `xla`, as it has convolutions of its own.
+    `native`, where a compiler is found, the batch is not split over several devices, the stride is
+    1 and there are at most MOST_WEIGHTS weights. Otherwise it is `matmul` on a CPU, where XLA's
+    convolutions are plain loops within a scan, and `xla` on an accelerator.
 
     Args:
         images: float [C, H, W, B], padded, or an array's shape and type.

@@ -1,20 +1,21 @@
 // A convolution, its bias, the rectifier and the pooling behind it, in one pass; and its gradients.
 //
-// Why by hand. As separate operations each would write its whole result to memory, for the next one
+// Why by hand. Separate operations would each write their whole result to memory, for the next one
 // to read it back: 11 MB for the first layer of the reference network, of which pooling keeps a
-// quarter. Here the outputs of one pooling window never leave the processor's registers. As a matrix
-// product a convolution would first copy each pixel once for each weight that it meets.
+// quarter. A matrix product would first copy each pixel once for each weight that it meets. Here
+// the outputs of one pooling window never leave the processor's registers.
 //
 // Vectors run along the batch, the last axis of every array: one instruction does the same for
-// kLanes images. So nothing below depends on the size of an image or of a window, and no lane ever
-// needs its neighbour. `Floats` is a type of the compiler (GCC and Clang), which turns `a * b + c`
-// into the widest instructions that the machine has: AVX-512, AVX2 or NEON.
+// kLanes images. So every vector is full, whatever the width of an image or of a window, and no
+// lane ever needs its neighbour. `Floats` is a type of the compiler (GCC and Clang), which turns
+// `a * b + c` into the widest instructions that the machine has: AVX-512, AVX2 or NEON.
 //
-// A task is a group of images. It first copies what it reads often, so that the neighbouring pixels
-// of kLanes images lie side by side, and not a whole batch apart: [G / kLanes, C, H, W, kLanes].
+// A task is a group of images, or some rows of one. It first copies what it reads often, so that
+// the neighbouring pixels of kLanes images lie side by side, and not a whole batch apart:
+// [G / kLanes, C, H, W, kLanes]. (The gradients of few channels go another way: see `FewWeights`.)
 //
-// Every sum has one order, fixed by the shapes alone, whichever threads the groups go to: the bits
-// do not depend on how many threads there are.
+// Every sum has one order, fixed by the shapes and by kLanes, whichever threads the tasks go to:
+// the bits do not depend on how many threads there are.
 //
 // Shapes, all row-major: images [C, H, W, B], kernel [K, K, C, F], bias [F]; outputs, winners and
 // their gradients [F, H', W', B]. B is a multiple of kLine.
@@ -23,6 +24,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 namespace conv_pool {
@@ -77,9 +79,12 @@ inline float Sum(Floats vector) {
 
 inline int64_t Ceil(int64_t number, int64_t divisor) { return (number + divisor - 1) / divisor; }
 
-// Memory of this thread for one purpose, kept from task to task: new pages would cost as much as
-// the work. It begins with a line of the cache, so that no vector lies in two.
-template <int purpose>
+// What a task keeps in memory of its own.
+enum Purpose { kGathered, kUnpooled, kTotals };
+
+// Returns memory of this thread, kept from task to task: new pages would cost as much as the work.
+// It begins at a line of the cache, so that no vector lies in two. What it holds is left over.
+template <Purpose purpose>
 float* Scratch(int64_t size) {
   static thread_local std::vector<float> memory;
   if (int64_t(memory.size()) < size + kLine) memory.resize(size + kLine);
@@ -90,7 +95,7 @@ float* Scratch(int64_t size) {
 // Copies some rows of the images of a group: [group / kLanes, C, rows, W, kLanes].
 float* Gather(const Layer& layer, const float* images, int64_t first, int64_t rows, int64_t group) {
   const int64_t numbers = rows * layer.width, size = layer.channels * numbers * kLanes;
-  float* gathered = Scratch<0>(group / kLanes * size);
+  float* gathered = Scratch<kGathered>(group / kLanes * size);
   for (int64_t c = 0; c < layer.channels; ++c)
     for (int64_t i = 0; i < numbers; ++i) {
       const float* from = images + layer.pixel(c, first, 0) + i * layer.batch;
@@ -101,10 +106,10 @@ float* Gather(const Layer& layer, const float* images, int64_t first, int64_t ro
   return gathered;
 }
 
-// How many outputs of a convolution are computed at once: of kFilters filters, at kPlaces places.
-// Each loaded pixel then serves all these filters and each weight all these places, and there are
-// enough independent sums to hide that one addition takes four cycles. More would not fit the
-// registers.
+// How many outputs of a convolution are computed at once, for pooling windows of P x P: of kFilters
+// filters, at kPlaces places. Each loaded pixel then serves all these filters and each weight all
+// these places, and there are enough independent sums to hide that one addition takes four cycles.
+// More would not fit the registers.
 template <int P>
 constexpr int kPlaces = P == 1 ? 4 : P * P;
 template <int P>
@@ -128,12 +133,13 @@ std::vector<float> Packed(int64_t filters, int64_t channels, int64_t size, Weigh
 // Images [channels, height, width, kLanes], and which rows and columns of a kernel to lay on them.
 struct Planes {
   int64_t channels, height, width, kernel;
-  int64_t row_begin, row_end, column_begin, column_end;
+  int64_t row_begin = 0, row_end = kernel, column_begin = 0, column_end = kernel;
 
   int64_t size() const { return channels * height * width * kLanes; }
 };
 
-// Convolves at Q places, which lie so far from `window`, with the N filters whose weights are given.
+// Computes the convolutions of N filters at Q places; places[q] is the distance of one from
+// `window`.
 template <int N, int Q>
 inline void Convolve(const Planes& planes, const float* window, const int64_t (&places)[Q],
                      const float* weights, Floats (&sums)[N][Q]) {
@@ -153,8 +159,9 @@ inline void Convolve(const Planes& planes, const float* window, const int64_t (&
       }
 }
 
-// Pools the outputs of a window, then adds the bias and rectifies; a maximum and a bias may change
-// places. `winner` becomes the number of the largest output, or kNone where the rectifier is shut.
+// Pools the outputs of a window, then adds the bias, which gives the same as before the pooling,
+// and rectifies. `winner` becomes the number of the largest output, or kNone where the rectifier is
+// shut.
 template <int P>
 inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* winner) {
   Floats best = outputs[0];
@@ -181,11 +188,12 @@ inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* 
 // The outputs of a group, in some rows from row `first_row` on.
 template <int P, int K>
 void ForwardGroup(const Layer& layer, const float* images, const float* packed, const float* bias,
-                  float* outputs, uint8_t* winners, int64_t first_row, int64_t rows, int64_t group) {
+                  float* outputs, uint8_t* winners, int64_t first_row, int64_t rows,
+                  int64_t group) {
   constexpr int N = kFilters<P>, Q = kPlaces<P>;
   const int64_t height = (rows * P - 1) * layer.stride + K;
   const float* gathered = Gather(layer, images, first_row * P * layer.stride, height, group);
-  const Planes planes{layer.channels, height, layer.width, K, 0, K, 0, K};
+  const Planes planes{layer.channels, height, layer.width, K};
   const int64_t step = P == 1 ? Q : 1;  // without pooling, Q outputs of a row at once
   for (int64_t y = 0; y < rows; ++y)
     for (int64_t x = 0; x < layer.out_width; x += step) {
@@ -222,9 +230,11 @@ inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int6
   }
 }
 
-// The gradients of weights take one of two ways. Of few channels there is little to compute of much
-// that is read: each output's gradient is read once, where it lies, and masked in a register. Of many
-// channels each is needed often: it is unpooled first, and the rest is products and sums.
+// The gradients of weights are computed in one of two ways. With few channels, reading costs more
+// than computing: each output's gradient is read once, where it lies, and masked in a register.
+// With many channels, each gradient is needed for every one: a task first unpools it to a buffer.
+// In the first layer of the reference network the second way would take 1.3 times as long as the
+// first.
 constexpr int64_t kFewChannels = 4;
 constexpr int64_t kFewFilters = 4;  // that go together over the images, which stay in the cache
 
@@ -274,12 +284,13 @@ void FewWeights(const Layer& layer, const float* images, const uint8_t* winners,
         Floats *sum = sums[f - first], *bias_sum = &bias_sums[f - first];
         for (int64_t i0 = 0; i0 + R <= K; i0 += R)
           AddWindow<P, K, R>(layer, window, grads + at, winners + at, i0, sum, bias_sum);
-        if (K % R) AddWindow<P, K, 1>(layer, window, grads + at, winners + at, K - 1, sum, bias_sum);
+        if (K % R)
+          AddWindow<P, K, 1>(layer, window, grads + at, winners + at, K - 1, sum, bias_sum);
       }
     }
   for (int64_t f = first; f < last; ++f) {
     for (int64_t t = 0; t < K * K; ++t)
-      kernel_grads[layer.weight(0, t, channel, f)] = scale * Sum(sums[f - first][t]);
+      kernel_grads[layer.weight(t / K, t % K, channel, f)] = scale * Sum(sums[f - first][t]);
     if (channel == 0) bias_grads[f] = Sum(bias_sums[f - first]);
   }
 }
@@ -296,9 +307,8 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
   const float* gathered = Gather(layer, images, 0, layer.height, group);
   const int64_t plane = layer.height * layer.width * kLanes, row = layer.out_width * P * kLanes;
   const int64_t size = layer.channels * K * N * K * kLanes;
-  float* unpooled = Scratch<1>(N * R * P * row);  // of R rows: they stay in the cache
-  float* totals = Scratch<2>(size);               // [C, K, N, K, kLanes]
-  std::fill_n(unpooled, N * R * P * row, 0.0f);
+  float* unpooled = Scratch<kUnpooled>(N * R * P * row);  // of R rows: they stay in the cache
+  float* totals = Scratch<kTotals>(size);               // [C, K, N, K, kLanes]
   for (int64_t first = 0; first < layer.filters; first += N) {
     const int64_t filters = std::min<int64_t>(N, layer.filters - first);
     Floats bias_totals[N] = {};
@@ -320,6 +330,7 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
           for (int64_t i = 0; i < K; ++i) {
             float* total = totals + (c * K + i) * N * K * kLanes;
             Floats sums[N][K];
+#pragma GCC unroll 25
             for (int t = 0; t < N * K; ++t) sums[t / K][t % K] = Load<Floats>(total + t * kLanes);
             for (int64_t p = 0; p < rows * P; ++p) {
               const int64_t height = (y * P + p) * layer.stride + i;
@@ -338,6 +349,7 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
                 grad += kLanes;
               }
             }
+#pragma GCC unroll 25
             for (int t = 0; t < N * K; ++t) Store(total + t * kLanes, sums[t / K][t % K]);
           }
       }
@@ -354,8 +366,8 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
 
 // The gradients of a group's images. Each pixel meets the kernel turned by half a turn, laid on the
 // gradients of the convolution's outputs; between these are stride - 1 zeros, and around them a
-// border. What would meet only the border is left out. (Where a weight is infinite, those zeros make
-// NaN of pixels that it does not reach; no NaN is ever hidden.)
+// border. Rows and columns of the kernel that meet only the border are skipped. (Where a weight is
+// infinite, those zeros make NaN of pixels that it does not reach; no NaN is ever hidden.)
 template <int P>
 void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners,
                  const float* grads, float* image_grads, int64_t group) {
@@ -363,7 +375,7 @@ void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners
   const int64_t border = layer.kernel - 1;
   const int64_t height = layer.height + border, width = layer.width + border;
   const int64_t step = layer.stride * kLanes, size = layer.filters * height * width * kLanes;
-  float* unpooled = Scratch<0>(group / kLanes * size);
+  float* unpooled = Scratch<kUnpooled>(group / kLanes * size);
   std::fill_n(unpooled, group / kLanes * size, 0.0f);
   for (int64_t f = 0; f < layer.filters; ++f)
     for (int64_t y = 0; y < layer.out_height; ++y)
@@ -399,8 +411,8 @@ void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners
     }
 }
 
-// Calls `run(Sizes<P, K>())` for the pooling and the kernel of a layer. A loop whose length is known
-// to the compiler is unrolled, and its sums stay in registers.
+// Calls `run(Sizes<P, K>())` for the pooling and the kernel of a layer. A loop whose length is
+// known to the compiler is unrolled, and its sums stay in registers.
 template <int P_, int K_>
 struct Sizes {
   static constexpr int P = P_, K = K_;
@@ -418,11 +430,12 @@ void WithSizes(const Layer& layer, Run run) {
   }
 }
 
-// Images of a group, for tasks that copy so many numbers of each: half of a usual L2 cache has room
-// for them. More than 64 would leave threads without work.
+// Returns the images of a group whose tasks copy so many numbers of each: what half of a usual L2
+// cache holds, but at most 32, to have work for many threads, and at least kLine, so that no two
+// threads write to the same line of the cache.
 int64_t GroupSize(int64_t numbers) {
-  int64_t size = 64;
-  while (size > kLanes && size * numbers * int64_t{sizeof(float)} > 256 * 1024) size /= 2;
+  int64_t size = 32;
+  while (size > kLine && size * numbers * int64_t{sizeof(float)} > 256 * 1024) size /= 2;
   return size;
 }
 
@@ -472,10 +485,10 @@ void WeightsGradient(const Layer& layer, int64_t networks, const float* images,
                      const uint8_t* winners, const float* grads, float* kernel_grads,
                      float* bias_grads, const Parallel& parallel) {
   const bool few = layer.channels <= kFewChannels;
-  // Else each group has sums of its own, which are then added in their order.
+  // With many channels each group has sums of its own, which are then added in their order.
   const int64_t size = GroupSize(layer.channels * layer.height * layer.width);
   const int64_t groups = Ceil(layer.batch, size), length = layer.kernel_size() + layer.filters;
-  std::vector<float> sums(few ? 0 : networks * groups * length);
+  const std::unique_ptr<float[]> sums(new float[few ? 0 : networks * groups * length]);
   WithSizes(layer, [&](auto sizes) {
     constexpr int P = decltype(sizes)::P, K = decltype(sizes)::K;
     if (few)
@@ -489,19 +502,21 @@ void WeightsGradient(const Layer& layer, int64_t networks, const float* images,
                       });
     ForTasks(networks, groups, 1, parallel, [&](int64_t n, int64_t g, int64_t) {
       const int64_t b = g * size, at = n * layer.outputs_size() + b;
-      float* sum = &sums[(n * groups + g) * length];
+      float* sum = sums.get() + (n * groups + g) * length;
       WeightsGroup<P, K>(layer, images + n * layer.images_size() + b, winners + at, grads + at, sum,
                          sum + layer.kernel_size(), std::min(size, layer.batch - b));
     });
   });
   if (few) return;
-  for (int64_t n = 0; n < networks; ++n) {
-    float* sum = &sums[n * groups * length];
-    for (int64_t group = 1; group < groups; ++group)
-      for (int64_t i = 0; i < length; ++i) sum[i] += sum[group * length + i];
-    std::copy_n(sum, layer.kernel_size(), kernel_grads + n * layer.kernel_size());
-    std::copy_n(sum + layer.kernel_size(), layer.filters, bias_grads + n * layer.filters);
-  }
+  constexpr int64_t kBlock = 4096;  // of numbers that a task adds up
+  ForTasks(networks, Ceil(length, kBlock), 1, parallel, [&](int64_t n, int64_t block, int64_t) {
+    for (int64_t i = block * kBlock; i < std::min((block + 1) * kBlock, length); ++i) {
+      float sum = 0;
+      for (int64_t g = 0; g < groups; ++g) sum += sums[(n * groups + g) * length + i];
+      const int64_t weights = layer.kernel_size(), f = i - weights;
+      (f < 0 ? kernel_grads[n * weights + i] : bias_grads[n * layer.filters + f]) = sum;
+    }
+  });
 }
 
 void ImagesGradient(const Layer& layer, int64_t networks, const float* kernels,

@@ -37,8 +37,8 @@ using Parallel = std::function<void(int64_t, const std::function<void(int64_t)>&
 
 bool Fits(const Layer& layer);
 
-// `networks` layers of the same sizes, whose arrays follow one another in memory. Without winners
-// (nullptr), which only the gradients need, there is less to write.
+// Each computes `networks` layers of equal sizes, whose arrays follow one another in memory. The
+// winners of `Forward` may be nullptr: only the gradients need them.
 void Forward(const Layer& layer, int64_t networks, const float* images, const float* kernels,
              const float* biases, float* outputs, uint8_t* winners, const Parallel& parallel);
 

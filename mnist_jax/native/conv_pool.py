@@ -14,7 +14,7 @@ from jax.interpreters import ad, batching, mlir
 KERNEL_SIZES = (3, 5)
 POOL_SIZES = (1, 2, 3)
 LINE = 16  # numbers in a line of the cache, which threads do not share: the batch is a multiple
-NONE = 255  # the winner of an output whose rectifier is shut, likewise
+NONE = 255  # the winner of an output whose rectifier is shut, as in conv_pool.h
 
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -61,8 +61,8 @@ def _is_whole(array: Any) -> bool:
 def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options) -> jax.Array:
     """Convolves, pools, adds the bias and rectifies.
 
-    The outputs and their reverse-mode gradients are the library's, under `jax.vmap`, too. All other
-    derivatives are made of XLA's operations.
+    The outputs and their reverse-mode gradients are the library's, mapped by `jax.vmap`, too. All
+    other derivatives are made of XLA's operations, and so is the gradient of a mapped function.
 
     Args:
         images: float32 [C, H, W, B], padded, that `fits`.
@@ -97,18 +97,19 @@ def _forward_jvp(options: Options, primals: tuple, tangents: tuple) -> tuple[Any
     images, kernel, bias = primals
     outputs, winners = _forward(images, kernel, bias, options)
     d_images, d_kernel, d_bias = tangents
-    tangent: Any = tangent_p.bind(
-        images, winners, _array(d_kernel), _array(d_bias), options=options
-    )
-    if not isinstance(d_images, jax.custom_derivatives.SymbolicZero):
+    tangent: Any = jnp.zeros_like(outputs)
+    if not (_is_zero(d_kernel) and _is_zero(d_bias)):
+        weights = (
+            jnp.zeros_like(w) if _is_zero(d) else d for w, d in ((kernel, d_kernel), (bias, d_bias))
+        )
+        tangent += tangent_p.bind(images, winners, *weights, options=options)
+    if not _is_zero(d_images):
         tangent += tangent_p.bind(d_images, winners, kernel, jnp.zeros_like(bias), options=options)
     return (outputs, winners), (tangent, np.zeros(winners.shape, jax.dtypes.float0))
 
 
-def _array(tangent: Any) -> Any:
-    if isinstance(tangent, jax.custom_derivatives.SymbolicZero):
-        return jnp.zeros(tangent.shape, jnp.float32)
-    return tangent
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
 def _output(images: Any, kernel: Any, options: Options) -> jax.ShapeDtypeStruct:
@@ -157,27 +158,27 @@ def _tangent(
 
 
 def _gradient(name: str, linear: Callable[..., jax.Array]) -> Callable[..., tuple[Any, ...]]:
-    """Returns the library's transpose of `_tangent` with respect to some of its arrays.
+    """Returns the transpose of a linear function as a call of the library.
 
     Args:
-        name: of the library's call.
-        linear: `_tangent`, as a function of the other array, the winners, the options, and those.
+        name: the name of the call.
+        linear: `linear(fixed, winners, options, *varied)`, which is `_tangent`, linear in `varied`.
 
     Returns:
-        a function of the other array, the winners, the outputs' gradient, the options, and the
-        shapes of the gradients, which it returns.
+        a function of `fixed`, the winners, the gradient of the outputs, the options and the shapes
+        of `varied`, which returns the gradients of `varied`.
     """
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-    def gradient(other: Any, winners: Any, grads: Any, options: Options, shapes: Shapes) -> Any:
-        return tuple(_call(name, options, _results(shapes))(other, winners, grads))
+    def gradient(fixed: Any, winners: Any, grads: Any, options: Options, shapes: Shapes) -> Any:
+        return tuple(_call(name, options, _results(shapes))(fixed, winners, grads))
 
     @gradient.defjvp
     def _(options: Options, shapes: Shapes, primals: tuple, tangents: tuple) -> Any:
         _, winners, _ = primals
 
-        def by_xla(other: jax.Array, grads: jax.Array) -> tuple[jax.Array, ...]:
-            tangent = functools.partial(linear, other, winners, options)
+        def by_xla(fixed: jax.Array, grads: jax.Array) -> tuple[jax.Array, ...]:
+            tangent = functools.partial(linear, fixed, winners, options)
             return jax.linear_transpose(tangent, *_results(shapes))(grads)
 
         _, tangent = jax.jvp(by_xla, primals[::2], tangents[::2])
@@ -192,19 +193,19 @@ def _results(shapes: Shapes) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 _weights_gradient = _gradient(
     "WeightsGradient",
-    lambda images, winners, options, *weights: _tangent(images, winners, *weights, options),
+    lambda images, winners, options, *weights: _tangent(images, winners, *weights, options=options),
 )
 _images_gradient = _gradient(
     "ImagesGradient",
     lambda kernel, winners, options, images: _tangent(
-        images, winners, kernel, jnp.zeros(kernel.shape[-1]), options
+        images, winners, kernel, jnp.zeros(kernel.shape[-1], kernel.dtype), options
     ),
 )
 
 
-# `_tangent` as a primitive, for the sake of its transposes, with respect to kernel and bias or to
-# the images: those are the library's. By itself it is evaluated in forward mode alone. A
-# `jax.custom_vjp` would be shorter, and would forbid forward mode.
+# `_tangent` is a primitive, so that its two transposes can be the library's: with respect to kernel
+# and bias, and to the images. By itself it is evaluated in forward mode alone. A `jax.custom_vjp`
+# would be shorter, and would forbid forward mode.
 tangent_p = Primitive("mnist_jax_conv_pool_tangent")
 
 

@@ -22,8 +22,8 @@ static conv_pool::Parallel On(ffi::ThreadPool& threads) {
     struct Shared {
       std::atomic<int64_t> begun{0}, done{0};
     };
-    // A helper that comes too late finds nothing left to begin, and so never touches `task`, which is
-    // gone by then; `shared` lives as long as the last of them.
+    // A helper that comes too late finds nothing left to begin, and so never touches `task`, which
+    // is gone by then; `shared` lives as long as the last of them.
     auto shared = std::make_shared<Shared>();
     auto work = [shared, count, &task] {
       for (int64_t i; (i = shared->begun.fetch_add(1)) < count; shared->done.fetch_add(1)) task(i);
@@ -38,7 +38,7 @@ static conv_pool::Parallel On(ffi::ThreadPool& threads) {
 // The sizes of a layer by the shapes of its arrays, and how many there are. Leading axes, the same
 // for all arrays, are those of `jax.vmap`: each place in them is a network of its own.
 template <class Images, class Kernel, class Outputs>
-static std::pair<conv_pool::Layer, int64_t> Sizes(Images images, Kernel kernel, Outputs outputs,
+static std::pair<conv_pool::Layer, int64_t> LayerOf(Images images, Kernel kernel, Outputs outputs,
                                                   int64_t stride, int64_t pool_size, bool mean,
                                                   bool rectify) {
   const size_t axes = images.size() - 4;
@@ -65,9 +65,10 @@ using Result = ffi::ResultBuffer<ffi::F32>;
 static ffi::Error RunForward(ffi::ThreadPool threads, int64_t stride, int64_t pool_size, bool mean,
                              bool rectify, Array images, Array kernel, Array bias, Result outputs,
                              uint8_t* winners) {
-  const auto [layer, networks] = Sizes(images.dimensions(), kernel.dimensions(),
+  const auto [layer, networks] = LayerOf(images.dimensions(), kernel.dimensions(),
                                        outputs->dimensions(), stride, pool_size, mean, rectify);
-  if (!conv_pool::Fits(layer) || int64_t(bias.element_count()) != networks * layer.filters)
+  if (!conv_pool::Fits(layer) || int64_t(bias.element_count()) != networks * layer.filters ||
+      int64_t(kernel.element_count()) != networks * layer.kernel_size())
     return ffi::Error::InvalidArgument("no kernel for these sizes");
   conv_pool::Forward(layer, networks, images.typed_data(), kernel.typed_data(), bias.typed_data(),
                      outputs->typed_data(), winners, On(threads));
@@ -76,7 +77,8 @@ static ffi::Error RunForward(ffi::ThreadPool threads, int64_t stride, int64_t po
 
 static ffi::Error Infer(ffi::ThreadPool threads, int64_t stride, int64_t pool_size, bool mean,
                         bool rectify, Array images, Array kernel, Array bias, Result outputs) {
-  return RunForward(threads, stride, pool_size, mean, rectify, images, kernel, bias, outputs, nullptr);
+  return RunForward(threads, stride, pool_size, mean, rectify, images, kernel, bias, outputs,
+                    nullptr);
 }
 
 static ffi::Error Forward(ffi::ThreadPool threads, int64_t stride, int64_t pool_size, bool mean,
@@ -91,7 +93,7 @@ using Winners = ffi::Buffer<ffi::U8>;
 static ffi::Error WeightsGradient(ffi::ThreadPool threads, int64_t stride, int64_t pool_size,
                                   bool mean, bool rectify, Array images, Winners winners,
                                   Array grads, Result kernel_grads, Result bias_grads) {
-  const auto [layer, networks] = Sizes(images.dimensions(), kernel_grads->dimensions(),
+  const auto [layer, networks] = LayerOf(images.dimensions(), kernel_grads->dimensions(),
                                        grads.dimensions(), stride, pool_size, mean, rectify);
   if (!conv_pool::Fits(layer)) return ffi::Error::InvalidArgument("no kernel for these sizes");
   conv_pool::WeightsGradient(layer, networks, images.typed_data(), winners.typed_data(),
@@ -103,7 +105,7 @@ static ffi::Error WeightsGradient(ffi::ThreadPool threads, int64_t stride, int64
 static ffi::Error ImagesGradient(ffi::ThreadPool threads, int64_t stride, int64_t pool_size,
                                  bool mean, bool rectify, Array kernel, Winners winners,
                                  Array grads, Result image_grads) {
-  const auto [layer, networks] = Sizes(image_grads->dimensions(), kernel.dimensions(),
+  const auto [layer, networks] = LayerOf(image_grads->dimensions(), kernel.dimensions(),
                                        grads.dimensions(), stride, pool_size, mean, rectify);
   if (!conv_pool::Fits(layer)) return ffi::Error::InvalidArgument("no kernel for these sizes");
   conv_pool::ImagesGradient(layer, networks, kernel.typed_data(), winners.typed_data(),

@@ -135,8 +135,9 @@ def test_a_bias_of_another_type_is_converted(dtype):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_layer_without_filters_has_outputs_without_filters():
-    layer = create_layer(np.random.default_rng(0), (1, 9, 9, 16), 3, 0, pool_size=2)
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_layer_without_filters_has_outputs_without_filters(channels):
+    layer = create_layer(np.random.default_rng(0), (channels, 9, 9, 16), 3, 0, pool_size=2)
     found, expected = compute(layer, "native"), compute(layer, "xla")
     for name, value in found.items():
         np.testing.assert_array_equal(value, expected[name], name)
