@@ -47,18 +47,19 @@ LAYERS = [
 
 
 def descend(lowering: str, *, images_too: bool, **options: Any) -> Callable:
-    """Returns compiled steps of gradient descent on the arrays of one layer."""
+    """Returns compiled steps of gradient descent on a kernel, and on the images, too, if asked."""
+
+    def layer(kernel, images):
+        bias = jnp.zeros(kernel.shape[-1])
+        return conv_pool(images, kernel, bias, rectify=True, lowering=lowering, **options)
 
     def steps(arrays, grads):
         def step(arrays, _):
-            def layer(kernel, images):
-                bias = jnp.zeros(kernel.shape[-1])
-                return conv_pool(images, kernel, bias, rectify=True, lowering=lowering, **options)
-
-            changed = arrays if images_too else arrays[:1]
-            _, pull = jax.vjp(lambda *changed: layer(*changed, *arrays[len(changed) :]), *changed)
-            changed = jax.tree.map(lambda a, grad: a - 1e-9 * grad, changed, pull(grads))
-            return (*changed, *arrays[len(changed) :]), None
+            kernel, images = arrays
+            d_kernel, d_images = jax.vjp(layer, kernel, images)[1](grads)
+            if images_too:  # else nothing uses their gradient, and it is not computed
+                images -= 1e-9 * d_images
+            return (kernel - 1e-9 * d_kernel, images), None
 
         return jax.lax.scan(step, arrays, length=STEPS)[0]
 

@@ -89,5 +89,7 @@ def test_verify_and_a_resumed_run_warn_of_other_settings(tmp_path, monkeypatch, 
     assert re.search(f"warning: .*{said}.*bits may differ", done.stderr)
     (workdir / "result.json").unlink()
     monkeypatch.setenv("XLA_FLAGS", flags)
-    with pytest.warns(UserWarning, match=f"goes on in another environment .{said}.: its bits may"):
+    with pytest.warns(
+        UserWarning, match=f"resumes in a different environment .{said}.: its bits may"
+    ):
         train(AUGMENTED, workdir)

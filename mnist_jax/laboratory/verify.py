@@ -63,7 +63,7 @@ def verify(
     then = UNTOLD | {name: result[name] for name in now if name in result}
     if then != now:
         warnings.warn(
-            f"the run in {workdir} was made in another environment "
+            f"the run in {workdir} was made in a different environment "
             f"({'; '.join(config_differences(then, now))}): its bits may differ",
             stacklevel=2,
         )

@@ -233,8 +233,6 @@ inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int6
 // The gradients of weights are computed in one of two ways. With few channels, reading costs more
 // than computing: each output's gradient is read once, where it lies, and masked in a register.
 // With many channels, each gradient is needed for every one: a task first unpools it to a buffer.
-// In the first layer of the reference network the second way would take 1.3 times as long as the
-// first.
 constexpr int64_t kFewChannels = 4;
 constexpr int64_t kFewFilters = 4;  // that go together over the images, which stay in the cache
 

@@ -39,8 +39,8 @@ class Library(NamedTuple):
     """The outcome of loading the library.
 
     Attributes:
-        compiler: the version of the compiler that made the library, "" without a library.
-        problem: the reason why there is no library, with the remedy; "" with a library.
+        compiler: the version of the compiler that made the library; "" if none could be loaded.
+        problem: an explanation of why none could be loaded, with the remedy; "" if one was.
     """
 
     compiler: str

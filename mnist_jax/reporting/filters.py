@@ -62,9 +62,9 @@ def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[st
 
     The images are float32 [B, H, W, C] in [0, 1]. By the name of each convolution the result has
     its answers, float [B, H', W', features]. Those of this project's own layers are taken behind
-    their pooling and their rectifier, and before any normalisation. Positive ones go on; after a
-    normalisation, those above another number. Convolutions inside `nn.scan` and `nn.vmap` are left
-    out.
+    the pooling and the rectifier, and before any normalisation. A rectifier passes the positive
+    answers; with a normalisation before it, those above a threshold. Convolutions inside `nn.scan`
+    and `nn.vmap` are left out.
     """
     return _feature_maps(Forward(model), variables, images)
 

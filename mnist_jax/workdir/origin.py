@@ -108,7 +108,8 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     differences = config_differences(UNTOLD | saved.environment, expected.environment)
     if differences:
         warnings.warn(
-            f"the run in {checkpoints} goes on in another environment ({'; '.join(differences)}): "
+            f"the run in {checkpoints} resumes in a different environment "
+            f"({'; '.join(differences)}): "
             "its bits may differ from those of a run that was never stopped",
             stacklevel=2,
         )

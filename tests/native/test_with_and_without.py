@@ -69,11 +69,11 @@ def test_a_run_with_the_kernel_is_verified_and_resumed_without_it(command, tmp_p
     assert main(["verify", f"--workdir={workdir}"]) == 0
     done = command("verify", f"--workdir={workdir}", **no_compiler)
     assert done.returncode in (0, 4)  # other sums are rounded otherwise
-    assert "was made in another environment (native_compiler is " in done.stderr
+    assert "was made in a different environment (native_compiler is " in done.stderr
     given = [*OPTIONS, f"--epochs={CONFIG.epochs + 1}", "--extend", f"--workdir={workdir}"]
     done = command("train", *given, **no_compiler)
     assert done.returncode == 0
-    assert "goes on in another environment (native_compiler is " in done.stderr
+    assert "resumes in a different environment (native_compiler is " in done.stderr
 
 
 @pytest.mark.usefixtures("native")

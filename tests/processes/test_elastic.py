@@ -90,7 +90,7 @@ def test_a_run_resumes_on_other_numbers_of_devices_with_the_same_data_and_keys(t
                 np.testing.assert_allclose(leaf, expected, atol=1e-3)
     with subtests.test(msg="a population on 1 device, then 4"):
         moved, still = tmp_path / "many-1-4", tmp_path / "many-1-1"
-        assert "many-1-4/checkpoints goes on in another environment" in warned[4]
+        assert "many-1-4/checkpoints resumes in a different environment" in warned[4]
         ours, theirs = (strict_json(path / "population.json") for path in (moved, still))
         assert ours["device_count"] == 4
         np.testing.assert_allclose(ours["test_accuracy"], theirs["test_accuracy"], atol=0.01)

@@ -39,7 +39,7 @@ CONFIG = Config(
     optimizer=OptimizerConfig(learning_rate=0.03),
 )
 # The archive was made on one machine, with one version of JAX.
-pytestmark = pytest.mark.filterwarnings("ignore:.* goes on in another environment")
+pytestmark = pytest.mark.filterwarnings("ignore:.* resumes in a different environment")
 
 
 @pytest.fixture
