@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
 import os
 import shlex
 import shutil
@@ -13,10 +12,12 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jaxlib.version
 
 from mnist_jax.machine.user_cache import private_directory
 from mnist_jax.messages import one_line
@@ -48,8 +49,14 @@ class Library(NamedTuple):
 
 
 def start_loading() -> None:
-    """Begins to compile or load the library, beside what the caller does next."""
-    threading.Thread(target=load, daemon=True).start()
+    """Begins to compile the library if it is not kept, beside what the caller does next.
+
+    The compilers are processes, and no thread waits for them: while TensorFlow Datasets is imported
+    it replaces the whole process's `__import__` (etils' `lazy_imports`), and what another thread
+    imports meanwhile is broken.
+    """
+    with _lock, contextlib.suppress(Exception):  # `load` meets it again, and explains it
+        _start(tuple(find_compiler()))
 
 
 def load() -> Library:
@@ -67,8 +74,8 @@ def _load() -> Library:
     if not compiler:
         return Library("", f"no C++ compiler is found: install g++ or clang++ ({_where()})")
     try:
-        version = _run([*compiler, "--version"]).split("\n")[0]
-        register(kept(private_directory("native"), compiler, version))
+        version, finish = _start(tuple(compiler))
+        register(finish())
     except subprocess.CalledProcessError as error:
         said = one_line(f"{error.stdout}\n{error.stderr}") or f"exit status {error.returncode}"
         return Library("", f"{shlex.join(compiler)} fails: {said:.300} ({_where()})")
@@ -76,7 +83,16 @@ def _load() -> Library:
         return Library("", f"{shlex.join(compiler)} takes more than {TIMEOUT} s ({_where()})")
     except (OSError, RuntimeError, AttributeError) as error:
         return Library("", f"the library cannot be kept or loaded: {one_line(error)}")
+    finally:
+        _start.cache_clear()  # after an interrupt the next call begins anew
     return Library(version)
+
+
+@functools.cache
+def _start(compiler: tuple[str, ...]) -> tuple[str, Callable[[], Path]]:
+    """Returns the compiler's version, and what waits for it and returns the library's file."""
+    version = _wait(_start_commands([*compiler, "--version"])).split("\n")[0]
+    return version, start_compiling(private_directory("native"), compiler, version)
 
 
 def _where() -> str:
@@ -94,31 +110,58 @@ def find_compiler() -> list[str]:
     return next((command for command in commands if shutil.which(command[0])), [])
 
 
-def kept(directory: Path, compiler: list[str], version: str) -> Path:
-    """Returns the library's file in a directory, and compiles it where no intact one is found.
+def start_compiling(
+    directory: Path, compiler: Sequence[str], version: str, flags: tuple[str, ...] = ()
+) -> Callable[[], Path]:
+    """Begins to compile the library where no intact one is kept in a directory.
 
     The name has a hash of all that the library is made of and by, and one of its bytes: so a
     damaged or outdated file is never loaded.
 
+    Args:
+        directory: an existing directory.
+        compiler: the compiler's command.
+        version: the compiler's version.
+        flags: further flags, which may take back some of FLAGS.
+
+    Returns:
+        A function to be called once, which waits for the compiler and returns the library's file.
+        It raises CalledProcessError or TimeoutExpired if the compiler fails.
+
     Raises:
-        subprocess.CalledProcessError: the compiler fails.
         OSError: the directory cannot be written.
     """
-    source = [(Path(__file__).parent / name).read_bytes() for name in (HEADER, *SOURCES)]
-    made_of = repr((source, FLAGS, compiler, version, importlib.metadata.version("jaxlib")))
+    here, options = Path(__file__).parent, (*FLAGS, *flags)
+    sources = [(here / name).read_bytes() for name in (HEADER, *SOURCES)]
+    made_of = repr((sources, options, list(compiler), version, jaxlib.version.__version__))
     key = hashlib.sha256(made_of.encode()).hexdigest()[:32]
     for path in directory.glob(f"{key}-*.so"):
         if is_sound(path):
-            return path
+            return lambda: path
     for leftover in directory.glob("*.tmp"):  # of a process that was killed
         with contextlib.suppress(OSError):  # another process has removed it
             if time.time() - leftover.stat().st_mtime > 3600:
                 shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(suffix=".tmp", dir=directory) as folder:
-        made = compile_library(compiler, Path(folder))
-        made.chmod(0o600)
-        path = directory / f"{key}-{_sha256(made)}.so"
-        return made.replace(path)
+    folder = Path(tempfile.mkdtemp(suffix=".tmp", dir=directory))
+    objects = [str(folder / f"{name}.o") for name in SOURCES]
+    compilers = _start_commands(
+        *(
+            [*compiler, *options, "-isystem", jax.ffi.include_dir(), "-c", here / name, "-o", made]
+            for name, made in zip(SOURCES, objects, strict=True)
+        )
+    )
+
+    def finish() -> Path:
+        made = folder / "library.so"
+        try:
+            _wait(compilers)
+            _wait(_start_commands([*compiler, *options, "-shared", *objects, "-o", str(made)]))
+            made.chmod(0o600)
+            return made.replace(directory / f"{key}-{_sha256(made)}.so")
+        finally:
+            shutil.rmtree(folder)
+
+    return finish
 
 
 def is_sound(path: Path) -> bool:
@@ -135,26 +178,6 @@ def is_sound(path: Path) -> bool:
         return False
 
 
-def compile_library(compiler: list[str], folder: Path, flags: tuple[str, ...] = ()) -> Path:
-    """Compiles the sources, both at a time, into a library in the folder.
-
-    Args:
-        compiler: the compiler's command.
-        folder: an existing directory.
-        flags: further flags, which may take back some of FLAGS.
-
-    Raises:
-        subprocess.CalledProcessError: the compiler fails.
-    """
-    options = [*FLAGS, *flags, "-isystem", jax.ffi.include_dir()]
-    here, objects = Path(__file__).parent, [str(folder / f"{name}.o") for name in SOURCES]
-    pairs = zip(SOURCES, objects, strict=True)
-    _run(*([*compiler, *options, "-c", str(here / name), "-o", made] for name, made in pairs))
-    library = folder / "library.so"
-    _run([*compiler, *FLAGS, *flags, "-shared", *objects, "-o", str(library)])
-    return library
-
-
 def register(path: Path) -> None:
     """Loads a library, and makes its functions known to JAX; OSError if it cannot be loaded."""
     library = ctypes.CDLL(str(path))
@@ -164,9 +187,9 @@ def register(path: Path) -> None:
         )
 
 
-def _run(*commands: list[str]) -> str:
-    """Runs commands at the same time; returns what the last one prints."""
-    processes = [
+def _start_commands(*commands: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
+    """Runs commands at the same time."""
+    return [
         subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -178,6 +201,10 @@ def _run(*commands: list[str]) -> str:
         )
         for command in commands
     ]
+
+
+def _wait(processes: list[subprocess.Popen[str]]) -> str:
+    """Waits for processes; returns what the last one prints."""
     said = ""
     try:
         for process in processes:

@@ -12,7 +12,7 @@ from mnist_jax.native import library
 
 
 def main(folder: str, *flags: str) -> None:
-    library.register(library.compile_library(library.find_compiler(), Path(folder), flags))
+    library.register(library.start_compiling(Path(folder), library.find_compiler(), "", flags)())
     library._load = lambda: library.Library("a compiler with other flags")
     rng = np.random.default_rng(0)
     for pool, pool_size, size in itertools.product(("max", "mean"), (1, 2, 3), (3, 5)):

@@ -17,7 +17,7 @@ from compilers import Compiler, create_compiler
 from helpers import python, wait_until
 
 from mnist_jax.native import library
-from mnist_jax.native.library import Library, is_sound, kept
+from mnist_jax.native.library import Library, is_sound, start_compiling
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -42,10 +42,8 @@ VERSION = "a version"
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library of this process: a compiler's output, which need not be compiled once more."""
     copy = tmp_path_factory.mktemp("native") / "library.so"
-    directory = library.private_directory("native")
-    command = library.find_compiler()
-    version = library._run([*command, "--version"]).split("\n")[0]
-    shutil.copy(kept(directory, command, version), copy)
+    _, finish = library._start.__wrapped__(tuple(library.find_compiler()))
+    shutil.copy(finish(), copy)
     return copy
 
 
@@ -109,9 +107,9 @@ def test_another_source_flag_compiler_version_or_jaxlib_is_another_library(
 ):
     def compiles() -> int:
         before = compiler.calls()
-        path = kept(tmp_path, command, version)
+        path = start_compiling(tmp_path, command, version)()
         assert is_sound(path)
-        assert path == kept(tmp_path, command, version)
+        assert path == start_compiling(tmp_path, command, version)()
         return compiler.calls() - before
 
     command, version = compiler.command, VERSION
@@ -125,7 +123,7 @@ def test_another_source_flag_compiler_version_or_jaxlib_is_another_library(
         patch.setattr(library, "FLAGS", (*library.FLAGS, "-g"))
         assert compiles() == 1
     with monkeypatch.context() as patch:
-        patch.setattr(library.importlib.metadata, "version", lambda name: f"another {name}")
+        patch.setattr(library.jaxlib.version, "__version__", "another")
         assert compiles() == 1
     for name in (library.HEADER, *library.SOURCES):
         folder = shutil.copytree(Path(library.__file__).parent, tmp_path / f"with another {name}")
@@ -174,7 +172,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_file_that_is_not_sound_is_never_loaded(name, compiler, tmp_path):
     if os.getuid() == 0 and name == "unreadable":
         pytest.skip("root reads everything")
-    path = kept(tmp_path, compiler.command, VERSION)
+    path = start_compiling(tmp_path, compiler.command, VERSION)()
     try:
         DAMAGES[name](path)
     except PermissionError:
@@ -182,19 +180,19 @@ def test_a_file_that_is_not_sound_is_never_loaded(name, compiler, tmp_path):
     assert not is_sound(path)
     if name == "directory":  # it can be none of ours: an error, and what is there stays
         with pytest.raises(OSError, match="irectory"):
-            kept(tmp_path, compiler.command, VERSION)
+            start_compiling(tmp_path, compiler.command, VERSION)()
         return
-    again = kept(tmp_path, compiler.command, VERSION)
+    again = start_compiling(tmp_path, compiler.command, VERSION)()
     assert compiler.calls() == 2
     assert is_sound(again)
 
 
 def test_a_sound_library_is_found_beside_one_that_is_not(compiler, tmp_path):
     """Two compilations of the same may differ, by a path or a time: each is a file of its own."""
-    path = kept(tmp_path, compiler.command, VERSION)
+    path = start_compiling(tmp_path, compiler.command, VERSION)()
     for digit in "0f":  # one before it, one behind it
         shutil.copy(path, path.with_name(f"{path.name[:32]}-{64 * digit}.so"))
-    assert kept(tmp_path, compiler.command, VERSION) == path
+    assert start_compiling(tmp_path, compiler.command, VERSION)() == path
     assert compiler.calls() == 1
 
 
@@ -317,3 +315,39 @@ print(json.dumps(load()))
 def test_threads_that_begin_at_once_compile_once(compiler, tmp_path):
     assert not load(compiler, tmp_path / "cache", THREADS).problem
     assert compiler.calls() == 1
+
+
+LAZY = """
+import json, time
+from etils import epy
+from mnist_jax.native.library import load, start_loading
+start_loading()
+with epy.lazy_imports():  # as while TensorFlow Datasets is imported
+    time.sleep(1)
+print(json.dumps(load()))
+"""
+
+
+def test_an_import_of_the_datasets_library_meanwhile_does_no_harm(compiler, tmp_path):
+    assert not load(compiler, tmp_path / "cache", LAZY).problem
+    assert compiler.calls() == 1
+
+
+INTERRUPTED = """
+import json, os, signal
+from mnist_jax.native.library import load, start_loading
+os.environ["FAULT"] = "hangs"
+start_loading()
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.alarm(1)
+try:
+    load()
+except KeyboardInterrupt:
+    del os.environ["FAULT"]
+    print(json.dumps(load()))
+"""
+
+
+def test_an_interrupted_compilation_begins_anew(compiler, tmp_path):
+    assert not load(compiler, tmp_path / "cache", INTERRUPTED).problem
+    assert len(files(tmp_path / "cache")) == 1
