@@ -112,7 +112,7 @@ def be_process(rank: int, *, waits_for_loss: bool) -> None:
 
     group.PATIENT_SECONDS = 1e6
     group.SILENT_SECONDS = 1e6  # a machine that is busy is not one that is lost
-    group.time = types.SimpleNamespace(sleep=sleep)  # type: ignore[assignment]
+    group.time = types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic)  # type: ignore[assignment]
 
     # JAX has the first process alone write to its cache: the others would compile each time.
     write, state = compiler._cache_write, distributed.global_state

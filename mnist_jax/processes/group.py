@@ -20,10 +20,12 @@ from mnist_jax.processes.clusters import cluster_job, cluster_of_several, open_m
 from mnist_jax.processes.distributed import from_first, is_first
 from mnist_jax.processes.signals import SIGNALS, Stopped
 
+ALIVE, FAILING = b".", b"!"  # what processes say to each other
 LOST = 5  # the exit code of a process that has lost another one
 START_SECONDS = 300.0  # in which all processes have to be there
 PATIENT_SECONDS = 3.0  # after which a process says for whom it waits
 BEAT_SECONDS = 1.0  # between two signs of life
+ALIKE_SECONDS = 5.0  # in which the others may meet the error that ends a process
 SILENT_SECONDS = 30.0  # after which a process is lost: it hangs, or its machine is gone
 
 
@@ -40,8 +42,9 @@ def joined(
     """Makes this process one of several, for as long as the `with` block lasts.
 
     It comes before the first use of a device. Within, a lost process ends all others, with a line
-    and the exit code `LOST`. An error in one process ends it; the others have lost it then. What
-    ends all of them alike, such as `Stopped` after a common save, ends them in order.
+    and the exit code `LOST`. An error in one process ends it; the others have lost it then, unless
+    an error ends them within seconds, too, such as that of an option that all of them were given.
+    What ends all of them alike, such as `Stopped` after a common save, ends them in order.
 
     Args:
         coordinator: HOST:PORT, where the first process waits for the others.
@@ -67,13 +70,15 @@ def joined(
         yield True
         return
     peers = _join(where, arguments)  # open until the end: others may still read
-    leaving = threading.Event()
+    leaving, own = threading.Event(), jax.process_index()
+    failing = {rank: threading.Event() for rank in (own, *peers)}
 
     def beat() -> None:
         while not leaving.wait(BEAT_SECONDS):
-            _say(peers, b".")
+            _say(peers, ALIVE)
 
-    for target in (beat, *(functools.partial(_watch, rank, peers, leaving) for rank in peers)):
+    watches = (functools.partial(_watch, rank, peers, failing, leaving) for rank in peers)
+    for target in (beat, *watches):
         threading.Thread(target=target, daemon=True).start()
     common = None
     try:
@@ -85,14 +90,19 @@ def joined(
             common = error
         multihost_utils.sync_global_devices("leave")  # whoever is lost before that is named
     except BaseException as error:
+        failing[own].set()
+        _say(peers, FAILING)
         if not isinstance(error, KeyboardInterrupt):
             time.sleep(BEAT_SECONDS)  # a loss that has caused the error is named instead of it
-        leaving.set()  # what comes from now on is no loss: others may end alike
-        # JAX ends the others, with a stack trace, when the first one is gone: it goes last.
-        time.sleep(BEAT_SECONDS * (1 + is_first()))
+        end = time.monotonic() + ALIKE_SECONDS
+        for rank in peers:
+            failing[rank].wait(max(0, end - time.monotonic()))
+        leaving.set()
         for peer in peers.values():  # a script may go on: for its peers, this process has ended
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_WR)
+        # JAX ends the others, with a stack trace, when the first one is gone: it goes last.
+        time.sleep(BEAT_SECONDS * (1 + is_first()))
         raise
     leaving.set()
     # JAX would end with a stack trace.
@@ -222,25 +232,33 @@ def _answer(server: socket.socket) -> dict[int, socket.socket]:
     return peers
 
 
-def _watch(rank: int, peers: dict[int, socket.socket], leaving: threading.Event) -> None:
+def _watch(
+    rank: int,
+    peers: dict[int, socket.socket],
+    failing: dict[int, threading.Event],
+    leaving: threading.Event,
+) -> None:
     """Waits for the signs of life of a peer, and ends this process when they end."""
-    how = "has ended"
+    lost, how = rank, "has ended"
     peers[rank].settimeout(SILENT_SECONDS)
     try:
         while said := peers[rank].recv(4096):
-            if lost := re.search(rb"lost (\d+);", said):  # the first one says it of the others
-                rank, how = int(lost[1]), "is lost"
+            if FAILING in said:
+                failing[rank].set()
+            if other := re.search(rb"lost (\d+);", said):  # the first one says it of the others
+                lost, how = int(other[1]), "is lost"
                 break
     except TimeoutError:
         how = f"gives no sign of life for {SILENT_SECONDS:.0f} s"
     except OSError:
         pass
-    if leaving.is_set():  # this process is ending, too
+    both = failing[rank].is_set() and failing[jax.process_index()].is_set()
+    if leaving.is_set() or (both and how == "has ended"):  # this process is ending, too
         return
     if is_first():
-        _say(peers, f"lost {rank};".encode())
+        _say(peers, f"lost {lost};".encode())
     _end(
-        f"process {rank} of {jax.process_count()} {how}; what is saved stays, and the same "
+        f"process {lost} of {jax.process_count()} {how}; what is saved stays, and the same "
         "command, in every process, goes on"
     )
 

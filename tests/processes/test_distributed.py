@@ -201,6 +201,19 @@ def test_a_complete_run_is_complete_for_all_processes(undisturbed):
 
 ALIKE = "start the same command in every process"
 DEVICES = "'--xla_force_host_platform_device_count=1RANK'"
+OTHER_DATA = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'RANK'"
+LATE = """
+import sys, time, mnist_jax
+train = sys.modules["mnist_jax.train"]
+check_alike = train.check_alike
+def check_late(*args):
+    try:
+        check_alike(*args)
+    except ValueError:
+        time.sleep(3 * ({rank} == RANK))
+        raise
+train.check_alike = check_late
+"""
 DIFFERENT = {
     "options": (
         ["--epochs=1RANK"],
@@ -209,9 +222,17 @@ DIFFERENT = {
     ),
     "data": (
         [],
-        "import mnist_jax.start as start; start.data_sha256 = lambda _: 'RANK'",
+        OTHER_DATA,
         f"processes [1] have other data than process 0: {ALIKE}",
     ),
+    **{
+        f"data, which process {rank} notices late": (
+            [],
+            OTHER_DATA + LATE.format(rank=rank),
+            f"processes [1] have other data than process 0: {ALIKE}",
+        )
+        for rank in (0, 1)
+    },
     "devices": (
         [],
         f"import os; os.environ['XLA_FLAGS'] = {DEVICES}",
@@ -224,6 +245,7 @@ DIFFERENT = {
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_processes_with_different_options_data_or_devices_are_refused(what, tmp_path):
     options, before, message = DIFFERENT[what]
+    before = f"subprocesses.group.ALIKE_SECONDS = 300; {before}"
     for code, stdout, stderr in ends(start(2, tmp_path / "run", *options, before=before)):
         assert (code, stdout, stderr) == (2, "", f"error: {message}\n")
     assert not (tmp_path / "run").exists()
