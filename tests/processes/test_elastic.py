@@ -75,7 +75,7 @@ def test_a_run_resumes_on_other_numbers_of_devices_with_the_same_data_and_keys(t
     for before, after in MOVES:
         with subtests.test(msg=f"a run on {before} devices, then {after}"):
             moved = tmp_path / f"{before}-{after}"
-            assert f"the run in {moved}/checkpoints goes on in another environ" in warned[after]
+            assert f"the run in {moved}/checkpoints resumes in a different environ" in warned[after]
             assert f"(device_count is {before}, not {after})" in warned[after]
             ours, theirs = (strict_json(path / "result.json") for path in (moved, still))
             assert (ours["device_count"], theirs["device_count"]) == (after, 1)
