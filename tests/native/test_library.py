@@ -201,6 +201,7 @@ def problem(monkeypatch: pytest.MonkeyPatch, **env: str) -> str:
     with monkeypatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)
+        library._start.cache_clear()  # a neighbour may have begun, and not waited
         found = library._load.__wrapped__()
     assert found.compiler == ""
     assert found.problem.isprintable()
