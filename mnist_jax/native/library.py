@@ -84,14 +84,14 @@ def _load() -> Library:
     except (OSError, RuntimeError, AttributeError) as error:
         return Library("", f"the library cannot be kept or loaded: {one_line(error)}")
     finally:
-        _start.cache_clear()  # after an interrupt the next call begins anew
+        _start.cache_clear()  # a call after an interrupt starts another compilation
     return Library(version)
 
 
 @functools.cache
 def _start(compiler: tuple[str, ...]) -> tuple[str, Callable[[], Path]]:
-    """Returns the compiler's version, and what waits for it and returns the library's file."""
-    version = _wait(_start_commands([*compiler, "--version"])).split("\n")[0]
+    """Starts the compilation; returns the compiler's version, and what `start_compiling` does."""
+    version = _wait(_spawn([*compiler, "--version"])).split("\n")[0]
     return version, start_compiling(private_directory("native"), compiler, version)
 
 
@@ -144,7 +144,7 @@ def start_compiling(
                 shutil.rmtree(leftover)
     folder = Path(tempfile.mkdtemp(suffix=".tmp", dir=directory))
     objects = [str(folder / f"{name}.o") for name in SOURCES]
-    compilers = _start_commands(
+    compilers = _spawn(
         *(
             [*compiler, *options, "-isystem", jax.ffi.include_dir(), "-c", here / name, "-o", made]
             for name, made in zip(SOURCES, objects, strict=True)
@@ -155,7 +155,7 @@ def start_compiling(
         made = folder / "library.so"
         try:
             _wait(compilers)
-            _wait(_start_commands([*compiler, *options, "-shared", *objects, "-o", str(made)]))
+            _wait(_spawn([*compiler, *options, "-shared", *objects, "-o", str(made)]))
             made.chmod(0o600)
             return made.replace(directory / f"{key}-{_sha256(made)}.so")
         finally:
@@ -187,8 +187,8 @@ def register(path: Path) -> None:
         )
 
 
-def _start_commands(*commands: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
-    """Runs commands at the same time."""
+def _spawn(*commands: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
+    """Starts commands, which run at the same time."""
     return [
         subprocess.Popen(
             command,

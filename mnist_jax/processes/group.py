@@ -43,8 +43,8 @@ def joined(
 
     It comes before the first use of a device. Within, a lost process ends all others, with a line
     and the exit code `LOST`. An error in one process ends it; the others have lost it then, unless
-    an error ends them within seconds, too, such as that of an option that all of them were given.
-    What ends all of them alike, such as `Stopped` after a common save, ends them in order.
+    they fail within seconds, too, for example by an option that all of them were given. What
+    ends all of them alike, such as `Stopped` after a common save, ends them in order.
 
     Args:
         coordinator: HOST:PORT, where the first process waits for the others.

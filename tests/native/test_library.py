@@ -349,6 +349,6 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupted_compilation_begins_anew(compiler, tmp_path):
+def test_a_call_after_an_interrupt_compiles_again(compiler, tmp_path):
     assert not load(compiler, tmp_path / "cache", INTERRUPTED).problem
     assert len(files(tmp_path / "cache")) == 1

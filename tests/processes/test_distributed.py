@@ -220,11 +220,6 @@ DIFFERENT = {
         "",
         f"processes [1] have other options than process 0: {ALIKE}",
     ),
-    "data": (
-        [],
-        OTHER_DATA,
-        f"processes [1] have other data than process 0: {ALIKE}",
-    ),
     **{
         f"data, which process {rank} notices late": (
             [],
