@@ -16,10 +16,12 @@ from machine import describe, headline
 
 from mnist_jax import Config
 from mnist_jax.datasets import load_splits
+from mnist_jax.laboratory import member_program
 from mnist_jax.laboratory.member_program import compile_population
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
 from mnist_jax.program import StepParts, compile_program
+from mnist_jax.sharding import Target
 
 MEMBERS, ROUNDS, STEPS = (2, 4, 8), 5, 75
 
@@ -37,8 +39,9 @@ def main() -> None:
     alone = compile_program(model, tx, splits, seed=0, **sizes)
     runs["alone"] = timed(alone.state, next(alone.train_chunks(0, STEPS)), alone.run_chunk, 1.0, 1)
     for count in MEMBERS:
-        for way, backend in (("in turn", "cpu"), ("vectorised", "gpu")):
-            with mock.patch.object(jax, "default_backend", lambda backend=backend: backend):
+        for way, platform in (("in turn", "cpu"), ("vectorised", "gpu")):
+            there = Target(platform, 1)
+            with mock.patch.object(member_program, "target", lambda there=there: there):
                 many = compile_population(
                     lambda _: StepParts(model, tx, {}),
                     splits,

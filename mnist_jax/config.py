@@ -173,9 +173,10 @@ class ModelConfig(Checked):
     """Units of a hidden layer."""
     dropout_rate: Fraction = 0.2
     """The part of what the output layer is given (of an MLP, any layer) that a step leaves out."""
-    lowering: Literal["auto", "matmul", "xla", "native"] = "auto"
+    lowering: Literal["auto", "matmul", "xla", "native", "rows"] = "auto"
     """How convolutions are computed: auto takes what should be the fastest here; matmul: matrix
-    products; xla: XLA's own; native: a kernel of this package for CPUs, where it fits."""
+    products; xla: XLA's own; rows: convolutions of whole rows, for TPUs; native: a kernel of this
+    package for CPUs, where it fits."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mnist_jax.native import conv_pool as native
 from mnist_jax.native.library import load
+from mnist_jax.sharding import target
 
 MOST_WEIGHTS = 2**17  # with more, a matrix product is faster
+SMALL_WINDOW = 16  # with more numbers, copying windows costs more than the arithmetic of `rows`
+LARGEST_BANDS = 2**18  # numbers of a matrix of `rows`; it grows with the square of the width
 
 
 def conv_pool(
@@ -34,10 +38,11 @@ def conv_pool(
     The batch is the last axis, not the first: a CPU's vector instructions then work on many images
     at once, whatever the size of the rest. cuda-convnet laid its arrays out like this, too.
 
-    Three lowerings give the same values and reverse-mode gradients, up to rounding and for finite
+    Four lowerings give the same values and reverse-mode gradients, up to rounding and for finite
     numbers:
 
-    `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`.
+    `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`. The gradient of the maximum
+    is not XLA's, a select-and-scatter, which is slow on every device.
 
     `matmul` makes both one matrix product. Every pooled output sees one window of the image,
     stride * (p - 1) + k pixels a side; the p * p convolution outputs inside it are the products of
@@ -46,10 +51,15 @@ def conv_pool(
     gradients of a convolution and of a max-pool as plain loops, which then take most of a step; the
     gradient of a product is a product.
 
+    `rows` is a convolution down the image alone, for a TPU. A row of pixels, with their channels,
+    is what it multiplies at once: the kernel becomes a matrix with a band for each column of
+    outputs. That is more arithmetic again, which matrix units have to spare, but no window is
+    copied. The pooling is that of `matmul`.
+
     `native` is a kernel of this package, see `native/conv_pool.cc`: it keeps what lies between
     convolution and pooling in registers, where `matmul` writes it to memory and reads it back. It
     is for CPUs, and for the layers that `native.conv_pool.fits` names; others are lowered as
-    `auto` does without it. A function that `jax.export` is to write needs one of the other two.
+    `auto` does without it. A function that `jax.export` is to write needs one of the others.
 
     Args:
         images: float [C, H, W, B].
@@ -64,7 +74,7 @@ def conv_pool(
         pool_size: p, a pooling window's pixels a side, and the distance between two windows; with 1
             there is no pooling.
         rectify: True where negative outputs become 0.
-        lowering: `matmul`, `xla`, `native`, or `auto`, see `choose_lowering`.
+        lowering: `matmul`, `xla`, `rows`, `native`, or `auto`, see `choose_lowering`.
 
     Returns:
         float [F, H', W', B].
@@ -82,7 +92,7 @@ def conv_pool(
     for name, value, names in (
         ("padding", padding, ("VALID", "SAME")),
         ("pool", pool, ("max", "mean")),
-        ("lowering", lowering, ("auto", "matmul", "xla", "native")),
+        ("lowering", lowering, ("auto", "matmul", "xla", "rows", "native")),
     ):
         if value not in names:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(names)}")
@@ -114,7 +124,7 @@ def conv_pool(
         bias = bias.astype(kernel.dtype)
         options = native.Options(stride, pool, pool_size, rectify)
         return native.conv_pool(padded, kernel, bias, options)
-    lower = _conv_pool_matmul if lowering == "matmul" else _conv_pool_xla
+    lower = {"matmul": _conv_pool_matmul, "rows": _conv_pool_rows, "xla": _conv_pool_xla}[lowering]
     outputs = lower(padded, kernel, stride, pool, pool_size)
     if bias is not None:
         outputs += bias.reshape(-1, 1, 1, 1)
@@ -126,10 +136,18 @@ def choose_lowering(
 ) -> str:
     """Returns the lowering of `conv_pool` that computes a layer here.
 
-    `auto` takes the one that should be the fastest, by `benchmarks/conv.py`. On a CPU that is
-    `native`, where a compiler is found, the batch is not split over several devices, the stride is
-    1 and there are at most MOST_WEIGHTS weights. Otherwise it is `matmul` on a CPU, where XLA's
-    convolutions are plain loops within a scan, and `xla` on an accelerator.
+    `auto` takes the one that should be the fastest on the target, see `sharding.target`.
+
+    On a CPU, by `benchmarks/conv.py`, that is `native`, where a compiler is found, the batch is not
+    split over several devices, the stride is 1 and there are at most MOST_WEIGHTS weights.
+    Otherwise it is `matmul`: XLA's convolutions are plain loops within a scan.
+
+    On a GPU, by `benchmarks/accelerator.py`, it is `matmul` where there is a pooling, else `xla`.
+
+    On a TPU, by `benchmarks/ahead.py`, it is `matmul` where a window has at most SMALL_WINDOW
+    numbers, such as 4 by 4 pixels. Of others without pooling it is `xla`, unless their products are
+    of float32: these XLA makes of six of bfloat16, which takes minutes to compile. The rest are
+    `rows`, up to LARGEST_BANDS.
 
     Args:
         images: float [C, H, W, B], padded, or an array's shape and type.
@@ -141,12 +159,22 @@ def choose_lowering(
     Raises:
         ValueError: the lowering is `native`, and its library cannot be compiled.
     """
-    if lowering in ("matmul", "xla"):
+    if lowering in ("matmul", "xla", "rows"):
         return lowering
-    if jax.default_backend() != "cpu":
-        return "xla"
+    platform, devices = target()
+    if platform == "tpu":
+        height, width = _window_size(kernel.shape, stride, pool_size)
+        if height * width * kernel.shape[2] <= SMALL_WINDOW:
+            return "matmul"
+        if pool_size == 1 and (images.dtype == jnp.bfloat16 or not _in_parts()):
+            return "xla"
+        columns = images.shape[2] // stride * pool_size  # of the rows of a window, all its offsets
+        bands = height * images.shape[2] * kernel.shape[2] * columns * kernel.shape[3]
+        return "rows" if bands <= LARGEST_BANDS else "matmul"
+    if platform != "cpu":
+        return "matmul" if pool_size > 1 else "xla"
     asked = lowering == "native"
-    pays = stride == 1 and math.prod(kernel.shape) <= MOST_WEIGHTS and _devices_of_a_batch() == 1
+    pays = stride == 1 and math.prod(kernel.shape) <= MOST_WEIGHTS and devices == 1
     if (asked or pays) and native.fits(images, kernel, pool_size):
         library = load()
         if not library.problem:
@@ -154,6 +182,12 @@ def choose_lowering(
         if asked:
             raise ValueError(f"the lowering `native` cannot be used: {library.problem}")
     return "matmul"
+
+
+def _in_parts() -> bool:
+    """Tells whether a TPU makes a product of float32 of several, of the parts of its factors."""
+    config: Any = jax.config  # its fields are not known to a type checker
+    return config.jax_default_matmul_precision not in (None, "default", "bfloat16", "fastest")
 
 
 def _window_size(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> tuple[int, int]:
@@ -168,10 +202,34 @@ def _conv_pool_xla(
     outputs = lax.conv_general_dilated(
         images, kernel, (stride, stride), "VALID", dimension_numbers=("CHWN", "HWIO", "CHWN")
     )
-    window = (1, pool_size, pool_size, 1)
     if pool == "max":
-        return lax.reduce_window(outputs, -jnp.inf, lax.max, window, window, "VALID")
+        return _max_pool(outputs, pool_size)
+    window = (1, pool_size, pool_size, 1)
     return lax.reduce_window(outputs, 0.0, lax.add, window, window, "VALID") / pool_size**2
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(images: jax.Array, size: int) -> jax.Array:
+    """The maximum of each window, whose gradient is not the select-and-scatter of XLA."""
+    window = (1, size, size, 1)
+    return lax.reduce_window(images, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def _max_pool_forward(images: jax.Array, size: int) -> tuple[jax.Array, Any]:
+    def by_places(images: jax.Array) -> jax.Array:
+        height, width = (side - side % size for side in images.shape[1:3])
+        offsets = [(i, j) for i in range(size) for j in range(size)]
+        return _first_max(jnp.stack([images[:, i:height:size, j:width:size] for i, j in offsets]))
+
+    return jax.vjp(by_places, images)
+
+
+def _max_pool_backward(size: int, gradient: Any, grad: jax.Array) -> Any:
+    del size
+    return gradient(grad)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _conv_pool_matmul(
@@ -193,7 +251,38 @@ def _conv_pool_matmul(
         placements = placements.mean(axis=0, keepdims=True)
     placements = placements.transpose(0, 4, 2, 1, 3).reshape(-1, len(windows))
     products = _product(placements, windows).reshape(-1, kernel.shape[-1], *windows.shape[1:])
-    return _first_max(products) if len(products) > 1 else products[0]
+    return _pooled(products, pool)
+
+
+def _conv_pool_rows(
+    images: jax.Array, kernel: jax.Array, stride: int, pool: str, pool_size: int
+) -> jax.Array:
+    width, features = images.shape[2], kernel.shape[-1]
+    room = stride * (pool_size - 1)
+    # Of a window of rows: the kernel at each offset, [p, window, kw, C, F]; of a row: the columns
+    # that each column of outputs sees, [columns, kw, W].
+    tall = jnp.stack(
+        [
+            jnp.pad(kernel, ((i, room - i), (0, 0), (0, 0), (0, 0)))
+            for i in range(0, room + 1, stride)
+        ]
+    )
+    columns = ((width - kernel.shape[1]) // stride + 1) // pool_size * pool_size
+    seen = stride * np.arange(columns)[:, None] + np.arange(kernel.shape[1])
+    band = (seen[..., None] == np.arange(width)).astype(kernel.dtype)
+    # One of its factors is 0 or 1, and the product is to be the other to the bit.
+    bands = jnp.einsum("iakcf,qkw->awciqf", tall, band, precision="float32")
+    shape = (*bands.shape[:4], -1, pool_size, features)
+    bands = bands.reshape(shape).swapaxes(4, 5)  # the columns of a window are apart: j, q / p
+    outputs = lax.conv_general_dilated(
+        images,
+        bands.reshape(*bands.shape[:3], -1),
+        (stride * pool_size, 1),
+        "VALID",
+        dimension_numbers=("CHWN", "HWIO", "CHWN"),
+    )
+    outputs = outputs.reshape(pool_size**2, -1, features, outputs.shape[1], images.shape[-1])
+    return _pooled(outputs, pool).transpose(1, 2, 0, 3)
 
 
 def _slices(images: jax.Array, axis: int, size: int, step: int) -> jax.Array:
@@ -207,12 +296,14 @@ def _slices(images: jax.Array, axis: int, size: int, step: int) -> jax.Array:
 def _product(matrix: jax.Array, windows: jax.Array) -> jax.Array:
     """The product over the first axis of the windows: [P, K], [K, H, W, B] -> [P, H, W, B].
 
-    Its gradient sums over places and batch. As several axes they would make XLA transpose an array:
-    4 % of a step of the reference network, half of one of a deeper one. As one axis they would make
-    every device gather the windows of all, where the batch is split over devices. So they become
-    one axis on each device, which moves nothing.
+    Its gradient sums over places and batch. On a CPU, as several axes they would make XLA transpose
+    an array: 4 % of a step of the reference network, half of one of a deeper one. As one axis they
+    would make every device gather the windows of all, where the batch is split over devices. So
+    they become one axis on each device, which moves nothing. Elsewhere XLA lays out arrays itself.
     """
-    parts = _devices_of_a_batch()
+    platform, parts = target()
+    if platform != "cpu":
+        return jnp.tensordot(matrix, windows, 1)
     if windows.shape[-1] % parts:
         parts = 1
     by_part = windows.reshape(*windows.shape[:-1], parts, -1)  # [K, H, W, parts, B / parts]
@@ -222,9 +313,11 @@ def _product(matrix: jax.Array, windows: jax.Array) -> jax.Array:
     return jnp.moveaxis(products, 0, -2).reshape(len(matrix), *windows.shape[1:])
 
 
-def _devices_of_a_batch() -> int:
-    """All of them; in a `shard_map` each has batches of its own."""
-    return 1 if jax.sharding.get_abstract_mesh().manual_axes else jax.device_count()
+def _pooled(places: jax.Array, pool: str) -> jax.Array:
+    """What pooling keeps of the places of each window, the first axis."""
+    if len(places) == 1:
+        return places[0]
+    return _first_max(places) if pool == "max" else places.mean(axis=0)
 
 
 @jax.custom_vjp

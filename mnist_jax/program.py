@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax.core import freeze
+from jax.sharding import Mesh
 
 from mnist_jax import loader, rng
 from mnist_jax.compiled import compile_once
@@ -16,7 +17,7 @@ from mnist_jax.datasets.arrays import check_labels, check_parts
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.forward import Forward, check_module
 from mnist_jax.metrics import Sums, cross_entropy, mean_metrics, with_hash
-from mnist_jax.sharding import create_mesh, replicated, split_batch
+from mnist_jax.sharding import create_mesh, replicated, split_batch, target_of, traced_for
 from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import Batch, StepOptions, check_options, run_eval_steps, run_steps
 
@@ -140,24 +141,21 @@ def compile_training(
         chunks = chunks_between(first_step, last_step)
         return loader.prefetch(chunks) if streams_images else chunks
 
-    def train_steps(state: TrainState, chunk: Batch, rate: Any, rngs: Any, values: Any) -> Any:
-        return train_chunk(build, values, state, chunk, rngs, rate)
-
-    # The old state's buffers become the new state's: whoever passes one in must not use it again.
-    jitted = jax.jit(train_steps, donate_argnums=0, out_shardings=whole)
+    jitted = jit_chunk(build, mesh)
     compiled, step_sha256 = compile_chunks(
         lambda chunk: jitted.lower(bare(state), chunk, np.float32(1), step_rngs, values),
         train_chunks,
         steps_per_epoch,
         chunk_steps,
     )
-    eval_sums = compile_eval(
-        lambda chunk: run_eval_steps.lower(
-            state.eval_variables, state.apply_fn, chunk, **eval_options(options)
-        ),
-        data,
-        **layout,
-    )
+
+    def lower_eval(chunk: Batch) -> jax.stages.Lowered:
+        with traced_for(target_of(mesh)):
+            return run_eval_steps.lower(
+                state.eval_variables, state.apply_fn, chunk, **eval_options(options)
+            )
+
+    eval_sums = compile_eval(lower_eval, data, **layout)
 
     def run_chunk(
         state: TrainState, chunk: Batch, rate_factor: float = 1.0
@@ -169,6 +167,21 @@ def compile_training(
         return mean_metrics(eval_sums(state, split))
 
     return Program(state, train_chunks, run_chunk, measure, step_sha256=step_sha256)
+
+
+def jit_chunk(build: Build, mesh: Mesh) -> Any:
+    """Jits the training of a chunk on the devices of a mesh.
+
+    The result is a function (state, chunk, rate_factor, rngs, values) -> (state, sums), of which
+    the last two arguments are the streams of keys by role and the traced numbers by name. The old
+    state's buffers become the new state's: whoever passes one in must not use it again.
+    """
+
+    def train_steps(state: TrainState, chunk: Batch, rate: Any, rngs: Any, values: Any) -> Any:
+        with traced_for(target_of(mesh)):
+            return train_chunk(build, values, state, chunk, rngs, rate)
+
+    return jax.jit(train_steps, donate_argnums=0, out_shardings=replicated(mesh))
 
 
 def compile_initial_state(

@@ -13,6 +13,7 @@ from mnist_jax.exporting.onnx_file import to_onnx
 from mnist_jax.exporting.stablehlo import Apply, to_stablehlo
 from mnist_jax.forward import Forward
 from mnist_jax.parts import OwnModel
+from mnist_jax.sharding import Target, traced_for
 from mnist_jax.steps import eval_logits, to_float
 from mnist_jax.workdir.files import atomic_file, write_json, write_text
 from mnist_jax.workdir.run import read_result
@@ -80,11 +81,12 @@ def _forward(model: Any, lowering: str) -> Apply:
 
     def classify(variables: Any, images: jax.Array) -> jax.Array:
         pixels = to_float(images)
-        try:
-            logits = eval_logits(variables, forward, pixels)
-        except Exception:  # of many kinds, where a module takes N, a symbol, for a number
-            one = functools.partial(eval_logits, variables, forward)
-            logits = jax.vmap(lambda image: one(image[None])[0])(pixels)
+        with traced_for(Target("cpu", 1)):  # the file is the same wherever it is written
+            try:
+                logits = eval_logits(variables, forward, pixels)
+            except Exception:  # of many kinds, where a module takes N, a symbol, for a number
+                one = functools.partial(eval_logits, variables, forward)
+                logits = jax.vmap(lambda image: one(image[None])[0])(pixels)
         return jax.nn.softmax(logits.astype(jnp.float32))  # a module may compute in another type
 
     return classify

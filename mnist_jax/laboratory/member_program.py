@@ -24,7 +24,15 @@ from mnist_jax.program import (
     eval_options,
     train_chunk,
 )
-from mnist_jax.sharding import create_mesh, place, replicated, split_members
+from mnist_jax.sharding import (
+    create_mesh,
+    place,
+    replicated,
+    split_members,
+    target,
+    target_of,
+    traced_for,
+)
 from mnist_jax.state import TrainState
 from mnist_jax.steps import run_eval_steps
 
@@ -104,16 +112,6 @@ def compile_population(
     own_values = members.spread({name: np.asarray(x, np.float32) for name, x in values.items()})
     measured = eval_options(options)
 
-    def train_member(member: Any, shared: Any) -> tuple[TrainState, Sums]:
-        state, order, rate_factor, rngs, values = member
-        images, labels, step = shared
-        sizes = {"chunk_steps": len(step), "batch_size": batch_size}
-        chunk = loader.take_chunk(images, labels, order, step[0], **sizes)
-        return train_chunk(build, values, state, chunk, rngs, rate_factor)
-
-    def run_members(state: TrainState, own: Any, shared: Any) -> Any:
-        return over_members(train_member, mesh)((state, *own), shared)
-
     draw_orders = jax.jit(
         over_members(lambda key, epoch: loader.epoch_order(key, epoch, num_examples), mesh)
     )
@@ -131,8 +129,7 @@ def compile_population(
         own = chunk["order"], scales, step_rngs, own_values
         return bare(state), own, (images, labels, chunk["step"])
 
-    # The old state's buffers become the new state's: whoever passes one in must not use it again.
-    run = jax.jit(run_members, donate_argnums=0)
+    run = jit_members(build, mesh, batch_size)
     compiled, step_sha256 = compile_chunks(
         lambda chunk: run.lower(*arguments(state, chunk, [1.0] * len(seeds))),
         train_chunks,
@@ -161,6 +158,27 @@ def compile_population(
     )
 
 
+def jit_members(build: Build, mesh: Mesh, batch_size: int) -> Any:
+    """Jits the training of a chunk of all members, which are split over the devices of a mesh.
+
+    The result is a function (state, own, shared) -> (state, sums): `own` has the members' orders,
+    rate factors, streams of keys and traced numbers; `shared` the training images and labels, and
+    the numbers of the steps. The old state's buffers become the new state's.
+    """
+
+    def train_member(member: Any, shared: Any) -> tuple[TrainState, Sums]:
+        state, order, rate_factor, rngs, values = member
+        images, labels, step = shared
+        sizes = {"chunk_steps": len(step), "batch_size": batch_size}
+        chunk = loader.take_chunk(images, labels, order, step[0], **sizes)
+        return train_chunk(build, values, state, chunk, rngs, rate_factor)
+
+    def run_members(state: TrainState, own: Any, shared: Any) -> Any:
+        return over_members(train_member, mesh)((state, *own), shared)
+
+    return jax.jit(run_members, donate_argnums=0)
+
+
 def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
     """Makes a function of one member, and of what all share, one of all members.
 
@@ -168,9 +186,10 @@ def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[A
     """
 
     def of_a_device(members: Any, shared: Any) -> Any:
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda member: function(member, shared), members)
-        return jax.vmap(function, in_axes=(0, None))(members, shared)
+        with traced_for(target_of(mesh)):
+            if target().platform == "cpu":
+                return jax.lax.map(lambda member: function(member, shared), members)
+            return jax.vmap(function, in_axes=(0, None))(members, shared)
 
     split, whole = split_members(mesh).spec, replicated(mesh).spec
     return jax.shard_map(

@@ -20,8 +20,10 @@ from mnist_jax import evaluate, population, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
 from mnist_jax.console import console
+from mnist_jax.laboratory import member_program
 from mnist_jax.laboratory.members import member_rows
 from mnist_jax.laboratory.verify import verify
+from mnist_jax.sharding import Target
 from mnist_jax.train import Run
 from mnist_jax.workdir.checkpoint import open_saver
 from mnist_jax.workdir.history import without_times
@@ -163,7 +165,7 @@ def test_a_finished_population_of_other_members_is_overwritten_only_if_asked(run
 @pytest.mark.slow
 def test_vectorised_members_agree_with_mapped_ones(run, tmp_path, monkeypatch):
     """As on an accelerator."""
-    monkeypatch.setattr("mnist_jax.laboratory.member_program.jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr(member_program, "target", lambda: Target("gpu", 1))
     many = population(TINY, tmp_path, seeds=3)
     np.testing.assert_allclose(many["test_accuracy"], run[1]["test_accuracy"], atol=0.02)
     np.testing.assert_allclose(many["test_loss"], run[1]["test_loss"], rtol=1e-2)

@@ -11,6 +11,7 @@ from helpers import create_reference, python
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mnist_jax.ops import choose_lowering, conv_pool
+from mnist_jax.sharding import Target, traced_for
 
 
 def choices(images=(1, 14, 14, 32), kernel=(3, 3, 1, 8), stride=1, pool_size=2, dtype=jnp.float32):
@@ -68,10 +69,29 @@ def test_two_types_in_one_layer_do_not_fit():
     assert choose_lowering(images, kernel, 1, 2, "native") == "matmul"
 
 
-def test_an_accelerator_never_gets_the_kernel(monkeypatch):
-    for backend in ("gpu", "tpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert choices() == ["xla", "xla"]
+@pytest.mark.parametrize("lowering", ["auto", "native"])
+@pytest.mark.parametrize(
+    ("platform", "precision", "layer", "expected"),
+    [
+        ("gpu", "float32", {}, "matmul"),
+        ("gpu", "float32", {"pool_size": 1}, "xla"),
+        ("tpu", "float32", {}, "matmul"),
+        ("tpu", "float32", {"kernel": (5, 5, 1, 8)}, "rows"),
+        ("tpu", "bfloat16", {"kernel": (5, 5, 1, 8)}, "rows"),
+        ("tpu", "float32", {"images": (4, 14, 14, 32), "kernel": (3, 3, 4, 8)}, "rows"),
+        ("tpu", "float32", {"kernel": (5, 5, 1, 8), "pool_size": 1}, "rows"),
+        ("tpu", "tensorfloat32", {"kernel": (5, 5, 1, 8), "pool_size": 1}, "rows"),
+        ("tpu", "bfloat16", {"kernel": (5, 5, 1, 8), "pool_size": 1}, "xla"),
+        ("tpu", "float32", {"images": (3, 224, 224, 32), "kernel": (3, 3, 3, 32)}, "matmul"),
+    ],
+    ids=str,
+)
+def test_an_accelerator_never_gets_the_kernel(platform, precision, layer, expected, lowering):
+    images, kernel = layer.get("images", (1, 14, 14, 32)), layer.get("kernel", (3, 3, 1, 8))
+    with jax.default_matmul_precision(precision), traced_for(Target(platform, 1)):
+        images, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (images, kernel))
+        found = choose_lowering(images, kernel, 1, layer.get("pool_size", 2), lowering)
+    assert found == expected
 
 
 @pytest.mark.usefixtures("native")
