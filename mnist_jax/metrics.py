@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mnist_jax.sharding import target
+
 Sums = dict[str, jax.Array]
 Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 COUNTS = ("correct", "count")  # the sums that are integers
@@ -50,7 +52,12 @@ def with_hash(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns the cross-entropy of each example in nats, float [B]; arguments as in `Metric`."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if target().platform == "cpu":
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    # Optax gathers the label's logit, and the gradient of that is a scatter, which accelerators are
+    # slow at. This is the same but for rounding: the sum of that logit and of zeros.
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits, axis=-1, where=is_label)
 
 
 def metric_sums(

@@ -11,6 +11,7 @@ import optax
 from flax.core import FrozenDict
 from jax.core import Tracer
 
+from mnist_jax import rng
 from mnist_jax.augment import augment, is_off, mixup
 from mnist_jax.metrics import (
     Metric,
@@ -21,6 +22,7 @@ from mnist_jax.metrics import (
     metric_sums,
 )
 from mnist_jax.optimizer import is_frozen
+from mnist_jax.sharding import target
 from mnist_jax.state import TrainState, Variables
 
 Batch = dict[str, jax.Array]
@@ -143,14 +145,18 @@ def batch_loss(
     label_smoothing = strengths.pop("label_smoothing", 0.0)
     mixup_alpha = strengths.pop("mixup_alpha", 0.0)
     labels, mask = batch["label"], batch["mask"]
+    step_key = keys["dropout"]
+    if target().platform == "tpu":
+        keys = {role: rng.vectorised(key) for role, key in keys.items()}
     images = augment(to_float(batch["image"]), keys["augment"], **strengths)
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
     rounded, inputs = params, mix(images)
     if precision == "bfloat16":
         # Rounded in here, the parameters still get gradients of their own type, float32.
         rounded, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (rounded, inputs))
-    # Flax takes the stream `params` for any other that a module asks for.
-    rngs = {"dropout": keys["dropout"], "params": jax.random.fold_in(keys["dropout"], 1)}
+    # Flax takes the stream `params` for any other that a module asks for, and a module may keep
+    # what it draws: that key stays JAX's own.
+    rngs = {"dropout": keys["dropout"], "params": jax.random.fold_in(step_key, 1)}
     with jax.default_matmul_precision(precision):
         logits, collections = state.apply_fn(
             {"params": rounded, **state.collections},
@@ -201,9 +207,20 @@ def train_step(
         gradients.
     """
     check_options("train_step", options)
+    keys = {role: jax.random.fold_in(stream, state.step) for role, stream in rngs.items()}
+    return update(state, batch, keys, rate_factor, **options)
+
+
+def update(
+    state: TrainState,
+    batch: Batch,
+    keys: Rngs,
+    rate_factor: Number = 1.0,
+    **options: Unpack[StepOptions],
+) -> tuple[TrainState, Sums]:
+    """Does as `train_step`, with the keys of this step in place of the run's streams."""
     loss_options: Any = {**options}
     ema_decay, freeze = loss_options.pop("ema_decay", 0.0), loss_options.pop("freeze", "")
-    keys = {role: jax.random.fold_in(rng, state.step) for role, rng in rngs.items()}
     loss_fn = functools.partial(batch_loss, state=state, batch=batch, keys=keys, **loss_options)
     (loss, (sums, collections)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     collections = jax.tree_util.tree_map_with_path(
@@ -290,12 +307,16 @@ def run_steps(
     """
     check_options("run_steps", options)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def step(state: TrainState, own: tuple[Batch, Rngs]) -> tuple[TrainState, Sums]:
         # `precision` is the network's alone: augmentation and optimizer multiply in float32.
         with jax.default_matmul_precision("float32"):
-            return train_step(state, batch, rngs, rate_factor, **options)
+            return update(state, *own, rate_factor, **options)
 
-    return jax.lax.scan(step, state, chunk)
+    # All keys at once, before the loop: a TPU would derive each by hundreds of scalar operations.
+    numbers = state.step + jnp.arange(len(chunk["mask"]), dtype=jnp.int32)
+    derive = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys = {role: derive(stream, numbers) for role, stream in rngs.items()}
+    return jax.lax.scan(step, state, (chunk, keys))
 
 
 @functools.partial(jax.jit, static_argnums=1, static_argnames=("loss_fn", "metrics"))

@@ -1,5 +1,6 @@
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from mnist_jax.augment import augment, mixup, smooth_noise, warp
+from mnist_jax.sharding import Target
 
 KEY = jax.random.key(0)
 STRENGTHS: dict[str, Any] = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "shear": 15.0}
@@ -223,3 +225,14 @@ def test_mixup_of_alpha_zero_is_the_identity():
     np.testing.assert_array_equal(traced, images)
     nothing = functools.partial(mixup, alpha=0)
     assert not jax.make_jaxpr(nothing)(images, np.ones(8, bool), KEY).eqns
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_an_accelerator_reads_the_same_pixels_by_products(platform):
+    images = jax.random.uniform(jax.random.key(0), (7, 9, 11, 2))
+    strengths = {"shift": 2.0, "rotation": 20.0, "scale": 0.2, "shear": 10.0, "elastic": 1.0}
+    expected = augment(images, jax.random.key(1), **strengths)
+    with mock.patch("mnist_jax.augment.target", return_value=Target(platform, 1)):
+        found = augment(images, jax.random.key(1), **strengths)
+    assert not jnp.array_equal(expected, images)
+    np.testing.assert_allclose(found, expected, atol=2e-6)

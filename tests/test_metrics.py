@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mnist_jax.metrics import (
+    cross_entropy,
     guessing,
     mean_and_spread,
     mean_metrics,
@@ -20,6 +21,7 @@ from mnist_jax.metrics import (
     no_better_than_guessing,
     total_sums,
 )
+from mnist_jax.sharding import Target, traced_for
 
 LOGITS = np.array([[2, 0, -1], [0, 3, 1], [1, 1, 0], [0, 0, 5], [4, 0, 0], [0, 1, 0]], np.float32)
 LABELS = np.array([0, 1, 1, 2, 0, 1], np.int32)
@@ -117,3 +119,21 @@ def test_guessing_is_the_largest_class_and_equal_probabilities():
 def test_a_network_that_is_no_better_than_guessing_is_found(loss, accuracy, said):
     found = no_better_than_guessing(loss, accuracy, {"loss": math.log(10), "accuracy": 0.6})
     assert found == said or (said and found and found.startswith(said))
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_an_accelerator_computes_the_same_cross_entropy_without_a_gather(platform):
+    logits = 3 * jax.random.normal(jax.random.key(0), (64, 10))
+    labels = jnp.arange(64) % 10
+
+    def loss_and_gradient(logits):
+        return jax.value_and_grad(lambda logits: cross_entropy(logits, labels).mean())(logits)
+
+    expected = loss_and_gradient(logits)
+    with traced_for(Target(platform, 1)):
+        found = loss_and_gradient(logits)
+        program = str(jax.make_jaxpr(loss_and_gradient)(logits))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-8)
+    assert "gather" not in program
+    assert "scatter" not in program

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mnist_jax import rng
 from mnist_jax.augment import augment, blank, mixup, smooth_noise, warp
@@ -80,3 +82,18 @@ def test_each_augmentation_has_its_own_key_by_its_place(monkeypatch):
     mixed = mixup(images, jnp.ones(4, bool), key, alpha=0.5)
     np.testing.assert_allclose(mixed, 0.25 * images + 0.75 * jnp.roll(images, 1, axis=0), atol=1e-6)
     assert drawn == [(jax.random.fold_in(key, 6), 0.5, 0.5)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_a_vectorised_key_has_the_same_bits(seed, data):
+    key = rng.stream(seed, "dropout")
+    other = rng.vectorised(key)
+    for derive in (
+        lambda key: jax.random.fold_in(key, data),
+        lambda key: jax.random.split(key, 3),
+        lambda key: jax.random.fold_in(jax.random.fold_in(key, data), 1),
+    ):
+        ours, theirs = (jax.random.key_data(derive(each)) for each in (other, key))
+        assert jnp.array_equal(ours, theirs)
+    assert jnp.array_equal(jax.random.bits(key, (5,)), jax.random.bits(other, (5,)))

@@ -17,6 +17,7 @@ from mnist_jax import Config, predict, rng
 from mnist_jax.config import load_config, replace_fields
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.parts import NONE
+from mnist_jax.sharding import Target, traced_for
 from mnist_jax.start import create_build
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import train_step
@@ -42,10 +43,10 @@ def with_flags(*flags: str) -> dict[str, Any]:
 
 
 def small(recipe: str, **fields: Any) -> Config:
-    """Two epochs of a recipe on 1,024 images, without max-pooling of XLA's own."""
+    """Two epochs of a recipe on 1,024 images."""
     config = load_config(str(ROOT / f"configs/{recipe}.py"))
     few = {"data.train_split": "train[:1280]", "data.test_split": "test[:500]"}
-    few |= {"epochs": 2, "chunk_steps": 3, "model.lowering": "matmul"}
+    few |= {"epochs": 2, "chunk_steps": 3}
     return replace_fields(config, few | fields)
 
 
@@ -94,17 +95,17 @@ def step_for_cuda(config: Config) -> str:
     }
     rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
     step = jax.jit(functools.partial(train_step, **options))
-    traced = step.trace(jax.eval_shape(init, rng.stream(0, "init")), batch, rngs)
+    with traced_for(Target("gpu", 1)):
+        traced = step.trace(jax.eval_shape(init, rng.stream(0, "init")), batch, rngs)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_matrix_products_leave_out_the_operation_that_the_flag_refuses(recipe):
-    """The gradient of XLA's own max-pooling; newer versions of XLA make scatters of it."""
-    config = small(recipe)
-    assert "select_and_scatter" not in step_for_cuda(config)
-    xla = replace_fields(config, {"model.lowering": "xla"})
-    assert "select_and_scatter" in step_for_cuda(xla)
+@pytest.mark.parametrize("lowering", ["matmul", "rows", "xla"])
+def test_no_step_has_the_operations_that_the_flag_refuses_or_slows(recipe, lowering):
+    """The gradients of XLA's own max-pooling, and of a gather."""
+    text = step_for_cuda(replace_fields(small(recipe), {"model.lowering": lowering}))
+    assert "scatter" not in text
 
 
 @needs_gpu
