@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-all mutants docs torture check format seeds advice benchmark benchmark-accelerator clean
+.PHONY: train test test-all mutants docs torture check format seeds advice benchmark benchmark-accelerator check-accelerators clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
@@ -17,11 +17,12 @@ PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loa
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow" -p no:randomly
 
-# All tests; the order in each file and the examples are drawn, and SEED repeats them.
+# All tests; the order in each file and the examples are drawn, and SEED repeats them. ONLY="-m slow" are
+# those that `make test` leaves out.
 SEED := $(or $(SEED),$(shell od -An -N3 -tu4 /dev/urandom | tr -d ' '))
 test-all: $(VENV)/.installed-dev
 	@echo "to repeat it: make test-all SEED=$(SEED)"
-	$(PYTEST) --randomly-seed=$(SEED) --hypothesis-profile=drawn --hypothesis-seed=$(SEED)
+	$(PYTEST) $(ONLY) --randomly-seed=$(SEED) --hypothesis-profile=drawn --hypothesis-seed=$(SEED)
 
 # Changes one expression of the core at a time, and counts the changes that `make test` does not notice.
 mutants: $(VENV)/.installed-test
@@ -71,8 +72,16 @@ benchmark: $(VENV)/.installed-benchmarks
 benchmark-accelerator: $(VENV)/.installed
 	@$(BIN)/python benchmarks/accelerator.py --json runs/benchmark/accelerator.json
 
+# The tables of docs/accelerators.md that need no accelerator: every program of every recipe, compiled
+# for TPUs and GPUs by the newest compilers, and for a v5e by Colab's. More than an hour.
+ahead = $(VENV)-$(1)/bin/python benchmarks/ahead.py --json runs/benchmark/$(1).json
+check-accelerators: $(VENV)-ahead/.installed $(VENV)-colab/.installed
+	$(call ahead,ahead) --programs train evaluate predict population
+	$(call ahead,ahead) --recipes default fast --precisions tensorfloat32 bfloat16
+	$(call ahead,colab) --targets v5e --programs train evaluate predict population
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV)-ahead $(VENV)-colab build dist
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; \
@@ -94,6 +103,13 @@ $(VENV)/.installed-test: $(VENV)/.created pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.installed-test $(VENV)/.installed
+
+# Environments with the compilers of accelerators: elsewhere JAX would look for their devices.
+COLAB = jax==0.7.2 flax==0.11.2 optax==0.2.8 orbax-checkpoint==0.12.4 libtpu==0.0.23
+$(VENV)-ahead/.installed $(VENV)-colab/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --editable $(if $(findstring colab,$@),. $(COLAB),".[ahead]")
+	touch $@
 
 # PyTorch brings gigabytes of CUDA, unless its CPU build is in the environment already.
 $(VENV)/.installed-benchmarks: $(VENV)/.created pyproject.toml

@@ -203,6 +203,7 @@ def measure_steps(args: argparse.Namespace) -> Rows:
                     "kernels": cost["kernels"],
                     "arithmetic, ms": arithmetic,
                     "memory, ms": memory,
+                    "XLA's estimate, ms": cost["estimate"] and 1e3 * cost["estimate"],
                     "a step, ms": step,
                     "times the floor": step / max(arithmetic, memory),
                 }

@@ -5,7 +5,6 @@ device, and how well it is kept busy.
 """
 
 import functools
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+from hlo import estimate, summarize
 
 from mnist_jax import Config, population, program, rng, train
 from mnist_jax.forward import Forward
@@ -21,9 +21,6 @@ from mnist_jax.laboratory import member_program
 from mnist_jax.loader import steps_per_epoch, take_chunk
 from mnist_jax.reporting.summary import step_flops
 from mnist_jax.steps import run_steps
-
-# What stands in a compiled program and is no work of its own.
-NO_KERNELS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "call")
 
 
 class Compiled(NamedTuple):
@@ -108,22 +105,23 @@ class Training:
         return seconds
 
 
-def step_cost(compiled: Compiled) -> dict[str, float]:
+def step_cost(compiled: Compiled) -> dict[str, Any]:
     """Counts what one step needs, and what XLA has made of it.
 
     Returns:
-        `flops_needed`, see `summary.step_flops`; by XLA's count `flops` and `bytes`; and `kernels`,
-        the operations that the device starts one after another.
+        `flops_needed`, see `summary.step_flops`; by XLA's count `flops` and `bytes`; its `estimate`
+        of the seconds, None where it has none; and `kernels`, the operations that the device starts
+        one after another.
     """
     (build, numbers, splits), fields = compiled.arguments
     model, tx, options = build(numbers)
     batch_size = fields["batch_size"]
     images, labels = splits["train"]
     chunk = take_chunk(
-        images, labels, np.arange(batch_size), 0, chunk_steps=1, batch_size=batch_size
+        images, labels, np.arange(8 * batch_size), 0, chunk_steps=8, batch_size=batch_size
     )
     rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
-    # Of a loop of one step XLA leaves the step.
+    # XLA counts what a loop does once, however often it is repeated.
     run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
     state = compiled.program.state.replace(apply_fn=Forward(model), tx=tx)
     made = run.lower(state, chunk, rngs, np.float32(1)).compile()
@@ -132,20 +130,6 @@ def step_cost(compiled: Compiled) -> dict[str, float]:
         "flops_needed": step_flops(model, images.shape[1:], batch_size),
         "flops": cost.get("flops", 0.0),
         "bytes": cost.get("bytes accessed", 0.0),
-        "kernels": count_kernels(made.as_text() or ""),
+        "estimate": estimate(cost),
+        "kernels": summarize(made.as_text() or "")["operations"],
     }
-
-
-def count_kernels(hlo: str) -> int:
-    """Counts the operations of a compiled program that its device starts one after another.
-
-    Those of a loop count once. XLA may gather some in a command buffer (a CUDA graph), which is a
-    computation of its own, and is started as one.
-    """
-    count, counted = 0, False
-    for line in hlo.splitlines():
-        if line.endswith("{"):
-            counted = line.startswith("ENTRY") or "command_buffer" in line.split("(")[0]
-        operation = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (?:\(.*?\)|\S+) ([\w-]+)\(", line)
-        count += bool(counted and operation and operation[1] not in NO_KERNELS)
-    return count

@@ -4,6 +4,7 @@
 # All machines must see the directory of --workdir, and the environment that mnist-jax is in.
 #
 # To change: the machines, the GPUs of each, and as many tasks: JAX gives a task the GPU of its number.
+# As it stands: 16 H100, for which benchmarks/ahead.py compiles the program (its target h100-16).
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8

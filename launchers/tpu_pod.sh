@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Trains on all machines of a Cloud TPU slice. What follows the zone goes to `mnist-jax train`:
 #     launchers/tpu_pod.sh NAME ZONE --config configs/default.py --workdir /mnt/shared/runs/first
+# A slice of 256 chips, for which benchmarks/ahead.py compiles the program (its target v5e-256), by
+#     gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-256 \
+#         --version=v2-alpha-tpuv5-lite
 # The same line again goes on. To stop it with a save:
 #     gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command='pkill -f "[m]nist-jax train"'
 set -euo pipefail

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import strict_json, wait_until
+from helpers import ROOT, strict_json, wait_until
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 from subprocesses import OPTIONS, free_port
 
@@ -243,3 +243,17 @@ def test_tpu_pod_trains_on_all_machines(cluster, tmp_path):
         if line.startswith("compute"):  # others are of a command of several lines
             assert re.match(r"compute tpus tpu-vm (ssh slice|scp .+\.whl slice:) ", line)
             assert "--zone=zone-a --worker=all" in line
+
+
+def test_the_launchers_start_the_pods_whose_programs_are_compiled_ahead(jobset):
+    text = (ROOT / "benchmarks/ahead.py").read_text(encoding="utf-8")
+    targets = dict(re.findall(r'"([\w-]+)": Target\(.*?, (\d+)\)', text))
+    [job] = jobset["spec"]["replicatedJobs"]
+    job = job["template"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    pods, gpus = job["completions"], container["resources"]["limits"]["nvidia.com/gpu"]
+    slurm = (LAUNCHERS / "slurm.sh").read_text(encoding="utf-8")
+    nodes, tasks = re.findall(r"--(?:nodes|gpus-per-node)=(\d+)", slurm)
+    tpu = (LAUNCHERS / "tpu_pod.sh").read_text(encoding="utf-8")
+    assert targets["h100-16"] == str(pods * gpus) == str(int(nodes) * int(tasks))
+    assert re.findall(r"v5litepod-(\d+)", tpu) == [targets["v5e-256"]]

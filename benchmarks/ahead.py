@@ -1,0 +1,356 @@
+"""Compiles the recipes for TPUs and GPUs that are not here, by those devices' own compilers.
+
+    python benchmarks/ahead.py [--targets NAME ...] [--recipes NAME ...] [--json FILE]
+
+What it prints is the compiler's program and the compiler's estimate, not a measurement. It needs
+the packages of the extra [ahead]; `make check-accelerators` installs them and runs it.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu asks a server for its machine
+os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several may compile at once
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import hlo
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from machine import describe, headline
+
+from mnist_jax import Config, rng
+from mnist_jax.config import load_config, replace_fields
+from mnist_jax.datasets.info import DataInfo
+from mnist_jax.forward import Forward
+from mnist_jax.laboratory.member_program import jit_members
+from mnist_jax.loader import EVAL_IMAGES, steps_per_epoch
+from mnist_jax.parts import NONE
+from mnist_jax.program import bare, eval_options, is_averaged, jit_chunk
+from mnist_jax.sharding import replicated, split_batch, split_members, target_of, traced_for
+from mnist_jax.start import create_build, numbers
+from mnist_jax.state import create_train_state
+from mnist_jax.steps import PRECISIONS, predict_step, run_eval_steps
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = [path.stem for path in sorted(CONFIGS.glob("*.py"))]
+IMAGE_SHAPE, CLASSES, IMAGES = (28, 28, 1), 10, 60_000  # of MNIST
+MEMBERS = 8  # of a population, on each device
+PROGRAMS = ("train", "evaluate", "predict", "population")
+
+
+class Chip(NamedTuple):
+    """What a data sheet says of a chip.
+
+    Attributes:
+        flops: operations a second by precision: products of bfloat16 are what its matrix units do;
+            float32 is six passes of them on a TPU.
+        bandwidth: bytes a second of its memory.
+    """
+
+    flops: dict[str, float]
+    bandwidth: float
+
+
+class Target(NamedTuple):
+    """Devices to compile for.
+
+    Attributes:
+        platform: "tpu" or "cuda".
+        topology: the name of the topology; of a GPU, the name of its description.
+        devices: the number of devices that are used of it.
+    """
+
+    platform: str
+    topology: str
+    devices: int
+
+
+class Case(NamedTuple):
+    """A program to compile.
+
+    Attributes:
+        target: one of `TARGETS`.
+        recipe: one of `RECIPES`.
+        program: one of `PROGRAMS`.
+        precision: the precision of the training; "": the recipe's own.
+        batch_size: the examples a step; 0: the recipe's own.
+    """
+
+    target: str
+    recipe: str
+    program: str = "train"
+    precision: str = ""
+    batch_size: int = 0
+
+
+# https://cloud.google.com/tpu/docs/v5e, /v6e and /v5p; the data sheets of NVIDIA's H100 (SXM), HGX
+# B200 and T4, without sparsity. A T4 multiplies neither bfloat16 nor tensorfloat32.
+def tpu(peak: float, bandwidth: float) -> Chip:
+    """Returns a TPU by its peak in bfloat16; `jax.lax.Precision` has the passes of the others."""
+    return Chip({"bfloat16": peak, "tensorfloat32": peak / 3, "float32": peak / 6}, bandwidth)
+
+
+CHIPS = {
+    "v5e": tpu(197e12, 819e9),
+    "v6e": tpu(918e12, 1640e9),
+    "v5p": tpu(459e12, 2765e9),
+    "h100": Chip({"bfloat16": 989e12, "tensorfloat32": 494e12, "float32": 67e12}, 3.35e12),
+    "b200": Chip({"bfloat16": 2250e12, "tensorfloat32": 1125e12, "float32": 75e12}, 7.7e12),
+    "t4": Chip(dict.fromkeys(("bfloat16", "tensorfloat32", "float32"), 8.1e12), 320e9),
+}
+TARGETS = {
+    "v5e": Target("tpu", "v5e:2x2", 1),
+    "v5e-8": Target("tpu", "v5e:2x4", 8),
+    "v5e-256": Target("tpu", "v5e:16x16", 256),  # of launchers/tpu_pod.sh
+    "v6e": Target("tpu", "v6e:2x2", 1),
+    "v6e-8": Target("tpu", "v6e:2x4", 8),
+    "v6e-256": Target("tpu", "v6e:16x16", 256),
+    "v5p": Target("tpu", "v5p:2x2x1", 1),
+    "v5p-8": Target("tpu", "v5p:2x2x2", 8),
+    "v5p-256": Target("tpu", "v5p:8x8x4", 256),
+    "h100": Target("cuda", "h100", 1),
+    "h100-8": Target("cuda", "h100", 8),
+    "h100-16": Target("cuda", "h100", 16),  # of launchers/jobset.yaml and slurm.sh
+    "b200": Target("cuda", "b200", 1),
+    "t4": Target("cuda", "t4", 1),
+}
+
+
+@functools.cache
+def mesh_of(name: str) -> Mesh:
+    """Returns a mesh of devices that are described, not present."""
+    target = TARGETS[name]
+    if target.platform == "tpu":
+        devices = topologies.get_topology_desc(
+            platform="tpu", topology_name=target.topology
+        ).devices
+    else:
+        jax.devices()  # finds the plugins
+        text = (Path(__file__).parent / "gpus" / f"{target.topology}.txtpb").read_text()
+        devices = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name=target.topology,
+            topology=f"1x{max(1, target.devices // 8)}x{min(8, target.devices)}",  # hosts of 8
+            target_config=text,
+        ).devices
+    chosen = np.array(devices[: target.devices])
+    return Mesh(chosen, ("data",), axis_types=(AxisType.Auto,))
+
+
+def placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Returns the shapes of a tree's arrays as they lie on devices that are not present."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def batches(steps: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a chunk, see `loader.take_chunk`."""
+    return {
+        "image": jax.ShapeDtypeStruct((steps, size, *IMAGE_SHAPE), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((steps, size), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((steps, size), jnp.bool_),
+    }
+
+
+def traced_programs(config: Config, mesh: Mesh) -> dict[str, Callable[[], Any]]:
+    """Returns functions that trace what a recipe runs on the devices of a mesh, by name.
+
+    They are the same jitted functions, with the same options, that `train`, `evaluate`, `predict`
+    and `population` call.
+    """
+    examples = round(IMAGES * (1 - config.data.validation_fraction))
+    num_steps = steps_per_epoch(examples, config.batch_size)
+    info = DataInfo(IMAGE_SHAPE, tuple(map(str, range(CLASSES))))
+    build, values = (
+        create_build(config, NONE, info, num_steps * config.epochs),
+        numbers(config, NONE),
+    )
+    model, tx, options = build(values)
+    steps, size = min(config.chunk_steps, num_steps), config.batch_size
+    size = -(-size // mesh.size) * mesh.size
+    whole, split = replicated(mesh), split_batch(mesh)
+    state = jax.eval_shape(
+        lambda: create_train_state(
+            model, tx, rng.stream(0, "init"), IMAGE_SHAPE, averaged=is_averaged(options)
+        )
+    )
+    rngs = jax.eval_shape(lambda: {role: rng.stream(0, role) for role in ("dropout", "augment")})
+    values = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in values}
+    rate, forward = jax.ShapeDtypeStruct((), jnp.float32), Forward(model)
+
+    def train() -> Any:
+        chunk = placed(batches(steps, size), split)
+        arguments = placed((rate, rngs, values), whole)
+        return jit_chunk(build, mesh).trace(placed(bare(state), whole), chunk, *arguments)
+
+    def evaluate() -> Any:
+        variables = placed(state.eval_variables, whole)
+        chunk = placed(batches(max(1, EVAL_IMAGES // size), size), split)
+        with traced_for(target_of(mesh)):
+            return run_eval_steps.trace(variables, forward, chunk, **eval_options(options))
+
+    def predict() -> Any:
+        images = placed(batches(1, size)["image"], split)
+        run = jax.jit(lambda variables, images: predict_step(variables, forward, images[0]))
+        with traced_for(target_of(mesh)):
+            return run.trace(placed(state.variables, whole), images)
+
+    def population() -> Any:
+        members = Mesh(mesh.devices, ("member",), axis_types=(AxisType.Auto,))
+        shared = {
+            "images": jax.ShapeDtypeStruct((examples, *IMAGE_SHAPE), jnp.uint8),
+            "labels": jax.ShapeDtypeStruct((examples,), jnp.int32),
+            "step": jax.ShapeDtypeStruct((steps,), jnp.int32),
+        }
+        order = jax.ShapeDtypeStruct((examples,), jnp.int32)
+        own = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((MEMBERS * mesh.size, *x.shape), x.dtype),
+            (bare(state), (order, rate, rngs, values)),
+        )
+        own = placed(own, split_members(members))
+        shared = placed(tuple(shared.values()), replicated(members))
+        return jit_members(build, members, config.batch_size).trace(*own, shared)
+
+    return {"train": train, "evaluate": evaluate, "predict": predict, "population": population}
+
+
+def compile_ahead(config: Config, target: str, program: str = "train") -> tuple[Any, float]:
+    """Compiles a program of a recipe for a target.
+
+    Returns:
+        The compiled program, which cannot be run here, and the seconds that it took.
+    """
+    traced = traced_programs(config, mesh_of(target))[program]()
+    start = time.perf_counter()
+    lowered = traced.lower(lowering_platforms=(TARGETS[target].platform,))
+    return lowered.compile(), time.perf_counter() - start
+
+
+def look(case: Case, folder: Path | None = None) -> dict[str, Any]:
+    """Compiles what a case names and returns what its compiler says of it.
+
+    Args:
+        case: the program.
+        folder: a directory that keeps the text of the compiled program; None: nothing is kept.
+    """
+    fields = {"precision": case.precision, "batch_size": case.batch_size}
+    config = load_config(str(CONFIGS / f"{case.recipe}.py"))
+    config = replace_fields(config, {name: value for name, value in fields.items() if value})
+    row: dict[str, Any] = case._asdict() | {"precision": config.precision}
+    row["batch_size"] = config.batch_size
+    try:
+        compiled, seconds = compile_ahead(config, case.target, case.program)
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        return row | {"failed": str(error).splitlines()[0]}
+    text, cost = compiled.as_text(), compiled.cost_analysis() or {}
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "-".join(str(value) for value in (*case[:3], row["precision"]))
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    chip = CHIPS[case.target.split("-")[0]]
+    flops, moved = cost.get("flops"), cost.get("bytes accessed")
+    floor = flops and max(flops / chip.flops[row["precision"]], moved / chip.bandwidth)
+    return row | {
+        "seconds": seconds,
+        "temporary": compiled.memory_analysis().temp_size_in_bytes,
+        "flops": flops,
+        "bytes": moved,
+        "estimate": hlo.estimate(cost),
+        "roofline": floor,
+        **hlo.summarize(text),
+    }
+
+
+def cases(args: argparse.Namespace) -> list[Case]:
+    """Returns the programs to compile: every program, for the targets that it can run on."""
+    return [
+        Case(target, recipe, program, precision)
+        for target in args.targets
+        for recipe in args.recipes
+        for program in args.programs
+        for precision in args.precisions
+        # A prediction uses one device.
+        if program != "predict" or TARGETS[target].devices == 1
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yields rows as lines of Markdown."""
+    yield (
+        "| for | recipe | program | precision | compile, s | temporary, MB | MB moved "
+        "| estimate, ms | roofline, ms | operations | scalars | exchanged, MB |"
+    )
+    yield "|---" * 12 + "|"
+
+    def number(value: float | None, scale: float, digits: int) -> str:
+        return "" if value is None else f"{value * scale:.{digits}f}"
+
+    for row in rows:
+        names = " | ".join(row[name] for name in ("target", "recipe", "program", "precision"))
+        if "failed" in row:
+            yield f"| {names} | {row['failed']} |" + " |" * 7
+            continue
+        exchanged = [f"{name} {size / 1e6:.2f}" for name, size in row["collectives"].items()]
+        numbers = [
+            number(row["seconds"], 1, 1),
+            number(row["temporary"], 1e-6, 1),
+            number(row["bytes"], 1e-6, 1),
+            number(row["estimate"], 1e3, 3),
+            number(row["roofline"], 1e3, 3),
+            str(row["operations"]),
+            str(row["scalars"]),
+            ", ".join(exchanged),
+        ]
+        yield f"| {names} | {' | '.join(numbers)} |"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["train"])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[""])
+    parser.add_argument("--cases", type=json.loads, help="a list of cases, each a list, as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--text", type=Path, metavar="DIR", help="where compiled programs are kept")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Compiles case after case, prints a table, and writes it as JSON."""
+    args = parse_arguments()
+    found = [Case(*case) for case in args.cases] if args.cases else cases(args)
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
+        if importlib.util.find_spec(name.replace("-cuda13-plugin", "_cuda13_plugin"))
+    }
+    report: dict[str, Any] = {"machine": describe(), "versions": versions, "rows": []}
+    for number, case in enumerate(found, start=1):
+        print(f"{number}/{len(found)} {' '.join(map(str, case))}", file=sys.stderr, flush=True)
+        report["rows"].append(look(case, args.text))
+        jax.clear_caches()
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table(report["rows"])))
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    print(f"\nThe compilers' programs and estimates, not measured. {packages}.")
+    print(headline(report["machine"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Reads the text of a compiled program: its loops, and what the device does in them."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
+OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$", re.MULTILINE)
+BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+CALLED = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
+ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+# What only names a value, or a part of one, is no work.
+NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+
+
+class Operation(NamedTuple):
+    """An operation of a computation.
+
+    Attributes:
+        name: its own name in the program.
+        shape: the text of the type of its result, such as `f32[10,128]{1,0}`.
+        opcode: what it is, such as `fusion`.
+        rest: the operands and attributes.
+    """
+
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+
+
+class Program(NamedTuple):
+    """A compiled program.
+
+    Attributes:
+        computations: the operations of each computation, by its name.
+        entry: the name of the computation that the program begins with.
+    """
+
+    computations: dict[str, list[Operation]]
+    entry: str
+
+    def within(self, name: str) -> Iterator[Operation]:
+        """Yields the operations of a computation, and of all that it calls or repeats."""
+        for operation in self.computations.get(name, []):
+            yield operation
+            for called in CALLED.findall(operation.rest) + BODY.findall(operation.rest):
+                yield from self.within(called)
+
+    def loops(self) -> list[str]:
+        """Returns the names of the bodies of the loops that the entry starts, largest first."""
+        bodies = [body for each in self.started(self.entry) for body in BODY.findall(each.rest)]
+        return sorted(bodies, key=lambda body: -sum(1 for _ in self.within(body)))
+
+    def started(self, name: str) -> Iterator[Operation]:
+        """Yields the operations of a computation that its device starts one after another.
+
+        A CUDA graph is a computation of its own, a `command_buffer`, whose operations are started.
+        """
+        for operation in self.computations.get(name, []):
+            called = CALLED.findall(operation.rest)
+            if operation.opcode == "call":
+                yield from (each for inner in called for each in self.started(inner))
+            elif operation.opcode not in NO_WORK and not operation.opcode.endswith("-done"):
+                yield operation
+
+
+def parse(text: str) -> Program:
+    """Parses the text of a compiled program, as `jax.stages.Compiled.as_text` returns it."""
+    computations, entry = {}, ""
+    for is_entry, name, body in COMPUTATION.findall(text):
+        computations[name] = [Operation(*found) for found in OPERATION.findall(body)]
+        entry = name if is_entry else entry
+    return Program(computations, entry)
+
+
+def size_in_bytes(shape: str) -> int:
+    """Returns the bytes of all arrays in the text of a type, without the padding of its layout."""
+    total = 0
+    for kind, sizes in ARRAY.findall(shape):
+        bits = 8 if kind == "pred" else int(re.findall(r"\d+", kind)[0])
+        count = 1
+        for size in filter(None, sizes.split(",")):
+            count *= int(size)
+        total += count * bits // 8
+    return total
+
+
+def is_scalar(operation: Operation) -> bool:
+    """Tells whether the result is a number or two, as of a random key."""
+    sizes = [n for _, shape in ARRAY.findall(operation.shape) for n in shape.split(",") if n]
+    return math.prod(map(int, sizes)) <= 2
+
+
+def collectives(program: Program, name: str) -> dict[str, int]:
+    """Returns the bytes that devices exchange in a computation, by the kind of operation.
+
+    An asynchronous collective is counted where it is done: the type of its start has operands, too.
+    """
+    found: Counter[str] = Counter()
+    for operation in program.within(name):
+        opcode = operation.opcode.removesuffix("-done")
+        if opcode in COLLECTIVES:
+            found[opcode] += size_in_bytes(operation.shape)
+    return dict(found)
+
+
+def summarize(text: str) -> dict[str, Any]:
+    """Counts what a device does in the largest loop of a program, or in all of one without loops.
+
+    Args:
+        text: the compiled program, as `jax.stages.Compiled.as_text` returns it.
+
+    Returns:
+        `operations`, which the device starts one after another, kernels on a GPU; `scalars`, those
+        of them whose result is a number or two; `collectives`, see there; and `opcodes`, the kinds
+        of operations that occur anywhere within.
+    """
+    program = parse(text)
+    name = next(iter(program.loops()), program.entry)
+    started = list(program.started(name))
+    return {
+        "operations": len(started),
+        "scalars": sum(map(is_scalar, started)),
+        "collectives": collectives(program, name),
+        "opcodes": sorted({operation.opcode for operation in program.within(name)}),
+    }
+
+
+def estimate(cost: Mapping[str, float]) -> float | None:
+    """Returns XLA's estimate of the seconds of a program, None where it has none.
+
+    Args:
+        cost: what `jax.stages.Compiled.cost_analysis` returns. It counts what a loop does once. XLA
+            adds -1 for each operation that it knows nothing about, and others take no second.
+    """
+    seconds = cost.get("optimal_seconds", 0.0) % 1.0
+    return seconds or None
