@@ -115,7 +115,7 @@ def test_a_step_has_few_operations(subtests, tpu, gpu):
     for case, most in (
         (("v5e", "default", "train"), 40),
         (("v5e", "fast", "train", "bfloat16"), 40),
-        (("v5e-256", "default", "train"), 40),
+        (("v5e-256", "default", "train"), 50),  # with what tells each chip its place
     ):
         with subtests.test(msg=" ".join(case)):
             assert tpu[case]["scalars"] <= most
