@@ -145,9 +145,9 @@ def choose_lowering(
     On a GPU, by `benchmarks/accelerator.py`, it is `matmul` where there is a pooling, else `xla`.
 
     On a TPU, by `benchmarks/ahead.py`, it is `matmul` where a window has at most SMALL_WINDOW
-    numbers, such as 4 by 4 pixels. Of others without pooling it is `xla`, unless their products are
-    of float32: these XLA makes of six of bfloat16, which takes minutes to compile. The rest are
-    `rows`, up to LARGEST_BANDS.
+    numbers, such as 4 by 4 pixels. With larger windows it is `rows` where there is a pooling, up to
+    LARGEST_BANDS. Without, it is `xla`, unless their products are of float32. These XLA makes of
+    six of bfloat16, and takes minutes to compile. All others are `matmul`.
 
     Args:
         images: float [C, H, W, B], padded, or an array's shape and type.
@@ -166,8 +166,8 @@ def choose_lowering(
         height, width = _window_size(kernel.shape, stride, pool_size)
         if height * width * kernel.shape[2] <= SMALL_WINDOW:
             return "matmul"
-        if pool_size == 1 and (images.dtype == jnp.bfloat16 or not _in_parts()):
-            return "xla"
+        if pool_size == 1:
+            return "matmul" if _in_parts() and images.dtype != jnp.bfloat16 else "xla"
         columns = images.shape[2] // stride * pool_size  # of the rows of a window, all its offsets
         bands = height * images.shape[2] * kernel.shape[2] * columns * kernel.shape[3]
         return "rows" if bands <= LARGEST_BANDS else "matmul"
