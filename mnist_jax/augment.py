@@ -12,6 +12,8 @@ Strength = float | jax.Array
 # Append only: the position is folded into the key, so that no draw depends on what else is on.
 DRAWS = ("shift", "rotation", "scale", "shear", "elastic", "cutout", "mixup")
 
+MOST_PRODUCTS = 2**26  # numbers, 256 MB, that an accelerator makes to read the pixels of a batch
+
 
 def augment(
     images: jax.Array,
@@ -111,14 +113,16 @@ def warp(
     y = y / factor + (height - 1) / 2 + field[0]
     x = x / factor + (width - 1) / 2 + field[1]
 
-    if target().platform != "cpu":
+    if target().platform != "cpu" and images.size * max(height, width) <= MOST_PRODUCTS:
         # A TPU is slow at reading pixels one by one, and fast at products with mostly zeros.
         weights = [
             jnp.maximum(0, 1 - jnp.abs(place[..., None] - jnp.arange(side).reshape(1, 1, 1, -1)))
             for place, side in ((y, height), (x, width))
         ]
-        columns = jnp.einsum("bijh,bhwc->bijwc", weights[0], images)
-        return jnp.minimum(jnp.einsum("bijw,bijwc->bijc", weights[1], columns), 1)
+        columns = jnp.einsum("bijh,bhwc->bijwc", weights[0], images, precision="float32")
+        return jnp.minimum(
+            jnp.einsum("bijw,bijwc->bijc", weights[1], columns, precision="float32"), 1
+        )
 
     def add_corner(total: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
         row, column = jnp.floor(y) + corner[0], jnp.floor(x) + corner[1]

@@ -57,7 +57,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     # Optax gathers the label's logit, and the gradient of that is a scatter, which accelerators are
     # slow at. This is the same but for rounding: the sum of that logit and of zeros.
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits, axis=-1, where=is_label)
+    own = jnp.sum(logits, axis=-1, where=is_label)
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label.any(axis=-1), own, jnp.nan)
 
 
 def metric_sums(

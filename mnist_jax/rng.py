@@ -50,6 +50,8 @@ def vectorised(key: jax.Array) -> jax.Array:
 
     JAX's own computes on single numbers. A TPU starts those one after another, more than a hundred
     for each key; the same on a vector is one operation. Of the eight keys that this one derives,
-    the first is wanted.
+    the first is wanted. A key of another generator is returned as it is.
     """
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_vectorised)

@@ -147,7 +147,11 @@ def batch_loss(
     labels, mask = batch["label"], batch["mask"]
     step_key = keys["dropout"]
     if target().platform == "tpu":
-        keys = {role: rng.vectorised(key) for role, key in keys.items()}
+        model = type(getattr(state.apply_fn, "model", None))
+        # A user's own module may store its key, or join it with one of JAX's type.
+        ours = model.__module__.startswith("mnist_jax.models.")
+        roles = ("augment", "dropout") if ours else ("augment",)
+        keys = keys | {role: rng.vectorised(keys[role]) for role in roles}
     images = augment(to_float(batch["image"]), keys["augment"], **strengths)
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
     rounded, inputs = params, mix(images)
