@@ -74,11 +74,11 @@ benchmark-accelerator: $(VENV)/.installed
 
 # The tables of docs/accelerators.md that need no accelerator: every program of every recipe, compiled
 # for TPUs and GPUs by the newest compilers, and for a v5e by Colab's. More than an hour.
-ahead = $(VENV)-$(1)/bin/python benchmarks/ahead.py --json runs/benchmark/$(1).json
+ahead = $(VENV)-$(1)/bin/python benchmarks/ahead.py --json runs/benchmark/$(2).json
 check-accelerators: $(VENV)-ahead/.installed $(VENV)-colab/.installed
-	$(call ahead,ahead) --programs train evaluate predict population
-	$(call ahead,ahead) --recipes default fast --precisions tensorfloat32 bfloat16
-	$(call ahead,colab) --targets v5e --programs train evaluate predict population
+	$(call ahead,ahead,ahead) --programs train evaluate predict population
+	$(call ahead,ahead,precisions) --recipes default fast --precisions tensorfloat32 bfloat16
+	$(call ahead,colab,colab) --targets v5e --programs train evaluate predict population
 
 clean:
 	rm -rf $(VENV) $(VENV)-ahead $(VENV)-colab build dist

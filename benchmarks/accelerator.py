@@ -112,8 +112,7 @@ def variants(config: Config, args: argparse.Namespace) -> list[Config]:
     if args.quick:
         return [config]
     others = [replace_fields(config, {"precision": value}) for value in precisions(config)]
-    other = "xla" if jax.default_backend() == "cpu" else "matmul"
-    return [config, *others, replace_fields(config, {"model.lowering": other})]
+    return [config, *others, replace_fields(config, {"model.lowering": "xla"})]
 
 
 def precisions(config: Config) -> list[str]:
@@ -268,7 +267,7 @@ def measure_same_bits(args: argparse.Namespace) -> Rows:
     """An epoch in processes of their own, as JAX is and with the flag for the same bits."""
     if jax.default_backend() == "tpu":
         return [{"flag": "a TPU has none, and belongs to one process"}]
-    asked = [("auto", ""), ("auto", SAME_BITS), ("matmul", ""), ("matmul", SAME_BITS)]
+    asked = [("xla", ""), ("xla", SAME_BITS), ("auto", ""), ("auto", SAME_BITS)]
     rows = []
     for lowering, flag in asked[-1:] if args.quick else asked:
         row: dict[str, Any] = {"lowering": lowering, "flag": flag or "none"}

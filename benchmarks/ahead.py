@@ -9,7 +9,6 @@ the packages of the extra [ahead]; `make check-accelerators` installs them and r
 import argparse
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import os
 import sys
@@ -173,10 +172,8 @@ def traced_programs(config: Config, mesh: Mesh) -> dict[str, Callable[[], Any]]:
     examples = round(IMAGES * (1 - config.data.validation_fraction))
     num_steps = steps_per_epoch(examples, config.batch_size)
     info = DataInfo(IMAGE_SHAPE, tuple(map(str, range(CLASSES))))
-    build, values = (
-        create_build(config, NONE, info, num_steps * config.epochs),
-        numbers(config, NONE),
-    )
+    build = create_build(config, NONE, info, num_steps * config.epochs)
+    values = numbers(config, NONE)
     model, tx, options = build(values)
     steps, size = min(config.chunk_steps, num_steps), config.batch_size
     size = -(-size // mesh.size) * mesh.size
@@ -257,7 +254,7 @@ def look(case: Case, folder: Path | None = None) -> dict[str, Any]:
     text, cost = compiled.as_text(), compiled.cost_analysis() or {}
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        name = "-".join(str(value) for value in (*case[:3], row["precision"]))
+        name = "-".join(str(value) for value in (*case[:3], row["precision"], row["batch_size"]))
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     chip = CHIPS[case.target.split("-")[0]]
     flops, moved = cost.get("flops"), cost.get("bytes accessed")
@@ -333,11 +330,9 @@ def main() -> None:
     """Compiles case after case, prints a table, and writes it as JSON."""
     args = parse_arguments()
     found = [Case(*case) for case in args.cases] if args.cases else cases(args)
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
-        if importlib.util.find_spec(name.replace("-cuda13-plugin", "_cuda13_plugin"))
-    }
+    packages = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
+    installed = {each.name: each.version for each in importlib.metadata.distributions()}
+    versions = {name: installed[name] for name in packages if name in installed}
     report: dict[str, Any] = {"machine": describe(), "versions": versions, "rows": []}
     for number, case in enumerate(found, start=1):
         print(f"{number}/{len(found)} {' '.join(map(str, case))}", file=sys.stderr, flush=True)
@@ -347,8 +342,8 @@ def main() -> None:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(report["rows"])))
-    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    print(f"\nThe compilers' programs and estimates, not measured. {packages}.")
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    print(f"\nThe compilers' programs and estimates, not measured. {listed}.")
     print(headline(report["machine"]))
 
 

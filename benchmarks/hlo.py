@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
 OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$", re.MULTILINE)
 BODY = re.compile(r"\bbody=%?([\w.\-]+)")
-CALLED = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
+CALLED = re.compile(
+    r"\b(?:calls|to_apply|\w+_computations?)=(\{[^}]*\}|%?[\w.\-]+)"  # one, or several in braces
+)
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-# What only names a value, or a part of one, is no work.
+# Operations that name a value, or a part of one, and compute nothing.
 NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
 COLLECTIVES = (
     "all-gather",
@@ -39,6 +41,10 @@ class Operation(NamedTuple):
     opcode: str
     rest: str
 
+    def called(self) -> list[str]:
+        """Returns the names of the computations that it calls, a conditional's branches too."""
+        return re.findall(r"[\w.\-]+", " ".join(CALLED.findall(self.rest)))
+
 
 class Program(NamedTuple):
     """A compiled program.
@@ -55,7 +61,7 @@ class Program(NamedTuple):
         """Yields the operations of a computation, and of all that it calls or repeats."""
         for operation in self.computations.get(name, []):
             yield operation
-            for called in CALLED.findall(operation.rest) + BODY.findall(operation.rest):
+            for called in operation.called() + BODY.findall(operation.rest):
                 yield from self.within(called)
 
     def loops(self) -> list[str]:
@@ -69,9 +75,9 @@ class Program(NamedTuple):
         A CUDA graph is a computation of its own, a `command_buffer`, whose operations are started.
         """
         for operation in self.computations.get(name, []):
-            called = CALLED.findall(operation.rest)
             if operation.opcode == "call":
-                yield from (each for inner in called for each in self.started(inner))
+                for called in operation.called():
+                    yield from self.started(called)
             elif operation.opcode not in NO_WORK and not operation.opcode.endswith("-done"):
                 yield operation
 
@@ -90,10 +96,7 @@ def size_in_bytes(shape: str) -> int:
     total = 0
     for kind, sizes in ARRAY.findall(shape):
         bits = 8 if kind == "pred" else int(re.findall(r"\d+", kind)[0])
-        count = 1
-        for size in filter(None, sizes.split(",")):
-            count *= int(size)
-        total += count * bits // 8
+        total += math.prod(map(int, filter(None, sizes.split(",")))) * bits // 8
     return total
 
 

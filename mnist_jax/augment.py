@@ -114,7 +114,7 @@ def warp(
     x = x / factor + (width - 1) / 2 + field[1]
 
     if target().platform != "cpu" and images.size * max(height, width) <= MOST_PRODUCTS:
-        # A TPU is slow at reading pixels one by one, and fast at products with mostly zeros.
+        # A TPU is slow at reading single pixels, and fast at products with mostly zeros.
         weights = [
             jnp.maximum(0, 1 - jnp.abs(place[..., None] - jnp.arange(side).reshape(1, 1, 1, -1)))
             for place, side in ((y, height), (x, width))

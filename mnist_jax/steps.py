@@ -222,7 +222,7 @@ def update(
     rate_factor: Number = 1.0,
     **options: Unpack[StepOptions],
 ) -> tuple[TrainState, Sums]:
-    """Does as `train_step`, with the keys of this step in place of the run's streams."""
+    """Makes one update, as `train_step` does, with the step's own keys by role."""
     loss_options: Any = {**options}
     ema_decay, freeze = loss_options.pop("ema_decay", 0.0), loss_options.pop("freeze", "")
     loss_fn = functools.partial(batch_loss, state=state, batch=batch, keys=keys, **loss_options)

@@ -129,4 +129,5 @@ def test_a_step_has_few_operations(subtests, tpu, gpu):
 def test_the_flag_for_the_same_bits_compiles_for_a_gpu(tmp_path):
     cases: list[Any] = [("h100", recipe, "train") for recipe in ("default", "fast")]
     found = compile_all(cases, tmp_path / "rows.json", XLA_FLAGS=SAME_BITS)
-    assert all("sort" not in row["opcodes"] for row in found.values())
+    refused = {"scatter", "select-and-scatter", "sort"}
+    assert not any(refused & {*row["opcodes"]} for row in found.values())
