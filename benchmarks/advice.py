@@ -19,7 +19,7 @@ from machine import describe, headline
 from mnist_jax import Config, compare, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import load_config, replace_fields
-from mnist_jax.console import console
+from mnist_jax.progress import console
 
 AFFINE = {
     "augment.shift": 2.0,

@@ -22,8 +22,8 @@ from machine import describe, headline
 
 from mnist_jax import Config, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
-from mnist_jax.console import console
 from mnist_jax.datasets import load_splits
+from mnist_jax.progress import console
 from mnist_jax.workdir.files import read_json
 
 sys.path.append(str(Path(__file__).parent / "peers"))

@@ -1,7 +1,5 @@
 """A functional training pipeline for MNIST in JAX and Flax, meant to be read and copied."""
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mnist_jax import clock
@@ -17,11 +15,10 @@ if TYPE_CHECKING:
         OptimizerConfig,
         WatchConfig,
     )
-    from mnist_jax.console import console
     from mnist_jax.datasets import load_dataset
     from mnist_jax.datasets.arrays import Split
     from mnist_jax.datasets.importing import import_dataset
-    from mnist_jax.evaluate import evaluate
+    from mnist_jax.evaluation import evaluate
     from mnist_jax.events import (
         Begin,
         Chunk,
@@ -40,14 +37,15 @@ if TYPE_CHECKING:
     from mnist_jax.laboratory.population import population
     from mnist_jax.laboratory.sweep import sweep
     from mnist_jax.laboratory.verify import verify
-    from mnist_jax.predict import Network, load_network, predict
+    from mnist_jax.network import Network, load_network, predict
     from mnist_jax.program import compile_program
+    from mnist_jax.progress import console
     from mnist_jax.reporting.profile import profile
     from mnist_jax.reporting.report import report
     from mnist_jax.reporting.tensorboard import tensorboard
     from mnist_jax.serving.serve import serve
     from mnist_jax.steps import train_step
-    from mnist_jax.train import Run, train
+    from mnist_jax.training import Run, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -96,50 +94,37 @@ __all__ = [
 NAMES = {
     "config": "AugmentConfig CheckpointConfig Config DataConfig ModelConfig OptimizerConfig "
     "WatchConfig",
-    "console": "console",
+    "progress": "console",
     "datasets": "load_dataset",
     "datasets.arrays": "Split",
     "datasets.importing": "import_dataset",
-    "evaluate": "evaluate",
+    "evaluation": "evaluate",
     "events": "Begin Chunk Diverged Done Epoch Event Failed Listener Plateau Save Stop",
     "exporting.export": "export",
     "laboratory.comparison": "compare",
     "laboratory.population": "population",
     "laboratory.sweep": "sweep",
     "laboratory.verify": "verify",
-    "predict": "Network load_network predict",
+    "network": "Network load_network predict",
     "program": "compile_program",
     "reporting.profile": "profile",
     "reporting.report": "report",
     "reporting.tensorboard": "tensorboard",
     "serving.serve": "serve",
     "steps": "train_step",
-    "train": "Run train",
+    "training": "Run train",
 }
 HOMES = {name: module for module, names in NAMES.items() for name in names.split()}
 
 
-class Package(ModuleType):
-    """This package: it imports the home of a public name when the name is first used.
-
-    So the command can handle signals before JAX is imported, which takes a second. Importing the
-    submodule `mnist_jax.train` leaves `mnist_jax.train` the function; so do the others.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        home = clock.timed_import(f"{self.__name__}.{HOMES.get(name, name)}")
-        value = getattr(home, name, home)  # `events` is a module
-        super().__setattr__(name, value)
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in __all__ or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: JAX takes a second, which `--help` need not."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = clock.timed_import(f"{__name__}.{HOMES.get(name, name)}")
+    globals()[name] = getattr(home, name, home)  # `events` is a module
+    return globals()[name]
 
 
-sys.modules[__name__].__class__ = Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

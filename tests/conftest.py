@@ -31,7 +31,7 @@ from helpers import SMALL, python  # noqa: E402
 from mnist_jax import train  # noqa: E402
 from mnist_jax.cli.compilation_cache import use_compilation_cache  # noqa: E402
 from mnist_jax.datasets import Split, load_dataset  # noqa: E402
-from mnist_jax.train import Run  # noqa: E402
+from mnist_jax.training import Run  # noqa: E402
 
 # `nohup make test &` and many a daemon start programs with SIGINT ignored, or with signals blocked,
 # and every process that a test starts inherits that. SIGHUP stays as it is: nohup is about it.

@@ -24,12 +24,12 @@ from flax import linen as nn
 from mnist_jax import Config
 from mnist_jax.compiled import _programs
 from mnist_jax.config import DataConfig, ModelConfig
-from mnist_jax.console import console
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.events import Chunk, Event, Listener
 from mnist_jax.models import create_model
 from mnist_jax.processes.signals import Stopped
-from mnist_jax.train import Run
+from mnist_jax.progress import console
+from mnist_jax.training import Run
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import read_history, without_times
 from mnist_jax.workdir.origin import Origin

@@ -28,7 +28,7 @@ from mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from mnist_jax.events import Listener
 from mnist_jax.processes import group
 from mnist_jax.processes.signals import SIGNALS
-from mnist_jax.train import Run
+from mnist_jax.training import Run
 
 # With this seed and step size the third epoch is the best one, and its checkpoint stays when others
 # are deleted.

@@ -12,8 +12,8 @@ from scripted import LESSON, scripted
 from mnist_jax import Config, population, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import replace_fields
-from mnist_jax.console import console
 from mnist_jax.events import Done
+from mnist_jax.progress import console
 from mnist_jax.workdir.hashing import tree_sha256
 
 slow = pytest.mark.slow

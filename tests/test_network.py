@@ -12,7 +12,7 @@ from helpers import TINY
 from mnist_jax import export, load_dataset, load_network, predict, train
 from mnist_jax.config import replace_fields
 from mnist_jax.datasets.info import brightness, unlike
-from mnist_jax.predict import Network, _as_images
+from mnist_jax.network import Network, _as_images
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mnist_jax import Config, population, train
 from mnist_jax.config import replace_fields
-from mnist_jax.train import Run
+from mnist_jax.training import Run
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(small_run, tmp_path, command):

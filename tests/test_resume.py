@@ -14,7 +14,7 @@ from scripted import LESSON, scripted
 
 from mnist_jax import Config, population, start, train
 from mnist_jax.config import WatchConfig
-from mnist_jax.console import console
+from mnist_jax.progress import console
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import read_history

@@ -21,8 +21,8 @@ from scripted import LESSON, scripted
 
 from mnist_jax import evaluate, population, train
 from mnist_jax.config import CheckpointConfig, WatchConfig, config_from_dict, replace_fields
-from mnist_jax.console import console
 from mnist_jax.events import Save
+from mnist_jax.progress import console
 from mnist_jax.rules import Rules, is_scheduled, rate_factor, stops_early
 from mnist_jax.workdir.checkpoint import Saver, check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256

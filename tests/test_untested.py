@@ -12,9 +12,9 @@ from helpers import TINY, results, strict_json, times, write_recipe
 
 from mnist_jax import population, report, start, train
 from mnist_jax.cli.main import main
-from mnist_jax.console import console, show_result
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.laboratory.verify import verify
+from mnist_jax.progress import console, show_result
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.serving.serve import about
 from mnist_jax.workdir import trained as trained_module

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 
 from mnist_jax.datasets.image_files import decode_image
 from mnist_jax.handwriting.files import prepare
-from mnist_jax.predict import load_network
+from mnist_jax.network import load_network
 
 
 def main() -> None:

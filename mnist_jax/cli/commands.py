@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from mnist_jax.cli.doctor import doctor
 from mnist_jax.config import Config
-from mnist_jax.console import console, show_result
 from mnist_jax.datasets.importing import describe, import_dataset, some
 from mnist_jax.datasets.importing.sheet import as_text
 from mnist_jax.datasets.importing.unlabelled import holds_rows
-from mnist_jax.evaluate import evaluate
+from mnist_jax.evaluation import evaluate
 from mnist_jax.exporting.export import export
 from mnist_jax.handwriting.files import FilePrediction, find_images, predict_each, write_answers
 from mnist_jax.laboratory.comparison import check_pairs, compare, comparison_line
@@ -25,14 +24,15 @@ from mnist_jax.laboratory.members import create_members, identity
 from mnist_jax.laboratory.population import population, read_population
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.laboratory.verify import verify
+from mnist_jax.network import Network, load_network, predict_split
 from mnist_jax.parts import NONE, Parts, recipe_parts
-from mnist_jax.predict import Network, load_network, predict_split
+from mnist_jax.progress import console, show_result
 from mnist_jax.reporting.profile import profile
 from mnist_jax.reporting.report import report
 from mnist_jax.reporting.summary import format_table, summarize_recipe
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.serving.serve import serve
-from mnist_jax.train import train
+from mnist_jax.training import train
 from mnist_jax.workdir.files import atomic_file
 from mnist_jax.workdir.trained import trained_config
 

@@ -17,7 +17,7 @@ from mnist_jax.datasets.importing.unlabelled import Rows, holds_rows, read_unlab
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing, prepare_drawing, prepare_picture, side_by_side
 from mnist_jax.messages import one_line
-from mnist_jax.predict import Network
+from mnist_jax.network import Network
 from mnist_jax.workdir.files import atomic_file
 
 AT_ONCE = 128  # image files that are prepared before the network sees them

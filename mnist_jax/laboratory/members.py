@@ -16,7 +16,7 @@ from mnist_jax.metrics import Sums
 from mnist_jax.rules import Rules, finite_leaves, first_bad_step
 from mnist_jax.start import NUMBERS
 from mnist_jax.state import TrainState
-from mnist_jax.train import make_ready
+from mnist_jax.training import make_ready
 from mnist_jax.workdir.checkpoint import open_saver
 from mnist_jax.workdir.files import json_number, write_json
 from mnist_jax.workdir.history import TIMES, Progress, Row

@@ -38,7 +38,7 @@ from mnist_jax.start import (
 )
 from mnist_jax.state import TrainState
 from mnist_jax.steps import LossFn
-from mnist_jax.train import PHASES, follow, make_ready, resumable, stopped, telling, train
+from mnist_jax.training import PHASES, follow, make_ready, resumable, stopped, telling, train
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
 from mnist_jax.workdir.files import json_number, read_json, write_json
 from mnist_jax.workdir.history import Progress, read_history

@@ -32,7 +32,7 @@ from mnist_jax.parts import NONE, Parts, own_names
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.rules import stops_early
 from mnist_jax.start import create_task
-from mnist_jax.train import train
+from mnist_jax.training import train
 from mnist_jax.workdir.checkpoint import delete_checkpoints
 from mnist_jax.workdir.files import write_json
 from mnist_jax.workdir.history import Row, best_row, check_monitors

@@ -12,7 +12,7 @@ from mnist_jax.events import Listener
 from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts, own_names
 from mnist_jax.processes.signals import Stopped
 from mnist_jax.steps import LossFn
-from mnist_jax.train import train
+from mnist_jax.training import train
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress
 from mnist_jax.workdir.history import Row, read_history, without_times
 from mnist_jax.workdir.origin import UNTOLD, check_own, environment

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mnist_jax.metrics import wilson_interval
-from mnist_jax.predict import as_network
+from mnist_jax.network import as_network
 from mnist_jax.reporting.calibration import (
     Reliability,
     chance_calibration_error,

@@ -19,7 +19,7 @@ from mnist_jax.datasets.image_files import TooManyPixelsError, decode_image
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing
 from mnist_jax.handwriting.files import interpret, prepare
-from mnist_jax.predict import Network
+from mnist_jax.network import Network
 from mnist_jax.reporting.pictures import data_url
 from mnist_jax.serving.api import (
     IMAGE_BODY,

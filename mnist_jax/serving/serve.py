@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax.machine.extras import require
+from mnist_jax.network import Network, as_network
 from mnist_jax.parts import OwnModel
-from mnist_jax.predict import Network, as_network
 from mnist_jax.reporting.filters import feature_maps, map_sheets
 from mnist_jax.steps import to_float
 from mnist_jax.workdir.run import read_result

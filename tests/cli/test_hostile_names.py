@@ -9,7 +9,7 @@ from PIL import Image
 
 from mnist_jax.cli.main import main
 from mnist_jax.messages import PrintableStream
-from mnist_jax.predict import load_network
+from mnist_jax.network import load_network
 
 HOSTILE = {
     "colour": "a\x1b[31mb",

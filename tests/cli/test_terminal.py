@@ -21,7 +21,7 @@ from subprocesses import options as options_of
 
 from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import main
-from mnist_jax.console import NEXT, show_result
+from mnist_jax.progress import NEXT, show_result
 
 RECIPES = Path(__file__).parents[2] / "configs"
 SMALL_MODEL = ["--model.features", "4", "--model.hidden-size", "16"]

@@ -12,12 +12,12 @@ from hypothesis.extra import numpy as np_st
 
 from mnist_jax import evaluate, predict, train
 from mnist_jax.config import replace_fields
-from mnist_jax.console import console
 from mnist_jax.datasets import cache, load_splits
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.loader import prefetch, read_chunk, take_chunk
+from mnist_jax.progress import console
 from mnist_jax.sharding import create_mesh, split_batch
-from mnist_jax.train import Run
+from mnist_jax.training import Run
 
 STREAM = replace_fields(TINY, {"data.loader": "stream"})
 

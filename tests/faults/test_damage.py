@@ -12,8 +12,8 @@ from helpers import results, rows, strict_json, times
 
 from mnist_jax import evaluate, train
 from mnist_jax.config import CheckpointConfig
-from mnist_jax.console import console
-from mnist_jax.train import Run
+from mnist_jax.progress import console
+from mnist_jax.training import Run
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.history import without_times
 from mnist_jax.workdir.run import read_result

@@ -17,7 +17,7 @@ from mnist_jax import start, train
 from mnist_jax.config import CheckpointConfig
 from mnist_jax.datasets import load_splits
 from mnist_jax.events import Epoch
-from mnist_jax.train import Run
+from mnist_jax.training import Run
 from mnist_jax.workdir.checkpoint import check_checkpoints, read_progress
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.origin import check_same_run, cpu_count

@@ -16,9 +16,9 @@ from subprocesses import CONFIG, OPTIONS, wait_for_line
 
 from mnist_jax import program, train
 from mnist_jax.cli.main import main
-from mnist_jax.console import console
 from mnist_jax.processes import signals
 from mnist_jax.processes.signals import Stopped, stop_requests
+from mnist_jax.progress import console
 from mnist_jax.workdir.checkpoint import check_checkpoints
 
 AS_DAEMONS_DO = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # SIGINT is ignored

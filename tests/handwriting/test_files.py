@@ -10,7 +10,7 @@ from mnist_jax import load_dataset, load_network
 from mnist_jax.cli.main import main
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.files import predict_files
-from mnist_jax.predict import Network
+from mnist_jax.network import Network
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from mnist_jax.cli.main import main
 from mnist_jax.datasets.importing.unlabelled import holds_rows, read_unlabelled
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.files import find_images, predict_each
-from mnist_jax.predict import Network
+from mnist_jax.network import Network
 
 SHAPE = (28, 28, 1)
 PIXELS = [f"pixel{i}" for i in range(784)]

@@ -19,12 +19,12 @@ from scripted import LESSON, scripted
 from mnist_jax import evaluate, population, train
 from mnist_jax.cli.main import main
 from mnist_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig, config_from_dict
-from mnist_jax.console import console
 from mnist_jax.laboratory import member_program
 from mnist_jax.laboratory.members import member_rows
 from mnist_jax.laboratory.verify import verify
+from mnist_jax.progress import console
 from mnist_jax.sharding import Target
-from mnist_jax.train import Run
+from mnist_jax.training import Run
 from mnist_jax.workdir.checkpoint import open_saver
 from mnist_jax.workdir.history import without_times
 
@@ -232,9 +232,9 @@ def test_a_population_killed_and_stopped_in_turn_resumes_with_the_same_bits(tmp_
     killed = tmp_path / "killed"
     options = ["population", f"--config={tmp_path / 'recipe.json'}", f"--workdir={killed}"]
     for signum, module, function, number in [
-        (signal.SIGKILL, "mnist_jax.train", "prune", 3),
+        (signal.SIGKILL, "mnist_jax.training", "prune", 3),
         (signal.SIGTERM, "mnist_jax.rules", "mean_metrics", 1),
-        (signal.SIGKILL, "mnist_jax.train", "write_history", 2),
+        (signal.SIGKILL, "mnist_jax.training", "write_history", 2),
         (signal.SIGKILL, "mnist_jax.laboratory.members", "open_saver", 2),
         (signal.SIGKILL, "mnist_jax.laboratory.population", "write_json", 1),
     ]:

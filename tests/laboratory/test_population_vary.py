@@ -10,7 +10,7 @@ from helpers import TINY, bits, compilations, stop_after, strict_json
 
 from mnist_jax import population, train
 from mnist_jax.config import OptimizerConfig, config_from_dict
-from mnist_jax.console import console
+from mnist_jax.progress import console
 from mnist_jax.workdir.history import read_history
 
 ONE_EPOCH = dataclasses.replace(TINY, epochs=1)

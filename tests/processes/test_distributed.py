@@ -204,7 +204,7 @@ DEVICES = "'--xla_force_host_platform_device_count=1RANK'"
 OTHER_DATA = "import mnist_jax.start as start; start.data_sha256 = lambda _: 'RANK'"
 LATE = """
 import sys, time, mnist_jax
-train = sys.modules["mnist_jax.train"]
+train = sys.modules["mnist_jax.training"]
 check_alike = train.check_alike
 def check_late(*args):
     try:

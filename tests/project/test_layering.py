@@ -19,14 +19,14 @@ def test_files_and_folders_import_from_below_and_in_no_circle():
 
 def test_an_import_upward_and_a_module_without_a_layer_are_found(tmp_path):
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for old, new in (('"cli",', '"train | cli",'), (" | reporting | train", "")):
+    for old, new in (('"cli",', '"training | cli",'), (" | reporting | training", "")):
         assert old in text
         text = text.replace(old, new, 1)
     upward = tmp_path / "pyproject.toml"
     upward.write_text(text, encoding="utf-8")
     done = lint(upward)
     assert done.returncode == 1
-    assert "mnist_jax.laboratory is not allowed to import mnist_jax.train" in done.stdout
+    assert "mnist_jax.laboratory is not allowed to import mnist_jax.training" in done.stdout
     assert "reporting" in done.stdout
 
 
@@ -37,14 +37,14 @@ before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 import mnist_jax
 slow = {"jax", "numpy"} & {*sys.modules}
 assert not slow, slow
-import mnist_jax.console, mnist_jax.evaluate, mnist_jax.predict, mnist_jax.train
+import mnist_jax.progress, mnist_jax.evaluation, mnist_jax.network, mnist_jax.training
 assert {*mnist_jax.__all__} <= {*dir(mnist_jax)}
 for name in mnist_jax.__all__:
     assert callable(getattr(mnist_jax, name)) or name in ("Event", "events"), name
 from mnist_jax import *
-assert console is sys.modules["mnist_jax.console"].console
+assert console is sys.modules["mnist_jax.progress"].console
 assert (events, Failed) == (sys.modules["mnist_jax.events"], events.Failed)
-assert mnist_jax.train is train is sys.modules["mnist_jax.train"].train
+assert mnist_jax.train is train is sys.modules["mnist_jax.training"].train
 assert mnist_jax.clock.IMPORT_SECONDS > 0
 assert not hasattr(mnist_jax, "no_such_name")
 assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -17,7 +17,7 @@ from mnist_jax import population, train
 from mnist_jax.datasets import load_splits
 from mnist_jax.reporting.filters import drawn
 from mnist_jax.reporting.tensorboard import tensorboard
-from mnist_jax.train import Run
+from mnist_jax.training import Run
 from mnist_jax.workdir.history import TIMES, read_history
 
 

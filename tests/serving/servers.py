@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from mnist_jax import load_dataset, train
 from mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
-from mnist_jax.predict import Network, as_network
+from mnist_jax.network import Network, as_network
 from mnist_jax.reporting.pictures import png
 from mnist_jax.serving.app import create_app
 from mnist_jax.serving.serve import about, feature_sheets

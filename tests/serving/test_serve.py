@@ -16,7 +16,7 @@ from servers import workdir as workdir
 from mnist_jax.cli.main import main
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.files import predict_files, prepare
-from mnist_jax.predict import as_network
+from mnist_jax.network import as_network
 from mnist_jax.reporting.pictures import png
 from mnist_jax.serving import app as app_module
 

@@ -25,7 +25,7 @@ from helpers import rows, stop_after
 
 from mnist_jax import Config, evaluate, train
 from mnist_jax.config import DataConfig, ModelConfig, OptimizerConfig
-from mnist_jax.train import Run
+from mnist_jax.training import Run
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.trained import load_trained
 

@@ -6,8 +6,8 @@ import pytest
 from helpers import SMALL
 
 from mnist_jax import start, train
-from mnist_jax.console import console
 from mnist_jax.datasets import load_splits
+from mnist_jax.progress import console
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.trained import load_trained
 from mnist_jax.workdir.transfer import frozen_parameters, transfer

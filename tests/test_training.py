@@ -9,7 +9,7 @@ from scripted import LESSON, scripted
 from sklearn.metrics import accuracy_score
 
 from mnist_jax import evaluate, load_dataset, load_network, predict, train
-from mnist_jax.train import PHASES
+from mnist_jax.training import PHASES
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import read_history

@@ -11,9 +11,9 @@ from scripted import LESSON, scripted
 
 from mnist_jax import population, start, train
 from mnist_jax.config import replace_fields
-from mnist_jax.console import console
 from mnist_jax.events import Done
 from mnist_jax.processes import distributed
+from mnist_jax.progress import console
 
 
 def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
