@@ -18,7 +18,9 @@ class Begin(NamedTuple):
 
     Attributes:
         config: the recipe.
+        workdir: the directory of the run.
         model: the Linen module.
+        num_params: the number of its parameters; of one member, in a population.
         splits: images and labels of "train", "validation" and "test".
         step: the number of updates made so far; more than 0 in a resumed run.
         total_steps: the number of updates in all epochs.
@@ -28,7 +30,9 @@ class Begin(NamedTuple):
     """
 
     config: Config
+    workdir: Path
     model: Any
+    num_params: int
     splits: dict[str, Any]
     step: int
     total_steps: int

@@ -1,4 +1,4 @@
-"""The console of a training: a line for each epoch, a bar on a terminal, the result at the end."""
+"""The progress of a training on the console: a line for each epoch, a bar, the result."""
 
 import dataclasses
 import shlex
@@ -8,38 +8,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from mnist_jax.config import Config
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Failed, Listener, Plateau
-from mnist_jax.messages import printable
+from mnist_jax.machine.extras import requirements, unmet
 from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
 from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
 from mnist_jax.workdir.run import Result, is_tested, read_config
 
-NEXT = {
-    "report": "curves and mistakes, on a page",
-    "serve": "draw, and see what it sees",
-    "verify": "train again, compare the bits",
-}
-BAR: Any = {  # on a terminal: steps, rate, time left; elsewhere nothing
+BAR: Any = {  # on a terminal: epoch, steps, rate, time left; elsewhere nothing
     "unit": " steps",
     "leave": False,
     "disable": None,
     "dynamic_ncols": True,
-    "bar_format": "{percentage:3.0f}% {bar} {n}/{total}, {rate_fmt}, {remaining} left{postfix}",
+    "bar_format": "{desc}{percentage:3.0f}% {bar} {n}/{total}, {rate_fmt}, {remaining} left"
+    "{postfix}",
 }
-TRY = "a lower --optimizer.learning-rate; and look whether the labels are right"
+TRY = "a lower --optimizer.learning-rate, and check that the labels are right"
 
 
 def console() -> Listener:
     """Returns a listener that prints the progress of a training, or of a population."""
     begin: Any = None
     bar: Any = None
-    computed: Any = None  # the chunk before: reading the sums of the last one would wait
+    computed: Any = None  # the previous chunk: reading the sums of the last one would wait
 
     @by_first_process
     def show(event: Event) -> None:
@@ -48,28 +45,30 @@ def console() -> Listener:
             case Begin(step=step, total_steps=total):
                 begin, computed = event, None
                 bar = tqdm(total=total, initial=step, **BAR)
-                resumed = [f"continuing after step {step} of {total}"]
-                for line in resumed if step else event.messages:
+                resumed = [f"resuming after step {step} of {total}"]
+                for line in [*_header(event), *(resumed if step else event.messages)]:
                     print(line)
             case Chunk():
                 if not bar.disable:
-                    bar.set_postfix_str(_accuracies(computed, event.history), refresh=False)
+                    epochs = f"epoch {len(event.history) + 1}/{begin.config.epochs} "
+                    bar.set_description_str(epochs, refresh=False)
+                    bar.set_postfix_str(_so_far(computed, event.history), refresh=False)
                 computed = event
                 bar.update(event.chunk_steps)
             case Epoch(row):
                 bar.write(_epoch_line(row, begin.config))
             case Diverged(member, epoch, step):
                 name = begin.members[member]
-                bar.write(f"{name} diverged in epoch {epoch}, step {step}; the others go on")
+                bar.write(f"{name} diverged in epoch {epoch}, step {step}; the others continue")
             case Plateau(_, after) if not begin.members:
-                bar.write(f"a plateau: from here on the learning rate times {after:.3g}")
+                bar.write(f"plateau: learning rate times {after:.3g} from here on")
             case Plateau(before, after):
                 for name, old, new in zip(begin.members, before, after, strict=True):
                     if old != new:
-                        bar.write(f"a plateau of {name}: the learning rate times {new:.3g}")
+                        bar.write(f"plateau of {name}: learning rate times {new:.3g}")
             case Done() | Failed():
                 if bar:
-                    bar.close()  # of the bar nothing stays
+                    bar.close()  # it leaves nothing on the terminal
                 if isinstance(event, Done):
                     for line in _end(event, begin):
                         print(line)
@@ -79,31 +78,59 @@ def console() -> Listener:
 
 
 def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) -> None:
-    """Prints the result as a panel on a terminal that is wide enough, elsewhere as plain lines.
+    """Prints the next command, or the problem of a network that has learned nothing.
 
-    `recipe` is the file with the run's own parts, which the next commands need, if it has any.
+    Args:
+        workdir: the directory of the run.
+        result: what its result.json holds.
+        recipe: the file with the run's own parts, which the next command needs, if it has any.
     """
-    options = f"--workdir {shlex.quote(str(workdir))}"
-    options += f" --config {shlex.quote(str(recipe))}" if recipe else ""
-    seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
-    total = seconds.pop("total", 0.0)
-    files = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
-    rows = [
-        ("time", f"{total:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())),
-        ("bits", f"params_sha256 {result['params_sha256'][:16]}..."),
-        ("files", f"{workdir}: {', '.join(files)}"),
-    ]
     if problem := _problem(result):
-        rows += [("note", problem), ("try", TRY)]
-    else:
-        program = _program()
-        rows += [("next", f"{program} {name} {options}  # {why}") for name, why in NEXT.items()]
-    title = _accuracy(result)
-    needed = max(len(text) for _, text in rows) + 12  # with names and frame
-    if sys.stdout.isatty() and needed <= shutil.get_terminal_size().columns:
-        _draw(title, rows)
-    else:  # lines that a frame would break are to be copied
-        print(title, *(f"{name:6}{text}" for name, text in rows), sep="\n")
+        print(f"note: {problem}", f"try {TRY}", sep="\n")
+        return
+    drawn = not unmet(requirements("mnist_jax").get("report", []))
+    command = "report" if drawn else "verify"
+    why = "its curves and mistakes, on a page" if drawn else "train again, and compare the bits"
+    directory = str(workdir) if not str(workdir).startswith("-") else f"./{workdir}"
+    options = f" --config {shlex.quote(str(recipe))}" if recipe else ""
+    line = f"next: {_program()} {command} {shlex.quote(directory)}{options}"
+    print(line + f"  # {why}" if len(line + why) + 4 <= _columns() else line)
+
+
+def _header(begin: Begin) -> list[str]:
+    """Describes model, parameters, devices, data and workdir, in one line where it fits."""
+    module = type(begin.model).__module__
+    name = module.rpartition(".")[2]  # of an architecture; all of their classes are `Model`
+    name = name if module.startswith("mnist_jax.models.") else type(begin.model).__name__
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    devices = f"{count} {kind.upper() if kind == 'cpu' else kind}{'s' * (count > 1)}"
+    sizes = [f"{len(begin.splits[split].labels):,}" for split in begin.splits]
+    members = f"{len(begin.members)} x " if begin.members else ""
+    workdir, here = begin.workdir, Path.cwd()
+    workdir = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
+    return _joined(
+        [
+            f"{members}{name} ({begin.num_params:,} parameters) on {devices}",
+            f"{begin.config.data.dataset} {'/'.join(sizes)}",
+            f"in {workdir}",
+        ],
+        ", ",
+    )
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def _joined(pieces: Sequence[str], separator: str) -> list[str]:
+    """Joins pieces into lines that fit the terminal; a piece is never divided."""
+    lines = [*pieces[:1]]
+    for piece in pieces[1:]:
+        if len(lines[-1] + separator + piece) <= _columns():
+            lines[-1] += separator + piece
+        else:
+            lines.append(piece)
+    return lines
 
 
 def _accuracy(result: Mapping[str, Any]) -> str:
@@ -122,53 +149,47 @@ def _problem(result: Mapping[str, Any]) -> str | None:
 
 
 def _program() -> str:
-    """How to call this program: it may lie in an environment that is not active."""
+    """Returns the words that call this program: its environment may not be active."""
     if shutil.which("mnist-jax"):
         return "mnist-jax"
     called = Path(sys.argv[0])
     return shlex.quote(str(called)) if called.name == "mnist-jax" else "python -m mnist_jax"
 
 
-def _draw(title: str, rows: list[tuple[str, str]]) -> None:
-    from rich.console import Console
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    for name, text in rows:
-        table.add_row(Text(name, "bold"), Text(printable(text)))
-    # Its colours are for the terminal.
-    Console(file=getattr(sys.stdout, "stream", None)).print(
-        Panel(table, title=Text(title, "bold"), title_align="left", expand=False)
-    )
-
-
-def _accuracies(computed: Chunk | None, history: Sequence[Row]) -> str:
-    """Returns the training accuracy of a computed chunk, and the last validation accuracy."""
+def _so_far(computed: Chunk | None, history: Sequence[Row]) -> str:
+    """Describes the last computed chunk, and the last validation accuracy."""
     shown = []
     if computed:
-        shown.append(f"train {mean_metrics([computed.sums])['accuracy']:.1%}")
+        mean = mean_metrics([computed.sums])
+        shown.append(f"loss {mean['loss']:.3f}, train {mean['accuracy']:.1%}")
     if history:
         shown.append(f"validation {np.mean(history[-1]['val_accuracy']):.1%}")
     return ", ".join(shown)
 
 
 def _epoch_line(row: Any, config: Config) -> str:
+    """Describes an epoch in the most detailed of several forms that fits the terminal."""
+    epoch = f"{row['epoch']:{len(str(config.epochs))}}/{config.epochs}"
+    took = f"{row['seconds']:.1f} s"
+    rate = f"{took}, {row['examples_per_second']:,.0f} images/s"
+    if config.data.loader == "stream":
+        rate = f"{rate}, waited {row['input_seconds']:.2f} s for images"
     if isinstance(row["val_accuracy"], list):
         train, val = (_spelled(mean_and_spread(row[f"{x}_accuracy"])) for x in ("train", "val"))
-        metrics = f"train accuracy {train}  validation accuracy {val}"
+        full = middle = f"train accuracy {train}  validation accuracy {val}"
     else:
-        metrics = (
-            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
-            f"validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}"
-        )
-    waited = f", waited {row['input_seconds']:.2f} s for images"
-    return (
-        f"epoch {row['epoch']:{len(str(config.epochs))}}/{config.epochs}  {metrics}  "
-        f"{row['seconds']:.1f} s, {row['examples_per_second']:,.0f} images/s"
-        f"{waited if config.data.loader == 'stream' else ''}"
-    )
+        train, val = f"{row['train_accuracy']:.2%}", f"{row['val_accuracy']:.2%}"
+        losses = f"{row['train_loss']:.4f}", f"{row['val_loss']:.4f}"
+        full = "train loss {} accuracy {}  validation loss {} accuracy {}"
+        full = full.format(losses[0], train, losses[1], val)
+        middle = f"loss {losses[0]} accuracy {train}  validation {losses[1]} {val}"
+    forms = [
+        f"epoch {epoch}  {full}  {rate}",
+        f"epoch {epoch}  {middle}  {took}",
+        f"{epoch}  train {train}  val {val}  {took}",
+        f"{epoch}  {val}  {took}",
+    ]
+    return next((form for form in forms if len(form) <= _columns()), forms[-1])
 
 
 def _spelled(spread: dict[str, Any]) -> str:
@@ -184,23 +205,27 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
         accuracy = "" if of_population else f": {_accuracy(result)}"
         config = read_config(done.workdir)
         fixed = of_population or (config and length_dependence(dataclasses.asdict(config)))
-        extend = "" if fixed else "more --epochs with --extend to train on, "
-        lines.append(
-            f"{done.workdir} is complete{accuracy}. Use {extend}--overwrite to retrain, or another "
-            "--workdir to keep it."
-        )
+        ways = ["to retrain: --overwrite", "to keep it: another --workdir"]
+        if not fixed:
+            ways.append("to train on: more --epochs, and --extend")
+        lines = [f"{done.workdir} is already trained{accuracy}", *_joined(ways, "; ")]
     if of_population:
         return [*lines, *_members(result)]
     if begin and result["steps"] < begin.total_steps:
         last = done.history[-1]["epoch"]
         best = best_row(done.history, begin.config.watch.monitor)["epoch"]
-        lines.append(f"stopped after epoch {last}; the best was epoch {best}")
+        lines.append(f"stopped early after epoch {last}; the best was epoch {best}")
     if begin and is_tested(result):
         count = len(begin.splits["test"].labels)
-        figures = f"loss {result['test_loss']:.4f}  accuracy {result['test_accuracy']:.2%}"
-        lines.append(f"test {figures} of {count:,} images")
+        accuracy = f"accuracy {result['test_accuracy']:.2%} of {count:,} images"
+        lines += _joined([f"test loss {result['test_loss']:.4f}", accuracy], "  ")
     elif begin:
         lines.append(_accuracy(result))
+    if begin:
+        seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
+        total = seconds.pop("total", 0.0)
+        phases = [f"{name} {value:.1f}" for name, value in seconds.items()] or ["all"]
+        lines += _joined([f"{total:.1f} s: {phases[0]}", *phases[1:]], ", ")
     return lines
 
 

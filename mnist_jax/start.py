@@ -51,7 +51,7 @@ from mnist_jax.workdir.trained import load_variables
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
 
 SAMPLE = 1000  # training images that are looked at for `DataInfo`
-
+SMALL_BATCH = 1024  # a batch of a recipe may be larger than a small dataset; more is a slip
 
 # The numbers of a config that are arguments of its compiled program: recipes that differ in these
 # alone share the program. With a Python 0, what they set is left out of it.
@@ -132,6 +132,11 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
     chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLE]  # they may be in order
     sample = images[np.sort(chosen)]
     num_examples = len(splits["train"].labels)
+    if config.batch_size > max(num_examples, SMALL_BATCH):
+        raise ValueError(
+            f"batch_size must be at most the number of training examples, {num_examples:,}, got "
+            f"{config.batch_size:,}"
+        )
     epoch_steps = steps_per_epoch(num_examples, config.batch_size)
     total_steps = config.epochs * epoch_steps
     if total_steps >= 2**31:

@@ -36,6 +36,11 @@ class TrainState(train_state.TrainState):
         return self.average or self.variables
 
 
+def count_params(params: Any, *, members: bool = False) -> int:
+    """Counts the parameters of a network; with `members`, of one network of a population."""
+    return sum(leaf.size // (len(leaf) if members else 1) for leaf in jax.tree.leaves(params))
+
+
 def create_train_state(
     model: nn.Module,
     tx: optax.GradientTransformation,

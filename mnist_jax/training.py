@@ -23,7 +23,7 @@ from mnist_jax.start import (
     initial_state,
     last_checkpoint,
 )
-from mnist_jax.state import TrainState, create_train_state
+from mnist_jax.state import TrainState, count_params, create_train_state
 from mnist_jax.steps import LossFn
 from mnist_jax.table import run_table
 from mnist_jax.workdir.checkpoint import (
@@ -190,17 +190,17 @@ def telling(listeners: Sequence[Listener]) -> Iterator[Listener]:
 
 @contextlib.contextmanager
 def resumable(workdir: Path, overwrite: bool) -> Iterator[None]:
-    """Adds to an error of the system what is to be done, where there is a checkpoint."""
+    """Adds the way to resume to an error of the system, where there is a checkpoint."""
     try:
         yield
     except OSError as error:
         if error.errno and listed(workdir / "checkpoints"):
-            error.add_note(f"what is saved stays; run {_again(overwrite)} to go on")
+            error.add_note(f"saved steps stay; to resume, run {_again(overwrite)}")
         raise
 
 
 def _again(overwrite: bool) -> str:
-    return f"the same command again{', without --overwrite,' if overwrite else ''}"
+    return f"the same command again{' without --overwrite' if overwrite else ''}"
 
 
 def _train(
@@ -235,9 +235,18 @@ def _train(
     stopwatch.lap("compile")
 
     make_ready(workdir, config, history, overwrite)
-    rules, total_steps, told = task.rules, task.rules.total_steps, start.messages
-    model = task.build({}).model
-    begin = Begin(config, model, task.splits, start.step, total_steps, history, told)
+    rules, total_steps = task.rules, task.rules.total_steps
+    begin = Begin(
+        config,
+        workdir,
+        task.build({}).model,
+        count_params(start.state.params),
+        task.splits,
+        start.step,
+        total_steps,
+        history,
+        start.messages,
+    )
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
@@ -343,8 +352,7 @@ def follow(
 
 def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
     """Returns the error of a training that a signal stopped and whose last step is saved."""
-    where = f" after step {end.step} of {total_steps}, which is saved"
-    where += f"; run {_again(overwrite)} to go on"
+    where = f" at step {end.step} of {total_steps} (saved); to resume, run {_again(overwrite)}"
     return Stopped(end.signum, where, agreed=True)
 
 

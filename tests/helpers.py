@@ -204,5 +204,5 @@ def at_chunk(number: int, happen: Callable[[], object]) -> Listener:
 def stop_after(chunks: int, run: Callable[..., Any], *args: Any, **options: Any) -> None:
     """Calls `train` or `population`; a signal comes while the last of some chunks is computed."""
     stop = at_chunk(chunks, lambda: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Stopped, match="stopped by SIGTERM after step"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM at step"):
         run(*args, listeners=[console(), stop], **options)

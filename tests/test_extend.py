@@ -37,7 +37,7 @@ def test_an_extended_run_is_to_the_bit_the_one_of_as_many_epochs(tmp_path, chang
     train(config, tmp_path / "run")
     make_files(tmp_path / "run", {"report.html": "old", "tensorboard/events": "old"})
     run = train(longer(config, 3), tmp_path / "run", extend=True, listeners=[console()])
-    assert "continuing after step" in capsys.readouterr().out
+    assert "resuming after step" in capsys.readouterr().out
     whole = train(longer(config, 3), tmp_path / "whole")
     assert tree_sha256(run.state) == tree_sha256(whole.state)
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
@@ -198,10 +198,11 @@ def test_a_run_that_cannot_be_extended_is_refused_with_the_reason(finished, name
             population(longer(LESSON), finished / "many", seeds=1)
 
 
-def test_a_complete_run_says_how_it_is_extended_where_it_can_be(finished, capsys):
-    for name, extend in (("plain", "more --epochs with --extend to train on, "), ("cosine", "")):
+def test_a_complete_run_says_how_it_is_extended_where_it_can_be(finished, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    for name, extend in (("plain", "; to train on: more --epochs, and --extend"), ("cosine", "")):
         console()(Done(finished / name, {"test_accuracy": 0.5}, [], trained=False))
         assert capsys.readouterr().out == (
-            f"{finished / name} is complete: test accuracy 50.00%. Use {extend}--overwrite to "
-            "retrain, or another --workdir to keep it.\n"
+            f"{finished / name} is already trained: test accuracy 50.00%\n"
+            f"to retrain: --overwrite; to keep it: another --workdir{extend}\n"
         )

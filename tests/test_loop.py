@@ -45,7 +45,7 @@ def test_the_greater_of_two_signals_names_the_exit_code(tmp_path, run, options, 
         for signum in order:
             signal.raise_signal(signum)
 
-    with scripted() as script, pytest.raises(Stopped, match="SIGTERM after step 3 of") as stopped:
+    with scripted() as script, pytest.raises(Stopped, match="SIGTERM at step 3 of") as stopped:
         run(LESSON, tmp_path, listeners=[at_chunk(1, signals)], **options)
     assert (stopped.value.signum, script.open_chunks) == (signal.SIGTERM, 0)
     assert check_checkpoints(tmp_path / "checkpoints") == ([3], {})

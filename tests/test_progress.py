@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 from scripted import LESSON, scripted
 
-from mnist_jax import population, start, train
+from mnist_jax import population, progress, start, train
 from mnist_jax.config import replace_fields
 from mnist_jax.events import Done
 from mnist_jax.processes import distributed
-from mnist_jax.progress import console
+from mnist_jax.progress import console, show_result
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
@@ -41,28 +46,30 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
     assert result["validation"] == {name: result[name] for name in ("mean", "std", "ci95")}
 
 
-def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, capsys):
+def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, capsys, wide):
     watch = {"watch.plateau_patience": 4, "watch.plateau_factor": 0.5}  # told after epochs 5 and 9
     config = replace_fields(LESSON, {"epochs": 13, "data.loader": "stream", **watch})
     with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
         train(config, tmp_path, listeners=[console()])
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines, took = capsys.readouterr().out.splitlines()
+    assert first == f"cnn (1 parameters) on 1 CPU, mnist 16/4/4, in {tmp_path}"
     assert len(lines) == 13 + 2 + 1
     for number, factor in ((5, 0.5), (10, 0.25)):
-        assert lines[number] == f"a plateau: from here on the learning rate times {factor}"
+        assert lines[number] == f"plateau: learning rate times {factor} from here on"
     assert lines[1] == (
         "epoch  2/13  train loss 0.0354 accuracy 50.00%  validation loss 1.0000 accuracy 62.50%  "
         "12.8 s, 1 images/s, waited 0.75 s for images"
     )
     assert lines[14].startswith("epoch 13/13  train loss")
     assert lines[15] == "test loss 2.0000  accuracy 62.50% of 4 images"
+    assert re.match(r"[\d.]+ s: ", took)
 
 
-def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
+def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys, wide):
     config = dataclasses.replace(LESSON, epochs=10)
     with scripted(accuracies=[[0.5, 0.75]]):
         population(config, tmp_path, seeds=2, listeners=[console()])
-    lines = capsys.readouterr().out.splitlines()
+    _, *lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
         "epoch  1/10  train accuracy 50.00 ± 8.84 %  validation accuracy 62.50 ± 17.68 %  "
         "3.0 s, 11 images/s"
@@ -82,7 +89,7 @@ def test_a_population_of_which_no_member_has_learned_says_so(
     monkeypatch.setattr(start, "guessing", lambda *_: {"loss": 9.0, "accuracy": 0.5})
     with scripted(accuracies=[accuracies]):
         population(LESSON, tmp_path, seeds=2, listeners=[console()])
-    line = "none of them is better than guessing; try a lower --optimizer.learning-rate;"
+    line = "none of them is better than guessing; try a lower --optimizer.learning-rate"
     assert capsys.readouterr().out.splitlines()[-1].startswith(line) == nothing
 
 
@@ -99,8 +106,8 @@ def test_the_accuracies_stand_beside_the_bar(tmp_path, monkeypatch, run, options
     shown = terminal(monkeypatch)
     with scripted(accuracies=[0.625]):
         run(LESSON, tmp_path, **options, listeners=[console()])
-    # Of the chunk before the one that is computed, and of the epoch before.
-    assert "train 50.0%, validation 62.5%" in shown.getvalue()
+    # Those of the previous chunk, and of the previous epoch.
+    assert re.search(r"epoch 2/.*, loss [\d.]+, train 50.0%, validation 62.5%", shown.getvalue())
 
 
 def test_the_bar_is_gone_when_a_training_fails(tmp_path, monkeypatch):
@@ -114,3 +121,30 @@ def test_only_the_first_of_several_processes_prints(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(distributed, "is_first", lambda: False)
     console()(Done(tmp_path, {"test_accuracy": 0.5}, [], trained=False))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("columns", [80, 72, 60, 44, 40])
+@pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 2})])
+def test_the_lines_of_a_training_fit_the_terminal(
+    tmp_path, monkeypatch, capsys, columns, run, options
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    seconds = {"data": 0.25, "run": 40.0}
+    with scripted(accuracies=[0.625], seconds=seconds):
+        run(replace_fields(LESSON, {"epochs": 10}), "runs/mine", **options, listeners=[console()])
+    lines = capsys.readouterr().out.splitlines()
+    progress = [line for line in lines if re.match(r"(epoch )? ?\d+/10  ", line)]
+    assert len(progress) == 10
+    described = [line for line in lines if not line.startswith(("validation", "test accuracy"))]
+    assert max(map(len, described)) <= columns, described
+    assert "in runs/mine" in "".join(lines[:4])
+
+
+def test_the_next_command_can_run_as_installed(tmp_path, monkeypatch, capsys):
+    """Without the packages that `report` needs, another command is proposed."""
+    result: Any = {"seconds": {}, "test_loss": 0.5, "test_accuracy": 0.5}
+    for missing, command in (([], "report"), (["matplotlib"], "verify")):
+        monkeypatch.setattr(progress, "unmet", lambda _, missing=missing: missing)
+        show_result(tmp_path, result)
+        assert f" {command} {tmp_path}" in capsys.readouterr().out

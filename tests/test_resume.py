@@ -67,9 +67,9 @@ def test_a_run_stopped_after_every_chunk_is_the_same(plateau, tmp_path, capsys):
     assert (run.result["val_accuracy"], run.result["best_step"]) == (0.6, 16)
     assert (run.result["test_loss"], run.history[-1]["val_loss"]) == (4.0, 3.0)
     out = capsys.readouterr().out
-    told = re.findall("continuing after step (.*)", out)
+    told = re.findall("resuming after step (.*)", out)
     assert told == [f"{step} of 24" for step in (3, 6, 8, 11, 14, 16, 19, 22)]
-    assert "a plateau" not in out  # the processes that would have told it were stopped there
+    assert "plateau" not in out  # the processes that would have told it were stopped there
 
 
 @pytest.mark.parametrize("chunks", [pytest.param(5, marks=slow), pytest.param(11, marks=slow), 12])
@@ -84,7 +84,7 @@ def test_early_stopping_counts_the_epochs_before_a_stop(tmp_path, chunks, capsys
     found = [run.result[name] for name in ("steps", "best_step", "val_accuracy")]
     assert found == [32, 16, 0.6]
     assert int(run.state.step) == int(whole.state.step) == 16
-    assert capsys.readouterr().out.count("stopped after epoch 4; the best was epoch 2\n") == 2
+    assert capsys.readouterr().out.count("stopped early after epoch 4; the best was epoch 2\n") == 2
 
 
 @pytest.mark.parametrize(("chunks", "resumed_at"), [(7, 8), (13, 0)])
@@ -130,12 +130,12 @@ def test_a_population_stopped_after_every_chunk_is_the_same(tmp_path, capsys):
     whole, rates = stopped(0, population, config, tmp_path / "whole", **how)
     assert rates == RATES
     out = capsys.readouterr().out
-    assert "a plateau of ema_decay=0.0_seed-0: the learning rate times 0.5\n" in out
-    assert "a plateau of ema_decay=0.5" not in out  # no epoch follows it
+    assert "plateau of ema_decay=0.0_seed-0: learning rate times 0.5\n" in out
+    assert "plateau of ema_decay=0.5" not in out  # no epoch follows it
     result, rates = stopped(8, population, config, tmp_path / "run", **how)
     assert rates == RATES
     assert_same(tmp_path / "run", tmp_path / "whole")
-    told = re.findall("continuing after step (.*)", capsys.readouterr().out)
+    told = re.findall("resuming after step (.*)", capsys.readouterr().out)
     assert told == [f"{step} of 24" for step in (3, 6, 8, 11, 14, 16, 19, 22)]
     # The member without a running mean has the parameters, the other one their mean.
     assert result["params_sha256"] == whole["params_sha256"]
@@ -154,7 +154,7 @@ def test_a_resumed_population_remembers_who_has_diverged(tmp_path, capsys):
     script = {"losses": [[1.0, 1.0], [1.0, np.nan]], "diverges": {1: 12}}
     how: dict[str, Any] = {"seeds": 2, "script": script}
     stopped(0, population, LESSON, tmp_path / "whole", **how)
-    line = "seed-1 diverged in epoch 2, step 13; the others go on\n"
+    line = "seed-1 diverged in epoch 2, step 13; the others continue\n"
     assert capsys.readouterr().out.count(line) == 1
     result, _ = stopped(8, population, LESSON, tmp_path / "run", **how)
     assert capsys.readouterr().out.count(line) == 1

@@ -251,7 +251,7 @@ def test_early_stopping_ends_with_the_best_network_and_the_run_is_complete(tmp_p
 
     before = times(tmp_path)
     again = train(config, tmp_path, listeners=[console()])
-    assert "is complete: test accuracy" in capsys.readouterr().out
+    assert "is already trained: test accuracy" in capsys.readouterr().out
     assert times(tmp_path) == before
     assert (again.history, again.result) == (run.history, result)
     assert tree_sha256(again.state) == tree_sha256(run.state)

@@ -12,9 +12,10 @@ from helpers import TINY, results, strict_json, times, write_recipe
 
 from mnist_jax import population, report, start, train
 from mnist_jax.cli.main import main
+from mnist_jax.events import Done
 from mnist_jax.exporting.model_card import create_card, format_card
 from mnist_jax.laboratory.verify import verify
-from mnist_jax.progress import console, show_result
+from mnist_jax.progress import console
 from mnist_jax.reporting.tensorboard import tensorboard
 from mnist_jax.serving.serve import about
 from mnist_jax.workdir import trained as trained_module
@@ -52,7 +53,7 @@ def test_a_test_that_was_left_out_is_measured_later_without_retraining(untested,
     before = times(workdir)
     assert train(ONE_EPOCH, workdir, test=False, listeners=[console()]).result == run.result
     shown = f"validation accuracy {run.result['val_accuracy']:.2%}, test not measured"
-    assert f"is complete: {shown}." in capsys.readouterr().out
+    assert f"is already trained: {shown}\n" in capsys.readouterr().out
     assert times(workdir) == before
 
     later = Path(shutil.copytree(workdir, tmp_path / "later"))
@@ -69,7 +70,7 @@ def test_a_test_that_was_left_out_is_measured_later_without_retraining(untested,
 def test_validation_is_shown_where_the_test_is_not_measured(untested, capsys):
     workdir, run = untested
     accuracy = run.result["val_accuracy"]
-    show_result(workdir, run.result)
+    console()(Done(workdir, run.result, run.history, trained=False))
     assert f"validation accuracy {accuracy:.2%}, test not measured" in capsys.readouterr().out
     (found,) = report(workdir, workdir.parent / "page.html").networks
     assert (found["split"], found["accuracy"]) == ("validation", pytest.approx(accuracy))

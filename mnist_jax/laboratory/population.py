@@ -36,7 +36,7 @@ from mnist_jax.start import (
     last_checkpoint,
     learning_rate,
 )
-from mnist_jax.state import TrainState
+from mnist_jax.state import TrainState, count_params
 from mnist_jax.steps import LossFn
 from mnist_jax.training import PHASES, follow, make_ready, resumable, stopped, telling, train
 from mnist_jax.workdir.checkpoint import delete_checkpoints, open_saver
@@ -257,9 +257,18 @@ def _population(
             shutil.rmtree(member)
     (workdir / MEMBERS).mkdir(exist_ok=True)
     make_ready(workdir, config, history, overwrite)
-    names, told = [member.name for member in members], start.messages
-    model = task.build({}).model
-    begin = Begin(config, model, task.splits, start.step, total_steps, history, told, names)
+    begin = Begin(
+        config,
+        workdir,
+        task.build({}).model,
+        count_params(start.state.params, members=True),
+        task.splits,
+        start.step,
+        total_steps,
+        history,
+        start.messages,
+        [member.name for member in members],
+    )
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
@@ -303,7 +312,7 @@ def _population(
             stopwatch.lap("checkpoint")
 
     whole: Any = {
-        "members": names,
+        "members": list(begin.members),
         **identity(members),
         **_measured(identity(members)["values"], results),
         "diverged": rules.diverged,

@@ -152,7 +152,7 @@ def sweep(
     except Stopped as stopped:
         raise Stopped(
             stopped.signum,
-            "; all trials are saved, the unfinished one too: run the same command again to go on",
+            "; all trials are saved, the unfinished one too; to resume, run the same command again",
         ) from None
 
 

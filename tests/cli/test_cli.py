@@ -46,7 +46,7 @@ def test_the_smoke_recipe_from_start_to_scikit_learn(tmp_path, command, capsys):
     with np.load(output) as saved:
         assert saved["probabilities"].shape == (512, 10)
         assert accuracy_score(saved["labels"], saved["classes"]) == result["test_accuracy"]
-    assert "is complete" in run("train", "--config", RECIPES / "smoke.py")
+    assert "is already trained" in run("train", "--config", RECIPES / "smoke.py")
 
 
 def test_the_workdir_is_named_after_the_recipe(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What people see: a bar and a panel on a terminal, plain lines elsewhere, nothing, or JSON."""
+"""What people see: a bar on a terminal, plain lines, nothing, or JSON."""
 
 import contextlib
 import fcntl
@@ -19,9 +19,8 @@ import pytest
 from helpers import TINY
 from subprocesses import options as options_of
 
-from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import main
-from mnist_jax.progress import NEXT, show_result
+from mnist_jax.progress import show_result
 
 RECIPES = Path(__file__).parents[2] / "configs"
 SMALL_MODEL = ["--model.features", "4", "--model.hidden-size", "16"]
@@ -63,7 +62,7 @@ def on_a_terminal(columns: int, cwd: Path, *args: str) -> tuple[int, str]:
     return process.wait(), found.decode()
 
 
-def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
+def test_a_terminal_shows_a_bar_and_the_result(tmp_path):
     code, text = on_a_terminal(200, tmp_path, "-m", "mnist_jax", *SMOKE, "--workdir", "run")
     assert code == 0, text
     bars = [line for line in re.split(r"[\r\n]+", text) if " left" in line]
@@ -74,15 +73,9 @@ def test_a_terminal_shows_a_bar_and_a_panel(tmp_path):
     )
     assert not any(COLOUR.search(line) for line in bars)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    panel = plain[plain.index("╭") : plain.index("╯")]
-    accuracy = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))[
-        "test_accuracy"
-    ]
-    assert f"test accuracy {accuracy:.2%}" in panel
-    assert " report --workdir " in panel
-    assert {*NEXT} <= {*COMMANDS}
-    assert "metrics.jsonl" in panel
-    assert "\x1b[1m" in text
+    result = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))
+    assert f"accuracy {result['test_accuracy']:.2%} of 512 images" in plain
+    assert " report run" in plain
     assert "\x1b[?25l" not in text  # a cursor that is hidden stays so when the process is killed
 
 
@@ -114,8 +107,7 @@ def test_a_terminal_may_be_narrow_or_without_colours_and_errors_are_one_line(smo
     narrow, quiet, *errors, plain, end = text.split("\0")
     assert end == ""
     assert narrow.endswith("0")
-    assert "╭" not in narrow  # a frame would break the lines that are to be copied
-    assert f" verify --workdir {smoke_run.name}  # " in narrow
+    assert f" report {smoke_run.name}" in narrow
     assert quiet == "0"
     for error in errors:
         assert error.endswith("\n2")
@@ -124,7 +116,6 @@ def test_a_terminal_may_be_narrow_or_without_colours_and_errors_are_one_line(smo
         assert "\x1b" not in error
         assert error.count("\n") == 1
     assert plain.endswith("0")
-    assert "╭" in plain
     assert not COLOUR.search(plain)
 
 
@@ -136,9 +127,9 @@ def test_output_to_a_pipe_is_plain_lines(tmp_path, command):
     assert done.stdout.replace("\n", "").isprintable()
     assert "│" not in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if " report " in line]
-    assert line.startswith("next  ")
-    proposed = shlex.split(line.removeprefix("next  "), comments=True)
-    assert proposed[-3:] == ["report", "--workdir", str(workdir)]
+    assert line.startswith("next: ")
+    proposed = shlex.split(line.removeprefix("next: "), comments=True)
+    assert proposed[-2:] == ["report", str(workdir)]
 
 
 def test_the_proposed_commands_can_be_called(tmp_path, monkeypatch, capsys):
@@ -152,8 +143,8 @@ def test_the_proposed_commands_can_be_called(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("PATH", str(path))
         monkeypatch.setattr(sys, "argv", [called])
         show_result(tmp_path, result)
-        command = f"{expected} report --workdir {shlex.quote(str(tmp_path))} "
-        assert f"next  {command}" in capsys.readouterr().out
+        command = f"{expected} report {shlex.quote(str(tmp_path))}"
+        assert f"next: {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -172,11 +163,11 @@ def test_a_run_that_has_learned_nothing_says_so_in_place_of_what_comes_next(
         assert main(["train", *options, *changes]) == 0
         lines = capsys.readouterr().out.splitlines()
         if not note:
-            assert [line[:6] for line in lines[-3:]] == ["next  "] * 3
+            assert lines[-1].startswith("next: ")
             continue
-        assert lines[-2].startswith(f"note  {note}")
+        assert lines[-2].startswith(f"note: {note}")
         assert lines[-1] == (
-            "try   a lower --optimizer.learning-rate; and look whether the labels are right"
+            "try a lower --optimizer.learning-rate, and check that the labels are right"
         )
         assert not any(line.startswith("next") for line in lines)
 
@@ -188,7 +179,7 @@ def test_a_name_that_standard_output_has_no_letters_for_is_spelled_out(
     workdir = shutil.copytree(smoke_run, tmp_path / "é")
     done = command(*SMOKE, "--workdir", workdir, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
-    assert r"\xe9: checkpoints, config.json" in done.stdout
+    assert r"\xe9" in done.stdout
 
 
 @pytest.mark.slow

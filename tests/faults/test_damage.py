@@ -58,9 +58,9 @@ def damage(directory: Path, how: str) -> None:
     ("names", "how", "complete", "said"),
     [
         # `test_checkpoint.py` has every file.
-        ("16/variables", "flipped", False, "continuing after step 14 of 16"),
-        ("16/SHA256SUMS", "emptied", False, "continuing after step 14 of 16"),
-        ("16/progress", "removed", True, "continuing after step 14 of 16"),
+        ("16/variables", "flipped", False, "resuming after step 14 of 16"),
+        ("16/SHA256SUMS", "emptied", False, "resuming after step 14 of 16"),
+        ("16/progress", "removed", True, "resuming after step 14 of 16"),
         pytest.param("16/optimizer", "truncated", False, "after step 14 of 16", marks=slow),
         # Otherwise `best_step` would name what is not there.
         pytest.param("12/variables", "truncated", False, "", marks=slow),

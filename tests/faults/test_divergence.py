@@ -31,13 +31,13 @@ def poison_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     [
         # The loss of a step is from before its update.
         (1, ["--chunk-steps=4"], f"epoch 1, step 2: {LOSS}", [], ["", ""]),
-        (6, [], f"epoch 2, step 7: {LOSS}", [4], ["epoch 1/4 ", "continuing after step 4 of 16"]),
+        (6, [], f"epoch 2, step 7: {LOSS}", [4], ["epoch 1/4 ", "resuming after step 4 of 16"]),
         (
             10,  # That of the last step of a chunk is still finite, and its parameters are not.
             ["--checkpoint.every-steps=2"],
             "epoch 3, step 10: params/",
             [4, 6, 8],
-            ["epoch 1/4 ", "continuing after step 8 of 16"],
+            ["epoch 1/4 ", "resuming after step 8 of 16"],
         ),
     ],
     ids=["at once", "the loss", "a parameter"],
@@ -49,7 +49,8 @@ def test_a_run_that_diverges_keeps_what_is_finite_and_fails_the_same_way_again(
     for first_line in first_lines:
         assert main(["train", f"--workdir={tmp_path}", *subprocesses.OPTIONS, *options]) == 3
         output = capsys.readouterr()
-        assert output.out.startswith(first_line)
+        lines = output.out.splitlines()[1:]  # the first describes the run
+        assert "\n".join(lines).startswith(first_line)
         assert output.err.startswith(f"error: training diverged in {message}")
         assert output.err.count("\n") == 1
         assert not (tmp_path / "result.json").exists()

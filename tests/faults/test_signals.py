@@ -56,7 +56,7 @@ def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
     """SIGINT stops the command even where it was ignored when the command was started."""
     launcher, options, without = AS_DAEMONS_DO, [], ""
     if signum == signal.SIGTERM:
-        launcher, options, without = [], ["--overwrite"], ", without --overwrite,"
+        launcher, options, without = [], ["--overwrite"], " without --overwrite"
     workdir = tmp_path / "run"
     code = "subprocesses.at_chunk(5, subprocesses.wait_for_signal)"
     with started(*launcher, *train_with(code, workdir, *options)) as process:
@@ -65,14 +65,14 @@ def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
         _, stderr = process.communicate()
     assert process.returncode == 128 + signum
     assert stderr == (
-        f"error: stopped by {signum.name} after step 10 of 16, which is saved; run the same "
-        f"command again{without} to go on\n"
+        f"error: stopped by {signum.name} at step 10 of 16 (saved); to resume, run the same "
+        f"command again{without}\n"
     )
 
     assert main(["train", f"--workdir={workdir}", *OPTIONS]) == 0
     resumed = capsys.readouterr()
     assert resumed.err == ""
-    assert resumed.out.startswith("continuing after step 10 of 16\n")
+    assert resumed.out.splitlines()[1] == "resuming after step 10 of 16"
     assert bits(workdir) == bits(undisturbed)
 
 
@@ -157,14 +157,14 @@ def test_a_signal_in_the_test_at_the_end_leaves_only_the_test_to_do(tmp_path, mo
             return compiled._replace(measure=measure)
 
         monkeypatch.setattr(program, "compile_training", compile_and_stop)
-        with pytest.raises(Stopped, match="SIGTERM after step 24 of 24, which is saved; run the"):
+        with pytest.raises(Stopped, match=r"SIGTERM at step 24 of 24 \(saved\); to resume, run"):
             train(LESSON, tmp_path)
         monkeypatch.undo()
     assert not (tmp_path / "result.json").exists()
     with scripted() as script:
         train(LESSON, tmp_path, listeners=[console()])
     assert script.rates == []
-    assert capsys.readouterr().out.startswith("continuing after step 24 of 24\n")
+    assert "\nresuming after step 24 of 24\n" in capsys.readouterr().out
     assert (tmp_path / "result.json").exists()
 
 

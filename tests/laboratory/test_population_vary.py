@@ -92,7 +92,7 @@ def test_a_member_that_diverges_does_not_end_the_others(tmp_path, capsys):
     assert result["diverged"][0] is None
     assert where["epoch"] == 1
     assert 1 < where["step"] < 8
-    line = f"{name} diverged in epoch 1, step {where['step']}; the others go on\n"
+    line = f"{name} diverged in epoch 1, step {where['step']}; the others continue\n"
     assert line in capsys.readouterr().out
     assert strict_json(tmp_path / "run" / "population.json") == result
     assert result["test_loss"][1] is None

@@ -134,7 +134,7 @@ def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, t
     best = shutil.copytree(workdir / "trials" / str(trials[0].number), tmp_path / "best")
     run = train(load_config(workdir / "best.json"), best, listeners=[console()])
     assert run.result["val_accuracy"] == trials[0].value
-    assert re.match("continuing after step.*\n(?!epoch)", capsys.readouterr().out)
+    assert re.match(".*\nresuming after step.*\n(?!epoch)", capsys.readouterr().out)
 
 
 @pytest.mark.slow
@@ -306,8 +306,8 @@ def test_stopped_and_killed_trials_are_continued_and_counted_once(tmp_path, fini
     trials = tmp_path / "run" / "trials"
     process = start(tmp_path, TRIALS, trial=0, signum=signal.SIGTERM)
     assert end(process)[1] == (
-        "error: stopped by SIGTERM; all trials are saved, the unfinished one too: run the same "
-        "command again to go on\n"
+        "error: stopped by SIGTERM; all trials are saved, the unfinished one too; to resume, "
+        "run the same command again\n"
     )
     assert process.returncode == 128 + signal.SIGTERM
     assert [trial.state for trial in load_study(tmp_path / "run")] == [TrialState.RUNNING]

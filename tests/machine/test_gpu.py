@@ -139,7 +139,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, command):
     assert not (killed / "result.json").exists()
     done = command(*args, **flags)
     assert done.returncode == 0, done.stderr
-    assert "continuing after step" in done.stdout
+    assert "resuming after step" in done.stdout
     assert sha(killed) == sha(whole)
 
 

@@ -128,7 +128,7 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes_to_the_same_bits(
     assert not (tmp_path / "run" / "result.json").exists()
     ended = ends(start(2, tmp_path / "run"))
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert "continuing after step" in ended[0][1]
+    assert "resuming after step" in ended[0][1]
     assert bits(tmp_path / "run") == bits(undisturbed)
 
 
@@ -164,11 +164,11 @@ def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed,
     processes[1].terminate()
     ended = ends(processes)
     assert [code for code, _, _ in ended] == [143, 143], ended
-    assert "continuing after step 6 " in ended[0][1]
+    assert "resuming after step 6 " in ended[0][1]
     assert "process_count is 1, not 2" in ended[0][2].splitlines()[0]
     reasons = {stderr.splitlines()[-1] for _, _, stderr in ended}
     assert len(reasons) == 1, reasons
-    assert "stopped by SIGTERM after step" in reasons.pop()
+    assert "stopped by SIGTERM at step" in reasons.pop()
     steps, damaged = check_checkpoints(tmp_path / "checkpoints")
     assert not damaged
     finished = command(
@@ -176,7 +176,7 @@ def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed,
         XLA_FLAGS="--xla_force_host_platform_device_count=4",
     )
     assert finished.returncode == 0, finished.stderr
-    assert f"continuing after step {steps[-1]}" in finished.stdout
+    assert f"resuming after step {steps[-1]}" in finished.stdout
     assert "process_count is 2, not 1" in finished.stderr
     for row, expected in zip(rows(tmp_path), rows(undisturbed), strict=True):
         assert row["step"] == expected["step"]

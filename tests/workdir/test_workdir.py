@@ -97,8 +97,8 @@ def test_a_finished_run_leaves_these_files_also_where_it_was_killed_at_the_end(
 def test_an_error_of_the_disk_has_a_hint_only_where_something_is_saved(
     tmp_path, monkeypatch, run, options, saves, overwrite
 ):
-    without = ", without --overwrite," * overwrite
-    notes = [f"what is saved stays; run the same command again{without} to go on"] * saves
+    without = " without --overwrite" * overwrite
+    notes = [f"saved steps stay; to resume, run the same command again{without}"] * saves
     left, save = iter(range(saves)), Saver.save
 
     def fail(*args):
