@@ -46,7 +46,8 @@ def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys
     assert result["validation"] == {name: result[name] for name in ("mean", "std", "ci95")}
 
 
-def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, capsys, wide):
+@pytest.mark.usefixtures("wide")
+def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, capsys):
     watch = {"watch.plateau_patience": 4, "watch.plateau_factor": 0.5}  # told after epochs 5 and 9
     config = replace_fields(LESSON, {"epochs": 13, "data.loader": "stream", **watch})
     with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
@@ -65,7 +66,8 @@ def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, c
     assert re.match(r"[\d.]+ s: ", took)
 
 
-def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys, wide):
+@pytest.mark.usefixtures("wide")
+def test_population_prints_a_line_per_epoch_and_per_member(tmp_path, capsys):
     config = dataclasses.replace(LESSON, epochs=10)
     with scripted(accuracies=[[0.5, 0.75]]):
         population(config, tmp_path, seeds=2, listeners=[console()])

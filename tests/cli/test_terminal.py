@@ -66,9 +66,9 @@ def test_a_terminal_shows_a_bar_and_the_result(tmp_path):
     code, text = on_a_terminal(200, tmp_path, "-m", "mnist_jax", *SMOKE, "--workdir", "run")
     assert code == 0, text
     bars = [line for line in re.split(r"[\r\n]+", text) if " left" in line]
-    # Steps of all, rate, time left, both accuracies.
+    # Epoch, steps of all, rate, time left, loss and both accuracies.
     assert any(
-        re.search(r"\d+% .+ \d+/32, +[\d.]+ steps/s, \d+:\d+ left, train .*%, validation .*%", line)
+        re.search(r"epoch \d/2 +\d+% .+ \d+/32, +[\d.]+ steps/s, \d+:\d+ left, loss .*", line)
         for line in bars
     )
     assert not any(COLOUR.search(line) for line in bars)
