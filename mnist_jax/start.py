@@ -50,11 +50,11 @@ from mnist_jax.workdir.origin import (
 from mnist_jax.workdir.trained import load_variables
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
 
-SAMPLE = 1000  # training images that are looked at for `DataInfo`
+SAMPLE = 1000  # training images that `DataInfo` is measured on
 SMALL_BATCH = 1024  # a batch of a recipe may be larger than a small dataset; more is a slip
 
-# The numbers of a config that are arguments of its compiled program: recipes that differ in these
-# alone share the program. With a Python 0, what they set is left out of it.
+# The numbers of a config that are arguments of its compiled program: recipes that differ only in
+# these share the program. A Python 0 leaves the computation that the number controls out of it.
 NUMBERS = (
     "optimizer.learning_rate",
     "optimizer.weight_decay",
@@ -72,11 +72,11 @@ class Task(NamedTuple):
         splits: the data by split.
         origin: the origin of the run.
         rules: its decisions.
-        build: a function from the numbers to the parts of a step, see `program.Build`.
-        numbers: the numbers, by name.
+        build: a function from `numbers` to the parts of a step, see `program.Build`.
+        numbers: the values of `NUMBERS`, by name.
         layout: the other arguments of `program.compile_training`.
         parts: the user's own parts.
-        guessing: what a network is to be better than, see `metrics.guessing`; None without a test.
+        guessing: the loss and accuracy of guessing, see `metrics.guessing`; None without a test.
     """
 
     splits: dict[str, Split]
@@ -90,14 +90,14 @@ class Task(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What the loop begins with.
+    """The beginning of the loop.
 
     Attributes:
         state: the training state, on the devices.
-        step: the number of updates that it has seen.
-        progress: the progress that belongs to it. Its origin names the network that the run began
-            from, if there is one.
-        messages: lines that say what was loaded and what is frozen.
+        step: the number of updates behind it.
+        progress: the progress that belongs to it. Its origin names the network that the run was
+            initialised from, if there is one.
+        messages: lines about the loaded and the frozen parameters.
     """
 
     state: Any
@@ -107,11 +107,11 @@ class Start(NamedTuple):
 
 
 def create_task(config: Config, parts: Parts = NONE) -> Task:
-    """Loads the data, counts the steps and creates what trains on them.
+    """Loads the data, counts the steps and creates the parts of the training.
 
     Args:
         config: the recipe.
-        parts: the user's own parts, which take the place of the config's.
+        parts: the user's own parts, in place of the config's.
 
     Raises:
         ValueError: the config or a part does not fit the data, or the config watches a metric that
@@ -124,12 +124,14 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         )
     recipe = dataclasses.asdict(config)
     if may_use_kernel(recipe):
-        library.start_loading()  # the first time takes about as long as preparing the data
+        library.start_loading()  # compiling it takes about as long as preparing the data
     check_functions(parts.loss_fn, parts.metrics)
     check_monitors(config.watch, parts.metrics or ())
     splits, label_names = load_splits(**vars(config.data), own=parts.splits)
     images = splits["train"].images
-    chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLE]  # they may be in order
+    chosen = np.random.default_rng(0).permutation(len(images))[
+        :SAMPLE
+    ]  # the images may be sorted by class
     sample = images[np.sort(chosen)]
     num_examples = len(splits["train"].labels)
     if config.batch_size > max(num_examples, SMALL_BATCH):
@@ -144,7 +146,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
     info = describe_images(sample, label_names)
     if parts.splits is not None and (model := own_model(parts, info)):
         check_labels(splits, classes := check_module(Forward(model), info.image_shape))
-        # Arrays have no names of classes, and those with the highest numbers may not occur.
+        # Arrays have no class names, and the highest classes may not occur in them.
         info = info._replace(
             label_names=(*label_names, *map(str, range(len(label_names), classes)))
         )
@@ -174,7 +176,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
     )
     guessed = guessing(splits["test"].labels, len(info.label_names)) if "test" in splits else None
     if guessed and parts.loss_fn:
-        del guessed["loss"]  # which is that of the cross-entropy
+        del guessed["loss"]  # it would be the cross-entropy's
     return Task(
         splits,
         origin,
@@ -190,17 +192,17 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
 def finished_parts(
     workdir: Path, config: Config, parts: Parts, step: int, total_steps: int
 ) -> tuple[nn.Module, optax.GradientTransformation, DataInfo]:
-    """Returns the model, the optimizer and the facts about the data of a finished run.
+    """Returns a finished run's model, optimizer and facts about the data.
 
     Args:
         workdir: the directory of the run.
         config: its recipe.
-        parts: the user's own parts, which must be those that it was trained with.
-        step: the saved step to look at.
+        parts: the user's own parts, the same as in training.
+        step: the saved step to read.
         total_steps: the number of steps in all epochs.
 
     Raises:
-        ValueError: it was trained with other parts.
+        ValueError: the run was trained with different parts.
     """
     origin = read_progress(workdir / "checkpoints", step).origin
     build, sha256 = create_build(config, parts, origin.data, total_steps), ""
@@ -214,27 +216,27 @@ def finished_parts(
 
 
 def _own_sha256(parts: Parts, build: Build, info: DataInfo, data: str) -> dict[str, str]:
-    """Returns the SHA-256 of each own part, that of the data too."""
+    """Returns each own part's SHA-256, that of the data included."""
     model, tx, _ = build({})
     own = own_sha256(parts, model, info, tx)
     return own if parts.splits is None else own | {"splits": data}
 
 
 def create_build(config: Config, parts: Parts, info: DataInfo, num_steps: int) -> Build:
-    """Returns a function from numbers of the config, by name, to the parts of a step.
+    """Returns a function from a config's numbers, by name, to the parts of a step.
 
     Args:
-        config: the recipe, with the values of the numbers that the function is not given.
+        config: the recipe; its values serve for numbers that the function does not receive.
         parts: the user's own parts.
         info: the facts about the data.
-        num_steps: the number of steps in all epochs, at which a schedule ends.
+        num_steps: the number of steps in all epochs, the end of a schedule.
     """
     model, tx = own_model(parts, info), own_optimizer(parts, num_steps)
     own: Any = {"loss_fn": parts.loss_fn, "metrics": parts.metrics}
     own = {name: part for name, part in own.items() if part}
 
     def build(values: Mapping[str, Any]) -> StepParts:
-        given: Any = collections.defaultdict(dict)  # by section; the config's own fields have ""
+        given: Any = collections.defaultdict(dict)  # by section; "" holds the config's own fields
         for name, value in values.items():
             section, _, field = name.rpartition(".")
             given[section][field] = value
@@ -258,7 +260,7 @@ def create_build(config: Config, parts: Parts, info: DataInfo, num_steps: int) -
 
 
 def numbers(config: Config, parts: Parts) -> dict[str, float]:
-    """Returns the values of `NUMBERS` that the program is to take as arguments."""
+    """Returns the values of `NUMBERS` that are arguments of the program."""
     fields = completed(dataclasses.asdict(config))
     left_out = [
         f"{what}." for what, own in (("model", parts.model), ("optimizer", parts.tx)) if own
@@ -271,7 +273,7 @@ def numbers(config: Config, parts: Parts) -> dict[str, float]:
 
 
 def learning_rate(config: Config, parts: Parts, num_steps: int) -> Callable[[int], float | None]:
-    """Returns the learning rate by the number of updates so far; None for an own optimizer's."""
+    """Returns a function from the number of updates to the learning rate (None if unknown)."""
     fields = config.optimizer
     shape = rate_schedule(fields.schedule, fields.warmup, num_steps)
     if parts.tx is not None:
@@ -284,13 +286,13 @@ def learning_rate(config: Config, parts: Parts, num_steps: int) -> Callable[[int
 def last_checkpoint(
     checkpoints: Path, origin: Origin, *, keeps_best: Any = None
 ) -> tuple[list[int], Progress]:
-    """Returns the sound steps up to the one to resume from, and the progress saved with it.
+    """Returns the intact steps up to the one to resume from, and the progress saved with it.
 
     Args:
         checkpoints: the directory of the checkpoints.
         origin: the origin of the run.
-        keeps_best: the function history -> step of a run whose best checkpoint counts. If that one
-            is damaged or gone, the run resumes from the one before it and so makes it again.
+        keeps_best: a function history -> best step, of a run whose best checkpoint is its result.
+            If that one is damaged or gone, the run resumes before it and so recreates it.
 
     Raises:
         ValueError: the checkpoints belong to another run, as `check_same_run` finds.
@@ -312,7 +314,7 @@ def _last_checkpoint(
     check_same_run(progress.origin, origin, checkpoints)
     best = keeps_best(progress.history) if keeps_best else None
     if best and best not in saved:
-        # It may be gone where the run was extended: its last epoch was scheduled then, and better.
+        # An extended run may have lost it: its last epoch was scheduled then, and better.
         saved = [step for step in saved if step < best]
         progress = read_progress(checkpoints, saved[-1]) if saved else beginning
     return saved, progress.to_json()
@@ -329,29 +331,29 @@ def initial_state(
     freeze: str,
     members: bool = False,
 ) -> Start:
-    """Returns the beginning: a saved state, one made from a trained network, or an initialised one.
+    """Returns a saved state, one made from a trained network, or a freshly initialised one.
 
     Args:
-        program: the compiled program, which has the initialised state and places others.
+        program: the compiled program; it holds the initialised state and places others.
         workdir: the directory of the run.
-        saved: the steps of its sound checkpoints.
+        saved: the steps of its intact checkpoints.
         progress: the progress saved with the last of them, or that of a new run.
         origin: the origin of this run, with the hash of the compiled step.
-        init_from: the config's field: the workdir of a network to begin from, or "".
-        freeze: the config's field: the patterns of frozen parameters.
+        init_from: the workdir of a network to start from, or "".
+        freeze: the patterns of frozen parameters.
         members: True for the state of a population.
 
     Raises:
-        FileNotFoundError: there is no trained network in the source.
-        ValueError: a checkpoint is of another model or another code; or the source lies
-            in the workdir, does not fit, or does not have what is frozen.
+        FileNotFoundError: `init_from` holds no trained network.
+        ValueError: a checkpoint belongs to a different model or code; or `init_from` lies in the
+            workdir, does not fit, or lacks a frozen layer.
     """
     frozen = frozen_parameters(program.state.params, freeze)
     messages = _native_advice(origin)
     messages += [f"frozen: {', '.join(frozen)}"] if frozen else []
     if saved:
         check_same_step(progress.origin, origin, workdir / "checkpoints")
-    # The environment is this process's; what the run began from is remembered.
+    # The environment is this process's; the network that the run started from stays on record.
     origin = origin._replace(init_sha256=progress.origin.init_sha256)
     progress = progress._replace(origin=origin)
     if saved:
@@ -364,7 +366,7 @@ def initial_state(
     source = Path(init_from)
     if source.resolve().is_relative_to(workdir.resolve()):
         raise ValueError(
-            f"init_from is {source}, in the workdir itself, which would lose it: give another "
+            f"init_from is {source}, inside the workdir, which would delete it: choose another "
             "--workdir"
         )
     _, trained, _, _ = load_variables(source)
@@ -373,22 +375,22 @@ def initial_state(
     remade = {*begun.remade} & {name.split("/")[0] for name in frozen}
     if remade:
         raise ValueError(
-            f"freeze: {freeze!r} would keep {', '.join(sorted(remade))} as drawn at random: "
-            f"{source} has nothing that fits there"
+    """Returns a line about the missing kernel for CPUs, [] where it is present or unwanted."""
+            "has nothing that fits there"
         )
     average = jax.tree.map(jnp.copy, begun.variables) if state.average else {}
     variables = dict(begun.variables)
     state = program.place(
         state.replace(params=variables.pop("params"), collections=variables, average=average)
     )
-    layers = {"loaded": begun.loaded, "made anew": begun.remade, "left out": begun.left_out}
-    told = [f"{what}, of {source}: {', '.join(names)}" for what, names in layers.items() if names]
+    layers = {"loaded": begun.loaded, "re-initialised": begun.remade, "skipped": begun.left_out}
+    told = [f"{what}, from {source}: {', '.join(names)}" for what, names in layers.items() if names]
     origin = progress.origin._replace(init_sha256=tree_sha256(trained))
     return Start(state, 0, progress._replace(origin=origin), [*told, *messages])
 
 
 def _native_advice(origin: Origin) -> list[str]:
-    """Returns a line that says what makes a CPU faster, [] where that is there or is not wanted."""
+    """Returns a line about the missing kernel for CPUs; [] where it is present or not wanted."""
     if "model" in origin.own or not may_use_kernel(origin.config):
         return []
     problem = library.load().problem

@@ -1,4 +1,4 @@
-"""The composer of a training: it gives the loop its parts, and writes and tells its events."""
+"""The composition of a training: the parts of the loop, and where its events go."""
 
 import contextlib
 import dataclasses
@@ -54,11 +54,11 @@ PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
 
 
 class Run(NamedTuple):
-    """A finished training: its last state, a row for each epoch, and what result.json holds.
+    """A finished training: its last state, a row for each epoch, and the content of result.json.
 
-    `result["seconds"]` are those of the process that finished the run. "import" is what it needed
-    before its first run, "data" is loading and the time that training waited for images, "eval" is
-    validation, test and the listeners of an epoch, "checkpoint" is the time waited for saves.
+    `result["seconds"]` belongs to the process that finished the run. "import" comes before its
+    first run; "data" is loading and waiting for images; "eval" is validation, test and the
+    listeners of an epoch; "checkpoint" is waiting for saves.
     """
 
     state: TrainState
@@ -98,13 +98,12 @@ def train(
 ) -> Run:
     """Trains a network, or resumes the unfinished run in `workdir`.
 
-    On a CPU the same config gives the same bits on the same machine and versions, even if the run
-    was stopped in between. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a
-    second one, more than a second later, stops it at once. The test split is measured once, at the
-    end.
+    On one CPU machine with the same versions, the same config gives the same bits, even if the run
+    was interrupted. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a second
+    one, more than a second later, stops it at once. The test split is measured once, at the end.
 
-    In a job of several processes (`processes.group`), all of them call it with the same arguments
-    and see the same workdir. The first one writes there.
+    In a job of several processes (`processes.group`), all call it with the same arguments and see
+    the same workdir, where the first one writes.
 
     Args:
         config: the recipe.
@@ -117,24 +116,23 @@ def train(
         loss_fn: a function of logits [B, num_classes] and labels [B] that returns the loss of each
             example, [B], in place of the cross-entropy. An argument called `params` receives the
             parameters.
-        splits: the data in place of the config's: {"train": (images, labels), ...}, or what else
-            `datasets.load_splits` takes.
-        metrics: functions as `loss_fn`, by name. Their means are `train_NAME` and `val_NAME` in the
-            history, and `test_NAME` in the result.
-        test: False leaves the test split out. A later call with True measures it, and does not
-            retrain.
-        overwrite: True deletes the run in `workdir` and starts again. Nothing is deleted before the
-            new run is known to compile.
-        extend: True trains the run in `workdir`, finished or not, on to the larger `config.epochs`,
-            to the bits of a run that had as many from the beginning. The learning rate must be
-            constant; plateaus are allowed.
-        listeners: functions that are called with each of the `events`, such as `console()`, which
-            prints a line for each epoch. An exception in a listener ends the run, which can be
-            resumed.
+        splits: the data in place of the config's: {"train": (images, labels), ...}, or another
+            form that `datasets.load_splits` takes.
+        metrics: functions like `loss_fn`, by name. Their means are `train_NAME` and `val_NAME` in
+            the history, and `test_NAME` in the result.
+        test: False leaves the test split out. A later call with True measures it without
+            retraining.
+        overwrite: True deletes the run in `workdir` and retrains. Nothing is deleted before the new
+            run compiles.
+        extend: True continues the run in `workdir`, finished or not, to the larger
+            `config.epochs`, with the bits of a run that had as many from the beginning. The
+            learning rate must be constant; plateaus are allowed.
+        listeners: functions that receive each of the `events`, such as `console()`, which prints a
+            line for each epoch. An exception in a listener ends the run; it can be resumed.
 
     Raises:
-        ValueError: `workdir` holds a run with a different config, data, model, optimizer or loss,
-            an unreadable one, or one that cannot be extended; or the dataset is unavailable or does
+        ValueError: `workdir` holds an unreadable run, one with a different config, data, model,
+            optimizer or loss, or one that cannot be extended; or the dataset is unavailable or does
             not fit the config.
         OSError: `workdir` cannot be written, or is in use by another process. Saved steps stay.
         FloatingPointError: the loss or a parameter is not finite; no such state is saved.
@@ -142,7 +140,7 @@ def train(
     """
     workdir = checked_workdir(config, workdir)
     if overwrite and extend:
-        raise ValueError("--extend trains on with the run that --overwrite deletes: give only one")
+        raise ValueError("--extend continues the run that --overwrite deletes: give only one")
     check_alike("options", [dataclasses.asdict(config), test, overwrite, extend])
     parts = Parts(model, tx, loss_fn, splits, metrics)
     result = from_first(
@@ -153,14 +151,14 @@ def train(
             check_shared(workdir)
             run = _complete_run(config, workdir, parts, result)
             is_whole = from_first(functools.partial(holds_history, workdir, run.history))
-            # The lock may be that of a process which was killed after its last write.
+            # A lock may remain of a process that was killed after its last write.
             if not is_whole or (workdir / ".lock").exists():
                 with contextlib.suppress(OSError), lock_workdir(workdir):
                     if not is_whole:
                         write_history(workdir, run.history)
             tell(Done(workdir, result, run.history, trained=False))
         else:
-            absolute = workdir.absolute()  # wherever the program goes meanwhile
+            absolute = workdir.absolute()  # the program may change its directory meanwhile
             with resumable(absolute, overwrite), lock_workdir(absolute):
                 run = _train(config, absolute, parts, tell, test=test, overwrite=overwrite)
                 tell(Done(absolute, run.result, run.history))
@@ -169,7 +167,7 @@ def train(
 
 @contextlib.contextmanager
 def telling(listeners: Sequence[Listener]) -> Iterator[Listener]:
-    """Yields a function that passes an event to all listeners; an exception makes it `Failed`."""
+    """Yields a function that passes events to all listeners, and exceptions as `Failed`."""
     if callable(listeners) or not all(map(callable, listeners)):
         raise ValueError(
             f"listeners must be a list of functions, such as [console()], got {listeners!r}"
@@ -183,7 +181,7 @@ def telling(listeners: Sequence[Listener]) -> Iterator[Listener]:
         yield tell
     except BaseException as error:
         for listener in listeners:
-            with contextlib.suppress(Exception):  # the first error is the one to know
+            with contextlib.suppress(Exception):  # the first error is the one that matters
                 listener(Failed(error))
         raise
 
@@ -217,7 +215,7 @@ def _train(
         saved, progress = last_checkpoint(checkpoints, task.origin, keeps_best=task.rules.best_step)
     stopwatch.lap("data")
 
-    # Compiling comes before the first write: what does not fit leaves the workdir as it was.
+    # Compile before the first write: an error leaves the workdir as it was.
     compiled = program.compile_training(task.build, task.numbers, task.splits, **task.layout)
     if saved:
         check_shared(workdir)
@@ -294,10 +292,10 @@ def _train(
 
 
 def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
-    """Brings the directory back to the last checkpoint, or empties it with `overwrite`.
+    """Resets the directory to the last checkpoint, or empties it with `overwrite`.
 
-    A run that is extended loses its result before it has the new config: killed in between, it is
-    an unfinished one of the old config, which the same command extends.
+    An extended run loses its result before its config changes: killed in between, it is an
+    unfinished run of the old config, which the same command extends.
     """
     if overwrite:
         delete_run(workdir)
@@ -308,7 +306,7 @@ def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite:
     if previous != config:
         write_json(workdir / "config.json", dataclasses.asdict(config))
     check_shared(workdir)
-    write_history(workdir, history)  # without what was written after the checkpoint
+    write_history(workdir, history)  # without the rows after the checkpoint
 
 
 def follow(
@@ -325,14 +323,14 @@ def follow(
         events: the events, by `loop.training_events`.
         workdir: the directory for metrics.jsonl.
         saver: the writer of its checkpoints.
-        saved: the saved steps; new ones are added.
-        keep: a function (saved, history) -> the steps that stay.
-        tell: a function that is called with each event, once it is written.
+        saved: the saved steps; the function adds new ones.
+        keep: a function (saved, history) -> the steps to keep.
+        tell: a function that receives each event, once it is written.
 
     Returns:
         The last event. All saves are complete.
     """
-    with contextlib.closing(events):  # and so its chunks, whatever a listener raises
+    with contextlib.closing(events):  # and with it the chunks, whatever a listener raises
         for event in events:
             match event:
                 case Save(step, state, progress):
@@ -351,7 +349,7 @@ def follow(
 
 
 def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
-    """Returns the error of a training that a signal stopped and whose last step is saved."""
+    """Returns the error of a training that a signal stopped after a save."""
     where = f" at step {end.step} of {total_steps} (saved); to resume, run {_again(overwrite)}"
     return Stopped(end.signum, where, agreed=True)
 

@@ -36,7 +36,7 @@ def test_frozen_parameters_keep_their_bits_and_the_others_do_not(small_run, tmp_
     )
     run = train(config, tmp_path, listeners=[console()])
     out = capsys.readouterr().out
-    assert f"loaded, of {source}: conv1, dense, output\n" in out
+    assert f"loaded, from {source}: conv1, dense, output\n" in out
     assert "frozen: conv1/bias, conv1/kernel, dense/bias\n" in out
     for layer, name, frozen in [
         ("conv1", "kernel", True),
@@ -59,8 +59,8 @@ def test_the_head_is_initialised_for_other_classes(small_run, tmp_path, capsys, 
     config = dataclasses.replace(ONE_EPOCH, init_from=str(source), freeze="conv1,dense")
     run = train(config, tmp_path, listeners=[console()])
     out = capsys.readouterr().out
-    assert f"loaded, of {source}: conv1, dense\n" in out
-    assert f"made anew, of {source}: output\n" in out
+    assert f"loaded, from {source}: conv1, dense\n" in out
+    assert f"re-initialised, from {source}: output\n" in out
     assert np.asarray(run.state.params["output"]["kernel"]).shape == (64, 12)
     before, after = (np.asarray(r.state.params["dense"]["kernel"]) for r in (trained, run))
     np.testing.assert_array_equal(before, after)
@@ -104,13 +104,13 @@ def test_a_network_that_does_not_fit_is_refused(subtests):
 def test_refusals_leave_nothing_behind(small_run, tmp_path):
     for fields, message in [
         ({"init_from": str(tmp_path / "missing")}, "there is no trained network in"),
-        ({"init_from": str(tmp_path / "run")}, "is .*run, in the workdir itself"),
+        ({"init_from": str(tmp_path / "run")}, "is .*run, inside the workdir"),
         ({"freeze": "conf*"}, "freeze: 'conf\\*' fits no parameter; there are conv1/bias, conv1/"),
         ({"freeze": "conv1,"}, "freeze: '' fits no parameter"),
         ({"freeze": "*"}, r"freeze: '\*' leaves nothing to train"),
     ]:
         with pytest.raises(
-            ValueError if "freeze" in fields or "itself" in message else OSError, match=message
+            ValueError if "freeze" in fields or "inside" in message else OSError, match=message
         ):
             train(dataclasses.replace(ONE_EPOCH, **fields), tmp_path / "run")
         assert not list(tmp_path.iterdir())
@@ -153,11 +153,11 @@ def test_frozen_batch_statistics_stay_and_what_could_not_be_loaded_is_not_frozen
     )
     # Without batch normalisation conv1 has a bias, which the source does not have.
     config = dataclasses.replace(ONE_EPOCH, init_from=config.init_from, freeze="conv*")
-    with pytest.raises(ValueError, match=r"freeze: 'conv\*' would keep conv1 as drawn at random"):
+    with pytest.raises(ValueError, match=r"freeze: 'conv\*' would freeze conv1 at random values"):
         train(config, tmp_path / "other")
     config = dataclasses.replace(config, init_from=str(small_run[0]), freeze="")
     link = tmp_path / "link"
     link.symlink_to(small_run[0])
-    with pytest.raises(ValueError, match="in the workdir itself"):
+    with pytest.raises(ValueError, match="inside the workdir"):
         train(config, link, overwrite=True)
     assert (small_run[0] / "result.json").exists()
