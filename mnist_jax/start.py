@@ -375,8 +375,8 @@ def initial_state(
     remade = {*begun.remade} & {name.split("/")[0] for name in frozen}
     if remade:
         raise ValueError(
-    """Returns a line about the missing kernel for CPUs, [] where it is present or unwanted."""
-            "has nothing that fits there"
+            f"freeze: {freeze!r} would freeze {', '.join(sorted(remade))} at random values: "
+            f"{source} has nothing that fits there"
         )
     average = jax.tree.map(jnp.copy, begun.variables) if state.average else {}
     variables = dict(begun.variables)
