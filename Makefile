@@ -32,8 +32,8 @@ mutants: $(VENV)/.installed-test
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
-# Rewrites the generated reference pages of docs/.
-reference: $(VENV)/.installed-dev
+# Rewrites docs/commands.md and docs/api.md from the code.
+reference: $(VENV)/.installed
 	$(BIN)/python docs/reference.py
 
 # Builds the wheel and the sdist in dist/ and checks them as PyPI does.

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mnist_jax.steps import train_step
     from mnist_jax.training import Run, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AugmentConfig",
     "Begin",
