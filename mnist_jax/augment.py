@@ -1,4 +1,4 @@
-"""Random changes to a batch of training images that keep its labels, or mix them."""
+"""Random changes to a batch of training images that keep or mix its labels."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from mnist_jax.sharding import target
 
 Strength = float | jax.Array
 
-# Append only: the position is folded into the key, so that no draw depends on what else is on.
+# Append only: positions are folded into the key, so no draw depends on which others are on.
 DRAWS = ("shift", "rotation", "scale", "shear", "elastic", "cutout", "mixup")
 
-MOST_PRODUCTS = 2**26  # numbers, 256 MB, that an accelerator makes to read the pixels of a batch
+MOST_PRODUCTS = 2**26  # numbers (256 MB) that an accelerator may compute to resample a batch
 
 
 def augment(
@@ -26,24 +26,24 @@ def augment(
     elastic: Strength = 0.0,
     cutout: Strength = 0,
 ) -> jax.Array:
-    """Moves, turns, sizes, slants and bends each image at random, then blanks a square.
+    """Shifts, rotates, scales, shears and bends each image at random, then blanks a square.
 
-    The first five are one resampling, see `warp`; an image is never mirrored. A strength that is
-    the Python number 0 draws and costs nothing. It may also be a traced scalar, as where it varies
-    along a population.
+    The first five are one resampling, see `warp`; no image is mirrored. A strength of the Python
+    number 0 draws and costs nothing. Strengths may be traced scalars, such as one that varies along
+    a population.
 
     Args:
         images: float32 [B, H, W, C] in [0, 1], as is the result.
-        key: this step's own.
-        shift: pixels; each way, uniform in [-shift, shift].
+        key: this step's own key.
+        shift: pixels; along each axis, uniform in [-shift, shift].
         rotation: degrees; uniform in [-rotation, rotation].
         scale: fraction, below 1; the factor of both sides is uniform in [1 - scale, 1 + scale].
         shear: degrees, below 90; the slant of vertical lines is uniform in [-shear, shear].
-        elastic: pixels; the standard deviation, each way, of a smooth field of displacements, see
-            `smooth_noise`. The digits of Simard et al. had about 1.4 (their alpha = 34 times the
-            0.04 that is left of uniform noise in [-1, 1] after a Gaussian filter of 4 pixels).
-        cutout: pixels a side of the square that is set to 0. Its centre is any pixel, so part of it
-            may lie outside, as DeVries and Taylor found to be better.
+        elastic: pixels; standard deviation, along each axis, of a smooth field of displacements,
+            see `smooth_noise`. Simard et al. had about 1.4 (their alpha = 34 times 0.04, what a
+            Gaussian filter of 4 pixels leaves of uniform noise in [-1, 1]).
+        cutout: side in pixels of a square set to 0. Its centre is any pixel, so part of it may lie
+            outside, as DeVries and Taylor found to be better.
 
     References:
         P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional Neural Networks
@@ -86,25 +86,24 @@ def warp(
     slant: jax.Array,
     field: jax.Array,
 ) -> jax.Array:
-    """Sizes, slants, turns and moves each image, in this order, about its centre.
+    """Scales, shears, rotates and shifts each image, in this order, about its centre.
 
-    Each pixel of the result is read from where it came from, by bilinear interpolation; outside the
-    image there are zeros.
+    Each pixel of the result is read from its origin by bilinear interpolation, with zeros outside
+    the image.
 
     Args:
         images: float32 [B, H, W, C] in [0, 1], as is the result.
         shift: pixels down and to the right, [B, 2].
         angle: radians, anticlockwise as seen, [B].
-        factor: above 0; larger than 1 enlarges, [B].
-        slant: radians; rows below the centre move to the right, those above to the left, [B].
-        field: pixels, down then to the right, by which the place that is read is off,
-            [2, B, H, W].
+        factor: positive factor, larger than 1 to enlarge, [B].
+        slant: radians; rows below the centre move right, those above it left, [B].
+        field: displacements of the origins in pixels, down then right, [2, B, H, W].
     """
     _, height, width, _ = images.shape
     angle, factor, slant, down, right = (
         numbers[:, None, None] for numbers in (angle, factor, slant, shift[:, 0], shift[:, 1])
     )
-    # What was done last is undone first.
+    # From the result back to its origin, the last operation is undone first.
     y = jnp.arange(height)[None, :, None] - (height - 1) / 2 - down
     x = jnp.arange(width)[None, None, :] - (width - 1) / 2 - right
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -114,7 +113,7 @@ def warp(
     x = x / factor + (width - 1) / 2 + field[1]
 
     if target().platform != "cpu" and images.size * max(height, width) <= MOST_PRODUCTS:
-        # A TPU is slow at reading single pixels, and fast at products with mostly zeros.
+        # A TPU reads single pixels slowly, and is fast at products with mostly zeros.
         weights = [
             jnp.maximum(0, 1 - jnp.abs(place[..., None] - jnp.arange(side).reshape(1, 1, 1, -1)))
             for place, side in ((y, height), (x, width))
@@ -133,25 +132,25 @@ def warp(
         )
         return total + weight[..., None] * pixels, None
 
-    # A loop, because its result is stored: XLA's CPU back end would else fuse the reading with what
-    # uses the images, and do it again for each use. `benchmarks/augmentation.py` shows the cost.
+    # A loop stores its result. Otherwise XLA's CPU back end fuses the reading with every use of the
+    # images and repeats it for each; `benchmarks/augmentation.py` shows the cost.
     corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     total, _ = lax.scan(add_corner, jnp.zeros_like(images), corners)
-    return jnp.minimum(total, 1)  # the four weights may sum to one and a rounding error
+    return jnp.minimum(total, 1)  # rounding can make the four weights sum to more than one
 
 
 def smooth_noise(key: jax.Array, count: int, height: int, width: int) -> jax.Array:
     """Draws random fields that vary over about a seventh of a side, 4 pixels of MNIST's 28.
 
     Each is uniform noise under a Gaussian filter, as in Simard et al. 2003; sigma is the seventh.
-    The noise has one number every sigma, not every pixel, because most of the time goes into
-    drawing it: after the filter the covariance of two pixels is the same to 1 in 10,000. The two
-    fields, float32 [2, count, height, width], are independent, of mean 0 and standard deviation 1.
+    Drawing the noise takes most of the time, so it has one number every sigma, not every pixel:
+    after the filter the covariance of two pixels is the same to 1 in 10,000. The two fields,
+    float32 [2, count, height, width], are independent, with mean 0 and standard deviation 1.
     """
 
     def filters(side: int) -> np.ndarray:
         pixels = (np.arange(side) + 0.5) * 7 / side  # the unit is sigma
-        sources = np.arange(-2, 10)  # those farther outside hardly count
+        sources = np.arange(-2, 10)  # those farther outside have hardly any weight
         weights = np.exp(-((pixels[:, None] - sources[None]) ** 2) / 2)
         # Rows of norm 1 keep the variance of independent numbers.
         return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
@@ -163,9 +162,9 @@ def smooth_noise(key: jax.Array, count: int, height: int, width: int) -> jax.Arr
 
 
 def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
-    """Sets a square of each image [B, H, W, C] to 0, `size` pixels a side.
+    """Sets a square of `size` pixels a side to 0 in each image [B, H, W, C].
 
-    Its centre is a row and a column, int [B, 2]; of an even size, the one after the middle.
+    Its centre is a row and a column, int [B, 2]; if the size is even, those after the middle.
     """
     _, height, width, _ = images.shape
     top, left = ((centre[:, axis] - size // 2)[:, None, None, None] for axis in (0, 1))
@@ -177,17 +176,16 @@ def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
 def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength) -> jax.Array:
     """Mixes each example of a batch with its neighbour.
 
-    Images and targets are mixed alike by two calls with the same key. The neighbour is as random as
-    any other partner, because batches are drawn from shuffled data. An example stays as it is where
-    it or its neighbour is padding. One weight serves the batch, as in the authors' program.
+    Two calls with the same key mix images and targets alike. Batches come from shuffled data, so
+    the neighbour is a random partner. An example is unchanged if it or its neighbour is padding.
+    One weight serves the whole batch, as in the authors' program.
 
     Args:
-        values: images, or targets, each a distribution over the classes: float32 [B, ...].
+        values: images, or targets (distributions over the classes), float32 [B, ...].
         mask: bool [B], False for padding.
-        key: this step's own.
-        alpha: parameter of the example's own weight, drawn from Beta(alpha, alpha). With the Python
-            number 0, the limit where one of two weights is 0, nothing is drawn or mixed; so with a
-            traced 0.
+        key: this step's own key.
+        alpha: parameter of the Beta(alpha, alpha) that draws the example's own weight. With 0, its
+            limit, nothing is mixed, and if it is a Python number, nothing drawn.
 
     References:
         H. Zhang, M. Cisse, Y. Dauphin and D. Lopez-Paz, "mixup: Beyond Empirical Risk
@@ -203,7 +201,7 @@ def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength
 
 
 def is_off(strength: Strength) -> bool:
-    """Whether it is known before the program runs that nothing is to be done."""
+    """Returns True if a strength is the Python number 0, known before the program runs."""
     return isinstance(strength, int | float) and strength == 0
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs, known by their text."""
+"""Compiled programs, identified by their text."""
 
 import hashlib
 import re
@@ -7,16 +7,15 @@ from typing import Any
 import jax
 
 SHARDINGS = re.compile(r"(sdy\.sharding = #sdy\.sharding<[^>]*>|mhlo\.sharding = \"[^\"]*\")(, )?")
-KEPT = 16  # programs in memory: all trials of a sweep that differ by numbers share the same
+KEPT = 16  # programs in memory: trials of a sweep that differ only by numbers share them
 _programs: dict[Any, Any] = {}
 
 
 def text_sha256(lowered: jax.stages.Lowered) -> str:
     """Returns the SHA-256 of a lowered program as StableHLO.
 
-    It is the same wherever the source of the program lies and its arguments come from: lines of the
-    source are no part of the text, and the placement of arguments is left out. The number of
-    devices, the platform, and the versions of JAX and Flax change it.
+    Lines of the source and the placement of arguments do not change it. The number of devices, the
+    platform, and the versions of JAX and Flax do.
     """
     text = SHARDINGS.sub("", lowered.as_text())
     return hashlib.sha256(text.encode()).hexdigest()
@@ -25,11 +24,11 @@ def text_sha256(lowered: jax.stages.Lowered) -> str:
 def compile_once(
     lowered: jax.stages.Lowered, options: dict[str, Any] | None = None
 ) -> tuple[Any, str]:
-    """Compiles a program, unless the same one was compiled before by this process.
+    """Compiles a program, unless this process has compiled the same one before.
 
     Args:
         lowered: the program.
-        options: XLA's, by name; None for its defaults.
+        options: XLA's options by name; None for its defaults.
 
     Returns:
         The compiled program and its `text_sha256`.

@@ -1,4 +1,4 @@
-"""A Linen module as a function from images to logits, whoever wrote it."""
+"""Any Linen module as a function from images to logits."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from mnist_jax.messages import one_line
 
-# The arguments by which modules are told that they are trained, and their values in training.
+# The arguments that tell modules to train, and their values in training.
 FLAGS = {
     "train": True,
     "training": True,
@@ -25,13 +25,13 @@ FLAGS = {
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """Calls a module as its `__call__` wants to be called.
+    """Calls a module with the arguments that its `__call__` takes.
 
-    Two are equal if their modules are: JAX then compiles once for both. A module with a field that
-    has no hash, such as a list, equals itself alone.
+    A module maps images [B, H, W, C] to logits [B, num_classes]. It may take the arguments of
+    `FLAGS`, and `mask`, bool [B], False for the padding of a batch.
 
-    A module maps images [B, H, W, C] to logits [B, num_classes]. It may take arguments that are
-    called as in `FLAGS`; and `mask`, bool [B], False for the padding of a batch.
+    Two are equal if their modules are, so JAX compiles once for both. A module with an unhashable
+    field, such as a list, equals only itself.
 
     Attributes:
         model: the module.
@@ -49,15 +49,15 @@ class Forward:
         rngs: dict[str, jax.Array] | None = None,
         mutable: Any = False,
     ) -> Any:
-        """Applies the module; takes and returns what Linen's `apply` does.
+        """Applies the module like Linen's `apply`.
 
         Args:
             variables: the parameters and other collections.
             images: float [B, H, W, C] in [0, 1].
             train: True in training, False in evaluation.
-            mask: bool [B], False for padding; None: there is none.
-            rngs: the keys by stream; other streams draw from the one called `params`.
-            mutable: the collections that may change. With any, the result is (logits, changed).
+            mask: bool [B], False for padding; None without padding.
+            rngs: the keys by stream; streams not named here draw from `params`.
+            mutable: the collections that may change; if any, the result is (logits, changed).
         """
         options = self._options(train=train, mask=mask)
         return self.model.apply(variables, images, rngs=rngs, mutable=mutable, **options)
@@ -76,9 +76,9 @@ class Forward:
         return self.model
 
     def init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
-        """Initialises the variables of the module, without the collections that only record.
+        """Initialises the module's variables, without the collections that only record.
 
-        Values that a module sows would make its collection longer with each step.
+        Each step would append the values that a module sows to its collection.
         """
         variables = self._init(rng, images)
         kept = [name for name in variables if name != "params"]
@@ -108,7 +108,7 @@ class Forward:
 
 @functools.lru_cache(maxsize=32)
 def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
-    """Returns the number of classes of a module, traced on images of a shape (H, W, C).
+    """Returns a module's number of classes, traced on images of a shape (H, W, C).
 
     Raises:
         ValueError: the module cannot be applied to such images, has nothing to train, or does not
@@ -139,7 +139,7 @@ def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
 
     try:
         params, *outputs = jax.eval_shape(trace, jax.random.key(0), images)
-    except Exception as error:  # whatever the module, or Flax, raises
+    except Exception as error:  # the module or Flax may raise anything
         raise ValueError(
             f"model {name} cannot be applied to images {[*images.shape]}: "
             f"{type(error).__name__}: {one_line(error):.300}"
@@ -160,5 +160,5 @@ def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
 
 
 def _arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Returns the arguments of a module's `__call__`; of one that wraps an NNX module, of that."""
+    """Returns the arguments of a module's `__call__`, or of the NNX module that it wraps."""
     return inspect.signature(getattr(model, "nnx_class", type(model)).__call__).parameters

@@ -1,4 +1,4 @@
-"""From arrays to chunks of batches; the order of the examples is arithmetic on (seed, epoch)."""
+"""Chunks of batches from arrays; the order of the examples is arithmetic on (seed, epoch)."""
 
 import functools
 import math
@@ -16,13 +16,12 @@ from mnist_jax.datasets.arrays import Split
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.sharding import place
 
-# Images in one compiled call of an evaluation, or one batch if that is more. One size for every
-# split means one compilation.
+# Images in one compiled evaluation call (at least one batch): one size, one compilation.
 EVAL_IMAGES = 2048
 
 
 def place_splits(splits: Mapping[str, Split], sharding: NamedSharding) -> dict[str, Split]:
-    """Puts splits on the devices; those whose images are streamed stay where they are."""
+    """Puts splits on the devices, except those whose images are streamed."""
     return {
         name: split
         if isinstance(split[0], StreamedImages)
@@ -32,14 +31,14 @@ def place_splits(splits: Mapping[str, Split], sharding: NamedSharding) -> dict[s
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Batches in one pass over the examples; the last one may be padded."""
+    """Counts the batches of one pass over the examples; the last one may be padded."""
     return math.ceil(num_examples / batch_size)
 
 
 def epochs_between(
     first_step: int, last_step: int, steps_per_epoch: int
 ) -> Iterator[tuple[int, int]]:
-    """Yields the epochs of the steps in between, each with its own step to begin at; all from 0."""
+    """Yields the epochs between two steps, each with its own first step; all count from 0."""
     while first_step < last_step:
         epoch, epoch_step = divmod(first_step, steps_per_epoch)
         yield epoch, epoch_step
@@ -49,11 +48,11 @@ def epochs_between(
 def chunk_grid(
     first_step: int, steps_per_epoch: int, chunk_steps: int
 ) -> Iterator[tuple[int, int]]:
-    """Yields first step and length of the chunks of an epoch; the last one may be shorter.
+    """Yields first step and length of an epoch's chunks; the last one may be shorter.
 
-    Chunks end on multiples of `chunk_steps` and at the end of the epoch, so they have one or two
-    sizes, and a run makes the same compiled calls whatever step it continues from. The epoch's
-    `first_step` is the end of a chunk.
+    Chunks end on multiples of `chunk_steps` and at the end of the epoch. They therefore have one or
+    two sizes, and a run makes the same compiled calls from wherever it resumes. `first_step` must
+    be the end of a chunk.
     """
     for chunk_step in range(first_step, steps_per_epoch, chunk_steps):
         yield chunk_step, min(chunk_steps, steps_per_epoch - chunk_step)
@@ -61,9 +60,9 @@ def chunk_grid(
 
 @functools.partial(jax.jit, static_argnums=2)
 def epoch_order(rng: jax.Array, epoch: int | jax.Array, num_examples: int) -> jax.Array:
-    """Returns the order of the examples in an epoch, a permutation: int32 [num_examples].
+    """Draws the order of the examples in an epoch, a permutation: int32 [num_examples].
 
-    A pure function of the key and the epoch (counted from 0): nothing has to be saved to resume.
+    It is a pure function of key and epoch (from 0), so a resumed run needs no saved order.
     """
     return jax.random.permutation(jax.random.fold_in(rng, epoch), num_examples)
 
@@ -71,18 +70,18 @@ def epoch_order(rng: jax.Array, epoch: int | jax.Array, num_examples: int) -> ja
 def chunk_index(
     order: Any, first_step: Any, *, chunk_steps: int, batch_size: int, devices: int = 1
 ) -> tuple[Any, Any]:
-    """Returns the examples that the batches of some steps of an epoch hold.
+    """Returns the indices of the examples in the batches of a chunk.
 
-    Step s of the epoch sees the examples `order[s * batch_size : (s + 1) * batch_size]`. What lies
-    beyond the end of the order, and what fills a batch up to a multiple of the device count, is
-    padding: some example, with mask False.
+    Step s of the epoch sees the examples `order[s * batch_size : (s + 1) * batch_size]`. Padding
+    extends the last batch, and every batch to a multiple of the device count: an arbitrary example
+    with mask False.
 
     Args:
-        order: int32 [N], or any part of it; of JAX or of NumPy, and so is the result.
-        first_step: first step, counted from 0 in the epoch.
-        chunk_steps: number of steps of the chunk, k.
-        batch_size: examples a step, B.
-        devices: device count; B is rounded up to a multiple of it: B'.
+        order: int32 [N], of JAX or NumPy, as is the result.
+        first_step: first step of the chunk, from 0 in the epoch.
+        chunk_steps: number of steps in the chunk, k.
+        batch_size: examples per step, B.
+        devices: device count; B' is B rounded up to a multiple of it.
 
     Returns:
         int32 [k, B'], and the mask, bool [k, B'].
@@ -105,10 +104,10 @@ def take_chunk(
     batch_size: int,
     sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
-    """Gathers the batches of a chunk of an epoch, on the device; arguments as of `chunk_index`.
+    """Gathers the batches of a chunk on the devices; other arguments are those of `chunk_index`.
 
     Images are uint8 [N, H, W, C], whole on every device, and labels int32 [N]. The sharding is the
-    chunk's, see `sharding.split_batch`; None: one device has it all.
+    chunk's, see `sharding.split_batch`; None for a single device.
 
     Returns:
         `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'].
@@ -129,15 +128,15 @@ def read_chunk(
     sharding: NamedSharding,
     **sizes: int,
 ) -> dict[str, jax.Array]:
-    """Gathers on the host what `take_chunk` does on the devices, and sends it to them.
+    """Gathers the batches of a chunk on the host, and sends them to the devices.
 
-    Args and result as there, but for `images`: a NumPy array or `StreamedImages`. Of several
-    processes, each reads only the images for its own devices.
+    Arguments and result are those of `take_chunk`, except `images`, a NumPy array or
+    `StreamedImages`. Each process reads only the images of its own devices.
     """
     devices = sharding.mesh.size
     index, mask = chunk_index(np.asarray(order), first_step, **sizes, devices=devices)
 
-    def read(own: Any) -> np.ndarray:  # what a device gets, as slices of the chunk
+    def read(own: Any) -> np.ndarray:  # `own`: a device's share, as slices of the chunk
         return images[index[own[:2]]]
 
     shape = (*index.shape, *images.shape[1:])
@@ -148,7 +147,7 @@ def read_chunk(
 
 
 def prefetch(chunks: Iterator[Any], depth: int = 2) -> Generator[Any]:
-    """Yields what an iterator yields, while a thread makes the next `depth` of it."""
+    """Yields an iterator's items, while a thread makes the next `depth` of them."""
     with ThreadPoolExecutor(1) as thread:
         ahead = deque(thread.submit(next, chunks, None) for _ in range(depth))
         while (chunk := ahead.popleft().result()) is not None:
@@ -159,10 +158,9 @@ def prefetch(chunks: Iterator[Any], depth: int = 2) -> Generator[Any]:
 def train_chunks(
     images: Any, labels: Any, order: Any, first_step: int = 0, *, chunk_steps: int, **layout: Any
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields the batches of an epoch in chunks, see `chunk_grid`.
+    """Yields the chunks of an epoch, see `chunk_grid`.
 
-    Args and chunks as in `take_chunk`, or where the images are on the host, `read_chunk`;
-    `first_step` is the end of a chunk.
+    Arguments and chunks are those of `take_chunk`, or of `read_chunk` for images on the host.
     """
     steps = steps_per_epoch(len(order), layout["batch_size"])
     return _gather(images, labels, order, chunk_grid(first_step, steps, chunk_steps), **layout)
@@ -171,10 +169,7 @@ def train_chunks(
 def eval_chunks(
     images: Any, labels: Any, *, batch_size: int, sharding: NamedSharding
 ) -> Generator[dict[str, jax.Array]]:
-    """Yields all examples in their own order, in chunks of one size as in `take_chunk`.
-
-    The end is padded.
-    """
+    """Yields all examples in their own order, in padded chunks of one size as in `take_chunk`."""
     on_device = isinstance(images, jax.Array)
     order = (jnp if on_device else np).arange(len(images), dtype=jnp.int32)
     size = max(1, EVAL_IMAGES // batch_size)

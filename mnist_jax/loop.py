@@ -24,19 +24,19 @@ def training_events(
 ) -> Generator[Event]:
     """Runs the chunks of a training and yields its events.
 
-    The order of operations is a promise. `Save` comes before `Epoch`, so an epoch that has been
-    shown has been saved. No state is yielded to be saved before its losses and values are known to
-    be finite. The state of an event is good until the next event: the next chunk uses it up.
+    The order of operations is a promise. `Save` comes before `Epoch`, so every epoch shown is
+    saved. A state is saved only when its losses and values are known to be finite. The state of an
+    event is valid until the next event, because the next chunk consumes it.
 
     Args:
         program: the compiled calls, such as `program.Program`.
         rules: the decisions, such as `rules.Rules`.
-        start: the beginning; the first chunk uses its state up.
-        stop_signal: a function that returns the number of a signal that asks to stop, or 0.
-        stopwatch: the stopwatch that counts where the time goes.
+        start: the first state, which the first chunk consumes, and the progress so far.
+        stop_signal: a function that returns the signal that asks to stop, or 0.
+        stopwatch: the stopwatch of the run's phases.
 
     Raises:
-        FloatingPointError: the rules find that the network diverged.
+        FloatingPointError: the network diverged.
     """
     state, step, progress, _ = start
     history, sums = (*progress.history,), [*progress.sums]
@@ -47,7 +47,7 @@ def training_events(
         for chunk in chunks:
             waited = stopwatch.lap("data")
             state, chunk_sums = program.run_chunk(state, chunk, rate_factor)
-            # Waits for the chunk before: the device always has one to go on with.
+            # Waits for the previous chunk only, so the device always has one to work on.
             if unchecked:
                 yield from rules.check_losses(unchecked, step)
             unchecked = chunk_sums
@@ -72,7 +72,7 @@ def training_events(
                 seconds += stopwatch.lap("eval")
                 history += (rules.row(step, sums, measured, rate_factor, seconds, input_seconds),)
                 sums, seconds, input_seconds = [], 0.0, 0.0
-            # The losses are from before each update: of the last one they say nothing.
+            # Each loss precedes its update, so none covers the last update.
             yield from rules.check_state(state, step, history[-1] if ends_epoch else None)
             if saves:
                 progress = progress._replace(

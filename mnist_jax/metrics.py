@@ -1,4 +1,4 @@
-"""Metrics as sums, exact over a ragged last batch, chunks and devices; and their 95 % intervals."""
+"""Metrics as sums, exact over a ragged last batch, chunks and devices; their 95 % intervals."""
 
 import functools
 import math
@@ -13,11 +13,11 @@ import optax
 from mnist_jax.sharding import target
 
 Sums = dict[str, jax.Array]
-Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+Z = 1.959964  # standard deviations that enclose 95 % of a normal distribution
 COUNTS = ("correct", "count")  # the sums that are integers
-# (logits float [B, C], labels int [B]) -> a number for each example, [B]
+# (logits float [B, C], labels int [B]) -> one number per example, [B]
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
-# Names that the history and the results have already.
+# Names in use in the history and the results.
 TAKEN = ("loss", "accuracy", "count", "correct", "step", "epoch", "seconds", "split")
 
 
@@ -25,8 +25,8 @@ def check_functions(loss_fn: Any, metrics: Any) -> None:
     """Raises ValueError if a loss or a metric is not a function, or has a name in use.
 
     Args:
-        loss_fn: a user's own loss; None: there is none.
-        metrics: the own metrics by name; None: there are none.
+        loss_fn: the user's own loss, or None.
+        metrics: the user's own metrics by name, or None.
     """
     if loss_fn is not None and not callable(loss_fn):
         raise ValueError(f"loss_fn must be a function (logits, labels) -> [B], got {loss_fn!r}")
@@ -42,7 +42,7 @@ def check_functions(loss_fn: Any, metrics: Any) -> None:
 
 
 def with_hash(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that has a hash, as JAX asks for: an object with fields may have none."""
+    """Wraps a function that JAX cannot hash, such as an object with fields."""
     try:
         hash(function)
     except TypeError:
@@ -54,8 +54,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns the cross-entropy of each example in nats, float [B]; arguments as in `Metric`."""
     if target().platform == "cpu":
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    # Optax gathers the label's logit, and the gradient of that is a scatter, which accelerators are
-    # slow at. This is the same but for rounding: the sum of that logit and of zeros.
+    # Optax gathers the label's logit. The gradient of that is a scatter, slow on accelerators; a
+    # sum of that logit and zeros is the same up to rounding.
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.sum(logits, axis=-1, where=is_label)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label.any(axis=-1), own, jnp.nan)
@@ -75,12 +75,12 @@ def metric_sums(
         logits: unnormalised log-probabilities, float [B, C].
         labels: classes, int [B], 0 to C - 1.
         mask: bool [B], False for padding.
-        losses: loss of each example, float [B]; None: the cross-entropy with the labels.
+        losses: each example's loss, float [B]; by default the cross-entropy in nats.
         metrics: further functions of logits and labels, by name.
 
     Returns:
-        `loss_sum` (float32; of the cross-entropy in nats), `correct` and `count` (int32), and
-        `NAME_sum` (float32) for each metric, all scalars.
+        Scalars: `loss_sum` (float32), `correct` and `count` (int32), and `NAME_sum` (float32) for
+        each metric.
     """
     if losses is None:
         losses = cross_entropy(logits, labels)
@@ -96,7 +96,7 @@ def metric_sums(
 
 
 def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
-    """Returns values as float32 [B]; ValueError if they are not one number an example."""
+    """Returns values as float32 [B]; raises ValueError unless they are one number per example."""
     shape = getattr(values, "shape", None)
     if shape != mask.shape:
         got = type(values).__name__ if shape is None else f"the shape {[*shape]}"
@@ -107,9 +107,9 @@ def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
 
 
 def mean_metrics(sums: Iterable[Sums]) -> dict[str, Any]:
-    """Turns results of `metric_sums`, of any shape, into the means of an example.
+    """Turns results of `metric_sums`, of any shape, into means per example.
 
-    They are `loss`, `accuracy` in [0, 1], and each metric by name, None where it is not finite.
+    These are `loss`, `accuracy` in [0, 1], and each metric by name (None if it is not finite).
     `math.fsum` rounds once, so they do not depend on how the steps were cut into chunks.
     """
     total = total_sums(sums)
@@ -124,9 +124,9 @@ def mean_metrics(sums: Iterable[Sums]) -> dict[str, Any]:
 
 
 def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
-    """Turns the sums of many steps into one that JSON can hold, with the same means to the bit.
+    """Turns the sums of many steps into a JSON object with the same means to the bit.
 
-    All but counts stay apart, a number a step, because `mean_metrics` rounds their sum once.
+    Only counts are added up: `mean_metrics` rounds the other sums once, so they stay apart by step.
     """
     host = jax.device_get(list(sums))
     names = dict.fromkeys(name for each in (("loss_sum", *COUNTS), *host) for name in each)
@@ -140,10 +140,10 @@ def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
 
 
 def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
-    """Returns what is measured without a look at the images, of labels int [N] of so many classes.
+    """Returns the metrics of guessing labels int [N] without looking at the images.
 
-    It is `loss`, of equal probabilities: the logarithm of their number; and `accuracy`, of always
-    answering the largest class.
+    `loss` is that of equal probabilities, log(num_classes); `accuracy` that of always answering the
+    largest class.
     """
     return {
         "loss": math.log(num_classes),
@@ -154,7 +154,7 @@ def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
 def no_better_than_guessing(
     loss: float | None, accuracy: float, guessed: dict[str, float]
 ) -> str | None:
-    """Describes in which way a network is no better than `guessing`; None if it is better."""
+    """Describes how a network is no better than `guessing`; returns None if it is better."""
     if accuracy <= guessed["accuracy"]:
         return (
             f"it has learned nothing: test accuracy {accuracy:.2%}, and {guessed['accuracy']:.2%} "
@@ -170,12 +170,11 @@ def no_better_than_guessing(
 
 
 def mean_and_spread(values: Sequence[Any]) -> dict[str, Any]:
-    """Describes numbers, of trainings that differ by their seed alone, by Student's t distribution.
+    """Describes the numbers of trainings that differ only by their seed, by Student's t.
 
-    The result is `mean`; `std`, the standard deviation of the population (ddof 1); and `ci95`,
-    [low, high], the 95 % interval of the mean. One number has neither of the latter two: None. With
-    a None among the numbers, which is not measured, nothing is known. Student, "The Probable Error
-    of a Mean", Biometrika 6, 1908.
+    The result is `mean`; `std`, the sample standard deviation (ddof 1); and `ci95`, [low, high],
+    the 95 % interval of the mean. With one number, the latter two are None; if any number is None
+    (not measured), all three are. Student, "The Probable Error of a Mean", Biometrika 6, 1908.
     """
     from scipy.special import stdtrit  # the quantiles of scipy.stats.t; a tenth of a second
 
@@ -190,11 +189,11 @@ def mean_and_spread(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def wilson_interval(successes: int, count: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a probability, of which `count` trials had some successes.
+    """Returns the 95 % interval of a probability, given the successes among `count` trials.
 
-    It stays within 0 and 1, unlike the one from the standard deviation, also where nearly all
-    trials were successes. E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", Journal of the American Statistical Association 22, 1927.
+    Unlike the one from the standard deviation, it stays within 0 and 1, even if nearly all trials
+    succeed. E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    Journal of the American Statistical Association 22, 1927.
     """
     share, weight = successes / count, Z**2 / count
     middle = (share + weight / 2) / (1 + weight)
@@ -205,14 +204,18 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
 def paired_interval(only_first: int, only_second: int, count: int) -> tuple[float, float]:
     """Returns the 95 % interval of the difference of two accuracies on the same images.
 
-    Images that both networks, or neither, got right say nothing of it, as in McNemar's test. Half
-    an image is added to each of the four counts, so that the interval holds what it promises also
-    where few differ: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing
-    matched proportions", Statistics in Medicine 24, 2005.
+    Images that both networks, or neither, got right do not matter, as in McNemar's test. Half an
+    image is added to each of the four counts, so that the coverage is 95 % even if few differ:
+    A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24, 2005.
 
-    `only_first` counts the images that the first network alone got right, `only_second` those that
-    the second one alone did, `count` all. The result is (low, high) of the second accuracy less the
-    first, fractions.
+    Args:
+        only_first: images that only the first network got right.
+        only_second: images that only the second network got right.
+        count: number of all images.
+
+    Returns:
+        (low, high) of the second accuracy minus the first, as fractions.
     """
     difference = only_second - only_first
     differing, total = only_first + only_second + 1, count + 2

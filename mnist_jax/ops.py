@@ -1,4 +1,4 @@
-"""Array to array primitives with fast lowerings."""
+"""A fused convolution and pooling with fast lowerings."""
 
 import functools
 import math
@@ -13,9 +13,9 @@ from mnist_jax.native import conv_pool as native
 from mnist_jax.native.library import load
 from mnist_jax.sharding import target
 
-MOST_WEIGHTS = 2**17  # with more, a matrix product is faster
-SMALL_WINDOW = 16  # with more numbers, copying windows costs more than the arithmetic of `rows`
-LARGEST_BANDS = 2**18  # numbers of a matrix of `rows`; it grows with the square of the width
+MOST_WEIGHTS = 2**17  # beyond this, a matrix product is faster
+SMALL_WINDOW = 16  # numbers; beyond this, copying windows costs more than the products of `rows`
+LARGEST_BANDS = 2**18  # numbers in the matrix of `rows`, which grows with the width squared
 
 
 def conv_pool(
@@ -32,57 +32,57 @@ def conv_pool(
 ) -> jax.Array:
     """Convolves, pools, adds a bias and rectifies, in one pass.
 
-    The bias comes after the pooling: for a maximum and a mean that is the same, on fewer numbers.
-    So it is with the rectifier and a maximum, and networks do it in this order, too.
+    The bias comes after the pooling: the result is the same, on fewer numbers. So does the
+    rectifier, which commutes with a maximum, though not with a mean.
 
-    The batch is the last axis, not the first: a CPU's vector instructions then work on many images
-    at once, whatever the size of the rest. cuda-convnet laid its arrays out like this, too.
+    The batch is the last axis, as in cuda-convnet: a CPU's vector instructions then work on many
+    images at once, whatever the other sizes.
 
     Four lowerings give the same values and reverse-mode gradients, up to rounding and for finite
     numbers:
 
-    `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`. The gradient of the maximum
-    is not XLA's, a select-and-scatter, which is slow on every device.
+    `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`. The maximum has a gradient
+    of its own, because XLA's select-and-scatter is slow on CPUs, GPUs and TPUs.
 
     `matmul` makes both one matrix product. Every pooled output sees one window of the image,
     stride * (p - 1) + k pixels a side; the p * p convolution outputs inside it are the products of
-    that window with the kernel placed at p * p offsets. What is left of max-pooling is a maximum
-    over p * p rows. That is more arithmetic, and still faster: XLA's CPU back end runs the
-    gradients of a convolution and of a max-pool as plain loops, which then take most of a step; the
+    that window with the kernel placed at p * p offsets. Max-pooling becomes a maximum over p * p
+    rows. This takes more arithmetic but less time: XLA's CPU back end runs the gradients of a
+    convolution and of a max-pool as plain loops, which would take most of a step, while the
     gradient of a product is a product.
 
-    `rows` is a convolution down the image alone, for a TPU. A row of pixels, with their channels,
-    is what it multiplies at once: the kernel becomes a matrix with a band for each column of
-    outputs. That is more arithmetic again, which matrix units have to spare, but no window is
-    copied. The pooling is that of `matmul`.
+    `rows` is a convolution down the image, for TPUs. It multiplies a whole row of pixels and
+    channels at once by a matrix with one band of the kernel for each column of outputs. This takes
+    even more arithmetic, which matrix units have to spare, but copies no window. Pooling is as in
+    `matmul`.
 
-    `native` is a kernel of this package, see `native/conv_pool.cc`: it keeps what lies between
-    convolution and pooling in registers, where `matmul` writes it to memory and reads it back. It
-    is for CPUs, and for the layers that `native.conv_pool.fits` names; others are lowered as
-    `auto` does without it. A function that `jax.export` is to write needs one of the others.
+    `native` is the package's own kernel for CPUs, `native/conv_pool.cc`. It keeps the values
+    between convolution and pooling in registers, where `matmul` writes them to memory and reads
+    them back. A layer that `native.conv_pool.fits` excludes takes the next choice of `auto`.
+    `jax.export` cannot write it.
 
     Args:
         images: float [C, H, W, B].
         kernel: float [kh, kw, C, F].
-        bias: float [F]; None: there is none.
-        stride: of the convolution, both ways.
-        padding: of the convolution. `VALID` is none, `SAME` zeros around the image, so that there
-            are ceil(H / stride) rows, as in TensorFlow. Pooling never pads: rows and columns that
-            do not fill a pooling window are left out.
-        pool: what a pooling window keeps: `max` or `mean`. Of equal maxima, the first in row-major
-            order gets the gradient.
-        pool_size: p, a pooling window's pixels a side, and the distance between two windows; with 1
-            there is no pooling.
-        rectify: True where negative outputs become 0.
+        bias: float [F], or None for no bias.
+        stride: step of the convolution, in pixels, along both axes.
+        padding: padding of the convolution: `VALID` for none, or `SAME` for zeros around the image
+            that leave ceil(H / stride) rows, as in TensorFlow. Pooling never pads: rows and columns
+            that do not fill a window are dropped.
+        pool: reduction of a pooling window, `max` or `mean`. Of equal maxima, the first in
+            row-major order gets the gradient.
+        pool_size: p, the side of a pooling window and the distance between windows, in pixels; 1
+            disables pooling.
+        rectify: True to set negative outputs to 0.
         lowering: `matmul`, `xla`, `rows`, `native`, or `auto`, see `choose_lowering`.
 
     Returns:
         float [F, H', W', B].
 
     Raises:
-        ValueError: the images are too small for one window, or do not have the kernel's channels;
-            the bias does not have its filters; an option is none of those above; or the library of
-            `native` cannot be made.
+        ValueError: the images are too small for one window or do not have the kernel's channels;
+            the bias does not have its filters; an option is invalid; or the library of `native`
+            cannot be made.
 
     References:
         K. Chellapilla, S. Puri and P. Simard, "High Performance Convolutional Neural Networks for
@@ -134,27 +134,27 @@ def conv_pool(
 def choose_lowering(
     images: Any, kernel: Any, stride: int, pool_size: int, lowering: str = "auto"
 ) -> str:
-    """Returns the lowering of `conv_pool` that computes a layer here.
+    """Chooses the lowering of `conv_pool` for a layer.
 
-    `auto` takes the one that should be the fastest on the target, see `sharding.target`.
+    `auto` is the lowering expected to be the fastest on the target, see `sharding.target`:
 
-    On a CPU, by `benchmarks/conv.py`, that is `native`, where a compiler is found, the batch is not
-    split over several devices, the stride is 1 and there are at most MOST_WEIGHTS weights.
-    Otherwise it is `matmul`: XLA's convolutions are plain loops within a scan.
+    On a CPU (`benchmarks/conv.py`) it is `native` if a compiler is found, one device has the whole
+    batch, the stride is 1 and there are at most MOST_WEIGHTS weights. Otherwise it is `matmul`,
+    because XLA's convolutions are plain loops within a scan.
 
-    On a GPU, by `benchmarks/accelerator.py`, it is `matmul` where there is a pooling, else `xla`.
+    On a GPU (`benchmarks/accelerator.py`) it is `matmul` with pooling, `xla` without.
 
-    On a TPU, by `benchmarks/ahead.py`, it is `matmul` where a window has at most SMALL_WINDOW
-    numbers, such as 4 by 4 pixels. With larger windows it is `rows` where there is a pooling, up to
-    LARGEST_BANDS. Without, it is `xla`, unless their products are of float32. These XLA makes of
-    six of bfloat16, and takes minutes to compile. All others are `matmul`.
+    On a TPU (`benchmarks/ahead.py`) it is `matmul` for windows of at most SMALL_WINDOW numbers,
+    such as 4 by 4 pixels. Larger windows take `rows` with pooling, up to LARGEST_BANDS, and `xla`
+    without pooling. The rest is `matmul`, as are float32 products without pooling: XLA makes each
+    of six bfloat16 products, and takes minutes to compile them.
 
     Args:
-        images: float [C, H, W, B], padded, or an array's shape and type.
-        kernel: float [kh, kw, C, F], likewise.
-        stride: the convolution's.
-        pool_size: the pooling's.
-        lowering: the one asked for.
+        images: padded images, float [C, H, W, B], or their shape and type.
+        kernel: kernel, float [kh, kw, C, F], or its shape and type.
+        stride: step of the convolution.
+        pool_size: side of a pooling window.
+        lowering: the requested lowering.
 
     Raises:
         ValueError: the lowering is `native`, and its library cannot be compiled.
@@ -185,13 +185,13 @@ def choose_lowering(
 
 
 def _in_parts() -> bool:
-    """Tells whether a TPU makes a product of float32 of several, of the parts of its factors."""
-    config: Any = jax.config  # its fields are not known to a type checker
+    """Returns True if a TPU makes a float32 product of several bfloat16 ones."""
+    config: Any = jax.config  # type checkers do not know its fields
     return config.jax_default_matmul_precision not in (None, "default", "bfloat16", "fastest")
 
 
 def _window_size(kernel_shape: tuple[int, ...], stride: int, pool_size: int) -> tuple[int, int]:
-    """Height and width of what one pooled output sees."""
+    """Returns the height and width of the window that one pooled output sees."""
     height, width = (k + stride * (pool_size - 1) for k in kernel_shape[:2])
     return height, width
 
@@ -210,7 +210,7 @@ def _conv_pool_xla(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(images: jax.Array, size: int) -> jax.Array:
-    """The maximum of each window, whose gradient is not the select-and-scatter of XLA."""
+    """Computes the maximum of each window, with a gradient that is not a select-and-scatter."""
     window = (1, size, size, 1)
     return lax.reduce_window(images, -jnp.inf, lax.max, window, window, "VALID")
 
@@ -237,7 +237,7 @@ def _conv_pool_matmul(
 ) -> jax.Array:
     height, width = _window_size(kernel.shape, stride, pool_size)
     room = stride * (pool_size - 1)
-    # First the rows of each window, then of these its columns: fewer slices than pixel by pixel.
+    # The rows of each window first, then their columns: fewer slices than pixel by pixel.
     windows = _slices(_slices(images, 1, height, stride * pool_size), 2, width, stride * pool_size)
     offsets = range(0, room + 1, stride)
     placements = jnp.stack(
@@ -259,8 +259,8 @@ def _conv_pool_rows(
 ) -> jax.Array:
     width, features = images.shape[2], kernel.shape[-1]
     room = stride * (pool_size - 1)
-    # Of a window of rows: the kernel at each offset, [p, window, kw, C, F]; of a row: the columns
-    # that each column of outputs sees, [columns, kw, W].
+    # `tall`: the kernel at each offset in a window of rows, [p, window, kw, C, F].
+    # `band`: the columns of a row that each column of outputs sees, [columns, kw, W].
     tall = jnp.stack(
         [
             jnp.pad(kernel, ((i, room - i), (0, 0), (0, 0), (0, 0)))
@@ -270,10 +270,10 @@ def _conv_pool_rows(
     columns = ((width - kernel.shape[1]) // stride + 1) // pool_size * pool_size
     seen = stride * np.arange(columns)[:, None] + np.arange(kernel.shape[1])
     band = (seen[..., None] == np.arange(width)).astype(kernel.dtype)
-    # One of its factors is 0 or 1, and the product is to be the other to the bit.
+    # One factor is 0 or 1, so in float32 the product is the other one to the bit.
     bands = jnp.einsum("iakcf,qkw->awciqf", tall, band, precision="float32")
     shape = (*bands.shape[:4], -1, pool_size, features)
-    bands = bands.reshape(shape).swapaxes(4, 5)  # the columns of a window are apart: j, q / p
+    bands = bands.reshape(shape).swapaxes(4, 5)  # the columns of a window lie apart: j, q / p
     outputs = lax.conv_general_dilated(
         images,
         bands.reshape(*bands.shape[:3], -1),
@@ -286,7 +286,7 @@ def _conv_pool_rows(
 
 
 def _slices(images: jax.Array, axis: int, size: int, step: int) -> jax.Array:
-    """Takes every `step`-th row (or column) from each of `size` beginnings: [size * C, ...]."""
+    """Takes every `step`-th row (or column) from each of `size` offsets: [size * C, ...]."""
     count = (images.shape[axis] - size) // step + 1
     return jnp.concatenate(
         [lax.slice_in_dim(images, i, i + step * (count - 1) + 1, step, axis) for i in range(size)]
@@ -294,12 +294,12 @@ def _slices(images: jax.Array, axis: int, size: int, step: int) -> jax.Array:
 
 
 def _product(matrix: jax.Array, windows: jax.Array) -> jax.Array:
-    """The product over the first axis of the windows: [P, K], [K, H, W, B] -> [P, H, W, B].
+    """Multiplies over the first axis of the windows: [P, K], [K, H, W, B] -> [P, H, W, B].
 
-    Its gradient sums over places and batch. On a CPU, as several axes they would make XLA transpose
-    an array: 4 % of a step of the reference network, half of one of a deeper one. As one axis they
-    would make every device gather the windows of all, where the batch is split over devices. So
-    they become one axis on each device, which moves nothing. Elsewhere XLA lays out arrays itself.
+    Its gradient sums over places and batch. On a CPU, several axes would make XLA transpose an
+    array (4 % of a step of the reference network, half a step of a deeper one), while a single axis
+    would make every device gather all windows of a split batch. Places and batch therefore become
+    one axis on each device, which moves nothing. Elsewhere XLA lays out arrays itself.
     """
     platform, parts = target()
     if platform != "cpu":
@@ -314,7 +314,7 @@ def _product(matrix: jax.Array, windows: jax.Array) -> jax.Array:
 
 
 def _pooled(places: jax.Array, pool: str) -> jax.Array:
-    """What pooling keeps of the places of each window, the first axis."""
+    """Pools over the first axis, the places of a window."""
     if len(places) == 1:
         return places[0]
     return _first_max(places) if pool == "max" else places.mean(axis=0)
@@ -322,12 +322,12 @@ def _pooled(places: jax.Array, pool: str) -> jax.Array:
 
 @jax.custom_vjp
 def _first_max(candidates: jax.Array) -> jax.Array:
-    """The maximum over the first axis; of equal ones, the first alone gets the gradient.
+    """Computes the maximum over the first axis; the first of equal maxima gets the gradient.
 
     `jnp.max` would divide the gradient among them, and keep the candidates for it.
     """
-    # Not `candidates.max(axis=0)`: where it alone follows the product, jaxlib 0.10 fuses the two,
-    # and is far slower.
+    # Not `candidates.max(axis=0)`: if only that follows the product, jaxlib 0.10 fuses the two and
+    # is far slower.
     return functools.reduce(jnp.maximum, candidates)
 
 

@@ -1,4 +1,4 @@
-"""The optimizer of a recipe, put together from Optax."""
+"""The optimizer of a recipe, built from Optax."""
 
 import fnmatch
 from typing import Any
@@ -27,19 +27,19 @@ def create_optimizer(
 
     Args:
         name: `adam`, `adamw`, `nadam`, `sgd`, `lion` or `muon`. `nadam` decays weights as AdamW
-            does; `sgd` has Nesterov momentum, and its decay is part of the gradient; `muon` makes
-            the updates of kernels orthogonal, convolutions as matrices [kh * kw * C, F], and gives
-            all else to Adam (its authors give it the output layer, too).
-        learning_rate: step size, above 0; of a schedule, the largest one.
+            does; `sgd` has Nesterov momentum, and its decay is part of the gradient; `muon`
+            orthogonalises the updates of kernels (convolutions as matrices [kh * kw * C, F]) and
+            leaves all others to Adam; its authors leave Adam the output layer, too.
+        learning_rate: step size, above 0; with a schedule, the largest one.
         schedule: see `rate_schedule`.
         warmup: see `rate_schedule`.
         b1: decay of the mean of the gradients, in [0, 1).
         b2: decay of the mean of their squares, in [0, 1).
-        eps: added to the root of the second mean, above 0. Keras takes 1e-7, Optax 1e-8.
-        momentum: decay of the sum of the gradients, of `sgd` and `muon`.
-        weight_decay: the part of a weight that goes with each step, times the learning rate.
-        decay: which weights decay: `kernels` (the parameters of that name) or `all`.
-        clip_norm: the largest norm of all gradients that train, together; 0: no limit.
+        eps: number above 0 added to the root of the second mean. Keras takes 1e-7, Optax 1e-8.
+        momentum: decay of the sum of the gradients in `sgd` and `muon`.
+        weight_decay: fraction of a weight, times the learning rate, lost in each step.
+        decay: weights that decay, `kernels` (the parameters of that name) or `all`.
+        clip_norm: largest joint norm of all trained gradients; 0 disables.
         num_steps: updates in the whole run.
         freeze: patterns of parameters that keep their values, see `is_frozen`.
 
@@ -91,7 +91,7 @@ def create_optimizer(
 
 
 def keep_frozen(tx: optax.GradientTransformation, freeze: str) -> optax.GradientTransformation:
-    """Returns an optimizer that leaves the parameters alone that `is_frozen` finds."""
+    """Returns an optimizer that leaves the parameters that match `freeze` unchanged."""
     if not freeze:
         return tx
     return optax.multi_transform(
@@ -103,13 +103,13 @@ def keep_frozen(tx: optax.GradientTransformation, freeze: str) -> optax.Gradient
 
 
 def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedule | None:
-    """Returns the learning rate over the steps, the largest one being 1; None where it is constant.
+    """Returns the learning rate over the steps, relative to the largest; None if it is constant.
 
     Args:
         schedule: `constant`; `cosine`, which falls to 0 along half a wave; `exponential`, which
-            falls to a hundredth, the same part each step; or `one_cycle`, which rises from a 25th
-            during 30 % of the steps, and then falls to almost nothing.
-        warmup: the part of the steps in which the rate first rises in a line from 0, in [0, 1).
+            falls to a hundredth by a constant factor per step; or `one_cycle`, which rises from a
+            25th during 30 % of the steps and then falls to almost 0.
+        warmup: fraction of the steps, in [0, 1), in which the rate first rises linearly from 0.
         num_steps: updates in the whole run.
 
     References:
@@ -138,12 +138,12 @@ def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedul
 
 
 def is_frozen(path: tuple[Any, ...], freeze: str) -> bool:
-    """Tells whether a parameter matches one of the patterns.
+    """Returns True if a parameter matches one of the patterns.
 
     Args:
-        path: as `jax.tree_util.tree_map_with_path` gives it: ("conv1", "kernel").
-        freeze: patterns as in a shell, separated by commas, for a parameter (`*/bias`) or for a
-            layer and all that it holds (`conv*`).
+        path: keys from `jax.tree_util.tree_map_with_path`, such as ("conv1", "kernel").
+        freeze: shell patterns, separated by commas, of parameters (`*/bias`) or whole layers
+            (`conv*`).
     """
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     patterns = [pattern.strip() for pattern in freeze.split(",") if freeze]
@@ -155,12 +155,12 @@ def is_frozen(path: tuple[Any, ...], freeze: str) -> bool:
 
 
 def _is_kernel(params: Any) -> Any:
-    """Not of the number of axes: a transformer's position embedding has three."""
+    """Marks kernels by name, since a transformer's position embedding has three axes, too."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def _as_matrices(params: Any) -> Any:
-    """For Muon: the last axis of a kernel is that of its outputs, all others are inputs."""
+    """Describes kernels to Muon: the last axis is the outputs, all others are inputs."""
 
     def matrix(is_kernel: bool, x: jax.Array) -> Any:
         axes = tuple(range(x.ndim - 1))

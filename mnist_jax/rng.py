@@ -1,4 +1,4 @@
-"""Named streams of random keys: one root key, one stream a role, one key a step."""
+"""Named streams of random keys: one root key, one stream per role, one key per step."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend import random
 
-ROLES = ("init", "shuffle", "dropout", "augment")  # append only: the position is part of the bits
+ROLES = ("init", "shuffle", "dropout", "augment")  # append only: positions are part of the bits
 
 
 def stream(seed: int | jax.Array, role: str) -> jax.Array:
-    """Returns the key of a role; what uses it folds in its own step or epoch.
+    """Returns the key of a role, into which its user folds a step or an epoch.
 
-    Keys are derived, never split in a loop and never stored, so any step can be computed again
-    from `(seed, step)` alone. The generator is named because JAX's default can be configured away.
+    Keys are derived, never split in a loop and never stored, so any step can be recomputed from
+    `(seed, step)` alone. The generator is named because JAX's default is configurable.
 
     Args:
         seed: the run's seed, 0 to 2**32 - 1.
@@ -46,11 +46,11 @@ _vectorised = random.define_prng_impl(
 
 
 def vectorised(key: jax.Array) -> jax.Array:
-    """Returns a key whose `fold_in` computes on vectors, and has the same bits.
+    """Returns a key whose `fold_in` has the same bits and computes on vectors.
 
-    JAX's own computes on single numbers. A TPU starts those one after another, more than a hundred
-    for each key; the same on a vector is one operation. Of the eight keys that this one derives,
-    the first is wanted. A key of another generator is returned as it is.
+    JAX's own `fold_in` takes over a hundred scalar operations, which a TPU starts one by one. On
+    vectors each is a single operation; the first of the eight derived keys is kept. A key of
+    another generator is returned unchanged.
     """
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return key

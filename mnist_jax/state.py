@@ -1,4 +1,4 @@
-"""The training state: everything that a step changes."""
+"""The training state: everything a step changes."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ Variables = dict[str, Any]
 
 
 class TrainState(train_state.TrainState):
-    """Flax's state (`step`, `params`, `opt_state`) with what else a step changes.
+    """Flax's state (`step`, `params`, `opt_state`) with two more fields that a step changes.
 
     Attributes:
-        collections: the variables beside the parameters, by collection, such as `batch_stats`, the
-            running means and variances of batch normalisation.
-        average: a running mean of `variables`, in their structure; empty where none is kept.
+        collections: other variables of the model by collection, such as `batch_stats`, the running
+            means and variances of batch normalisation.
+        average: running mean of `variables`, of the same structure, or empty.
     """
 
     collections: dict[str, Any]
@@ -27,12 +27,12 @@ class TrainState(train_state.TrainState):
 
     @property
     def variables(self) -> Variables:
-        """What the model computes with: the parameters, and its other collections."""
+        """The model's variables: the parameters and its other collections."""
         return {"params": self.params, **self.collections}
 
     @property
     def eval_variables(self) -> Variables:
-        """What is measured, and predicted with: the running mean where one is kept."""
+        """The variables for evaluation and prediction: the running mean if there is one."""
         return self.average or self.variables
 
 
@@ -56,10 +56,10 @@ def create_train_state(
         tx: the optimizer.
         rng: the key of the role `init`.
         image_shape: (H, W, C).
-        averaged: keeps a running mean of the parameters.
+        averaged: True to keep a running mean of the parameters.
 
     Returns:
-        A state with `step` (updates made, int32 0).
+        The state before the first step, with `step` int32 0.
     """
     apply_fn = Forward(model)
 
@@ -69,8 +69,8 @@ def create_train_state(
         return variables, tx.init(variables["params"]), variables if averaged else {}
 
     variables, opt_state, average = init(rng)
-    # An int32 array, not TrainState.create's weakly typed 0: with that, the step would be compiled
-    # a second time after a restore, whose step is an int32 array.
+    # `step` is an int32 array as after a restore: TrainState.create's weakly typed 0 would make
+    # JAX compile the step a second time then.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=apply_fn,

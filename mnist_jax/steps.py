@@ -29,8 +29,8 @@ Batch = dict[str, jax.Array]
 Rngs = dict[str, jax.Array]
 Params = Any
 Number = float | jax.Array
-# (logits float [B, C], labels int [B]) -> the loss of each example, [B]. A third argument that is
-# called `params` receives the parameters, for a penalty.
+# (logits float [B, C], labels int [B]) -> the loss of each example, [B]. A third argument named
+# `params` receives the parameters, for a penalty.
 LossFn = Callable[..., jax.Array]
 
 
@@ -39,13 +39,12 @@ class LossOptions(TypedDict, total=False):
 
     Attributes:
         loss_fn: the loss of each example; by default the cross-entropy.
-        metrics: further functions of logits and labels that are summed, by name.
-        precision: the type in which the network multiplies: `float32`, `tensorfloat32` or
-            `bfloat16`. JAX has these names for what it makes of products of float32, see
-            https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision; with `bfloat16`, the
-            factors have that type, too.
+        metrics: further functions of logits and labels to sum, by name.
+        precision: the precision of the network's products, `float32`, `tensorfloat32` or
+            `bfloat16`, see https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision; with
+            `bfloat16`, the factors have that type, too.
         label_smoothing: the fraction of each label that is spread over all classes.
-        mixup_alpha: the strength of `augment.mixup`; 0: none.
+        mixup_alpha: the strength of `augment.mixup`; 0 disables.
         shift, rotation, scale, shear, elastic, cutout: the strengths of `augment.augment`.
     """
 
@@ -66,11 +65,11 @@ class StepOptions(LossOptions, total=False):
     """The options of a training step.
 
     Attributes:
-        ema_decay: the decay of the running mean of the parameters, where the state keeps one. It is
-            smaller in the first steps, so that the initial parameters are soon forgotten:
+        ema_decay: the decay of the parameters' running mean, if the state keeps one. It is smaller
+            in the first steps, so that the initial parameters are soon forgotten:
             https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
-        freeze: patterns of batch statistics that stay, see `optimizer.is_frozen`; `state.tx` keeps
-            the parameters. A batch is normalised by its own statistics all the same.
+        freeze: patterns of batch statistics to keep, see `optimizer.is_frozen`; `state.tx` freezes
+            the parameters. A batch is still normalised by its own statistics.
     """
 
     ema_decay: Number
@@ -81,11 +80,11 @@ PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 
 
 def check_options(function: str, options: Mapping[str, Any]) -> None:
-    """Raises TypeError for an unknown option, ValueError for one that cannot be.
+    """Raises TypeError for an unknown option of `StepOptions`, ValueError for an invalid one.
 
     Args:
-        function: the name of the function that was called, for the message.
-        options: its `StepOptions`.
+        function: the name of the called function, for the message.
+        options: the options that it received.
     """
     for name in options:
         if name not in StepOptions.__annotations__:
@@ -102,14 +101,13 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
 
 
 def to_float(images: Any) -> jax.Array:
-    """Returns images as the model is given them, float32 in [0, 1].
+    """Scales images for the model: float32 in [0, 1].
 
     Args:
-        images: uint8, 0 to 255; or float in [0, 1], which stays as it is.
+        images: uint8, 0 to 255; or float in [0, 1], not scaled again.
 
     Raises:
-        ValueError: images of another type, or floats that are known to be out of range: of traced
-            ones nothing is known.
+        ValueError: the images have another type, or are floats out of range (unknown if traced).
     """
     if images.dtype == jnp.uint8:
         return jnp.asarray(images).astype(jnp.float32) / 255.0
@@ -130,12 +128,12 @@ def batch_loss(
     Args:
         params: the parameters to differentiate by.
         state: the source of the model and its other collections.
-        batch: as in `train_step`.
-        keys: the step's own, by role.
+        batch: the batch, as in `train_step`.
+        keys: the step's own keys by role.
         **options: see `LossOptions`.
 
     Returns:
-        The mean loss of the real examples; and their metric sums with the collections after this
+        The mean loss of the real examples; then their metric sums, and the collections after this
         batch.
     """
     strengths: dict[str, Any] = {**options}
@@ -148,7 +146,7 @@ def batch_loss(
     step_key = keys["dropout"]
     if target().platform == "tpu":
         model = type(getattr(state.apply_fn, "model", None))
-        # A user's own module may store its key, or join it with one of JAX's type.
+        # A user's own module may store its key, or combine it with a key of JAX's type.
         ours = model.__module__.startswith("mnist_jax.models.")
         roles = ("augment", "dropout") if ours else ("augment",)
         keys = keys | {role: rng.vectorised(keys[role]) for role in roles}
@@ -156,10 +154,9 @@ def batch_loss(
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
     rounded, inputs = params, mix(images)
     if precision == "bfloat16":
-        # Rounded in here, the parameters still get gradients of their own type, float32.
+        # Rounding inside the loss leaves the gradients in the parameters' own type, float32.
         rounded, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (rounded, inputs))
-    # Flax takes the stream `params` for any other that a module asks for, and a module may keep
-    # what it draws: that key stays JAX's own.
+    # Flax draws any other stream from `params`. A module may keep that key, so it stays JAX's own.
     rngs = {"dropout": keys["dropout"], "params": jax.random.fold_in(step_key, 1)}
     with jax.default_matmul_precision(precision):
         logits, collections = state.apply_fn(
@@ -185,7 +182,7 @@ def batch_loss(
 def example_losses(
     loss_fn: LossFn, logits: jax.Array, labels: jax.Array, mask: jax.Array, params: Params
 ) -> jax.Array:
-    """Returns the losses float32 [B] by a `LossFn`; ValueError if it gives something else."""
+    """Computes the losses of a `LossFn`, float32 [B]; raises ValueError if it returns others."""
     extra = {"params": params} if "params" in inspect.signature(loss_fn).parameters else {}
     return each_example("loss_fn", loss_fn(logits, labels, **extra), mask)
 
@@ -200,15 +197,14 @@ def train_step(
     """Makes one update of the parameters.
 
     Args:
-        state: its `step` is the number of updates made so far.
+        state: the state; its `step` counts the updates so far.
         batch: `image` uint8 [B, H, W, C], `label` int32 [B], `mask` bool [B].
-        rngs: the run's streams "dropout" and "augment"; the step's own keys are derived here.
+        rngs: the run's streams "dropout" and "augment", into which the step is folded.
         rate_factor: the factor of the learning rate.
         **options: see `StepOptions`.
 
     Returns:
-        The state after the update; and the batch's metric sums from before it, with the norm of its
-        gradients.
+        The state after the update; the batch's metric sums and gradient norm before it.
     """
     check_options("train_step", options)
     keys = {role: jax.random.fold_in(stream, state.step) for role, stream in rngs.items()}
@@ -222,7 +218,7 @@ def update(
     rate_factor: Number = 1.0,
     **options: Unpack[StepOptions],
 ) -> tuple[TrainState, Sums]:
-    """Makes one update, as `train_step` does, with the step's own keys by role."""
+    """Makes one update like `train_step`, given the step's own keys by role."""
     loss_options: Any = {**options}
     ema_decay, freeze = loss_options.pop("ema_decay", 0.0), loss_options.pop("freeze", "")
     loss_fn = functools.partial(batch_loss, state=state, batch=batch, keys=keys, **loss_options)
@@ -232,7 +228,7 @@ def update(
         state.collections,
         collections,
     )
-    # Some optimizers search along a line, or look at the loss; the others ignore these.
+    # For optimizers that search along a line or use the loss; the others ignore these.
     updates, opt_state = optax.with_extra_args_support(state.tx).update(
         grads,
         state.opt_state,
@@ -254,29 +250,29 @@ def update(
 
         def moved(mean: jax.Array, now: jax.Array) -> jax.Array:
             if not jnp.issubdtype(now.dtype, jnp.inexact):
-                return now  # of a counter, or a random key, there is no mean
+                return now  # counters and random keys have no mean
             new: Any = optax.incremental_update(now, mean, 1 - decay)
             return new.astype(now.dtype)
 
         state = state.replace(average=jax.tree.map(moved, state.average, state.variables))
-    # Where `optax.inject_hyperparams` made the optimizer, its state holds the learning rate.
+    # The state of an `optax.inject_hyperparams` holds the learning rate.
     held = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
     rate = {"learning_rate": jnp.float32(held[0][1])} if held else {}
     return state, sums | {"gradient_norm": norm(grads), **rate}
 
 
 def norm(tree: Any) -> jax.Array:
-    """Returns the root of the sum of the squares of all numbers of a tree."""
+    """Computes the Euclidean norm of all numbers of a tree."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def eval_logits(
     variables: Variables, apply_fn: Callable[..., jax.Array], images: jax.Array
 ) -> jax.Array:
-    """Returns the logits float32 [B, num_classes] of images float32 [B, H, W, C] in [0, 1].
+    """Computes the logits float32 [B, num_classes] of images float32 [B, H, W, C] in [0, 1].
 
-    Whatever a network was trained in, it is measured and predicts in float32, also on GPUs and
-    TPUs, where JAX's own default is less.
+    Evaluation and prediction are in float32, whatever the training's precision, also on GPUs and
+    TPUs, where JAX's default is lower.
     """
     with jax.default_matmul_precision("float32"):
         return apply_fn(variables, images).astype(jnp.float32)
@@ -290,7 +286,7 @@ def eval_step(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Sums:
-    """Returns the metric sums of a batch, without dropout and augmentation."""
+    """Computes the metric sums of a batch, without dropout and augmentation."""
     logits = eval_logits(variables, apply_fn, to_float(batch["image"]))
     labels, mask = batch["label"], batch["mask"]
     losses = example_losses(loss_fn, logits, labels, mask, variables["params"])
@@ -304,10 +300,10 @@ def run_steps(
     rate_factor: Number = 1.0,
     **options: Unpack[StepOptions],
 ) -> tuple[TrainState, Sums]:
-    """Runs `train_step` over a chunk of batches [k, B, ...]; to be compiled, see `program`.
+    """Runs `train_step` over a chunk of batches [k, B, ...]; `program` compiles it.
 
     Returns:
-        The state after k updates, and the metric sums of each step: [k].
+        The state after k updates, and the metric sums of each step, [k].
     """
     check_options("run_steps", options)
 
@@ -316,7 +312,7 @@ def run_steps(
         with jax.default_matmul_precision("float32"):
             return update(state, *own, rate_factor, **options)
 
-    # All keys at once, before the loop: a TPU would derive each by hundreds of scalar operations.
+    # All keys are derived before the loop: inside, a TPU needs hundreds of scalar operations each.
     numbers = state.step + jnp.arange(len(chunk["mask"]), dtype=jnp.int32)
     derive = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     keys = {role: derive(stream, numbers) for role, stream in rngs.items()}
@@ -346,10 +342,10 @@ def run_ensemble_steps(
     loss_fn: LossFn = cross_entropy,
     metrics: FrozenDict[str, Metric] | None = None,
 ) -> Sums:
-    """Does as `run_eval_steps` for the mean of the probabilities of several networks.
+    """Evaluates an ensemble like `run_eval_steps`: the networks' probabilities are averaged.
 
-    The logits that `loss_fn` and `metrics` receive are its logarithms. No network's parameters are
-    those of the ensemble: a `loss_fn` cannot ask for them.
+    `loss_fn` and `metrics` receive their logarithms as logits. An ensemble has no `params` for
+    `loss_fn`.
     """
 
     def ensemble_step(batch: Batch) -> Sums:
@@ -367,11 +363,11 @@ def run_ensemble_steps(
 def predict_step(
     variables: Variables, apply_fn: Callable[..., jax.Array], images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Classifies a batch of images: uint8 [B, H, W, C], or float32, scaled to [0, 1] already.
+    """Classifies a batch of images [B, H, W, C], uint8 or float32 in [0, 1].
 
     Returns:
-        The class probabilities float32 [B, num_classes], and the classes int32 [B]. The class is
-        taken from the logits, as in `eval_step`: rounding can make two probabilities equal.
+        The class probabilities float32 [B, num_classes], and the classes int32 [B]. The logits
+        decide, as in `eval_step`, since rounding can make two probabilities equal.
     """
     logits = eval_logits(variables, apply_fn, to_float(images))
     return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)
