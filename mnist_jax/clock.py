@@ -1,14 +1,14 @@
-"""Where the seconds of a run go."""
+"""A stopwatch for the phases of a run."""
 
 import importlib
 import time
 from types import ModuleType
 
-IMPORT_SECONDS = 0.0  # what the package has needed to import its own modules, with JAX
+IMPORT_SECONDS = 0.0  # seconds spent importing the package's modules, with JAX
 
 
 def timed_import(name: str) -> ModuleType:
-    """Imports a module, and adds what it takes to `IMPORT_SECONDS`."""
+    """Imports a module, and adds the seconds to `IMPORT_SECONDS`."""
     global IMPORT_SECONDS
     start = time.perf_counter()
     try:
@@ -18,10 +18,10 @@ def timed_import(name: str) -> ModuleType:
 
 
 class Stopwatch:
-    """Gives every second since it was made to one of the named phases.
+    """Assigns every second since its creation to a named phase.
 
-    `seconds` maps each phase to wall-clock seconds. JAX works asynchronously: a phase must wait for
-    its own results, or its work is counted in the next one.
+    `seconds` maps each phase to wall-clock seconds. JAX works asynchronously, so a phase must wait
+    for its own results, or the next one is charged for them.
     """
 
     def __init__(self, phases: tuple[str, ...]):

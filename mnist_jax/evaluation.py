@@ -1,4 +1,4 @@
-"""Measures a trained network, or several as one."""
+"""The evaluation of a trained network or an ensemble."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,23 +29,23 @@ def evaluate(
     """Computes loss and accuracy over every example of a split of the run's own dataset.
 
     Args:
-        workdir: a directory that `train` has written; or several, whose networks are measured as an
-            ensemble: by the mean of their probabilities.
+        workdir: a directory written by `train`, or several for an ensemble, whose probabilities are
+            averaged.
         split: "test", "validation" or "train" (the examples trained on).
-        step: a saved step, "latest", or "best" by `watch.monitor`; of each.
-        model: the module of networks that were trained with their own one, as in `train`.
+        step: a saved step, "latest", or "best" by `watch.monitor`; the same for each network.
+        model: the networks' own module, as in `train`.
         loss_fn: their own loss, as in `train`.
         splits: their own data, as in `train`.
-        metrics: further metrics, as in `train`; also others than the run's.
+        metrics: metrics as in `train`, not necessarily the run's.
 
     Returns:
-        `loss` (the mean of an example; of the cross-entropy in nats), `accuracy` (in [0, 1]), the
-        metrics, `count` (examples), `split` and `step`, of an ensemble a list of steps.
+        `loss` (mean per example; nats for the cross-entropy), `accuracy` (in [0, 1]), the metrics,
+        `count` (examples), `split` and `step` (a list for an ensemble).
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
-        ValueError: it has no such step or split, cannot be read, or the networks of an ensemble
-            were trained on different data.
+        ValueError: a step or the split does not exist, a network cannot be read, or the networks of
+            an ensemble were trained on different data.
     """
     check_functions(loss_fn, metrics)
     check_alike("options", [workdir, split, step])

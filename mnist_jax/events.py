@@ -1,7 +1,7 @@
-"""The events of a training, with which its listeners are called; a population has the same ones.
+"""The events of a training or a population, passed to its listeners.
 
 In a population, `state` and `sums` have a leading axis of members, and a metric in a row is a list.
-A state is good until the next event: the next chunk uses it up.
+A state is valid until the next event: the next chunk consumes it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Begin(NamedTuple):
         splits: images and labels of "train", "validation" and "test".
         step: the number of updates made so far; more than 0 in a resumed run.
         total_steps: the number of updates in all epochs.
-        history: a row for each epoch so far.
+        history: one row per epoch so far.
         messages: lines about the beginning, such as the names of frozen parameters.
         members: the names of a population's members.
     """
@@ -45,10 +45,10 @@ class Chunk(NamedTuple):
     """A chunk of steps is being computed.
 
     Attributes:
-        step: the number of updates made when it is done.
+        step: the number of updates after this chunk.
         chunk_steps: the number of updates in this chunk.
-        sums: the metric sums of each of its steps. Reading them waits until it is done.
-        history: a row for each epoch so far.
+        sums: the metric sums of each step; reading them waits for the chunk.
+        history: one row per epoch so far.
     """
 
     step: int
@@ -58,7 +58,7 @@ class Chunk(NamedTuple):
 
 
 class Diverged(NamedTuple):
-    """A member of a population has a value that is not finite, first at `step` (from 1)."""
+    """A member of a population has its first value that is not finite, at `step` (from 1)."""
 
     member: int
     epoch: int
@@ -66,7 +66,7 @@ class Diverged(NamedTuple):
 
 
 class Save(NamedTuple):
-    """A checkpoint is due: the state, and the progress that a resumed run needs beside it."""
+    """A checkpoint is due: the state and the progress from which to resume."""
 
     step: int
     state: Any
@@ -74,7 +74,7 @@ class Save(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """An epoch is measured, and saved where it is scheduled; `history` ends with its row."""
+    """An epoch is measured, and saved if scheduled; `history` ends with its row."""
 
     row: Row
     state: Any
@@ -82,7 +82,7 @@ class Epoch(NamedTuple):
 
 
 class Plateau(NamedTuple):
-    """The factor of the learning rate changes; in a population each is a list."""
+    """The factor of the learning rate changes; a population has lists of factors."""
 
     before: Any
     after: Any
@@ -93,8 +93,8 @@ class Stop(NamedTuple):
 
     Attributes:
         step: the number of updates made.
-        state: the last state; nothing uses it up any more.
-        history: a row for each epoch.
+        state: the last state, which stays valid.
+        history: one row per epoch.
         signum: the signal that stopped the run; 0 if it ended by itself.
     """
 
@@ -105,7 +105,7 @@ class Stop(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The run has its result; `trained` is False where it was complete before."""
+    """The run has its result; `trained` is False if it was complete before."""
 
     workdir: Path
     result: Any
@@ -114,7 +114,7 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """An exception, or a signal, has ended the run: its last event."""
+    """An exception or a signal has ended the run; this is its last event."""
 
     error: BaseException
 

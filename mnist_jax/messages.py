@@ -4,20 +4,20 @@ from typing import Any, TextIO
 
 
 def printable(line: str) -> str:
-    """Spells out what a terminal would obey or cannot show, such as in the name of a file."""
+    """Escapes the characters that a terminal would obey or cannot show."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def one_line(message: object) -> str:
-    """Joins the lines of a message, and spells out what a terminal would obey."""
+    """Joins the lines of a message and makes it `printable`."""
     return printable(" ".join(str(message).split()))
 
 
 class PrintableStream:
-    """A stream for lines, each written by itself, with what a terminal would obey spelled out.
+    """A stream for single lines, each made `printable`.
 
-    Names of files, classes and directories are others' words: they can move the cursor, draw links,
-    turn text around, or look like one line more.
+    Names of files, classes and directories may move the cursor, draw links, reverse text, or look
+    like another line.
     """
 
     def __init__(self, stream: TextIO):

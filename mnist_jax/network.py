@@ -36,10 +36,10 @@ class Network(NamedTuple):
 
     Attributes:
         apply: Pure function (variables, images [B, H, W, C], uint8 or float32 in [0, 1]) ->
-            (probabilities float32 [B, num_classes], classes int32 [B]). It takes JAX arrays if the
-            network is from a workdir, NumPy arrays if it is from an exported file.
+            (probabilities float32 [B, num_classes], classes int32 [B]), of JAX arrays for a workdir
+            or NumPy arrays for an exported file.
         variables: Parameters and statistics; empty for an exported file, which contains them.
-        info: Facts about the data that it was trained on.
+        info: Facts about the data trained on.
         batch_size: Largest B in `predict`.
         model: Linen module; None for an exported file.
         config: Recipe; None for an exported file.
@@ -58,7 +58,7 @@ class Network(NamedTuple):
         return f"Network({name}, images {shape}, {classes} classes)"
 
     def logits(self, images: jax.typing.ArrayLike, variables: Variables | None = None) -> jax.Array:
-        """Computes logits, float32 [..., num_classes]: a pure function, for `jit`, `grad`, `vmap`.
+        """Computes logits, float32 [..., num_classes], purely: for `jit`, `grad` and `vmap`.
 
         Args:
             images: uint8, or float in [0, 1], [..., H, W, C].
@@ -76,26 +76,26 @@ class Network(NamedTuple):
     def probabilities(
         self, images: jax.typing.ArrayLike, variables: Variables | None = None
     ) -> jax.Array:
-        """Computes class probabilities; arguments, result and errors as of `logits`."""
+        """Computes class probabilities; arguments, shapes and errors are those of `logits`."""
         return jax.nn.softmax(self.logits(images, variables))
 
     def predict(self, images: Any, *, check: bool = True) -> Predictions:
         """Classifies images, a batch at a time.
 
         Args:
-            images: Any number of images of the shape trained on, [N, H, W, C], or [N, H, W] if
-                they have one channel: integers 0 to 255, or floats in [0, 1].
-            check: Whether to warn of images that cannot be of the dataset trained on, such as
-                wrongly scaled or inverted ones.
+            images: Images of the shape trained on, [N, H, W, C], or [N, H, W] with one channel:
+                integers 0 to 255, or floats in [0, 1].
+            check: True to warn of images unlike the dataset, such as wrongly scaled or inverted
+                ones.
 
-        Raises ValueError if the images are something else.
+        Raises ValueError for other images.
         """
         images = _as_images(images, self.info.image_shape)
         if check and self.info.brightness and len(images):
             some = images[np.linspace(0, len(images) - 1, min(len(images), CHECKED), dtype=int)]
             if problem := unlike(some, self.info.brightness):
                 warnings.warn(problem, stacklevel=2)
-        # The last batch is padded: few sizes, because a program is compiled for each.
+        # The last batch is padded, because each size compiles a program.
         size = min(self.batch_size, 1 << max(0, len(images) - 1).bit_length())
         probabilities = np.zeros((len(images), len(self.info.label_names)), np.float32)
         classes = np.zeros(len(images), np.int32)
@@ -116,12 +116,12 @@ def load_network(
     Args:
         workdir: Directory written by `train`, or file written by `export`.
         step: Saved step of a workdir, "latest", or "best" by `watch.monitor`.
-        model: Module of a network that was trained with its own one, as in `train`.
+        model: Own module of the network, as in `train`.
 
     Raises:
         FileNotFoundError: There is no trained network, or no card beside the file.
-        ValueError: It has no such step, cannot be read, or the package to read it is missing; or
-            the model is not the one trained.
+        ValueError: The step does not exist, the network or the package to read it is unreadable,
+            or the model is not the one trained.
     """
     if Path(workdir).is_file():
         return _load_exported(Path(workdir))
@@ -129,7 +129,7 @@ def load_network(
 
 
 def as_network(trained: Trained) -> Network:
-    """Makes a function of images from a run's trained network."""
+    """Wraps a run's trained network as a `Network`."""
     apply_fn = trained.apply_fn
     return Network(
         jax.jit(lambda variables, images: predict_step(variables, apply_fn, images)),
@@ -148,16 +148,16 @@ def predict(
 
     Args:
         workdir: Directory written by `train`, or file written by `export`.
-        images: Any number of images, as in `Network.predict`.
+        images: Images as in `Network.predict`.
         step: Saved step, "latest", or "best" by `watch.monitor`.
-        model: Module of a network that was trained with its own one, as in `train`.
+        model: Own module of the network, as in `train`.
 
     Returns:
         (probabilities, classes): float32 [N, num_classes] and int32 [N].
 
     Raises:
         FileNotFoundError: There is no trained network in `workdir`.
-        ValueError: It has no such step, cannot be read, or the images do not fit it.
+        ValueError: The network cannot be loaded, or the images do not fit it.
     """
     return load_network(workdir, step, model=model).predict(images)
 
@@ -171,12 +171,12 @@ def predict_split(
     model: OwnModel = None,
     splits: Any = None,
 ) -> tuple[int, ...]:
-    """Classifies a split ("test", "validation" or "train") of a run's own dataset, into a file.
+    """Classifies a split ("test", "validation" or "train") of a run's own dataset into a file.
 
-    The .npz file holds the probabilities [N, num_classes], classes [N], the true labels [N], and
-    the names of the classes; the shape of the first is returned. Step, model and splits are as in
-    `load_trained`. Raises FileNotFoundError if there is no trained network, or no directory for
-    the file, and ValueError if the file is not an .npz, or the network cannot be read.
+    The .npz file holds the probabilities [N, num_classes], whose shape is returned, the classes
+    [N], the true labels [N] and the classes' names. Step, model and splits are those of
+    `load_trained`. Raises FileNotFoundError without a trained network or a directory for the file,
+    and ValueError if the file is not an .npz or the network cannot be read.
     """
     if output.suffix != ".npz":
         raise ValueError(f"--output must end in .npz, got {output}")
@@ -202,7 +202,7 @@ def _load_exported(path: Path) -> Network:
 
 
 def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
-    """Returns images [N, H, W, C], uint8 or float32; ValueError for what is no such thing."""
+    """Returns images [N, H, W, C], uint8 or float32; raises ValueError for other arrays."""
     images = as_pixels(given)
     if images.shape[1:] == image_shape[:2] and image_shape[2] == 1:
         images = images.reshape(*images.shape, 1)
@@ -217,7 +217,7 @@ def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
 
 
 def _remedy(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
-    """Says how to make images of a shape [N, *image_shape], where that can be known."""
+    """Suggests how to reshape images to [N, *image_shape], or returns ""."""
     height, width, channels = image_shape
     size, first, last = (height, width), (channels, height, width), shape[-1:]
     grey = channels == 1

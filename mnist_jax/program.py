@@ -1,4 +1,4 @@
-"""A training as compiled calls: all that is decided before the first step."""
+"""A training as compiled calls."""
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
@@ -27,14 +27,13 @@ class Program(NamedTuple):
 
     Attributes:
         state: the state before the first step, on the devices.
-        train_chunks: (first_step, last_step) -> the chunks of the run between these steps, epoch
-            after epoch: what `run_chunk` takes.
-        run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`. It uses up
+        train_chunks: (first_step, last_step) -> the run's chunks between these steps.
+        run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`. It consumes
             the state. A population has N rate factors, and sums [N, k].
         measure: (state, split) -> the mean `loss`, `accuracy` and metrics over a split; a list of N
             in a population.
-        place: puts a state, such as a checkpoint's, on the devices.
-        collect: its inverse, for a checkpoint.
+        place: function that puts a state, such as a checkpoint's, on the devices.
+        collect: inverse of `place`, for a checkpoint.
         step_sha256: SHA-256 of the training steps as StableHLO, see `compiled.text_sha256`.
     """
 
@@ -55,7 +54,7 @@ class StepParts(NamedTuple):
     options: StepOptions
 
 
-# The numbers of a recipe that are arguments of its program -> the parts that compute with them.
+# The recipe's numbers that are arguments of the program -> the parts that compute with them.
 Build = Callable[[Mapping[str, Any]], StepParts]
 
 
@@ -71,15 +70,14 @@ def compile_program(
 ) -> Program:
     """Places the data on the devices, initialises the state and compiles the steps.
 
-    Images that are `StreamedImages` stay where they are: a thread reads ahead what is needed.
+    `StreamedImages` stay on the host, and a thread reads ahead.
 
     Args:
         model: images -> logits, see `forward.Forward`.
         tx: the optimizer.
-        splits: "train", "validation" and "test", see `datasets.arrays.as_parts`; a test is not
-            needed.
+        splits: "train", "validation" and optionally "test", see `datasets.arrays.as_parts`.
         seed: the root of all keys.
-        batch_size: examples a step.
+        batch_size: examples per step.
         chunk_steps: steps in one compiled call.
         **options: see `steps.StepOptions`.
 
@@ -103,32 +101,23 @@ def compile_training(
     batch_size: int,
     chunk_steps: int,
 ) -> Program:
-    """Compiles a training as `compile_program` does; its numbers are arguments of the program.
+    """Compiles a training like `compile_program`, with `numbers` as arguments of the program.
 
-    Args:
-        build: numbers -> the parts of the step. Inside the program the numbers are traced.
-        numbers: the values, by name.
-        splits: as in `compile_program`, as are the rest.
-        seed: the root of all keys.
-        batch_size: examples a step.
-        chunk_steps: steps in one compiled call.
+    `build` makes the parts of a step from the numbers, which are traced inside the program.
     """
     mesh = create_mesh()
     whole = replicated(mesh)
     layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
-    streams_images = isinstance(splits["train"][0], StreamedImages)
-    images, labels = splits["train"]
-    num_examples, *image_shape = images.shape
-    model, tx, options = build(numbers)
+    parts = build(numbers)
     data = loader.place_splits(splits, whole)
     images, labels = data["train"]
+    num_examples, *image_shape = images.shape
     steps_per_epoch = loader.steps_per_epoch(num_examples, batch_size)
     streams = jax.jit(rng.streams, out_shardings=whole)(np.uint32(seed))
     step_rngs = {role: streams[role] for role in ("dropout", "augment")}
     values = {name: np.float32(number) for name, number in numbers.items()}
-    state = compile_initial_state(
-        StepParts(model, tx, options), (*image_shape,), is_averaged(options), whole
-    )(streams["init"])
+    init = compile_initial_state(parts, (*image_shape,), is_averaged(parts.options), whole)
+    state = init(streams["init"])
 
     def chunks_between(first_step: int, last_step: int) -> Generator[Batch]:
         for epoch, epoch_step in loader.epochs_between(first_step, last_step, steps_per_epoch):
@@ -139,7 +128,7 @@ def compile_training(
 
     def train_chunks(first_step: int, last_step: int) -> Generator[Batch]:
         chunks = chunks_between(first_step, last_step)
-        return loader.prefetch(chunks) if streams_images else chunks
+        return loader.prefetch(chunks) if isinstance(images, StreamedImages) else chunks
 
     jitted = jit_chunk(build, mesh)
     compiled, step_sha256 = compile_chunks(
@@ -152,7 +141,7 @@ def compile_training(
     def lower_eval(chunk: Batch) -> jax.stages.Lowered:
         with traced_for(target_of(mesh)):
             return run_eval_steps.lower(
-                state.eval_variables, state.apply_fn, chunk, **eval_options(options)
+                state.eval_variables, state.apply_fn, chunk, **eval_options(parts.options)
             )
 
     eval_sums = compile_eval(lower_eval, data, **layout)
@@ -172,9 +161,9 @@ def compile_training(
 def jit_chunk(build: Build, mesh: Mesh) -> Any:
     """Jits the training of a chunk on the devices of a mesh.
 
-    The result is a function (state, chunk, rate_factor, rngs, values) -> (state, sums), of which
-    the last two arguments are the streams of keys by role and the traced numbers by name. The old
-    state's buffers become the new state's: whoever passes one in must not use it again.
+    The result is a function (state, chunk, rate_factor, rngs, values) -> (state, sums), with the
+    streams of keys by role and the traced numbers by name. It donates the state's buffers to the
+    new state, so the caller must not use the old one again.
     """
 
     def train_steps(state: TrainState, chunk: Batch, rate: Any, rngs: Any, values: Any) -> Any:
@@ -187,14 +176,14 @@ def jit_chunk(build: Build, mesh: Mesh) -> Any:
 def compile_initial_state(
     parts: StepParts, image_shape: tuple[int, ...], averaged: bool, sharding: Any = None
 ) -> Callable[[jax.Array], TrainState]:
-    """Compiles `create_train_state`; returns a function from the key of the role `init`."""
+    """Compiles `create_train_state` as a function of the key of the role `init`."""
     options = {"image_shape": image_shape, "averaged": averaged}
 
     def create_arrays(key: jax.Array) -> TrainState:
         return bare(create_train_state(parts.model, parts.tx, key, **options))
 
     jitted = jax.jit(create_arrays, out_shardings=sharding)
-    # It runs once. With all of LLVM's passes, it would take as long to compile as the steps.
+    # It runs once, and with all of LLVM's passes would compile as long as the steps.
     fast = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
     def create(key: jax.Array) -> TrainState:
@@ -212,7 +201,7 @@ def train_chunk(
     rngs: Any,
     rate_factor: Any,
 ) -> tuple[TrainState, Sums]:
-    """Runs `steps.run_steps` with the parts that traced values give; takes a `bare` state."""
+    """Runs `steps.run_steps` on a `bare` state, with the parts built from traced values."""
     model, tx, options = build(values)
     state, sums = run_steps(
         state.replace(apply_fn=Forward(model), tx=tx), chunk, rngs, rate_factor, **options
@@ -221,18 +210,18 @@ def train_chunk(
 
 
 def bare(state: TrainState) -> TrainState:
-    """Returns the arrays of a state: a compiled program belongs to no model's or optimizer's."""
+    """Returns a state without model and optimizer, so that equal programs compile once."""
     return state.replace(apply_fn=None, tx=None)
 
 
 def is_averaged(options: StepOptions) -> bool:
-    """Tells whether a running mean of the parameters is kept; `ema_decay` may be traced."""
+    """Returns True if a running mean of the parameters is kept; `ema_decay` may be traced."""
     decay = options.get("ema_decay", 0.0)
     return isinstance(decay, jax.Array) or decay > 0
 
 
 def eval_options(options: StepOptions) -> dict[str, Any]:
-    """Returns the options of `steps.run_eval_steps` among those of a training step."""
+    """Selects the options of `steps.run_eval_steps` from those of a training step."""
     metrics = options.get("metrics") or {}
     return {
         "loss_fn": with_hash(options.get("loss_fn") or cross_entropy),
@@ -246,7 +235,7 @@ def compile_chunks(
     steps_per_epoch: int,
     chunk_steps: int,
 ) -> tuple[Callable[[Any], Callable[..., Any]], str]:
-    """Compiles a chunk's call for each of the one or two sizes.
+    """Compiles the call of a chunk for each of its one or two sizes.
 
     Returns:
         A function chunk -> compiled call, and the SHA-256 of the first size's program.
@@ -263,10 +252,10 @@ def compile_chunks(
 def compile_eval(
     lower: Callable[[Any], jax.stages.Lowered], data: dict[str, Any], **layout: Any
 ) -> Callable[[TrainState, str], list[Sums]]:
-    """Compiles the evaluation of a chunk: all splits are in chunks of one size.
+    """Compiles the evaluation of a chunk, whose size is the same in all splits.
 
     Args:
-        lower: chunk -> the lowered call, which takes a state's `eval_variables` and a chunk.
+        lower: chunk -> the lowered function of a state's `eval_variables` and a chunk.
         data: images and labels by split.
         layout: options of `loader.eval_chunks`.
 

@@ -1,6 +1,6 @@
 """The rules of a training: pure functions of history, sums and step.
 
-A run that was stopped and resumed has the same history and the same steps; so the same is decided.
+A stopped and resumed run has the same history and steps, so it decides the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +26,7 @@ def is_scheduled(
 ) -> bool:
     """Decides whether the chunk that ends at `step` ends with a checkpoint.
 
-    A pure function of the step, so a resumed run saves the same steps. With `every_steps` of 0 only
-    epochs end with one.
+    With `every_steps` 0, only epochs do.
     """
     epoch, rest = divmod(step, steps_per_epoch)
     if rest == 0 and (epoch % every_epochs == 0 or epoch == epochs):
@@ -37,9 +36,9 @@ def is_scheduled(
 
 
 def stops_early(history: Sequence[Row], patience: int, monitor: str) -> bool:
-    """Decides whether `patience` epochs have passed since the best one; with 0, never.
+    """Decides whether `patience` epochs have passed since the best one; 0 disables.
 
-    The best is `history.best_row`: of epochs with an equal metric the newest.
+    The best is `history.best_row`, the newest of epochs with an equal metric.
 
     References:
         L. Prechelt, "Early Stopping - But When?", 1998.
@@ -50,10 +49,10 @@ def stops_early(history: Sequence[Row], patience: int, monitor: str) -> bool:
 
 
 def rate_factor(losses: list[float], patience: int, factor: float) -> float:
-    """Returns the factor of the learning rate after epochs with these losses.
+    """Computes the factor of the learning rate after epochs with these losses.
 
-    After `patience` epochs in a row without a lower loss (or another metric of which lower is
-    better) the rate falls by `factor`, and the count starts again; 0 disables.
+    After `patience` epochs in a row without a lower loss (or negated metric), the rate falls by
+    `factor` and the count restarts; 0 disables.
     """
     scale, lowest, waited = 1.0, float("inf"), 0
     for loss in losses if patience else []:
@@ -74,11 +73,11 @@ def first_bad_step(losses: Any, last_step: int) -> int | None:
 
 
 def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
-    """Returns the leaves of a state, or another tree, that must be finite, by name.
+    """Returns the leaves of a state, or of another tree, that must be finite, by name.
 
-    A gradient that is not finite leaves its trace in the parameters and in the optimizer's moments,
-    which are arrays. Numbers of an optimizer may begin at infinity, such as a best loss: they have
-    only the `axes` that every leaf has, such as that of members.
+    A gradient that is not finite leaves its trace in the parameters and in the optimizer's moments.
+    An optimizer's scalars, which have only the `axes` of members, may begin at infinity, such as a
+    best loss.
     """
     return {
         name: leaf
@@ -95,14 +94,14 @@ class Rules(NamedTuple):
         num_examples: number of training images.
         steps_per_epoch: number of steps in an epoch; the last one may be padded.
         total_steps: number of steps in all epochs.
-        is_scheduled: function step -> whether a checkpoint is due.
+        is_scheduled: function step -> True if a checkpoint is due.
         monitor: metric that decides which epoch is the best.
         patience: argument of `stops_early`.
         plateau_monitor: metric whose plateaus count.
         plateau_patience: patience of `rate_factor`.
         plateau_factor: factor of `rate_factor`.
         learning_rate: function, number of updates so far -> learning rate of the next one without
-            that factor, or None where it is not known.
+            that factor, or None if unknown.
     """
 
     num_examples: int
@@ -117,15 +116,15 @@ class Rules(NamedTuple):
     learning_rate: Callable[[int], float | None] = lambda _: None
 
     def best_step(self, history: Sequence[Row]) -> int | None:
-        """Returns the step of the `best_row` among the scheduled ones, if there are any."""
+        """Returns the best of the scheduled steps, see `best_row`, or None."""
         rows = [row for row in history if self.is_scheduled(row["step"])]
         return best_row(rows, self.monitor)["step"] if rows else None
 
     def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:
-        """Returns the saved steps that stay: the newest, two newest of the schedule, and the best.
+        """Selects the saved steps to keep: the newest, the schedule's two newest, and the best.
 
-        Two, because the newest may turn out damaged. A step that was saved only because of a signal
-        is deleted once the schedule has saved two more.
+        Two, because the newest may be damaged. A step saved only because of a signal is deleted
+        once the schedule has saved two more.
         """
         best = self.best_step(history)
         newest = [step for step in saved if self.is_scheduled(step)][-2:]
@@ -156,15 +155,14 @@ class Rules(NamedTuple):
             for part, means in (("train", trained), ("val", val))
             for name in val
         }
-        # An older version summed up neither.
+        # Older versions summed up neither.
         norms, rates = total.get("gradient_norm", []), total.get("learning_rate", [])
         rate = rates[-1] if rates else self.learning_rate(step - 1)
         row: Any = {
             "epoch": step // self.steps_per_epoch,
             "step": step,
             **metrics,
-            # Training accuracy is that of the epoch's own steps, with dropout and augmentation, so
-            # the gap may be negative.
+            # Training accuracy has dropout and augmentation, so the gap may be negative.
             "generalization_gap": trained["accuracy"] - val["accuracy"],
             "learning_rate": None if rate is None else rate * rate_factor,
             "gradient_norm": json_number(np.mean(norms).item()) if norms else None,

@@ -1,4 +1,4 @@
-"""A run as a small table, for a notebook."""
+"""A small table of a run, for notebooks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ COLORS = {"train_accuracy": "#888", "val_accuracy": "#07c"}
 
 
 def run_table(figures: Mapping[str, float], history: Sequence[Any]) -> str:
-    """Returns HTML: the figures, fractions, and the accuracies of the epochs as curves (SVG)."""
+    """Draws figures, which are fractions, and the epochs' accuracies, as HTML with an SVG."""
     cells = "".join(f"<th>{name}</th><td>{value:.2%}</td>" for name, value in figures.items())
     curves = {name: [float(row[name]) for row in history] for name in COLORS}
     low = min(value for values in curves.values() for value in values)
@@ -20,7 +20,7 @@ def run_table(figures: Mapping[str, float], history: Sequence[Any]) -> str:
             for number, value in enumerate(values)
         )
         + f'"/><circle r="2" fill="{COLORS[name]}" cx="{WIDTH if len(values) > 1 else 0}" '
-        + f'cy="{scale * (1 - values[-1]):.1f}"/>'  # all there is of one epoch
+        + f'cy="{scale * (1 - values[-1]):.1f}"/>'  # the only mark of a single epoch
         for name, values in curves.items()
     )
     return (

@@ -26,7 +26,7 @@ def choices(name: str) -> set[str]:
 
 
 def create_small(name: str, **fields: Any) -> nn.Module:
-    """A small network of an architecture; what it has no choice of is left out."""
+    """A small network of an architecture; fields that it lacks are left out."""
     fields = {"num_classes": 10} | SMALL | fields
     return create_model(name, **{k: v for k, v in fields.items() if k in choices(name)})
 
@@ -134,7 +134,7 @@ def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch
         (
             "mlp",
             {"pool_size": 3, "pool": "max"},  # a default is no choice
-            "model.pool_size is no choice of mlp, leave it at 2; mlp has depth, dropout_rate, hidd",
+            "model.pool_size has no effect on mlp, which has depth, dropout_rate, hidden_size",
         ),
     ],
 )

@@ -1,7 +1,6 @@
 """The classic small network: convolution, max-pool, one hidden layer, dropout, output.
 
-With a depth of 2 or more, further convolutions follow the first one, each with a pooling and with
-twice the filters.
+With a depth of 2 or more, further convolutions follow, each with a pooling and twice the filters.
 """
 
 import jax
@@ -20,7 +19,7 @@ from mnist_jax.models.layers import (
 
 
 class Model(nn.Module):
-    """Images -> logits; `softmax` makes them probabilities, and belongs to prediction."""
+    """Images -> logits; the `softmax` to probabilities belongs to prediction."""
 
     num_classes: int
     features: int

@@ -1,9 +1,9 @@
 """A first convolution, then stages of two, and one hidden layer; each stage ends with a pooling.
 
 Every stage has twice the filters of the one before. Two small filters in a row see as much of the
-image as one large one, with fewer weights and one more rectifier. Only the first convolution, which
-is a stage of its own, has filters two pixels larger: of one or three channels they are cheap, and
-with the pooling behind it all that follows is four times cheaper than with two convolutions there.
+image as one large one, with fewer weights and another rectifier. The first convolution is a stage
+of its own, with filters two pixels larger, which are cheap on one or three channels. Its pooling
+makes all later layers four times cheaper than a first stage of two convolutions would.
 
 References:
     K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image

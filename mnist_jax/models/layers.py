@@ -1,4 +1,4 @@
-"""What several architectures are made of.
+"""Layers that several architectures share.
 
 Between convolutions an array is [C, H, W, B], with the batch last: see `ops.conv_pool`.
 """
@@ -14,7 +14,7 @@ glorot_uniform = nn.initializers.glorot_uniform()
 
 
 def stage_features(features: int, depth: int) -> list[int]:
-    """Returns the features of each stage, twice those of the one before; ValueError if too many."""
+    """Doubles the features from stage to stage; raises ValueError if the last has too many."""
     if features << depth - 1 > LARGEST:
         raise ValueError(
             f"model.features * 2**(model.depth - 1) must be at most {LARGEST}, "
@@ -24,17 +24,17 @@ def stage_features(features: int, depth: int) -> list[int]:
 
 
 def batch_last(images: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [C, H, W, B]."""
+    """Moves the batch last: [B, H, W, C] -> [C, H, W, B]."""
     return images.swapaxes(0, -1)
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """Lines up an image's numbers: [C, H, W, B] -> [C * H * W, B]; in memory nothing moves."""
+    """Flattens each image, without a copy: [C, H, W, B] -> [C * H * W, B]."""
     return x.reshape(-1, x.shape[-1])
 
 
 class Dense(nn.Module):
-    """`nn.Dense` with the batch last, for a large D: on a CPU, `kernel.T @ x` costs less."""
+    """`nn.Dense` with the batch last: for a large D, `kernel.T @ x` costs less on a CPU."""
 
     features: int
 
@@ -47,7 +47,7 @@ class Dense(nn.Module):
 
 
 class ConvPool(nn.Module):
-    """A convolution, the pooling behind it, a bias and a rectifier: see `ops.conv_pool`."""
+    """A convolution, pooling, a bias and a rectifier: see `ops.conv_pool`."""
 
     features: int
     kernel_size: int
@@ -61,7 +61,7 @@ class ConvPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float [C, H, W, B] to float [features, H', W', B]; the sizes are `conv_pool`'s."""
+        """Maps float [C, H, W, B] to float [features, H', W', B], see `conv_pool`."""
         shape = (self.kernel_size, self.kernel_size, len(x), self.features)
         kernel = self.param("kernel", glorot_uniform, shape)
         zeros = nn.initializers.zeros_init()
@@ -79,31 +79,31 @@ class ConvPool(nn.Module):
         )
 
     def chosen_lowering(self, x: jax.Array) -> str:
-        """Returns the lowering that computes this layer here, for inputs as in `__call__`."""
+        """Returns the lowering chosen for the layer's inputs."""
         shape = (self.kernel_size, self.kernel_size, len(x), self.features)
         kernel = jax.ShapeDtypeStruct(shape, x.dtype)
         _, stride, pool_size = self._pooling()
         return choose_lowering(x, kernel, stride, pool_size, self.lowering)
 
     def _pooling(self) -> tuple[str, int, int]:
-        """Returns the pooling, the stride and the pooling's size as `conv_pool` has them."""
-        if self.pool == "stride":  # the convolution leaves out at once what pooling would drop
+        """Returns pool, stride and pool_size for `conv_pool`."""
+        if self.pool == "stride":  # the convolution skips the outputs that pooling would drop
             return "max", self.stride * self.pool_size, 1
         return self.pool, self.stride, self.pool_size
 
 
 def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) -> jax.Array:
-    """Makes the submodule `name`: normalises each channel, then scales and shifts it.
+    """Normalises each channel, then scales and shifts it, in a submodule.
 
-    In training the mean and the variance are those of the batch, padding left out, and a tenth of
-    them goes into the running ones, which evaluation uses.
+    Training uses the mean and variance of the batch without its padding, and adds a tenth of them
+    to the running ones, which evaluation uses.
 
     Args:
         x: float [C, H, W, B].
-        train: see above.
-        mask: bool [B], False for padding; None: there is none.
-        name: of the submodule, with the parameters `scale` and `bias`, and in the collection
-            `batch_stats` the running `mean` and `var`.
+        train: True in training.
+        mask: bool [B], False for padding; None without padding.
+        name: name of the submodule, with the parameters `scale` and `bias` and, in the collection
+            `batch_stats`, the running `mean` and `var`.
 
     References:
         S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
@@ -116,17 +116,17 @@ def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) 
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, to the bit, whose rate may also be traced: one program for many rates."""
+    """`nn.Dropout`, to the bit, with a rate that may be traced: one program for many rates."""
 
     rate: float | jax.Array
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """In training, silences units at random and scales the others by 1 / (1 - rate)."""
+        """Zeros units at random and scales the others by 1 / (1 - rate) in training."""
         if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0):
             return x
         keep = 1 - self.rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        # A traced rate is float32, and would make float32 of all that comes after it. XLA makes a
-        # product of a division by a constant: so the bits are those of a constant rate.
+        # The cast keeps a traced float32 rate from promoting `x`. XLA turns a division by a
+        # constant into a product, so the product here has the bits of a constant rate.
         return jnp.where(kept, x * (1 / jnp.asarray(keep, x.dtype)), 0)

@@ -1,4 +1,4 @@
-"""Hidden layers of one size, each followed by dropout: nothing knows that the input is an image."""
+"""Hidden layers of one size, each followed by dropout, on pixels in no spatial order."""
 
 import jax
 from flax import linen as nn
@@ -18,7 +18,7 @@ class Model(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        del mask  # no image is compared with another
+        del mask  # images do not interact
         x = images.reshape(images.shape[0], -1)
         for number in range(1, self.depth + 1):
             x = nn.Dense(self.hidden_size, kernel_init=glorot_uniform, name=f"dense{number}")(x)

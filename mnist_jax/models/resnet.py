@@ -1,9 +1,9 @@
-"""A small residual network: a convolution, then stages that add to what they are given.
+"""A small residual network: a convolution, then stages that add to their input.
 
 A stage is one block of two convolutions in the pre-activation order (normalisation, rectifier,
-convolution), so nothing stands in the way of what is passed on. Every stage but the first has half
-the height and width, and twice the features, of the one before. The mean over all places is left
-for the output layer, whatever the size of the image.
+convolution), which leaves the sum itself untouched. Every stage but the first has half the height
+and width, and twice the features, of the one before. The output layer receives the mean over all
+places, so images may have any size.
 
 References:
     K. He, X. Zhang, S. Ren and J. Sun, "Identity Mappings in Deep Residual Networks", 2016,
@@ -26,7 +26,7 @@ from mnist_jax.models.layers import (
 
 
 class Block(nn.Module):
-    """x + convolution(convolution(x)); where that changes the shape, x takes a 1x1 convolution."""
+    """x + convolution(convolution(x)), with a 1x1 convolution of x if the shape changes."""
 
     features: int
     kernel_size: int

@@ -1,9 +1,9 @@
 """A vision transformer: the image is cut into patches, and each is a token.
 
-The patches are squares of `kernel_size` pixels a side, zeros filling up the last ones; a token has
-`features` numbers, and a block's hidden layer has `hidden_size` units. Every head of the attention
-has about 16 features: ViT's 64 would leave these small networks with a single one. What is
-classified is the mean of all tokens, which needs no extra token for the class.
+The patches are squares of `kernel_size` pixels a side, zero-padded at the end. A token has
+`features` numbers, and a block's hidden layer `hidden_size` units. Every attention head has about
+16 features, because ViT's 64 would leave these small networks a single head. The mean of all tokens
+is classified, so no extra class token is needed.
 
 References:
     A. Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
@@ -20,7 +20,7 @@ from mnist_jax.models.layers import ConvPool, Dropout, batch_last, glorot_unifor
 
 
 class Position(nn.Module):
-    """Adds a learned vector to each token: attention itself does not know where a token is."""
+    """Adds a learned vector to each token, because attention ignores positions."""
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -30,7 +30,7 @@ class Position(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token receives the values of all tokens, weighted by how well keys fit its query."""
+    """Averages the values of all tokens for each query, weighted by their keys."""
 
     heads: int
 
@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a hidden layer for each token; both add to what they are given."""
+    """Attention, then a hidden layer for each token; both add to their input."""
 
     hidden_size: int
 
@@ -81,7 +81,7 @@ class Model(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        del mask  # no image is compared with another
+        del mask  # images do not interact
         # A filter as large as its stride sees each patch once.
         patches = ConvPool(
             self.features,

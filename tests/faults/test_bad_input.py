@@ -22,7 +22,7 @@ ARGUMENTS = {
     "train 'Perhaps you meant:'": "Perhaps you meant:",
     "train --epoch 3": "Unrecognized options: --epoch, 3; perhaps you meant",
     "train --model.name cnm": "model.name is 'cnm'; expected one of cnn",
-    "train --model.name mlp --model.pool-size 3": "model.pool_size is no choice of mlp",
+    "train --model.name mlp --model.pool-size 3": "model.pool_size has no effect on mlp",
     "train --model.lowering gpu": "--model.lowering",
     "train --optimizer.momentum 0.5": "optimizer.momentum must stay at 0.9 with adam",
     "train --optimizer.schedule one_cycle --optimizer.warmup 0.1": "warmup must be 0 with",
