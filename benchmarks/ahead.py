@@ -63,13 +63,13 @@ class Chip(NamedTuple):
     bandwidth: float
 
 
-class Target(NamedTuple):
+class Devices(NamedTuple):
     """Devices to compile for.
 
     Attributes:
-        platform: "tpu" or "cuda".
-        topology: the name of the topology; of a GPU, the name of its description.
-        devices: the number of devices that are used of it.
+        platform: the platform, "tpu" or "cuda".
+        topology: the name of the topology, or of the description of a GPU.
+        devices: the number of its devices in use.
     """
 
     platform: str
@@ -111,20 +111,20 @@ CHIPS = {
     "t4": Chip(dict.fromkeys(("bfloat16", "tensorfloat32", "float32"), 8.1e12), 320e9),
 }
 TARGETS = {
-    "v5e": Target("tpu", "v5e:2x2", 1),
-    "v5e-8": Target("tpu", "v5e:2x4", 8),
-    "v5e-256": Target("tpu", "v5e:16x16", 256),  # of launchers/tpu_pod.sh
-    "v6e": Target("tpu", "v6e:2x2", 1),
-    "v6e-8": Target("tpu", "v6e:2x4", 8),
-    "v6e-256": Target("tpu", "v6e:16x16", 256),
-    "v5p": Target("tpu", "v5p:2x2x1", 1),
-    "v5p-8": Target("tpu", "v5p:2x2x2", 8),
-    "v5p-256": Target("tpu", "v5p:8x8x4", 256),
-    "h100": Target("cuda", "h100", 1),
-    "h100-8": Target("cuda", "h100", 8),
-    "h100-16": Target("cuda", "h100", 16),  # of launchers/jobset.yaml and slurm.sh
-    "b200": Target("cuda", "b200", 1),
-    "t4": Target("cuda", "t4", 1),
+    "v5e": Devices("tpu", "v5e:2x2", 1),
+    "v5e-8": Devices("tpu", "v5e:2x4", 8),
+    "v5e-256": Devices("tpu", "v5e:16x16", 256),  # of launchers/tpu_pod.sh
+    "v6e": Devices("tpu", "v6e:2x2", 1),
+    "v6e-8": Devices("tpu", "v6e:2x4", 8),
+    "v6e-256": Devices("tpu", "v6e:16x16", 256),
+    "v5p": Devices("tpu", "v5p:2x2x1", 1),
+    "v5p-8": Devices("tpu", "v5p:2x2x2", 8),
+    "v5p-256": Devices("tpu", "v5p:8x8x4", 256),
+    "h100": Devices("cuda", "h100", 1),
+    "h100-8": Devices("cuda", "h100", 8),
+    "h100-16": Devices("cuda", "h100", 16),  # of launchers/jobset.yaml and slurm.sh
+    "b200": Devices("cuda", "b200", 1),
+    "t4": Devices("cuda", "t4", 1),
 }
 
 

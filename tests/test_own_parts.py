@@ -170,7 +170,7 @@ def test_a_search_keeps_to_its_own_parts_and_ends_with_a_command_that_has_them(t
         (own._replace(model=MODULES["setup"]()), "model"),
         (own._replace(loss_fn=squared), "loss_fn"),
     ):
-        with pytest.raises(ValueError, match=f"holds a search with another {name}"):
+        with pytest.raises(ValueError, match=f"holds a search with a different {name}"):
             searched(other, 2)
 
 

@@ -1,1 +1,1 @@
-"""Many runs: populations, sweeps, and runs that are repeated."""
+"""Experiments of many runs: populations, sweeps, comparison and verification."""

@@ -1,4 +1,4 @@
-"""Compares populations seed by seed, by Student's paired t test."""
+"""The comparison of populations seed by seed, by Student's paired t test."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +13,17 @@ from mnist_jax.metrics import mean_and_spread
 def compare(a: Mapping[str, Any] | str | Path, b: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """Compares two finished populations, seed by seed.
 
-    Pairs with a seed in common share the first parameters and the order of the examples, where
-    both recipes have the same ones: the differences spread less than the accuracies do.
+    Members with the same seed share their first parameters and the order of the examples, if the
+    recipes do. Their differences therefore spread less than the accuracies.
 
-    Each is a result of `population`, or the workdir of a finished one; b is of another recipe, with
-    the same seeds and varied values.
+    Args:
+        a: a result of `population`, or the workdir of a finished one.
+        b: another one, with the same seeds and varied values.
 
     Returns:
-        `pairs`, and for each of `val_accuracy`, by which to choose, and `test_accuracy` the mean
-        `difference` b - a, a fraction, and `half_width`, that of its 95 % interval. Both are None
-        where a test is not measured, and the latter with a single pair.
+        `pairs`, and for `val_accuracy`, by which to choose, and `test_accuracy` the mean
+        `difference` b - a, a fraction, and the `half_width` of its 95 % interval. Both are None
+        without a test, the latter also with a single pair.
 
     Raises:
         FileNotFoundError: there is no finished population in a workdir.
@@ -51,13 +52,13 @@ def check_pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
 
 
 def comparison_line(comparison: dict[str, Any], split: str) -> str:
-    """Spells a result of `compare`, on "test" or "validation", in a sentence about B."""
+    """Describes a result of `compare`, on "test" or "validation", in a sentence about B."""
     name = {"test": "test_accuracy", "validation": "val_accuracy"}[split]
     difference, half_width = (comparison[name][key] for key in ("difference", "half_width"))
     if half_width is None:
         return f"B - A is {100 * difference:+.2f} points on the {split} set; one pair: no interval"
     size = f"± {100 * half_width:.2f} points on the {split} set (95 %, {comparison['pairs']} pairs)"
     if abs(difference) <= half_width:
-        return f"no difference to be seen: B - A is {100 * difference:+.2f} {size}"
+        return f"no detectable difference: B - A is {100 * difference:+.2f} {size}"
     word = "better" if difference > 0 else "worse"
     return f"B is {word} by {100 * abs(difference):.2f} {size}"

@@ -40,7 +40,7 @@ from mnist_jax.steps import run_eval_steps
 class MemberAxis(NamedTuple):
     """The first axis of a population's arrays, split over the devices of a mesh.
 
-    Every device takes the same number of members: the first ones fill it up, and are not read.
+    Every device takes the same number of members. Repeated first members pad the axis.
     """
 
     size: int  # the number of members
@@ -57,7 +57,7 @@ class MemberAxis(NamedTuple):
         return self.spread(state.replace(step=jnp.full(self.size, state.step, jnp.int32)))
 
     def collect(self, state: TrainState) -> TrainState:
-        """The inverse of `place`."""
+        """Inverts `place`."""
         state = jax.tree.map(lambda x: x[: self.size], state)
         return state.replace(step=jnp.asarray(state.step)[0])
 
@@ -74,20 +74,19 @@ def compile_population(
 ) -> Program:
     """Places the data on the devices once, initialises N states and compiles one program for them.
 
-    A member is trained by `steps.run_steps`, as in `compile_program`, on batches gathered inside
-    the program. The members split over the devices; those of a device are mapped in turn on a CPU,
-    with the bits that they have alone, and vectorised elsewhere. On a CPU batches of 128 fill the
-    cores already: the reference network needs 2.3 ms a member and step in turn, about as alone, and
-    3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
+    Each member runs `steps.run_steps`, as in `compile_program`, on batches gathered inside the
+    program. The members split over the devices. Those of one device are mapped in turn on a CPU,
+    with the bits that they have alone, and vectorised elsewhere. On a CPU, batches of 128 already
+    fill the cores: the reference network takes 2.3 ms per member and step in turn, about as alone,
+    and 3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
-    `build` is a function from a member's own numbers, which are traced, to its parts; no numbers
-    give the parts that all share. `values` are the numbers that are arguments of the program, N
-    each, by name; `seeds` are the roots of all keys; `averaged` keeps a running mean of the
-    parameters. The rest, and the errors, are as in `compile_program`.
+    `build` makes a member's parts from its own numbers, which are traced, or the shared parts from
+    {}. `values` are these numbers by name, N each; `seeds` are the roots of all keys; `averaged`
+    keeps a running mean of the parameters. The rest, and the errors, are as in `compile_program`.
 
-    On the devices the axis of members may be longer than N, see `MemberAxis`. A chunk holds the
-    epoch's `order` of each member, int32 [members, examples], and the numbers of its steps in the
-    epoch, `step` int32 [k].
+    On the devices the axis of members may be longer than N, see `MemberAxis`. A chunk holds each
+    member's `order` of the epoch, int32 [members, examples], and its steps within the epoch, `step`
+    int32 [k].
     """
     if any(isinstance(split[0], StreamedImages) for split in splits.values()):
         raise ValueError(
@@ -159,11 +158,11 @@ def compile_population(
 
 
 def jit_members(build: Build, mesh: Mesh, batch_size: int) -> Any:
-    """Jits the training of a chunk of all members, which are split over the devices of a mesh.
+    """Jits the training of a chunk of all members, which split over the devices of a mesh.
 
     The result is a function (state, own, shared) -> (state, sums): `own` has the members' orders,
-    rate factors, streams of keys and traced numbers; `shared` the training images and labels, and
-    the numbers of the steps. The old state's buffers become the new state's.
+    rate factors, streams of keys and traced numbers; `shared` has the training images and labels,
+    and the steps. It donates the state's buffers to the new state.
     """
 
     def train_member(member: Any, shared: Any) -> tuple[TrainState, Sums]:
@@ -180,9 +179,9 @@ def jit_members(build: Build, mesh: Mesh, batch_size: int) -> Any:
 
 
 def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
-    """Makes a function of one member, and of what all share, one of all members.
+    """Maps a function of one member and shared values over all members.
 
-    Every leaf of members and results then has a first axis more, split over the devices.
+    This adds a first axis to every leaf of members and results, split over the devices.
     """
 
     def of_a_device(members: Any, shared: Any) -> Any:
@@ -198,5 +197,5 @@ def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[A
 
 
 def member_sums(sums: Sequence[Sums], member: int) -> list[Sums]:
-    """Takes a member's own metric sums, [k], out of those of all members, [N, k]."""
+    """Extracts a member's own metric sums, [k], from those of all members, [N, k]."""
     return [{name: values[member] for name, values in chunk.items()} for chunk in sums]

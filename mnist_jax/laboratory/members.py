@@ -1,4 +1,4 @@
-"""The members of a population: which there are, and the work directory of each."""
+"""The members of a population: their recipes, rules and work directories."""
 
 import dataclasses
 import itertools
@@ -23,15 +23,15 @@ from mnist_jax.workdir.history import TIMES, Progress, Row
 from mnist_jax.workdir.origin import Origin
 from mnist_jax.workdir.run import Result
 
-Divergence = dict[str, int]  # where a member diverged: `epoch` and `step`, counted from 1
+Divergence = dict[str, int]  # a member's first bad `epoch` and `step`, counted from 1
 
-LONGEST_NAME = 255  # of a file, nearly everywhere
+LONGEST_NAME = 255  # characters in a file's name, on nearly every system
 
 
 class Member(NamedTuple):
     """A member of a population: the name of its work directory, its recipe, its varied values.
 
-    The recipe, with these values, trains it alone; only the last step is saved.
+    The recipe, which has these values, trains it alone and saves only the last step.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Member(NamedTuple):
 
 
 def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float]]) -> list[Member]:
-    """Returns the members: of every combination of the values of varied `NUMBERS`, all seeds.
+    """Creates the members: all seeds for every combination of values of varied `NUMBERS`.
 
-    The first seed is the config's own, the others count up from there. Raises ValueError if a
-    field cannot vary, or a value does not fit it.
+    Seeds count up from the config's own. Raises ValueError if a field cannot vary, or a value does
+    not fit it.
     """
     if not hasattr(seeds, "__index__"):
-        raise ValueError(f"seeds must be a whole number, which counts them, got {seeds!r}")
+        raise ValueError(f"seeds must be a whole number, the number of seeds, got {seeds!r}")
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     varied_values = {}
@@ -72,7 +72,7 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
         for seed in range(config.seed, config.seed + seeds):
             name = "_".join([*parts, f"seed-{seed}"])
             if len(name) > LONGEST_NAME:
-                raise ValueError(f"vary must be fewer fields: {name} is too long for a directory")
+                raise ValueError(f"vary has too many fields: {name} is too long for a directory")
             members.append(Member(name, dataclasses.replace(varied, seed=seed), combination))
     return members
 
@@ -86,7 +86,7 @@ def identity(members: Sequence[Member]) -> dict[str, Any]:
 
 
 def member_rows(history: Sequence[Mapping[str, Any]], member: int) -> list[Any]:
-    """Returns a member's own history: its numbers out of the lists over all members."""
+    """Extracts a member's own history from rows with lists over all members."""
     return [
         {name: value[member] if isinstance(value, list) else value for name, value in row.items()}
         for row in history
@@ -94,10 +94,10 @@ def member_rows(history: Sequence[Mapping[str, Any]], member: int) -> list[Any]:
 
 
 class MemberRules(NamedTuple):
-    """What the loop asks of a population: what it would ask of each member alone.
+    """The decisions of a population: those of each member alone.
 
-    A member that diverges is recorded and told; the others go on. The rules of each alone differ by
-    their learning rates; the checks fill in where each diverged.
+    A member that diverges is recorded and reported, while the others continue. `each` has the
+    members' rules, which differ by their learning rates; the checks fill in `diverged`.
     """
 
     each: Sequence[Rules]
@@ -149,12 +149,12 @@ class MemberRules(NamedTuple):
         return row
 
     def check_losses(self, sums: Sums, last_step: int) -> list[Diverged]:
-        """Records and returns each member whose loss is not finite."""
+        """Records and returns the members with a loss that is not finite."""
         each = enumerate(np.asarray(sums["loss_sum"]))
         return self._record({member: first_bad_step(own, last_step) for member, own in each})
 
     def check_state(self, state: TrainState, step: int, row: Row | None) -> list[Diverged]:
-        """Records and returns each member with a value that is not finite after `step`."""
+        """Records and returns the members with a value that is not finite after `step`."""
         count = len(self.each)
         finite: Any = np.ones(count, bool)
         for leaf in map(np.asarray, finite_leaves(state, axes=1).values()):
@@ -181,10 +181,10 @@ def write_member(
     result: Result,
     origin: Origin,
 ) -> None:
-    """Leaves a work directory as `train` does, with the last step only; the result comes last.
+    """Writes a work directory like that of `train`, with the last step only and the result last.
 
-    What a killed write has left in the directory is replaced. State and history are the member's
-    own; the origin is the population's, with the member's config in it.
+    It replaces the remains of a killed write. State and history are the member's own; the origin is
+    the population's, and receives the member's config.
     """
     directory.mkdir(parents=True, exist_ok=True)
     make_ready(directory, member.config, history, overwrite=True)

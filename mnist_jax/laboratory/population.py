@@ -1,4 +1,4 @@
-"""Trains many seeds of a recipe as one compiled program: mean, spread and interval."""
+"""The training of many seeds of a recipe as one compiled program: mean, spread and interval."""
 
 import contextlib
 import shutil
@@ -64,7 +64,7 @@ class Spread(TypedDict):
 
 
 class Combination(Spread):
-    """The accuracies of the members with the same varied values; its own fields are of the test."""
+    """The accuracies of members with the same varied values; inherited fields are the test's."""
 
     values: dict[str, float]
     validation: Spread
@@ -74,10 +74,10 @@ class PopulationResult(Spread, Made):
     """The content of population.json; lists are in the order of the members.
 
     `validation` describes the validation accuracies, by which to choose; `mean`, `std` and `ci95`
-    describe those of the test. All are None where values vary: then each of the `combinations` has
-    them. Those of the test are None where it is not measured, as are its accuracies and losses; one
-    seed has no `std` and no `ci95`. `values` are by varied field, `diverged` is None or where a
-    member diverged. The rest is as in `workdir.run.Result`.
+    describe those of the test. If values vary, all are None and each of the `combinations` has
+    them. Without a test, its values are None; with one seed, `std` and `ci95` are. `values` are by
+    varied field; `diverged` is None or the member's first bad epoch and step. The other fields are
+    those of `workdir.run.Result`.
     """
 
     members: list[str]
@@ -110,35 +110,34 @@ def population(
 ) -> PopulationResult:
     """Trains a population, or resumes the unfinished one in `workdir`.
 
-    All members are one compiled program: on a CPU `jax.lax.map` takes them in turn inside it, which
-    gives a member of this package's networks the bits that `train` gives its config alone. On
-    accelerators `jax.vmap` takes them at once, and several devices share them: then they agree as
-    far as rounding goes, as do other people's modules.
+    All members are one compiled program. On a CPU `jax.lax.map` runs them in turn, so a member with
+    one of this package's networks has the bits of `train` with its config. On accelerators
+    `jax.vmap` runs them at once, and several devices share them: their bits then agree up to
+    rounding, as do those of other modules.
 
-    A member with a value that is not finite is reported and recorded, and counts with the accuracy
-    that is measured. It has no work directory: `train` would not have given it one.
+    A member with a value that is not finite is reported and recorded, and counts with its measured
+    accuracy. It has no work directory, since `train` would not have made one.
 
     Args:
-        config: recipe; its seed is that of the first member.
-        workdir: directory for the results, made where there is none. It receives config.json,
-            metrics.jsonl with lists over the members, population.json, and members/NAME/, a
-            directory as `train` writes it for each member, with its last step.
+        config: recipe with the first member's seed.
+        workdir: directory for the results, created if missing. It receives config.json,
+            metrics.jsonl with lists over the members, population.json, and members/NAME/, a work
+            directory as by `train` for each member, with its last step.
         seeds: number of seeds, counted up from the recipe's own.
         vary: fields of `start.NUMBERS` and their values; every combination gets all seeds.
-        model: own module, as in `train`, as are the parts that follow.
+        model: own module, as in `train`; likewise the next four.
         tx: own optimizer.
         loss_fn: own loss.
         splits: own data.
         metrics: own metrics.
-        test: whether to measure the test split; a later call can, and does not retrain.
-        overwrite: whether to delete a population that is in `workdir` and to retrain.
+        test: False leaves the test split out; a later call with True measures it alone.
+        overwrite: True deletes the population in `workdir` and retrains.
         listeners: functions that are called with each event.
 
     Returns:
         The content of population.json, see `PopulationResult`.
 
-    Raises:
-        As `train`, but not FloatingPointError.
+    Raises the errors of `train` except FloatingPointError.
     """
     workdir = checked_workdir(config, workdir)
     if config.watch.patience:
@@ -184,7 +183,7 @@ def population(
 
 
 def read_population(workdir: str | Path) -> PopulationResult:
-    """Returns what `population` has returned for a finished population.
+    """Reads the result of a finished population.
 
     Raises FileNotFoundError if there is none, and ValueError if it cannot be read.
     """
@@ -205,7 +204,7 @@ def read_population(workdir: str | Path) -> PopulationResult:
 def _previous_result(
     workdir: Path, config: Config, members: list[Member], parts: Parts, overwrite: bool
 ) -> PopulationResult | None:
-    """The result of the population in `workdir`, if it is complete and not to be overwritten."""
+    """Reads the population in `workdir`, if it is complete and not to be overwritten."""
     if not holds_run(workdir, config, overwrite, of_population=True):
         return None
     try:
@@ -213,13 +212,13 @@ def _previous_result(
     except FileNotFoundError:
         return None
     except ValueError as error:
-        warnings.warn(f"{error}; it is made anew", stacklevel=3)
+        warnings.warn(f"{error}; the population is trained again", stacklevel=3)
         return None
     now = identity(members)
     differences = config_differences({name: result[name] for name in now}, now)
     if differences:
         raise ValueError(
-            f"{workdir} holds a population of other members ({'; '.join(differences)}): choose "
+            f"{workdir} holds a population of different members ({'; '.join(differences)}): choose "
             "another --workdir, or retrain with --overwrite"
         )
     for member, diverged in zip(members, result["diverged"], strict=True):
@@ -227,7 +226,7 @@ def _previous_result(
         if diverged:
             continue
         if previous_result(directory, member.config, overwrite=False) is None:
-            problem = f"{directory} is not whole; the population is trained again"
+            problem = f"{directory} is incomplete; the population is trained again"
             warnings.warn(problem, stacklevel=3)
             return None
         finished_parts(directory, member.config, parts, steps, steps)
@@ -290,7 +289,7 @@ def _population(
         tested = tested or [None] * len(members)
         stopwatch.lap("eval")
         state, results = program.collect(end.state), []
-        alone = origin._replace(step_sha256=None)  # a member's own program is another one
+        alone = origin._replace(step_sha256=None)  # a member alone has a different program
         for number, member in enumerate(members):
             if stop_signal():
                 raise stopped(end._replace(signum=stop_signal()), total_steps, overwrite)
@@ -300,7 +299,7 @@ def _population(
                 tested[number],
                 rows[-1],
                 guessing=task.guessing,
-                best_step=end.step,  # of those that are saved
+                best_step=end.step,  # the only saved one
                 steps=end.step,
                 origin=alone,
                 seconds=_with_total(stopwatch),
@@ -334,9 +333,9 @@ def _compiled(
     overwrite: bool,
     stopwatch: clock.Stopwatch,
 ) -> tuple[Task, Program, MemberRules, Start, list[int]]:
-    """Compiles, before the first write: what does not fit leaves the workdir as it was.
+    """Compiles before the first write, so an error leaves the workdir unchanged.
 
-    The last value is the saved steps.
+    The last of the results is the saved steps.
     """
     task, who = create_task(config, parts), identity(members)
     origin = task.origin._replace(config=task.origin.config | {"population": who})
@@ -370,7 +369,7 @@ def _with_total(stopwatch: clock.Stopwatch) -> dict[str, float]:
 
 
 def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
-    """Takes one member's own state out of a collected one."""
+    """Extracts one member's own state from a collected one."""
     own = jax.tree.map(lambda x: x[number], state.replace(step=()))
     return own.replace(step=state.step, average=own.average if member.config.ema_decay else {})
 
@@ -378,10 +377,7 @@ def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
 def _add_test(
     result: PopulationResult, members: list[Member], workdir: Path, parts: Parts
 ) -> PopulationResult:
-    """Measures the test of a finished population that lacks it, in the members' directories.
-
-    A member that diverged has none, and stays without a test.
-    """
+    """Tests a finished population that lacks it, except members that diverged."""
 
     def tested(number: int, member: Member) -> Any:
         if result["diverged"][number]:
@@ -397,7 +393,7 @@ def _add_test(
 
 
 def _measured(values: dict[str, list[float]], results: Sequence[Mapping[str, Any]]) -> Any:
-    """Returns what population.json holds of the members' results."""
+    """Collects the members' results for population.json."""
     guessed = [result["guessing"] for result in results if "guessing" in result]
     columns = {name: [result[name] for result in results] for name in BY_MEMBER}
     return {
@@ -410,7 +406,7 @@ def _measured(values: dict[str, list[float]], results: Sequence[Mapping[str, Any
 def _summary(
     values: dict[str, list[float]], test: list[float | None], validation: list[float]
 ) -> dict[str, Any]:
-    """Returns mean and spread of all members, or of each combination of varied values."""
+    """Computes mean and spread of all members, or of each combination of varied values."""
     if not values:
         return {**mean_and_spread(test), "validation": mean_and_spread(validation)}
     by_values: dict[tuple[float, ...], list[int]] = {}

@@ -1,4 +1,4 @@
-"""Searches for better values of a recipe's fields, with Optuna: each trial is a run of `train`.
+"""A search for better values of a recipe's fields, with Optuna: each trial is a run of `train`.
 
     WORKDIR/sweep.db        the study: parameters and validation accuracies of all trials
     WORKDIR/trials/NUMBER/  a trial's workdir; it lacks only the test, which `train` there adds
@@ -6,7 +6,7 @@
     WORKDIR/plots/          Optuna's figures
 
 A trial belongs to the process that holds the lock of its `.claim`. The kernel releases it however
-that process ends, and the next one goes on with the trial: nothing waits for a heartbeat to expire.
+that process ends, and another one resumes the trial without waiting for a heartbeat to expire.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ SearchSpace = Mapping[str, "BaseDistribution"]
 DATABASE = "sweep.db"
 LISTED = 10  # trials in the table at the end
 CHECKED = 10_000  # combinations of extreme values; more would keep the user waiting
-BUSY_SECONDS = 60  # how long one process waits while another one writes to SQLite
+BUSY_SECONDS = 60  # longest wait for another process that writes to SQLite
 
 
 def load_search_space(path: str | Path) -> SearchSpace:
-    """Reads the `get_search_space()` of a recipe, as `sweep` takes it.
+    """Reads the search space of a recipe, by its `get_search_space()`.
 
-    Raises FileNotFoundError if the file does not exist, and ValueError if it does not give a
+    Raises FileNotFoundError if the file does not exist, and ValueError if it does not define a
     search space, or Optuna is not installed.
     """
     require("a sweep", "optuna", extra="sweep")
@@ -88,37 +88,35 @@ def sweep(
     listeners: Sequence[Listener] = (),
     tell: Callable[[str], object] = lambda _: None,
 ) -> list[FrozenTrial]:
-    """Searches for the values with the best validation accuracy, or continues the search.
+    """Searches for the values with the best validation accuracy, or resumes the search.
 
-    Each trial trains a network, in `trials/NUMBER` of the workdir, and is stopped early where it is
-    below the median of the others at the same epoch. Its value is the validation accuracy of the
-    network that `train` would give: the last epoch's, or with early stopping the best one's. The
-    test split is never measured. A trial that diverges has the value 0.
+    Each trial trains a network in `trials/NUMBER` of the workdir, and is pruned if it is below the
+    median of the others at the same epoch. Its value is the validation accuracy of the last epoch,
+    or with early stopping of the best one; 0 if it diverges. The test split is never measured.
 
-    Any number of processes may search together. One alone always tries the same values; several
-    try others, as they see each other's results sooner or later.
+    Any number of processes may search together. One alone always tries the same values; for several
+    these depend on the timing of each other's results.
 
     Args:
         config: recipe; its seed is also that of the search.
         search_space: Optuna's distributions, by the names of the fields that they replace, such as
             {"optimizer.learning_rate": FloatDistribution(1e-4, 1e-2)}.
-        workdir: directory for the results, made where there is none.
-        trials: number of trials, finished or pruned, that the study shall have in the end.
-        storage: URL of a database; without one it is SQLite, sweep.db in the workdir. The study
-            there is called as the workdir. Trials that were killed are continued in their workdir.
-        parts: function from the config of a trial to the user's own parts.
+        workdir: directory for the results, created if missing.
+        trials: number of trials, finished or pruned, at which the search ends.
+        storage: URL of a database, whose study has the workdir's name; by default sweep.db in the
+            workdir, by SQLite. Killed trials resume in their own workdir.
+        parts: function from a trial's config to the user's own parts.
         listeners: functions that hear every trial, as in `train`; a pruned one ends with `Failed`.
-        tell: function that receives a line for each trial of this process, and at the end those
-            about the search.
+        tell: function that receives a line per trial of this process, then lines about the search.
 
     Returns:
         The finished trials, the best first, the pruned last.
 
     Raises:
-        ValueError: the search space does not fit the config; or the workdir holds something else,
-            or a search with another config or search space; or the storage cannot be opened.
-        OSError: something cannot be written; what was finished stays.
-        Stopped: a signal came; the trial that it stopped is continued by the next call.
+        ValueError: the search space does not fit the config; the workdir holds something else or a
+            different search; or the storage cannot be opened.
+        OSError: a file cannot be written; finished trials stay.
+        Stopped: a signal arrived; the next call resumes the trial that it stopped.
 
     References:
         Akiba et al. 2019, Optuna: A Next-generation Hyperparameter Optimization Framework.
@@ -157,7 +155,7 @@ def sweep(
 
 
 def _check_workdir(workdir: Path, storage: str | None) -> None:
-    """Raises ValueError if the directory holds something else than a search in `storage`."""
+    """Raises ValueError if the directory does not fit a search in `storage`."""
     has_own = (workdir / DATABASE).exists()
     if read_config(workdir):
         raise ValueError(f"{workdir} holds a run of `train`: choose another --workdir")
@@ -180,8 +178,8 @@ def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None
     for name in search_space:
         if name.startswith("data."):
             raise ValueError(
-                f"the search space must not hold {name}: with other data the accuracies could not "
-                "be compared"
+                f"the search space must not hold {name}: accuracies on different data cannot be "
+                "compared"
             )
     ends = [
         getattr(each, "choices", None) or (each.low, each.high) for each in search_space.values()
@@ -197,7 +195,7 @@ def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None
 
 @contextlib.contextmanager
 def _turn(workdir: Path) -> Iterator[None]:
-    """Waits until no other process is choosing a trial, and keeps the others waiting."""
+    """Holds the lock under which processes choose their trials, one at a time."""
     with contextlib.ExitStack() as turn:
         while True:
             try:
@@ -210,10 +208,10 @@ def _turn(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> Iterator[Study]:
-    """Opens the study, and makes it where there is none; closes its connections at the end.
+    """Opens or creates the study; closes its connections at the end.
 
-    Raises ValueError if the storage cannot be opened, or has a study that is made of something
-    else, and OSError if it fails later.
+    Raises ValueError if the storage cannot be opened or its study is `made_of` different parts, and
+    OSError if it fails later.
     """
     import optuna
     import sqlalchemy
@@ -241,7 +239,7 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
                     storage=database,
                     study_name="sweep" if storage is None else workdir.name,
                     direction="maximize",
-                    # Needs no number of epochs, and spares what is better than half of the others.
+                    # It needs no number of epochs, and keeps the better half of the trials.
                     pruner=optuna.pruners.MedianPruner(),
                     load_if_exists=True,
                 )
@@ -251,31 +249,31 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
             both = [dict(made) for made in (before or made_of, made_of)]
             owns = [made.pop("own", {}) for made in both]
             then, now = (made.pop("environment", None) for made in both)
-            if then != now:  # where the same code has other hashes
+            if then != now:  # the same code has different hashes there
                 owns = [dict.fromkeys(own, "") for own in owns]
             if changed := {name for name, _ in owns[0].items() ^ owns[1].items()}:
                 raise ValueError(
-                    f"{workdir} holds a search with another {', '.join(sorted(changed))}: hand in "
-                    "the same own parts, or choose another --workdir"
+                    f"{workdir} holds a search with a different {', '.join(sorted(changed))}: hand "
+                    "in the same own parts, or choose another --workdir"
                 )
             differences = config_differences(
                 *(made | {"config": completed(made["config"])} for made in both)
             )
             if differences:
                 raise ValueError(
-                    f"{workdir} holds a search with another config or search space "
+                    f"{workdir} holds a search with a different config or search space "
                     f"({'; '.join(differences)}): choose another --workdir"
                 )
             yield study
     except errors as error:
         raise OSError(
-            f"the study cannot be read or written: {_reason(error)}; what is finished stays, and "
-            "the same command goes on"
+            f"the study cannot be read or written: {_reason(error)}; finished trials stay: run the "
+            "same command again to resume"
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """What the database said, without the statement and the advice around it."""
+    """Returns the database's message, without the statement and advice around it."""
     error = error.__cause__ or error
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
@@ -283,10 +281,10 @@ def _reason(error: BaseException) -> str:
 def _next_trial(
     study: Study, workdir: Path, trials: int, seed: int, search_space: SearchSpace
 ) -> Trial | None:
-    """Chooses a trial to run; None where those that are finished or under way are enough.
+    """Chooses a trial to run; returns None if enough are finished or running.
 
-    One that was interrupted comes before a new one. In a storage that other machines share, one
-    that has no directory here is theirs.
+    Interrupted trials come before new ones. In a shared storage, those without a directory here
+    belong to other machines.
     """
     import optuna
     from optuna.trial import TrialState
@@ -299,14 +297,14 @@ def _next_trial(
             under_way += 1
         elif trial.params.keys() == search_space.keys():
             interrupted.append(trial)
-        else:  # killed while its values were drawn: nothing is lost, and it does not count
+        else:  # killed while its values were drawn: it does not count
             study.tell(trial.number, state=TrialState.FAIL)
     if len(_finished(study)) + under_way >= trials:
         return None
     if interrupted:
         return optuna.Trial(study, interrupted[0]._trial_id)
     number = len(study.get_trials(deepcopy=False))
-    # A seed for each trial: a search that is continued goes on, and does not repeat itself.
+    # One seed per trial, so a resumed search does not repeat itself.
     [own_seed] = np.random.SeedSequence([seed, number]).generate_state(1).tolist()
     study.sampler = optuna.samplers.TPESampler(seed=own_seed)
     return study.ask(dict(search_space))
@@ -317,7 +315,7 @@ def _directory(workdir: Path, number: int) -> Path:
 
 
 def _claim(workdir: Path, number: int) -> contextlib.AbstractContextManager[None]:
-    """Keeps other processes off a trial; BlockingIOError if one has it."""
+    """Locks a trial; raises BlockingIOError if another process has it."""
     return lock_workdir(_directory(workdir, number) / ".claim")
 
 
@@ -337,10 +335,7 @@ def _run_trial(
     workdir: Path,
     listeners: Sequence[Listener],
 ) -> str:
-    """Trains a trial's network, from its last checkpoint on, and tells the study its value.
-
-    It returns a line about the trial.
-    """
+    """Trains a trial from its last checkpoint, reports its value and returns a line about it."""
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
@@ -349,10 +344,10 @@ def _run_trial(
     history: list[Row] = []
 
     def follow_trial(event: Event) -> None:
-        """Reports each epoch, and ends the training where the trial is to be pruned."""
+        """Reports each epoch, and ends the training of a pruned trial."""
         if not isinstance(event, Begin | Epoch | Done):
             return
-        history[:] = event.history  # at the beginning those of the last checkpoint
+        history[:] = event.history  # in `Begin`, that of the last checkpoint
         for row in history:
             if row["epoch"] not in reported:
                 trial.report(row["val_accuracy"], row["epoch"])
@@ -374,7 +369,7 @@ def _run_trial(
             study.tell(trial.number, state=TrialState.PRUNED)
             delete_checkpoints(directory / "checkpoints")
             outcome = f"pruned after epoch {max(reported)} of {config.epochs}"
-    except ValueError:  # what fits no network: the next call shall draw other values
+    except ValueError:  # the values fit no network: the next call draws others
         study.tell(trial.number, state=TrialState.FAIL)
         raise
     except FloatingPointError as error:
@@ -392,7 +387,7 @@ def _is_last(history: Sequence[Row], config: Config) -> bool:
 
 
 def _finished(study: Study) -> list[FrozenTrial]:
-    """The trials that count, the best first, the pruned last."""
+    """Returns the finished trials, the best first, the pruned last."""
     from optuna.trial import TrialState
 
     return sorted(
@@ -409,11 +404,11 @@ def _conclude(
     tell: Callable[[str], object],
     parts: Callable[[Config], Parts],
 ) -> list[FrozenTrial]:
-    """Tells of the best trials; writes the config of the first, and Optuna's figures."""
+    """Lists the best trials; writes the config of the first and Optuna's figures."""
     finished = _finished(study)
     missing = trials - len(finished)
     if missing > 0:
-        tell(f"{missing} of {trials} trials are still under way in other processes")
+        tell(f"{missing} of {trials} trials are still running in other processes")
     else:
         tell(f"the search in {workdir} is complete: {len(finished)} trials")
     if not finished:
@@ -427,7 +422,7 @@ def _conclude(
             values = best.params.items()
             options = [f"--{name.replace('_', '-')} {shlex.quote(str(x))}" for name, x in values]
             tell(f"train the best: mnist-jax train --config RECIPE {' '.join(options)}")
-            tell("RECIPE has the own parts, of which best.json knows nothing")
+            tell("RECIPE defines the own parts, which best.json cannot hold")
         else:
             tell(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
     for line in draw_figures(study, workdir / "plots"):

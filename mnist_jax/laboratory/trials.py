@@ -1,4 +1,4 @@
-"""The trials of a sweep for people: a table, and Optuna's figures."""
+"""The trials of a sweep as a table and as Optuna's figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIGURES = {
 
 
 def format_trials(trials: list[FrozenTrial]) -> str:
-    """Returns a table: number, validation accuracy, epochs, and a column for each parameter."""
+    """Formats a table: number, validation accuracy, epochs, and a column for each parameter."""
     names = list(trials[0].params)
     rows = [["trial", "accuracy", "epochs", *names]]
     for trial in trials:
@@ -38,15 +38,15 @@ def format_trials(trials: list[FrozenTrial]) -> str:
 
 
 def short(value: Any) -> str:
-    """A value as it stands in a table."""
+    """Formats a value for a table."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def draw_figures(study: Study, directory: Path) -> list[str]:
-    """Writes Optuna's figures as one page that needs no other file.
+    """Writes Optuna's figures as one self-contained page.
 
     Returns:
-        Lines that name the page, and what cannot be drawn.
+        Lines that name the page and the figures that cannot be drawn.
     """
     if not importlib.util.find_spec("plotly"):
         return ["no plots: they need plotly (`pip install plotly`)"]
@@ -56,7 +56,7 @@ def draw_figures(study: Study, directory: Path) -> list[str]:
     for title, function in FIGURES.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # what is drawn then says nothing
+                warnings.simplefilter("error", UserWarning)  # it marks an empty figure
                 figure = getattr(optuna.visualization, function)(study)
         except (UserWarning, ValueError, RuntimeError) as error:
             lines.append(f"no plot of the {title}: {error}")

@@ -1,4 +1,4 @@
-"""Runs a finished training again, to see whether the bits agree."""
+"""The repetition of a finished run, to verify its bits."""
 
 import dataclasses
 import tempfile
@@ -32,11 +32,11 @@ def verify(
 ) -> list[str]:
     """Repeats a finished run from its config.json in a temporary directory and compares the two.
 
-    Warns where versions, devices or cores are others than then.
+    Warns if versions, devices or cores differ.
 
     Args:
-        workdir: directory that `train` has written; it is only read.
-        model: the run's own module, as in `train`, as are the parts that follow.
+        workdir: directory written by `train`; it is only read.
+        model: the run's own module, as in `train`; likewise the next four.
         tx: its own optimizer.
         loss_fn: its own loss.
         splits: its own data.
@@ -44,11 +44,11 @@ def verify(
         listeners: functions that hear the second training.
 
     Returns:
-        A line for each value of result.json, and of each row of metrics.jsonl, that differs; times
-        and the environment do not count. No line: the bits agree.
+        A line for each different value of result.json and metrics.jsonl, except times and the
+        environment; none if the bits agree.
 
-    Raises FileNotFoundError if there is no finished run, and ValueError if it cannot be read,
-    or trained again.
+    Raises FileNotFoundError if there is no finished run, and ValueError if it cannot be read or
+    retrained.
     """
     workdir, parts = Path(workdir), Parts(model, tx, loss_fn, splits, metrics)
     config = trained_config(workdir)
@@ -72,9 +72,9 @@ def verify(
         try:
             run = train(config, directory, **options)
         except Stopped as stopped:
-            raise Stopped(stopped.signum) from None  # there is nothing to go on with
+            raise Stopped(stopped.signum) from None  # there is nothing to resume
     before = _bits(result, read_history(workdir), now)
-    later = {*run.result} - {*result}  # what an older version did not record
+    later = {*run.result} - {*result}  # fields that an older version did not record
     again = _bits(run.result, run.history, now)
     return config_differences(before, {name: again[name] for name in again if name not in later})
 
@@ -82,6 +82,6 @@ def verify(
 def _bits(
     result: Mapping[str, Any], history: Sequence[Row], environment: dict[str, Any]
 ) -> dict[str, Any]:
-    left_out = {*environment, "step_sha256"}  # in another environment it may be another program
+    left_out = {*environment, "step_sha256"}  # in a different environment the program may differ
     values = {name: result[name] for name in without_times(result) if name not in left_out}
     return values | {f"epoch {row['epoch']}": without_times(row) for row in history}

@@ -1,1 +1,1 @@
-"""The package's own kernel for CPUs: convolution, bias, rectifier and pooling in one pass."""
+"""The package's own kernel for CPUs: convolution, pooling, bias and rectifier in one pass."""

@@ -1,4 +1,4 @@
-"""The kernel as a function of JAX, with its derivatives."""
+"""The kernel as a JAX function, with its derivatives."""
 
 import functools
 from collections.abc import Callable
@@ -13,15 +13,14 @@ from jax.interpreters import ad, batching, mlir
 
 KERNEL_SIZES = (3, 5)
 POOL_SIZES = (1, 2, 3)
-LINE = 16  # numbers in a line of the cache, which threads do not share: the batch is a multiple
-NONE = 255  # the winner of an output whose rectifier is shut, as in conv_pool.h
-
+LINE = 16  # numbers in a cache line, which no two threads share; a batch is a multiple of it
+NONE = 255  # the winner of a rectified output, as in conv_pool.h
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
 class Options(NamedTuple):
-    """What a layer does; see `ops.conv_pool`."""
+    """The options of a layer; see `ops.conv_pool`."""
 
     stride: int
     pool: str
@@ -30,10 +29,10 @@ class Options(NamedTuple):
 
 
 def fits(images: Any, kernel: Any, pool_size: int) -> bool:
-    """Tells whether there is a kernel for arrays of these shapes and types.
+    """Returns True if there is a kernel for arrays of these shapes and types.
 
-    There is none for arrays that differ between devices by their type: in a `shard_map` that checks
-    this, or on a mesh with explicit axes.
+    There is none for arrays whose type differs between devices, as in a `shard_map` that checks
+    this or on a mesh with explicit axes.
     """
     if not all(map(_is_whole, (images, kernel))):
         return False
@@ -61,14 +60,14 @@ def _is_whole(array: Any) -> bool:
 def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options) -> jax.Array:
     """Convolves, pools, adds the bias and rectifies.
 
-    The outputs and their reverse-mode gradients are the library's, mapped by `jax.vmap`, too. All
-    other derivatives are made of XLA's operations, and so is the gradient of a mapped function.
+    The library computes the outputs and their reverse-mode gradients, also under `jax.vmap`. XLA's
+    operations compute all other derivatives, and the gradient of a mapped function.
 
     Args:
-        images: float32 [C, H, W, B], padded, that `fits`.
+        images: float32 [C, H, W, B], padded, for which `fits` is True.
         kernel: float32 [k, k, C, F].
         bias: float32 [F].
-        options: what to compute.
+        options: the layer's options.
 
     Returns:
         float32 [F, H', W', B].
@@ -80,7 +79,7 @@ def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Op
 def _forward(
     images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the outputs with the winners, uint8: which place in its window gave each of them."""
+    """Computes the outputs and their winners, uint8: the place in the window of each maximum."""
     outputs = _output(images, kernel, options)
     winners = jax.ShapeDtypeStruct(outputs.shape, jnp.uint8)
     return tuple(_call("Forward", options, (outputs, winners))(images, kernel, bias))
@@ -134,7 +133,7 @@ def _call(name: str, options: Options, results: Any) -> Any:
 def _tangent(
     images: jax.Array, winners: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options
 ) -> jax.Array:
-    """The outputs below the winners: linear in the images, and in kernel and bias together."""
+    """Computes the outputs at the winners: linear in the images, and in kernel and bias jointly."""
     size = options.pool_size
     convolved = lax.conv_general_dilated(
         images,
@@ -158,15 +157,15 @@ def _tangent(
 
 
 def _gradient(name: str, linear: Callable[..., jax.Array]) -> Callable[..., tuple[Any, ...]]:
-    """Returns the transpose of a linear function as a call of the library.
+    """Transposes a linear function as a call of the library.
 
     Args:
         name: the name of the call.
-        linear: `linear(fixed, winners, options, *varied)`, which is `_tangent`, linear in `varied`.
+        linear: `_tangent` as a function (fixed, winners, options, *varied), linear in `varied`.
 
     Returns:
-        a function of `fixed`, the winners, the gradient of the outputs, the options and the shapes
-        of `varied`, which returns the gradients of `varied`.
+        A function (fixed, winners, gradient of the outputs, options, shapes of `varied`) ->
+        gradients of `varied`.
     """
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -203,9 +202,9 @@ _images_gradient = _gradient(
 )
 
 
-# `_tangent` is a primitive, so that its two transposes can be the library's: with respect to kernel
-# and bias, and to the images. By itself it is evaluated in forward mode alone. A `jax.custom_vjp`
-# would be shorter, and would forbid forward mode.
+# `_tangent` is a primitive so that the library computes its two transposes, with respect to kernel
+# and bias, and to the images. Only forward mode evaluates the primitive itself. A `jax.custom_vjp`
+# would be shorter, but would forbid forward mode.
 tangent_p = Primitive("mnist_jax_conv_pool_tangent")
 
 

@@ -1,4 +1,4 @@
-"""The kernel's library: compiled on this machine at first use, kept, and loaded into JAX."""
+"""The kernel's library: compiled on this machine at first use, cached, and loaded into JAX."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,7 @@ TARGETS = (
     "ConvPoolWeightsGradient",
     "ConvPoolImagesGradient",
 )
-TIMEOUT = 120  # seconds: a compiler that takes as long hangs
+TIMEOUT = 120  # seconds, after which a compiler is considered to hang
 _lock = threading.Lock()
 
 
@@ -41,7 +41,7 @@ class Library(NamedTuple):
 
     Attributes:
         compiler: the version of the compiler that made the library; "" if none could be loaded.
-        problem: an explanation of why none could be loaded, with the remedy; "" if one was.
+        problem: the reason why none could be loaded, with the remedy; "" if one was.
     """
 
     compiler: str
@@ -49,19 +49,19 @@ class Library(NamedTuple):
 
 
 def start_loading() -> None:
-    """Begins to compile the library if it is not kept, beside what the caller does next.
+    """Starts to compile the library in the background if it is not cached.
 
-    The compilers are processes, and no thread waits for them: while TensorFlow Datasets is imported
-    it replaces the whole process's `__import__` (etils' `lazy_imports`), and what another thread
-    imports meanwhile is broken.
+    The compilers are processes, for which no thread waits. The import of TensorFlow Datasets
+    replaces `__import__` for the whole process (etils' `lazy_imports`), which would break the
+    imports of another thread.
     """
-    with _lock, contextlib.suppress(Exception):  # `load` meets it again, and explains it
+    with _lock, contextlib.suppress(Exception):  # `load` meets it again and explains it
         _start(tuple(find_compiler()))
 
 
 def load() -> Library:
-    """Compiles the library if it is not kept, and lets JAX call it; waits until that is done."""
-    with _lock:  # the second of two callers takes what the first has made
+    """Compiles the library if it is not cached, and registers it with JAX."""
+    with _lock:  # the second of two callers takes the library of the first
         return _load()
 
 
@@ -82,7 +82,7 @@ def _load() -> Library:
     except subprocess.TimeoutExpired:
         return Library("", f"{shlex.join(compiler)} takes more than {TIMEOUT} s ({_where()})")
     except (OSError, RuntimeError, AttributeError) as error:
-        return Library("", f"the library cannot be kept or loaded: {one_line(error)}")
+        return Library("", f"the library cannot be saved or loaded: {one_line(error)}")
     finally:
         _start.cache_clear()  # a call after an interrupt starts another compilation
     return Library(version)
@@ -90,7 +90,7 @@ def _load() -> Library:
 
 @functools.cache
 def _start(compiler: tuple[str, ...]) -> tuple[str, Callable[[], Path]]:
-    """Starts the compilation; returns the compiler's version, and what `start_compiling` does."""
+    """Starts the compilation; returns the compiler's version and the function that finishes it."""
     version = _wait(_spawn([*compiler, "--version"])).split("\n")[0]
     return version, start_compiling(private_directory("native"), compiler, version)
 
@@ -100,10 +100,10 @@ def _where() -> str:
 
 
 def find_compiler() -> list[str]:
-    """Returns the command of the C++ compiler: $CXX, or the first of COMPILERS; [] for none.
+    """Finds the command of the C++ compiler: $CXX, or the first of COMPILERS; [] for none.
 
     Raises:
-        ValueError: $CXX has a quotation without an end.
+        ValueError: $CXX has an unclosed quotation.
     """
     own = shlex.split(os.environ.get("CXX", ""))
     commands = [own] if own else [[name] for name in COMPILERS]
@@ -113,20 +113,20 @@ def find_compiler() -> list[str]:
 def start_compiling(
     directory: Path, compiler: Sequence[str], version: str, flags: tuple[str, ...] = ()
 ) -> Callable[[], Path]:
-    """Begins to compile the library where no intact one is kept in a directory.
+    """Starts to compile the library unless a directory has an intact one.
 
-    The name has a hash of all that the library is made of and by, and one of its bytes: so a
+    The file's name has a hash of the sources and the compiler, and one of its own bytes, so a
     damaged or outdated file is never loaded.
 
     Args:
         directory: an existing directory.
         compiler: the compiler's command.
         version: the compiler's version.
-        flags: further flags, which may take back some of FLAGS.
+        flags: further flags, which may override FLAGS.
 
     Returns:
-        A function to be called once, which waits for the compiler and returns the library's file.
-        It raises CalledProcessError or TimeoutExpired if the compiler fails.
+        A function to call once, which waits for the compiler and returns the library's file. It
+        raises CalledProcessError or TimeoutExpired if the compiler fails.
 
     Raises:
         OSError: the directory cannot be written.
@@ -138,7 +138,7 @@ def start_compiling(
     for path in directory.glob(f"{key}-*.so"):
         if is_sound(path):
             return lambda: path
-    for leftover in directory.glob("*.tmp"):  # of a process that was killed
+    for leftover in directory.glob("*.tmp"):  # from killed processes
         with contextlib.suppress(OSError):  # another process has removed it
             if time.time() - leftover.stat().st_mtime > 3600:
                 shutil.rmtree(leftover)
@@ -165,7 +165,7 @@ def start_compiling(
 
 
 def is_sound(path: Path) -> bool:
-    """Tells whether a file is the user's, nobody else may write it, and its bytes fit its name."""
+    """Returns True if only the user may write a file, and its bytes match its name."""
     try:
         facts = path.lstat()
         return (
@@ -179,7 +179,7 @@ def is_sound(path: Path) -> bool:
 
 
 def register(path: Path) -> None:
-    """Loads a library, and makes its functions known to JAX; OSError if it cannot be loaded."""
+    """Registers a library's functions with JAX; raises OSError if it cannot be loaded."""
     library = ctypes.CDLL(str(path))
     for target in TARGETS:
         jax.ffi.register_ffi_target(
@@ -188,7 +188,7 @@ def register(path: Path) -> None:
 
 
 def _spawn(*commands: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
-    """Starts commands, which run at the same time."""
+    """Starts commands, which run in parallel."""
     return [
         subprocess.Popen(
             command,
@@ -197,14 +197,14 @@ def _spawn(*commands: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"LC_ALL": "C"},  # a message is quoted in an English one
+            env=os.environ | {"LC_ALL": "C"},  # English messages, to be quoted in ours
         )
         for command in commands
     ]
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> str:
-    """Waits for processes; returns what the last one prints."""
+    """Waits for processes; returns the output of the last one."""
     said = ""
     try:
         for process in processes:
@@ -213,7 +213,7 @@ def _wait(processes: list[subprocess.Popen[str]]) -> str:
                 raise subprocess.CalledProcessError(process.returncode, process.args, said, errors)
     finally:
         for process in processes:
-            process.kill()  # does nothing where it has ended
+            process.kill()  # does nothing to an ended process
             process.communicate()
     return said
 

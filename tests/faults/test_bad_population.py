@@ -47,7 +47,7 @@ ARGUMENTS = {
     f"{START} --seeds 2 --workdir run": "run holds a single run: choose another --workdir",
     f"{START} --seeds 2 --workdir run --overwrite": "run holds a single run: choose another",
     f"{START} --seeds 2 --workdir theirs --overwrite": "theirs holds members but no config.json",
-    f"{START} --seeds 3 --workdir many": "population of other members (seeds is [0, 1], not [0, 1",
+    f"{START} --seeds 3 --workdir many": "population of different members (seeds is [0, 1], not",
     f"{START} --seeds 2 --workdir many --epochs 2": "another config (epochs is 1, not 2)",
     "train --config tiny.json --workdir many": "many holds a population: choose another --workdir",
     "train --config tiny.json --workdir many --overwrite": "many holds a population: choose",

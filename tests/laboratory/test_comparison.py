@@ -31,7 +31,7 @@ def test_a_comparison_of_populations_is_a_paired_t_test():
     )
     assert comparison_line(compare(b, a), "test").startswith("B is worse by 0.25 ± 0.06 points")
     assert comparison_line(found, "validation") == (
-        "no difference to be seen: B - A is +0.00 ± 1.30 points on the validation set "
+        "no detectable difference: B - A is +0.00 ± 1.30 points on the validation set "
         "(95 %, 4 pairs)"
     )
     one = compare(made_up([0.5], [0.5]), made_up([0.6], [0.5]))
@@ -41,7 +41,7 @@ def test_a_comparison_of_populations_is_a_paired_t_test():
     )
     same = compare(a, a)
     assert comparison_line(same, "test").startswith(
-        "no difference to be seen: B - A is +0.00 ± 0.00"
+        "no detectable difference: B - A is +0.00 ± 0.00"
     )
 
 

@@ -130,7 +130,7 @@ def test_a_complete_population_is_left_alone_and_compared_with_another(run, tmp_
     out = capsys.readouterr().out
     assert out.count("is already trained") == 2
     assert out.endswith(
-        f"A is {tmp_path}, B is {workdir}\nno difference to be seen: B - A is +0.00 ± 0.00 points "
+        f"A is {tmp_path}, B is {workdir}\nno detectable difference: B - A is +0.00 ± 0.00 points "
         "on the validation set (95 %, 3 pairs)\n"
         "B is better by 10.00 ± 0.00 points on the test set (95 %, 3 pairs)\n"
     )
@@ -281,7 +281,7 @@ def test_a_population_that_has_lost_a_member_is_trained_again(tmp_path, lost):
         (workdir / lost).mkdir()
     with (
         scripted(**script),
-        pytest.warns(UserWarning, match="seed-. is not whole; the pop"),
+        pytest.warns(UserWarning, match="seed-. is incomplete; the pop"),
     ):
         population(LESSON, workdir, seeds=3)
     assert bits(workdir) == before

@@ -213,14 +213,14 @@ def problem(monkeypatch: pytest.MonkeyPatch, **env: str) -> str:
     [
         ({"FAULT": "fails"}, "c++ fails: first line second \\x1b[31m line ($CXX or one of "),
         ({"FAULT": "version"}, "c++ fails: exit status 1 ($CXX or one of "),
-        ({"FAULT": "garbage"}, "the library cannot be kept or loaded: "),
-        ({"CXX": "true"}, "the library cannot be kept or loaded: "),
+        ({"FAULT": "garbage"}, "the library cannot be saved or loaded: "),
+        ({"CXX": "true"}, "the library cannot be saved or loaded: "),
         ({"CXX": "false"}, "false fails: "),
         ({"CXX": "no-such-compiler -v"}, "no C++ compiler is found: install g++ or clang++ ("),
         ({"CXX": "c++ 'unbalanced"}, "$CXX is not a command: No closing quotation"),
         ({"PATH": "/nowhere"}, "no C++ compiler is found: install g++ or clang++ ("),
-        ({"XDG_CACHE_HOME": "/proc/nowhere"}, "the library cannot be kept or loaded: "),
-        ({"XDG_CACHE_HOME": "/dev/null"}, "the library cannot be kept or loaded: "),
+        ({"XDG_CACHE_HOME": "/proc/nowhere"}, "the library cannot be saved or loaded: "),
+        ({"XDG_CACHE_HOME": "/dev/null"}, "the library cannot be saved or loaded: "),
     ],
     ids=str,
 )
@@ -237,7 +237,7 @@ def test_a_directory_of_another_user_is_not_used(compiler, tmp_path, monkeypatch
     except PermissionError:
         pytest.skip("only root gives directories away")
     env = {"CXX": str(compiler.program), "XDG_CACHE_HOME": str(tmp_path)}
-    expected = f"the library cannot be kept or loaded: {directory} belongs to another user"
+    expected = f"the library cannot be saved or loaded: {directory} belongs to another user"
     assert problem(monkeypatch, **env) == expected
     assert compiler.calls() == 0
 
@@ -250,7 +250,7 @@ def test_a_user_without_a_home_has_no_library(compiler, monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     found = problem(monkeypatch, CXX=str(compiler.program))
-    assert found.startswith("the library cannot be kept or loaded: ")
+    assert found.startswith("the library cannot be saved or loaded: ")
     assert compiler.calls() == 0
 
 

@@ -247,7 +247,7 @@ def test_tpu_pod_trains_on_all_machines(cluster, tmp_path):
 
 def test_the_launchers_start_the_pods_whose_programs_are_compiled_ahead(jobset):
     text = (ROOT / "benchmarks/ahead.py").read_text(encoding="utf-8")
-    targets = dict(re.findall(r'"([\w-]+)": Target\(.*?, (\d+)\)', text))
+    targets = dict(re.findall(r'"([\w-]+)": Devices\(.*?, (\d+)\)', text))
     [job] = jobset["spec"]["replicatedJobs"]
     job = job["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
