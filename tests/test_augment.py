@@ -56,7 +56,7 @@ def warped(images: np.ndarray, **moves: float | tuple[float, float]) -> np.ndarr
     ],
     ids=["moved", "moved in part", "larger", "smaller", "slanted", "turned", "all in order"],
 )
-def test_moves_are_those_of_scipy(moves, matrix):
+def test_warp_agrees_with_scipy(moves, matrix):
     """`matrix` leads from a place in the result, from the centre, to its source."""
     images = noise(2, 11, 8, 2)
     matrix, centre = np.array(matrix), (np.array(images.shape[1:3]) - 1) / 2
@@ -153,14 +153,14 @@ def test_cutout_blanks_a_square_and_nothing_else(size):
     assert np.mean(whole) == pytest.approx(((28 - size + 1) / 28) ** 2, abs=0.08)
 
 
-def test_strength_zero_is_the_identity_and_does_nothing():
+def test_strength_zero_is_the_identity_at_no_cost():
     images = noise(*SHAPE)
     off = functools.partial(augment, **dict.fromkeys(STRENGTHS, 0))
     assert not jax.make_jaxpr(off)(images, KEY).eqns
     np.testing.assert_array_equal(augmented(images), images)  # traced zeros
 
 
-def test_an_augmentation_draws_the_same_whatever_else_is_on():
+def test_a_draw_does_not_depend_on_the_other_augmentations():
     alone, _ = moments(augmented(blobs(1.5, 1.5), shift=3.0))
     together, _ = moments(
         augmented(blobs(1.5, 1.5), shift=3.0, rotation=30.0, scale=0.1, shear=10.0)
@@ -179,7 +179,7 @@ def test_python_strengths_give_the_values_of_traced_ones():
         np.testing.assert_allclose(python, augmented(images, **some), atol=1e-4)
 
 
-def test_a_population_of_strengths_is_each_alone():
+def test_vmapped_strengths_agree_with_each_strength_alone():
     images = noise(*SHAPE)
     shifts, cutouts = np.array([0.0, 3.0], np.float32), np.array([5, 2])
     population = jax.jit(
@@ -200,7 +200,7 @@ strengths = {name: st.floats(0, most) for name, most in MOST.items()}
     seed=st.integers(0, 2**32 - 1),
     strengths=st.fixed_dictionaries(strengths | {"cutout": st.integers(0, 40)}),
 )
-def test_shapes_stay_and_values_stay_in_zero_to_one(shape, seed, strengths):
+def test_augmentation_keeps_shapes_and_values_in_zero_to_one(shape, seed, strengths):
     images = np.round(noise(*shape), 1)  # with ones and zeros among them
     found = augmented(images, jax.random.key(seed), **strengths)
     assert (found.shape, found.dtype) == (shape, np.float32)

@@ -32,7 +32,7 @@ def longer(config: Config, epochs: int = 5) -> Config:
         pytest.param({"model.batch_norm": True, "watch.patience": 2}, marks=slow),
     ],
 )
-def test_an_extended_run_is_to_the_bit_the_one_of_as_many_epochs(tmp_path, changes, capsys):
+def test_an_extended_run_has_the_bits_of_one_run_of_all_epochs(tmp_path, changes, capsys):
     config = replace_fields(TINY, {"epochs": 1, **changes})
     train(config, tmp_path / "run")
     make_files(tmp_path / "run", {"report.html": "old", "tensorboard/events": "old"})
@@ -129,7 +129,7 @@ def lengths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
         ("chunk", "before"),
     ],
 )
-def test_an_extension_that_is_killed_is_resumed_by_the_same_command(lengths, tmp_path, place, side):
+def test_the_same_command_resumes_a_killed_extension(lengths, tmp_path, place, side):
     config, root = lengths
     workdir = shutil.copytree(root / "finished", tmp_path / "run")
     recipe = write_recipe(tmp_path / "recipe.json", config)

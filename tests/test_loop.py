@@ -106,7 +106,7 @@ def test_a_listener_that_raises_ends_the_run_which_resumes_to_the_same_bits(
         ({"broken": {0: 3}}, {"every_steps": 1}, "step 3: params/layer/kernel is not", ["Chunk"]),
     ],
 )
-def test_a_value_that_is_not_finite_ends_the_training_before_it_is_saved_or_told(
+def test_a_value_that_is_not_finite_ends_the_training_before_it_is_saved_or_shown(
     tmp_path, script, saves, message, before
 ):
     heard: list[Any] = []
@@ -128,7 +128,7 @@ def test_a_value_that_is_not_finite_ends_the_training_before_it_is_saved_or_told
     ],
     ids=["a loss", "a parameter"],
 )
-def test_a_member_that_diverges_is_told_before_the_save_and_the_others_go_on(
+def test_a_diverging_member_is_reported_before_the_save_and_the_others_continue(
     tmp_path, script, epoch, step, names
 ):
     heard: list[Any] = []
@@ -147,7 +147,7 @@ def interrupt(event: Event) -> None:
 @pytest.mark.parametrize(
     ("culprit", "kind"), [(lambda: interrupt, Stopped), (lambda: raise_at(Epoch), InterruptedError)]
 )
-def test_every_listener_hears_last_by_what_a_run_fails_and_the_caller_gets_the_first_error(
+def test_every_listener_hears_the_failure_last_and_the_caller_gets_the_first_error(
     tmp_path, capfd, run, options, culprit, kind
 ):
     heard: list[Any] = []

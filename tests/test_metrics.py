@@ -28,7 +28,7 @@ LABELS = np.array([0, 1, 1, 2, 0, 1], np.int32)
 MASK = np.array([True, True, True, True, False, False])
 
 
-def test_sums_are_those_of_numpy_over_the_real_examples():
+def test_metric_sums_over_the_real_examples_agree_with_numpy():
     found = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK)))
     logits = LOGITS.astype(np.float64)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), LABELS]
@@ -66,7 +66,7 @@ def test_means_are_by_examples_not_by_batches():
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=12), st.data())
-def test_the_same_means_come_of_any_division_into_chunks_and_back_from_json(losses, data):
+def test_means_do_not_depend_on_the_division_into_chunks_or_on_json(losses, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, len(losses)))) | {0, len(losses)})
     parts = [sums(losses[start:end]) for start, end in itertools.pairwise(cuts)]
     whole = mean_metrics([sums(losses)])
@@ -86,7 +86,7 @@ def test_totals_keep_the_losses_apart_and_in_order():
     assert total_sums([]) == {"loss_sum": [], "correct": 0, "count": 0}
 
 
-def test_mean_deviation_and_interval_are_those_of_scipy():
+def test_mean_deviation_and_interval_agree_with_scipy():
     values = [0.98, 0.99, 0.985, 0.97]
     found = mean_and_spread(values)
     assert found["mean"] == pytest.approx(0.98125)

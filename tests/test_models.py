@@ -98,7 +98,7 @@ def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
 
 
 @networks_quick_if(lambda *network: network in [("transformer", False), ("cnn", True)])
-def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch_norm):
+def test_logits_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name, batch_norm):
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
     images = random_images(8, 14, 14, 1)
     variables = init(model, images)
@@ -138,12 +138,12 @@ def test_an_examples_logits_do_not_depend_on_padding_or_on_its_batch(name, batch
         ),
     ],
 )
-def test_an_unknown_model_and_a_choice_that_it_does_not_have_are_refused(name, fields, message):
+def test_an_unknown_model_and_a_field_without_effect_are_refused(name, fields, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         create_model(name, 10, **fields)
 
 
-def test_too_many_features_are_refused_before_memory_is(subtests):
+def test_too_many_features_are_refused_before_memory_is_allocated(subtests):
     message = r"model.features \* 2\*\*\(model.depth - 1\) must be at most"
     for name in ("cnn", "deep_cnn", "resnet"):
         model = create_model(name, 10, depth=20, kernel_size=1)
@@ -167,7 +167,7 @@ def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(subtest
             assert found == [heads]
 
 
-def test_conv_pool_is_what_lax_computes(subtests):
+def test_the_conv_pool_layer_agrees_with_lax(subtests):
     images = random_images(2, 13, 16, 3)
     kernel = random_normal(3, 3, 3, 4)
     variables = {"params": {"kernel": kernel, "bias": jnp.arange(4.0)}}
@@ -202,7 +202,7 @@ class Named(nn.Module):
         return self.layer(*args, **kwargs)
 
 
-def test_batch_norm_is_what_numpy_computes():
+def test_batch_norm_agrees_with_numpy():
     x = 3 * random_normal(3, 4, 5, 8) + 2
     real = np.asarray(x)[..., :6]
     mean, var = real.mean(axis=(1, 2, 3)), real.var(axis=(1, 2, 3))

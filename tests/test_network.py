@@ -30,7 +30,7 @@ def test_a_network_knows_its_data(network):
     assert network.info.drawing_box == 20
 
 
-def test_arrays_of_every_kind_give_the_same_answers(small_run, network, images, subtests):
+def test_every_kind_of_array_gives_the_same_predictions(small_run, network, images, subtests):
     expected = predict(small_run[0], images)
     for name, same in {
         "bytes": images,
@@ -50,7 +50,7 @@ def test_arrays_of_every_kind_give_the_same_answers(small_run, network, images, 
             )
 
 
-def test_bits_are_black_and_white(network, images):
+def test_boolean_images_are_black_and_white(network, images):
     bits = images >= 128
     expected = network.predict(bits.astype(np.uint8) * 255)
     for same in (
@@ -128,7 +128,7 @@ def test_images_of_the_dataset_never_get_a_warning(network, subtests):
             network.predict(some)
 
 
-def test_nothing_is_expected_where_too_few_images_are_known(network, images):
+def test_a_dataset_of_few_images_gives_no_warning(network, images):
     assert brightness(images[:99]) is None
     assert brightness(np.zeros_like(images)) is None
     old = network._replace(info=network.info._replace(brightness=None))
@@ -201,7 +201,7 @@ HOPELESS = [
 
 
 @pytest.mark.parametrize(("wanted", "shape", "said"), OTHER_SHAPES + HOPELESS)
-def test_the_remedy_for_another_shape_works_and_nothing_untrue_is_said(wanted, shape, said):
+def test_the_suggested_remedy_for_a_wrong_shape_works(wanted, shape, said):
     images = np.zeros(shape, np.uint8)
     with pytest.raises(ValueError, match=r"images must be \[N, .*" + re.escape(said)) as caught:
         _as_images(images, wanted)
@@ -219,7 +219,7 @@ def exported(request, small_run, tmp_path_factory) -> Path:
     return path
 
 
-def test_an_exported_file_answers_as_its_workdir(exported, network):
+def test_an_exported_file_predicts_like_its_workdir(exported, network):
     images, found = load_dataset("mnist", "test").images, load_network(exported)
     assert found.info == network.info
     expected, got = network.predict(images), found.predict(images)

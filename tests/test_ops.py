@@ -53,7 +53,7 @@ def problems(draw):
     return images, kernel, options, devices, rng
 
 
-def test_a_batch_is_divided_by_the_devices_but_not_that_of_each(monkeypatch):
+def test_gradients_split_the_batch_by_devices_except_in_shard_map(monkeypatch):
     """In a shard_map, as of a population, every device has batches of its own."""
     monkeypatch.setattr(jax, "device_count", lambda: 7)
     images, kernel = np.zeros((1, 5, 5, 21), np.float32), np.zeros((3, 3, 1, 2), np.float32)
@@ -119,7 +119,7 @@ def test_the_lowering_is_chosen_in_one_place_and_can_be_forced(monkeypatch):
 
 @pytest.mark.parametrize("lowering", ["matmul", "rows", "xla"])
 @pytest.mark.parametrize("pool", ["max", "mean"])
-def test_not_a_number_is_hidden_neither_by_pooling_nor_from_gradients(lowering, pool):
+def test_nan_is_visible_in_outputs_and_gradients(lowering, pool):
     # In a corner: only one of the outputs in its pooling window is not a number.
     images = jnp.zeros((1, 5, 5, 1)).at[0, 0, 0, 0].set(jnp.nan)
     kernel = jnp.ones((3, 3, 1, 1))

@@ -137,7 +137,7 @@ CASES |= {f"{n}, all decay": (n, {"decay": "all"}) for n in FIELDS if "weight_de
 
 
 @pytest.mark.parametrize(("name", "decay"), CASES.values(), ids=CASES)
-def test_updates_are_those_of_the_formula_at_the_rate_of_each_step(name, decay):
+def test_updates_follow_the_formula_at_the_rate_of_each_step(name, decay):
     """Of kernels, of a bias, and of a position embedding, which has three axes, too."""
     found = run(name=name, schedule="cosine", **FIELDS[name], **decay)
     assert_close(found, expected(name, rates=COSINE, **decay), 2e-3)
@@ -148,7 +148,7 @@ def norm(tree: Any) -> float:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_clipping_is_of_all_gradients_together_and_before_the_optimizer(name):
+def test_all_gradients_are_clipped_together_before_the_optimizer(name):
     """All are longer than the limit but the first."""
     first = jax.tree.map(lambda x: x / 100, GRADS[0])
     found = run(name=name, clip_norm=0.5, grads=[first, *GRADS[1:]], **FIELDS[name])
@@ -156,7 +156,7 @@ def test_clipping_is_of_all_gradients_together_and_before_the_optimizer(name):
     assert_close(found, expected(name, grads=[first, *clipped]))
 
 
-def test_frozen_parameters_stay_and_do_not_count_for_the_norm():
+def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     grads = [{**grad, "conv": {"kernel": 1e3 * grad["conv"]["kernel"]}} for grad in GRADS]
     found = run(name="sgd", clip_norm=100.0, freeze="conv", grads=grads, **FIELDS["sgd"])
     for after, wanted in zip(found, expected("sgd"), strict=True):

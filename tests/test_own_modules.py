@@ -50,7 +50,7 @@ def test_a_running_mean_keeps_the_types_of_counters_keys_and_small_floats():
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_a_module_is_told_by_any_usual_flag_that_it_is_trained(flag):
+def test_every_usual_flag_tells_a_module_to_train(flag):
     model = type("Flagged", (nn.Module,), {"__call__": eval(f"lambda self, x, {flag}=0: {flag}")})
     told = [Forward(model())({}, IMAGES, train=train) for train in (True, False)]
     assert told == [FLAGS[flag], not FLAGS[flag]]
@@ -86,12 +86,12 @@ def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name != "seven classes"])
-def test_a_module_that_is_no_network_of_images_is_refused_in_a_line(name):
+def test_a_module_that_is_not_an_image_network_is_refused_in_a_line(name):
     with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$"):
         check_module(Forward(REFUSED[name]()), SHAPE)
 
 
-def test_a_function_of_no_module_makes_an_optimizer():
+def test_a_function_without_a_module_can_make_an_optimizer():
     """As one that a notebook, or a test of the docs, defines by `exec`."""
     defined: dict[str, Any] = {"optax": optax}
     exec("def make(num_steps): return optax.sgd(1 / num_steps)", defined)

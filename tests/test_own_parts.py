@@ -110,7 +110,7 @@ class Weighted:
         return self.weights[labels] * jnp.square(logits[:, 0])
 
 
-def test_functions_without_a_hash_and_metrics_that_are_not_numbers_are_taken(tmp_path):
+def test_unhashable_functions_and_nan_metrics_are_accepted(tmp_path):
     weighted = Weighted(jnp.ones(10))
     metrics = {"own": weighted, "nan": lambda _, labels: jnp.full(len(labels), jnp.nan)}
     own: Any = {"model": MODULES["no train"](), "loss_fn": weighted, "splits": SPLITS}
@@ -150,7 +150,7 @@ def test_a_population_of_own_parts_has_the_bits_of_each_seed_alone(tmp_path):
         population(CONFIG, tmp_path / "varied", seeds=1, vary=vary, **own)
 
 
-def test_a_search_keeps_to_its_own_parts_and_ends_with_a_command_that_has_them(tmp_path):
+def test_a_search_keeps_its_own_parts_and_names_them_in_its_last_command(tmp_path):
     lines: list[str] = []
     own = Parts(model=MODULES["no train"](), splits=SPLITS, metrics={"top3": in_top3})
     search: Any = {"optimizer.learning_rate": FloatDistribution(1e-3, 1e-2)}
@@ -215,7 +215,7 @@ def test_a_run_resumes_with_its_own_parts_alone(run_of_own, changed, message):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_module_that_is_no_network_is_refused_before_anything_is_written(tmp_path, name):
+def test_a_module_that_is_not_a_network_is_refused_before_any_write(tmp_path, name):
     with pytest.raises(ValueError, match=r"^model \w+ [^\n]*$|there are 7 classes"):
         train(CONFIG, tmp_path / "run", model=REFUSED[name](), splits=SPLITS)
     assert not (tmp_path / "run" / "config.json").exists()
@@ -241,14 +241,14 @@ def test_a_module_that_is_no_network_is_refused_before_anything_is_written(tmp_p
         ({"model": MODULES["setup"]}, "model must be an instance of a Flax Linen module"),
     ],
 )
-def test_a_part_of_another_kind_is_refused_in_a_line(tmp_path, own, message):
+def test_a_part_of_the_wrong_type_is_refused_in_a_line(tmp_path, own, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         train(CONFIG, tmp_path / "run", splits=SPLITS, **own)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.parametrize("run", [train, population])
-def test_a_config_or_a_workdir_of_another_kind_is_refused_in_a_line(tmp_path, run):
+def test_a_config_or_workdir_of_the_wrong_type_is_refused_in_a_line(tmp_path, run):
     for arguments, message in (
         (({"epochs": 3}, tmp_path), "config must be a Config, such as Config"),
         ((CONFIG, None), "workdir must be the name of a directory, got None"),

@@ -37,7 +37,7 @@ def test_cutout_blanks_these_pixels(subtests):
             assert blanked(centre, size) == expected
 
 
-def test_a_field_tells_where_a_pixel_is_read_down_then_right():
+def test_a_displacement_field_is_down_then_right():
     field = jnp.zeros((2, 1, 5, 5)).at[0, 0, 2, 2].set(1.0).at[1, 0, 0, 0].set(3.0)
     images = jnp.arange(25.0).reshape(1, 5, 5, 1) / 25
     zero, one = jnp.zeros(1), jnp.ones(1)
@@ -63,7 +63,7 @@ def test_the_gradient_of_a_maximum_of_more_than_256_goes_to_one_place():
     np.testing.assert_array_equal(gradient(window), window)
 
 
-def test_mixup_takes_neighbours_that_are_no_padding(monkeypatch):
+def test_mixup_takes_only_neighbours_that_are_not_padding(monkeypatch):
     monkeypatch.setattr(jax.random, "beta", lambda *_: jnp.float32(0.25))
     mask = jnp.array([True, True, True, False, False])
     found = mixup(jnp.arange(5.0) * 4, mask, jax.random.key(0), alpha=1.0)
@@ -143,7 +143,7 @@ def test_the_loss_mixes_images_and_targets_alike_and_leaves_padding_out(monkeypa
     assert float(plain) == pytest.approx(-logits[np.arange(4), labels[:4]].mean(), rel=1e-5)
 
 
-def test_the_sums_of_an_ensemble_are_those_of_the_mean_probabilities():
+def test_an_ensemble_is_measured_by_its_mean_probabilities():
     """Of three networks, over a chunk of two batches, the last one with padding."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 5, 2, 2, 1)).astype(np.uint8)

@@ -99,7 +99,7 @@ EXPECTED: dict[str, Product] = {
 
 @every_model
 @pytest.mark.parametrize("lowering", ["matmul", pytest.param("xla", marks=pytest.mark.slow)])
-def test_all_products_of_a_network_are_of_the_precision_asked_for(chunk, name, lowering):
+def test_all_products_of_a_network_have_the_requested_precision(chunk, name, lowering):
     state = shape_of_state(name, **({} if name == "mlp" else {"lowering": lowering}))
     assert Config().precision == "float32"
     for precision in PRECISIONS:
@@ -108,7 +108,7 @@ def test_all_products_of_a_network_are_of_the_precision_asked_for(chunk, name, l
     assert {*products(run_steps, state, chunk, RNGS)} == {EXPECTED["float32"]}
 
 
-def test_a_traced_rate_of_dropout_leaves_all_products_in_bfloat16(chunk, subtests):
+def test_a_traced_dropout_rate_leaves_all_products_in_bfloat16(chunk, subtests):
     """As where members of a population have rates of their own."""
     for name in model_names():
 

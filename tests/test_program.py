@@ -162,7 +162,7 @@ def test_an_index_names_the_examples_of_each_batch_and_masks_the_rest():
     assert chunk_index(order, 0, chunk_steps=1, batch_size=3)[0].tolist() == [[10, 11, 12]]
 
 
-def test_evaluations_are_in_chunks_of_so_many_images(monkeypatch, subtests):
+def test_evaluation_chunks_have_at_most_eval_images(monkeypatch, subtests):
     images, labels = SPLITS["train"]
     for size, batch_size, shapes in (
         (8, 4, [(2, 4)] * 3),

@@ -21,7 +21,7 @@ def wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def test_a_population_tells_how_many_seeds_each_combination_has(tmp_path, capsys):
+def test_a_population_prints_the_number_of_seeds_of_each_combination(tmp_path, capsys):
     config = replace_fields(LESSON, {"epochs": 1, "augment.shift": 1.0})
     how: Any = {"vary": {"label_smoothing": [0.1, 0.2], "augment.shift": [2.0]}}
     how |= {"seeds": 2, "listeners": [console()]}

@@ -13,7 +13,7 @@ from mnist_jax.config import replace_fields
 from mnist_jax.training import Run
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(small_run, tmp_path, command):
+def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(small_run, tmp_path, command):
     again = tmp_path / "again"
     recipe = write_recipe(tmp_path / "recipe.json", SMALL)
     done = command("train", f"--config={recipe}", f"--workdir={again}")

@@ -88,7 +88,7 @@ def test_early_stopping_counts_the_epochs_before_a_stop(tmp_path, chunks, capsys
 
 
 @pytest.mark.parametrize(("chunks", "resumed_at"), [(7, 8), (13, 0)])
-def test_a_run_whose_best_checkpoint_is_damaged_goes_on_before_it(tmp_path, chunks, resumed_at):
+def test_a_run_with_a_damaged_best_checkpoint_resumes_before_it(tmp_path, chunks, resumed_at):
     """The second epoch is the best; the first checkpoint is kept until that of the fourth."""
     config = dataclasses.replace(LESSON, epochs=5)
     script: dict[str, Any] = {"accuracies": [0.5, 0.9, 0.6]}
@@ -103,9 +103,7 @@ def test_a_run_whose_best_checkpoint_is_damaged_goes_on_before_it(tmp_path, chun
 
 
 @pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 2})])
-def test_a_resumed_training_keeps_the_network_that_it_began_from(
-    tmp_path, monkeypatch, run, options
-):
+def test_a_resumed_training_keeps_its_initial_network(tmp_path, monkeypatch, run, options):
     """It is loaded once, by the first process."""
     variables = {"params": {"layer": {"kernel": jnp.float32(7)}}}
     loaded = iter([(None, variables, 0, None)])
@@ -150,7 +148,7 @@ def test_a_population_stopped_after_every_chunk_is_the_same(tmp_path, capsys):
         assert losses == [both[number] for both in LOSSES]
 
 
-def test_a_resumed_population_remembers_who_has_diverged(tmp_path, capsys):
+def test_a_resumed_population_remembers_diverged_members(tmp_path, capsys):
     script = {"losses": [[1.0, 1.0], [1.0, np.nan]], "diverges": {1: 12}}
     how: dict[str, Any] = {"seeds": 2, "script": script}
     stopped(0, population, LESSON, tmp_path / "whole", **how)

@@ -41,7 +41,7 @@ def test_the_keys_of_all_roles_never_change_however_jax_is_configured(seed):
             assert str(jax.random.key_impl(rng.stream(seed, "init"))) == "threefry2x32"
 
 
-def test_the_bits_drawn_of_a_key_never_change():
+def test_the_bits_drawn_from_a_key_never_change():
     with jax.threefry_partitionable(True):  # JAX's default since 0.5
         assert jax.random.bits(rng.stream(7, "init"), (3,)).tolist() == DRAWN
         for epoch, order in enumerate(ORDERS):

@@ -55,7 +55,7 @@ def scheduled(**fields: int) -> list[int]:
     every_epochs=st.integers(1, 6),
     every_steps=st.integers(0, 30),
 )
-def test_the_schedule_is_that_of_a_walk_along_the_run(
+def test_the_schedule_agrees_with_a_walk_along_the_run(
     epochs, steps_per_epoch, chunk_steps, every_epochs, every_steps
 ):
     run = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "chunk_steps": chunk_steps}
@@ -74,7 +74,7 @@ def epochs_at(accuracies: dict[int, float]) -> Any:
     return [{"step": step, ACCURACY: value} for step, value in accuracies.items()]
 
 
-def test_the_best_step_is_one_that_the_schedule_saves(subtests):
+def test_the_best_step_is_a_scheduled_one(subtests):
     for accuracies, best in (
         ({}, None),
         ({10: 0.9}, None),  # an epoch that is not saved
@@ -190,7 +190,7 @@ def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
             assert rate_factor([*map(float, losses)], patience, 0.5) == scale
 
 
-def test_the_name_of_a_metric_says_whether_lower_is_better_and_no_number_is_the_worst(subtests):
+def test_a_metrics_name_decides_whether_lower_is_better_and_nan_is_the_worst(subtests):
     for monitor, values, best in (
         ("val_loss", [0.5, 0.4, 0.4, 0.6], 3),
         ("val_error_rate", [0.5, 0.6], 1),
@@ -257,7 +257,7 @@ def test_early_stopping_ends_with_the_best_network_and_the_run_is_complete(tmp_p
     assert tree_sha256(again.state) == tree_sha256(run.state)
 
 
-def test_another_monitor_decides_when_to_stop_what_is_kept_and_what_best_is(tmp_path):
+def test_the_monitor_decides_when_to_stop_and_which_checkpoint_is_the_best(tmp_path):
     """By accuracy the run would stop after its third epoch, and the first would be the best."""
     watch = WatchConfig(monitor="val_loss", patience=2)
     with scripted(accuracies=[0.9, 0.5, 0.4], losses=[3.0, 2.0, 1.0, 4.0, 5.0]):
@@ -267,7 +267,7 @@ def test_another_monitor_decides_when_to_stop_what_is_kept_and_what_best_is(tmp_
     assert check_checkpoints(tmp_path / "checkpoints") == ([24, 32, 40], {})
 
 
-def test_another_monitor_decides_for_each_member_when_the_rate_falls(tmp_path):
+def test_the_plateau_monitor_decides_when_the_rate_of_each_member_falls(tmp_path):
     watch = WatchConfig(plateau_monitor="val_accuracy", plateau_patience=1, plateau_factor=0.5)
     with scripted(accuracies=[[0.5, 0.5], [0.6, 0.5], [0.7, 0.6]], losses=[1.0]) as script:
         population(dataclasses.replace(LESSON, watch=watch), tmp_path, seeds=2, listeners=())

@@ -48,14 +48,14 @@ def assert_seconds_of_epochs(workdir: Path, members: int = 1) -> None:
     assert [row["examples_per_second"] for row in rows] == [members * 16 / s for s in seconds]
 
 
-def test_saves_within_an_epoch_count_in_it(tmp_path):
+def test_saves_within_an_epoch_count_in_its_seconds(tmp_path):
     with scripted(seconds=SECONDS):
         run = train(replace_fields(LESSON, {"checkpoint.every_steps": 3}), tmp_path)
     first, *others = (row["seconds"] for row in run.history)
     assert (first, others) == (EPOCH + 2 * SAVE, [EPOCH + 3 * SAVE] * 2)
 
 
-def test_the_time_of_listeners_is_evaluation_and_not_the_next_epochs(tmp_path):
+def test_the_time_of_listeners_counts_as_evaluation(tmp_path):
     """Such as that of TensorBoard's pictures."""
     with scripted(seconds=SECONDS) as script:
 

@@ -69,7 +69,7 @@ def test_a_training_in_64_bits_is_refused(tmp_path, run, options):
         ("jax_default_matmul_precision", "bfloat16", ["bfloat16"]),
     ],
 )
-def test_settings_that_change_bits_are_recorded_and_no_others(monkeypatch, name, value, recorded):
+def test_only_settings_that_change_bits_are_recorded(monkeypatch, name, value, recorded):
     for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
         monkeypatch.delenv(variable, raising=False)
     if name.isupper():

@@ -98,7 +98,7 @@ def test_loss_and_gradients_in_bfloat16_are_close_to_numpy(mnist, lowering):
         assert np.linalg.norm(ours - expected) < 0.1 * np.linalg.norm(expected)
 
 
-def test_an_update_is_that_of_adam(mnist):
+def test_the_first_update_agrees_with_adam(mnist):
     state = create_state(dropout_rate=0.0)
     before = jax.tree.map(np.asarray, state.params)
     batch = create_batch(mnist, np.arange(32))
@@ -140,7 +140,7 @@ def test_the_rate_factor_multiplies_the_update(mnist):
         np.testing.assert_array_equal(old, same)
 
 
-def test_the_running_mean_is_what_is_measured(mnist):
+def test_evaluation_uses_the_running_mean(mnist):
     state, batch = create_state(averaged=True), create_batch(mnist, np.arange(32))
     expected = np.asarray(state.params["output"]["bias"])
     for step in range(1, 8):

@@ -42,7 +42,7 @@ def test_a_work_directory_holds_what_the_design_says(small_run):
     assert run.history[1]["val_accuracy"] > 0.6
 
 
-def test_a_run_and_a_network_look_like_one_line_and_in_a_notebook_like_a_table(small_run):
+def test_a_run_and_a_network_have_a_short_repr_and_a_table_in_notebooks(small_run):
     workdir, run = small_run
     for text in (repr(run), repr(load_network(workdir))):
         assert len(text) < 120
@@ -92,7 +92,9 @@ def test_a_run_without_its_config_is_refused(small_run, tmp_path):
     assert (lost / "checkpoints" / "16").is_dir()
 
 
-def test_overwrite_deletes_no_other_tools_files_and_nothing_before_it_is_sure(small_run, tmp_path):
+def test_overwrite_keeps_other_tools_files_and_deletes_nothing_before_the_new_run_compiles(
+    small_run, tmp_path
+):
     theirs = tmp_path / "theirs" / "checkpoints" / "model.pt"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("precious", encoding="utf-8")
@@ -137,7 +139,7 @@ def test_the_result_is_that_of_evaluate_and_of_scikit_learn(small_run):
     assert evaluate(workdir, "train")["count"] == 1024
 
 
-def test_the_workdir_stays_where_it_was_named(tmp_path, monkeypatch):
+def test_a_relative_workdir_does_not_follow_a_change_of_directory(tmp_path, monkeypatch):
     """The program may change its directory while it trains."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)

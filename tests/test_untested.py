@@ -45,7 +45,7 @@ def without_test(monkeypatch):
         monkeypatch.setattr(module, "load_splits", load_two)
 
 
-def test_a_test_that_was_left_out_is_measured_later_without_retraining(untested, tmp_path, capsys):
+def test_a_skipped_test_is_measured_later_without_retraining(untested, tmp_path, capsys):
     workdir, run = untested
     assert (run.result["test_loss"], run.result["test_accuracy"]) == (None, None)
     assert "guessing" not in run.result
@@ -67,7 +67,7 @@ def test_a_test_that_was_left_out_is_measured_later_without_retraining(untested,
     assert again.result == completed.result  # it is not forgotten
 
 
-def test_validation_is_shown_where_the_test_is_not_measured(untested, capsys):
+def test_validation_is_shown_if_the_test_is_not_measured(untested, capsys):
     workdir, run = untested
     accuracy = run.result["val_accuracy"]
     console()(Done(workdir, run.result, run.history, trained=False))
@@ -97,7 +97,7 @@ def test_the_train_command_leaves_the_test_out_with_no_test(untested, tmp_path, 
 
 
 @pytest.mark.usefixtures("without_test")
-def test_data_without_a_test_give_a_run_that_is_complete(tmp_path, capsys):
+def test_data_without_a_test_split_give_a_complete_run(tmp_path, capsys):
     workdir = tmp_path / "run"
     run = train(ONE_EPOCH, workdir, listeners=[console()])
     assert run.result["test_accuracy"] is None

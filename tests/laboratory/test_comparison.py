@@ -58,7 +58,7 @@ def test_populations_are_compared_by_their_work_directories(tmp_path):
         compare(a, tmp_path / "c")
 
 
-def test_a_comparison_without_a_test_is_one_of_validation():
+def test_a_comparison_without_a_test_compares_validation():
     a, b = made_up([0.5, 0.6], [0.5, 0.6]), made_up([0.6, 0.7], [0.6, 0.7])
     found = compare(a | {"test_accuracy": [None, None]}, b)
     assert found["test_accuracy"] == {"difference": None, "half_width": None}

@@ -67,9 +67,7 @@ def test_a_member_has_the_bits_of_its_seed_alone(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_batch_norm_running_means_and_plateaus_of_a_member_are_those_of_its_seed_alone(
-    tmp_path, capsys
-):
+def test_batch_norm_running_means_and_plateaus_of_a_member_equal_its_seed_alone(tmp_path, capsys):
     population(RAGGED, tmp_path / "run", seeds=2, listeners=[console()])
     assert "plateau of seed-" in capsys.readouterr().out
     seeds = (dataclasses.replace(RAGGED, seed=seed) for seed in range(2))
@@ -264,7 +262,7 @@ def test_a_population_of_several_processes_is_refused_before_anything_is_written
 
 
 @pytest.mark.parametrize("lost", ["members/seed-1", "members/seed-1/result.json", "members"])
-def test_a_population_that_has_lost_a_member_is_trained_again(tmp_path, lost):
+def test_a_population_with_a_missing_member_is_trained_again(tmp_path, lost):
     """Nothing is missing where a member has diverged: it had no directory."""
     workdir, script = tmp_path / "many", {"diverges": {2: 12}}
     with scripted(**script):

@@ -174,7 +174,7 @@ def test_a_search_of_an_older_version_is_resumed_with_the_defaults_of_new_fields
 
 
 @pytest.mark.slow
-def test_another_config_or_search_space_is_refused(finished):
+def test_a_different_config_or_search_space_is_refused(finished):
     workdir, _ = finished
     with pytest.raises(ValueError, match=r"another config .* \(config.epochs is 6, not 5\): choos"):
         sweep(dataclasses.replace(TINY, epochs=5), SPACE, workdir, trials=TRIALS)
@@ -185,7 +185,7 @@ def test_another_config_or_search_space_is_refused(finished):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
-def test_suggestions_depend_on_the_seed_alone_and_go_on_after_a_pause(tmp_path):
+def test_suggestions_depend_only_on_the_seed_and_continue_after_a_pause(tmp_path):
     """Ten are drawn at random, the rest by TPE."""
     whole = sweep(TWO_EPOCHS, SPACE, tmp_path / "whole", trials=14)
     for trials in (1, 2, 11, 14):
@@ -237,7 +237,7 @@ def test_a_bad_trial_is_stopped_early_and_leaves_no_checkpoints(rough):
 
 
 @pytest.mark.slow
-def test_a_diverged_trial_counts_as_a_bad_one_and_the_search_goes_on(rough):
+def test_a_diverged_trial_counts_as_bad_and_the_search_continues(rough):
     _, trials = rough
     diverged = [trial for trial in trials if trial.params["optimizer.learning_rate"] == 1e30]
     assert diverged
@@ -301,7 +301,7 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_trials_are_continued_and_counted_once(tmp_path, finished):
+def test_stopped_and_killed_trials_resume_and_count_once(tmp_path, finished):
     """The rows from before each end stay, with their times; the results are those of `finished`."""
     trials = tmp_path / "run" / "trials"
     process = start(tmp_path, TRIALS, trial=0, signum=signal.SIGTERM)
@@ -360,7 +360,7 @@ def test_a_trial_killed_while_its_values_were_drawn_is_drawn_again(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
-def test_another_storage_knows_the_study_by_the_name_of_the_workdir(tmp_path):
+def test_an_external_storage_names_the_study_after_the_workdir(tmp_path):
     """A trial without a directory here is under way on another machine."""
     url = f"sqlite:///{tmp_path}/shared.db"
     for name in ("a", "b"):

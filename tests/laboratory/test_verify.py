@@ -41,7 +41,7 @@ def test_verify_names_what_differs(small_run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_another_environment_is_warned_of_and_does_not_count(small_run, tmp_path):
+def test_a_different_environment_causes_a_warning_but_no_difference(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     del result["process_count"], result["guessing"]  # as in older versions

@@ -50,7 +50,7 @@ def test_a_training_on_one_core_gives_the_bits_of_one_on_many(tmp_path):
     assert len(one.splitlines()) == 2
 
 
-def test_two_devices_give_what_one_does():
+def test_two_devices_agree_with_one():
     assert run("two_devices.py").strip() in ("equal", "close")
 
 

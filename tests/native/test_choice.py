@@ -31,7 +31,7 @@ def choices(images=(1, 14, 14, 32), kernel=(3, 3, 1, 8), stride=1, pool_size=2, 
         {"pool_size": 3},
     ],
 )
-def test_the_kernel_is_taken_where_it_fits(fitting):
+def test_auto_takes_the_kernel_if_it_fits(fitting):
     assert choices(**fitting) == ["native", "native"]
 
 
@@ -52,7 +52,7 @@ def test_the_kernel_is_taken_where_it_fits(fitting):
     ],
     ids=str,
 )
-def test_other_layers_are_lowered_as_if_there_was_no_kernel(other: dict[str, Any]):
+def test_layers_without_a_kernel_take_the_next_choice_of_auto(other: dict[str, Any]):
     assert choices(**other) == ["matmul", "matmul"]
 
 
@@ -60,7 +60,7 @@ def test_other_layers_are_lowered_as_if_there_was_no_kernel(other: dict[str, Any
 @pytest.mark.parametrize(
     "slow", [{"stride": 2}, {"images": (128, 14, 14, 16), "kernel": (3, 3, 128, 114)}], ids=str
 )
-def test_the_kernel_is_taken_only_when_asked_for_where_it_does_not_pay(slow):
+def test_a_kernel_that_does_not_pay_must_be_requested(slow):
     assert choices(**slow) == ["matmul", "native"]
 
 
@@ -95,7 +95,7 @@ def test_an_accelerator_never_gets_the_kernel(platform, precision, layer, expect
 
 
 @pytest.mark.usefixtures("native")
-def test_a_batch_that_is_split_over_devices_gets_the_kernel_only_where_that_is_forced(monkeypatch):
+def test_a_batch_split_over_devices_gets_the_kernel_only_if_forced(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert choices() == ["matmul", "native"]
     found = []
@@ -110,7 +110,7 @@ def test_a_batch_that_is_split_over_devices_gets_the_kernel_only_where_that_is_f
     assert set(found) == {"native"}  # in a shard_map every device has batches of its own
 
 
-def test_gradients_are_right_where_types_tell_which_arrays_differ_between_devices():
+def test_gradients_are_right_with_types_that_vary_between_devices():
     images = jax.random.normal(jax.random.key(0), (1, 9, 9, 16))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
 
@@ -140,7 +140,7 @@ except ValueError as error:
 """
 
 
-def test_without_a_compiler_auto_has_products_and_the_kernel_cannot_be_forced(tmp_path):
+def test_without_a_compiler_auto_takes_matmul_and_native_is_refused(tmp_path):
     done = python("-c", WITHOUT_COMPILER, PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
@@ -164,7 +164,7 @@ def test_a_whole_network_calls_the_kernel_for_its_first_layer_alone():
 
 
 @pytest.mark.usefixtures("native")
-def test_images_and_kernels_may_be_arrays_of_numpy():
+def test_images_and_kernels_may_be_numpy_arrays():
     images: Any = np.ones((1, 9, 9, 16), np.float32)
     for dtype in (np.float32, np.float64):
         kernel: Any = np.ones((3, 3, 1, 2), dtype)

@@ -141,7 +141,7 @@ def check_against_plain_operations(name: str, pool: str, *, rectify: bool) -> No
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_every_derivative_and_map_is_that_of_plain_operations(name):
+def test_every_derivative_and_map_agrees_with_plain_operations(name):
     check_against_plain_operations(name, "max", rectify=True)
 
 

@@ -86,7 +86,7 @@ WRONG = [np.nan, np.inf, -np.inf]
 @pytest.mark.parametrize("where", ["images", "kernel"])
 @pytest.mark.parametrize("pool_size", [1, 2, 3])
 @pytest.mark.parametrize("channels", [2, 6])
-def test_no_number_that_is_not_finite_is_hidden(channels, where, pool_size, rectify):
+def test_nan_and_infinity_are_never_hidden(channels, where, pool_size, rectify):
     rng = np.random.default_rng(pool_size)
     options = {"stride": 2, "pool_size": pool_size, "rectify": rectify}
     layer = create_layer(rng, (channels, 13, 14, 48), 3, 5, **options)

@@ -102,7 +102,7 @@ def test_a_compiler_with_arguments_compiles_a_library_that_works(tmp_path):
     assert log.startswith(f"-O1 {library.FLAGS[0]} ")
 
 
-def test_another_source_flag_compiler_version_or_jaxlib_is_another_library(
+def test_a_different_source_flag_compiler_or_jaxlib_makes_a_different_library(
     compiler, tmp_path, monkeypatch
 ):
     def compiles() -> int:
@@ -329,7 +329,7 @@ print(json.dumps(load()))
 """
 
 
-def test_an_import_of_the_datasets_library_meanwhile_does_no_harm(compiler, tmp_path):
+def test_importing_tensorflow_datasets_meanwhile_does_no_harm(compiler, tmp_path):
     assert not load(compiler, tmp_path / "cache", LAZY).problem
     assert compiler.calls() == 1
 

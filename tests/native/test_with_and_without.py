@@ -35,7 +35,7 @@ def test_a_training_without_a_compiler_advises_in_one_line(command, tmp_path, no
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["--model.lowering=xla", "--model.lowering=matmul"])
-def test_who_wants_no_kernel_gets_no_advice(option, command, tmp_path, no_compiler):
+def test_a_chosen_other_lowering_gets_no_advice(option, command, tmp_path, no_compiler):
     given = [*OPTIONS, "--epochs=1", f"--workdir={tmp_path / 'run'}", option]
     done = command("train", *given, **no_compiler)
     assert (done.returncode, done.stderr) == (0, "")
@@ -51,9 +51,7 @@ def test_a_network_without_convolutions_gets_no_advice(command, tmp_path, no_com
 
 
 @pytest.mark.slow
-def test_a_kernel_that_is_forced_and_missing_is_an_error_in_one_line(
-    command, tmp_path, no_compiler
-):
+def test_a_forced_kernel_that_is_missing_is_an_error_in_one_line(command, tmp_path, no_compiler):
     given = [*OPTIONS, f"--workdir={tmp_path / 'run'}", "--model.lowering=native"]
     done = command("train", *given, **no_compiler)
     assert done.returncode == 2
@@ -86,7 +84,7 @@ def test_doctor_and_summary_name_the_kernel(capsys):
 
 
 @pytest.mark.slow
-def test_doctor_and_summary_name_what_is_taken_without_a_compiler(command, no_compiler):
+def test_doctor_and_summary_name_the_lowering_without_a_compiler(command, no_compiler):
     done = command("summary", **no_compiler)
     assert "\nlowered here: conv1 matmul\n" in done.stdout
     done = command("doctor", **no_compiler)
@@ -104,6 +102,6 @@ def test_doctor_and_summary_name_what_is_taken_without_a_compiler(command, no_co
         (ModelConfig(name="mlp"), False),
     ],
 )
-def test_the_compiler_is_recorded_of_recipes_that_may_use_the_kernel(model, recorded):
+def test_recipes_that_may_use_the_kernel_record_the_compiler(model, recorded):
     recipe = dataclasses.asdict(Config(model=model))
     assert environment(recipe)["native_compiler"] == (load().compiler if recorded else "")
