@@ -1,4 +1,4 @@
-"""Shared by the tests: small recipes, the content of work directories, stops, processes."""
+"""Helpers of the tests: small recipes, contents of work directories, stops, processes."""
 
 import collections
 import contextlib
@@ -43,14 +43,14 @@ RECIPES = ROOT / "configs"
 _x64_home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
 enable_x64 = _x64_home.enable_x64
 
-# 1,024 images for training, 8 steps an epoch; 256 for validation.
+# 1,024 training images, 8 steps per epoch; 256 validation images.
 SMALL = Config(
     epochs=2,
     batch_size=128,
     chunk_steps=4,
     data=DataConfig(train_split="train[:1280]", test_split="test[:500]"),
 )
-# 512 images, of which a small network sees 64 a step: also 8 steps an epoch, in chunks of 4.
+# 512 images and a small network: also 8 steps per epoch, in chunks of 4.
 TINY = dataclasses.replace(
     SMALL,
     batch_size=64,
@@ -60,7 +60,7 @@ TINY = dataclasses.replace(
 
 
 def create_reference(**fields: float | str) -> nn.Module:
-    """The reference network, with some fields changed."""
+    """Creates the reference network, with some fields changed."""
     num_classes = fields.pop("num_classes", 10)
     return create_model(num_classes=num_classes, **vars(ModelConfig(**fields)))  # type: ignore[arg-type]
 
@@ -68,13 +68,13 @@ def create_reference(**fields: float | str) -> nn.Module:
 def trained_network(
     model: nn.Module, variables: Any, info: DataInfo, config: Config = SMALL
 ) -> Trained:
-    """A network as a training of 3,750 updates would have left it."""
+    """Wraps a network as if it had been trained for 3,750 updates."""
     examples = {"train": 48_000, "validation": 12_000, "test": 10_000}
     return Trained(config, model, variables, 3750, Origin({}, "b" * 64, info, examples, {}))
 
 
 def strict_json(path: Path) -> Any:
-    """Reads JSON that may hold no NaN."""
+    """Reads JSON, and fails on NaN."""
     return json.loads(
         path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{path}: {name}")
     )
@@ -87,17 +87,17 @@ def write_recipe(path: Path, config: Config) -> Path:
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
-    """The history of a run, without its times."""
+    """Reads a run's history, without times."""
     return [without_times(row) for row in read_history(workdir)]
 
 
 def results(run: Run) -> list[dict[str, Any]]:
-    """What a run has computed, without its times: the result, and a row an epoch."""
+    """Returns a run's result and rows, without times."""
     return [without_times(values) for values in (run.result, *run.history)]
 
 
 def bits(root: Path) -> dict[str, Any]:
-    """All that finished runs have left below `root`, by path, but for times and random names."""
+    """Reads everything that finished runs left below `root`, without times and random names."""
     found: dict[str, Any] = dict.fromkeys(listing(root), "is there")
     for path in root.rglob("*.json*"):
         name = str(path.relative_to(root))
@@ -113,13 +113,13 @@ def bits(root: Path) -> dict[str, Any]:
 
 
 def listing(root: Path) -> list[str]:
-    """The files and directories below `root`; Orbax's files of data have random names."""
+    """Lists the paths below `root`, with Orbax's random names replaced."""
     paths = (str(path.relative_to(root)) for path in root.rglob("*"))
     return sorted({re.sub(r"/d/[0-9a-f]{32}$", "/d/*", path) for path in paths})
 
 
 def contents(root: Path) -> dict[Path, str | bytes | None]:
-    """What lies below a directory: files with their bytes, links with their targets."""
+    """Reads a directory's files as bytes and links as their targets."""
     found: dict[Path, str | bytes | None] = {}
     for path in root.rglob("*"):
         if path.is_symlink():
@@ -130,13 +130,13 @@ def contents(root: Path) -> dict[Path, str | bytes | None]:
 
 
 def times(root: Path) -> dict[Path, int]:
-    """When each file and directory below `root` was last changed: nothing may rewrite them."""
+    """Returns when each path below `root` was last changed."""
     return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
 @contextlib.contextmanager
 def compilations(caplog: pytest.LogCaptureFixture) -> Iterator[collections.Counter[str]]:
-    """Yields how often JAX has compiled each function, filled in at the end of the block."""
+    """Yields counts of JAX's compilations by function, filled in at the end of the block."""
     counts: collections.Counter[str] = collections.Counter()
     jax.clear_caches()
     _programs.clear()
@@ -161,7 +161,7 @@ def make_files(root: Path, files: dict[str, str | bytes]) -> None:
 
 
 def python(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs this interpreter in a process of its own, to its end."""
+    """Runs this interpreter in a separate process, to its end."""
     return subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=cwd,
@@ -202,7 +202,7 @@ def at_chunk(number: int, happen: Callable[[], object]) -> Listener:
 
 
 def stop_after(chunks: int, run: Callable[..., Any], *args: Any, **options: Any) -> None:
-    """Calls `train` or `population`; a signal comes while the last of some chunks is computed."""
+    """Runs `train` or `population` until a signal in the last of some chunks."""
     stop = at_chunk(chunks, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Stopped, match="stopped by SIGTERM at step"):
         run(*args, listeners=[console(), stop], **options)

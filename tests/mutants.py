@@ -1,4 +1,4 @@
-"""Changes one expression of the core at a time, and counts the changes that no quick test notices.
+"""Mutants of the core, one changed expression each, and those that no quick test notices.
 
     python tests/mutants.py --mutants 60 --seed 1
 
@@ -136,7 +136,7 @@ def spelled(node: ast.expr) -> str:
 
 
 def end_of(mutant: Mutant, checkout: Path, limit: float) -> str:
-    """How a mutant ends, in the checkout, which gets it: killed, killed by time, or SURVIVES."""
+    """Tests a mutant in a checkout; returns killed, killed by time, or SURVIVES."""
     source = (ROOT / mutant.path).read_bytes()
     changed = source[: mutant.start] + mutant.new.encode() + source[mutant.end :]
     (checkout / mutant.path).write_bytes(changed)
@@ -152,7 +152,7 @@ def end_of(mutant: Mutant, checkout: Path, limit: float) -> str:
 
 
 def own_tests(path: Path) -> list[str]:
-    """The files of tests that import a module; first the one of its name."""
+    """Lists the test files that import a module, the one of its name first."""
     package, module = ".".join(path.parent.parts), path.stem
     imports = re.compile(rf"{package}\.{module}\b|from {package} import [\w, ]*\b{module}\b")
     paths = (ROOT / "tests").rglob("test_*.py")
@@ -162,7 +162,7 @@ def own_tests(path: Path) -> list[str]:
 
 
 def failed(checkout: Path, tests: list[str], limit: float | None = None) -> bool:
-    """Tells whether a quick test of some files, or of all, fails; TimeoutExpired after a limit."""
+    """Returns True if a quick test of these (or all) files fails; TimeoutExpired after a limit."""
     options = ["-x", "-q", "-m", "not slow", "-p", "no:randomly", "-p", "no:cacheprovider"]
     options += ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]  # as `make test`
     # Programs that tests start elsewhere import the copy, too, and not an installed package.

@@ -1,4 +1,4 @@
-"""Networks and optimizers as other people write them, to hand in as a user's own."""
+"""Networks and optimizers in other people's styles, as a user's own parts."""
 
 import functools
 from collections.abc import Callable
@@ -81,7 +81,7 @@ class Shared(nn.Module):
 
 
 class Counting(nn.Module):
-    """It keeps the mean of its features, and the number of batches, as variables of its own."""
+    """Keeps the mean of its features and the number of batches in its own collections."""
 
     num_classes: int = 10
 
@@ -97,7 +97,7 @@ class Counting(nn.Module):
 
 
 class Plain(nn.Module):
-    """It knows of no training, and has a matrix of its own, without a layer."""
+    """Has no training flag, and a matrix without a layer."""
 
     num_classes: int = 10
 

@@ -31,7 +31,7 @@ LESSON = dataclasses.replace(
 
 
 class Clock:
-    """In place of the module `time`: it stands still but for what is said to take long."""
+    """A replacement for the module `time`, advanced only by the script."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -40,7 +40,7 @@ class Clock:
         return self.now
 
     def slow(self, seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, which takes some seconds."""
+        """Makes a function take some seconds."""
 
         def slowly(*args: Any, **fields: Any) -> Any:
             self.now += seconds
@@ -54,7 +54,7 @@ class Script:
     """The course of a run.
 
     Attributes:
-        accuracies: validation accuracy after each epoch; the last one stays. In a population each
+        accuracies: validation accuracy after each epoch; the last one repeats. In a population each
             may be a sequence over the members.
         losses: validation loss, likewise. The test loss is larger by 1.
         averaged: True adds a running mean of the parameter.
@@ -65,7 +65,7 @@ class Script:
             takes one second, and all else none.
         clock: the run's clock.
         rates: the factor of the learning rate of each chunk that was run.
-        open_chunks: the number of generators of chunks that were begun and not closed.
+        open_chunks: the number of generators of chunks that were started and not closed.
     """
 
     accuracies: Sequence[Any] = (0.5,)
@@ -82,7 +82,7 @@ class Script:
         return self.clock.slow(({"run": 1.0} | self.seconds).get(name, 0.0), function)
 
     def compile(self, *_: Any, seeds: Sequence[int] | None = None, **__: Any) -> Program:
-        """Each step adds 1 to the only parameter, and a half to its running mean."""
+        """Compiles steps that add 1 to the only parameter and 0.5 to its running mean."""
         shape = () if seeds is None else (len(seeds),)
         params: Any = {"layer": {"kernel": jnp.zeros(shape)}}
         tx = optax.sgd(0.1)
@@ -140,7 +140,7 @@ class Script:
             self.open_chunks -= 1
 
     def sums(self, steps: np.ndarray, member: int) -> dict[str, np.ndarray]:
-        """The metric sums of some steps, of two examples each."""
+        """Computes the metric sums of steps of two examples each."""
         end = self.diverges.get(member, np.inf)
         losses = np.where(steps < end, 1 / (steps + 3 + member), np.nan)
         return {
@@ -152,7 +152,7 @@ class Script:
 
 @contextlib.contextmanager
 def scripted(**fields: Any) -> Iterator[Script]:
-    """Has `train` and `population` run a program that computes next to nothing, see `Script`."""
+    """Replaces the program of `train` and `population` by a `Script`."""
     script = Script(**fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "time", script.clock)

@@ -1,8 +1,8 @@
-"""What tests start as programs: a small training, in which things happen at a chosen chunk.
+"""Programs that tests start: a small training with an event at a chosen chunk.
 
     python -c 'from subprocesses import *; at_chunk(3, kill); run()' train ...
 
-Whoever only watches a program may find it further than it was: here nothing comes too late.
+A test that only watches a program may act too late; these act inside it.
 """
 
 import contextlib
@@ -30,8 +30,7 @@ from mnist_jax.processes import group
 from mnist_jax.processes.signals import SIGNALS
 from mnist_jax.training import Run
 
-# With this seed and step size the third epoch is the best one, and its checkpoint stays when others
-# are deleted.
+# With this seed and step size the third epoch is the best, so its checkpoint stays.
 EPOCHS, STEPS_PER_EPOCH, BEST_EPOCH = 4, 4, 3
 CONFIG = Config(
     seed=1,
@@ -45,7 +44,7 @@ CONFIG = Config(
 
 
 def options(config: Config) -> list[str]:
-    """A config as `train` takes it."""
+    """Returns a config as options of the command `train`."""
     default, fields = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (Config(), config))
     return [
         f"--{name.replace('_', '-')}={value}"
@@ -58,7 +57,7 @@ OPTIONS = options(CONFIG)
 
 
 def at_chunk(number: int, happen: Callable[[], object]) -> None:
-    """Has the command `train` call `happen` while a chunk, from 1 on, is computed."""
+    """Makes the command `train` call `happen` in a chunk, counted from 1."""
     train, happens = commands.train, helpers.at_chunk(number, happen)
 
     def train_with(*args: Any, listeners: Sequence[Listener] = (), **options: Any) -> Run:
@@ -72,7 +71,7 @@ def kill() -> None:
 
 
 def wait_for_signal() -> None:
-    """Says "ready", whatever is silenced, and goes on when a signal has been handled."""
+    """Prints "ready", even if silenced, and waits until a signal is handled."""
     handlers: dict[int, Any] = {signum: signal.getsignal(signum) for signum in SIGNALS}
     handled = []
 
@@ -90,13 +89,13 @@ def wait_for_signal() -> None:
 
 
 def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
-    """Reads what a program prints, up to a line such as "ready"."""
+    """Reads a program's output up to a line such as "ready"."""
     if not process.stdout or f"{line}\n" not in iter(process.stdout.readline, ""):
         raise AssertionError(f"it has ended without {line!r}: {process.communicate()}")
 
 
 def be_process(rank: int, *, waits_for_loss: bool) -> None:
-    """Lets a program be one of several, without what such ones wait for by the clock.
+    """Makes a program one of several processes, without their timeouts.
 
     Args:
         rank: Rank of the process. Where the first one is to end last, it does when its input ends.
@@ -128,7 +127,7 @@ def be_process(rank: int, *, waits_for_loss: bool) -> None:
 
 
 def free_port(low: int = 20000, high: int = 30000) -> int:
-    """A port that is free, and not of those that the system, or another worker, takes meanwhile."""
+    """Finds a free port outside the ranges of the system and of other workers."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
     low, high = low + worker * (high - low) // 4, low + (worker + 1) * (high - low) // 4
     while True:

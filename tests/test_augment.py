@@ -16,12 +16,12 @@ from mnist_jax.sharding import Target
 KEY = jax.random.key(0)
 STRENGTHS: dict[str, Any] = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "shear": 15.0}
 STRENGTHS |= {"elastic": 1.0, "cutout": 5}
-SHAPE = (500, 28, 28, 1)  # where any will do: one program serves many tests
+SHAPE = (500, 28, 28, 1)  # one shape and program for many tests
 augment_jit, warp_jit = jax.jit(augment), jax.jit(warp)
 
 
 def augmented(images: np.ndarray, key: jax.Array = KEY, **strengths: Any) -> np.ndarray:
-    """Augments with traced strengths; those not named are 0."""
+    """Augments with traced strengths, 0 by default."""
     off = {name: type(strength)(0) for name, strength in STRENGTHS.items()}
     return np.asarray(augment_jit(images, key, **(off | strengths)))
 
@@ -49,7 +49,7 @@ def warped(images: np.ndarray, **moves: float | tuple[float, float]) -> np.ndarr
         ({"factor": 0.7}, np.eye(2) / 0.7),
         ({"slant": 0.4}, [[1, 0], [-np.tan(0.4), 1]]),
         ({"angle": 0.4}, [[np.cos(0.4), np.sin(0.4)], [-np.sin(0.4), np.cos(0.4)]]),
-        (  # sized, then slanted, then turned, then moved
+        (  # scaled, sheared, rotated, then shifted
             {"factor": 1.3, "slant": 0.4, "angle": np.pi / 2, "shift": (1.5, 1.0)},
             [[0, 1 / 1.3], [-1 / 1.3, -np.tan(0.4) / 1.3]],
         ),
@@ -57,7 +57,7 @@ def warped(images: np.ndarray, **moves: float | tuple[float, float]) -> np.ndarr
     ids=["moved", "moved in part", "larger", "smaller", "slanted", "turned", "all in order"],
 )
 def test_warp_agrees_with_scipy(moves, matrix):
-    """`matrix` leads from a place in the result, from the centre, to its source."""
+    """`matrix` maps a place in the result, relative to the centre, to its source."""
     images = noise(2, 11, 8, 2)
     matrix, centre = np.array(matrix), (np.array(images.shape[1:3]) - 1) / 2
     offset = centre - matrix @ (centre + moves.get("shift", (0, 0)))
@@ -70,14 +70,14 @@ def test_warp_agrees_with_scipy(moves, matrix):
 
 
 def blobs(rows: float, columns: float) -> np.ndarray:
-    """Equal smooth blobs of given standard deviations in the images' middle."""
+    """Draws equal smooth blobs of given standard deviations in the middle of images."""
     place = np.arange(28) - 13.5
     blob = np.exp(-(place[:, None] ** 2 / rows**2 + place[None] ** 2 / columns**2) / 2)
     return np.broadcast_to(blob.astype(np.float32)[None, :, :, None], SHAPE)
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The centre of mass, row and column, and the covariance about it, of each image."""
+    """Computes each image's centre of mass and the covariance about it."""
     pixels = images[..., 0].astype(np.float64)
     rows, columns = np.indices(SHAPE[1:3]) - 13.5
     places = np.stack([rows, columns], axis=-1)
@@ -89,7 +89,7 @@ def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def assert_uniform(found: np.ndarray, low: float, high: float, slack: float) -> None:
-    """At least 500 numbers fill the range evenly, and do not leave it."""
+    """Asserts that at least 500 numbers fill the range evenly, and do not leave it."""
     assert low - slack <= found.min() < low + 0.05 * (high - low)
     assert high - 0.05 * (high - low) < found.max() <= high + slack
     shares = np.array([0.25, 0.5, 0.75])
@@ -124,7 +124,7 @@ def test_elastic_displacements_are_smooth_and_of_the_stated_size():
     assert fields.shape == (2, 2000, 28, 28)
     np.testing.assert_allclose(fields.std(axis=1), 1, atol=0.06)
     np.testing.assert_allclose(fields.mean(axis=1), 0, atol=0.1)
-    # Of noise under a Gaussian filter, pixels d apart have a correlation of exp(-d^2 / 4 sigma^2).
+    # Under a Gaussian filter, pixels d apart have a correlation of exp(-d^2 / 4 sigma^2).
     for axis in (2, 3):
         for distance in (1, 4, 8):
             one, other = (np.take(fields, i, axis=axis).ravel() for i in (14, 14 - distance))

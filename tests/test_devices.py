@@ -31,14 +31,14 @@ from mnist_jax.workdir.checkpoint import open_saver, restore_state
 from mnist_jax.workdir.history import Progress
 from mnist_jax.workdir.origin import Origin
 
-# 6 steps an epoch, the last one of 25 examples; 100 is no multiple of 8, nor is 5.
+# 6 steps per epoch, the last of 25 examples; neither 100 nor 5 is a multiple of 8.
 BATCH_SIZE, EXAMPLES, SEEDS = 100, 525, 5
 MARK = "--- other devices ---"
 MODEL = create_reference(features=4, hidden_size=16)
 
 
 def numbered_splits() -> dict[str, Any]:
-    """Digits whose first two pixels, black in all of MNIST, are the number of the image."""
+    """Returns digits whose first two pixels, black in all of MNIST, hold the image's number."""
     images, labels = load_dataset("mnist", f"train[:{EXAMPLES}]")
     images = np.array(images)
     images[:, 0, :2, 0] = np.stack(divmod(np.arange(EXAMPLES), 256), axis=-1)
@@ -47,26 +47,26 @@ def numbered_splits() -> dict[str, Any]:
 
 
 def numbers(chunk: dict[str, jax.Array]) -> np.ndarray:
-    """The numbers of a chunk's real examples."""
+    """Returns the numbers of a chunk's real examples."""
     pixels = np.asarray(chunk["image"])[np.asarray(chunk["mask"])].astype(int)
     return pixels[:, 0, 0, 0] * 256 + pixels[:, 0, 1, 0]
 
 
 def image_buffers() -> set[tuple[int, int]]:
-    """Where the training images lie: device and address."""
+    """Returns device and address of the training images."""
     arrays = [x for x in jax.live_arrays() if x.shape == (EXAMPLES, 28, 28, 1)]
     shards = [shard for array in arrays for shard in array.addressable_shards]
     return {(shard.device.id, shard.data.unsafe_buffer_pointer()) for shard in shards}
 
 
 def collectives(program: str) -> list[str]:
-    """The names of the operations between devices in a compiled program."""
+    """Lists the operations between devices in a compiled program."""
     kinds = "all-gather|all-reduce|all-to-all|collective-[a-z]+|reduce-scatter|ragged-all-to-all"
     return re.findall(rf" ({kinds})(?:-start)?\(", program)
 
 
 def see_training(splits: dict[str, Any]) -> dict[str, Any]:
-    """Trains two epochs, the second one from a checkpoint; returns what there was to see."""
+    """Trains two epochs, the second from a checkpoint; returns observations."""
     texts, compilations, num_steps = [], [], steps_per_epoch(EXAMPLES, BATCH_SIZE)
     compile_lowered = jax.stages.Lowered.compile
 
@@ -90,7 +90,7 @@ def see_training(splits: dict[str, Any]) -> dict[str, Any]:
     jax.monitoring.register_event_duration_secs_listener(listen)
     for epoch in range(2):
         before = len(compilations)
-        # Whatever is copied to a device is told on stderr; see `seen`.
+        # JAX reports copies to a device on stderr; see `seen`.
         with jax.transfer_guard_host_to_device("log_explicit"):
             for chunk in program.train_chunks(epoch * num_steps, (epoch + 1) * num_steps):
                 chunks.append(chunk)
@@ -120,7 +120,7 @@ def see_training(splits: dict[str, Any]) -> dict[str, Any]:
 
 
 def see_population(splits: dict[str, Any]) -> dict[str, Any]:
-    """Trains 5 members for 6 steps; returns what there was to see."""
+    """Trains 5 members for 6 steps; returns observations."""
     tx = create_optimizer(**vars(OptimizerConfig()), num_steps=6)
     members: dict[str, Any] = {"seeds": range(SEEDS), "values": {}, "averaged": False}
     members |= {"batch_size": BATCH_SIZE, "chunk_steps": 6}
@@ -139,7 +139,7 @@ def see_population(splits: dict[str, Any]) -> dict[str, Any]:
 
 
 def see() -> dict[str, Any]:
-    """Returns what there was to see, of all trainings and of the gathering of a chunk."""
+    """Observes all trainings and the gathering of a chunk."""
     splits, mesh = numbered_splits(), create_mesh()
     images, labels = jax.device_put(splits["train"], replicated(mesh))
     layout = {"chunk_steps": 2, "batch_size": BATCH_SIZE, "sharding": split_batch(mesh)}
@@ -154,7 +154,7 @@ def see() -> dict[str, Any]:
 
 
 def see_on(*numbers_of_devices: int) -> dict[int, dict[str, Any]]:
-    """What `see` returns on the first ones of 8 devices, and what was `copied` to them."""
+    """Runs `see` on the first of 8 devices; adds what was `copied` to them."""
     flags = "--xla_force_host_platform_device_count=8"
     done = python(__file__, *numbers_of_devices, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr
@@ -168,14 +168,14 @@ def see_on(*numbers_of_devices: int) -> dict[int, dict[str, Any]]:
 
 
 def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
-    """The promises, of what was seen on some devices and on one."""
+    """Asserts the promises, given observations on some devices and on one."""
     training, members = many["training"], many["population"]
 
     def promise(text: str) -> contextlib.AbstractContextManager[Any]:
         return subtests.test(msg=f"{text}, on {devices} of 8 devices")
 
     with promise("the loss curves agree with one device"):
-        # To rounding, which a step hands on to all later ones.
+        # Up to rounding, which accumulates over the steps.
         for name in ("losses", "val_loss"):
             np.testing.assert_allclose(training[name], one["training"][name], rtol=1e-4)
     with promise("an epoch shows each example once"):
@@ -188,7 +188,7 @@ def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
         assert training["images_stay"]
     with promise("nothing but scalars is copied in the loop"):
         # The number of a chunk's first step, the epoch, the factor of the learning rate.
-        assert many["copied"]  # else the guard tells nothing any more
+        assert many["copied"]  # else the guard has no effect
         assert {*many["copied"]} <= {"int32[]", "float32[]"}
     with promise("nothing is compiled in the loop nor after a restore"):
         assert training["compiled_in_the_loop"] == 0
@@ -204,7 +204,7 @@ def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
     with promise("five members spread over the devices"):
         assert members["members_by_device"] == [-(-SEEDS // devices)] * devices
         assert members["split"]
-        assert members["collected"] == [[], [SEEDS]]  # all but the step, without what fills up
+        assert members["collected"] == [[], [SEEDS]]  # all but the step, without padding
     with promise("the members agree with those on one device"):
         assert np.shape(members["losses"]) == (SEEDS, 6)
         assert len({*members["val_losses"]}) == SEEDS

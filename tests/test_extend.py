@@ -1,4 +1,4 @@
-"""A run that is extended has the bits of one that had as many epochs from the beginning."""
+"""An extended run has the bits of one that had as many epochs from the beginning."""
 
 import dataclasses
 import shutil
@@ -53,7 +53,7 @@ FIVE, EIGHT = [0.5, 0.7, 0.6, 0.9, 0.8], [0.1, 0.8, 0.1, 0.2, 0.1, 0.3, 0.9, 0.5
         ({}, FIVE, 4, 11),  # stopped in the second epoch of three
         ({"checkpoint.every_epochs": 2}, FIVE, 0, 6),
         ({"checkpoint.every_epochs": 3, "checkpoint.every_steps": 5}, FIVE, 0, 6),
-        ({"watch.patience": 1}, FIVE, 0, 0),  # it stops after three epochs, as the longer one
+        ({"watch.patience": 1}, FIVE, 0, 0),  # both runs stop after three epochs
         ({"watch.patience": 3}, FIVE, 0, 6),
         ({"epochs": 7, "checkpoint.every_epochs": 2}, EIGHT, 0, 24),
     ],
@@ -110,7 +110,7 @@ subprocesses.run()
 
 @pytest.fixture(scope="module")
 def lengths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
-    """Runs of 2 and of 4 epochs."""
+    """Trains runs of 2 and of 4 epochs."""
     root = tmp_path_factory.mktemp("lengths")
     config = dataclasses.replace(subprocesses.CONFIG, epochs=2)
     train(config, root / "finished")
@@ -136,7 +136,7 @@ def test_the_same_command_resumes_a_killed_extension(lengths, tmp_path, place, s
     command = ["train", f"--config={recipe}", "--epochs=4", "--extend", f"--workdir={workdir}"]
     killed = python("-c", KILL, place, side, *command, cwd=TESTS)
     assert killed.returncode == -9, killed.stderr
-    # There is no result of a run that is no longer there.
+    # The old run's result is gone.
     assert (workdir / "result.json").exists() == ((place, side) == ("result.json", "before"))
     assert main(command) == 0
     assert bits(workdir) == bits(root / "whole")
@@ -152,7 +152,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of three epochs, the names of whose directories say how they were trained."""
+    """Trains runs of three epochs, in directories named after their recipes."""
     root = tmp_path_factory.mktemp("finished")
     for name, changes in RUNS.items():
         with scripted():
@@ -164,7 +164,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 EXTEND = {"epochs": 5, "extend": True}
 REFUSED = [
-    # directory, changes and options, what is said
+    # directory, changes and options, message
     ("plain", {"epochs": 5}, r"\(epochs is 3, not 5\): add --extend to train on to 5 epochs,"),
     ("plain", {"epochs": 2}, r"epochs is 3, not 2\): choose another --workdir, or retrain with"),
     ("plain", {"epochs": 2, "extend": True}, "epochs must be more than 3, got 2; choose another"),

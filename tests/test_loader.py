@@ -11,14 +11,14 @@ from mnist_jax.sharding import create_mesh, split_batch
 
 
 def numbered(num_examples):
-    """Images that carry their own number, so that a chunk tells which examples it holds."""
+    """Makes images that carry their own number, which identifies the examples of a chunk."""
     number = jnp.arange(num_examples)
     pixels = jnp.stack([number // 256, number % 256], axis=-1).astype(jnp.uint8)
     return pixels.reshape(num_examples, 1, 2, 1), number.astype(jnp.int32)
 
 
 def examples(chunks, sharding):
-    """The numbers of the real examples, in order, after checking that images and labels agree."""
+    """Returns the numbers of the real examples, and asserts that images and labels agree."""
     found = []
     for chunk in chunks:
         assert all(leaf.sharding.is_equivalent_to(sharding, leaf.ndim) for leaf in chunk.values())
@@ -49,7 +49,7 @@ def test_an_epoch_shows_each_example_once_in_its_order(num_examples, batch_size,
     sizes = [len(chunk["label"]) for chunk in chunks]
     assert sum(sizes) == steps_per_epoch(num_examples, batch_size)
     assert all(size == min(chunk_steps, sum(sizes)) for size in sizes[:-1])
-    # Every batch is full but the last, which holds what is left.
+    # Every batch except the last is full.
     counts = np.concatenate([np.asarray(chunk["mask"]).sum(axis=1) for chunk in chunks])
     assert (counts[:-1] == batch_size).all()
     assert 1 <= counts[-1] <= batch_size

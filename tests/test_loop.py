@@ -21,13 +21,13 @@ Run = Callable[..., Any]
 both = pytest.mark.parametrize(
     ("run", "options"), [(train, {}), (population, {"seeds": 2})], ids=["train", "population"]
 )
-# Of each network the validation gets worse after the first epoch.
+# Validation gets worse after the first epoch.
 PLATEAU = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1))
 EPOCH = ["Chunk", "Chunk", "Chunk", "Save", "Epoch"]
 
 
 def raise_at(kind: type, number: int = 1) -> Callable[[Event], None]:
-    """A listener that raises at an event of a kind, counted from 1."""
+    """Makes a listener that raises at an event of a kind, counted from 1."""
     heard = []
 
     def listen(event: Event) -> None:
@@ -61,7 +61,7 @@ def test_a_listener_hears_every_event_in_order(tmp_path, run, options):
     assert [event.step for event in heard if isinstance(event, Save)] == [8, 16, 24]
     assert [event.row for event in heard if isinstance(event, Epoch)] == read_history(tmp_path)
     assert script.open_chunks == 0
-    # An event that is kept does not change.
+    # A stored event does not change.
     chunks = [event for event in heard if isinstance(event, Chunk)]
     assert [len(event.history) for event in chunks] == [0] * 3 + [1] * 3 + [2] * 3
     assert all(event.sums["loss_sum"].shape[-1] == event.chunk_steps for event in chunks)
@@ -80,11 +80,11 @@ def test_a_listener_that_raises_ends_the_run_which_resumes_to_the_same_bits(
     with scripted(**script) as played:
         with pytest.raises(InterruptedError, match=f"at {kind.__name__}") as error:
             run(PLATEAU, ended, listeners=[raise_at(kind, number)], **options)
-        assert played.open_chunks == 0, error  # also as long as somebody keeps the traceback
+        assert played.open_chunks == 0, error  # even while the traceback is alive
     (ended / "metrics.jsonl").write_text('{"epoch": 7}\n' * 3, encoding="utf-8")
     with scripted(**script) as played:
         run(PLATEAU, ended, **options)
-    # Of the second epoch what came before its checkpoint is lost.
+    # Chunks since the last checkpoint are lost.
     assert len(played.rates) == {Begin: 9, Chunk: 6, Save: 3, Epoch: 3, Stop: 0}[kind]
     assert bits(ended) == bits(whole)
     assert read_history(ended) == read_history(whole)
@@ -93,15 +93,15 @@ def test_a_listener_that_raises_ends_the_run_which_resumes_to_the_same_bits(
 @pytest.mark.parametrize(
     ("script", "saves", "message", "before"),
     [
-        # Within an epoch the chunk after it is under way when it is found.
+        # Within an epoch, the next chunk is already running when the loss is read.
         ({"diverges": {0: 0}}, {}, "epoch 1, step 1: the loss is nan", ["Chunk"]),
         ({"diverges": {0: 5}}, {}, "epoch 1, step 6: the loss is nan", ["Chunk"] * 2),
         ({"diverges": {0: 7}}, {}, "epoch 1, step 8: the loss is nan", ["Chunk"] * 3),
         ({"diverges": {0: 12}}, {}, "epoch 2, step 13: the loss is nan", [*EPOCH, *EPOCH[:2]]),
-        # Also where a save comes within an epoch, or an epoch ends without one.
+        # A save within an epoch, or an epoch without one.
         ({"diverges": {0: 1}}, {"every_steps": 1}, "epoch 1, step 2: the loss is", ["Chunk"]),
         ({"diverges": {0: 6}}, {"every_epochs": 3}, "epoch 1, step 7: the l", ["Chunk"] * 3),
-        # The losses are from before each update.
+        # Each loss precedes its update.
         ({"losses": [np.inf]}, {}, "epoch 1, step 8: val_loss is not finite", ["Chunk"] * 3),
         ({"broken": {0: 3}}, {"every_steps": 1}, "step 3: params/layer/kernel is not", ["Chunk"]),
     ],

@@ -1,4 +1,4 @@
-"""Sums of metrics against NumPy, and the exactness of their means."""
+"""Metric sums against NumPy, and the exactness of their means."""
 
 import itertools
 import json
@@ -34,12 +34,12 @@ def test_metric_sums_over_the_real_examples_agree_with_numpy():
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), LABELS]
     expected = losses[:4].sum()
     np.testing.assert_allclose(found["loss_sum"], expected, rtol=1e-6)
-    # All but the third: of equal logits the first class is the answer.
+    # All but the third are right: of equal logits the first class wins.
     assert (int(found["correct"]), int(found["count"])) == (3, 4)
     dtypes = {"loss_sum": jnp.float32, "correct": jnp.int32, "count": jnp.int32}
     assert {name: value.dtype for name, value in found.items()} == dtypes
     assert all(value.shape == () for value in found.values())
-    # Given losses take the place of the cross-entropy alone.
+    # Given losses replace only the cross-entropy.
     found = metric_sums(*map(jnp.asarray, (LOGITS, LABELS, MASK, np.arange(6, dtype=np.float32))))
     assert [int(found[name]) for name in dtypes] == [0 + 1 + 2 + 3, 3, 4]
 

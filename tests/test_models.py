@@ -21,12 +21,12 @@ SMALL = {"features": 8, "depth": 2, "padding": "SAME", "hidden_size": 32}
 
 
 def choices(name: str) -> set[str]:
-    """The fields of an architecture."""
+    """Returns the fields of an architecture."""
     return {field.name for field in dataclasses.fields(create_model(name, 10))}
 
 
 def create_small(name: str, **fields: Any) -> nn.Module:
-    """A small network of an architecture; fields that it lacks are left out."""
+    """Creates a small network, without the fields that its architecture lacks."""
     fields = {"num_classes": 10} | SMALL | fields
     return create_model(name, **{k: v for k, v in fields.items() if k in choices(name)})
 
@@ -44,12 +44,12 @@ def random_normal(*shape: int) -> jax.Array:
 
 
 def init(model: nn.Module, images: jax.Array) -> dict[str, Any]:
-    """Initial variables, by the generator of XLA, which compiles in a third of the time."""
+    """Initialises variables with XLA's generator, which compiles in a third of the time."""
     return jax.jit(model.init)(jax.random.key(0, impl="rbg"), images)
 
 
 def networks_quick_if(quick: Callable[[str, bool], bool]) -> pytest.MarkDecorator:
-    """Parametrises by all networks; those that are not quick are left to `test-all`."""
+    """Parametrises by all networks, and marks those that are not quick as slow."""
     slow = [() if quick(*network) else pytest.mark.slow for network in NETWORKS]
     cases = [pytest.param(*n, marks=m) for n, m in zip(NETWORKS, slow, strict=True)]
     return pytest.mark.parametrize(("name", "batch_norm"), cases)
@@ -133,7 +133,7 @@ def test_logits_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name, batch
         ("layers", {}, "model.name is 'layers'; expected one of cnn, deep_cnn, mlp, resnet, trans"),
         (
             "mlp",
-            {"pool_size": 3, "pool": "max"},  # a default is no choice
+            {"pool_size": 3, "pool": "max"},  # a default is accepted
             "model.pool_size has no effect on mlp, which has depth, dropout_rate, hidden_size",
         ),
     ],
@@ -193,7 +193,7 @@ def test_the_conv_pool_layer_agrees_with_lax(subtests):
 
 
 class Named(nn.Module):
-    """Batch normalisation or dropout where networks have it: as a submodule."""
+    """Batch normalisation or dropout as a submodule."""
 
     layer: Any
 

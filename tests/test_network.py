@@ -109,7 +109,7 @@ def test_images_that_cannot_be_of_the_dataset_get_a_warning(network, images, nam
 
 
 def test_images_of_the_dataset_never_get_a_warning(network, subtests):
-    """Few of them, all of one class, black and white, blank, and none."""
+    """Few images, one class, black and white, blank, and none."""
     expected, test = network.info.brightness, load_dataset("mnist", "test")
     random = np.random.default_rng(0)
     for count in (1, 2, 5, 9, 10, 100):
@@ -172,7 +172,7 @@ def test_images_that_do_not_fit_are_refused(network, subtests):
             network.predict(images)
 
 
-# What people have in place of images [N, H, W, C], and what makes them of it.
+# Arrays of wrong shapes, and the remedy for each.
 GREY, COLOUR = (28, 28, 1), (8, 12, 3)
 OTHER_SHAPES = [
     (GREY, (5, 1, 28, 28), "np.moveaxis(images, 1, -1)"),

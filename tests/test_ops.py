@@ -14,7 +14,7 @@ from mnist_jax.ops import conv_pool
 
 
 def reference(images, kernel, *, stride, padding, pool, pool_size):
-    """What `conv_pool` is, in XLA's own operations and in the usual order of axes."""
+    """Computes `conv_pool` with XLA's own operations in the usual order of axes."""
     outputs = lax.conv_general_dilated(
         images.transpose(3, 1, 2, 0),
         kernel,
@@ -49,12 +49,12 @@ def problems(draw):
     kernel = rng.normal(size=(height, width, channels, features))
     if draw(st.booleans()):  # few distinct values: ties in the pooling windows
         images, kernel = np.round(images), np.round(kernel)
-    devices = draw(st.integers(1, 3))  # for the parts that gradients are computed in
+    devices = draw(st.integers(1, 3))  # that split the batch in gradients
     return images, kernel, options, devices, rng
 
 
 def test_gradients_split_the_batch_by_devices_except_in_shard_map(monkeypatch):
-    """In a shard_map, as of a population, every device has batches of its own."""
+    """In a shard_map, as in a population, every device has its own batches."""
     monkeypatch.setattr(jax, "device_count", lambda: 7)
     images, kernel = np.zeros((1, 5, 5, 21), np.float32), np.zeros((3, 3, 1, 2), np.float32)
 
@@ -100,7 +100,7 @@ def test_values_and_gradients_equal_those_of_xla_in_float64(lowering, problem):
 
 
 def convolutions(channels: int, kernel_size: int, **options) -> int:
-    """How many convolutions of XLA a compiled `conv_pool` holds."""
+    """Counts XLA's convolutions in a compiled `conv_pool`."""
     images = jnp.zeros((channels, 12, 12, 2))
     kernel = jnp.zeros((kernel_size, kernel_size, channels, 4))
     jaxpr = jax.make_jaxpr(lambda x, k: conv_pool(x, k, **options))(images, kernel)
@@ -120,7 +120,7 @@ def test_the_lowering_is_chosen_in_one_place_and_can_be_forced(monkeypatch):
 @pytest.mark.parametrize("lowering", ["matmul", "rows", "xla"])
 @pytest.mark.parametrize("pool", ["max", "mean"])
 def test_nan_is_visible_in_outputs_and_gradients(lowering, pool):
-    # In a corner: only one of the outputs in its pooling window is not a number.
+    # In a corner, only one output of its pooling window is NaN.
     images = jnp.zeros((1, 5, 5, 1)).at[0, 0, 0, 0].set(jnp.nan)
     kernel = jnp.ones((3, 3, 1, 1))
 

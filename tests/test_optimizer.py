@@ -1,4 +1,4 @@
-"""The updates of every optimizer against its formula, in NumPy and float64; schedules, choices."""
+"""Every optimizer's updates against its formula in NumPy and float64; schedules and options."""
 
 import contextlib
 from typing import Any
@@ -34,7 +34,7 @@ GRADS = [drawn(seed) for seed in range(STEPS)]
 
 
 def run(*, grads: Any = GRADS, freeze: str = "", **fields: Any) -> list[dict[str, Any]]:
-    """The parameters after each step."""
+    """Returns the parameters after each step."""
     config = OptimizerConfig(learning_rate=RATE, **fields)
     tx = create_optimizer(**vars(config), num_steps=STEPS, freeze=freeze)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), drawn(100))
@@ -51,7 +51,7 @@ def run(*, grads: Any = GRADS, freeze: str = "", **fields: Any) -> list[dict[str
 
 
 class Rule:
-    """What a step subtracts from one leaf, divided by the rate."""
+    """Computes a step's change of one leaf, divided by the negative rate."""
 
     def __init__(self, kernel: bool, decays: bool) -> None:
         self.mean, self.square, self.count = 0.0, 0.0, 0
@@ -94,7 +94,7 @@ class Rule:
         matrix = ahead.reshape(-1, ahead.shape[-1])
         fan_in, fan_out = matrix.shape
         matrix = matrix / (np.linalg.norm(matrix) + EPS)
-        for _ in range(5):  # of Newton and Schulz, with the authors' numbers
+        for _ in range(5):  # Newton-Schulz, with the authors' coefficients
             square = matrix @ matrix.T
             matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
         size = 0.2 * np.sqrt(max(fan_in, fan_out))
@@ -138,7 +138,7 @@ CASES |= {f"{n}, all decay": (n, {"decay": "all"}) for n in FIELDS if "weight_de
 
 @pytest.mark.parametrize(("name", "decay"), CASES.values(), ids=CASES)
 def test_updates_follow_the_formula_at_the_rate_of_each_step(name, decay):
-    """Of kernels, of a bias, and of a position embedding, which has three axes, too."""
+    """Kernels, a bias, and a position embedding, which also has three axes."""
     found = run(name=name, schedule="cosine", **FIELDS[name], **decay)
     assert_close(found, expected(name, rates=COSINE, **decay), 2e-3)
 
@@ -149,7 +149,7 @@ def norm(tree: Any) -> float:
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_all_gradients_are_clipped_together_before_the_optimizer(name):
-    """All are longer than the limit but the first."""
+    """All norms but the first exceed the limit."""
     first = jax.tree.map(lambda x: x / 100, GRADS[0])
     found = run(name=name, clip_norm=0.5, grads=[first, *GRADS[1:]], **FIELDS[name])
     clipped = [jax.tree.map(lambda x, g=g: 0.5 * x / norm(g), g) for g in GRADS[1:]]

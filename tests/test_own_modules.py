@@ -1,4 +1,4 @@
-"""Modules of other people's style are applied as each wants to be, or refused in a line."""
+"""Modules of any style are applied with the arguments they take, or refused in a line."""
 
 import functools
 from typing import Any
@@ -57,7 +57,7 @@ def test_every_usual_flag_tells_a_module_to_train(flag):
 
 
 def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:
-    """The losses of the first and the last step, and the collections before and after them."""
+    """Returns the first and last loss, and the collections before and after."""
     tx = tx if hasattr(tx, "update") else tx(steps)
     tx = tx.gradient_transformation() if isinstance(tx, optax.MultiSteps) else tx
     tx, forward = optax.with_extra_args_support(tx), Forward(model)
@@ -92,7 +92,7 @@ def test_a_module_that_is_not_an_image_network_is_refused_in_a_line(name):
 
 
 def test_a_function_without_a_module_can_make_an_optimizer():
-    """As one that a notebook, or a test of the docs, defines by `exec`."""
+    """Notebooks and tests of the docs define functions by `exec`."""
     defined: dict[str, Any] = {"optax": optax}
     exec("def make(num_steps): return optax.sgd(1 / num_steps)", defined)
     assert defined["make"].__module__ in (None, "builtins")

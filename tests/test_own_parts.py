@@ -29,7 +29,7 @@ SLOW_BUT = ("batch norm", "two rngs", "sequential", "key", "noise")
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images whose brightest row tells the class, of ten."""
+    """Draws images of ten classes, each with its own brightest row."""
     draw = np.random.default_rng(seed)
     labels = draw.permutation(np.arange(count) % 10).astype(np.int32)
     images = draw.integers(0, 100, (count, 12, 12, 1)).astype(np.uint8)
@@ -55,7 +55,7 @@ def some_slow(names: Any) -> list[Any]:
 
 
 def assert_resumes(workdir: Path, **own: Any) -> Any:
-    """Stops a run within an epoch and at its end, and returns the whole one with the same bits."""
+    """Asserts that a stopped run resumes and verifies to the bit; returns an uninterrupted one."""
     whole = train(CONFIG, workdir / "whole", **own)
     for chunks in (2, 1):
         stop_after(chunks, train, CONFIG, workdir / "stopped", **own)
@@ -102,7 +102,7 @@ def test_an_own_loss_and_metric_are_in_history_result_and_evaluation(tmp_path):
 
 @dataclasses.dataclass
 class Weighted:
-    """A loss, or a metric, without a hash, as its weights have none."""
+    """An unhashable loss or metric."""
 
     weights: Any
 
@@ -124,7 +124,7 @@ def test_unhashable_functions_and_nan_metrics_are_accepted(tmp_path):
 
 
 def test_the_projects_own_network_and_optimizer_as_parts_give_the_same_bits(tmp_path):
-    """Handed in, their numbers are constants of the program: none is here but the learning rate."""
+    """Own parts have constant numbers, so the recipe varies none but the learning rate."""
     config = dataclasses.replace(
         CONFIG,
         model=ModelConfig(features=2, hidden_size=8, dropout_rate=0.0),

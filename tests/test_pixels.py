@@ -13,13 +13,13 @@ from mnist_jax.steps import batch_loss, run_ensemble_steps, train_step
 
 
 def blanked(centre: tuple[int, int], size: int) -> list[str]:
-    """What is left of six rows of seven ones."""
+    """Draws what is left of six rows of seven ones."""
     found = blank(jnp.ones((1, 6, 7, 1)), jnp.array([centre]), size)[0, ..., 0]
     return ["".join("#" if pixel else "." for pixel in row) for row in np.asarray(found)]
 
 
 def test_cutout_blanks_these_pixels(subtests):
-    """Of an even size the centre is the pixel after the middle."""
+    """The centre of an even size is the pixel after the middle."""
     rows = "#######"
     for what, centre, size, expected in (
         ("nothing", (3, 3), 0, [rows] * 6),
@@ -50,7 +50,7 @@ def test_a_displacement_field_is_down_then_right():
 
 
 def test_the_gradient_of_a_maximum_of_more_than_256_goes_to_one_place():
-    """A byte numbers the places of a kernel in a pooling window as long as there are 256."""
+    """A byte numbers at most 256 places of a pooling window."""
     window = np.zeros((1, 17, 17, 3), np.float32)
     for image, (row, column) in enumerate([(16, 16), (0, 1), (16, 0)]):
         window[0, row, column, image] = 1.0
@@ -67,7 +67,7 @@ def test_mixup_takes_only_neighbours_that_are_not_padding(monkeypatch):
     monkeypatch.setattr(jax.random, "beta", lambda *_: jnp.float32(0.25))
     mask = jnp.array([True, True, True, False, False])
     found = mixup(jnp.arange(5.0) * 4, mask, jax.random.key(0), alpha=1.0)
-    # The neighbour of the first is padding; the fourth is.
+    # The fourth is padding, and so is the first's neighbour.
     assert found.tolist() == [0.0, 1.0, 5.0, 12.0, 16.0]
 
 
@@ -117,7 +117,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_the_loss_mixes_images_and_targets_alike_and_leaves_padding_out(monkeypatch):
-    """With smoothed labels, in NumPy; the padding has images and labels of its own."""
+    """With smoothed labels, against NumPy; padding has its own images and labels."""
     monkeypatch.setattr(jax.random, "beta", lambda *_: jnp.float32(0.75))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 2, 2, 1)).astype(np.uint8)
@@ -144,7 +144,7 @@ def test_the_loss_mixes_images_and_targets_alike_and_leaves_padding_out(monkeypa
 
 
 def test_an_ensemble_is_measured_by_its_mean_probabilities():
-    """Of three networks, over a chunk of two batches, the last one with padding."""
+    """Three networks, and a chunk of two batches, the last one padded."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 5, 2, 2, 1)).astype(np.uint8)
     labels, mask = rng.integers(0, 3, (2, 5)), np.arange(10).reshape(2, 5) < 7

@@ -1,4 +1,4 @@
-"""The precision that a step multiplies in; all the rest stays float32."""
+"""The precision of a step's products; everything else stays float32."""
 
 import functools
 import re
@@ -54,7 +54,7 @@ def create_state(name: str, optimizer: str = "adam", **fields: Any) -> TrainStat
 
 
 def shape_of_state(name: str, **fields: Any) -> TrainState:
-    """What is enough to trace with."""
+    """Returns the minimum to trace a step."""
     return jax.eval_shape(lambda: create_state.__wrapped__(name, **fields))
 
 
@@ -69,7 +69,7 @@ def chunk(mnist) -> dict[str, jax.Array]:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """All that a traced function computes, in its loops and calls, too."""
+    """Lists all operations of a traced function, including its loops and calls."""
     for eqn in jaxpr.eqns:
         yield eqn
         for value in jax.tree.leaves([*eqn.params.values()]):
@@ -79,7 +79,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def products(function: Any, *args: Any) -> list[Product]:
-    """The types that each matrix product and convolution takes and gives, and its precision."""
+    """Lists the types and the precision of each matrix product and convolution."""
     found = []
     for eqn in equations(jax.make_jaxpr(function)(*args).jaxpr):
         if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
@@ -109,7 +109,7 @@ def test_all_products_of_a_network_have_the_requested_precision(chunk, name, low
 
 
 def test_a_traced_dropout_rate_leaves_all_products_in_bfloat16(chunk, subtests):
-    """As where members of a population have rates of their own."""
+    """Members of a population may have their own rates."""
     for name in model_names():
 
         def run(rate, state, name=name):
@@ -143,7 +143,7 @@ def test_every_network_learns_in_bfloat16_and_its_state_stays_float32(chunk, nam
         for number in range(STEPS):
             state, sums = step(state, jax.tree.map(lambda x, i=number: x[i], chunk), RNGS)
             losses[precision].append(sums["loss_sum"])
-            # Adam's mean of the gradients; of the first step, a tenth of its gradient.
+            # Adam's mean of the gradients: after one step, a tenth of the gradient.
             means = jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "mu"))
             grads.setdefault(precision, np.concatenate([np.ravel(mean) for mean in means]))
         assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, before)
@@ -167,7 +167,7 @@ def test_a_cpu_has_no_tensorfloat32_and_takes_float32(chunk):
 @pytest.mark.parametrize("lowering", ["matmul", "xla"])
 @pytest.mark.parametrize("pool", ["max", "mean"])
 def test_convolutions_are_exact_where_bfloat16_is(lowering, pool):
-    """Whole numbers, all sums below 256: equal maxima, too, give the same one the gradient."""
+    """All sums are whole numbers below 256, with ties among the maxima."""
     draw = np.random.default_rng(0)
     images = draw.integers(-1, 2, (2, 7, 6, 3))
     kernel = draw.integers(-1, 2, (3, 3, 2, 4))

@@ -1,4 +1,4 @@
-"""The compiled program of a training, and of a population, on a network of next to nothing."""
+"""The compiled program of a training and of a population, on a tiny network."""
 
 import functools
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ from mnist_jax.steps import StepOptions, run_eval_steps, run_steps
 from mnist_jax.workdir.hashing import tree_sha256
 
 SEED = 2**32 - 2
-OPTIONS: StepOptions = {"ema_decay": 0.5, "cutout": 2}  # the one compiled the fastest
+OPTIONS: StepOptions = {"ema_decay": 0.5, "cutout": 2}  # the fastest to compile
 
 
 class Small(nn.Module):
-    """With dropout, so that every role of keys is used."""
+    """A layer with dropout, which uses every role of keys."""
 
     rate: float = 0.3
 
@@ -42,7 +42,7 @@ def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, draw.integers(0, 3, count).astype(np.int32)
 
 
-# 5 steps an epoch, the last one of 2 examples, in chunks of 2, 2 and 1.
+# 5 steps per epoch, the last of 2 examples, in chunks of 2, 2 and 1.
 SPLITS = {"train": drawn(18, 0), "validation": drawn(7, 1), "test": drawn(5, 2)}
 LAYOUT: dict[str, Any] = {"batch_size": 4, "chunk_steps": 2}
 TX = optax.sgd(0.1)
@@ -68,7 +68,7 @@ def test_parameters_have_the_bits_that_xla_draws_with_all_its_passes(name):
 
 
 def by_hand(seed: int, steps: int = 10) -> tuple[Any, list[Any]]:
-    """The state after some steps from the beginning, and the sums of each."""
+    """Returns the state after some steps, and the sums of each."""
     create, step = compiled()
     keys = {role: rng.stream(seed, role) for role in ("dropout", "augment")}
     state, sums = create(rng.stream(seed, "init")), []
@@ -98,7 +98,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 def test_a_program_makes_the_steps_of_its_seed():
-    """Two epochs; each role's key, order, batch, rate and option is where it belongs."""
+    """Two epochs, with every role's key, order, batch, rate and option."""
     program = compile_program(Small(), TX, SPLITS, seed=SEED, **LAYOUT, **OPTIONS)
     state, sums, sizes = program.state, [], []
     for chunk in program.train_chunks(0, 10):
@@ -114,7 +114,7 @@ def test_a_program_makes_the_steps_of_its_seed():
         assert_close(*(np.concatenate([np.ravel(s[name]) for s in x]) for x in (sums, wanted)))
     for split in ("validation", "test"):
         assert program.measure(state, split) == pytest.approx(measured(expected, split), rel=1e-4)
-    # From the end of any chunk the same batches follow.
+    # The same batches follow the end of any chunk.
     rest = [*program.train_chunks(7, 10)]
     assert [len(chunk["label"]) for chunk in rest] == [2, 1]
     last = [*program.train_chunks(0, 10)][-2:]
@@ -156,7 +156,7 @@ def test_a_population_program_makes_the_steps_of_every_seed():
 def test_an_index_names_the_examples_of_each_batch_and_masks_the_rest():
     order = np.arange(10, 17)
     index, mask = chunk_index(order, 1, chunk_steps=3, batch_size=3, devices=2)
-    # Three, filled up to four for two devices; the epoch ends in the second batch.
+    # Batches of three are padded to four for two devices; the epoch ends in the second.
     assert index.tolist() == [[13, 14, 15, 16], [16] * 4, [16] * 4]
     assert mask.tolist() == [[True] * 3 + [False], [True] + [False] * 3, [False] * 4]
     assert chunk_index(order, 0, chunk_steps=1, batch_size=3)[0].tolist() == [[10, 11, 12]]
@@ -167,7 +167,7 @@ def test_evaluation_chunks_have_at_most_eval_images(monkeypatch, subtests):
     for size, batch_size, shapes in (
         (8, 4, [(2, 4)] * 3),
         (7, 4, [(1, 4)] * 5),
-        (2, 4, [(1, 4)] * 5),  # a batch at least
+        (2, 4, [(1, 4)] * 5),  # at least one batch
         (100, 4, [(25, 4)]),
     ):
         monkeypatch.setattr(loader, "EVAL_IMAGES", size)

@@ -1,4 +1,4 @@
-"""The lines that a training prints, and the bar that it shows on a terminal."""
+"""The lines and the progress bar of a training."""
 
 import dataclasses
 import io
@@ -48,7 +48,10 @@ def test_a_population_prints_the_number_of_seeds_of_each_combination(tmp_path, c
 
 @pytest.mark.usefixtures("wide")
 def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, capsys):
-    watch = {"watch.plateau_patience": 4, "watch.plateau_factor": 0.5}  # told after epochs 5 and 9
+    watch = {
+        "watch.plateau_patience": 4,
+        "watch.plateau_factor": 0.5,
+    }  # reported after epochs 5 and 9
     config = replace_fields(LESSON, {"epochs": 13, "data.loader": "stream", **watch})
     with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
         train(config, tmp_path, listeners=[console()])

@@ -1,4 +1,4 @@
-"""The promises about bits; what a fault leaves of them is in tests/faults/."""
+"""The promises about bits; tests/faults/ has those after faults."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(small_run, tmp_path,
     recipe = write_recipe(tmp_path / "recipe.json", SMALL)
     done = command("train", f"--config={recipe}", f"--workdir={again}")
     assert done.returncode == 0
-    assert results(train(SMALL, again)) == results(small_run[1])  # it is complete, and read
+    assert results(train(SMALL, again)) == results(small_run[1])  # read, not retrained
 
     other = train(dataclasses.replace(SMALL, seed=1), tmp_path / "other")
     assert other.result["params_sha256"] != small_run[1].result["params_sha256"]
@@ -27,10 +27,10 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(small_run, tmp_path,
 
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
-    """11 steps an epoch, the last one of 12 examples: chunks of 4, 4 and 3 steps."""
+    """11 steps per epoch, the last of 12 examples, in chunks of 4, 4 and 3."""
     config = replace_fields(TINY, {"batch_size": 50, "optimizer.learning_rate": 0.01})
     run = train(config, tmp_path_factory.mktemp("ragged"))
-    # Whatever else is saved, the last epoch is the best one.
+    # With every schedule, the last epoch is the best.
     assert run.history[0]["val_accuracy"] < run.history[1]["val_accuracy"]
     return config, run
 
@@ -42,7 +42,7 @@ slow = pytest.mark.slow
     "chunk_steps", [3, *(pytest.param(steps, marks=slow) for steps in (1, 5, 11, 1000))]
 )
 def test_the_length_of_a_chunk_does_not_change_a_bit(ragged, tmp_path, chunk_steps):
-    """An epoch has 11 steps: chunks that divide it, that leave a rest, and that are longer."""
+    """Chunks that divide an epoch of 11 steps, leave a rest, or are longer."""
     run = train(dataclasses.replace(ragged[0], chunk_steps=chunk_steps), tmp_path)
     ours, theirs = results(run), results(ragged[1])
     assert ours[0].pop("step_sha256") != theirs[0].pop("step_sha256")  # of a longer loop
@@ -77,7 +77,7 @@ def test_a_run_stopped_within_an_epoch_and_at_its_end_resumes_with_the_same_bits
 def test_a_run_stopped_after_any_chunk_resumes_with_the_same_bits(
     ragged, tmp_path_factory, stops, every_epochs, every_steps, loader
 ):
-    """Two epochs are six chunks. Neither the schedule of checkpoints nor the loader matters."""
+    """Six chunks in two epochs, with several schedules of checkpoints and loaders."""
     schedule = {"checkpoint.every_epochs": every_epochs, "checkpoint.every_steps": every_steps}
     workdir = tmp_path_factory.mktemp("stopped")
     assert_stops_change_no_bit(ragged, workdir, stops, **schedule, **{"data.loader": loader})

@@ -1,4 +1,4 @@
-"""All that a resumed run remembers: as if nothing had stopped it after each of its chunks."""
+"""Everything that a resumed run remembers, after a stop at each of its chunks."""
 
 import dataclasses
 import re
@@ -26,7 +26,7 @@ VARIED = {"ema_decay": [0.0, 0.5]}
 def stopped(
     chunks: int, run: Callable[..., Any], *args: Any, script: dict[str, Any], **options: Any
 ) -> tuple[Any, list[Any]]:
-    """Stops a run after each of some chunks, then lets it end: its result and the chunks' rates."""
+    """Stops a run after each of some chunks, then finishes it; returns result and rates."""
     rates = []
     for _ in range(chunks):
         with scripted(**script) as played:
@@ -40,13 +40,13 @@ def stopped(
 
 def assert_same(one: Path, other: Path) -> None:
     assert bits(one) == bits(other)
-    # The clock is known: the rows are the same with their times.
+    # The clock is scripted, so even the times are equal.
     assert read_history(one) == read_history(other)
 
 
 @pytest.fixture(scope="module")
 def plateau(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, dict[str, Any], Path, Any]:
-    """A run whose validation loss gets worse, with a running mean of its parameters."""
+    """Trains a run with a worsening validation loss and a running mean."""
     config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
     script = {"losses": [1.0, 2.0, 3.0], "accuracies": [0.5, 0.7, 0.6], "averaged": True}
     workdir = tmp_path_factory.mktemp("plateau")
@@ -74,7 +74,7 @@ def test_a_run_stopped_after_every_chunk_is_the_same(plateau, tmp_path, capsys):
 
 @pytest.mark.parametrize("chunks", [pytest.param(5, marks=slow), pytest.param(11, marks=slow), 12])
 def test_early_stopping_counts_the_epochs_before_a_stop(tmp_path, chunks, capsys):
-    """Two epochs after the best, the second; a stop may come with the last chunk of all."""
+    """The second epoch is the best; a stop may come with the last chunk of all."""
     config = dataclasses.replace(LESSON, epochs=9, watch=WatchConfig(patience=2))
     script = {"accuracies": [0.5, 0.6, 0.4, 0.4, 0.9]}
     run, rates = stopped(chunks, train, config, tmp_path / "run", script=script)
@@ -89,7 +89,7 @@ def test_early_stopping_counts_the_epochs_before_a_stop(tmp_path, chunks, capsys
 
 @pytest.mark.parametrize(("chunks", "resumed_at"), [(7, 8), (13, 0)])
 def test_a_run_with_a_damaged_best_checkpoint_resumes_before_it(tmp_path, chunks, resumed_at):
-    """The second epoch is the best; the first checkpoint is kept until that of the fourth."""
+    """The second epoch is the best; the first checkpoint stays until the fourth."""
     config = dataclasses.replace(LESSON, epochs=5)
     script: dict[str, Any] = {"accuracies": [0.5, 0.9, 0.6]}
     with scripted(**script):
@@ -104,7 +104,7 @@ def test_a_run_with_a_damaged_best_checkpoint_resumes_before_it(tmp_path, chunks
 
 @pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 2})])
 def test_a_resumed_training_keeps_its_initial_network(tmp_path, monkeypatch, run, options):
-    """It is loaded once, by the first process."""
+    """Only the first process loads it."""
     variables = {"params": {"layer": {"kernel": jnp.float32(7)}}}
     loaded = iter([(None, variables, 0, None)])
     monkeypatch.setattr(start, "load_variables", lambda *_: next(loaded))
@@ -121,7 +121,7 @@ RATES = [[1, 1]] * 6 + [[0.5, 1]] * 3
 
 
 def test_a_population_stopped_after_every_chunk_is_the_same(tmp_path, capsys):
-    """Rows, sums, seconds, and of each member the plateaus and the running mean."""
+    """Rows, sums, seconds, and each member's plateaus and running mean."""
     config = dataclasses.replace(LESSON, watch=WatchConfig(plateau_patience=1, plateau_factor=0.5))
     script = {"losses": LOSSES, "accuracies": [[0.5, 0.1], [0.7, 0.2]], "averaged": True}
     how: dict[str, Any] = {"seeds": 1, "vary": VARIED, "script": script}

@@ -1,4 +1,4 @@
-"""The random bits that a seed has for ever: of JAX's Threefry, written down on 2026-11-26."""
+"""The random bits of a seed, which never change: JAX's Threefry, recorded on 2026-11-26."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def words(seed: Any) -> jax.Array:
 
 @pytest.mark.parametrize("seed", KEYS)
 def test_the_keys_of_all_roles_never_change_however_jax_is_configured(seed):
-    """Nor where the seed is traced, as in `compile_program`."""
+    """Includes a traced seed, as in `compile_program`."""
     assert rng.ROLES == ("init", "shuffle", "dropout", "augment")
     expected = [*map(int, KEYS[seed].split())]
     assert words(seed).tolist() == jax.jit(words)(np.uint32(seed)).tolist() == expected
@@ -49,7 +49,7 @@ def test_the_bits_drawn_from_a_key_never_change():
 
 
 def test_each_augmentation_has_its_own_key_by_its_place(monkeypatch):
-    """An independent `augment`: the places are part of the bits."""
+    """Compares with an independent `augment`: positions are part of the bits."""
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 9, 8, 1)), jnp.float32)
 
     def found(key: jax.Array) -> jax.Array:

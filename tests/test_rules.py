@@ -1,4 +1,4 @@
-"""The rules of a training: what is saved and what stays, when it stops, when its rate falls.
+"""The rules of a training: checkpoints to save and keep, early stopping, plateaus.
 
 Tables, and a definition that walks along the run; then whole runs that are decided by them.
 """
@@ -40,7 +40,7 @@ def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]
 
 
 def scheduled(**fields: int) -> list[int]:
-    """The chunk ends with a checkpoint, in 5 epochs of 10 steps, chunks of 4, 4 and 2."""
+    """Decides for 5 epochs of 10 steps, in chunks of 4, 4 and 2."""
     run = {"epochs": 5, "steps_per_epoch": 10, "chunk_steps": 4}
     when = {"every_epochs": 1, "every_steps": 0}
     run, when = ({name: fields.get(name, part[name]) for name in part} for part in (run, when))
@@ -70,7 +70,7 @@ def test_the_schedule_agrees_with_a_walk_along_the_run(
 
 
 def epochs_at(accuracies: dict[int, float]) -> Any:
-    """A history, of epochs that end at these steps."""
+    """Makes a history of epochs that end at these steps."""
     return [{"step": step, ACCURACY: value} for step, value in accuracies.items()]
 
 
@@ -81,7 +81,7 @@ def test_the_best_step_is_a_scheduled_one(subtests):
         ({10: 0.9, 20: 0.5}, 20),
         ({10: 0.9, 20: 0.5, 30: 0.8, 40: 0.6}, 40),
         ({20: 0.6, 40: 0.5}, 20),
-        ({20: 0.6, 40: 0.6}, 40),  # of equal ones the newest
+        ({20: 0.6, 40: 0.6}, 40),  # the newest of equal ones
         ({20: 0.6, 40: 0.7, 60: 0.7, 80: 0.1}, 60),
     ):
         with subtests.test(msg=str(accuracies)):
@@ -90,7 +90,7 @@ def test_the_best_step_is_a_scheduled_one(subtests):
 
 
 def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
-    """The schedule saves the multiples of 10; all others, a signal."""
+    """The schedule saves multiples of 10; signals save all others."""
     for saved, accuracies, kept in (
         ([], {}, set()),
         ([4], {}, {4}),
@@ -98,8 +98,8 @@ def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
         ([10, 20, 30], {10: 0.5, 20: 0.6, 30: 0.7}, {20, 30}),
         ([10, 20, 30, 40], {10: 0.5, 20: 0.9, 30: 0.6, 40: 0.7}, {20, 30, 40}),
         ([10, 20, 30, 40], {10: 0.7, 20: 0.7, 30: 0.6, 40: 0.6}, {20, 30, 40}),
-        ([10, 20, 30, 40], {}, {30, 40}),  # of a population, which has no best step
-        ([10, 20, 24], {10: 0.9, 20: 0.6}, {10, 20, 24}),  # the newest, of whatever kind
+        ([10, 20, 30, 40], {}, {30, 40}),  # a population has no best step
+        ([10, 20, 24], {10: 0.9, 20: 0.6}, {10, 20, 24}),  # the newest, scheduled or not
         ([10, 20, 24, 30], {10: 0.5, 20: 0.6, 30: 0.7}, {20, 30}),
         ([4, 8], {}, {8}),
         ([10, 14, 18, 20], {10: 0.5, 20: 0.6}, {10, 20}),
@@ -124,7 +124,7 @@ def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
     heard, wait = [], Saver.wait
 
     def checked(self: Saver) -> None:
-        wait(self)  # for a save, which deletes what was pruned before it
+        wait(self)  # for a save, before which others are pruned
         assert not [*(tmp_path / "checkpoints").glob("*.deleted")]
 
     monkeypatch.setattr(Saver, "wait", checked)
@@ -146,7 +146,7 @@ def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chu
 
 
 def epochs_of(accuracies: Sequence[float]) -> Any:
-    """A history, of epochs of 8 steps."""
+    """Makes a history of epochs of 8 steps."""
     return [{"epoch": n, "step": 8 * n, ACCURACY: value} for n, value in enumerate(accuracies, 1)]
 
 
@@ -155,10 +155,10 @@ def test_training_stops_when_patience_epochs_have_passed_since_the_best(subtests
         ([], 1, False),
         ([0.5], 1, False),
         ([0.5, 0.4], 1, True),
-        ([0.5, 0.5], 1, False),  # of equal ones the newest is the best
+        ([0.5, 0.5], 1, False),  # the newest of equal ones is the best
         ([0.5, 0.4, 0.5], 2, False),
         ([0.5, 0.4, 0.45], 2, True),
-        ([0.5, 0.4, 0.45, 0.45], 2, True),  # also where a stop came in between
+        ([0.5, 0.4, 0.45, 0.45], 2, True),  # the same row twice
         ([0.5, 0.4, 0.6, 0.5], 2, False),
         ([0.9, 0.1, 0.1, 0.1], 4, False),
         ([0.9, 0.1, 0.1, 0.1], 0, False),
@@ -179,11 +179,11 @@ def test_the_rate_falls_after_patience_epochs_without_a_lower_loss(subtests):
         ([3, 2, 2.5, 2.4], 2, 0.5),  # lower than the lowest, not than the one before
         ([3, 2, 2.5, 1.9, 2], 2, 1),
         ([1, 2, 2, 0.5, 1, 1], 2, 0.25),
-        ([1, 2, 2, 2], 2, 0.5),  # the count begins anew
+        ([1, 2, 2, 2], 2, 0.5),  # the count restarts
         ([1, 2, 2, 2, 2], 2, 0.25),
         ([1, 2, 3, 4], 1, 0.125),
         ([1, 2, 2, 1.5, 1.5], 2, 0.25),  # the lowest stays when the rate falls
-        ([float("inf"), float("inf")], 1, 0.25),  # of a member that has diverged
+        ([float("inf"), float("inf")], 1, 0.25),  # a diverged member
         ([1, 2, 2, 2, 2], 0, 1),
     ):
         with subtests.test(msg=f"{losses}, patience {patience}"):
@@ -206,7 +206,7 @@ def test_a_metrics_name_decides_whether_lower_is_better_and_nan_is_the_worst(sub
             history: Any = [{"epoch": n, "step": n, monitor: v} for n, v in enumerate(values, 1)]
             assert best_row(history, monitor)["epoch"] == best
             assert best_row(history[::-1], monitor)["epoch"] == best
-    assert best_row(epochs_of([0.5, 0.4]), "val_later")["epoch"] == 2  # rows without it
+    assert best_row(epochs_of([0.5, 0.4]), "val_later")["epoch"] == 2  # rows without this metric
 
 
 def test_monitors_that_the_history_does_not_have_are_refused(subtests):
@@ -215,7 +215,7 @@ def test_monitors_that_the_history_does_not_have_are_refused(subtests):
         ({"monitor": "val_acuracy"}, (), "got 'val_acuracy' (did you mean val_accuracy?)"),
         ({"plateau_monitor": "val_top5"}, (), "watch.plateau_monitor must be"),
         ({"monitor": "top5"}, ["top5"], "got 'top5' (did you mean val_top5?)"),
-        ({"monitor": "seconds"}, (), "got 'seconds'"),  # another run would decide otherwise
+        ({"monitor": "seconds"}, (), "got 'seconds'"),  # times differ between runs
         ({"monitor": "step"}, (), "got 'step'"),
         ({"monitor": "val_top5", "plateau_monitor": "train_top5"}, ["top5"], None),
         ({"monitor": "generalization_gap", "plateau_monitor": "val_accuracy"}, (), None),
@@ -235,7 +235,7 @@ def test_training_with_an_unknown_monitor_is_refused_before_anything_is_written(
 
 
 def test_early_stopping_ends_with_the_best_network_and_the_run_is_complete(tmp_path, capsys):
-    """With such a rate the small network is soon at its best."""
+    """At this rate the small network soon peaks."""
     changes = {"epochs": 30, "optimizer.learning_rate": 0.03, "watch.patience": 1}
     config = replace_fields(TINY, changes)
     run = train(config, tmp_path)
@@ -258,7 +258,7 @@ def test_early_stopping_ends_with_the_best_network_and_the_run_is_complete(tmp_p
 
 
 def test_the_monitor_decides_when_to_stop_and_which_checkpoint_is_the_best(tmp_path):
-    """By accuracy the run would stop after its third epoch, and the first would be the best."""
+    """By accuracy the run would stop after three epochs, with the first as the best."""
     watch = WatchConfig(monitor="val_loss", patience=2)
     with scripted(accuracies=[0.9, 0.5, 0.4], losses=[3.0, 2.0, 1.0, 4.0, 5.0]):
         run = train(dataclasses.replace(LESSON, epochs=9, watch=watch), tmp_path, listeners=())

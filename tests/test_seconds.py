@@ -1,4 +1,4 @@
-"""Every clock of a run, by a clock that is known."""
+"""The seconds of a run, measured with a scripted clock."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +13,14 @@ from mnist_jax.events import Epoch, Event
 from mnist_jax.workdir.files import read_json
 from mnist_jax.workdir.history import read_history
 
-# What each call takes; powers of two, so that sums are exact and tell what is in them.
+# Powers of two, so that a sum is exact and reveals its terms.
 SECONDS = {"import": 2048.0, "load": 1024.0, "compile": 512.0, "restore": 256.0}
 SECONDS |= {"data": 0.25, "run": 1.0, "eval": 16.0, "wait": 8.0, "save": 4.0}
 SAVE, EPOCH = 8 + 4, 3 * (0.25 + 1) + 16
 
 
 def phases(chunks: int, epochs: int, compiling: float) -> dict[str, float]:
-    """Those before, of chunks, of epochs with a validation and a save, and of the test."""
+    """Adds up start, chunks, epochs with validation and save, and the test."""
     return {
         "import": 2048,
         "data": 1024 + chunks * 0.25,
@@ -32,7 +32,7 @@ def phases(chunks: int, epochs: int, compiling: float) -> dict[str, float]:
 
 
 TRAINED = phases(9, 3, 512)
-# Of a run that was stopped at the second chunk of its second epoch.
+# A run stopped at the second chunk of its second epoch.
 RESUMED = phases(4, 2, 512 + 256)
 
 
@@ -41,7 +41,7 @@ def with_total(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def assert_seconds_of_epochs(workdir: Path, members: int = 1) -> None:
-    """An epoch begins at the end of the validation before, so the save of that counts in it."""
+    """An epoch starts after the previous validation, so the save in between counts in it."""
     seconds, rows = [EPOCH, SAVE + EPOCH, SAVE + EPOCH], read_history(workdir)
     assert [row["seconds"] for row in rows] == seconds
     assert [row["input_seconds"] for row in rows] == [0.75] * 3
@@ -56,7 +56,7 @@ def test_saves_within_an_epoch_count_in_its_seconds(tmp_path):
 
 
 def test_the_time_of_listeners_counts_as_evaluation(tmp_path):
-    """Such as that of TensorBoard's pictures."""
+    """Such as TensorBoard's pictures."""
     with scripted(seconds=SECONDS) as script:
 
         def draw(event: Event) -> None:
@@ -82,7 +82,7 @@ def test_the_seconds_of_a_training_are_those_of_its_phases_and_epochs(tmp_path, 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["at once", "resumed"])
 def test_the_seconds_of_a_population_are_those_of_its_phases_and_epochs(tmp_path, stopped):
-    """Those of a member end where its directory is written."""
+    """A member's end when its directory is written."""
     if stopped:
         with scripted(seconds=SECONDS):
             stop_after(5, population, LESSON, tmp_path, seeds=2)

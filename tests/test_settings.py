@@ -79,7 +79,7 @@ def test_only_settings_that_change_bits_are_recorded(monkeypatch, name, value, r
 
 
 def test_verify_and_a_resumed_run_warn_of_other_settings(tmp_path, monkeypatch, command):
-    """Fast mathematics has other bits."""
+    """Fast mathematics changes bits."""
     workdir = tmp_path / "run"
     train(AUGMENTED, workdir)
     flags = "--xla_cpu_enable_fast_math=true"

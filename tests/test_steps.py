@@ -16,7 +16,7 @@ from mnist_jax.state import create_train_state
 from mnist_jax.steps import batch_loss, predict_step, run_eval_steps, train_step
 
 RNGS = {role: rng.stream(0, role) for role in ("dropout", "augment")}
-# Compiled whole: op by op, they are hundreds of programs.
+# Compiled as a whole; op by op they are hundreds of programs.
 OPTIONS = ["ema_decay", "label_smoothing", "mixup_alpha", "precision", "rotation"]
 compiled_step = jax.jit(train_step, static_argnames=OPTIONS)
 loss_and_grads = jax.jit(jax.value_and_grad(batch_loss, has_aux=True), static_argnames=OPTIONS)
@@ -37,7 +37,7 @@ def create_batch(mnist, indices, mask=None):
 
 
 def numpy_loss_and_grads(params, images, labels):
-    """Forward and backward pass of the network without dropout, with loops and no JAX."""
+    """Computes the network's forward and backward pass without dropout, in NumPy."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     x = images.astype(np.float64) / 255
     n, classes = len(x), np.arange(10)
@@ -46,7 +46,7 @@ def numpy_loss_and_grads(params, images, labels):
     blocks = conv.reshape(n, 13, 2, 13, 2, 32).transpose(0, 1, 3, 5, 2, 4).reshape(n, 13, 13, 32, 4)
     winner = blocks.argmax(axis=-1)
     pooled = blocks.max(axis=-1) + p["conv1"]["bias"]
-    flat = np.maximum(pooled, 0).transpose(0, 3, 1, 2).reshape(n, -1)  # a channel after another
+    flat = np.maximum(pooled, 0).transpose(0, 3, 1, 2).reshape(n, -1)  # channel by channel
     hidden = flat @ p["dense"]["kernel"] + p["dense"]["bias"]
     active = np.maximum(hidden, 0)
     logits = active @ p["output"]["kernel"] + p["output"]["bias"]
@@ -87,7 +87,7 @@ def test_loss_and_gradients_equal_numpy_in_float64(mnist):
 
 @pytest.mark.parametrize("lowering", ["matmul", pytest.param("xla", marks=pytest.mark.slow)])
 def test_loss_and_gradients_in_bfloat16_are_close_to_numpy(mnist, lowering):
-    """Where rounding turns a rectifier on or off, a whole number is gained or lost."""
+    """Rounding can turn a rectifier on or off, so only norms are compared."""
     state = create_state(dropout_rate=0.0, lowering=lowering)
     batch = create_batch(mnist, np.arange(128))
     loss, grads, _ = numpy_loss_and_grads(state.params, *(x[:128] for x in mnist["train"]))
@@ -105,7 +105,7 @@ def test_the_first_update_agrees_with_adam(mnist):
     after, _ = compiled_step(state, batch, RNGS)
     _, grads, _ = numpy_loss_and_grads(before, *(x[:32] for x in mnist["train"]))
     for old, grad, new in zip(*map(jax.tree.leaves, (before, grads, after.params)), strict=True):
-        # The first step: both means are the gradient itself, so it is the learning rate long.
+        # In the first step both means are the gradient itself, so its length is the learning rate.
         sure = np.abs(grad) > 1e-5
         expected = old - 1e-3 * grad / (np.abs(grad) + 1e-7)
         np.testing.assert_allclose(np.asarray(new)[sure], expected[sure], rtol=1e-3, atol=2e-6)

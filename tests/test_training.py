@@ -140,7 +140,7 @@ def test_the_result_is_that_of_evaluate_and_of_scikit_learn(small_run):
 
 
 def test_a_relative_workdir_does_not_follow_a_change_of_directory(tmp_path, monkeypatch):
-    """The program may change its directory while it trains."""
+    """The program may change its directory during training."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -162,7 +162,7 @@ def test_overwrite_keeps_a_link_to_where_the_checkpoints_are(tmp_path):
         assert check_checkpoints(tmp_path / "large-disk") == ([16, 24], {})
 
 
-# Beside pytest, which has hooks of its own. What the import of Orbax leaves is Orbax's.
+# Outside pytest, which has its own hooks. Changes by importing Orbax are not ours.
 HOST = """
 import logging, os, signal, sys, threading, warnings, jax, numpy, orbax.checkpoint
 from helpers import TINY

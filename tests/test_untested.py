@@ -1,4 +1,4 @@
-"""Runs whose test split is not measured, or that have none: what they leave, say and show."""
+"""Runs without a test split, or with one that is not measured."""
 
 import dataclasses
 import json
@@ -27,14 +27,14 @@ ONE_EPOCH = dataclasses.replace(TINY, epochs=1)
 
 @pytest.fixture(scope="module")
 def untested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A finished run without its test. Tests read it and leave it as it is."""
+    """Trains a run without its test; tests only read it."""
     workdir = tmp_path_factory.mktemp("untested") / "run"
     return workdir, train(ONE_EPOCH, workdir, test=False, listeners=[tensorboard(workdir)])
 
 
 @pytest.fixture
 def without_test(monkeypatch):
-    """Data without a test split."""
+    """Returns data without a test split."""
     for module in (start, trained_module):
         load: Any = module.load_splits
 
@@ -64,7 +64,7 @@ def test_a_skipped_test_is_measured_later_without_retraining(untested, tmp_path,
     assert results(completed) == results(at_once)
     assert strict_json(later / "result.json") == completed.result
     again = train(ONE_EPOCH, later, test=False)
-    assert again.result == completed.result  # it is not forgotten
+    assert again.result == completed.result  # the test stays
 
 
 def test_validation_is_shown_if_the_test_is_not_measured(untested, capsys):

@@ -28,7 +28,7 @@ from mnist_jax.training import Run
 from mnist_jax.workdir.checkpoint import open_saver
 from mnist_jax.workdir.history import without_times
 
-# 11 steps an epoch, the last one of 12 examples; the learning rate is too large on purpose.
+# 11 steps per epoch, the last of 12 examples; the learning rate is too large on purpose.
 RAGGED = dataclasses.replace(
     TINY,
     epochs=4,  # the validation loss of a member rises in the third
@@ -42,13 +42,13 @@ RAGGED = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Three members on 512 images. Tests read it and leave it as it is."""
+    """Trains three members on 512 images; tests only read them."""
     workdir = tmp_path_factory.mktemp("population") / "run"
     return workdir, population(TINY, workdir, seeds=3)
 
 
 def assert_members_are_solo_runs(workdir: Path, solos: list[Run]) -> None:
-    """Bit by bit; `solos` are the runs of all seeds."""
+    """Asserts equal bits; `solos` are the runs of all seeds."""
     written = strict_json(workdir / "population.json")
     assert len(written["seeds"]) == len(solos)
     for number, solo in enumerate(solos):
@@ -162,7 +162,7 @@ def test_a_finished_population_of_other_members_is_overwritten_only_if_asked(run
 
 @pytest.mark.slow
 def test_vectorised_members_agree_with_mapped_ones(run, tmp_path, monkeypatch):
-    """As on an accelerator."""
+    """Accelerators vectorise members."""
     monkeypatch.setattr(member_program, "target", lambda: Target("gpu", 1))
     many = population(TINY, tmp_path, seeds=3)
     np.testing.assert_allclose(many["test_accuracy"], run[1]["test_accuracy"], atol=0.02)
@@ -174,7 +174,7 @@ def test_vectorised_members_agree_with_mapped_ones(run, tmp_path, monkeypatch):
 def test_a_population_stopped_after_any_chunk_resumes_with_the_same_bits(
     run, tmp_path, chunk_steps, stops
 ):
-    """Within an epoch, of 2 chunks or of chunks of 3, 3 and 2 steps, and at its end."""
+    """Within epochs of 2 or 3 chunks, and at their end."""
     config = dataclasses.replace(TINY, chunk_steps=chunk_steps)
     for chunks in stops:
         stop_after(chunks, population, config, tmp_path, seeds=3)
@@ -221,7 +221,7 @@ sys.exit(main(args))
 
 @pytest.mark.slow
 def test_a_population_killed_and_stopped_in_turn_resumes_with_the_same_bits(tmp_path):
-    """While it trains, while checkpoints are written, and while it writes the members."""
+    """During training, checkpoints, and the writing of members."""
     config = dataclasses.replace(
         TINY, epochs=3, chunk_steps=2, checkpoint=CheckpointConfig(every_steps=2)
     )
@@ -263,7 +263,7 @@ def test_a_population_of_several_processes_is_refused_before_anything_is_written
 
 @pytest.mark.parametrize("lost", ["members/seed-1", "members/seed-1/result.json", "members"])
 def test_a_population_with_a_missing_member_is_trained_again(tmp_path, lost):
-    """Nothing is missing where a member has diverged: it had no directory."""
+    """A diverged member has no directory, so nothing is missing."""
     workdir, script = tmp_path / "many", {"diverges": {2: 12}}
     with scripted(**script):
         result = population(LESSON, workdir, seeds=3)

@@ -1,4 +1,4 @@
-"""A population of several recipes: the members' values, their solo runs, and one that diverges."""
+"""Populations of several recipes: varied values, solo runs, and a member that diverges."""
 
 import dataclasses
 from pathlib import Path

@@ -21,7 +21,7 @@ from mnist_jax.config import load_config, replace_fields
 from mnist_jax.laboratory.sweep import load_search_space, sweep
 from mnist_jax.workdir.history import read_history, write_history
 
-# Four steps an epoch; the processes read it from a file.
+# Four steps per epoch; the processes read it from a file.
 RECIPE = """
 from mnist_jax import Config
 from mnist_jax.config import DataConfig, ModelConfig
@@ -51,7 +51,7 @@ TRIALS = 3
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished search on which measuring the test split would have failed."""
+    """Runs a search in which measuring the test split would fail."""
     compile_training = program.compile_training
 
     def compile_without_test(*args, **fields):
@@ -71,7 +71,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def imitated(monkeypatch):
-    """Replaces training by a formula, for what needs many trials."""
+    """Replaces training by a formula, for tests of many trials."""
 
     def imitated_train(config, workdir, *, test, listeners, **_):
         assert not test
@@ -87,7 +87,7 @@ def imitated(monkeypatch):
 
 
 def load_study(workdir: Path) -> list[optuna.trial.FrozenTrial]:
-    """All trials in the database, as Optuna reads them."""
+    """Reads all trials in the database with Optuna."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{workdir}/sweep.db")
     trials = optuna.load_study(study_name="sweep", storage=storage).trials
     storage.remove_session()
@@ -125,7 +125,7 @@ def test_a_search_makes_the_asked_number_of_trials_each_an_ordinary_run(finished
 
 @pytest.mark.slow
 def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, tmp_path, capsys):
-    """Measuring it fails in the fixture."""
+    """The fixture fails if it is measured."""
     workdir, trials = finished
     tested = [
         json.loads(path.read_bytes())["test_accuracy"] for path in workdir.rglob("result.json")
@@ -198,7 +198,7 @@ def test_suggestions_depend_only_on_the_seed_and_continue_after_a_pause(tmp_path
 
 @pytest.mark.usefixtures("imitated")
 def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch):
-    accuracies = [0.5, 0.8, 0.7]  # a training ends here: no better than the best
+    accuracies = [0.5, 0.8, 0.7]  # a training ends here, below its best
 
     def falling_train(*_, listeners, **_options):
         rows: Any = []
@@ -216,7 +216,7 @@ def test_with_early_stopping_the_value_is_the_best_epochs(tmp_path, monkeypatch)
 
 @pytest.fixture(scope="module")
 def rough(tmp_path_factory):
-    """A search among step sizes that learn, learn nothing, and diverge."""
+    """Searches step sizes that learn, learn nothing, and diverge."""
     workdir = tmp_path_factory.mktemp("rough") / "search"
     config = dataclasses.replace(TWO_EPOCHS, seed=3)
     space = {"optimizer.learning_rate": CategoricalDistribution([1e-2, 1e-7, 1e30])}
@@ -293,7 +293,7 @@ def start(root: Path, trials: int, trial: int = -1, signum: int = 0) -> subproce
 
 
 def end(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What a process has printed; one that hangs is killed."""
+    """Returns a process's output; kills it if it hangs."""
     try:
         return process.communicate(timeout=300)
     finally:
@@ -302,7 +302,7 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 @pytest.mark.slow
 def test_stopped_and_killed_trials_resume_and_count_once(tmp_path, finished):
-    """The rows from before each end stay, with their times; the results are those of `finished`."""
+    """Rows from before each end stay, with their times; the results equal `finished`."""
     trials = tmp_path / "run" / "trials"
     process = start(tmp_path, TRIALS, trial=0, signum=signal.SIGTERM)
     assert end(process)[1] == (
@@ -325,7 +325,7 @@ def test_stopped_and_killed_trials_resume_and_count_once(tmp_path, finished):
         rows = read_history(trials / str(number))
         assert [row["epoch"] for row in rows] == [*range(1, 7)]
         assert 0 < len(before) < 6
-        assert rows[0] == before[0]  # also the seconds: it was not trained again
+        assert rows[0] == before[0]  # with its seconds: it was not retrained
 
 
 @pytest.mark.slow
@@ -361,7 +361,7 @@ def test_a_trial_killed_while_its_values_were_drawn_is_drawn_again(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_an_external_storage_names_the_study_after_the_workdir(tmp_path):
-    """A trial without a directory here is under way on another machine."""
+    """A trial without a directory here is running on another machine."""
     url = f"sqlite:///{tmp_path}/shared.db"
     for name in ("a", "b"):
         assert len(sweep(TWO_EPOCHS, SPACE, tmp_path / name, trials=2, storage=url)) == 2

@@ -1,4 +1,4 @@
-"""A compiler whose calls are counted, and that compiles the same but once."""
+"""A compiler that counts its calls and compiles the same sources only once."""
 
 import os
 import shlex
@@ -36,7 +36,7 @@ cp "$here/library" "$output"
 
 
 class Compiler(NamedTuple):
-    """A directory with a program `c++`."""
+    """A directory with a program `c++` in it."""
 
     directory: Path
 
@@ -49,7 +49,7 @@ class Compiler(NamedTuple):
         return [str(self.program)]
 
     def calls(self) -> int:
-        """How often it has made a library."""
+        """Counts the libraries that it has made."""
         log = self.directory / "calls"
         return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
 

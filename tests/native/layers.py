@@ -1,4 +1,4 @@
-"""Layers that the kernel is for, of numbers that it computes exactly; the same in NumPy."""
+"""Layers that the kernel computes exactly, and their reference in NumPy."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class Layer(NamedTuple):
-    """Arrays as `ops.conv_pool` takes them, the gradient of its outputs, and its options."""
+    """Arguments of `ops.conv_pool`, and the gradient of its outputs."""
 
     images: Any
     kernel: Any
-    bias: Any  # None: there is none
+    bias: Any  # or None
     grads: Any
     options: dict[str, Any]
 
@@ -59,7 +59,7 @@ def create_layer(
 
 @st.composite
 def layers(draw) -> Layer:
-    """All that the kernel is for; rows and columns may be left over, and values be equal."""
+    """Draws a layer for the kernel, possibly with dropped rows and columns, and ties."""
     kernel_size, stride, pool_size = (draw(st.sampled_from(s)) for s in ((3, 5), *[(1, 2, 3)] * 2))
     smallest = kernel_size + stride * (pool_size - 1)
     sides = [smallest + draw(st.integers(0, 4)) for _ in range(2)]
@@ -97,7 +97,7 @@ def in_numpy(layer: Layer) -> tuple[Arrays, Arrays]:
     convolved = np.einsum("chwbij,ijcf->fhwb", windows, kernel)
     pools = convolved.reshape(filters, height, pool, width, pool, batch)
     pools = pools.transpose(0, 1, 3, 5, 2, 4).reshape(*grads.shape, pool * pool)
-    winner = pools.argmax(axis=-1)  # the first, of equal ones and of those that are no number
+    winner = pools.argmax(axis=-1)  # the first of equal ones, and of NaNs
     outputs = np.take_along_axis(pools, winner[..., None], -1)[..., 0] + bias[:, None, None, None]
     passes = np.ones(outputs.shape, bool)
     if options.get("rectify"):

@@ -1,4 +1,4 @@
-"""Prints hashes of what the kernel computes: `python same_bits.py CORES [WORKDIR]`.
+"""Prints hashes of the kernel's results: `python same_bits.py CORES [WORKDIR]`.
 
 CORES are those that this process may use, as 0,1,...; a short training goes to WORKDIR.
 """
@@ -18,10 +18,10 @@ from mnist_jax.ops import conv_pool  # noqa: E402
 
 
 def arrays_of_layers():
-    """Outputs and gradients of layers of all kinds, with numbers that are denormal among them."""
+    """Computes outputs and gradients of layers of all kinds, with denormal numbers."""
     rng = np.random.default_rng(0)
     for pool, pool_size, size in itertools.product(("max", "mean"), (1, 2, 3), (3, 5)):
-        channels = 2 if pool_size < 3 else 5  # few and many, whose gradients are computed apart
+        channels = 2 if pool_size < 3 else 5  # few and many have different code for gradients
         layer = create_layer(rng, (channels, 15, 14, 272), size, 6, pool=pool, pool_size=pool_size)
         images, kernel, bias, grads = (
             rng.normal(size=a.shape) * rng.choice([1, 1e-20, 1e-38], a.shape) for a in layer[:4]

@@ -28,7 +28,7 @@ def run(script: str, *args: object) -> str:
 
 
 def on_cores(workdir: Path | None = None) -> list[str]:
-    """What `same_bits.py` prints with one core, and with all."""
+    """Runs `same_bits.py` with one core and with all."""
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
     return [
         run("same_bits.py", ",".join(some), *([workdir / str(len(some))] if workdir else []))
@@ -55,7 +55,7 @@ def test_two_devices_agree_with_one():
 
 
 is_x86 = platform.machine() in ("x86_64", "AMD64")
-# The last: vectors of 16 numbers, which the compiler makes of smaller ones where there are none.
+# The last flags make vectors of 16 numbers, if need be of smaller ones.
 INSTRUCTIONS = ["-mno-avx512f", "-mno-avx", "-D__AVX512F__=1"]
 
 
@@ -84,7 +84,7 @@ def test_sanitizers_find_nothing(sanitizer, flag, tmp_path):
 
 
 def compile_and_run(flags: list[str], sources: list) -> str:
-    """Returns what goes wrong."""
+    """Returns the sanitizers' reports."""
     commands = [[*library.find_compiler(), *flags, *map(str, sources)], [flags[-1]]]
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

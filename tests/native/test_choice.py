@@ -1,4 +1,4 @@
-"""Where the kernel is taken, and what is taken elsewhere."""
+"""The choice of the kernel, and of other lowerings in its place."""
 
 import os
 from typing import Any
@@ -15,7 +15,7 @@ from mnist_jax.sharding import Target, traced_for
 
 
 def choices(images=(1, 14, 14, 32), kernel=(3, 3, 1, 8), stride=1, pool_size=2, dtype=jnp.float32):
-    """What `auto` takes, and what is taken where the kernel is forced."""
+    """Returns the choices of `auto` and of a forced kernel."""
     images, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (images, kernel))
     return [choose_lowering(images, kernel, stride, pool_size, name) for name in ("auto", "native")]
 
@@ -107,7 +107,7 @@ def test_a_batch_split_over_devices_gets_the_kernel_only_if_forced(monkeypatch):
 
     spec = PartitionSpec()
     jax.shard_map(of_each, mesh=mesh, in_specs=spec, out_specs=spec)(jnp.zeros(3))
-    assert set(found) == {"native"}  # in a shard_map every device has batches of its own
+    assert set(found) == {"native"}  # in a shard_map every device has its own batches
 
 
 def test_gradients_are_right_with_types_that_vary_between_devices():

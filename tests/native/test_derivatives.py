@@ -1,4 +1,4 @@
-"""Whatever derivative or map JAX makes of the kernel is that of XLA's own operations."""
+"""The kernel's derivatives and maps agree with those of XLA's own operations."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Arrays = tuple[jax.Array, jax.Array, jax.Array]  # images, kernel, bias
 
 
 def reference(images, kernel, bias, *, stride, pool, pool_size, rectify):
-    """Without `lax.reduce_window`: its derivative, compiled, is wrong in some versions of JAX."""
+    """Avoids `lax.reduce_window`, whose compiled derivative is wrong in some versions of JAX."""
     outputs = lax.conv_general_dilated(
         images, kernel, (stride, stride), "VALID", dimension_numbers=("CHWN", "HWIO", "CHWN")
     )
@@ -31,12 +31,12 @@ def reference(images, kernel, bias, *, stride, pool, pool_size, rectify):
 
 
 def smooth(outputs: jax.Array) -> jax.Array:
-    """A loss that has derivatives of every order."""
+    """Computes a loss with derivatives of every order."""
     return jnp.sin(outputs).sum() / outputs.shape[-1]
 
 
 def many(arrays: Arrays, axes: tuple[int | None, ...] = (0, 0, 0)) -> Arrays:
-    """Three of some arrays, along a new first axis."""
+    """Stacks three variants of arrays along a new first axis."""
     return tuple(
         array if axis is None else jnp.stack([array, array[::-1] * 0.5, array * -1.5])
         for array, axis in zip(arrays, axes, strict=True)
@@ -48,7 +48,7 @@ def along(f: Callable, x: Arrays, v: Arrays) -> Callable:
 
 
 def train(f: Callable, x: Arrays) -> tuple:
-    """Some steps of gradient descent, in a scan."""
+    """Runs some steps of gradient descent in a scan."""
 
     def step(weights, scale):
         loss, grads = jax.value_and_grad(lambda w: smooth(f(x[0] * scale, *w)))(weights)
@@ -69,7 +69,7 @@ def vmapped(axes: tuple[int | None, ...]) -> tuple[Callable, Callable]:
 
 
 def hessian_of(f: Callable, x: Arrays, outer: Callable, inner: Callable) -> tuple:
-    """Of a few pixels, with kernel and bias."""
+    """Differentiates by a few pixels, kernel and bias."""
 
     def loss(pixels, kernel, bias):
         return smooth(f(x[0].at[0, 2, 2:4, :2].set(pixels), kernel, bias))
@@ -77,7 +77,7 @@ def hessian_of(f: Callable, x: Arrays, outer: Callable, inner: Callable) -> tupl
     return outer(inner(loss, (0, 1, 2)), (0, 1, 2))(x[0][0, 2, 2:4, :2], *x[1:])
 
 
-# Each is made of a function of three arrays, of these, and of tangents.
+# Each takes a function of three arrays, these arrays, and tangents.
 KINDS: dict[str, Callable] = {
     "value": lambda f, x, _: f(*x),
     "grad": lambda f, x, _: jax.grad(lambda *x: smooth(f(*x)), (0, 1, 2))(*x),
@@ -122,7 +122,7 @@ QUICK = QUICK.replace("\n", " ").split(", ")
 
 
 def problem(pool: str, *, rectify: bool) -> tuple[Callable, Callable, Arrays, Arrays]:
-    """The kernel and the reference, arrays without equal outputs in a window, and tangents."""
+    """Returns the kernel and the reference, arrays without ties in a window, and tangents."""
     rng = np.random.default_rng(2)
     options = {"stride": 1, "pool": pool, "pool_size": 2, "rectify": rectify}
     layer = create_layer(rng, (2, 7, 6, 16), 3, 3, **options)

@@ -1,4 +1,4 @@
-"""The kernel computes what XLA does, to the bit where that is exact."""
+"""The kernel agrees with XLA, to the bit for exact numbers."""
 
 import functools
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("native")
 
 
 def compute(layer: Layer, lowering: str) -> dict[str, jax.Array]:
-    """The outputs of a layer, and the gradients of its arrays."""
+    """Computes a layer's outputs, and the gradients of its arrays."""
     names = ["outputs", "images", "kernel", "bias"]
     arrays = [array for array in layer[:3] if array is not None]
 
@@ -93,7 +93,7 @@ def test_nan_and_infinity_are_never_hidden(channels, where, pool_size, rectify):
     array = getattr(layer, where)
     places = rng.choice(array.size, 12, replace=False)
     array.flat[places] = rng.choice(WRONG, 12)
-    if where == "images":  # so that there are windows with some, with others, and with none
+    if where == "images":  # windows with some, with others, and with none
         array[0, 0, 0, :3] = WRONG
         array[:, :, :, 16:] = np.nan_to_num(array[:, :, :, 16:], posinf=2, neginf=-2)
     else:
@@ -116,7 +116,7 @@ def test_nan_and_infinity_are_never_hidden(channels, where, pool_size, rectify):
 
 
 def test_denormal_numbers_are_zeros_or_themselves():
-    """XLA has its threads make them zeros."""
+    """XLA's threads flush them to zero."""
     layer = create_layer(np.random.default_rng(0), (1, 9, 9, 16), 3, 4, pool_size=2)
     layer = layer._replace(images=layer.images * np.float32(1e-39), bias=layer.bias * 0)
     outputs = compute(layer, "native")["outputs"]

@@ -1,4 +1,4 @@
-"""The library is compiled once, kept for the user alone, and never loaded when it is not sound."""
+"""The library is compiled once, private to the user, and never loaded if damaged."""
 
 import json
 import os
@@ -40,7 +40,7 @@ VERSION = "a version"
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library of this process: a compiler's output, which need not be compiled once more."""
+    """Returns this process's library, which need not be compiled again."""
     copy = tmp_path_factory.mktemp("native") / "library.so"
     _, finish = library._start.__wrapped__(tuple(library.find_compiler()))
     shutil.copy(finish(), copy)
@@ -57,7 +57,7 @@ def path_with(compiler: Compiler) -> str:
 
 
 def load(compiler: Compiler, cache: Path, script: str = LOAD, cxx: str = "") -> Library:
-    """Loads the library in a process of its own."""
+    """Loads the library in a separate process."""
     env: dict[str, Any] = {"PATH": path_with(compiler), "XDG_CACHE_HOME": str(cache), "CXX": cxx}
     done = python("-c", script, **env)
     assert (done.returncode, done.stderr) == (0, "")
@@ -65,7 +65,7 @@ def load(compiler: Compiler, cache: Path, script: str = LOAD, cxx: str = "") -> 
 
 
 def files(cache: Path) -> list[str]:
-    """What lies in the only directory of libraries."""
+    """Lists the files of the only directory of libraries."""
     (directory,) = (cache / "mnist_jax" / "native").iterdir()
     return sorted(path.name for path in directory.iterdir())
 
@@ -91,7 +91,7 @@ def test_a_second_process_loads_what_the_first_has_compiled(compiler, tmp_path):
 
 @pytest.mark.slow
 def test_a_compiler_with_arguments_compiles_a_library_that_works(tmp_path):
-    """Nothing is copied here: `ccache g++` is given like this."""
+    """$CXX may hold arguments, such as `ccache g++`."""
     compiler = create_compiler(tmp_path / "bin")
     cxx = f"'{compiler.program}' -O1"
     found = load(compiler, tmp_path / "cache", LOAD_AND_CALL, cxx)
@@ -137,7 +137,7 @@ def test_a_different_source_flag_compiler_or_jaxlib_makes_a_different_library(
 
 
 def damage(path: Path) -> None:
-    """Turns over one bit in the middle of a file."""
+    """Flips one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -178,7 +178,7 @@ def test_a_file_that_is_not_sound_is_never_loaded(name, compiler, tmp_path):
     except PermissionError:
         pytest.skip("only root gives files away")
     assert not is_sound(path)
-    if name == "directory":  # it can be none of ours: an error, and what is there stays
+    if name == "directory":  # it cannot be ours: an error, and it stays
         with pytest.raises(OSError, match="irectory"):
             start_compiling(tmp_path, compiler.command, VERSION)()
         return
@@ -188,7 +188,7 @@ def test_a_file_that_is_not_sound_is_never_loaded(name, compiler, tmp_path):
 
 
 def test_a_sound_library_is_found_beside_one_that_is_not(compiler, tmp_path):
-    """Two compilations of the same may differ, by a path or a time: each is a file of its own."""
+    """Two compilations of the same may differ, by a path or a time, so each has its own file."""
     path = start_compiling(tmp_path, compiler.command, VERSION)()
     for digit in "0f":  # one before it, one behind it
         shutil.copy(path, path.with_name(f"{path.name[:32]}-{64 * digit}.so"))
@@ -197,11 +197,11 @@ def test_a_sound_library_is_found_beside_one_that_is_not(compiler, tmp_path):
 
 
 def problem(monkeypatch: pytest.MonkeyPatch, **env: str) -> str:
-    """What prevents a library in this process, where nothing of it becomes known to JAX."""
+    """Returns the problem of loading the library in this process, without registering it."""
     with monkeypatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)
-        library._start.cache_clear()  # a neighbour may have begun, and not waited
+        library._start.cache_clear()  # another test may have started it without waiting
         found = library._load.__wrapped__()
     assert found.compiler == ""
     assert found.problem.isprintable()
@@ -269,7 +269,7 @@ def test_a_compilation_that_is_killed_leaves_nothing_that_is_loaded(compiler, tm
     assert leftover.endswith(".tmp")
     assert not load(compiler, cache, LOAD_AND_CALL).problem
     assert compiler.calls() == 2
-    assert leftover in files(cache)  # for all that is known, somebody compiles there
+    assert leftover in files(cache)  # another process may be compiling there
 
     (path,) = (cache / "mnist_jax" / "native").glob("*/*.so")
     path.unlink()

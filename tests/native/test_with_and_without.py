@@ -1,4 +1,4 @@
-"""What a user sees of the kernel, where it is and where no compiler makes it."""
+"""What a user sees with the kernel and without a compiler."""
 
 import dataclasses
 
@@ -66,7 +66,7 @@ def test_a_run_with_the_kernel_is_verified_and_resumed_without_it(command, tmp_p
     assert strict_json(workdir / "result.json")["native_compiler"] == load().compiler
     assert main(["verify", f"--workdir={workdir}"]) == 0
     done = command("verify", f"--workdir={workdir}", **no_compiler)
-    assert done.returncode in (0, 4)  # other sums are rounded otherwise
+    assert done.returncode in (0, 4)  # different sums round differently
     assert "was made in a different environment (native_compiler is " in done.stderr
     given = [*OPTIONS, f"--epochs={CONFIG.epochs + 1}", "--extend", f"--workdir={workdir}"]
     done = command("train", *given, **no_compiler)

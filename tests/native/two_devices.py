@@ -1,4 +1,4 @@
-"""Prints how far a kernel's results on two devices are from those on one: `python two_devices.py`.
+"""Prints the kernel's largest difference between two devices and one: `python two_devices.py`.
 
 The batch is split over the devices, as in a training.
 """
