@@ -55,7 +55,7 @@ def evaluate(
     mesh = create_mesh()
     own: Any = {"model": model, "splits": splits, "one_of_several": len(workdirs) > 1}
     trained = [load_trained(path, step, **own) for path in workdirs]
-    config = trained[0].config
+    parts, config = Parts(loss_fn=loss_fn), trained[0].config
     for path, network in zip(workdirs, trained, strict=True):
         differences = config_differences(
             *(
@@ -67,8 +67,6 @@ def evaluate(
             raise ValueError(
                 f"{path} was trained on other data than {workdirs[0]} ({'; '.join(differences)})"
             )
-    parts = Parts(loss_fn=loss_fn)
-    for path, network in zip(workdirs, trained, strict=True):
         saved = {name: sha256 for name, sha256 in network.origin.own.items() if name == "loss_fn"}
         given = own_sha256(parts, network.model, network.info)
         check_own(saved, given, Path(path), compare=is_here(network.origin))
@@ -79,16 +77,12 @@ def evaluate(
     chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
     variables = tuple(network.variables for network in trained)
     apply_fns = tuple(network.apply_fn for network in trained)
-    options: Any = {"loss_fn": loss_fn, "metrics": metrics}
-    how = eval_options(options)
+    own_functions: Any = {"loss_fn": loss_fn, "metrics": metrics}
+    options = eval_options(own_functions)
     if len(trained) == 1:
-        sums = [run_eval_steps(variables[0], apply_fns[0], chunk, **how) for chunk in chunks]
+        sums = [run_eval_steps(variables[0], apply_fns[0], chunk, **options) for chunk in chunks]
+        steps: Any = trained[0].step
     else:
-        sums = [run_ensemble_steps(variables, apply_fns, chunk, **how) for chunk in chunks]
-    steps = [network.step for network in trained]
-    return {
-        **mean_metrics(sums),
-        "count": len(labels),
-        "split": split,
-        "step": steps if len(steps) > 1 else steps[0],
-    }
+        sums = [run_ensemble_steps(variables, apply_fns, chunk, **options) for chunk in chunks]
+        steps = [network.step for network in trained]
+    return {**mean_metrics(sums), "count": len(labels), "split": split, "step": steps}

@@ -1,4 +1,4 @@
-"""The steps: pure functions of state and batch, and the loops that compile many of them at once."""
+"""The steps: pure functions of state and batch, and loops of many steps in one program."""
 
 import functools
 import inspect

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 MODULES = [
     *("augment", "loader", "loop", "metrics", "optimizer", "program", "rng", "rules", "steps"),
-    *("train", "workdir/checkpoint", "workdir/hashing", "laboratory/members"),
+    *("training", "workdir/checkpoint", "workdir/hashing", "laboratory/members"),
     *("laboratory/population", "laboratory/member_program"),
 ]
 PATIENCE = 5  # times as long as without a mutant: then it hangs, and so is noticed

@@ -1,21 +1,20 @@
-// A convolution, its bias, the rectifier and the pooling behind it, in one pass; and its gradients.
+// A convolution, pooling, a bias and a rectifier in one pass, and the gradients.
 //
-// Why by hand. Separate operations would each write their whole result to memory, for the next one
-// to read it back: 11 MB for the first layer of the reference network, of which pooling keeps a
-// quarter. A matrix product would first copy each pixel once for each weight that it meets. Here
-// the outputs of one pooling window never leave the processor's registers.
+// Why by hand? Separate operations would each write their whole result to memory for the next one:
+// 11 MB for the first layer of the reference network, of which pooling keeps a quarter. A matrix
+// product would first copy each pixel once per weight. Here the outputs of a pooling window never
+// leave the processor's registers.
 //
-// Vectors run along the batch, the last axis of every array: one instruction does the same for
-// kLanes images. So every vector is full, whatever the width of an image or of a window, and no
-// lane ever needs its neighbour. `Floats` is a type of the compiler (GCC and Clang), which turns
-// `a * b + c` into the widest instructions that the machine has: AVX-512, AVX2 or NEON.
+// Vectors run along the batch, the last axis of every array: one instruction serves kLanes images.
+// Every vector is therefore full for all sizes of images and windows, and no lane needs its
+// neighbour. `Floats` is a vector type of GCC and Clang, which turn `a * b + c` into the machine's
+// widest instructions: AVX-512, AVX2 or NEON.
 //
 // A task is a group of images, or some rows of one. It first copies what it reads often, so that
-// the neighbouring pixels of kLanes images lie side by side, and not a whole batch apart:
-// [G / kLanes, C, H, W, kLanes]. (The gradients of few channels go another way: see `FewWeights`.)
+// neighbouring pixels of kLanes images are adjacent instead of a whole batch apart:
+// [G / kLanes, C, H, W, kLanes]. (Gradients of few channels skip this: see `FewWeights`.)
 //
-// Every sum has one order, fixed by the shapes and by kLanes, whichever threads the tasks go to:
-// the bits do not depend on how many threads there are.
+// Shapes and kLanes fix the order of every sum, so the bits do not depend on the threads.
 //
 // Shapes, all row-major: images [C, H, W, B], kernel [K, K, C, F], bias [F]; outputs, winners and
 // their gradients [F, H', W', B]. B is a multiple of kLine.
@@ -42,14 +41,14 @@ constexpr int kRegisters = 32;
 #else
 constexpr int kRegisters = 16;
 #endif
-constexpr int64_t kLine = 64 / sizeof(float);  // numbers in a line of the cache
+constexpr int64_t kLine = 64 / sizeof(float);  // numbers in a cache line
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));  // also the masks: -1 is true
 typedef int16_t Shorts __attribute__((vector_size(2 * kLanes)));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 
-// Through memcpy, since an address need not be a multiple of the vector's size: one instruction.
+// memcpy allows unaligned addresses, and compiles to one instruction.
 template <class Vector>
 inline Vector Load(const void* from) {
   Vector vector;
@@ -62,7 +61,7 @@ inline void Store(void* to, Vector vector) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
-// By way of 16 bits: the direct way GCC would go lane by lane.
+// By way of 16 bits, because GCC converts directly lane by lane.
 inline Bytes Narrow(Ints ints) {
   return __builtin_convertvector(__builtin_convertvector(ints, Shorts), Bytes);
 }
@@ -79,11 +78,11 @@ inline float Sum(Floats vector) {
 
 inline int64_t Ceil(int64_t number, int64_t divisor) { return (number + divisor - 1) / divisor; }
 
-// What a task keeps in memory of its own.
+// The buffers of a task.
 enum Purpose { kGathered, kUnpooled, kTotals };
 
-// Returns memory of this thread, kept from task to task: new pages would cost as much as the work.
-// It begins at a line of the cache, so that no vector lies in two. What it holds is left over.
+// Returns this thread's uninitialised memory. Tasks reuse it, because new pages would cost as much
+// as the work. It is aligned to a cache line, so that no vector lies in two.
 template <Purpose purpose>
 float* Scratch(int64_t size) {
   static thread_local std::vector<float> memory;
@@ -106,17 +105,16 @@ float* Gather(const Layer& layer, const float* images, int64_t first, int64_t ro
   return gathered;
 }
 
-// How many outputs of a convolution are computed at once, for pooling windows of P x P: of kFilters
-// filters, at kPlaces places. Each loaded pixel then serves all these filters and each weight all
-// these places, and there are enough independent sums to hide that one addition takes four cycles.
-// More would not fit the registers.
+// The filters and places whose outputs are computed at once, for pooling windows of P x P. Each
+// loaded pixel serves all these filters and each weight all these places. The independent sums hide
+// the four cycles of an addition; more would not fit the registers.
 template <int P>
 constexpr int kPlaces = P == 1 ? 4 : P * P;
 template <int P>
 constexpr int kFilters = kRegisters / (P == 3 ? 16 : 8);
 
-// Returns a kernel in the order in which `Convolve` reads it, [F / N, C, K, K, N], padded with
-// zeros; `weight(f, c, i, j)` gives the numbers.
+// Returns a kernel in the order of `Convolve`, [F / N, C, K, K, N], zero-padded, from a function
+// `weight(f, c, i, j)`.
 template <int N, class Weight>
 std::vector<float> Packed(int64_t filters, int64_t channels, int64_t size, Weight weight) {
   std::vector<float> packed;
@@ -130,7 +128,7 @@ std::vector<float> Packed(int64_t filters, int64_t channels, int64_t size, Weigh
   return packed;
 }
 
-// Images [channels, height, width, kLanes], and which rows and columns of a kernel to lay on them.
+// Images [channels, height, width, kLanes], and the rows and columns of a kernel to apply to them.
 struct Planes {
   int64_t channels, height, width, kernel;
   int64_t row_begin = 0, row_end = kernel, column_begin = 0, column_end = kernel;
@@ -138,8 +136,7 @@ struct Planes {
   int64_t size() const { return channels * height * width * kLanes; }
 };
 
-// Computes the convolutions of N filters at Q places; places[q] is the distance of one from
-// `window`.
+// Computes the convolutions of N filters at Q places; places[q] is an offset from `window`.
 template <int N, int Q>
 inline void Convolve(const Planes& planes, const float* window, const int64_t (&places)[Q],
                      const float* weights, Floats (&sums)[N][Q]) {
@@ -159,9 +156,8 @@ inline void Convolve(const Planes& planes, const float* window, const int64_t (&
       }
 }
 
-// Pools the outputs of a window, then adds the bias, which gives the same as before the pooling,
-// and rectifies. `winner` becomes the number of the largest output, or kNone where the rectifier is
-// shut.
+// Pools the outputs of a window, then adds the bias, which commutes with pooling, and rectifies.
+// `winner` becomes the index of the largest output, or kNone if it is rectified to 0.
 template <int P>
 inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* winner) {
   Floats best = outputs[0];
@@ -185,7 +181,7 @@ inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* 
   return best;
 }
 
-// The outputs of a group, in some rows from row `first_row` on.
+// Computes the outputs of a group in `rows` rows from `first_row`.
 template <int P, int K>
 void ForwardGroup(const Layer& layer, const float* images, const float* packed, const float* bias,
                   float* outputs, uint8_t* winners, int64_t first_row, int64_t rows,
@@ -218,8 +214,8 @@ void ForwardGroup(const Layer& layer, const float* images, const float* packed, 
     }
 }
 
-// Undoes the pooling and the rectifier of one output: the gradient of what the convolution gave at
-// each place of a window goes to to[place / P * row + place % P * column].
+// Undoes the pooling and the rectifier of one output: stores the gradient of the convolution at
+// each place of a window in to[place / P * row + place % P * column].
 template <int P>
 inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int64_t row,
                    int64_t column) {
@@ -231,13 +227,13 @@ inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int6
 }
 
 // The gradients of weights are computed in one of two ways. With few channels, reading costs more
-// than computing: each output's gradient is read once, where it lies, and masked in a register.
-// With many channels, each gradient is needed for every one: a task first unpools it to a buffer.
+// than computing: each output's gradient is read once, in place, and masked in a register. With
+// many channels, each gradient is needed for all of them, so a task first unpools it to a buffer.
 constexpr int64_t kFewChannels = 4;
-constexpr int64_t kFewFilters = 4;  // that go together over the images, which stay in the cache
+constexpr int64_t kFewFilters = 4;  // computed together while the images stay in the cache
 
 // Adds the terms of one pooled output to the sums of a filter, for R rows of its kernel from row
-// `i0` on. A term is the gradient of the output times the pixel that the winner saw.
+// `i0`. A term is the gradient of the output times the pixel at the winner.
 template <int P, int K, int R>
 inline void AddWindow(const Layer& layer, const float* window, const float* grads,
                       const uint8_t* winners, int64_t i0, Floats* sums, Floats* bias_sum) {
@@ -265,7 +261,7 @@ inline void AddWindow(const Layer& layer, const float* window, const float* grad
   if (i0 == 0) *bias_sum = whole;
 }
 
-// The gradients of kFewFilters filters, from `first` on, and their biases, of one channel.
+// Computes the gradients of kFewFilters filters from `first`, and their biases, for one channel.
 template <int P, int K>
 void FewWeights(const Layer& layer, const float* images, const uint8_t* winners, const float* grads,
                 float* kernel_grads, float* bias_grads, int64_t channel, int64_t first) {
@@ -293,11 +289,11 @@ void FewWeights(const Layer& layer, const float* images, const uint8_t* winners,
   }
 }
 
-// Filters whose weights' gradients are computed at once, for a row of the kernel.
+// The filters whose gradients are computed at once, for a row of the kernel.
 template <int K>
 constexpr int kGradients = kRegisters / (K == 3 ? 5 : 8);
 
-// What a group contributes to the gradients of kernel and bias.
+// Computes a group's share of the gradients of kernel and bias.
 template <int P, int K>
 void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winners,
                   const float* grads, float* kernel_grads, float* bias_grads, int64_t group) {
@@ -305,7 +301,7 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
   const float* gathered = Gather(layer, images, 0, layer.height, group);
   const int64_t plane = layer.height * layer.width * kLanes, row = layer.out_width * P * kLanes;
   const int64_t size = layer.channels * K * N * K * kLanes;
-  float* unpooled = Scratch<kUnpooled>(N * R * P * row);  // of R rows: they stay in the cache
+  float* unpooled = Scratch<kUnpooled>(N * R * P * row);  // R rows stay in the cache
   float* totals = Scratch<kTotals>(size);               // [C, K, N, K, kLanes]
   for (int64_t first = 0; first < layer.filters; first += N) {
     const int64_t filters = std::min<int64_t>(N, layer.filters - first);
@@ -362,10 +358,10 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
   }
 }
 
-// The gradients of a group's images. Each pixel meets the kernel turned by half a turn, laid on the
-// gradients of the convolution's outputs; between these are stride - 1 zeros, and around them a
-// border. Rows and columns of the kernel that meet only the border are skipped. (Where a weight is
-// infinite, those zeros make NaN of pixels that it does not reach; no NaN is ever hidden.)
+// Computes the gradients of a group's images: a convolution of the outputs' gradients, with
+// stride - 1 zeros between them and a border around them, with the kernel rotated by 180 degrees.
+// Rows and columns of the kernel that meet only the border are skipped. (An infinite weight times
+// these zeros makes NaN of pixels that it does not reach; no NaN is ever hidden.)
 template <int P>
 void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners,
                  const float* grads, float* image_grads, int64_t group) {
@@ -409,8 +405,8 @@ void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners
     }
 }
 
-// Calls `run(Sizes<P, K>())` for the pooling and the kernel of a layer. A loop whose length is
-// known to the compiler is unrolled, and its sums stay in registers.
+// Calls `run(Sizes<P, K>())` for the pooling and the kernel of a layer. The compiler unrolls loops
+// of these constant lengths, so their sums stay in registers.
 template <int P_, int K_>
 struct Sizes {
   static constexpr int P = P_, K = K_;
@@ -428,16 +424,16 @@ void WithSizes(const Layer& layer, Run run) {
   }
 }
 
-// Returns the images of a group whose tasks copy so many numbers of each: what half of a usual L2
-// cache holds, but at most 32, to have work for many threads, and at least kLine, so that no two
-// threads write to the same line of the cache.
+// Returns the size of a group whose tasks copy `numbers` of each image: those that fit half of a
+// usual L2 cache, at most 32, to have work for many threads, and at least kLine, so that no two
+// threads write to the same cache line.
 int64_t GroupSize(int64_t numbers) {
   int64_t size = 32;
   while (size > kLine && size * numbers * int64_t{sizeof(float)} > 256 * 1024) size /= 2;
   return size;
 }
 
-// Calls `run(network, i, j)` for all i < outer and j < inner of each network: a task each.
+// Calls `run(network, i, j)` as one task each for all i < outer and j < inner of each network.
 template <class Run>
 void ForTasks(int64_t networks, int64_t outer, int64_t inner, const Parallel& parallel, Run run) {
   parallel(networks * outer * inner, [&](int64_t task) {
@@ -483,7 +479,7 @@ void WeightsGradient(const Layer& layer, int64_t networks, const float* images,
                      const uint8_t* winners, const float* grads, float* kernel_grads,
                      float* bias_grads, const Parallel& parallel) {
   const bool few = layer.channels <= kFewChannels;
-  // With many channels each group has sums of its own, which are then added in their order.
+  // With many channels each group has its own sums, which are then added in order.
   const int64_t size = GroupSize(layer.channels * layer.height * layer.width);
   const int64_t groups = Ceil(layer.batch, size), length = layer.kernel_size() + layer.filters;
   const std::unique_ptr<float[]> sums(new float[few ? 0 : networks * groups * length]);
@@ -506,7 +502,7 @@ void WeightsGradient(const Layer& layer, int64_t networks, const float* images,
     });
   });
   if (few) return;
-  constexpr int64_t kBlock = 4096;  // of numbers that a task adds up
+  constexpr int64_t kBlock = 4096;  // numbers that a task adds up
   ForTasks(networks, Ceil(length, kBlock), 1, parallel, [&](int64_t n, int64_t block, int64_t) {
     for (int64_t i = block * kBlock; i < std::min((block + 1) * kBlock, length); ++i) {
       float sum = 0;

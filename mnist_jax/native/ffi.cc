@@ -1,4 +1,4 @@
-// The calls by which XLA reaches conv_pool.cc, and the threads that it lends.
+// XLA's calls of conv_pool.cc, on XLA's threads.
 //
 // https://docs.jax.dev/en/latest/ffi.html
 
@@ -16,14 +16,14 @@
 namespace ffi = xla::ffi;
 
 // Shares tasks among XLA's threads and this one. It waits for tasks that have begun, never for a
-// thread to become free: the others may be waiting for a thread themselves.
+// free thread, because the others may be waiting for a thread, too.
 static conv_pool::Parallel On(ffi::ThreadPool& threads) {
   return [&threads](int64_t count, const std::function<void(int64_t)>& task) {
     struct Shared {
       std::atomic<int64_t> begun{0}, done{0};
     };
-    // A helper that comes too late finds nothing left to begin, and so never touches `task`, which
-    // is gone by then; `shared` lives as long as the last of them.
+    // A late helper finds no task left to begin, so it never touches `task`, which is gone by then.
+    // `shared` lives until the last helper ends.
     auto shared = std::make_shared<Shared>();
     auto work = [shared, count, &task] {
       for (int64_t i; (i = shared->begun.fetch_add(1)) < count; shared->done.fetch_add(1)) task(i);
@@ -35,8 +35,8 @@ static conv_pool::Parallel On(ffi::ThreadPool& threads) {
   };
 }
 
-// The sizes of a layer by the shapes of its arrays, and how many there are. Leading axes, the same
-// for all arrays, are those of `jax.vmap`: each place in them is a network of its own.
+// Returns the sizes of a layer from the shapes of its arrays, and the number of networks, which the
+// arrays' leading axes count (`jax.vmap` adds them).
 template <class Images, class Kernel, class Outputs>
 static std::pair<conv_pool::Layer, int64_t> LayerOf(Images images, Kernel kernel, Outputs outputs,
                                                   int64_t stride, int64_t pool_size, bool mean,
