@@ -176,7 +176,9 @@ def test_a_search_of_an_older_version_is_resumed_with_the_defaults_of_new_fields
 @pytest.mark.slow
 def test_a_different_config_or_search_space_is_refused(finished):
     workdir, _ = finished
-    with pytest.raises(ValueError, match=r"another config .* \(config.epochs is 6, not 5\): choos"):
+    with pytest.raises(
+        ValueError, match=r"different config .* \(config.epochs is 6, not 5\): choos"
+    ):
         sweep(dataclasses.replace(TINY, epochs=5), SPACE, workdir, trials=TRIALS)
     wider = SPACE | {"optimizer.learning_rate": FloatDistribution(1e-3, 1e-1, log=True)}
     with pytest.raises(ValueError, match=r"learning_rate.attributes.high is 0.01, not 0.1\)"):

@@ -1,5 +1,5 @@
-// Runs conv_pool.cc alone, on layers of all kinds and on arrays that end where their memory ends, so
-// that a sanitizer sees every access beyond them; with one thread and with four, which must agree.
+// Runs conv_pool.cc alone, on layers of all kinds, with one thread and with four, which must agree.
+// Arrays end where their memory ends, so that a sanitizer sees every access beyond them.
 
 #include <atomic>
 #include <cstdio>
@@ -26,7 +26,7 @@ static void OnFourThreads(int64_t count, const std::function<void(int64_t)>& tas
   for (auto& thread : threads) thread.join();
 }
 
-// An array of its own on the heap: a vector may have room to spare.
+// An array on the heap without the spare capacity of a vector.
 template <class T>
 struct Array {
   explicit Array(int64_t size) : size(size), data(new T[size]) {}
@@ -54,7 +54,7 @@ struct Sum {
   uint64_t value = 14695981039346656037u;
 };
 
-// A hash of all that is computed of a layer.
+// Hashes all results of a layer.
 static uint64_t Hash(const Layer& layer, int64_t networks, const conv_pool::Parallel& parallel) {
   state = 1;
   const auto images = Random(networks * layer.images_size());
@@ -91,7 +91,7 @@ int main() {
           for (int64_t left_over : {0, 1, 4})
             for (int64_t batch : {16, 144}) {
               Layer layer;
-              // Few and many, for which weights have their gradients in different ways.
+              // Few and many have different code for the gradients of weights.
               layer.channels = layers % 50 ? 1 + layers % 7 : 40;
               layer.filters = 1 + layers % 9;
               layer.batch = batch;

@@ -1,7 +1,8 @@
 """The kernel's derivatives and maps agree with those of XLA's own operations."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,39 +135,27 @@ def problem(pool: str, *, rectify: bool) -> tuple[Callable, Callable, Arrays, Ar
     return ours, functools.partial(reference, **options), x, v  # type: ignore[return-value]
 
 
-def check_against_plain_operations(name: str, pool: str, *, rectify: bool) -> None:
+def slow_unless(names: Iterable[str]) -> list[Any]:
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+
+
+slow = pytest.mark.slow
+LAYERS = [("max", True), *(pytest.param(*x, marks=slow) for x in (("max", False), ("mean", True)))]
+
+
+@pytest.mark.parametrize(("pool", "rectify"), LAYERS)
+@pytest.mark.parametrize("name", slow_unless(QUICK))
+def test_every_derivative_and_map_agrees_with_plain_operations(name, pool, rectify):
     ours, theirs, *arrays = problem(pool, rectify=rectify)
     expected = jax.jit(functools.partial(KINDS[name], theirs))(*arrays)
     compare(jax.jit(functools.partial(KINDS[name], ours))(*arrays), expected)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_every_derivative_and_map_agrees_with_plain_operations(name):
-    check_against_plain_operations(name, "max", rectify=True)
-
-
-def check_without_jit(name: str) -> None:
+@pytest.mark.parametrize("name", slow_unless(["value", "grad", "jvp", "vmap of grad"]))
+def test_derivatives_are_the_same_without_jit(name):
     ours, _, *arrays = problem("max", rectify=True)
     expected = jax.jit(functools.partial(KINDS[name], ours))(*arrays)
     compare(KINDS[name](ours, *arrays), expected)
-
-
-@pytest.mark.parametrize("name", ["value", "grad", "jvp", "vmap of grad"])
-def test_derivatives_are_the_same_without_jit(name):
-    check_without_jit(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_all_derivatives_are_the_same_without_jit(name):
-    check_without_jit(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("pool", "rectify"), [("max", True), ("max", False), ("mean", True)])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_derivative_of_every_kind_of_layer(name, pool, rectify):
-    check_against_plain_operations(name, pool, rectify=rectify)
 
 
 def compare(found, expected) -> None:
