@@ -149,7 +149,7 @@ def test_an_unfinished_population_is_resumed_with_its_own_members_only(tmp_path,
 
 def test_a_finished_population_of_other_members_is_overwritten_only_if_asked(run, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "run")
-    with pytest.raises(ValueError, match=r"other members \(seeds is \[0, 1, 2\], not \[0\]\)"):
+    with pytest.raises(ValueError, match=r"different members \(seeds is \[0, 1, 2\], not \[0\]\)"):
         population(TINY, workdir, seeds=1)
     with pytest.raises(ValueError, match=r"holds a population: choose another --workdir"):
         train(TINY, workdir, overwrite=True)
