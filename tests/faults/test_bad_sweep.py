@@ -29,7 +29,7 @@ def of(**distributions: str) -> str:
 GOOD, UNIT = of(epochs="IntDistribution(1, 2)"), "FloatDistribution(0, 1)"
 NO_SPACE = "must define get_search_space() -> dict of field names and Optuna's distributions"
 UNKNOWN = "unknown config field optimizer.lr (did you mean optimizer.learning_rate?); expected"
-OTHER_DATA = "must not hold data.validation_fraction: with other data the accuracies could not be"
+OTHER_DATA = "must not hold data.validation_fraction: accuracies on different data cannot be"
 OPTIMIZERS = "CategoricalDistribution(['sgd', '{}'])".format
 BAD_RECIPES = {
     "none.py": (HEAD, NO_SPACE),
