@@ -78,9 +78,10 @@ class Forward:
     def init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
         """Initialises the module's variables, without the collections that only record.
 
-        Each step would append the values that a module sows to its collection.
+        A collection of sown values would grow with each step.
         """
-        variables = self._init(rng, images)
+        variables = self.model.init(rng, images, **self._options(train=False, mask=None))
+        variables = {"params": {}, **nn.meta.unbox(variables)}
         kept = [name for name in variables if name != "params"]
         if not kept:
             return variables
@@ -93,10 +94,6 @@ class Forward:
             if jax.tree.structure(before[name]) != jax.tree.structure(dict(after)[name]):
                 del variables[name]
         return variables
-
-    def _init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
-        variables = self.model.init(rng, images, **self._options(train=False, mask=None))
-        return {"params": {}, **nn.meta.unbox(variables)}
 
     def _options(self, *, train: bool, mask: jax.Array | None) -> dict[str, Any]:
         taken = _arguments(self.model)

@@ -13,7 +13,7 @@ from optax import contrib
 
 
 def vectors(images: jax.Array) -> jax.Array:
-    """Images, a row of pixels each."""
+    """Flattens each image to a row of pixels."""
     return images.reshape(len(images), -1)
 
 

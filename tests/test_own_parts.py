@@ -41,7 +41,7 @@ SPLITS = {"train": drawn(100, 0), "test": drawn(40, 1)}  # 80 to train on: 5 ste
 
 
 def squared(logits: jax.Array, labels: jax.Array, params: Any) -> jax.Array:
-    """The Brier score, with a penalty."""
+    """Computes the Brier score, with a penalty."""
     errors = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
     return jnp.sum(errors**2, axis=-1) + 1e-4 * optax.tree.norm(params, squared=True)
 

@@ -72,7 +72,7 @@ def test_mixup_takes_only_neighbours_that_are_not_padding(monkeypatch):
 
 
 def linear_state(classes: int) -> TrainState:
-    """A network whose logits are the first pixels."""
+    """Returns the state of a network whose logits are the first pixels."""
 
     def apply_fn(variables, images, **_):
         logits = images.reshape(len(images), -1)[:, :classes] + variables["params"]["bias"]

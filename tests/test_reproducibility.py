@@ -27,7 +27,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(small_run, tmp_path,
 
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
-    """11 steps per epoch, the last of 12 examples, in chunks of 4, 4 and 3."""
+    """Trains 11 steps per epoch, the last of 12 examples, in chunks of 4, 4 and 3."""
     config = replace_fields(TINY, {"batch_size": 50, "optimizer.learning_rate": 0.01})
     run = train(config, tmp_path_factory.mktemp("ragged"))
     # With every schedule, the last epoch is the best.

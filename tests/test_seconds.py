@@ -82,7 +82,7 @@ def test_the_seconds_of_a_training_are_those_of_its_phases_and_epochs(tmp_path, 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["at once", "resumed"])
 def test_the_seconds_of_a_population_are_those_of_its_phases_and_epochs(tmp_path, stopped):
-    """A member's end when its directory is written."""
+    """A member's seconds end when its directory is written."""
     if stopped:
         with scripted(seconds=SECONDS):
             stop_after(5, population, LESSON, tmp_path, seeds=2)
