@@ -246,30 +246,35 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
                 before = study.user_attrs.get("made_of")
                 if before is None:
                     study.set_user_attr("made_of", made_of)
-            both = [dict(made) for made in (before or made_of, made_of)]
-            owns = [made.pop("own", {}) for made in both]
-            then, now = (made.pop("environment", None) for made in both)
-            if then != now:  # the same code has different hashes there
-                owns = [dict.fromkeys(own, "") for own in owns]
-            if changed := {name for name, _ in owns[0].items() ^ owns[1].items()}:
-                raise ValueError(
-                    f"{workdir} holds a search with a different {', '.join(sorted(changed))}: hand "
-                    "in the same own parts, or choose another --workdir"
-                )
-            differences = config_differences(
-                *(made | {"config": completed(made["config"])} for made in both)
-            )
-            if differences:
-                raise ValueError(
-                    f"{workdir} holds a search with a different config or search space "
-                    f"({'; '.join(differences)}): choose another --workdir"
-                )
+            _check_same_search(workdir, before or made_of, made_of)
             yield study
     except errors as error:
         raise OSError(
             f"the study cannot be read or written: {_reason(error)}; finished trials stay: run the "
             "same command again to resume"
         ) from error
+
+
+def _check_same_search(workdir: Path, before: dict[str, Any], made_of: dict[str, Any]) -> None:
+    """Raises ValueError if the study was made of something else before."""
+    both = [dict(made) for made in (before, made_of)]
+    owns = [made.pop("own", {}) for made in both]
+    then, now = (made.pop("environment", None) for made in both)
+    if then != now:  # the same code has different hashes there
+        owns = [dict.fromkeys(own, "") for own in owns]
+    if changed := {name for name, _ in owns[0].items() ^ owns[1].items()}:
+        raise ValueError(
+            f"{workdir} holds a search with a different {', '.join(sorted(changed))}: hand in the "
+            "same own parts, or choose another --workdir"
+        )
+    differences = config_differences(
+        *(made | {"config": completed(made["config"])} for made in both)
+    )
+    if differences:
+        raise ValueError(
+            f"{workdir} holds a search with a different config or search space "
+            f"({'; '.join(differences)}): choose another --workdir"
+        )
 
 
 def _reason(error: BaseException) -> str:
