@@ -185,7 +185,7 @@ def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength
         mask: bool [B], False for padding.
         key: this step's own key.
         alpha: parameter of the Beta(alpha, alpha) that draws the example's own weight. With 0, its
-            limit, nothing is mixed, and if it is a Python number, nothing drawn.
+            limit, nothing is mixed; with the Python number 0, nothing is drawn either.
 
     References:
         H. Zhang, M. Cisse, Y. Dauphin and D. Lopez-Paz, "mixup: Beyond Empirical Risk

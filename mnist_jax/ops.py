@@ -32,8 +32,8 @@ def conv_pool(
 ) -> jax.Array:
     """Convolves, pools, adds a bias and rectifies, in one pass.
 
-    The bias comes after the pooling: the result is the same, on fewer numbers. So does the
-    rectifier, which commutes with a maximum, though not with a mean.
+    The bias and the rectifier come after the pooling, on fewer numbers. A maximum commutes with
+    both, a mean only with the bias.
 
     The batch is the last axis, as in cuda-convnet: a CPU's vector instructions then work on many
     images at once, whatever the other sizes.
@@ -41,8 +41,8 @@ def conv_pool(
     Four lowerings give the same values and reverse-mode gradients, up to rounding and for finite
     numbers:
 
-    `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`. The maximum has a gradient
-    of its own, because XLA's select-and-scatter is slow on CPUs, GPUs and TPUs.
+    `xla` is `lax.conv_general_dilated` followed by `lax.reduce_window`. The maximum has its own
+    gradient, because XLA's, a select-and-scatter, is slow on CPUs, GPUs and TPUs.
 
     `matmul` makes both one matrix product. Every pooled output sees one window of the image,
     stride * (p - 1) + k pixels a side; the p * p convolution outputs inside it are the products of
@@ -146,8 +146,8 @@ def choose_lowering(
 
     On a TPU (`benchmarks/ahead.py`) it is `matmul` for windows of at most SMALL_WINDOW numbers,
     such as 4 by 4 pixels. Larger windows take `rows` with pooling, up to LARGEST_BANDS, and `xla`
-    without pooling. The rest is `matmul`, as are float32 products without pooling: XLA makes each
-    of six bfloat16 products, and takes minutes to compile them.
+    without pooling. The rest is `matmul`, as are float32 products without pooling: XLA composes
+    them of six bfloat16 products each, which would take minutes to compile.
 
     Args:
         images: padded images, float [C, H, W, B], or their shape and type.

@@ -344,8 +344,7 @@ def run_ensemble_steps(
 ) -> Sums:
     """Evaluates an ensemble like `run_eval_steps`: the networks' probabilities are averaged.
 
-    `loss_fn` and `metrics` receive their logarithms as logits. An ensemble has no `params` for
-    `loss_fn`.
+    Their logarithms are the logits for `loss_fn` and `metrics`. There are no `params` for `loss_fn`.
     """
 
     def ensemble_step(batch: Batch) -> Sums:
