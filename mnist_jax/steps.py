@@ -344,7 +344,7 @@ def run_ensemble_steps(
 ) -> Sums:
     """Evaluates an ensemble like `run_eval_steps`: the networks' probabilities are averaged.
 
-    Their logarithms are the logits for `loss_fn` and `metrics`. There are no `params` for `loss_fn`.
+    `loss_fn` and `metrics` receive their logarithms as logits; there are no `params`.
     """
 
     def ensemble_step(batch: Batch) -> Sums:

@@ -30,8 +30,8 @@ def create_layer(
 ) -> Layer:
     """Draws a layer whose sums are all exact in float32, in whatever order they are added.
 
-    Products are multiples of 1/64. A bias is an odd multiple of 1/128, so it is never what rounding
-    decides whether the rectifier of a mean is shut.
+    Products are multiples of 1/64. A bias is an odd multiple of 1/128, so rounding never decides
+    whether a mean is rectified.
     """
     options = {"stride": 1, "padding": "VALID", "pool": "max", "pool_size": 1} | options
 
@@ -84,8 +84,8 @@ def in_numpy(layer: Layer) -> tuple[Arrays, Arrays]:
     NaN is the largest number, as in `np.max`: neither pooling nor rectifier hides it.
 
     Returns:
-        the outputs and the gradients of the three arrays; and the latter once more, with the terms
-        that are zero left out: 0 * infinity is NaN, and who leaves out such a term has none.
+        The outputs and the gradients of the three arrays; and these gradients without zero terms,
+        for implementations that skip 0 * infinity, which is NaN.
     """
     images, kernel, bias, grads, options = layer
     size, stride, pool = len(kernel), options["stride"], options["pool_size"]
