@@ -97,7 +97,9 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
     if options.get("loss_fn", cross_entropy) is not cross_entropy:
         for name in ("label_smoothing", "mixup_alpha"):
             if not is_off(options.get(name, 0.0)):
-                raise ValueError(f"{name} must be 0 with an own loss_fn, which gets whole labels")
+                raise ValueError(
+                    f"{name} must be 0 with an own loss_fn, which takes integer labels"
+                )
 
 
 def to_float(images: Any) -> jax.Array:

@@ -26,6 +26,7 @@ HEADER, *SOURCES = "conv_pool.h", "conv_pool.cc", "ffi.cc"
 # The machine's widest instructions; a product and the addition behind it are one instruction.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
+SEARCHED = f"$CXX or one of {', '.join(COMPILERS)} is used"
 TARGETS = (
     "ConvPoolInfer",
     "ConvPoolForward",
@@ -72,15 +73,15 @@ def _load() -> Library:
     except ValueError as error:
         return Library("", f"$CXX is not a command: {one_line(error)}")
     if not compiler:
-        return Library("", f"no C++ compiler is found: install g++ or clang++ ({_where()})")
+        return Library("", f"no C++ compiler is found: install g++ or clang++ ({SEARCHED})")
     try:
         version, finish = _start(tuple(compiler))
         register(finish())
     except subprocess.CalledProcessError as error:
         said = one_line(f"{error.stdout}\n{error.stderr}") or f"exit status {error.returncode}"
-        return Library("", f"{shlex.join(compiler)} fails: {said:.300} ({_where()})")
+        return Library("", f"{shlex.join(compiler)} fails: {said:.300} ({SEARCHED})")
     except subprocess.TimeoutExpired:
-        return Library("", f"{shlex.join(compiler)} takes more than {TIMEOUT} s ({_where()})")
+        return Library("", f"{shlex.join(compiler)} takes more than {TIMEOUT} s ({SEARCHED})")
     except (OSError, RuntimeError, AttributeError) as error:
         return Library("", f"the library cannot be saved or loaded: {one_line(error)}")
     finally:
@@ -93,10 +94,6 @@ def _start(compiler: tuple[str, ...]) -> tuple[str, Callable[[], Path]]:
     """Starts the compilation; returns the compiler's version and the function that finishes it."""
     version = _wait(_spawn([*compiler, "--version"])).split("\n")[0]
     return version, start_compiling(private_directory("native"), compiler, version)
-
-
-def _where() -> str:
-    return f"$CXX or one of {', '.join(COMPILERS)} is used"
 
 
 def find_compiler() -> list[str]:
