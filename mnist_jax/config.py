@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from flax.traverse_util import flatten_dict
-
 LARGEST = 2**20  # of what a network or a batch has many of: more is a slip, and no memory holds it
 FLOAT32_MAX = 3.4028234663852886e38  # what is more becomes infinite where it is computed with
 # What each optimizer takes beside its learning rate: whatever else were set would change nothing.
@@ -64,6 +62,14 @@ def _require(condition: bool, name: str, expected: str, value: object) -> None:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
+def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dicts by names such as "optimizer.learning_rate"."""
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    parts = (flattened(value, f"{prefix}{name}.") for name, value in values.items())
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns " (did you mean X?)" with the known name that is most like another, or "".
 
@@ -99,7 +105,7 @@ class Checked:
         known = typing.get_type_hints(cls)
         for name in values:
             if name not in known:
-                near = did_you_mean(name, flatten_dict(dataclasses.asdict(cls()), sep="."))  # type: ignore[call-overload]
+                near = did_you_mean(name, flattened(dataclasses.asdict(cls())))  # type: ignore[call-overload]
                 raise TypeError(
                     f"{cls.__name__} has no field {name}{near}; expected some of {', '.join(known)}"
                 )
@@ -314,25 +320,25 @@ class Config(Checked):
         _require(not self.watch.patience or every == 1, "checkpoint.every_epochs", saved, every)
 
 
-def _document_fields() -> None:
-    """Adds the string below each field to the docstring of its class: for `help(Config)`.
+FIELD_DOCS: dict[type, dict[str, str]] = {}  # the string below each field, in one line
 
-    The parts of a Config have none, as `--help` prints the first line of their docstrings there.
-    """
+
+def _document_fields() -> None:
+    """Fills `FIELD_DOCS`, and adds it to the docstring of each class: for `help(Config)`."""
     try:
         source = inspect.getsource(sys.modules[__name__])  # once: of a class, Python parses it all
     except (OSError, TypeError, KeyError):  # only the compiled file is there, or its text is run
-        return
+        source = ""
     blocks = re.split(r"(?m)^(?=\S)", source)
     for cls in Checked.__subclasses__():
-        (block,) = (text for text in blocks if text.startswith(f"class {cls.__name__}("))
-        told = re.findall(r'(?ms)^    (\w+): [^\n]*\n    """(.*?)"""', block)
-        lines = [
-            textwrap.fill(f"{name}: {' '.join(text.split())}", 96, subsequent_indent="    ")
-            for name, text in told
-        ]
-        attributes = textwrap.indent("\n".join(lines), "    ")
-        cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{attributes}\n"
+        block = next((text for text in blocks if text.startswith(f"class {cls.__name__}(")), "")
+        found = re.findall(r'(?ms)^    (\w+): [^\n]*\n    """(.*?)"""', block)
+        docs = FIELD_DOCS[cls] = {name: " ".join(text.split()) for name, text in found}
+        if docs:
+            lines = (f"{name}: {text}" for name, text in docs.items())
+            filled = (textwrap.fill(line, 96, subsequent_indent="    ") for line in lines)
+            attributes = textwrap.indent("\n".join(filled), "    ")
+            cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{attributes}\n"
 
 
 _document_fields()
@@ -345,11 +351,10 @@ PART_FUNCTIONS = ("get_model", "get_optimizer", "get_loss", "get_splits", "get_m
 def load_config(path: str | Path) -> Config:
     """Reads a recipe: a Python file with `get_config() -> Config`, or a `config.json`.
 
-    `configs/NAME.py` is also found where it does not lie in the current directory: an installed
-    package carries its recipes, and a checkout has them beside the package.
+    The package's own recipes are also found by their names, such as `fast`.
 
     Raises FileNotFoundError if the file does not exist, and ValueError if it does not give a
-    valid Config; the message names the file and says why.
+    valid Config; the message names the file and the reason.
     """
     function = recipe_function(path, "get_config")
     config = function() if function else None
@@ -364,14 +369,7 @@ def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
     Whatever the function raises becomes a ValueError that names the file. A `config.json` has
     get_config only. Raises as `load_config` does.
     """
-    file = Path(path)
-    package = Path(__file__).parent
-    if not file.is_file() and file.parent == Path("configs"):
-        file = next(
-            (home / file for home in (package, package.parent) if (home / file).is_file()), file
-        )
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no config file {str(path)!r}")
+    file = _find_recipe(path)
 
     def read() -> dict[str, Any]:
         if file.suffix != ".json":
@@ -386,6 +384,34 @@ def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
             raise ValueError(f"{path} defines {other}, which has no effect: call it {near[0]}")
     function = defined.get(name)
     return _of_recipe(path, file, function) if callable(function) else None
+
+
+def recipe_folder() -> Path:
+    """Returns the folder of the package's recipes; in a checkout it lies beside the package."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the package's recipes: `mnist-jax train --config NAME`."""
+    return sorted(file.stem for file in recipe_folder().glob("[a-z]*.py"))
+
+
+def _find_recipe(path: str | Path) -> Path:
+    file = Path(path)
+    if file.is_file():
+        if file.suffix not in (".py", ".json"):
+            raise ValueError(f"{path} is not a recipe; expected a .py file or a config.json")
+        return file
+    name = str(path).removeprefix("configs/").removesuffix(".py")
+    if name in recipe_names():
+        return recipe_folder() / f"{name}.py"
+    message = f"there is no config file {str(path)!r}"
+    if str(path) and (file / "config.json").is_file():
+        raise FileNotFoundError(f"{message}; for that run's recipe, name {file / 'config.json'}")
+    near = did_you_mean(name, recipe_names())
+    raise FileNotFoundError(f"{message}{near}; the recipes are {', '.join(recipe_names())}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -422,7 +448,7 @@ def replace_fields(config: Config, values: dict[str, Any]) -> Config:
     Raises ValueError if a field does not exist, or the values are not valid together.
     """
     nested = dataclasses.asdict(config)
-    known = flatten_dict(nested, sep=".")
+    known = flattened(nested)
     for name, value in values.items():
         if name not in known:
             raise _unknown_field(name, known)
@@ -435,7 +461,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     _require(isinstance(values, dict), prefix.rstrip(".") or "a config", "an object", values)
     types = typing.get_type_hints(cls)
     if unknown := sorted(set(values) - set(types), key=str):
-        known = flatten_dict(dataclasses.asdict(cls()), sep=".")
+        known = flattened(dataclasses.asdict(cls()))
         raise _unknown_field(f"{prefix}{unknown[0]}", [prefix + name for name in known])
     return cls(
         **{
@@ -452,8 +478,8 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
 
     Fields that the config of an older version lacks get their defaults; a run may have added some.
     """
-    defaults = flatten_dict(dataclasses.asdict(Config()), sep=".")
-    return defaults | flatten_dict(values, sep=".")
+    defaults = flattened(dataclasses.asdict(Config()))
+    return defaults | flattened(values)
 
 
 def fields_with_defaults(config: Config) -> dict[str, tuple[Any, Any]]:
@@ -464,7 +490,7 @@ def fields_with_defaults(config: Config) -> dict[str, tuple[Any, Any]]:
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns a line for each value of nested dicts that differs, such as "epochs is 9, not 10"."""
-    before, after = (flatten_dict(values, sep=".") for values in (old, new))
+    before, after = (flattened(values) for values in (old, new))
     return [
         f"{name} is {before.get(name)!r}, not {after.get(name)!r}"
         for name in before | after

@@ -1,6 +1,5 @@
-"""The start of the command: it handles signals before the imports, which take a second."""
+"""The start of the command: it handles signals before the imports."""
 
-import gc
 import os
 import signal
 import sys
@@ -11,15 +10,10 @@ from mnist_jax.processes.signals import SIGNALS, exit_at_once
 
 def run() -> None:
     """The `mnist-jax` command."""
-    for signum in SIGNALS:  # until `main.run` sets its own
+    for signum in SIGNALS:  # until `main` sets its own
         signal.signal(signum, exit_at_once)
     _open_standard_streams()
-    # What the imports make stays to the end: the collector would search it for garbage in vain.
-    gc.disable()
-    main = clock.timed_import("mnist_jax.cli.main")
-    gc.freeze()
-    gc.enable()
-    main.run()
+    clock.timed_import("mnist_jax.cli.main").run()
 
 
 def _open_standard_streams() -> None:

@@ -1,36 +1,33 @@
 """The command line: parse, call one function, turn errors into one line and an exit code."""
 
 import contextlib
+import gc
 import io
-import itertools
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
-import tyro
-
 import mnist_jax
-from mnist_jax.cli.commands import COMMANDS, Common, Distributed, create_parser
-from mnist_jax.cli.compilation_cache import use_compilation_cache
-from mnist_jax.config import Config, load_config
+from mnist_jax import clock
+from mnist_jax.cli import parser
+from mnist_jax.cli.commands import COMMANDS
+from mnist_jax.cli.help import command_help, overview
 from mnist_jax.messages import PrintableStream, one_line
-from mnist_jax.processes.group import LOST, LostError, joined
 from mnist_jax.processes.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
-from mnist_jax.workdir.origin import JAX_SETTINGS
 
-# Exit codes: 0 done; LOST if one of several processes was lost; 128 + N stopped by signal N; and
+# Exit codes: 0 done; 128 + N stopped by signal N; LOST if one of several processes was lost; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
 DIFFERENT = 4  # `verify` found different bits, `doctor` a problem, `predict` an unreadable file
+LOST = 5  # as `processes.group` has it, which imports JAX
 # With these set otherwise, JAX refuses what the libraries do.
 PINNED = {
     "jax_disable_jit": False,
@@ -39,29 +36,24 @@ PINNED = {
 }
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs `mnist-jax ARGS` and returns the exit code."""
+def main(args: Sequence[str] | None = None, *, own_process: bool = False) -> int:
+    """Runs `mnist-jax ARGS` and returns the exit code.
+
+    With `own_process`, it sets up signals and JAX's settings for the whole process.
+    """
     args = list(sys.argv[1:] if args is None else args)
-    if args == ["--version"]:
-        print(f"mnist-jax {mnist_jax.__version__}")
-        return 0
     try:
-        command = _parse(args)
-        silence = _streams(out=False, err=False, warn=False)  # what others would say, one says
-        with _streams(out=not (command.quiet or command.json), err=not command.quiet):
-            if not command.no_compilation_cache:
-                use_compilation_cache()
-            processes = getattr(command, "distributed", Distributed(num_processes=1))
-            with joined(**vars(processes)) as first, nullcontext() if first else silence:
-                result = command.run()
-        if command.json and first:
-            print(json.dumps(result, indent=2, allow_nan=False))
-        return 0 if command.is_good(result) else DIFFERENT
-    except SystemExit:  # of --help
-        return 0
+        if text := help_text(args):
+            print(text)
+            return 0
+        command = parse(args)
+        if own_process:
+            _set_up_process(jax_too=command.command.needs_jax)
+        return _run(command)
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        code, message = 128 + stopped.signum, str(stopped)
+        print(one_line(stopped), file=sys.stderr)  # it was asked for: not an error
+        return 128 + stopped.signum
     except BrokenPipeError:  # `| head` has read enough
         return CLOSED_PIPE
     except Exception as error:
@@ -72,23 +64,54 @@ def main(args: Sequence[str] | None = None) -> int:
     return code
 
 
+def help_text(args: Sequence[str]) -> str:
+    """Returns the text that the arguments ask for: the version, a help, or "" for none."""
+    if list(args) == ["--version"]:
+        return f"mnist-jax {mnist_jax.__version__}"
+    if not args or args[0] in ("--help", "-h", "--help-all"):
+        return overview(COMMANDS)
+    before = args[: args.index("--")] if "--" in args else args
+    if args[0] in COMMANDS and {"--help", "-h", "--help-all"} & {*before}:
+        return command_help(COMMANDS[args[0]], everything="--help-all" in before)
+    return ""
+
+
+def parse(args: Sequence[str]) -> Namespace:
+    """Turns arguments into a command and its values; raises ValueError for wrong ones."""
+    return parser.parse(args, COMMANDS)
+
+
+def _run(args: Namespace) -> int:
+    command = args.command
+    with _streams(out=not (args.quiet or args.json), err=not args.quiet):
+        if not command.needs_jax:
+            result, first = command.run(args), True
+        else:
+            from mnist_jax.cli.compilation_cache import use_compilation_cache
+            from mnist_jax.processes.group import joined
+
+            if not args.no_compilation_cache:
+                use_compilation_cache()
+            processes = {
+                name.removeprefix("distributed."): value
+                for name, value in vars(args).items()
+                if name.startswith("distributed.")
+            }
+            silence = _streams(out=False, err=False, warn=False)  # one process speaks for all
+            alone = {"num_processes": 1}
+            with joined(**processes or alone) as first, nullcontext() if first else silence:
+                result = command.run(args)
+    if args.json and first:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    return 0 if command.is_good(result) else DIFFERENT
+
+
 def run() -> NoReturn:
     """The `mnist-jax` command."""
-    for signum in SIGNALS:
-        signal.signal(signum, raise_stopped)
-    sys.unraisablehook = raise_unraisable
-    for name in ("PIL", "absl"):  # what Pillow and Orbax log, they also raise
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(  # of Orbax's writes that fail after the first one has
-        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
-    )
-    # Whatever the JAX_* variables of the shell are for, the command has the same bits.
-    for name, value in (JAX_SETTINGS | PINNED).items():
-        jax.config.update(name, value)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # At once, also in a pipe or a file; and a name that it has no letters for is spelled out.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    code = main()
+    code = main(own_process=True)
     if code:
         # At once: threads that were saving, or compiling, would hold up or crash a tidy exit.
         sys.stderr.flush()
@@ -96,6 +119,30 @@ def run() -> NoReturn:
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)  # it is done
     sys.exit(code)
+
+
+def _set_up_process(*, jax_too: bool) -> None:
+    """Imports JAX and the training, and sets up what belongs to the whole process."""
+    if jax_too:
+        gc.disable()  # what the imports make stays: the collector would search it in vain
+        clock.timed_import("mnist_jax.training")
+        import jax
+
+        from mnist_jax.workdir.origin import JAX_SETTINGS
+
+        gc.freeze()
+        gc.enable()
+        # Whatever the JAX_* variables of the shell are for, the command has the same bits.
+        for name, value in (JAX_SETTINGS | PINNED).items():
+            jax.config.update(name, value)
+    for signum in SIGNALS:  # until here, `entry` ends the process at once
+        signal.signal(signum, raise_stopped)
+    sys.unraisablehook = raise_unraisable
+    for name in ("PIL", "absl"):  # what Pillow and Orbax log, they also raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(  # of Orbax's writes that fail after the first one has
+        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
+    )
 
 
 @contextlib.contextmanager
@@ -125,62 +172,23 @@ def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and the message for an error."""
     if isinstance(error, FloatingPointError):
         return DIVERGED, str(error)
-    if isinstance(error, LostError):
+    if type(error).__name__ == "LostError":
         return LOST, str(error)
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
         return BAD_INPUT, "; ".join([f"{where}{error.strerror}", *getattr(error, "__notes__", ())])
     if isinstance(error, ValueError | OSError):
         return BAD_INPUT, str(error)
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and "jax" in sys.modules and not _has_devices():
+        return BAD_INPUT, (
+            f"JAX_PLATFORMS is {platforms}, but JAX finds no such device; unset it "
+            "(see mnist-jax doctor)"
+        )
     return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
-def _parse(args: Sequence[str]) -> Common:
-    """Turns arguments into a command; raises ValueError, with tyro's message, for wrong ones."""
-    command = next((arg for arg in args if arg in COMMANDS), "")
-    see = f"(see mnist-jax{' ' * bool(command)}{command} --help)"
-    for arg in args:
-        if re.match("--[^a-zA-Z]", arg):  # tyro takes it for the name of a file
-            raise ValueError(f"Unrecognized options: {arg} {see}")
-    workdirs = _values(args, "--workdir")
-    if "" in workdirs:
-        raise ValueError("--workdir must name a directory, got ''")  # a Path would make it "."
-    if command == "predict" and any(a[:2] != "--" and not b for a, b in itertools.pairwise(args)):
-        raise ValueError("an image must be the name of a file or a folder, got ''")
-    if command in ("evaluate", "report") and len(workdirs) > 1:
-        raise ValueError("--workdir must be given once, with all directories behind it")
-    recipe = Config()  # the defaults of the other options; the last --config counts
-    for file in _values(args, "--config"):
-        recipe = recipe if file is None else load_config(file)
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                create_parser(recipe),
-                prog="mnist-jax",
-                args=args,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    # tyro draws a box: a title (in ASCII, a rule below it), the message, a rule or nothing, help.
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())  # on a terminal it has colours
-    box = re.match(
-        r"(?:╭.*|.*\n-+)\n(?:Error\sparsing\s(?!--)\S+:\s)?((?s:.+?))\n[─-]*$"
-        r"(?:(?s:.*?)\nPerhaps you meant:\n(\S+))?",
-        "\n".join(line.strip("│ ") for line in plain.splitlines()),
-        re.MULTILINE,
-    )
-    message, similar = box.groups() if box else (plain, None)
-    raise ValueError(f"{message}{f'; perhaps you meant {similar}' if similar else ''} {see}")
+def _has_devices() -> bool:
+    from mnist_jax.cli.doctor import local_devices
 
-
-def _values(args: Sequence[str], option: str) -> list[str | None]:
-    """Each value that is given to an option; None where it stands at the end."""
-    pairs = itertools.zip_longest(args, args[1:])
-    return [
-        arg.partition("=")[2] if "=" in arg else following
-        for arg, following in pairs
-        if arg.partition("=")[0] == option
-    ]
+    return bool(local_devices()[0])
