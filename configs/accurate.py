@@ -1,6 +1,9 @@
-"""The accurate recipe.
+"""The most accurate: five convolutions, distorted digits, Muon, averaged parameters.
 
-mnist-jax train --config configs/accurate.py
+    mnist-jax train --config accurate
+
+Test accuracy 99.64 % in 7 min: mean of five seeds and of their times of 5 to 9 minutes on a
+two-core CPU, 2026-11-22. docs/laboratory.md compares its choices one by one, on validation images.
 """
 
 from mnist_jax import Config

@@ -1,8 +1,9 @@
 """Three convolutions in two stages, normalised over the batch.
 
-    mnist-jax train --config configs/deep_cnn.py
+    mnist-jax train --config deep_cnn
 
-Validation accuracy: see the table in docs/laboratory.md.
+Test accuracy 99.1 % in 85 s: from docs/laboratory.md, where its time is 3.4 times that of the
+reference recipe. 16 filters, half of the reference's 32, limit the time.
 """
 
 from mnist_jax import Config

@@ -1,8 +1,9 @@
-"""The reference recipe: the classic network, Adam, batch 128, 10 epochs.
+"""The reference recipe: the classic network, Adam, batches of 128, 10 epochs.
 
-    mnist-jax train --config configs/default.py
+    mnist-jax train
 
-It is also what `mnist-jax train` does without a config. Test accuracy: see the table in README.md.
+Test accuracy 98.6 % in 25 s: mean of 10 seeds (README.md) and training time on a two-core CPU,
+2026-11-27. docs/network.md gives the reason for each number.
 """
 
 from mnist_jax import Config

@@ -1,12 +1,11 @@
-"""The fast recipe: 99 % in two epochs.
+"""99 % in two epochs: two small convolutions and a one-cycle schedule.
 
-    mnist-jax train --config configs/fast.py
+    mnist-jax train --config fast
 
-Test accuracy: see the table in README.md. Two small convolutions, each with a max-pool, and large
-steps: Adam forgets fast (b1, b2), and the rate goes up and back to nothing in one cycle, as in the
-public record that `benchmarks/peers/fast_pytorch.py` follows. Filters, hidden units, batch size,
-rate and epochs were chosen on the 5,000 validation images, among the candidates that train in a few
-seconds. All other images train.
+Test accuracy 99.1 % in FASTTIME: mean of 30 seeds (README.md) and training time on a two-core CPU,
+2026-11-28. Adam forgets fast (b1, b2) and its rate rises and falls once, as in the public record
+that `benchmarks/peers/fast_pytorch.py` follows. Filters, hidden units, batch size, rate and epochs
+were chosen on the 5,000 validation images, among candidates that train in a few seconds.
 """
 
 from mnist_jax import Config

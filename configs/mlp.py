@@ -1,8 +1,9 @@
-"""Two hidden layers and no convolution: what the pixels tell without their places.
+"""Two hidden layers and no convolution: pixels without their neighbourhood.
 
-    mnist-jax train --config configs/mlp.py
+    mnist-jax train --config mlp
 
-Validation accuracy: see the table in docs/laboratory.md.
+Test accuracy 98.0 % in 8 s: from docs/laboratory.md, where its time is 0.3 times that of the
+reference recipe. Two layers of 256 units have 269,322 parameters, the reference network 347,146.
 """
 
 from mnist_jax import Config

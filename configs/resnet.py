@@ -1,8 +1,9 @@
-"""A residual network of three stages. Its first convolution halves the image, to be quick.
+"""A residual network of three stages, whose first convolution halves the image.
 
-    mnist-jax train --config configs/resnet.py
+    mnist-jax train --config resnet
 
-Validation accuracy: see the table in docs/laboratory.md.
+Test accuracy 98.8 % in 2 min: from docs/laboratory.md, where its time is 4.7 times that of the
+reference recipe. The stride of 2 and only 12 filters limit the time.
 """
 
 from mnist_jax import Config

@@ -1,9 +1,9 @@
-"""A search around the fast recipe: step size, filters, hidden units, dropout, label smoothing.
+"""A search around the fast recipe: learning rate, filters, hidden units, dropout, smoothing.
 
-    mnist-jax sweep --config configs/sweep.py --trials 30
+    mnist-jax sweep --config sweep --trials 30
 
-A trial trains for three epochs at most; one that falls behind is stopped earlier. What is found is
-trained, and tested, by
+A trial trains for at most three epochs; one that falls behind is stopped earlier. Train and test
+the best one by
 
     mnist-jax train --config runs/sweep-sweep/best.json
 """

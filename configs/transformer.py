@@ -1,8 +1,9 @@
 """A vision transformer of two blocks; an image is 16 patches of 7x7 pixels.
 
-    mnist-jax train --config configs/transformer.py
+    mnist-jax train --config transformer
 
-Validation accuracy: see the table in docs/laboratory.md.
+Test accuracy 98.0 % in 75 s: from docs/laboratory.md, where its time is 3.1 times that of the
+reference recipe. The one-cycle schedule gives the warmup that attention needs.
 """
 
 from mnist_jax import Config

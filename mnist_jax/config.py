@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-LARGEST = 2**20  # of what a network or a batch has many of: more is a slip, and no memory holds it
-FLOAT32_MAX = 3.4028234663852886e38  # what is more becomes infinite where it is computed with
-# What each optimizer takes beside its learning rate: whatever else were set would change nothing.
+LARGEST = 2**20  # of features, units or images: more is a slip, and no memory holds it
+FLOAT32_MAX = 3.4028234663852886e38  # a larger value becomes infinite in float32
+# The choices of each optimizer, beside its learning rate; others would have no effect.
 OPTIMIZER_CHOICES = {
     "adam": ("b1", "b2", "eps"),
     "adamw": ("b1", "b2", "eps", "weight_decay", "decay"),
@@ -73,8 +73,8 @@ def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns " (did you mean X?)" with the known name that is most like another, or "".
 
-    The last parts of dotted names are compared, first within the group that is named, and initials
-    count: lr is like optimizer.learning_rate.
+    It compares the last parts of dotted names, first within the same group, and their initials: lr
+    is like optimizer.learning_rate.
     """
     group, _, last = str(name).rpartition(".")
     known = [*known]
@@ -96,9 +96,9 @@ def _unknown_field(name: object, known: Iterable[str]) -> ValueError:
 
 
 class Checked:
-    """A config whose values have the types of their annotations and keep the limits there.
+    """A config that checks its values against the types and limits of its annotations.
 
-    Scalars of NumPy and JAX become numbers of Python, which compare alike and fit into JSON.
+    Scalars of NumPy and JAX become Python numbers, which compare alike and fit into JSON.
     """
 
     def __new__(cls, *_: Any, **values: Any) -> Self:
@@ -125,7 +125,7 @@ class Checked:
                 kind = f"one of {typing.get_args(expected)}"
             else:
                 accepted = (int, float) if expected is float else expected
-                is_bool = isinstance(value, bool)  # which Python counts among the integers
+                is_bool = isinstance(value, bool)  # to Python, it is an int
                 valid = isinstance(value, accepted) and is_bool == (expected is bool)
                 kind = f"of type {getattr(expected, '__name__', expected)}"
             _require(valid, f"{cls.__name__}.{name}", kind, value)
@@ -136,82 +136,83 @@ class Checked:
 
 @dataclass(frozen=True)
 class DataConfig(Checked):
-    """What the network learns from."""
+    """The dataset and its splits."""
 
     dataset: DatasetName = "mnist"
-    """A name of tfds; `mnist` comes with this package."""
+    """Name of the dataset: mnist (part of this package), an imported one, or one of tfds."""
     train_split: str = "train"
-    """The examples for training and validation, in tfds's notation: train, train[:1000]."""
+    """Examples for training and validation, in tfds's notation: train, train[:1000]."""
     test_split: str = "test"
-    """The examples for the test at the end."""
+    """Examples for the test at the end."""
     validation_fraction: Annotated[float, Limit(lambda x: 0 < x < 1, "between 0 and 1")] = 0.2
-    """Fraction of train_split held out for validation; of no effect where the dataset was imported
-    with a validation part."""
+    """Fraction of train_split held out for validation; unused by a dataset that was imported with
+    a validation part."""
     split_seed: Seed = 42
-    """Draws the validation examples, as scikit-learn's train_test_split(random_state=...) does."""
+    """Seed that draws the validation examples, as in scikit-learn's
+    train_test_split(random_state=...)."""
     loader: Literal["memory", "stream"] = "memory"
-    """Where the images are: all in the devices' memory, or on the disk, read while it trains."""
+    """Place of the images: all in the devices' memory, or on the disk, read during training."""
 
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """The network. An architecture refuses a choice that it does not have; see `models`."""
+    """The network. Each architecture uses some of these fields, and refuses the others."""
 
     name: str = "cnn"
-    """The architecture: a file of `mnist_jax/models/`."""
+    """Architecture: cnn, deep_cnn, mlp, resnet or transformer."""
     features: Count = 32
-    """Filters of the first convolution; of a transformer, the width of a token."""
+    """Number of filters in the first convolution; in a transformer, the width of a token."""
     depth: Annotated[int, AT_LEAST_1, Limit(lambda n: n <= 20, "at most 20")] = 1
-    """Stages one after another; each stage of convolutions has twice the filters of the last."""
+    """Number of stages; each stage of convolutions has twice the filters of the last."""
     kernel_size: Count = 3
-    """Pixels a side of a filter; of a transformer, of a patch."""
+    """Side of a filter in pixels; in a transformer, of a patch."""
     stride: Count = 1
-    """Pixels from one place of a filter to the next; of a ResNet, in its first convolution."""
+    """Pixels between two positions of a filter; in a ResNet, of the first convolution."""
     padding: Literal["VALID", "SAME"] = "VALID"
-    """What surrounds an image that is convolved: nothing, or zeros, so that no rows are lost."""
+    """Border around a convolution's input: none, or zeros, which keep the image's size."""
     pool: Literal["max", "mean", "stride"] = "max"
-    """What is kept of each window; with "stride", the convolution leaves the others out at once."""
+    """Value kept of each pooling window; "stride" convolves at only one place per window."""
     pool_size: Count = 2
-    """Pixels a side of a pooling window."""
+    """Side of a pooling window in pixels."""
     batch_norm: bool = False
-    """Whether each feature of a convolution is normalised over the batch."""
+    """Batch normalisation after each convolution; switch it off with --model.no-batch-norm."""
     hidden_size: Count = 64
-    """Units of a hidden layer."""
+    """Number of units in a hidden layer."""
     dropout_rate: Fraction = 0.2
-    """The part of what the output layer is given (of an MLP, any layer) that a step leaves out."""
+    """Fraction of the output layer's inputs (in an MLP, of every layer's) dropped at random in each
+    training step."""
     lowering: Literal["auto", "matmul", "xla", "native", "rows"] = "auto"
-    """How convolutions are computed: auto takes what should be the fastest here; matmul: matrix
-    products; xla: XLA's own; rows: convolutions of whole rows, for TPUs; native: a kernel of this
-    package for CPUs, where it fits."""
+    """Implementation of convolutions; auto picks the fastest. matmul: matrix products; xla: XLA's
+    own; rows: convolutions of whole rows, for TPUs; native: this package's kernel for CPUs."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Checked):
-    """How the gradients change the parameters."""
+    """The update of the parameters by the gradients."""
 
     name: Literal["adam", "adamw", "nadam", "sgd", "lion", "muon"] = "adam"
-    """The rule, of Optax."""
+    """Optimizer (from Optax)."""
     learning_rate: Positive = 1e-3
-    """Step size; of a schedule, the largest one."""
+    """Learning rate; with a schedule, its largest value."""
     schedule: Literal["constant", "cosine", "exponential", "one_cycle"] = "constant"
-    """The step size over the run: always the same, down along half a wave, down to a hundredth, or
-    up for 30 % of the steps and then down."""
+    """Learning rate over the run: constant; down along half a cosine; down exponentially to 1 %; or
+    up for 30 % of the steps, then down."""
     warmup: Fraction = 0.0
-    """The part of the steps in which the step size first rises from 0."""
+    """Fraction of the steps in which the learning rate first rises from 0."""
     b1: Fraction = 0.9
-    """Decay of the mean of the gradients."""
+    """Decay of the running mean of the gradients."""
     b2: Fraction = 0.999
-    """Decay of the mean of their squares."""
+    """Decay of the running mean of their squares."""
     eps: Positive = 1e-7
-    """Added to the root of the second mean."""
+    """Constant added to the root of the second mean."""
     momentum: Fraction = 0.9
-    """Decay of the sum of the gradients, of sgd and muon."""
+    """Decay of the sum of the gradients in sgd and muon."""
     weight_decay: NotNegative = 0.0
-    """The part of a weight that goes with each step, times the step size."""
+    """Fraction of a weight removed in each step, times the learning rate."""
     decay: Literal["kernels", "all"] = "kernels"
-    """Which weights decay: kernels only, or biases and scales too."""
+    """Weights that decay: kernels only, or biases and scales too."""
     clip_norm: NotNegative = 0.0
-    """The largest norm of all gradients together; 0: no limit."""
+    """Largest norm of all gradients together; 0: no limit."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -220,92 +221,90 @@ class OptimizerConfig(Checked):
             default = getattr(OptimizerConfig, name)
             if name not in used and getattr(self, name) != default:
                 raise ValueError(
-                    f"optimizer.{name} must stay at {default!r} with {self.name}, which has no use "
-                    f"for it but for learning_rate, {', '.join(used)}"
+                    f"optimizer.{name} has no effect with {self.name} (it uses learning_rate, "
+                    f"{', '.join(used)}); leave it at {default!r}"
                 )
-        begins = "0 with one_cycle, which begins with one of its own"
+        begins = "0 with one_cycle, which has its own warmup"
         may_warm_up = self.schedule != "one_cycle" or not self.warmup
         _require(may_warm_up, "optimizer.warmup", begins, self.warmup)
 
 
 @dataclass(frozen=True)
 class AugmentConfig(Checked):
-    """How training images are changed at random, each time they are seen; 0: not at all."""
+    """Random changes of each training image, drawn again in each epoch; 0: none."""
 
     shift: Annotated[float, _below(LARGEST)] = 0.0
-    """Pixels to a side, at most."""
+    """Largest shift in pixels."""
     rotation: Annotated[float, _below(180)] = 0.0
-    """Degrees either way, at most."""
+    """Largest rotation in degrees, either way."""
     scale: Annotated[float, _below(1)] = 0.0
-    """The part by which an image grows or shrinks, at most."""
+    """Largest fraction by which an image grows or shrinks."""
     shear: Annotated[float, _below(90)] = 0.0
-    """Degrees either way, at most."""
+    """Largest shear in degrees, either way."""
     elastic: Annotated[float, _below(LARGEST)] = 0.0
-    """Pixels by which a smooth random field moves each point (standard deviation)."""
+    """Standard deviation, in pixels, of a smooth random field that moves each point."""
     cutout: Annotated[int, _below(LARGEST)] = 0
-    """Pixels a side of a square that is blanked."""
+    """Side of a blanked square in pixels."""
     mixup_alpha: Annotated[float, _below(LARGEST)] = 0.0
-    """Mixup: two images and their labels, weighted by a draw of Beta(alpha, alpha)."""
+    """Alpha of mixup, which mixes two images and labels by a draw of Beta(alpha, alpha)."""
 
 
 @dataclass(frozen=True)
 class WatchConfig(Checked):
-    """What is done where the validation no longer gets better; 0: nothing.
+    """Early stopping and learning-rate decay when validation stalls; 0: off.
 
-    Of a metric whose name contains "loss", "error" or "gap" lower is better, of others higher.
+    Lower is better for a metric whose name contains "loss", "error" or "gap", else higher.
     """
 
     monitor: str = "val_accuracy"
-    """Metric of the history by which an epoch is the best: for early stopping, for the checkpoint
-    that is kept, and for `--step best`."""
+    """Metric that ranks epochs: for early stopping, the kept checkpoint, and `--step best`."""
     patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
-    """Epochs since the best one after which training stops; the result is then the best network,
-    not the last one."""
+    """Epochs without a better one after which training stops, and returns the best network."""
     plateau_monitor: str = "val_loss"
-    """Metric of the history that shows when to lower the learning rate."""
+    """Metric that decides when to lower the learning rate."""
     plateau_patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
     """Epochs without a better `plateau_monitor` after which the learning rate falls."""
     plateau_factor: Annotated[float, Limit(lambda x: 0 < x < 1, "above 0 and below 1")] = 0.1
-    """What it is multiplied with then."""
+    """Factor that the learning rate is then multiplied by."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig(Checked):
-    """When the training state is saved."""
+    """The times at which the training state is saved."""
 
     every_epochs: Annotated[int, AT_LEAST_1] = 1
     """Epochs between checkpoints; the last epoch is always saved."""
     every_steps: Annotated[int, AT_LEAST_0] = 0
-    """Steps between further checkpoints, each at the end of its chunk; 0: only at epochs."""
+    """Steps between extra checkpoints, each at the end of its chunk; 0: none."""
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """A recipe. The defaults are the reference recipe, the one of `configs/default.py`.
+    """A recipe. The defaults are the reference recipe, `configs/default.py`.
 
-    Its parts have fields of their own: see `DataConfig`, `ModelConfig`, `OptimizerConfig`,
+    Six fields are configs themselves: `DataConfig`, `ModelConfig`, `OptimizerConfig`,
     `AugmentConfig`, `WatchConfig` and `CheckpointConfig`.
     """
 
     seed: Seed = 0
-    """The root of all randomness."""
+    """Seed of all randomness except the validation split."""
     epochs: Annotated[int, AT_LEAST_1] = 10
     """Passes over the training examples."""
     batch_size: Count = 128
-    """Examples a step."""
+    """Images per training step."""
     chunk_steps: Annotated[int, AT_LEAST_1] = 75
-    """Steps in one compiled call; progress is shown once a call."""
+    """Steps in one compiled call; progress is shown after each call."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """What the network multiplies in where it is trained; parameters, optimizer and losses stay
-    float32, and so does evaluation."""
+    """Number format of matrix products during training; parameters, optimizer, losses and
+    evaluation stay float32."""
     label_smoothing: Fraction = 0.0
-    """The part of each label that is spread over all classes."""
+    """Fraction of each label that is spread over all classes."""
     ema_decay: Fraction = 0.0
-    """Decay of a running mean of the parameters, which then is what is measured; 0: none."""
+    """Decay of a running mean of the parameters, which is then evaluated; 0: none."""
     init_from: str = ""
-    """A workdir whose trained network gives the first parameters, where they fit."""
+    """Workdir of a trained network whose parameters are the first ones, where they fit."""
     freeze: str = ""
-    """Parameters and batch statistics that stay: patterns such as conv*, separated by commas."""
+    """Parameters and batch statistics to keep fixed: patterns such as conv*, by commas."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -344,7 +343,7 @@ def _document_fields() -> None:
 _document_fields()
 
 
-# What a recipe may define beside get_config: the user's own parts, see `parts.recipe_parts`.
+# The functions that a recipe may define beside get_config: see `parts.recipe_parts`.
 PART_FUNCTIONS = ("get_model", "get_optimizer", "get_loss", "get_splits", "get_metrics")
 
 
@@ -364,9 +363,9 @@ def load_config(path: str | Path) -> Config:
 
 
 def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
-    """Returns a function of a recipe, or None where it has no such function.
+    """Returns a function of a recipe, or None if the recipe does not define it.
 
-    Whatever the function raises becomes a ValueError that names the file. A `config.json` has
+    An error in the function becomes a ValueError that names the file. A `config.json` has
     get_config only. Raises as `load_config` does.
     """
     file = _find_recipe(path)
@@ -378,10 +377,10 @@ def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
         return {"get_config": lambda: config}
 
     defined = _of_recipe(path, file, read)()
-    for other in defined:  # a slip would train without what it names
+    for other in defined:  # a misspelt part would silently not be used
         near = difflib.get_close_matches(other, PART_FUNCTIONS, 1, 0.8)
         if near and near[0] not in defined:
-            raise ValueError(f"{path} defines {other}, which has no effect: call it {near[0]}")
+            raise ValueError(f"{path} defines {other}, which has no effect; call it {near[0]}")
     function = defined.get(name)
     return _of_recipe(path, file, function) if callable(function) else None
 
@@ -416,7 +415,7 @@ def _find_recipe(path: str | Path) -> Path:
 
 @functools.lru_cache(maxsize=8)
 def _run_recipe(file: Path, mtime_ns: int) -> dict[str, Any]:  # noqa: ARG001 (part of the key)
-    """Runs a recipe once, however many of its functions are called."""
+    """Runs a recipe's file once, for all of its functions."""
     return runpy.run_path(str(file))
 
 
@@ -428,7 +427,7 @@ def _of_recipe(path: str | Path, file: Path, function: Callable[..., Any]) -> Ca
             return function(*args)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # whatever a recipe raises, SystemExit too
+        except BaseException as error:  # a recipe may raise anything, SystemExit too
             raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
         finally:
             with contextlib.suppress(ValueError):
@@ -438,14 +437,14 @@ def _of_recipe(path: str | Path, file: Path, function: Callable[..., Any]) -> Ca
 
 
 def config_from_dict(values: Any) -> Config:
-    """Builds a Config from nested dicts, as `dataclasses.asdict` gives; ValueError if wrong."""
+    """Builds a Config from nested dicts, such as `dataclasses.asdict`'s; ValueError if invalid."""
     return _build(Config, values, "")
 
 
 def replace_fields(config: Config, values: dict[str, Any]) -> Config:
-    """Returns the config with other values: {"epochs": 3, "optimizer.learning_rate": 0.01}.
+    """Returns the config with new values: {"epochs": 3, "optimizer.learning_rate": 0.01}.
 
-    Raises ValueError if a field does not exist, or the values are not valid together.
+    Raises ValueError if a field does not exist, or the values are invalid together.
     """
     nested = dataclasses.asdict(config)
     known = flattened(nested)
@@ -474,10 +473,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of nested dicts by names such as "optimizer.learning_rate".
-
-    Fields that the config of an older version lacks get their defaults; a run may have added some.
-    """
+    """Returns `flattened` values, with defaults for fields that an older config lacks."""
     defaults = flattened(dataclasses.asdict(Config()))
     return defaults | flattened(values)
 

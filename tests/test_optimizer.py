@@ -215,7 +215,7 @@ def test_schedules_begin_at_the_whole_rate_after_a_warm_up(schedule, middle, end
 def test_an_option_that_an_optimizer_does_not_use_is_refused():
     for name, choices in OPTIMIZER_CHOICES.items():
         for field, value in [("momentum", 0.5), ("b1", 0.5), ("weight_decay", 0.1), ("eps", 0.1)]:
-            message = rf"optimizer.{field} must stay at .* with {name}"
+            message = rf"optimizer.{field} has no effect with {name}"
             refused = pytest.raises(ValueError, match=message)
             with contextlib.nullcontext() if field in choices else refused:
                 OptimizerConfig(name=name, **{field: value})  # type: ignore

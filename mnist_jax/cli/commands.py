@@ -35,7 +35,7 @@ PROCESSES = (
     Option("--distributed.process-id", "N", "Rank of this process, from 0.", int),
 )
 RECIPE = Option(
-    "--config", "RECIPE", "A recipe: its name, a .py file or a run's config.json.", Path
+    "--config", "RECIPE", "Recipe: a name, a .py file, or a config.json.", Path
 )
 OWN_PARTS = Option(
     "--config", "RECIPE", "The recipe, if it defines parts of its own (get_model, ...).", Path

@@ -29,7 +29,7 @@ def overview(commands: Mapping[str, Command]) -> str:
     width = _width()
     lines = ["usage: mnist-jax COMMAND [OPTIONS]", "", "commands:"]
     for name, command in commands.items():
-        lines += _entry(name, str(command.run.__doc__), width, 12)
+        lines += _entry(name, command.run.__doc__ or "", width, 12)
     lines += ["", "examples:", "  mnist-jax train --config fast", "  mnist-jax report runs/fast"]
     lines += ["  mnist-jax predict digit.png --workdir runs/fast", ""]
     lines += _wrapped(f"recipes: {', '.join(recipe_names())}", width)
@@ -45,7 +45,7 @@ def command_help(command: Command, *, everything: bool) -> str:
     if command.plain == "workdir":
         words = ["[WORKDIR...]" if own[0].values.endswith("...") else "[WORKDIR]"]
     usage = " ".join(["usage: mnist-jax", command.name, *words, "[OPTIONS]"])
-    lines = [usage, "", *_wrapped(str(command.run.__doc__), width)]
+    lines = [usage, "", *_wrapped(command.run.__doc__ or "", width)]
     if arguments:
         lines += ["", "arguments:", *_entries(arguments, width)]
     if everything:

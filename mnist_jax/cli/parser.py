@@ -32,12 +32,13 @@ ALIASES = {
     "-q": "--quiet",
     "-o": "--output",
 }
+ACCELERATOR = "JAX uses a GPU or TPU if it finds one, as mnist-jax doctor reports"
 # Words for what needs no option.
 NEEDLESS = {
     "--resume": "to resume, run the same command again",
-    "--gpu": "a GPU or TPU is used where JAX finds one (see mnist-jax doctor)",
-    "--device": "a GPU or TPU is used where JAX finds one (see mnist-jax doctor)",
-    "--cuda": "a GPU or TPU is used where JAX finds one (see mnist-jax doctor)",
+    "--gpu": ACCELERATOR,
+    "--device": ACCELERATOR,
+    "--cuda": ACCELERATOR,
 }
 
 
@@ -181,6 +182,10 @@ def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any],
                 head, dot, tail = option.name.removeprefix("--").rpartition(".")
                 off, to = f"--{head}{dot}no-{tail}", option.attribute
                 parser.add_argument(off, dest=to, action="store_false", default=None)
+    typed = [word.partition("=")[0] for word in words]
+    for option in options.values():
+        if option.values.endswith("...") and typed.count(option.name) > 1:
+            raise ValueError(f"{option.name} is given twice; give it once, with all its values")
     try:
         values, rest = parser.parse_known_args([_with_hyphens(word, options) for word in words])
     except argparse.ArgumentError as error:
@@ -262,17 +267,21 @@ def _take_plain(
 def _unknown(word: str, words: list[str], options: dict[str, Option]) -> str:
     """The message for an argument that the command does not have, with what was meant."""
     name = word.partition("=")[0]
+    before, behind = "", ""
+    for one, other in itertools.pairwise(["", *words]):
+        before = one if other == word else before
+        behind = other if one == word and other[:1] != "-" else behind
     if not name.startswith("-") or name == "-":
-        before = next((a for a, b in itertools.pairwise(words) if b == word), "")
         if before in options and not options[before].values:
             return f"unexpected argument {word!r}: {before} takes no value"
-        if word in recipe_names() and "--config" in options:
-            return f"unexpected argument {word!r}; did you mean --config {word}?"
-        return f"unexpected argument {word!r}"
+        meant = "--config" if word in recipe_names() else "--workdir"
+        hint = f"; did you mean {meant} {word}?" if meant in options else ""
+        return f"unexpected argument {word!r}{hint}"
     if name in NEEDLESS and name not in options:
         return f"unknown option {name}: {NEEDLESS[name]}"
     near = nearest_option(name, [known for known in options if known.startswith("--")])
-    return f"unknown option {name}" + (f"; did you mean {near}?" if near else "")
+    value = f" {behind}" if near and options[near].values else ""
+    return f"unknown option {name}" + (f"; did you mean {near}{value.rstrip()}?" if near else "")
 
 
 def nearest_option(name: str, known: Sequence[str]) -> str:
