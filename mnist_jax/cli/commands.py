@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_jax.cli.parser import Command, Option, directory
+from mnist_jax.cli.parser import Command, Option, path
 from mnist_jax.cli.recipes import describe_recipe
 from mnist_jax.config import recipe_names
 
@@ -34,14 +34,12 @@ PROCESSES = (
     ),
     Option("--distributed.process-id", "N", "Rank of this process, from 0.", int),
 )
-RECIPE = Option(
-    "--config", "RECIPE", "Recipe: a name, a .py file, or a config.json.", Path
-)
+RECIPE = Option("--config", "RECIPE", "Recipe: a name, a .py file, or a config.json.", Path)
 OWN_PARTS = Option(
     "--config", "RECIPE", "The recipe, if it defines parts of its own (get_model, ...).", Path
 )
 TRAINED = Path("runs/default")
-WORKDIR = Option("--workdir", "PATH", "Directory of a training run.", directory, TRAINED)
+WORKDIR = Option("--workdir", "PATH", "Directory of a training run.", path, TRAINED)
 WORKDIRS = WORKDIR._replace(
     values="PATH...", help="Directories of one training run or more.", default=[TRAINED]
 )
@@ -82,7 +80,7 @@ def _own_parts(args: Namespace, *workdirs: Path) -> "Parts":
 
 @command(
     RECIPE,
-    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE).", directory),
+    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE).", path),
     Option("--overwrite", "", "Delete the run in the workdir and retrain.", default=False),
     Option("--extend", "", "Train a finished run on to more --epochs.", default=False),
     NO_TEST,
@@ -160,7 +158,7 @@ def evaluate(args: Namespace) -> dict[str, Any]:
         "PATH...",
         "Image files (photographs, scans, drawings), folders of them, or a .csv, .npz, .npy or "
         "IDX file of images like those trained on.",
-        Path,
+        path,
         [],
     ),
     WORKDIR,
@@ -249,7 +247,7 @@ def _check_output(output: Path, images: Sequence[Path]) -> None:
         raise ValueError(f"--output must end in .csv for the given files, got {output}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"--output: there is no directory {output.parent}")
-    if output.resolve() in [path.resolve() for path in images]:
+    if output.resolve() in [image.resolve() for image in images]:
         raise ValueError(f"--output would replace {output}, one of the images")
 
 
@@ -418,9 +416,7 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
         repeated=True,
     ),
     Option("--against", "PATH", "Finished population of the same seeds to compare with.", Path),
-    Option(
-        "--workdir", "PATH", "Where the results go (default: runs/RECIPE-population).", directory
-    ),
+    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE-population).", path),
     NO_TEST,
     Option("--overwrite", "", "Delete the population in the workdir and retrain.", default=False),
     takes_recipe=True,
@@ -479,7 +475,7 @@ def _varied(options: Sequence[str]) -> dict[str, list[float]]:
     Option(
         "--trials", "N", "Number of trials; a larger number adds to a search.", int, required=True
     ),
-    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE-sweep).", directory),
+    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE-sweep).", path),
     Option(
         "--storage",
         "URL",

@@ -134,7 +134,10 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
         raise ValueError(f"{error} (see mnist-jax {name} --help)") from None
     given = {option.attribute: values.pop(option.attribute, None) for option in fields}
     if command.takes_recipe:
-        recipe = load_config(values["config"]) if values["config"] is not None else Config()
+        recipe = Config()
+        if values["config"] is not None:
+            recipe = load_config(values["config"])
+            values["config"] = Path(values["config"])
         changes = {field: value for field, value in given.items() if value is not None}
         values["recipe"] = replace_fields(recipe, changes)
     return argparse.Namespace(command=command, **values)
@@ -190,8 +193,11 @@ def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any],
         values, rest = parser.parse_known_args([_with_hyphens(word, options) for word in words])
     except argparse.ArgumentError as error:
         name = error.argument_name or ""
-        usage = f"; type {options[name].usage}" if name in options else ""
-        raise ValueError(f"{name}: {error.message}{usage}") from None
+        usage = f"; type {options[name].usage}" if "expected" in error.message else ""
+        if "ignored explicit" in error.message:
+            raise ValueError(f"{name} takes no value") from None
+        colon = "" if error.message.startswith("must") else ":"
+        raise ValueError(f"{name}{colon} {error.message}{usage}") from None
     return vars(values), rest
 
 
@@ -214,16 +220,18 @@ def _choice(values: str) -> Callable[[str], str]:
         if text not in choices:
             near = difflib.get_close_matches(text.lower(), choices, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise argparse.ArgumentTypeError(f"{text!r} is unknown{hint}")
+            raise argparse.ArgumentTypeError(
+                f"must be one of {', '.join(choices)}, got {text!r}{hint}"
+            )
         return text
 
     return kind
 
 
-def directory(text: str) -> Path:
-    """Returns the path of a directory; ArgumentTypeError for "", which a Path would make "."."""
+def path(text: str) -> Path:
+    """Returns the path; ArgumentTypeError for "", which a Path would make "."."""
     if not text:
-        raise argparse.ArgumentTypeError("must name a directory, got ''")
+        raise argparse.ArgumentTypeError("must be a path, got ''")
     return Path(text)
 
 

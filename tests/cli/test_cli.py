@@ -72,7 +72,7 @@ def test_help_lists_every_command_and_every_option_of_a_recipe(capsys, subtests)
             assert name in commands
             assert main([name, "--help"]) == 0
             assert "--debug" in capsys.readouterr().out
-    assert main(["train", "--help"]) == 0
+    assert main(["train", "--help-all"]) == 0
     options = {*re.findall(r"--[\w.-]+", capsys.readouterr().out)}
     fields = flatten_dict(dataclasses.asdict(Config()), sep=".")
     assert {f"--{field.replace('_', '-')}" for field in fields} <= options

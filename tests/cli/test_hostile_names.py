@@ -77,7 +77,7 @@ def test_the_names_of_classes_are_printed(small_run, tmp_path, capsys, monkeypat
     hostile = (*HOSTILE.values(),)[:10]
     network = load_network(small_run[0])
     foreign = network._replace(info=network.info._replace(label_names=hostile))
-    monkeypatch.setattr("mnist_jax.cli.commands.load_network", lambda *_, **__: foreign)
+    monkeypatch.setattr("mnist_jax.network.load_network", lambda *_, **__: foreign)
     Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(tmp_path / "a.png")
     assert main(["predict", str(tmp_path / "a.png")]) == 0
     out = capsys.readouterr().out

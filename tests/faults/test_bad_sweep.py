@@ -57,7 +57,7 @@ ARGUMENTS = {
     "sweep --config good.py": "--trials",
     "sweep --config good.py --trials 0": "trials must be at least 1, got 0",
     "sweep --config good.py --trials 1 --epochs 0": "epochs must be at least 1, got 0",
-    "sweep --config good.py --trials 1 --workdir ''": "--workdir must name a directory",
+    "sweep --config good.py --trials 1 --workdir ''": "--workdir must be a path",
     "sweep --config good.py --trials 1 --workdir a-file": "the workdir a-file is a file",
     "sweep --config good.py --trials 1 --workdir a-file/x": "a-file/x: Not a directory",
     "sweep --config good.py --trials 1 --workdir of-train": "holds a run of `train`: choose",

@@ -251,11 +251,11 @@ def test_processes_with_different_options_data_or_devices_are_refused(what, tmp_
 def test_a_process_killed_while_another_leaves_is_lost(late, undisturbed):
     """One process has finished and waits for the other."""
     slow = f"""
-import sys, threading, mnist_jax.cli.commands as commands
+import sys, threading, mnist_jax.progress as progress
 def show(*_):
     if RANK == {late}:
         threading.Event().wait()
-commands.show_result = show
+progress.show_result = show
 leave = subprocesses.group.multihost_utils.sync_global_devices
 def say_and_leave(name):
     print("leaving", file=sys.__stdout__, flush=True)

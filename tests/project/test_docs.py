@@ -20,7 +20,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import mnist_jax
 from mnist_jax.cli.commands import COMMANDS
-from mnist_jax.cli.main import _parse, main
+from mnist_jax.cli.main import main, parse
 
 PAGES = [
     *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
@@ -106,13 +106,13 @@ def test_commands_of_pages_and_recipes_are_understood(subtests, tmp_path, monkey
             if "--help" in args:
                 assert main(args) == 0
             else:
-                _parse(args)
+                parse(args)
 
 
 def options_of(command: str) -> set[str]:
     """The options of a command, as its help tells them."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        main([command, "--help"])
+        main([command, "--help-all"])
     return set(re.findall(r"--[a-z][\w.-]*", printed.getvalue()))
 
 

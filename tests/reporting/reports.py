@@ -17,8 +17,7 @@ from helpers import SMALL
 from PIL import Image
 
 from mnist_jax import Config, import_dataset, report, train
-from mnist_jax.cli.commands import Train
-from mnist_jax.cli.main import _parse
+from mnist_jax.cli.main import parse
 from mnist_jax.config import AugmentConfig, DataConfig, ModelConfig, WatchConfig, load_config
 from mnist_jax.datasets.prepare import prepared_dir
 
@@ -92,9 +91,9 @@ def check_command(workdir: Path) -> None:
     """Asserts that the command in a page is that of its run."""
     text = html.unescape(report(workdir).path.read_text(encoding="utf-8"))
     (line,) = re.findall(r"<pre[^>]*>mnist-jax (train.*?)</pre>", text, re.DOTALL)
-    command = _parse(shlex.split(line.replace("\\\n", "")))
-    assert isinstance(command, Train)
-    assert command.recipe == load_config(workdir / "config.json")
+    args = parse(shlex.split(line.replace("\\\n", "")))
+    assert args.command.name == "train"
+    assert args.recipe == load_config(workdir / "config.json")
 
 
 @pytest.fixture(scope="module")
