@@ -175,7 +175,7 @@ class ModelConfig(Checked):
     pool_size: Count = 2
     """Side of a pooling window in pixels."""
     batch_norm: bool = False
-    """Batch normalisation after each convolution; switch it off with --model.no-batch-norm."""
+    """Batch normalisation after each convolution; --model.no-batch-norm: none."""
     hidden_size: Count = 64
     """Number of units in a hidden layer."""
     dropout_rate: Fraction = 0.2
@@ -335,7 +335,10 @@ def _document_fields() -> None:
         docs = FIELD_DOCS[cls] = {name: " ".join(text.split()) for name, text in found}
         if docs:
             lines = (f"{name}: {text}" for name, text in docs.items())
-            filled = (textwrap.fill(line, 96, subsequent_indent="    ") for line in lines)
+            filled = (
+                textwrap.fill(line, 96, subsequent_indent="    ", break_on_hyphens=False)
+                for line in lines
+            )
             attributes = textwrap.indent("\n".join(filled), "    ")
             cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{attributes}\n"
 

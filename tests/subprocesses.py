@@ -22,7 +22,7 @@ import helpers
 from flax.traverse_util import flatten_dict
 from jax._src import compiler, distributed  # private, see `be_process`
 
-from mnist_jax.cli import commands
+import mnist_jax
 from mnist_jax.cli.main import run as run
 from mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from mnist_jax.events import Listener
@@ -58,12 +58,12 @@ OPTIONS = options(CONFIG)
 
 def at_chunk(number: int, happen: Callable[[], object]) -> None:
     """Makes the command `train` call `happen` in a chunk, counted from 1."""
-    train, happens = commands.train, helpers.at_chunk(number, happen)
+    train, happens = mnist_jax.train, helpers.at_chunk(number, happen)
 
     def train_with(*args: Any, listeners: Sequence[Listener] = (), **options: Any) -> Run:
         return train(*args, listeners=[*listeners, happens], **options)
 
-    commands.train = train_with
+    mnist_jax.train = train_with  # type: ignore[assignment]
 
 
 def kill() -> None:

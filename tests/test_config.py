@@ -3,7 +3,6 @@ import json
 import math
 import pickle
 import py_compile
-import re
 from collections.abc import Callable
 from typing import Any
 

@@ -25,6 +25,7 @@ COMMAND_TESTS = {
     "verify": "test_a_run_agrees_with_itself_and_is_left_alone",
     "summary": "test_summary_prints_the_table",
     "doctor": "test_doctor_tells_of_everything_a_line_each",
+    "recipes": "test_recipes_are_listed_with_their_results",
 }
 
 
