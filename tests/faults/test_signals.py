@@ -65,7 +65,7 @@ def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
         _, stderr = process.communicate()
     assert process.returncode == 128 + signum
     assert stderr == (
-        f"error: stopped by {signum.name} at step 10 of 16 (saved); to resume, run the same "
+        f"stopped by {signum.name} at step 10 of 16 (saved); to resume, run the same "
         f"command again{without}\n"
     )
 

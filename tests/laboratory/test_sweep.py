@@ -308,7 +308,7 @@ def test_stopped_and_killed_trials_resume_and_count_once(tmp_path, finished):
     trials = tmp_path / "run" / "trials"
     process = start(tmp_path, TRIALS, trial=0, signum=signal.SIGTERM)
     assert end(process)[1] == (
-        "error: stopped by SIGTERM; all trials are saved, the unfinished one too; to resume, "
+        "stopped by SIGTERM; all trials are saved, the unfinished one too; to resume, "
         "run the same command again\n"
     )
     assert process.returncode == 128 + signal.SIGTERM
