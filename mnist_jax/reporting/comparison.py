@@ -22,41 +22,45 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
 
     All are measured on the test images if every run has measured its test, otherwise on the
     validation images. Those whose images are the first one's are compared with it, image by image,
-    whatever they were trained on. Which one is best the validation images say.
+    whatever they were trained on. The validation images rank them.
     """
     split = "test" if all(run.split == "test" for run in runs) else "validation"
     numbers = range(len(runs))  # A, B, ... Z, A1, B1, ...
     letters = [ascii_uppercase[n % 26] + (str(n // 26) if n > 25 else "") for n in numbers]
     networks, rows, judged, tasks = [], [], [], []
+    names = [f"{letter} ({name})" for letter, name in zip(letters, _tails(runs), strict=True)]
     paired: dict[str, Measured] = {}  # the answers for the images of the first
     histories = {}
-    for letter, run in zip(letters, runs, strict=True):
+    for letter, name, run in zip(letters, names, runs, strict=True):
         measured, splits = measure(run, split)
         validated = measured if split == "validation" else measure(run, "validation")[0]
         shown, judge = (
-            (run.trained.info.label_names, data_sha256({"": splits[name]}))
-            for name in (split, "validation")
+            (run.trained.info.label_names, data_sha256({"": splits[each]}))
+            for each in (split, "validation")
         )
         tasks.append((shown, judge))
         if shown == tasks[0][0]:
             paired[letter] = measured
         if judge == tasks[0][1]:
             tested = paired.get(letter) if split == "test" else None
-            judged.append((str(run.workdir), validated, tested))
+            judged.append((name, validated, tested))
         networks.append(figures(run, measured))
         row = {
             "letter": letter,
+            "name": name,
+            "epochs": len(run.history),
             "difference": _difference(paired["A"], measured) if rows and letter in paired else None,
             "val_accuracy": float(validated.right.mean()),
         }
         rows.append(networks[-1] | row)
         if run.history:
-            histories[f"{letter} {run.workdir.name}"] = run.history
+            histories[name] = run.history
+    ranked = sorted(rows, key=lambda row: (row["letter"] not in paired, -row["val_accuracy"]))
     info = runs[0].trained.info
     configs = [completed(dataclasses.asdict(run.trained.config)) for run in runs]
     values = {
         "split": split,
-        "rows": rows,
+        "rows": ranked,
         "headline": _headline(judged),
         "paired": [*paired],
         "others": [letter for letter in letters if letter not in paired],
@@ -81,6 +85,15 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
     return networks, values
 
 
+def _tails(runs: Sequence[RunRecord]) -> list[str]:
+    """Returns the ends of the workdirs' paths, without the directories that all have in common."""
+    paths = [run.workdir.absolute().parts for run in runs]
+    common = 0
+    while len({path[common] for path in paths}) == 1 and common < min(map(len, paths)) - 1:
+        common += 1
+    return readable("/".join(path[common:]) for path in paths)
+
+
 def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:
     """The other's accuracy less the first's, in points, and the ends of its 95 % interval."""
     only_first = int((first.right & ~other.right).sum())
@@ -90,10 +103,10 @@ def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:
 
 
 def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> str:
-    """Says which network is best in validation, if the images tell; their order is no matter.
+    """Names the network that is best in validation, if the difference is detectable.
 
-    Each is a name, the answers for the same validation images, and those for the same test images,
-    or None. Their difference is the final figure.
+    Each entry is a name, the answers for the same validation images, and those for the same test
+    images or None. The order of the entries has no effect.
     """
     if len(measured) < 2:
         return ""
@@ -110,7 +123,7 @@ def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> str:
     tied = [name for name, each, _ in ordered if each.right.sum() == first.right.sum()]
     if len(tied) > 1:
         return f"A tie: {', '.join(tied[:-1])} and {tied[-1]} are right equally often ({size})."
-    return f"No difference to be seen between {best} and {second} ({points:+.2f}, {size}).{final}"
+    return f"No detectable difference between {best} and {second} ({points:+.2f}, {size}).{final}"
 
 
 def _disagreements(paired: Mapping[str, Measured], names: Sequence[str]) -> dict[str, Any]:

@@ -88,14 +88,19 @@ def _feature_maps(forward: Forward, variables: Variables, images: Any) -> dict[s
     }
 
 
-def filter_sheet(filters: jax.Array) -> np.ndarray:
+def filter_sheet(filters: jax.Array, *, clear: bool = False) -> np.ndarray:
     """Draws `first_filters`, or the first of many: grey is 0, lighter is positive.
 
-    The result is uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn.
+    The result is uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn. With `clear`,
+    C = 4, and what lies between the filters is transparent.
     """
     if filters.shape[-1] not in (1, 3):
         filters = filters.mean(axis=-1, keepdims=True)
-    return sheet(visible(np.asarray(filters)[:MOST], signed=True), COLUMNS, ground=255)
+    pictures = visible(np.asarray(filters)[:MOST], signed=True)
+    if clear:
+        colours = np.broadcast_to(pictures, (*pictures.shape[:3], 3))
+        pictures = np.pad(colours, [(0, 0)] * 3 + [(0, 1)], constant_values=255)
+    return sheet(pictures, COLUMNS, ground=0 if clear else 255)
 
 
 def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -120,7 +120,8 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
     `workdir` and `split`; `accuracy` in [0, 1] with `ci95`, its 95 % interval; `count` and `errors`
     in images; `expected_calibration_error`, `chance_calibration_error`, which a perfectly
     calibrated network would have, and `mean_confidence` in [0, 1]; `step`, `params`,
-    `params_sha256`; and `seconds` of all epochs, however often the run was stopped, or None.
+    `params_sha256`; `seconds` of all epochs, however often the run was stopped, or None; and the
+    `classes`, see `class_figures`.
     """
     count, right = len(measured.labels), int(measured.right.sum())
     seconds: list[Any] = [row.get("seconds") for row in run.history]
@@ -138,7 +139,26 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
         "params": sum(leaf.size for leaf in jax.tree.leaves(run.trained.variables["params"])),
         "params_sha256": network_sha256(run.trained.variables),
         "seconds": sum(seconds) if seconds and all(map(_is_drawable, seconds)) else None,
+        "classes": class_figures(measured, run.trained.info.label_names),
     }
+
+
+def class_figures(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the `name`, `precision`, `recall`, `f1` and `support` of each class.
+
+    A fraction is None for a class without an image or an answer that would define it.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    undefined: Any = np.nan
+    scores: Any = precision_recall_fscore_support(
+        measured.labels, measured.answers, labels=range(len(names)), zero_division=undefined
+    )
+    keys = ("name", "precision", "recall", "f1", "support")
+    return [
+        {key: None if value != value else value for key, value in zip(keys, row, strict=True)}
+        for row in zip(names, *(score.tolist() for score in scores), strict=True)
+    ]
 
 
 def verdict(numbers: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # extras, and slow to import
 
 LARGEST_SIDE = 128  # pixels; a larger picture would only make the page heavy
 LONGEST = 32  # characters of a class
+SPELLED = {"cnn": "CNN", "mlp": "MLP", "mnist": "MNIST", "emnist": "EMNIST", "resnet": "ResNet"}
 SHEET_SIDE = 1024  # of a sheet, which is eight pictures wide
 
 
@@ -40,17 +41,31 @@ def render(template: str, **values: Any) -> bytes:
     return pages.get_template(template).render(values).encode("utf-8", "replace")
 
 
-def figure(drawn: "Figure", name: str, description: str) -> "Markup":
-    """Returns a figure of `plots` as markup; the description is for those who do not see it.
+def figure(
+    drawn: "Figure", name: str, description: str, tips: Mapping[str, tuple[str, bool]] | None = None
+) -> "Markup":
+    """Returns a figure of `plots` as markup.
 
-    Each figure of a page has a name of its own.
+    Args:
+        drawn: figure.
+        name: prefix of its ids, unique on the page.
+        description: text for readers who cannot see it.
+        tips: tooltip of each linked shape, by the link without its "#", and whether the page has
+            that place; the shape otherwise stops being a link.
     """
     from markupsafe import Markup, escape
 
-    text = svg(drawn, name).replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1
-    )
-    return Markup(text)  # Matplotlib has escaped the names in it
+    def tipped(found: re.Match[str]) -> str:
+        tip, has_place = (tips or {})[found[1]]
+        tag = "a" if has_place else "g"
+        start = f'<a href="#{name}-{found[1]}">' if has_place else "<g>"
+        return f"{start}<title>{escape(tip)}</title>{found[2]}</{tag}>"
+
+    text = svg(drawn, name)
+    text = re.sub(rf'(?s)<a xlink:href="#{name}-([\d-]+)"[^>]*>(.*?)</a>', tipped, text)
+    role = "group" if tips else "img"  # an image would hide its links
+    label = f'<svg role="{role}" aria-label="{escape(description)}" '
+    return Markup(text.replace("<svg ", label, 1))  # Matplotlib has escaped the names in it
 
 
 def svg(figure: "Figure", name: str) -> str:
@@ -110,6 +125,11 @@ def readable(names: Iterable[str]) -> list[str]:
         for name in names
     ]
     return [name if len(name) <= LONGEST else f"{name[:16]}…{name[-15:]}" for name in shown]
+
+
+def spelled(name: str) -> str:
+    """Returns the name of a model or a dataset as people write it: "deep_cnn" is "deep CNN"."""
+    return " ".join(SPELLED.get(word, word) for word in name.split("_"))
 
 
 def in_percent(probability: float) -> str:

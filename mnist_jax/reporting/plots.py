@@ -22,9 +22,11 @@ BLUE, VERMILION = "#0072b2", "#d55e00"
 COLOURS = (BLUE, VERMILION, "#009e73", "#b8558f", "#8a6d00", "#7a7a80")
 INK = "#1b1b1d"  # of letters and lines; a page has the colour of its own letters in its place
 TINY = 1e-9  # of accuracies, a difference that no images make
-WRITTEN = 20  # classes up to which each count is written into its cell
+WRITTEN = 10  # classes up to which each cell holds its count
 DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # of the numbers on a logarithmic axis; or finer
-NAMED = 30  # classes up to which each has its name on the axes
+LINKED = 50  # classes up to which each cell is a link, see `confusion`
+NAMED = 20  # classes up to which the axes name each
+FEW = 10  # answers; a bin of fewer is drawn faint
 Row = Mapping[str, Any]  # of a history
 STYLE: Any = {  # of Matplotlib's rcParams
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
@@ -95,6 +97,7 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
 
     The counts, int [K, K], are by true class and by answer; those of thousands of classes come as a
     sparse array of SciPy, because a dense one fills the memory. Of many names only some appear.
+    Each cell links to "#TRUE-ANSWER", two indices, for `page.figure` to resolve.
     """
     from matplotlib.collections import PolyCollection
     from scipy.sparse import csr_array
@@ -108,7 +111,7 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
     scale = np.log1p(max([1, *values[wrong]]))
     shares = counts.diagonal() / counts.sum(axis=1).clip(min=1)
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side / 2
-    with _panels(1, height=4.2 if classes <= WRITTEN else 4.8) as (figure, (axes,)):
+    with _panels(1, height=4.0 if classes <= WRITTEN else 4.4) as (figure, (axes,)):
         for part, colour, strength in (
             (~wrong, BLUE, 0.08 + 0.3 * shares[rows]),
             (wrong, VERMILION, 0.15 + 0.6 * np.log1p(values) / scale),
@@ -117,17 +120,20 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
             fills = [(colour, float(alpha)) for alpha in strength[part]]
             # Thousands of cells are one picture, which is smaller.
             many = len(cells) > 3000
-            axes.add_collection(PolyCollection(cells, facecolors=fills, lw=0, rasterized=many))
-        letters: Any = {"ha": "center", "va": "center", "fontsize": 8.5 if classes <= 10 else 6}
+            drawn = PolyCollection(cells, facecolors=fills, lw=0, rasterized=many)
+            if classes <= LINKED:
+                pairs = zip(rows[part], columns[part], strict=True)
+                drawn.set_urls([f"#{row}-{column}" for row, column in pairs])
+            axes.add_collection(drawn)
+        letters: Any = {"ha": "center", "va": "center"}
         written = zip(rows, columns, values, strict=True) if classes <= WRITTEN else ()
         for row, column, count in written:
-            axes.text(column, row, f"{count:,}", **letters)
+            axes.text(column, row, f"{count}", **letters)
         shown = range(0, classes, math.ceil(classes / NAMED))
         names = [_short(label_names[number], 14) for number in shown]
         upright = max(map(len, names)) * len(names) > 40
         axes.set_xticks(shown, names, rotation=90 if upright else 0)
         axes.set_yticks(shown, names)
-        axes.tick_params(labelsize=9 if classes <= 10 else 6.5)
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
         axes.set(xlabel="answer", ylabel="true class")
         axes.grid(visible=False)
@@ -141,26 +147,34 @@ def reliability(
     """Draws how often the network was right where it was so sure.
 
     Mean probability, fraction that was right, and count are of the answers of each bin [B]; the
-    intervals hold the bounds of the true fraction [B, 2]. An empty bin is left out.
+    intervals hold the bounds of the true fraction [B, 2]. An empty bin is left out, one of fewer
+    than `FEW` answers is faint. The counts are a histogram below.
     """
     from matplotlib.ticker import PercentFormatter
 
-    some = np.flatnonzero(counts)
-    sure, right, (low, high) = confidence[some], accuracy[some], intervals[some].T
-    lengths = np.stack([right - low, high - right]).clip(min=0)
-    with _panels(1, height=3.2) as (figure, (axes,)):
-        axes.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (3, 3)), label="as sure as right")
-        axes.errorbar(sure, right, lengths, fmt="none", ecolor=BLUE, elinewidth=1.2)
-        axes.plot(sure, right, "o", color=BLUE, ms=4.5, label="network", clip_on=False)
-        letters: Any = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 6.5}
-        for number in some:
-            axes.text((number + 0.5) / len(counts), -0.13, f"{counts[number]:,}", **letters)
-        axes.set(xlim=(0, 1), ylim=(-0.15, 1), xlabel="probability of the answer")
-        axes.set_ylabel("part that was right")
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # above, where no dot is
-        axes.set_yticks(np.linspace(0, 1, 6))
-        for axis in (axes.xaxis, axes.yaxis):
+    alphas = np.where(counts < FEW, 0.3, 1.0)
+    with _panels(1, height=1.9, rows=2, ratios=(3, 1)) as (figure, (axes, below)):
+        axes.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (3, 3)), label="perfect")
+        for alpha, label in ((1, "network"), (0.3, f"fewer than {FEW} answers")):
+            some = np.flatnonzero((counts > 0) & (alphas == alpha))
+            sure, right, (low, high) = confidence[some], accuracy[some], intervals[some].T
+            lengths = np.stack([right - low, high - right]).clip(min=0)
+            style: Any = {"color": BLUE, "alpha": alpha}
+            axes.errorbar(sure, right, lengths, fmt="none", elinewidth=1.2, **style)
+            if len(some):
+                axes.plot(sure, right, "o", ms=4.5, label=label, clip_on=False, **style)
+        middles = (np.arange(len(counts)) + 0.5) / len(counts)
+        bars = below.bar(middles, counts, 0.8 / len(counts), color=BLUE, log=True)
+        for bar, alpha in zip(bars, alphas, strict=True):
+            bar.set_alpha(alpha)
+        axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", yticks=np.linspace(0, 1, 6))
+        below.set(xlim=(0, 1), ylim=(0.5, 2 * max(counts)), xlabel="probability of the answer")
+        below.set_ylabel("answers")
+        below.minorticks_off()
+        figure.legend(loc="outside upper left", ncols=2)
+        for axis in (axes.xaxis, axes.yaxis, below.xaxis):
             axis.set_major_formatter(PercentFormatter(1))
+        below.yaxis.set_major_formatter("{x:,g}")
     return figure
 
 
@@ -169,7 +183,7 @@ def phases(seconds: Mapping[str, float]) -> "Figure":
     with _panels(1, height=0.6 + 0.24 * len(seconds)) as (figure, (axes,)):
         bars = axes.barh([*seconds], [*seconds.values()], color=BLUE, alpha=0.75, height=0.6)
         axes.bar_label(bars, fmt="%.2f s", padding=4)
-        axes.set_xlim(0, 1.2 * max(*seconds.values(), 1e-9))
+        axes.set_xlim(0, 1.3 * max(*seconds.values(), 1e-9))
         axes.invert_yaxis()
         axes.xaxis.set_visible(False)
         axes.grid(visible=False)
@@ -201,15 +215,25 @@ def picture_grid(
 
 @contextlib.contextmanager
 def _panels(
-    columns: int, height: float = 2.7, *, width: float = 4.4, rows: int = 1
+    columns: int,
+    height: float = 2.7,
+    *,
+    width: float = 4.0,
+    rows: int = 1,
+    ratios: Sequence[float] | None = None,
 ) -> Iterator[tuple["Figure", "list[Axes]"]]:
-    """Yields a figure in the common style, with its panels; each is as wide as a phone."""
+    """Yields a figure in the common style, with its panels.
+
+    A page for a phone, 358 pixels inside, draws a panel of 4 inches with letters of 11 pixels.
+    `ratios` are the relative heights of the rows.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        yield figure, [*figure.subplots(rows, columns, squeeze=False).flat]
+        panels = figure.subplots(rows, columns, squeeze=False, height_ratios=ratios)
+        yield figure, [*panels.flat]
 
 
 def _curve(axes: "Axes", history: Sequence[Row], name: str, style: str = "-", **line: Any) -> None:
@@ -256,7 +280,10 @@ def _by_error(axes: "Axes", accuracies: np.ndarray) -> None:
         )
     elif added:
         axes.set_ylim(0.9, 1.003)
-    _label(axes, lambda share: 1 - share if share > 0.9 * least else 1.0, "%")
+    rounded = [digit * 10.0**power for power in range(-9, 1) for digit in DIGITS[0]]
+    ceiling = max((error for error in rounded if error <= least), default=least)
+    axes.set_ylim(top=max(axes.get_ylim()[1], 0 if added else 1 - ceiling))  # a tick above the last
+    _label(axes, lambda error: 1 - error if error >= ceiling else 1.0, "%")
 
 
 def _label(axes: "Axes", height: Callable[[float], float] = float, unit: str = "") -> None:

@@ -1,7 +1,7 @@
 """The content of a page about one network."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,13 +15,23 @@ from mnist_jax.reporting import plots
 from mnist_jax.reporting.calibration import BINS
 from mnist_jax.reporting.filters import MOST, feature_maps, filter_sheet, first_filters, map_sheets
 from mnist_jax.reporting.measured import STEP_CURVES, Measured, RunRecord, figures, measure
-from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable
+from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable, spelled
+from mnist_jax.reporting.pictures import data_url
 from mnist_jax.steps import to_float
 
 MISTAKES = 25  # pictures of the most confident ones
+OTHERS = 35  # pictures at most of other confusions
 CONFUSIONS = 6  # pairs of classes that are said in words
 ROWS = 30  # classes in a table; of more, those found worst
 EXAMPLES = 6  # training images that are shown augmented
+PHASES = {
+    "import": "import packages",
+    "data": "load data",
+    "compile": "compile",
+    "train": "train",
+    "eval": "validate and test",
+    "checkpoint": "save",
+}
 
 
 def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -33,10 +43,12 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
     trained, config, names = run.trained, run.trained.config, readable(run.trained.info.label_names)
     numbers = figures(run, measured)
     made_with = run.result or trained.origin.environment
+    mistakes = _mistakes(measured, names)
     values = {
         "found": numbers,
         "result": run.result,
         "trained": trained,
+        "network": f"{spelled(trained.architecture)} trained on {spelled(trained.dataset)}",
         "epochs": len(run.history) if run.result else config.epochs,
         "examples": len(splits["train"].labels),
         "augmentations": [name for name, value in vars(config.augment).items() if value],
@@ -54,13 +66,15 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "heed": _what_training_figures_are(config),
         "comparable": not config.augment.mixup_alpha,
         "last": run.history[-1] if run.history else None,
-        "confusion": _confusion(measured, names),
-        "classes": _classes(measured, names, trained.info.label_names),
+        "best": max(run.history, key=lambda row: row["val_accuracy"], default=None),
+        "confusion": _confusion(measured, names, {each["place"] for each in mistakes}),
+        "classes": _classes(numbers["classes"], names),
         "num_classes": len(names),
         "reliability": _reliability(measured),
         "bins": BINS,
         "in_last_bin": measured.reliability[2][-1] / len(measured.labels),
-        "mistakes": _mistakes(measured, names),
+        "mistakes": mistakes,
+        "surest": MISTAKES,
         "short_names": max(map(len, names)) <= 3,
         "pixelated": max(trained.info.image_shape[:2]) < 64,
         "features": _features(run, measured, names),
@@ -120,43 +134,41 @@ def _what_training_figures_are(config: Config) -> str:
     return said
 
 
-def _confusion(measured: Measured, names: Sequence[str]) -> dict[str, Any]:
+def _confusion(
+    measured: Measured, names: Sequence[str], places: Collection[str] = ()
+) -> dict[str, Any]:
+    """Draws the matrix; `places` are the confusions "TRUE-ANSWER" with a picture on the page."""
     from scipy.sparse import csr_array
 
     ones, pairs = np.ones(len(measured.labels), int), (measured.labels, measured.answers)
     counts = csr_array((ones, pairs), shape=(len(names), len(names)))
     counts.sum_duplicates()
     cells: Any = counts.tocoo()
-    found = zip(*(part.tolist() for part in (cells.row, cells.col, cells.data)), strict=True)
+    found = [*zip(*(part.tolist() for part in (cells.row, cells.col, cells.data)), strict=True)]
     mistakes = sorted((-count, true, said) for true, said, count in found if true != said)
+    tips = {
+        f"{true}-{said}": (
+            f"{names[true]} classified as {names[said]}: {count:,}",
+            f"{true}-{said}" in places,
+        )
+        for true, said, count in (found if len(names) <= plots.LINKED else ())
+    }
     description = "A table of colours: which class was taken for which, and how often."
     return {
-        "figure": figure(plots.confusion(counts, names), "confusion", description),
-        "most": [(names[true], names[said], -n) for n, true, said in mistakes[:CONFUSIONS]],
+        "figure": figure(plots.confusion(counts, names), "confusion", description, tips),
+        "most": [
+            (names[true], names[said], -n, f"{true}-{said}" if f"{true}-{said}" in places else "")
+            for n, true, said in mistakes[:CONFUSIONS]
+        ],
     }
 
 
-def _classes(
-    measured: Measured, names: Sequence[str], full_names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class; of many classes, of those with the lowest F1."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    undefined: Any = np.nan  # of a class without an example, or without an answer
-    scores: Any = precision_recall_fscore_support(
-        measured.labels, measured.answers, labels=range(len(names)), zero_division=undefined
-    )
-    *shares, support = scores
-    shown = range(len(names)) if len(names) <= ROWS else np.argsort(shares[2], kind="stable")[:ROWS]
-    return [
-        {
-            "name": names[number],
-            "full_name": full_names[number],
-            "shares": ["-" if np.isnan(s[number]) else f"{s[number]:.2%}" for s in shares],
-            "support": int(support[number]),
-        }
-        for number in map(int, shown)
-    ]
+def _classes(figures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the rows of the table of classes; of many classes, those with the lowest F1."""
+    rows = [{**row, "short": name} for row, name in zip(figures, names, strict=True)]
+    if len(rows) > ROWS:
+        rows.sort(key=lambda row: 1 if row["f1"] is None else row["f1"])
+    return rows[:ROWS]
 
 
 def _reliability(measured: Measured) -> Any:
@@ -165,20 +177,32 @@ def _reliability(measured: Measured) -> Any:
     pairs = zip(right, counts.tolist(), strict=True)
     intervals = [wilson_interval(some, count) if count else (0.0, 1.0) for some, count in pairs]
     drawn = plots.reliability(confidence, accuracy, counts, np.array(intervals))
-    said = "Dots: how often the network was right, by the probability of its answer."
+    said = "Dots: accuracy by the probability of the answer. Bars: the number of answers."
     return figure(drawn, "reliability", said)
 
 
 def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the most confident mistakes, and the most confident one of each other confusion.
+
+    The first of each confusion has a `place`, "TRUE-ANSWER", to link to.
+    """
     wrong = np.flatnonzero(~measured.right)
-    worst = wrong[np.argsort(-measured.confidence[wrong], kind="stable")][:MISTAKES]
+    wrong = wrong[np.argsort(-measured.confidence[wrong], kind="stable")]
+    pairs = np.stack([measured.labels[wrong], measured.answers[wrong]], axis=1)
+    _, firsts = np.unique(pairs, axis=0, return_index=True)
+    others = sorted({*firsts.tolist()} - {*range(MISTAKES)})
+    shown = [*range(min(MISTAKES, len(wrong))), *others][: MISTAKES + OTHERS]
+    images = measured.images[wrong[shown]] if shown else ()
     return [
         {
             "picture": picture(image),
-            "shown": names[int(measured.labels[number])],
-            **dict(zip(("answer", "probability"), measured.answer(number, names), strict=True)),
+            "shown": names[int(measured.labels[wrong[number]])],
+            "place": "{}-{}".format(*pairs[number]) if number in firsts else "",
+            **dict(
+                zip(("answer", "probability"), measured.answer(wrong[number], names), strict=True)
+            ),
         }
-        for number, image in zip(worst, measured.images[worst], strict=True)
+        for number, image in zip(shown, images, strict=True)
     ]
 
 
@@ -190,18 +214,21 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
         return None
     image = measured.images[np.arange(1)]
     maps = feature_maps(trained.model, trained.variables, to_float(jnp.asarray(image)))
-    sheets = [("Filters of the first layer", filter_sheet(filters), len(filters))]
+    sheets = [
+        ("Filters of the first layer", data_url(filter_sheet(filters, clear=True)), len(filters))
+    ]
     for name, sheet in map_sheets(maps).items():
-        sheets.append((f"Feature maps of {name}", sheet, maps[name].shape[-1]))
+        drawn = picture(sheet, SHEET_SIDE)
+        sheets.append((f"Feature maps of {name}", drawn, maps[name].shape[-1]))
     return {
         "image": picture(image[0]),
         "label": names[int(measured.labels[0])],
         "sheets": [
             {
                 "title": title + (f", the first {MOST} of {count}" if count > MOST else ""),
-                "picture": picture(sheet, SHEET_SIDE),
+                "picture": drawn,
             }
-            for title, sheet, count in sheets
+            for title, drawn, count in sheets
         ],
     }
 
@@ -221,12 +248,15 @@ def _augmented(config: Config, images: Any) -> list[list[str]]:
     return [[picture(image) for image in row] for row in rows]
 
 
-def _phases(run: RunRecord) -> Any:
-    """Draws where the time went; None of a run that is not finished."""
+def _phases(run: RunRecord) -> dict[str, Any]:
+    """Draws where the time went; {} of a run that is not finished."""
     recorded = run.result["seconds"] if run.result else {}
-    seconds = {name: value for name, value in recorded.items() if name != "total"}
+    seconds = {PHASES.get(name, name): s for name, s in recorded.items() if name != "total"}
     said = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    return figure(plots.phases(seconds), "phases", f"Bars: {said}.") if seconds else None
+    if not seconds:
+        return {}
+    drawn = figure(plots.phases(seconds), "phases", f"Bars: {said}.")
+    return {"figure": drawn, "total": sum(seconds.values())}
 
 
 def _command(config: Config) -> str:

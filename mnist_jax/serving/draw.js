@@ -1,8 +1,9 @@
-// The page to draw on: strokes on a canvas, and what the network says of them while they grow.
+// The page to draw on: strokes on a canvas, and the network's answer while they grow.
 
 const PEN = 34; // pixels of the canvas's 560: as MNIST's strokes, where a digit fills the sheet
 const LARGEST = 20_000_000; // bytes of a photo, as the server has it
 const MOST_BARS = 10;
+const SPELLED = { cnn: "CNN", mlp: "MLP", mnist: "MNIST", emnist: "EMNIST", resnet: "ResNet" };
 
 const element = (id) => document.getElementById(id);
 const canvas = element("canvas");
@@ -196,7 +197,7 @@ async function get(path) {
 // Says so all the while: to clear the sheet takes the notice away.
 async function back() {
   do {
-    tell("The server does not answer. When it is back, the page goes on by itself.");
+    tell("The server does not answer. The page resumes when it is back.");
     await pause(1);
   } while ((await get("health")) === null);
   tell("");
@@ -206,17 +207,17 @@ const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + ".";
 
 function percent(probability) {
   const shown = (100 * probability).toFixed(1);
-  return shown === "100.0" && probability < 1 ? ">\u00a099.9%" : `${shown}%`;
+  return shown === "100.0" && probability < 1 ? ">99.9%" : `${shown}%`;
 }
 
 function show(found) {
   if (found.label === null) {
-    showNothing("There is nothing to see.", "Is the picture blank?");
+    showNothing("The picture shows nothing.", "Is it blank?");
   } else {
     setLabel(found.label);
-    element("sure").textContent = `${percent(found.probability)} sure`;
+    element("sure").textContent = `${percent(found.probability)} probability`;
     const second = percent(found.runner_up_probability);
-    const other = second === "0.0%" ? "Hardly anything else." : `or ${found.runner_up}, ${second}`;
+    const other = second === "0.0%" ? "Hardly anything else" : `or ${found.runner_up}, ${second}`;
     element("doubt").textContent = found.problem ? sentence(found.problem) : other;
     say(`${found.label}, ${percent(found.probability)}. ${sentence(found.problem)}`);
     showBars(found.probabilities);
@@ -289,7 +290,7 @@ function showMaps(maps) {
       ...names.map((name) => {
         const figure = make("figure", "");
         const caption = make("figcaption", "");
-        caption.textContent = `Where the filters of ${name} find their patterns`;
+        caption.textContent = `Feature maps of ${name}: light where a filter fits`;
         const image = make("img", "");
         image.alt = `The feature maps of ${name}`;
         figure.append(caption, image);
@@ -318,6 +319,9 @@ function tell(text) {
 
 // ---- The start
 
+const spell = (name) => name.split("_").map((word) => SPELLED[word] ?? word).join(" ");
+const article = (name) => (/^([aeio]|MLP)/i.test(name) ? "An" : "A");
+
 async function introduce() {
   let network = await get("api/network");
   while (network === null) {
@@ -327,15 +331,15 @@ async function introduce() {
   labels = network.label_names;
   const digits = labels.every((label) => /^[0-9]$/.test(label));
   element("title").textContent = digits ? "Draw a digit" : "Draw, or open a photo";
+  const architecture = spell(network.architecture);
   const accuracy = network.test_accuracy;
   const facts = [
-    `A ${network.architecture} trained on ${network.dataset}`,
+    `${article(architecture)} ${architecture} trained on ${spell(network.dataset)}`,
     `${network.params.toLocaleString("en")} parameters`,
-    `step ${network.step.toLocaleString("en")}`,
-    accuracy === null ? "" : `${(100 * accuracy).toFixed(2)}% of the test images right`,
+    accuracy === null ? "" : `${(100 * accuracy).toFixed(2)}% test accuracy`,
     digits ? "" : `${labels.length} classes`,
   ];
-  const strange = network.drawings ? "" : " It has learned from pictures, not from drawings.";
+  const strange = network.drawings ? "" : " It was trained on pictures, not on drawings.";
   element("about").textContent = `${facts.filter(Boolean).join(", ")}.${strange}`;
   const [height, width] = network.image_shape;
   element("size").textContent = `: ${width} × ${height} pixels`;

@@ -60,6 +60,8 @@ def check_page(path: Path) -> str:
     assert text.startswith("<!doctype html>")
     del found.ids[None]
     assert {*found.ids.values()} <= {1}
+    places = {load[1:] for load in found.loads if load.startswith("#")}
+    assert places <= {*found.ids}
     assert not found.tags["script"]
     assert all(re.match(r"#|data:", load) for load in found.loads)
     assert not re.search(r"url\((?!#)|@import", text)

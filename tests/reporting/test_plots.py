@@ -111,7 +111,17 @@ def test_the_last_epochs_of_curves_are_legible():
     )[:, 1]
     assert heights[3] - heights[2] > 0.1
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert {"90%", "99%"} <= {*names}
+    assert {"90%", "99%", "99.5%"} <= {*names}
+
+
+@given(st.floats(0.1, 0.999))
+def test_an_accuracy_axis_has_a_number_above_the_last_point(best):
+    rows = [
+        {"epoch": n, "train_accuracy": 0.05, "val_accuracy": v} for n, v in ((1, 0.1), (2, best))
+    ]
+    axes = plots.learning_curves(rows, ["accuracy"]).axes[0]
+    ticks = [tick for tick in axes.get_yticks() if tick <= axes.get_ylim()[1]]
+    assert max(ticks) >= best - 1e-9
 
 
 def luminance(colour: str) -> float:
@@ -145,7 +155,7 @@ def test_counts_of_a_confusion_stand_in_their_cells():
     figure = plots.confusion(counts, ["a", "b", "c"])
     places = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
     assert places == {
-        "1,200": (0, 0),
+        "1200": (0, 0),
         "3": (2, 0),
         "45": (1, 1),
         "7": (0, 2),
@@ -177,14 +187,20 @@ def test_a_confusion_of_any_number_of_classes_is_readable(subtests):
 
 
 def test_reliability_leaves_out_empty_bins():
-    accuracy, counts = np.array([np.nan, 0.5, 0.75, 1]), np.array([0, 2, 4, 9])
+    accuracy, counts = np.array([np.nan, 0.5, 0.75, 1]), np.array([0, 2, 4, 19])
     intervals = np.array([[0, 1], [0.1, 0.9], [0.3, 0.95], [0.7, 1]])
     figure = plots.reliability(np.array([np.nan, 0.4, 0.7, 0.99]), accuracy, counts, intervals)
-    assert curve(figure, "network") == [0.5, 0.75, 1]
-    (bars,) = figure.axes[0].collections
-    reached = [np.asarray(path.vertices)[:, 1].tolist() for path in bars.get_paths()]
-    np.testing.assert_allclose(reached, intervals[1:])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["2", "4", "9"]
+    assert curve(figure, "network") == [1]
+    assert curve(figure, "fewer than 10 answers") == [0.5, 0.75]
+    few = [line.get_alpha() for line in figure.axes[0].lines if "few" in str(line.get_label())]
+    assert few == [0.3]
+    reached = [
+        np.asarray(path.vertices)[:, 1].tolist()
+        for bars in figure.axes[0].collections
+        for path in bars.get_paths()  # type: ignore[attr-defined]
+    ]
+    np.testing.assert_allclose(reached, intervals[[3, 1, 2]])
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [0, 2, 4, 19]  # type: ignore[attr-defined]
 
 
 def test_every_phase_is_a_bar():

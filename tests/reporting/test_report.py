@@ -43,12 +43,16 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     assert json.loads(json.dumps(found)) == found
     errors = round(500 * (1 - result["test_accuracy"]))
     low, high = wilson_interval(500 - errors, 500)
-    assert f"{result['test_accuracy']:.2%} of 500 test images are named correctly" in said
-    assert f"between {low:.2%} and {high:.2%} (95% interval, for images like these" in said
-    assert f"{errors} of 500" in said
+    assert f"Test accuracy {result['test_accuracy']:.2%} With 95% confidence" in said
+    assert f"between {low:.2%} and {high:.2%}" in said
+    assert f"wrong answers {errors} of 500" in said
+    best = max(read_history(small), key=lambda row: row["val_accuracy"])
+    card = f"best validation accuracy {best['val_accuracy']:.2%} epoch {best['epoch']}"
+    assert card in said
     assert result["params_sha256"] in said
     chance = found["chance_calibration_error"]
-    assert f"{found['expected_calibration_error']:.2%} ({chance:.2%} would be chance)" in said
+    error = found["expected_calibration_error"]
+    assert f"ECE {error:.2%} ECE by chance alone {chance:.2%}" in said
 
     labels = mnist["test"].labels[:500]
     _, answers = predict(small, mnist["test"].images[:500])
@@ -58,17 +62,21 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     )
     rows = table(text, "All classes")[1:]
     assert [row[0] for row in rows] == [*"0123456789"]
-    for name, *cells in rows:
+    for (name, *cells), row in zip(rows, found["classes"], strict=True):
         *shares, support = expected[name].values()
         assert cells == [*(f"{share:.2%}" for share in shares), str(int(support))]
+        assert [*row.values()] == [name, *shares, support]
     counts = confusion_matrix(labels, answers)
     figure = text[text.index('id="confusion-') : text.index("Most frequent confusions")]
-    cells = Counter(re.findall(r">([\d,]+)</text>", figure))
+    cells = Counter(re.findall(r">(\d+)</text>", figure))
     cells -= Counter(map(str, range(10))) + Counter(map(str, range(10)))  # of the axes
     assert cells == Counter(str(count) for count in counts.ravel() if count)
     np.fill_diagonal(counts, 0)
     shown, answer = divmod(int(counts.argmax()), 10)
-    assert f"{shown} taken for {answer} : {counts.max()} times" in said
+    assert f"{shown} classified as {answer} : {counts.max()} times" in said
+    links = {tuple(map(int, pair)) for pair in re.findall(r'href="#confusion-(\d)-(\d)"', figure)}
+    assert links == {*zip(*(axis.tolist() for axis in counts.nonzero()), strict=True)}
+    assert f"<title>{shown} classified as {answer}: {counts.max()}</title>" in figure
     history = read_history(small)
     assert f"accuracy is {history[-1]['train_accuracy']:.2%} in training" in said
     assert f"mnist-jax verify --workdir {shlex.quote(str(small))}" in said
@@ -87,9 +95,9 @@ def test_the_confusion_of_ten_thousand_classes_is_not_held_as_a_table():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert shown["most"] == [
-        ("class 1", "class 7", 2),
-        ("class 1", "class 9999", 1),
-        ("class 2", "class 0", 1),
+        ("class 1", "class 7", 2, ""),
+        ("class 1", "class 9999", 1, ""),
+        ("class 2", "class 0", 1, ""),
     ]
     assert peak < 100_000_000
 
@@ -119,7 +127,8 @@ def test_the_report_of_an_unfinished_run_shows_validation(small, tmp_path):
     assert found["accuracy"] == pytest.approx(history[-1]["val_accuracy"], abs=1e-9)
     said = check_page(workdir / "report.html")
     assert "This run is not finished" in said
-    assert "of 256 validation images" in said
+    assert "Validation accuracy" in said
+    assert "of 256" in said
     assert "test accuracy" not in said
     (workdir / "metrics.jsonl").write_text("", encoding="utf-8")  # stopped in its first epoch
     report(workdir)
@@ -180,8 +189,10 @@ def test_the_time_reported_is_that_of_all_epochs_however_often_the_run_was_stopp
     written = report(workdir)
     expected = sum(row["seconds"] for row in history)
     assert written.networks[0]["seconds"] == pytest.approx(expected)
-    assert f"training {expected:.1f} s" in check_page(written.path)
-    assert "total 0." not in written.path.read_text(encoding="utf-8")
+    said = check_page(written.path)
+    assert f"time of all epochs {expected:.1f} s" in said
+    bars = [s for name, s in result["seconds"].items() if name != "total"]
+    assert f"finished the run: {sum(bars):.2f} s in all" in said
 
 
 def test_learning_rate_and_gradient_norm_are_shown_where_the_history_has_them(small, tmp_path):
