@@ -85,7 +85,7 @@ def test_networks_of_other_training_images_are_compared_on_the_same_test(small, 
 def test_a_network_and_itself_do_not_differ(small, tmp_path):
     said = check_page(report([small, small], tmp_path / "page.html").path)
     assert "the recipes are the same" in said
-    assert f"A tie: A (small) and B (small) are right equally often" in said
+    assert "A tie: A (small) and B (small) are right equally often" in said
     assert "give the same answer for each image" in said
 
 

@@ -118,11 +118,54 @@ def test_a_report_is_never_wider_than_the_screen(pages, show, width):
         )
         assert sizes
         assert all(width * 0.3 < size <= width for size in sizes)
-        letters = page.eval_on_selector_all(
-            "#confusion-figure_1 text, #curves-accuracy-figure_1 text",
-            "all => all.map(text => text.getBoundingClientRect().height)",
+
+
+def test_letters_of_figures_have_eleven_pixels_on_a_phone(pages, show):
+    for path in pages:
+        page = show(path, viewport={"width": 390, "height": 844})
+        sizes = page.eval_on_selector_all(
+            "figure svg text",
+            """all => all.map(text => {
+                const { a, b } = text.getScreenCTM()
+                return Math.hypot(a, b) * parseFloat(getComputedStyle(text).fontSize)
+            })""",
         )
-        assert min(letters) > 5
+        assert min(sizes) >= 11, path.name
+
+
+def test_the_table_of_classes_fits_a_phone(pages, show):
+    page = show(pages[0], viewport={"width": 390, "height": 844})
+    box = page.locator("#classes .scroll")
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def test_contents_and_confusions_lead_to_their_places(pages, show):
+    page = show(pages[0])
+    assert page.locator("nav a").count() == page.locator("section").count()
+    page.locator("nav a", has_text="Calibration").click()
+    assert page.locator("#calibration h2").bounding_box()["y"] < 200  # type: ignore[index]
+    link = page.locator("#matrix svg a").first
+    place = link.get_attribute("href")
+    link.click()
+    assert page.url.endswith(f"{place}")
+    assert page.locator(".pictures li:target").count() == 1
+    assert "classified as" in (link.locator("title").text_content() or "")
+
+
+def test_filters_of_a_report_have_transparent_gutters(pages, show):
+    page = show(pages[0], color_scheme="dark")
+    image = page.locator("#filters figure:nth-of-type(2) img")
+    assert image.evaluate("image => getComputedStyle(image).backgroundColor") == "rgba(0, 0, 0, 0)"
+    alphas = image.evaluate(
+        """image => {
+            const paper = new OffscreenCanvas(image.naturalWidth, image.naturalHeight)
+            const drawing = paper.getContext("2d")
+            drawing.drawImage(image, 0, 0)
+            const { data } = drawing.getImageData(0, 0, paper.width, paper.height)
+            return [...data.filter((_, i) => i % 4 == 3)]
+        }"""
+    )
+    assert {*alphas} == {0, 255}
 
 
 def test_letters_of_a_report_are_legible_in_the_dark(pages, show):
