@@ -50,10 +50,11 @@ def draw(page: Page, stroke: tuple) -> None:
 
 def test_a_digit_drawn_with_the_mouse_is_read(page):
     expect(page.locator("h1")).to_have_text("Draw a digit")
+    expect(page.locator("#about")).to_contain_text("A CNN trained on MNIST, ")
     draw(page, SEVEN)
     expect(page.locator("#label")).to_have_text("7")
     expect(page.locator("#bars .best .name")).to_have_text("7")
-    expect(page.locator("#sure")).to_contain_text("% sure")
+    expect(page.locator("#sure")).to_contain_text("% probability")
     expect(page.locator("#spoken")).to_contain_text("7, ")
     expect(page.locator("#maps img")).to_have_count(1)
     seen = pixels_of(page.locator("#seen").get_attribute("src") or "")
@@ -91,7 +92,7 @@ def test_a_photo_is_read_and_a_bad_one_is_told(page):
     expect(page.locator("#label")).to_have_class("none")
     photo |= {"buffer": FILES["blank"]()}
     page.locator("#file").set_input_files([photo])
-    expect(page.locator("#sure")).to_have_text("There is nothing to see.")
+    expect(page.locator("#sure")).to_have_text("The picture shows nothing.")
     expect(page.locator("#notice")).to_be_hidden()
     draw(page, ONE)  # takes the photo's place
     expect(page.locator("#label")).to_have_text("1")
@@ -182,7 +183,7 @@ def test_the_likeliest_of_many_classes_are_shown(page):
     page.route("**/api/network", lambda route: route.fulfill(json=network))
     page.route("**/api/explain", lambda route: route.fulfill(json=answer))
     page.reload()
-    expect(page.locator("#about")).to_contain_text("300 classes. It has learned from pictures")
+    expect(page.locator("#about")).to_contain_text("300 classes. It was trained on pictures")
     expect(page.locator("#bars .share")).to_have_text([""] * 10)
     draw(page, SEVEN)
     expect(page.locator("#label")).to_have_text("class 299")
@@ -211,6 +212,10 @@ def test_a_digit_drawn_on_a_phone_with_a_finger_is_read(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     bottom = page.locator("#bars li").last.bounding_box()
     assert bottom["y"] + bottom["height"] <= 844  # canvas and answer are seen together
+    share = page.locator("#bars .best .share")
+    assert share.evaluate(
+        "box => { box.textContent = '>99.9%'; return box.scrollWidth <= box.clientWidth }"
+    )
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     is_dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert (max(map(int, re.findall(r"\d+", ground))) < 64) == is_dark
