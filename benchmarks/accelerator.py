@@ -3,10 +3,10 @@
     python benchmarks/accelerator.py [--sections NAME ...] [--json FILE] [--profile DIR]
     python benchmarks/accelerator.py --quick
 
-It prints tables for the documentation. The goals are of one GPU of H200's class: 99 % within 0.1 s
-of training, and 50 networks of 99 % a second in a population. Candidates take turns, a whole
-training each, so what else the machine does meets all of them. The test images are used once, at
-the end. `--quick` tries the same code in about a minute, also on a CPU; its figures mean nothing.
+It prints tables for the documentation. The goals are for one GPU of the H200 class: 99 % within
+0.1 s of training, and a population that trains 50 networks to 99 % per second. Candidates take turns
+of a whole training, so other load affects all of them. The test images are used once, at the end.
+`--quick` tries the same code in about a minute, also on a CPU; its figures mean nothing.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from mnist_jax.machine.accelerator import missing_accelerator
 from mnist_jax.workdir.hashing import network_sha256
 
 RECIPES = {"reference": "default", "fast": "fast", "accurate": "accurate"}
-# Runs on an NVIDIA GPU repeat their bits with it, but for max-pooling by XLA's own operation, whose
-# gradient has no implementation then: https://openxla.org/xla/determinism
+# Makes runs on an NVIDIA GPU repeat their bits. The gradient of XLA's own max-pooling has no such
+# implementation: https://openxla.org/xla/determinism
 SAME_BITS = "--xla_gpu_deterministic_ops=true"
 GOALS = {"seconds_to_99": 0.1, "networks_per_second": 50}
-# How a product is computed: type of the matrices, and `precision` of the product.
+# Products by name: type of the matrices, and `precision` of the product.
 PRODUCTS = {
     "float32": ("float32", "highest"),
     "tensorfloat32": ("float32", "tensorfloat32"),
@@ -68,7 +68,7 @@ def main() -> None:
     for name in args.sections:
         try:
             report[name] = SECTIONS[name](args)
-        except jax.errors.JaxRuntimeError as error:  # the others are worth having all the same
+        except jax.errors.JaxRuntimeError as error:  # the other sections are still useful
             report[name] = [{"failed": brief(error)}]
         print(f"\n## {name}\n")
         print("\n".join(table(report[name])), flush=True)
@@ -89,7 +89,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--members", nargs="+", type=int, metavar="N", help="of the populations")
     parser.add_argument("--rounds", type=int, metavar="N", help="timed, after a first one")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--profile", type=Path, metavar="DIR", help="a trace of a chunk a recipe")
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR", help="a trace of one chunk per recipe"
+    )
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.recipes = args.recipes or (["fast"] if args.quick else list(RECIPES))
@@ -99,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def recipe(name: str, args: argparse.Namespace) -> Config:
-    """Loads a recipe of `RECIPES`; with --quick, less of it."""
+    """Loads a recipe of `RECIPES`; with --quick, a smaller one."""
     config = load_config(str(Path(__file__).parents[1] / "configs" / f"{RECIPES[name]}.py"))
     if not args.quick:
         return config
@@ -108,7 +110,7 @@ def recipe(name: str, args: argparse.Namespace) -> Config:
 
 
 def variants(config: Config, args: argparse.Namespace) -> list[Config]:
-    """A recipe as it is, with each other precision, and with the other lowering."""
+    """Returns a recipe, the recipe in each other precision, and with the other lowering."""
     if args.quick:
         return [config]
     others = [replace_fields(config, {"precision": value}) for value in precisions(config)]
@@ -116,14 +118,14 @@ def variants(config: Config, args: argparse.Namespace) -> list[Config]:
 
 
 def precisions(config: Config) -> list[str]:
-    """The values of `precision` that a config does not have."""
+    """Returns the other values of `precision`."""
     values = typing.get_args(typing.get_type_hints(Config)["precision"])
     return [value for value in values if value != config.precision]
 
 
 @functools.cache
 def best_rates(quick: bool) -> dict[str, float]:
-    """FLOPs a second of matrix products by precision, "memory" in bytes a second, "call" in s."""
+    """Measures FLOP/s of products by precision, "memory" in bytes/s and "call" in seconds."""
     sizes = (256,) if quick else (2048, 4096, 8192)
     found = {
         name: max(matmul_rates(sizes, dtype=dtype, precision=level).values())
@@ -135,7 +137,7 @@ def best_rates(quick: bool) -> dict[str, float]:
 
 
 def measure_rates(args: argparse.Namespace) -> Rows:
-    """What a floor is made of."""
+    """Measures the rates that the floors are computed from."""
     found = best_rates(args.quick)
     rows: Rows = [
         {"rate": f"matrix products, {name}", "value": found[name] / 1e12, "unit": "TFLOP/s"}
@@ -149,7 +151,7 @@ def measure_rates(args: argparse.Namespace) -> Rows:
 
 
 def measure_recipes(args: argparse.Namespace) -> Rows:
-    """Whole trainings without validation, and a step beside the floor of its arithmetic."""
+    """Times whole trainings without validation."""
     found = {name: variants(recipe(name, args), args) for name in args.recipes}
     runs = [
         (name, config, Training(compile_training(config)))
@@ -180,7 +182,7 @@ def measure_recipes(args: argparse.Namespace) -> Rows:
 
 
 def measure_steps(args: argparse.Namespace) -> Rows:
-    """One step beside its floor: arithmetic at the best rate, and bytes at that of the memory."""
+    """Times a step beside its floor: arithmetic at the best rate, bytes at the memory's."""
     best = best_rates(args.quick)
     rows = []
     for name in args.recipes:
@@ -211,7 +213,7 @@ def measure_steps(args: argparse.Namespace) -> Rows:
 
 
 def measure_chunks(args: argparse.Namespace) -> Rows:
-    """What it costs to start the device: steps in a call, from one to an epoch."""
+    """Times steps in calls of different length, from one step to an epoch."""
     runs = []
     for name in args.recipes:
         own = recipe(name, args).chunk_steps
@@ -231,7 +233,7 @@ def measure_chunks(args: argparse.Namespace) -> Rows:
 
 
 def measure_population(args: argparse.Namespace) -> Rows:
-    """Networks of the fast recipe that are trained at once, each from a seed of its own."""
+    """Times populations of the fast recipe, each member with its own seed."""
     rows: Rows = []
     for config in variants(recipe("fast", args), args):
         for members in args.members:
@@ -241,13 +243,13 @@ def measure_population(args: argparse.Namespace) -> Rows:
                 "lowering": config.model.lowering,
             }
             rows.append(row)
-            run = None  # the memory of the one before is free again
+            run = None  # frees the memory of the previous one
             try:
                 run = Training(compile_members(config, members), members)
                 steps = config.epochs * run.num_steps
                 [(first, *later)] = rounds(args, [(run, steps)])
                 tests = run.compiled.program.measure(run.state, "test")
-            except jax.errors.JaxRuntimeError as error:  # the memory does not suffice
+            except jax.errors.JaxRuntimeError as error:  # out of memory
                 row["training, s"] = brief(error)
                 continue
             middle = statistics.median(later)
@@ -264,7 +266,7 @@ def measure_population(args: argparse.Namespace) -> Rows:
 
 
 def measure_same_bits(args: argparse.Namespace) -> Rows:
-    """An epoch in processes of their own, as JAX is and with the flag for the same bits."""
+    """Times an epoch in separate processes, without and with the flag for reproducible bits."""
     if jax.default_backend() == "tpu":
         return [{"flag": "a TPU has none, and belongs to one process"}]
     asked = [("xla", ""), ("xla", SAME_BITS), ("auto", ""), ("auto", SAME_BITS)]
@@ -282,10 +284,10 @@ def measure_same_bits(args: argparse.Namespace) -> Rows:
 
 
 def run_child(fields: dict[str, Any], flag: str, args: argparse.Namespace) -> dict[str, Any] | str:
-    """Has another process train; returns what it found, or the last line of its error."""
+    """Trains in another process; returns its result, or the last line of its error."""
     env = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
-        # This process has reserved most of the memory, and no cache may choose the same kernels.
+        # This process has reserved most of the memory, and a cache would select the same kernels.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
@@ -299,7 +301,7 @@ def run_child(fields: dict[str, Any], flag: str, args: argparse.Namespace) -> di
 
 
 def bits_and_seconds(config: Config) -> dict[str, Any]:
-    """Trains an epoch a few times; returns the seconds of all but the first, and the last bits."""
+    """Trains an epoch a few times; returns all seconds except the first, and the last hash."""
     run = Training(compile_training(config))
     seconds = [run.run(run.num_steps) for _ in range(4)]
     return {
@@ -309,13 +311,13 @@ def bits_and_seconds(config: Config) -> dict[str, Any]:
 
 
 def rounds(args: argparse.Namespace, runs: Sequence[tuple[Training, int]]) -> list[list[float]]:
-    """Lets trainings take turns; returns the seconds of each, of the first round too."""
+    """Alternates trainings; returns the seconds of each, including the first round."""
     found = [[run.run(steps) for run, steps in runs] for _ in range(args.rounds + 1)]
     return [list(column) for column in zip(*found, strict=True)]
 
 
 def brief(error: Exception) -> str:
-    """The beginning of an error message, as it fits a table."""
+    """Returns the beginning of an error message, short enough for a table."""
     return str(error).partition("\n")[0][:80].replace("|", "/")
 
 
@@ -331,7 +333,7 @@ def profile(config: Config, directory: Path) -> None:
 
 
 def spelled(cell: Any) -> str:
-    """Spells a number with three digits that count, and several as "median (least-most)"."""
+    """Formats a number with three significant digits, and several as "median (min-max)"."""
     if isinstance(cell, list):
         median, least, most = map(spelled, (float(statistics.median(cell)), min(cell), max(cell)))
         return f"{median} ({least}-{most})"

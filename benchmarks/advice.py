@@ -1,11 +1,11 @@
-"""What each piece of advice buys: one change at a time from the reference recipe, seed by seed.
+"""Measures the effect of single changes of the reference recipe, seed by seed.
 
     python benchmarks/advice.py [--seeds 5]
 
-All recipes train in turn, seed after seed. A row tells the mean difference to the reference recipe,
-over the pairs of runs with the same seed, its 95 % interval (paired t), and the time of training
-and validation, the median over the same pairs. Choose by the validation column; the test column is
-for the record. Each run stays in runs/advice/; a second call reads what is there.
+All recipes train in turn, seed after seed. A row has the mean difference to the reference recipe
+over pairs of runs with the same seed, its 95 % interval (paired t), and the median ratio of the times
+of training and validation. Choose by the validation column; the test column is for the record. A
+second call reads the runs that are in runs/advice/.
 """
 
 import argparse
@@ -27,7 +27,7 @@ AFFINE = {
     "augment.scale": 0.1,
     "augment.shear": 6.0,
 }
-# The advice, and what it changes: fields of the reference recipe, or the recipe itself.
+# Name of each change -> fields of the reference recipe, or another recipe.
 CHANGES: dict[str, dict[str, Any] | str] = {
     "kernels of 5x5": {"model.kernel_size": 5},
     "twice the filters": {"model.features": 64},
@@ -74,7 +74,7 @@ def config_of(change: dict[str, Any] | str) -> Config:
 
 
 def row(name: str, reference: list[dict[str, Any]], changed: list[dict[str, Any]]) -> str:
-    """A line of the table, from the results of the seeds in turn; a point is a percent."""
+    """Returns a line of the table from results in the order of the seeds."""
     found = compare(as_population(reference), as_population(changed))
     points = [
         f"{100 * found[key]['difference']:+.2f} ± {100 * found[key]['half_width']:.2f}"
@@ -85,14 +85,14 @@ def row(name: str, reference: list[dict[str, Any]], changed: list[dict[str, Any]
 
 
 def as_population(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The results of the seeds in turn, as `compare` takes them."""
+    """Returns results in the order of the seeds in the form that `compare` takes."""
     names = ("val_accuracy", "test_accuracy")
     lists = {name: [result[name] for result in results] for name in names}
     return {"seeds": list(range(len(results))), "values": {}, **lists}
 
 
 def seconds(result: dict[str, Any]) -> float:
-    """What grows with the epochs: start, compilation and checkpoints left out."""
+    """Returns the seconds that grow with the epochs, without start, compilation and checkpoints."""
     return result["seconds"]["train"] + result["seconds"]["eval"]
 
 

@@ -1,8 +1,8 @@
-"""Compiles the recipes for TPUs and GPUs that are not here, by those devices' own compilers.
+"""Compiles the recipes for absent TPUs and GPUs with those devices' own compilers.
 
     python benchmarks/ahead.py [--targets NAME ...] [--recipes NAME ...] [--json FILE]
 
-What it prints is the compiler's program and the compiler's estimate, not a measurement. It needs
+It prints counts of the compiled programs and the compiler's estimates, not measurements. It needs
 the packages of the extra [ahead]; `make check-accelerators` installs them and runs it.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu asks a server for its machine
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # otherwise libtpu asks a server about its machine
 os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several may compile at once
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -51,12 +51,11 @@ PROGRAMS = ("train", "evaluate", "predict", "population")
 
 
 class Chip(NamedTuple):
-    """What a data sheet says of a chip.
+    """A chip by its data sheet.
 
     Attributes:
-        flops: operations a second by precision: products of bfloat16 are what its matrix units do;
-            float32 is six passes of them on a TPU.
-        bandwidth: bytes a second of its memory.
+        flops: operations per second by precision. On a TPU, float32 takes six passes of bfloat16.
+        bandwidth: bytes per second of its memory.
     """
 
     flops: dict[str, float]
@@ -85,7 +84,7 @@ class Case(NamedTuple):
         recipe: one of `RECIPES`.
         program: one of `PROGRAMS`.
         precision: the precision of the training; "": the recipe's own.
-        batch_size: the examples a step; 0: the recipe's own.
+        batch_size: examples per step; 0: the recipe's own.
     """
 
     target: str
@@ -98,7 +97,7 @@ class Case(NamedTuple):
 # https://cloud.google.com/tpu/docs/v5e, /v6e and /v5p; the data sheets of NVIDIA's H100 (SXM), HGX
 # B200 and T4, without sparsity. A T4 multiplies neither bfloat16 nor tensorfloat32.
 def tpu(peak: float, bandwidth: float) -> Chip:
-    """Returns a TPU by its peak in bfloat16; `jax.lax.Precision` has the passes of the others."""
+    """Returns a TPU by its peak in bfloat16; for the other passes see `jax.lax.Precision`."""
     return Chip({"bfloat16": peak, "tensorfloat32": peak / 3, "float32": peak / 6}, bandwidth)
 
 
@@ -164,7 +163,7 @@ def batches(steps: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def traced_programs(config: Config, mesh: Mesh) -> dict[str, Callable[[], Any]]:
-    """Returns functions that trace what a recipe runs on the devices of a mesh, by name.
+    """Returns functions that trace the programs of a recipe on the devices of a mesh, by name.
 
     They are the same jitted functions, with the same options, that `train`, `evaluate`, `predict`
     and `population` call.

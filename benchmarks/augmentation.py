@@ -1,10 +1,10 @@
-"""Times `augment.augment`, one change at a time, beside the same by dm_pix and by augmax.
+"""Times `augment.augment`, one change at a time, beside dm_pix and augmax.
 
     python benchmarks/augmentation.py
 
 Each runs in a compiled loop over steps, on 128 images of MNIST's size: alone, and as part of
-training the reference network. The second shows what XLA makes of the two together: it may repeat a
-change for each use of its result. A library that is not installed is left out with a line.
+training the reference network, where XLA may repeat a change for each use of its result. A library
+that is not installed is reported and left out.
 """
 
 import statistics
@@ -27,7 +27,7 @@ Change = Callable[[jax.Array, jax.Array], jax.Array]  # images, key -> images
 
 
 def ours() -> dict[str, Change]:
-    """Our changes by name."""
+    """Returns our changes by name."""
     affine = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "shear": 15.0}
     settings = {name: {name: strength} for name, strength in affine.items()}
     settings |= {
@@ -48,7 +48,7 @@ def ours() -> dict[str, Change]:
 
 
 def by_jax() -> dict[str, Change]:
-    """Rotation by JAX's own interpolation."""
+    """Returns a rotation by JAX's own interpolation."""
 
     def rotate(images, key):
         angle = 0.26 * jax.random.uniform(key, (BATCH, 1, 1), minval=-1, maxval=1)
@@ -63,7 +63,7 @@ def by_jax() -> dict[str, Change]:
 
 
 def by_dm_pix() -> dict[str, Change]:
-    """What dm_pix has of it. It leaves drawing to its caller."""
+    """Returns dm_pix's changes; it leaves random numbers to its caller."""
     import dm_pix
 
     def affine(images, key):
@@ -87,7 +87,7 @@ def by_dm_pix() -> dict[str, Change]:
 
 
 def by_augmax() -> dict[str, Change]:
-    """What augmax has of it. It has no shear, and moves by a fixed number of pixels only."""
+    """Returns augmax's changes; it has no shear, and shifts only by a fixed number of pixels."""
     import augmax
 
     def change(*transforms) -> Change:
@@ -101,7 +101,7 @@ def by_augmax() -> dict[str, Change]:
 
 
 def alone(change: Change) -> Callable[[jax.Array], jax.Array]:
-    """Compiles a loop of nothing but the change."""
+    """Compiles a loop of the change alone."""
 
     def step(images, index):
         return change(images, jax.random.fold_in(jax.random.key(0), index)), None
@@ -130,7 +130,7 @@ def in_training(change: Change) -> Callable[[jax.Array], jax.Array]:
 
 
 def main() -> None:
-    """Prints a row a change."""
+    """Prints a row per change."""
     changes = {}
     for collect in (ours, by_jax, by_dm_pix, by_augmax):
         try:
@@ -151,7 +151,7 @@ def main() -> None:
             jax.block_until_ready(run(images))
             seconds[row].append((time.perf_counter() - start) / STEPS)
     medians = {row: 1e3 * statistics.median(values[1:]) for row, values in seconds.items()}
-    print(f"| change | alone, ms a batch of {BATCH} | in training, ms a step | more |")
+    print(f"| change | alone, ms per batch of {BATCH} | in training, ms per step | added |")
     print("|---|---|---|---|")
     for name in changes:
         step = medians[name, in_training]

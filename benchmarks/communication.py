@@ -1,21 +1,21 @@
-"""Computes, and does not measure, what the sum of the gradients costs beside a step.
+"""Computes the cost of summing the gradients beside a step; nothing is measured.
 
     python benchmarks/communication.py
 
-A step's arithmetic is `summary.step_flops`, all of it at the chip's peak in bfloat16. The gradients
-are float32. Their sum is a reduce-scatter and an all-gather in rings: every chip sends
-2 (n - 1) / n of their bytes, and what is sent waits once a hop. A torus has a ring along each axis,
-so the hops are 2 (sides - 1), added over the axes; behind a switch they are those of a tree,
-2 log2(n). Nothing overlaps. A small network does not come near the peak, so its real shares are
-smaller, and its real steps slower: these are where the cost of communication begins, at the worst.
+A step's arithmetic is `summary.step_flops`, at the chip's peak in bfloat16. The gradients are
+float32. Their sum is a reduce-scatter and an all-gather in rings: every chip sends 2 (n - 1) / n of
+their bytes, with one latency per hop. A torus has a ring along each axis, so the hops are
+2 (sides - 1), added over the axes; behind a switch they are those of a tree, 2 log2(n). Nothing
+overlaps. A small network stays far below the peak, so its real steps are slower and the shares of
+communication smaller: these are worst cases.
 
 Sources:
-    TPU v5e, 197 TFLOP/s and 400 GB/s both ways, 256 chips a pod, two 100 Gbit/s cards a host of 8
-    chips: https://docs.cloud.google.com/tpu/docs/v5e
+    TPU v5e, 197 TFLOP/s and 400 GB/s both ways, 256 chips per pod, two 100 Gbit/s cards per host of
+    8 chips: https://docs.cloud.google.com/tpu/docs/v5e
     TPU v5p, 459 TFLOP/s and 1,200 GB/s both ways: https://docs.cloud.google.com/tpu/docs/v5p
     H200, 989 TFLOP/s dense and 900 GB/s both ways: https://www.nvidia.com/en-us/data-center/h200/
-    InfiniBand, a 400 Gbit/s card a GPU: https://docs.nvidia.com/dgx/dgxh100-user-guide/
-    Rings, and a microsecond a hop of a TPU: https://jax-ml.github.io/scaling-book/sharding/
+    InfiniBand, a 400 Gbit/s card per GPU: https://docs.nvidia.com/dgx/dgxh100-user-guide/
+    Rings, and a microsecond per hop of a TPU: https://jax-ml.github.io/scaling-book/sharding/
 The other latencies are assumed.
 """
 
@@ -44,15 +44,15 @@ def tree(n: int) -> float:
 
 
 class Link(NamedTuple):
-    """Chips and what connects them.
+    """A kind of chip and its interconnect.
 
     Attributes:
-        name: of both.
+        name: the name of both.
         peak: FLOP/s of a chip in bfloat16.
-        bandwidth: bytes a second out of a chip, one way, over all its links.
-        latency: seconds a hop.
-        hops: of a sum over n chips.
-        largest: number of chips.
+        bandwidth: bytes per second out of a chip, one way, over all its links.
+        latency: seconds per hop.
+        hops: function from n chips to the hops of a sum over them.
+        largest: the largest number of chips.
     """
 
     name: str
@@ -68,12 +68,12 @@ LINKS = [
     Link("TPU v5p, ICI", 459e12, 600e9, 1e-6, torus(3), 4096),
     Link("H200, NVLink", 989e12, 450e9, 2e-6, tree, 8),
     Link("H200, InfiniBand 400 Gbit/s", 989e12, 50e9, 5e-6, tree, 4096),
-    Link("TPU v5e, Ethernet 25 Gbit/s a chip", 197e12, 25e9 / 8, 20e-6, tree, 4096),
+    Link("TPU v5e, Ethernet 25 Gbit/s per chip", 197e12, 25e9 / 8, 20e-6, tree, 4096),
 ]
 
 
 def all_reduce_seconds(size: float, chips: int, link: Link) -> float:
-    """Returns how long it takes to sum `size` bytes over chips, and to have the sum on each."""
+    """Returns the seconds of an all-reduce of `size` bytes over chips."""
     return 2 * (chips - 1) / chips * size / link.bandwidth + link.hops(chips) * link.latency
 
 
@@ -86,8 +86,8 @@ def main() -> None:
         print(
             f"\nconfigs/{recipe}.py: {parameters:,} parameters, {4 * parameters / 1e6:.2f} MB of "
         )
-        print(f"gradients; {flops / 1e6:,.0f} MFLOP for a step of {BATCH} images a chip\n")
-        print("| chips | link | arithmetic, µs | sum, µs | share of the sum | images a chip |")
+        print(f"gradients; {flops / 1e6:,.0f} MFLOP for a step of {BATCH} images per chip\n")
+        print("| chips | link | arithmetic, µs | sum, µs | share of the sum | images per chip |")
         print("|---|---|---|---|---|---|")
         for link in LINKS:
             compute = flops / link.peak
@@ -99,8 +99,10 @@ def main() -> None:
                     f"| {chips} | {link.name} | {1e6 * compute:.1f} | {1e6 * seconds:,.0f} | "
                     f"{seconds / (seconds + compute):.0%} | {BATCH * seconds / compute:,.0f} |"
                 )
-    print("\nOne chip sends nothing. The last column: from how many images a chip on the sum takes")
-    print("less time than the arithmetic. Computed, not measured.")
+    print(
+        "\nOne chip sends nothing. The last column: images per chip above which the sum takes less"
+    )
+    print("time than the arithmetic. Computed, not measured.")
 
 
 if __name__ == "__main__":

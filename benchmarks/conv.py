@@ -2,9 +2,9 @@
 
     python benchmarks/conv.py
 
-`auto` is to take the fastest one: the last column says which it takes, and what that costs. Each
-time is that of bias and rectifier, too, since `native` has them in the same pass. It is that of a
-step in a scan, as in a training: a call of its own would wait for new memory.
+The last column is the choice of `auto`, with its cost if it is not the fastest. Times include bias
+and rectifier, since `native` computes them in the same pass. Steps run in a scan, as in training: a
+separate call would wait for new memory.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from mnist_jax.native.conv_pool import fits
 from mnist_jax.ops import choose_lowering, conv_pool
 
 LOWERINGS = ("matmul", "xla", "native")
-STEPS = 5  # in a call
+STEPS = 5  # per call
 # channels, side, kernel, filters, stride, padding, pool, batch
 LAYERS = [
     (1, 28, 3, 32, 1, "VALID", 2, 128),
@@ -47,7 +47,7 @@ LAYERS = [
 
 
 def descend(lowering: str, *, images_too: bool, **options: Any) -> Callable:
-    """Returns compiled steps of gradient descent on a kernel, and on the images, too, if asked."""
+    """Returns compiled steps of gradient descent on a kernel and, if asked, on the images."""
 
     def layer(kernel, images):
         bias = jnp.zeros(kernel.shape[-1])
@@ -57,7 +57,7 @@ def descend(lowering: str, *, images_too: bool, **options: Any) -> Callable:
         def step(arrays, _):
             kernel, images = arrays
             d_kernel, d_images = jax.vjp(layer, kernel, images)[1](grads)
-            if images_too:  # else nothing uses their gradient, and it is not computed
+            if images_too:  # otherwise their gradient is unused and not computed
                 images -= 1e-9 * d_images
             return (kernel - 1e-9 * d_kernel, images), None
 
@@ -67,7 +67,7 @@ def descend(lowering: str, *, images_too: bool, **options: Any) -> Callable:
 
 
 def main() -> None:
-    """Prints a row a layer."""
+    """Prints a row per layer."""
     print(f"| layer | {' | '.join(f'{name}, ms' for name in LOWERINGS)} | auto |")
     print("|---|---|---|---|---|")
     for channels, side, size, filters, stride, padding, pool, batch in LAYERS:
@@ -87,7 +87,7 @@ def main() -> None:
         for _ in range(6):
             for name, program in programs.items():
                 if name == "xla" and len(seconds[name]) > 1:
-                    continue  # once is enough of what is that slow
+                    continue  # once is enough for so slow a lowering
                 start = time.perf_counter()
                 jax.block_until_ready(program((kernel, images), grads))
                 seconds[name].append((time.perf_counter() - start) / STEPS)

@@ -1,12 +1,12 @@
-"""Trains this project and its peers in turn, an epoch each, and prints how long they take.
+"""Times epochs of this project and its peers, alternating an epoch each.
 
     python benchmarks/epochs.py [--epochs 10] [--peers NAME ...] [--output runs/benchmark]
     python benchmarks/epochs.py --recipe fast
 
-Every peer is a process of its own that trains the same network by the same recipe on the same
-images, written as its users write it; `peers/protocol.py` tells how it is asked. A round is an
-epoch of each, one after another, so what else the machine does meets all of them. The first round
-compiles and warms up: it trains, and is not timed. The test images are used once, at the end.
+Every peer is a separate process that trains the same network by the same recipe on the same images,
+written the usual way for its library; `peers/protocol.py` describes its commands. A round is an
+epoch of each, so other load affects all of them. The first round compiles and is not timed. The test
+images are used once, at the end.
 
 With the fast recipe a round is a whole training: each peer starts from a new network, trains all
 epochs of its recipe, validates once, and is tested.
@@ -36,7 +36,7 @@ from mnist_jax.reporting.summary import step_flops
 
 
 class Command(NamedTuple):
-    """How a peer is started: its script in `peers/`, its options and environment variables."""
+    """The start of a peer: its script in `peers/`, its options and environment variables."""
 
     script: str
     options: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Command(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What is compared; whole trainings, or the epochs of one."""
+    """A comparison of whole trainings, or of the epochs of one."""
 
     config: str
     whole: bool
@@ -76,7 +76,7 @@ RECIPES = {
 
 
 class Peer:
-    """A peer's process, and in `record` what it answered; after an error it is not asked again."""
+    """A peer's process, and its answers in `record`; after an error it is not asked again."""
 
     def __init__(self, command: Command, data: Path, log: Path):
         start = time.perf_counter()
@@ -95,7 +95,7 @@ class Peer:
         self.record |= {"start_seconds": time.perf_counter() - start, **ready}
 
     def ask(self, word: str) -> dict[str, Any]:
-        """Sends a command and waits for its answer, which is empty where the peer has failed."""
+        """Sends a command and waits for its answer, which is empty if the peer has failed."""
         if self.record["error"]:
             return {}
         with contextlib.suppress(BrokenPipeError):  # then there is no answer either

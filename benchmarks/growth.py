@@ -1,9 +1,9 @@
-"""How the cost of training grows: with the batch, the width, the data, and the length of a chunk.
+"""The cost of training against batch size, width, amount of data, and chunk length.
 
     python benchmarks/growth.py [--output DIR]
 
 Writes DIR/growth.json and DIR/growth.png (default: runs/benchmark), and prints a table. Settings
-are taken in turn, round after round; the first round compiles and is not counted.
+alternate, round after round; the first round compiles and is not counted.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from mnist_jax.state import create_train_state
 from mnist_jax.steps import run_steps
 
 ROUNDS = 5
-IMAGES = 16384  # in a round: whole batches of every size, so that none is padded
+IMAGES = 16384  # per round: whole batches of every size, so that none is padded
 REFERENCE = Config()
-# What changes; its values; and the config and the number of images for a value.
+# Name -> values, and a function from a value to config and number of images.
 GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[Config, int]]]] = {
     "batch size": (
         (32, 64, 128, 256, 512, 1024, 2048, 4096),
@@ -93,7 +93,7 @@ def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], i
 
 
 def measure(name: str) -> list[dict[str, Any]]:
-    """Measures one growth: `value`, `microseconds` an image (all rounds) and `temporary_bytes`."""
+    """Measures one growth: `value`, `microseconds` per image (all rounds) and `temporary_bytes`."""
     values, settings = GROWTHS[name]
     rows = []
     for value in values:
@@ -133,14 +133,14 @@ def draw(results: dict[str, list[dict[str, Any]]], file: Path, title: str) -> No
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlabel(name)
-        axes.set_ylabel("µs an image")
+        axes.set_ylabel("µs per image")
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
     figure.savefig(file, dpi=120)
 
 
 def main() -> None:
-    """Measures, prints and draws."""
+    """Measures each growth, prints the tables and draws the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     output = parser.parse_args().output
@@ -152,9 +152,9 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{row['value']}" for row in results[name]) + " |")
         print("|---" * (len(results[name]) + 1) + "|")
         medians = [statistics.median(row["microseconds"]) for row in results[name]]
-        print("| µs an image | " + " | ".join(f"{median:.1f}" for median in medians) + " |")
+        print("| µs per image | " + " | ".join(f"{median:.1f}" for median in medians) + " |")
         memory = [f"{row['temporary_bytes'] / 2**20:.1f}" for row in results[name]]
-        print("| MiB for a step | " + " | ".join(memory) + " |\n", flush=True)
+        print("| MiB per step | " + " | ".join(memory) + " |\n", flush=True)
     print(f"Medians of {ROUNDS} rounds. {headline(machine)}")
     (output / "growth.json").write_text(json.dumps({"machine": machine, **results}, indent=1))
     draw(results, output / "growth.png", headline(machine))

@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program: its loops, and what the device does in them."""
+"""A reader of compiled programs' text: their loops and operations."""
 
 import math
 import re
@@ -13,7 +13,7 @@ CALLED = re.compile(
     r"\b(?:calls|to_apply|\w+_computations?)=(\{[^}]*\}|%?[\w.\-]+)"  # one, or several in braces
 )
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-# Operations that name a value, or a part of one, and compute nothing.
+# Operations that name a value or an element of one, and compute nothing.
 NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
 COLLECTIVES = (
     "all-gather",
@@ -32,7 +32,7 @@ class Operation(NamedTuple):
     Attributes:
         name: its own name in the program.
         shape: the text of the type of its result, such as `f32[10,128]{1,0}`.
-        opcode: what it is, such as `fusion`.
+        opcode: its kind, such as `fusion`.
         rest: the operands and attributes.
     """
 
@@ -42,7 +42,7 @@ class Operation(NamedTuple):
     rest: str
 
     def called(self) -> list[str]:
-        """Returns the names of the computations that it calls, a conditional's branches too."""
+        """Returns the names of the computations that it calls, with a conditional's branches."""
         return re.findall(r"[\w.\-]+", " ".join(CALLED.findall(self.rest)))
 
 
@@ -101,7 +101,7 @@ def size_in_bytes(shape: str) -> int:
 
 
 def is_scalar(operation: Operation) -> bool:
-    """Tells whether the result is a number or two, as of a random key."""
+    """Returns whether the result is one or two numbers, as of a random key."""
     sizes = [n for _, shape in ARRAY.findall(operation.shape) for n in shape.split(",") if n]
     return math.prod(map(int, sizes)) <= 2
 
@@ -109,7 +109,7 @@ def is_scalar(operation: Operation) -> bool:
 def collectives(program: Program, name: str) -> dict[str, int]:
     """Returns the bytes that devices exchange in a computation, by the kind of operation.
 
-    An asynchronous collective is counted where it is done: the type of its start has operands, too.
+    An asynchronous collective is counted at its end: the type of its start also has operands.
     """
     found: Counter[str] = Counter()
     for operation in program.within(name):
@@ -145,8 +145,8 @@ def estimate(cost: Mapping[str, float]) -> float | None:
     """Returns XLA's estimate of the seconds of a program, None where it has none.
 
     Args:
-        cost: what `jax.stages.Compiled.cost_analysis` returns. It counts what a loop does once. XLA
-            adds -1 for each operation that it knows nothing about, and others take no second.
+        cost: the result of `jax.stages.Compiled.cost_analysis`. It counts the body of a loop once.
+            XLA adds -1 for each operation unknown to it; all others take less than a second.
     """
     seconds = cost.get("optimal_seconds", 0.0) % 1.0
     return seconds or None

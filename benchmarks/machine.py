@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on, and how fast it multiplies matrices and copies memory."""
+"""The machine of a benchmark, and its rates of matrix products and memory copies."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 
 def processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """Returns the processor's name if the system reports it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -24,7 +24,7 @@ def processor() -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Describes the machine as it is now.
+    """Describes the machine and its current load.
 
     Returns:
         `processor`, `cores`, `platform`, `load` (the average of the last minute), `date`, and
@@ -41,7 +41,7 @@ def describe() -> dict[str, Any]:
 
 
 def headline(machine: dict[str, Any]) -> str:
-    """Returns what `describe` found in one line, as it stands below a table."""
+    """Returns the result of `describe` as one line for a table's caption."""
     versions = machine["versions"]
     return (
         f"{machine['processor']}, {machine['cores']} cores, Python {versions['python']}, "
@@ -53,7 +53,7 @@ def device() -> dict[str, Any]:
     """Describes the devices that JAX uses.
 
     Returns:
-        `platform`, `kind` and `count`; `driver`, what nvidia-smi says or, elsewhere, JAX's own
+        `platform`, `kind` and `count`; `driver`, by nvidia-smi or, without it, JAX's own
         version of the platform; and `packages`, the versions of jax's packages.
     """
     first = jax.devices()[0]
@@ -87,12 +87,12 @@ def matmul_rates(
 
     Args:
         sizes: rows and columns.
-        repeats: of each size.
-        dtype: of the matrices.
-        precision: of the products, as `jnp.matmul` takes it; None is JAX's default.
+        repeats: number of products of each size.
+        dtype: type of the matrices.
+        precision: precision of the products, see `jnp.matmul`; None is JAX's default.
 
     Returns:
-        FLOPs a second by size, the best of `repeats`.
+        FLOPs per second by size, the best of `repeats`.
     """
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
     rates = {}
@@ -103,14 +103,14 @@ def matmul_rates(
 
 
 def copy_bandwidth(size: int = 2**28, repeats: int = 5) -> float:
-    """Measures bytes read and written a second, by adding one to an array of `size` bytes."""
+    """Measures bytes read and written per second, by adding one to an array of `size` bytes."""
     add = jax.jit(lambda x: x + 1)
     x = jnp.zeros(size // 4, jnp.float32)
     return 2 * x.nbytes / best_seconds(lambda: add(x), repeats)
 
 
 def best_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Returns the seconds of the fastest call, from its start until its result is there."""
+    """Returns the seconds of the fastest call, from its start until its result is computed."""
     jax.block_until_ready(run())  # compiles
     seconds = []
     for _ in range(repeats):

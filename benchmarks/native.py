@@ -1,8 +1,8 @@
-"""Times the training steps of each recipe with the native kernel and without it, in turn.
+"""Times the training steps of each recipe with and without the native kernel, alternating.
 
     python benchmarks/native.py
 
-The lowering `matmul` is what a machine without a C++ compiler takes.
+A machine without a C++ compiler uses the lowering `matmul`.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from mnist_jax.optimizer import create_optimizer
 from mnist_jax.state import create_train_state
 from mnist_jax.steps import run_steps
 
-# recipe, batch size (None: its own), steps of a call
+# recipe, batch size (None: its own), steps per call
 ROWS = [
     ("default", None, 25),
     ("default", 512, 8),
@@ -33,7 +33,7 @@ ROUNDS = 15
 
 def main() -> None:
     """Prints a row for each recipe."""
-    print("| recipe | batch | native, ms a step | matmul, ms a step | matmul / native |")
+    print("| recipe | batch | native, ms per step | matmul, ms per step | matmul / native |")
     print("|---|---|---|---|---|")
     for recipe, batch_size, steps in ROWS:
         config = load_config(f"configs/{recipe}.py")

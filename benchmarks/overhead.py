@@ -1,12 +1,11 @@
-"""Where the time of a run goes besides compiled steps: the start, and what surrounds the steps.
+"""The time of a run besides its compiled steps: the start, and the overhead around the steps.
 
     python benchmarks/overhead.py           # everything
     python benchmarks/overhead.py --start   # the start only
 
-The start is that of `mnist-jax train` in a process of its own, until config.json is written, just
-before the first step. The first start has an empty home directory, so it prepares the dataset and
-compiles; a later one finds both. For the rest, a run of ten epochs and the same compiled calls
-alone are taken in turn in one process.
+A start is `mnist-jax train` in a separate process, until it writes config.json just before the
+first step. The first start has an empty home directory, so it prepares the dataset and compiles; a
+later one finds both. For the overhead, a run of ten epochs alternates with the same compiled calls alone.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""The same images of MNIST in other files, sizes, frames and colours: what a network answers.
+"""A network's answers to images of MNIST in other files, sizes, frames and colours.
 
     python benchmarks/pictures.py --workdir runs/default runs/handwriting
 
-Each condition makes a file of each image, which is read and prepared as `predict` does. Prints how
-many answers are right, how many pictures get none or a problem, and how many answers are wrong
-though the network gives them more than 90 % and no problem is stated.
+Each condition writes each image to a file, which is read and prepared as in `predict`. Prints the
+fractions of right answers, of pictures with no answer or a problem, and of wrong answers with more
+than 90 % probability and no problem.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from mnist_jax.datasets.image_files import read_image
 from mnist_jax.handwriting.files import prepare
 from mnist_jax.workdir.trained import trained_config
 
-Change = Callable[[np.ndarray], np.ndarray]  # of a light digit on black, uint8 [h, w]
-FILTERS = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # as Pillow numbers them
+Change = Callable[[np.ndarray], np.ndarray]  # from a light digit on black, uint8 [h, w]
+FILTERS = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
 def save(picture: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -37,14 +37,14 @@ def save(picture: np.ndarray | Image.Image, kind: str = "PNG", **options) -> byt
 
 
 def cut(digit: np.ndarray, margin: int = 0) -> np.ndarray:
-    """Cuts a digit out, and leaves a margin."""
+    """Crops a digit, with a margin."""
     rows, columns = np.nonzero(digit)
     box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     return np.pad(digit[box], margin)
 
 
 def scale(digit: np.ndarray, factor: float, kind: str = "bicubic") -> np.ndarray:
-    """Enlarges a digit, or reduces it to the mean of what falls on each pixel."""
+    """Enlarges a digit, or reduces it by averaging."""
     size = round(digit.shape[1] * factor), round(digit.shape[0] * factor)
     kind_number = Image.Resampling(FILTERS[kind] if factor > 1 else 4)
     return np.asarray(Image.fromarray(digit).resize(size, kind_number))
@@ -56,7 +56,7 @@ def fit(digit: np.ndarray, side: int) -> np.ndarray:
 
 
 def put(digit: np.ndarray, height: int, width: int, down: float, right: float) -> np.ndarray:
-    """Puts a digit on a larger sheet, at 0 to 1 of what is possible."""
+    """Puts a digit on a larger sheet, at a position from 0 to 1 along each side."""
     sheet = np.zeros((height, width), np.uint8)
     top, left = int(down * (height - len(digit))), int(right * (width - digit.shape[1]))
     sheet[top : top + len(digit), left : left + digit.shape[1]] = digit
@@ -81,7 +81,7 @@ def grainy(digit: np.ndarray, deviation: float) -> np.ndarray:
 
 
 def transparent(cover: np.ndarray) -> Image.Image:
-    """Draws black on nothing."""
+    """Draws black on a transparent ground."""
     return Image.merge("LA", [Image.new("L", cover.shape[::-1]), Image.fromarray(cover)])
 
 
@@ -162,7 +162,7 @@ def conditions() -> dict[str, Callable[[np.ndarray], bytes]]:
 
 
 def main() -> None:
-    """Prints a row a condition."""
+    """Prints a row per condition."""
     from machine import describe, headline
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -1,9 +1,9 @@
-"""The members of a population in turn, and vectorised, beside a training alone.
+"""The time of a population's members in turn and vectorised, beside a single training.
 
     python benchmarks/population.py
 
-Milliseconds a member and step of the reference network, in rounds one after another. On a CPU
-`member_program.over_members` takes the members in turn; here it is also told to vectorise them.
+Milliseconds per member and step of the reference network, in alternating rounds. On a CPU
+`member_program.over_members` runs the members in turn; here it also vectorises them.
 """
 
 import statistics
@@ -30,7 +30,7 @@ def main() -> None:
     """Prints a row for each way."""
     config = Config()
     splits, _ = load_splits(**vars(config.data))
-    # As on a CPU, also where the members are vectorised as elsewhere.
+    # The lowering of a CPU, also for vectorised members.
     model = create_model(num_classes=10, **vars(config.model) | {"lowering": "matmul"})
     tx = create_optimizer(**vars(config.optimizer), num_steps=STEPS)
     sizes = {"batch_size": config.batch_size, "chunk_steps": STEPS}
@@ -53,14 +53,14 @@ def main() -> None:
             chunk, scales = next(many.train_chunks(0, STEPS)), [1.0] * count
             runs[f"{count} {way}"] = timed(many.state, chunk, many.run_chunk, scales, count)
     rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS + 1)][1:]
-    print("| members | ms a member and step |\n|---|---|")
+    print("| members | ms per member and step |\n|---|---|")
     for name in runs:
         print(f"| {name} | {statistics.median(found[name] for found in rounds):.2f} |")
     print(f"\nMedians of {ROUNDS}. {headline(describe())}")
 
 
 def timed(state, chunk, run_chunk, scales, count: int) -> Callable[[], float]:
-    """Returns a function that trains a chunk and gives the milliseconds a member and step."""
+    """Returns a function that trains a chunk and returns milliseconds per member and step."""
 
     def run() -> float:
         nonlocal state

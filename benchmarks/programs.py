@@ -1,7 +1,6 @@
-"""Recipes as `train` and `population` compile them, timed by compiled calls alone.
+"""The compiled programs of `train` and `population`, timed without the rest of a run.
 
-Checkpoints, the history and the validation between epochs are left out: what is measured is the
-device, and how well it is kept busy.
+Checkpoints, history and validation between epochs are left out.
 """
 
 import functools
@@ -24,14 +23,14 @@ from mnist_jax.steps import run_steps
 
 
 class Compiled(NamedTuple):
-    """A program, what it was made of, and what that took.
+    """A compiled program, its arguments, and the time to compile it.
 
     Attributes:
-        program: of `program.compile_training` or `member_program.compile_population`.
-        arguments: what these were given.
-        seconds: for placing the data, compiling and initialising.
-        num_steps: in an epoch.
-        beginning: the state before the first step, on the host: training uses up the program's own.
+        program: the result of `program.compile_training` or `member_program.compile_population`.
+        arguments: the arguments of that function.
+        seconds: the time to place the data, compile and initialise.
+        num_steps: steps per epoch.
+        beginning: the state before the first step, on the host: training donates the program's own.
     """
 
     program: Any
@@ -42,17 +41,17 @@ class Compiled(NamedTuple):
 
 
 class _EnoughError(Exception):
-    """Ends a verb as soon as it has compiled."""
+    """Ends `train` or `population` once it has compiled."""
 
 
 @functools.cache
 def compile_training(config: Config) -> Compiled:
-    """Compiles what `train` would for this config, whatever it makes of it; once."""
+    """Compiles the program of `train` for a config, once."""
     return _compiled(train, "compile_training", config)
 
 
 def compile_members(config: Config, members: int) -> Compiled:
-    """Compiles what `population` would for this config and as many seeds."""
+    """Compiles the program of `population` for a config and number of seeds."""
     return _compiled(population, "compile_population", config, seeds=members)
 
 
@@ -81,7 +80,7 @@ def _compiled(verb: Callable[..., Any], name: str, config: Config, **options: An
 
 
 class Training:
-    """A training that can be repeated; `state` is that after the last one."""
+    """A training that can be repeated; `state` is the last one's result."""
 
     def __init__(self, compiled: Compiled, members: int = 0):
         self.compiled, self.num_steps = compiled, compiled.num_steps
@@ -93,11 +92,11 @@ class Training:
         """Trains from the beginning; returns the seconds until the last step is computed."""
         program, sums = self.compiled.program, []
         state = jax.block_until_ready(jax.device_put(self.compiled.beginning, self.shardings))
-        self.state = None  # its memory is free again
+        self.state = None  # frees its memory
         start = time.perf_counter()
         for chunk in program.train_chunks(0, steps):
             state, chunk_sums = program.run_chunk(state, chunk, self.scale)
-            jax.block_until_ready(sums[-1:])  # of the chunk before, as in train
+            jax.block_until_ready(sums[-1:])  # of the previous chunk, as in train
             sums.append(chunk_sums)
         jax.block_until_ready((state, sums))
         seconds = time.perf_counter() - start
@@ -106,7 +105,7 @@ class Training:
 
 
 def step_cost(compiled: Compiled) -> dict[str, Any]:
-    """Counts what one step needs, and what XLA has made of it.
+    """Counts the arithmetic that a step needs, and the compiled step's cost.
 
     Returns:
         `flops_needed`, see `summary.step_flops`; by XLA's count `flops` and `bytes`; its `estimate`
@@ -121,7 +120,7 @@ def step_cost(compiled: Compiled) -> dict[str, Any]:
         images, labels, np.arange(8 * batch_size), 0, chunk_steps=8, batch_size=batch_size
     )
     rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
-    # XLA counts what a loop does once, however often it is repeated.
+    # XLA counts the body of a loop once, however often it is repeated.
     run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
     state = compiled.program.state.replace(apply_fn=Forward(model), tx=tx)
     made = run.lower(state, chunk, rngs, np.float32(1)).compile()

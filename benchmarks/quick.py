@@ -2,9 +2,8 @@
 
     python benchmarks/quick.py
 
-The counts are XLA's own and the same on every run, so `make check` fails where they rise above
-their limits: more arithmetic, more memory traffic. The times are printed for people to read; no
-check hangs on them, as a shared machine's noise would break it.
+XLA's counts are the same on every run, so `make check` fails if arithmetic or memory traffic rise
+above their limits. The times are printed and not checked, since other load would change them.
 """
 
 import statistics
@@ -31,8 +30,8 @@ sys.path.append(str(Path(__file__).parent / "peers"))
 import plain_flax
 
 STEPS, ROUNDS = 25, 9
-# What a step may count, relative to: the arithmetic that the network needs; plain Flax; plain Flax.
-# Of the native kernel XLA knows the arrays, and not the arithmetic.
+# Limits of a step's counts: FLOPs relative to the arithmetic that the network needs, the others to
+# plain Flax. XLA knows the native kernel's arrays, not its arithmetic.
 LIMITS = {
     "native": {"FLOPs": 0.75, "bytes accessed": 0.12, "temporary memory": 0.1},
     "matmul": {"FLOPs": 1.4, "bytes accessed": 0.4, "temporary memory": 0.25},
@@ -40,7 +39,7 @@ LIMITS = {
 
 
 def counts(compiled: jax.stages.Compiled) -> dict[str, float]:
-    """Returns what XLA counts in a program: FLOPs, bytes accessed, bytes of temporary memory."""
+    """Returns XLA's counts of a program: FLOPs, bytes accessed, bytes of temporary memory."""
     cost = compiled.cost_analysis()
     return {
         "FLOPs": cost["flops"],
@@ -50,7 +49,7 @@ def counts(compiled: jax.stages.Compiled) -> dict[str, float]:
 
 
 def main() -> int:
-    """Prints counts and times; returns 1 where a count is above its limit."""
+    """Prints counts and times; returns 1 if a count is above its limit."""
     config = Config()
     size = config.batch_size
     images, labels = load_dataset("mnist", "train[:3200]")
@@ -110,7 +109,7 @@ def main() -> int:
     failed, lowering = False, "matmul" if library.load().problem else "native"
     print(f"lowering: {lowering}")
     for name, limit in LIMITS[lowering].items():
-        # The limits are those of a CPU: elsewhere the convolution is another one.
+        # The limits are for a CPU: other devices use another lowering.
         failed |= shares[name] > limit and jax.default_backend() == "cpu"
         of = "what the network needs" if name == "FLOPs" else "plain Flax's"
         verdict = "ABOVE the limit of" if shares[name] > limit else "limit"
@@ -119,7 +118,7 @@ def main() -> int:
 
 
 def timed(run: Callable[[], None]) -> float:
-    """Returns the seconds that a call takes."""
+    """Returns the seconds of a call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

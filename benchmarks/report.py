@@ -1,7 +1,7 @@
-"""What `epochs.py` found, as a Markdown table, the lines below it, and a plot.
+"""The results of `epochs.py` as a Markdown table, its footer, and a plot.
 
-`records` are those of the peers by name, see `epochs.Peer`; `unit` is what a round trains, an
-"epoch" or a whole "training".
+`records` are the peers' records by name, see `epochs.Peer`; `unit` is an "epoch" or a whole
+"training".
 """
 
 import statistics
@@ -15,7 +15,7 @@ OURS = "mnist_jax"
 
 
 def timed(record: dict[str, Any], key: str = "seconds") -> list[float]:
-    """Returns a figure of each timed round; none for a peer that failed."""
+    """Returns a figure for each timed round; none for a peer that failed."""
     return [] if record["error"] else [epoch[key] for epoch in record["epochs"][1:]]
 
 
@@ -26,13 +26,13 @@ def ratios(records: dict[str, Any], name: str) -> list[float]:
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Returns "median (least-most)"."""
+    """Returns "median (min-max)"."""
     median, low, high = statistics.median(values), min(values), max(values)
     return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def table(records: dict[str, Any], unit: str) -> list[str]:
-    """Returns the lines of a Markdown table, a peer a row."""
+    """Returns the lines of a Markdown table with a row per peer."""
     rows = [
         f"| peer | versions | start, first {unit}, s | {unit}, s | steps/s | times mnist_jax "
         "| test accuracy, % |",
@@ -59,7 +59,7 @@ def table(records: dict[str, Any], unit: str) -> list[str]:
 
 
 def accuracy(values: list[float]) -> str:
-    """Returns one accuracy as it is, and many as their mean, deviation and how many reach 99 %."""
+    """Formats one accuracy, or several as mean, deviation and the number that reach 99 %."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     reached = sum(value >= 99 for value in values)
@@ -72,7 +72,7 @@ def accuracy(values: list[float]) -> str:
 def footer(
     records: dict[str, Any], unit: str, floor: dict[str, Any], machine: dict[str, Any]
 ) -> list[str]:
-    """Returns the lines below the table: what it means, the floor, the machine."""
+    """Returns the lines below the table: its meaning, the floor, the machine."""
     rounds = max(len(timed(record)) for record in records.values())
     lines = [
         f"Median (least-most) of {rounds} rounds after the first; each {unit} with its validation. "
@@ -102,7 +102,7 @@ def footer(
 
 
 def plot(records: dict[str, Any], unit: str, machine: dict[str, Any], path: Path) -> None:
-    """Draws the median time of every peer as a bar, and that of each timed round as a dot."""
+    """Draws each peer's median time as a bar, and each timed round as a dot."""
     finished = [name for name in records if timed(records[name])]
     finished.sort(key=lambda name: statistics.median(timed(records[name])))
     figure = Figure(figsize=(8, 1.5 + 0.5 * len(finished)), layout="constrained")

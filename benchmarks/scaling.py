@@ -1,14 +1,13 @@
-"""Times training steps on more and more devices, or processes, and compares their losses.
+"""Times training steps on increasing numbers of devices or processes, and compares losses.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --processes 1 2 4
 
-Weak scaling gives every device a batch of 128 of its own, strong scaling divides one batch of 128.
-Every row is trained by processes of their own, which all wait while another row has its turn. With
-GPUs there, a row takes as many of them; else the devices are fake: FAKE DEVICES SHARE THE CORES of
-one processor, so their times show what sharding costs, and no speed. So it is with processes on one
-machine, a device each, which are joined as those of `mnist-jax train --distributed...` are: on a
-CPU they sum over Gloo.
+Weak scaling gives every device a batch of 128, strong scaling divides one batch of 128. Every row
+has its own processes, which wait during the turns of other rows. With GPUs, a row uses that many of
+them; otherwise the devices are fake: FAKE DEVICES SHARE THE CORES of one processor, so their times
+show the overhead of sharding, not a speedup. The same holds for processes on one machine, with a
+device each, joined as by `mnist-jax train --distributed...`: on a CPU they sum over Gloo.
 """
 
 import argparse
@@ -36,7 +35,7 @@ BATCH, STEPS, ROUNDS = 128, 5, 5
 
 
 class Row(NamedTuple):
-    """What is timed: so many devices, one batch for all of them, so many processes."""
+    """A row: number of devices, global batch size, number of processes."""
 
     devices: int
     batch_size: int
@@ -88,10 +87,10 @@ def start(row: Row) -> list[subprocess.Popen[str]]:
 
 
 def turn(processes: list[subprocess.Popen[str]]) -> Any:
-    """Lets the processes of a row train a chunk; returns what the slowest one printed."""
+    """Trains a chunk in the processes of a row; returns the slowest one's output."""
     for process in processes:
         assert process.stdin
-        with contextlib.suppress(BrokenPipeError):  # what it printed is above
+        with contextlib.suppress(BrokenPipeError):  # its output is above
             process.stdin.write("\n")
             process.stdin.flush()
     lines = [process.stdout.readline() for process in processes if process.stdout]
@@ -101,7 +100,7 @@ def turn(processes: list[subprocess.Popen[str]]) -> Any:
 
 
 def main() -> None:
-    """Prints a row for each way."""
+    """Prints a row for each number of devices or processes, and kind of scaling."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--processes", type=int, nargs="+")
@@ -123,7 +122,7 @@ def main() -> None:
         for process in processes:
             assert process.stdin
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()  # that ends it, together with the others of its row
+                process.stdin.close()  # ends it with the others of its row
         for process in processes:
             process.wait()
 
@@ -138,7 +137,7 @@ def main() -> None:
     how = ", joined by jax.distributed, a device each" if args.processes else " of one process"
     print(f"Steps of the reference network in float32, on {what}{how}.\n")
     print(
-        f"| scaling | {what} | whole batch | images/s | of one's | efficiency | loss differs by |"
+        f"| scaling | {what} | global batch | images/s | times one | efficiency | loss difference |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, one in (("weak", rows[0]), ("strong", Row(1, BATCH))):
@@ -147,7 +146,7 @@ def main() -> None:
             if size != (BATCH * devices if name == "weak" else BATCH):
                 continue
             if rounds[0][row][2] != devices:
-                print(f"| {name} | {devices} | {size} | not measured: no such number here | | | |")
+                print(f"| {name} | {devices} | {size} | not measured: too few devices | | | |")
                 continue
             speed = rate(row) / rate(one)
             differs = f"{np.abs(losses(row) / losses(one) - 1).max():.0e}" if size == BATCH else ""
@@ -157,7 +156,9 @@ def main() -> None:
             )
     print(f"\nMedians of {ROUNDS} rounds of {STEPS} steps. {headline(describe())}")
     if {found[3] for found in rounds[0].values()} == {"cpu"}:
-        print("All share the cores of one processor: this shows what sharding costs, and no speed.")
+        print(
+            "All share one processor's cores: this shows the overhead of sharding, not a speedup."
+        )
     return None
 
 

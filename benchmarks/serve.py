@@ -1,10 +1,10 @@
-"""The page under load: many clients at once, each sending one drawing after the other.
+"""The page of `serve` under load: many clients at once, each sending image after image.
 
     python benchmarks/serve.py --workdir runs/default
 
-The server runs in a process of its own, on loopback, and the clients in this one; so does the
-shortest server that does the same, peers/minimal_serve.py. Prints medians of rounds: answers a
-second, latencies. Any error ends it.
+The server and the shortest server that does the same, peers/minimal_serve.py, run in separate
+processes on loopback, the clients in this one. Prints medians of rounds: answers per second and
+latencies. Any error ends it.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from PIL import Image
 from mnist_jax.datasets import load_dataset
 from mnist_jax.reporting.pictures import png
 
-SHEET = 280  # pixels a side of a drawing, as of a page's canvas
+SHEET = 280  # pixels per side of a drawing, as on the page's canvas
 
 
 def drawings(count: int) -> list[bytes]:
-    """Test images as dark drawings on white sheets, which have to be found there: PNG files."""
+    """Returns PNG files of test images as dark drawings on white sheets."""
     images = load_dataset("mnist", f"test[:{count}]").images
     files = []
     for image in images:
@@ -70,7 +70,7 @@ async def load(url: str, files: list[bytes], clients: int, requests: int) -> lis
 
 
 def measure(url: str, files: list[bytes], clients: int, requests: int) -> dict[str, float]:
-    """Returns what one round gives."""
+    """Returns the rate and latencies of one round."""
     start = time.perf_counter()
     seconds = asyncio.run(load(url, files, clients, requests))
     elapsed = time.perf_counter() - start
@@ -94,7 +94,7 @@ def running(*command: str | Path) -> Iterator[tuple[str, int]]:
 
 
 def photographs() -> list[bytes]:
-    """A drawing on a sheet of 6 megapixels: a JPEG file."""
+    """Returns a JPEG file of a drawing on a sheet of 6 megapixels."""
     with Image.open(io.BytesIO(drawings(1)[0])) as digit:
         file = io.BytesIO()
         digit.resize((2450, 2450)).save(file, "JPEG")
@@ -123,7 +123,7 @@ def main() -> None:
     with running(*serve) as (url, process), running(*minimal) as (peer, _):
         for (kind, files), clients in itertools.product(kinds.items(), args.clients):
             requests = max(1, args.requests // clients)
-            rounds = [  # in turn, as the machine may have other work
+            rounds = [  # alternating, since other load may vary
                 [measure(server, files, clients, requests) for server in (url, peer)]
                 for _ in range(args.rounds)
             ]

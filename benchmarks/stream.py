@@ -1,9 +1,9 @@
-"""What streaming costs, and that its memory does not grow with the data.
+"""The cost of streaming, whose memory does not grow with the data.
 
     python benchmarks/stream.py
 
-Trains on MNIST, and on it ten times over, with both loaders, each time in a process of its own and
-in turn, and prints seconds an epoch, seconds waited for images, and the largest resident memory.
+Trains on MNIST once and ten times over, with both loaders alternating in separate processes. Prints
+seconds per epoch, seconds waited for images, and the largest resident memory.
 """
 
 import argparse
@@ -32,7 +32,7 @@ name, loader, epochs, workdir = sys.argv[1:]
 data = DataConfig(dataset=name, loader=loader)
 run = train(Config(epochs=int(epochs), data=data), workdir)
 rows = run.history[1:]
-# Not getrusage: what that gives begins with the memory of the process that has started this one.
+# Not getrusage, which includes the memory of the parent process.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({
     "sha256": run.result["params_sha256"],
@@ -44,7 +44,7 @@ print(json.dumps({
 
 
 def measure(name: str, loader: str) -> dict[str, float]:
-    """Trains in a process of its own."""
+    """Trains in a separate process; returns its figures."""
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, "-c", RUN, name, loader, str(EPOCHS[name]), workdir]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -34,7 +34,7 @@ def create(data: Data, seed: int) -> Peer:
         images, labels = splits["train"]
         batches = torch.randperm(len(images)).split(256)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, betas=(0.7, 0.9), fused=True)
-        # Without cycle_momentum=False the schedule would overwrite the first beta.
+        # By default the schedule would overwrite the first beta.
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=1e-2, total_steps=len(batches), cycle_momentum=False
         )

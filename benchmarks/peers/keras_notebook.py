@@ -1,4 +1,4 @@
-"""The usual Keras notebook; the environment variable KERAS_BACKEND chooses what it runs on."""
+"""The usual Keras notebook; the environment variable KERAS_BACKEND selects its backend."""
 
 import importlib
 import math

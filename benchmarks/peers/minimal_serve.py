@@ -16,7 +16,7 @@ from mnist_jax.network import load_network
 
 
 def main() -> None:
-    """Serves POST /api/predict at any free port, which it prints."""
+    """Serves POST /api/predict at a free port, and prints its URL."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", required=True)
     network = load_network(parser.parse_args().workdir)

@@ -1,9 +1,9 @@
-"""This project: an epoch by the calls that `mnist_jax/loop.py` makes for one.
+"""This project: an epoch by the calls of `mnist_jax/loop.py`.
 
     python mnist_jax_epochs.py DATA.npz CONFIG [--whole]
 
-With `--whole` an epoch is all epochs of the recipe, and validation comes once, after the last.
-Checkpoints and the history are left out, as the peers write none.
+With `--whole` an epoch is all epochs of the recipe, validated once after the last. Checkpoints and
+history are left out, since the peers write none.
 """
 
 import functools

@@ -44,7 +44,7 @@ def train_step(state, images, labels, dropout_rng):
 
 @jax.jit
 def eval_step(state, images, labels):
-    """Counts the right answers."""
+    """Counts the correct predictions."""
     logits = state.apply_fn({"params": state.params}, images, train=False)
     return (logits.argmax(axis=-1) == labels).sum()
 

@@ -1,18 +1,18 @@
-"""What a peer and the driver say to each other, a line at a time.
+"""The line protocol between a peer and the driver.
 
     python PEER.py DATA.npz [OPTIONS]
 
-A peer builds its network, says which versions it runs, and waits. Every command is a word on its
-standard input, every answer a line of JSON on its standard output; without commands it sleeps, and
-the end of the input ends it. So one peer after another can train an epoch while the others sleep.
+A peer builds its network, reports its versions, and waits. Every command is a word on its standard
+input, every answer a line of JSON on its standard output. The end of the input ends it. So peers
+train in turn while the others sleep.
 
     (ready)  {"versions": {...}}
     epoch    {"seconds": s, "steps": n, "val_accuracy": a}     train an epoch, then validate
     test     {"test_accuracy": a}
     reset    {}                                                a new network, with the next seed
 
-Peers of a recipe that is compared as a whole train all of it at the command `epoch`, and answer
-also with `train_seconds`, the part before the validation.
+If whole trainings are compared, `epoch` trains all epochs, and the answer also has `train_seconds`,
+the seconds before validation.
 """
 
 import json
@@ -32,10 +32,10 @@ def serve(create: Callable[[Data, int], Peer], *modules: ModuleType) -> None:
     """Answers the driver until its input ends.
 
     Args:
-        create: (data, seed) -> (epoch, test). The data are the images uint8 [N, 28, 28, 1] and the
+        create: function (data, seed) -> (epoch, test). The data are images uint8 [N, 28, 28, 1] and
             labels int32 [N] of "train", "validation" and "test". `epoch()` returns `steps` and
             `val_accuracy`, `test()` the accuracy.
-        modules: the packages whose versions matter.
+        modules: the packages whose versions are reported.
     """
     with np.load(sys.argv[1]) as file:
         data = {
