@@ -3,9 +3,9 @@
     python benchmarks/accelerator.py [--sections NAME ...] [--json FILE] [--profile DIR]
     python benchmarks/accelerator.py --quick
 
-It prints tables for the documentation. The goals are for one GPU of the H200 class: 99 % within
-0.1 s of training, and a population that trains 50 networks to 99 % per second. Candidates take turns
-of a whole training, so other load affects all of them. The test images are used once, at the end.
+It prints tables for the documentation. The goals are for one GPU of the H200 class: 99 % within 0.1
+s of training, and a population that trains 50 networks to 99 % per second. Candidates take turns of
+a whole training, so other load affects all of them. The test images are used once, at the end.
 `--quick` tries the same code in about a minute, also on a CPU; its figures mean nothing.
 """
 

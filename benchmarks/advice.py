@@ -3,9 +3,9 @@
     python benchmarks/advice.py [--seeds 5]
 
 All recipes train in turn, seed after seed. A row has the mean difference to the reference recipe
-over pairs of runs with the same seed, its 95 % interval (paired t), and the median ratio of the times
-of training and validation. Choose by the validation column; the test column is for the record. A
-second call reads the runs that are in runs/advice/.
+over pairs of runs with the same seed, its 95 % interval (paired t), and the median ratio of the
+times of training and validation. Choose by the validation column; the test column is for the
+record. A second call reads the runs that are in runs/advice/.
 """
 
 import argparse

@@ -5,8 +5,8 @@
 
 Every peer is a separate process that trains the same network by the same recipe on the same images,
 written the usual way for its library; `peers/protocol.py` describes its commands. A round is an
-epoch of each, so other load affects all of them. The first round compiles and is not timed. The test
-images are used once, at the end.
+epoch of each, so other load affects all of them. The first round compiles and is not timed. The
+test images are used once, at the end.
 
 With the fast recipe a round is a whole training: each peer starts from a new network, trains all
 epochs of its recipe, validates once, and is tested.

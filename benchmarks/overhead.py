@@ -5,7 +5,8 @@
 
 A start is `mnist-jax train` in a separate process, until it writes config.json just before the
 first step. The first start has an empty home directory, so it prepares the dataset and compiles; a
-later one finds both. For the overhead, a run of ten epochs alternates with the same compiled calls alone.
+later one finds both. For the overhead, a run of ten epochs alternates with the same compiled calls
+alone.
 """
 
 import argparse
