@@ -4,7 +4,10 @@ import ast
 import os
 import re
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,6 +18,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+ADDRESS = PROJECT["urls"]["Repository"]
 PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 SMOKE = {
     "mnist": """
@@ -35,7 +40,7 @@ COUNTED = 'fake = platform == "cpu"'
 OWN = "A network of your own"  # the section in which a reader writes what the package has
 LIBRARIES = {"IPython", "PIL", "jax", "matplotlib", "mnist_jax", "numpy", "sklearn"}
 LIBRARIES |= sys.stdlib_module_names
-PICTURE_BYTES = 50_000  # of a stored picture, in base64
+MISSING = "pip could not install mnist_jax beside jax=="
 
 
 def read(name: str) -> Any:
@@ -160,7 +165,7 @@ all: 347,146 by hand, 347,146 in the network
 1,218,706
 the sum of neurons: 32,522
 the same images as scikit-learn's split: True
-a dark and a light picture have the same edges: True
+a dark and a light image have the same edges: True
 the formula holds in every row: True
 the network's own maps are the same: True
 the gradient is right: True
@@ -226,9 +231,7 @@ def test_a_stored_notebook_is_clean(name):
     assert all({*cell.metadata} <= {"tags"} for cell in notebook.cells)
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count is None for cell in codes)
-    for output in (output for cell in codes for output in cell.outputs):
-        assert {*output.data} <= {"image/png", "text/plain"}
-        assert len(output.data["image/png"]) < PICTURE_BYTES
+    assert all(cell.outputs == [] for cell in codes)
 
 
 @each_notebook
@@ -240,12 +243,61 @@ def test_a_notebook_defines_a_model_and_a_gradient_only_where_a_reader_writes_th
     assert definitions("def train_step(state): ...")
 
 
+def install(name: str, monkeypatch, *, installed: bool, works: bool = True) -> list[str]:
+    """Runs the cell that installs the package; returns what it asks of pip."""
+    (cell,) = (cell for cell in read(name).cells if "%pip install" in cell.source)
+    asked, names = [], {"get_ipython": lambda: SimpleNamespace(run_line_magic=pip)}
+
+    def pip(magic: str, arguments: str) -> None:
+        asked.append(f"{magic} {arguments.format_map(names)}")
+
+    def find_spec(module: str) -> bool:
+        return module != "mnist_jax" or installed or (works and bool(asked))
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    exec(TransformerManager().transform_cell(cell.source), names)
+    return asked
+
+
+PINS = f"jax=={version('jax')} jaxlib=={version('jaxlib')}"
+
+
+@each_notebook
+def test_the_package_is_installed_only_where_it_is_missing_and_jax_stays(
+    name, tmp_path, monkeypatch
+):
+    assert install(name, monkeypatch, installed=True) == []
+    monkeypatch.chdir(tmp_path)
+    pypi = f'pip install -q "mnist_jax[report] @ git+{ADDRESS}" {PINS}'
+    assert install(name, monkeypatch, installed=False) == [pypi]
+    monkeypatch.chdir(ROOT / "notebooks")
+    checkout = f'pip install -q "mnist_jax[report] @ {ROOT.as_uri()}" {PINS}'
+    assert install(name, monkeypatch, installed=False) == [checkout]
+    with pytest.raises(RuntimeError, match=f"^{MISSING}.* upgrade JAX together with its plugin"):
+        install(name, monkeypatch, installed=False, works=False)
+
+
 @each_notebook
 def test_the_badge_and_the_links_of_a_notebook_lead_to_files_of_the_repository(name):
     cells = read(name).cells
-    path = f"mnist-jax/mnist_jax/blob/main/notebooks/{name}.ipynb"
-    assert f"(https://colab.research.google.com/github/{path})" in cells[0].source
+    slug = ADDRESS.removeprefix("https://github.com/")
+    badge = f"(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}.ipynb)"
+    assert badge in cells[0].source
     text = "\n".join(cell.source for cell in cells)
-    targets = re.findall(r"mnist_jax/blob/main/([^)\s]+)", text)
-    assert targets
+    targets = re.findall(r"/blob/main/([^)\s]+)", text)
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_address_of_the_repository_is_that_of_pyproject_everywhere():
+    anywhere = re.compile(r"github(?:\.com)?/([\w.-]+/[\w-]+)")
+    ours = re.compile(
+        r"(?:research\.google\.com/github|(?:git\+|git clone |REPOSITORY = \")https://github\.com)"
+        r"/([\w.-]+/[\w-]+)"
+    )
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.*"), *(ROOT / "benchmarks").glob("*.md")]
+    texts = [path for path in pages if path.suffix in {".md", ".py"}]
+    found = {path: ours.findall(path.read_text("utf-8")) for path in texts}
+    found |= {path: anywhere.findall(path.read_text("utf-8")) for path in PATHS.values()}
+    assert sum(map(len, found.values())) > 20
+    addresses = {f"https://github.com/{slug}" for slugs in found.values() for slug in slugs}
+    assert addresses == {ADDRESS}
