@@ -1,4 +1,4 @@
-"""The notebooks, run from top to bottom on little data, and read for what they must not hold."""
+"""The notebooks, run from top to bottom on little data, and checked for their contents."""
 
 import ast
 import os
@@ -48,7 +48,7 @@ def read(name: str) -> Any:
 
 
 def first_cells(name: str, text: str) -> list[Any]:
-    """The cells of a notebook up to the one that has this text."""
+    """Returns the cells of a notebook up to the one with this text."""
     cells = read(name).cells
     (last,) = (number for number, cell in enumerate(cells) if text in cell.source)
     return cells[: last + 1]
@@ -62,7 +62,7 @@ def execute(notebook: Any, directory: Path) -> Any:
 
 
 def run_smoke(name: str, directory: Path, edits: dict[str, str] | None = None) -> Any:
-    """Runs a notebook with the smoke settings in place of its own, and texts that occur once."""
+    """Runs a notebook with the smoke settings; `edits` replaces texts that occur once."""
     notebook = read(name)
     for old, new in (edits or {}).items():
         (cell,) = (cell for cell in notebook.cells if old in cell.source)
@@ -85,7 +85,7 @@ def outputs(notebook: Any, kind: str) -> list[Any]:
 
 
 def displayed(notebook: Any, source: str) -> list[Any]:
-    """What the one cell with this text displays."""
+    """Returns the displays of the one cell with this text."""
     (cell,) = (cell for cell in notebook.cells if source in cell.source)
     return [output for output in cell.outputs if output.output_type == "display_data"]
 
@@ -95,13 +95,13 @@ def stream(notebook: Any, name: str) -> str:
 
 
 def shown(notebook: Any) -> list[str]:
-    """The kinds of what is shown in each output: text/html, image/png."""
+    """Returns the kinds of all displays: text/html, image/png."""
     found = outputs(notebook, "display_data") + outputs(notebook, "execute_result")
     return [kind for output in found for kind in output.data]
 
 
 def code_cells(notebook: Any) -> dict[str, list[str]]:
-    """The code as Python, without the magic of IPython, by the heading of its section."""
+    """Returns the code by the heading of its section, without IPython's magic."""
     transform, found, heading = TransformerManager().transform_cell, {}, ""
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -112,7 +112,7 @@ def code_cells(notebook: Any) -> dict[str, list[str]]:
 
 
 def definitions(code: str) -> list[str]:
-    """What belongs into the package: classes, steps, gradients, and the libraries they need."""
+    """Finds what belongs in the package: classes, steps, gradients, and their libraries."""
     found = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ClassDef):
