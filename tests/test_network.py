@@ -103,7 +103,7 @@ UNLIKE = {
 def test_images_that_cannot_be_of_the_dataset_get_a_warning(network, images, name):
     change, remedy = UNLIKE[name]
     for count in (1, 10, 300) if name in FAR else (10, 300):
-        with pytest.warns(UserWarning, match=rf"^the images cannot be of [^\n]*{remedy}[^\n]*$"):
+        with pytest.warns(UserWarning, match=rf"^the images do not match [^\n]*{remedy}[^\n]*$"):
             network.predict(change(images[:count]))
     assert network.predict(change(images[:10]), check=False).classes.shape == (10,)
 

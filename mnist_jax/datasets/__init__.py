@@ -1,4 +1,4 @@
-"""Datasets of tfds as arrays, read without TensorFlow and kept decoded for the next start."""
+"""Datasets of tfds as arrays, read without TensorFlow and cached in decoded form."""
 
 import warnings
 from pathlib import Path
@@ -12,7 +12,7 @@ from mnist_jax.datasets.decode import decode, open_split, stream_encoded
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.machine.user_cache import cache_root
 
-LARGEST = 2**20  # classes; more is a slip
+LARGEST = 2**20  # classes; more is a mistake
 
 
 def load_dataset(
@@ -20,19 +20,19 @@ def load_dataset(
 ) -> Split:
     """Loads a split of a tfds dataset into memory, preparing the dataset on first use.
 
-    `mnist` comes with this package and is prepared without a download. Other names work where they
-    are prepared already, or where TensorFlow is installed so that tfds can prepare them.
+    `mnist` comes with this package and needs no download. Other datasets must be prepared already,
+    or TensorFlow must be installed so that tfds can prepare them.
 
     Args:
-        name: a tfds name, with a config and a version where wanted: "emnist/letters:3.1.0".
-        split: the split, in tfds's notation: "train", "test", "train[:1000]", "train[80%:]".
+        name: a tfds name, optionally with a config and a version: "emnist/letters:3.1.0".
+        split: a split in tfds's notation: "train", "test", "train[:1000]", "train[80%:]".
         data_dir: tfds's data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
         (images, labels): uint8 [N, H, W, C] and int32 [N].
 
-    Raises ValueError if the dataset cannot be prepared or read, has no such split, or does not
-    hold images of one size with integer labels; OSError if the data directory cannot be written.
+    Raises ValueError if the dataset cannot be prepared or read, lacks the split, or does not hold
+    images of one size with integer labels; OSError if the data directory cannot be written.
     """
     decoded = _load(prepare.prepared_dir(name, data_dir), name, split)
     return Split(decoded.images, decoded.labels)
@@ -51,8 +51,8 @@ def _load(prepared: Path, name: str, split: str, *, stream: bool = False) -> cac
     if decoded := cache.load(prepared, split, stream=True):
         return decoded
     warnings.warn(
-        f"the decoded images of {name!r} find no place in {cache_root()}: every epoch "
-        "decodes them anew, which is slow; set XDG_CACHE_HOME to a directory with room",
+        f"cannot cache the decoded images of {name!r} in {cache_root()}, so every epoch decodes "
+        "them again (slow); set XDG_CACHE_HOME to a directory with free space",
         stacklevel=2,
     )
     return stream_encoded(source)
@@ -69,29 +69,28 @@ def load_splits(
     own: Any = None,
     num_classes: int = 0,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Loads the parts that a recipe uses: "train", "validation", and "test" where there is one.
+    """Loads a recipe's parts: "train", "validation", and "test" if there is one.
 
-    The validation part is the split "validation" of a dataset that was imported with one, or of a
-    builder that has one, unless the recipe trains or tests on it. Where there is none, it is drawn
-    from the training split.
+    An imported dataset's or a builder's own split "validation" is used, unless the recipe trains or
+    tests on it. Otherwise the validation part is drawn from the training split.
 
     Args:
-        dataset: a field of `DataConfig`, as are the next ones.
+        dataset: the dataset's name, a field of `DataConfig` like the next five.
         train_split: the split to train on.
         test_split: the split to test on.
         validation_fraction: fraction of the training split to validate on.
         split_seed: seed of that draw.
         loader: the loader; with "stream", images are `StreamedImages`.
-        own: the user's own data in place of the dataset: what `arrays.as_parts` takes, a tfds
+        own: the user's own data instead of the dataset: an argument of `arrays.as_parts`, a tfds
             builder, or a function that returns one of them.
-        num_classes: the least number of classes where they have no names.
+        num_classes: the minimum number of classes if they have no names.
 
     Returns:
-        The splits by name, and the names of the classes. A dataset that gives its classes no names
-        has as many as the largest label tells, and their numbers are the names.
+        The splits by name, and the names of the classes. Classes without names are called by their
+        numbers, up to the largest label.
 
-    Raises ValueError as `load_dataset`, or where a part is empty, the images are of several shapes,
-    or a label is none of the classes.
+    Raises ValueError like `load_dataset`, and if a part is empty, the images differ in shape, or a
+    label is not one of the classes.
     """
     own = own() if callable(own) else own
     builder: Any = own
@@ -104,7 +103,7 @@ def load_splits(
         prepared = Path(builder.data_dir) if is_builder else prepare.prepared_dir(dataset, None)
         if not (prepared / "dataset_info.json").is_file():
             raise ValueError(
-                f"the builder of {dataset!r} has prepared nothing in {prepared}: call its "
+                f"the builder of {dataset!r} has not prepared {prepared}; call its "
                 "download_and_prepare(file_format='array_record')"
             )
         names = {"train": train_split, "test": test_split}
@@ -142,7 +141,7 @@ def load_splits(
             )
         if (least := split.labels.min()) < 0:
             raise ValueError(
-                f"a {part} label is {least}; labels must be 0 or more (is it unlabelled?)"
+                f"a {part} label is {least}; expected 0 or more (is the split unlabelled?)"
             )
     largest = max(int(split.labels.max()) for split in splits.values())
     if largest >= LARGEST:
@@ -159,9 +158,9 @@ def train_validation_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws the training and the validation examples.
 
-    The same indices in the same order as scikit-learn's
-    `train_test_split(test_size=validation_fraction, random_state=seed)`: a permutation, its first
-    part for validation, the rest for training.
+    The indices and their order are those of scikit-learn's
+    `train_test_split(test_size=validation_fraction, random_state=seed)`: a permutation whose
+    beginning is for validation and the rest for training.
 
     Returns:
         (train, validation), int [n] each.

@@ -1,4 +1,4 @@
-"""A user's own arrays, or batches, as images and labels."""
+"""Images and labels from a user's own arrays or batches."""
 
 import errno
 import tempfile
@@ -15,7 +15,7 @@ from mnist_jax.datasets.streamed import StreamedImages, stream_file
 from mnist_jax.messages import one_line
 
 PARTS = ("train", "validation", "test")
-DIM = 0.1  # the brightest pixel of images that were divided twice, or that hold 0 to 16 of 255
+DIM = 0.1  # fraction of white; images that are darker were divided twice, or hold only 0 to 16
 
 
 class Split(NamedTuple):
@@ -29,25 +29,26 @@ class Split(NamedTuple):
 
 
 def as_parts(given: Any) -> dict[str, Split]:
-    """Returns the parts "train", and where they are given "validation" and "test".
+    """Checks a user's "train" part, and "validation" and "test" if given.
+
+    Warns if training images are almost black or never have label 0.
 
     Args:
-        given: a mapping with these names. A value is a tuple (images, labels) of arrays: images
-            [N, H, W, C] or [N, H, W], integers 0 to 255 or floats in [0, 1], and labels int [N]. Or
-            it is an iterable of batches, pairs of such arrays or {"image": ..., "label": ...}. It
-            is read once, into a file without a name, from where its images are streamed.
-            Training images that are almost black, or never of label 0, are warned of.
+        given: a mapping from these names to (images, labels) or iterables of batches. Images are
+            [N, H, W, C] or [N, H, W], integers 0 to 255 or floats in [0, 1]; labels are int [N].
+            A batch is such a pair or {"image": ..., "label": ...}. An iterable is read once, into
+            a temporary file from which the images are streamed.
 
-    Raises ValueError if the data are something else.
+    Raises ValueError if the data are different.
     """
     if not isinstance(given, Mapping):
         raise ValueError(
-            'splits must be {"train": (images, labels), ...} with "validation" and "test" if they '
-            f"exist, or a tfds builder, got {_spelled(given)}"
+            'splits must be {"train": (images, labels), ...}, optionally with "validation" and '
+            f'"test", or a tfds builder, got {_spelled(given)}'
         )
     if {*given} - {*PARTS} or "train" not in given:
         raise ValueError(
-            f'splits must have "train", and may have "validation" and "test", got {[*given]}'
+            f'splits must have "train", optionally "validation" and "test", got {[*given]}'
         )
     parts: dict[str, Split] = {}
     for name in (name for name in PARTS if name in given):
@@ -59,27 +60,27 @@ def as_parts(given: Any) -> dict[str, Split]:
     for name, split in parts.items():
         if _kind(split.images) != _kind(first):
             raise ValueError(
-                "splits must hold images of one shape and one type, but those of train are "
+                "splits must hold images of one shape and type, but those of train are "
                 f"{_kind(first)} and those of {name} {_kind(split.images)}"
             )
     some = first[np.arange(min(len(first), 1000))]
     white_value = 255 if first.dtype == np.uint8 else 1
     if 0 < some.max() < DIM * white_value:
         warnings.warn(
-            f"the images of train are almost black, up to {some.max():.2g} where white is "
-            f"{white_value}: scale them",
+            f"the images of train are almost black: their maximum is {some.max():.2g}, but white "
+            f"is {white_value}; scale them",
             stacklevel=2,
         )
     if 0 not in parts["train"].labels:
         warnings.warn(
-            "label 0 does not occur in train: if classes are counted from 1, subtract 1",
+            "label 0 does not occur in train; if classes are numbered from 1, subtract 1",
             stacklevel=2,
         )
     return parts
 
 
 def check_parts(splits: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns splits as `as_parts` does; ValueError if there is no validation part."""
+    """Checks splits like `as_parts`; ValueError if there is no validation part."""
     parts = as_parts(splits)
     if "validation" not in parts:
         raise ValueError(f'splits must have "train" and "validation", got {[*splits]}')
@@ -87,28 +88,26 @@ def check_parts(splits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_labels(splits: Mapping[str, Split], num_classes: int) -> None:
-    """Raises ValueError if a label is none of a model's classes."""
+    """Raises ValueError if a label is not one of a model's classes."""
     for name, split in splits.items():
-        if split.labels.max() >= num_classes:
-            found = (
-                f"a label of {name} is {split.labels.max()}, but there are {num_classes} classes"
+        if (largest := split.labels.max()) >= num_classes:
+            raise ValueError(
+                f"a label of {name} is {largest}, but there are {num_classes} classes: labels must "
+                f"be 0 to {num_classes - 1}"
             )
-            raise ValueError(f"{found}: labels must be 0 to {num_classes - 1}")
 
 
 def as_pixels(images: Any) -> Any:
-    """Returns images as uint8, or as float32 in [0, 1]; their shape stays.
+    """Converts images to uint8, or to float32 in [0, 1], of the same shape.
 
-    Raises ValueError if they are not an array of integers 0 to 255, or of floats in [0, 1].
+    Raises ValueError if they are not an array of integers 0 to 255 or of floats in [0, 1].
     """
     if isinstance(images, StreamedImages):
         return images
     try:
         images = np.asarray(images)
-    except (TypeError, ValueError, RuntimeError) as error:  # of several lengths, on a GPU, ...
-        raise ValueError(
-            f"images must be an array, and of one size: {one_line(error):.200}"
-        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:  # several lengths, on a GPU, ...
+        raise ValueError(f"images must be an array of one size: {one_line(error):.200}") from error
     if images.dtype.kind == "V" and jnp.issubdtype(images.dtype, jnp.floating):  # bfloat16
         images = images.astype(np.float32)
     expected = f"images must be integers 0 to 255, or floats 0 to 1, got {images.dtype}"
@@ -123,7 +122,7 @@ def as_pixels(images: Any) -> Any:
         return images.astype(np.uint8)
     largest = 1 if images.dtype.kind == "f" else 255
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= largest):  # also where one is not a number
+    if not (low >= 0 and high <= largest):  # true of nan, too
         divisor = white(float(high))
         is_scaled = low >= 0 and 1 < divisor < 2 * float(high) < 2**17
         scale = f"; divide them by {divisor}" if is_scaled else ""
@@ -132,7 +131,7 @@ def as_pixels(images: Any) -> Any:
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:
-    """Returns images as uint8: floats in [0, 1] rounded to 256 levels."""
+    """Rounds images, uint8 or floats in [0, 1], to uint8."""
     return images if images.dtype == np.uint8 else np.rint(255 * images).astype(np.uint8)
 
 
@@ -145,26 +144,26 @@ def _as_split(given: Any) -> Split:
     is_other = isinstance(given, tuple | str) and not are_batches
     if is_other or not isinstance(given, Iterable) or hasattr(given, "shape"):
         raise ValueError(
-            f"expected (images, labels), or an iterable of batches, got {_spelled(given)}"
+            f"expected (images, labels) or an iterable of batches, got {_spelled(given)}"
         )
     if isinstance(given, Iterator):
         raise ValueError(
-            f"{_spelled(given)} can be read once; resuming and verifying read the data again: give "
-            "a list, or an object whose __iter__ starts again"
+            f"{_spelled(given)} can be read only once, but resuming and verifying read the data "
+            "again; give a list, or an object whose __iter__ starts again"
         )
     try:
         return _spooled(given)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = tempfile.gettempdir()
         raise ValueError(
-            f"images find no room in {place}: set TMPDIR to a directory with room"
+            f"{tempfile.gettempdir()} is too full for the images; set TMPDIR to a directory with "
+            "free space"
         ) from error
 
 
 def _is_batch(value: Any) -> bool:
-    """Tells whether a member of a list is a batch: two images are no images with their labels."""
+    """Tells a batch in a list of two batches from the images or the labels of a pair."""
     if isinstance(value, Mapping):
         return True
     if not isinstance(value, tuple | list) or len(value) != 2:
@@ -186,11 +185,11 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 
 
 def _checked(images: Any, labels: Any) -> Split:
-    """Returns one part, or one batch; ValueError if it is not images with a label each."""
+    """Checks one part or batch; ValueError if it is not images with a label each."""
     images = as_pixels(images)
     try:
         labels = np.asarray(labels)
-    except (TypeError, RuntimeError) as error:  # on a GPU, ...
+    except (TypeError, RuntimeError) as error:  # such as a tensor on a GPU
         raise ValueError(f"labels must be an array: {one_line(error)}") from error
     if len(images.shape) == 3 and not isinstance(images, StreamedImages):
         images = images[..., None]
@@ -199,7 +198,7 @@ def _checked(images: Any, labels: Any) -> Split:
         raise ValueError(f"images must be [N, H, W, C] or [N, H, W], got {[*shape]}")
     if shape[1] <= 4 < min(shape[2:]):
         raise ValueError(
-            f"images must be [N, H, W, C], got {[*shape]}, where channels come first: "
+            f"images must be [N, H, W, C], got {[*shape]} with channels first; use "
             "np.moveaxis(images, 1, -1)"
         )
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
@@ -207,9 +206,9 @@ def _checked(images: Any, labels: Any) -> Split:
         labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels))
     )
     if labels.shape != (len(images),) or not is_whole:
-        hints = {0: "; give batches of examples", 2: "; of one-hot labels, labels.argmax(axis=1)"}
+        hints = {0: "; give batches of examples", 2: "; convert one-hot labels by .argmax(axis=1)"}
         raise ValueError(
-            f"labels must be whole numbers, [{len(images)}] as the images, got {labels.dtype} "
+            f"labels must be whole numbers, [{len(images)}] like the images, got {labels.dtype} "
             f"{[*labels.shape]}{hints.get(labels.ndim, '')}"
         )
     if not (labels.min() >= 0 and labels.max() < 2**31):
@@ -219,7 +218,7 @@ def _checked(images: Any, labels: Any) -> Split:
 
 
 def _spooled(batches: Iterable[Any]) -> Split:
-    """Reads all batches into a temporary file, of which no name stays."""
+    """Reads all batches into a temporary file, whose name is removed at once."""
     labels: list[np.ndarray] = []
     first: Any = None
     with tempfile.TemporaryDirectory(prefix="mnist_jax-") as directory:
@@ -231,7 +230,7 @@ def _spooled(batches: Iterable[Any]) -> Split:
                 first = images if first is None else first
                 if _kind(images) != _kind(first):
                     found = f"{_kind(first)} and {_kind(images)}"
-                    raise ValueError(f"images must have one shape and one type, got {found}")
+                    raise ValueError(f"images must have one shape and type, got {found}")
                 file.write(images.data)
                 labels.append(split.labels)
         if first is None:

@@ -1,8 +1,8 @@
-"""Decoded arrays on disk: decoding MNIST's 60,000 records takes seconds, reading this does not.
+"""A cache of decoded arrays: decoding MNIST's 60,000 records takes seconds, reading this does not.
 
-They lie in $XDG_CACHE_HOME/mnist_jax or ~/.cache/mnist_jax and may be deleted at any time. Each
-split that was used has a file: a digest of the rest, and NumPy's arrays one behind another, of the
-images, the labels, the names of the classes, and the files that all were decoded from.
+It lies in $XDG_CACHE_HOME/mnist_jax or ~/.cache/mnist_jax and may be deleted at any time. A split's
+file holds a digest, then NumPy arrays: the images, the labels, the names of the classes, and a
+description of the source files.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ class Decoded(NamedTuple):
 
 
 def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
-    """Returns the decoded split of the dataset in a directory, or None where it is not kept.
+    """Loads a split of the dataset in a directory, or None if it is not cached.
 
-    None too where the dataset's files have changed since, or the cache is damaged. With `stream`,
-    the images stay on the disk, as `StreamedImages`.
+    Also None if the dataset's files have changed or the cache is damaged. With `stream`, the images
+    stay on disk, as `StreamedImages`.
     """
     try:
         path = _file(prepared, split)
@@ -44,7 +44,7 @@ def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
             if hashlib.file_digest(file, DIGEST).digest() != digest:
                 return None
             file.seek(DIGEST_BYTES)
-            if stream:  # skip them in this file
+            if stream:
                 np.lib.format.read_magic(file)
                 shape = np.lib.format.read_array_header_1_0(file)[0]
                 images = stream_file(path, file.tell(), shape)
@@ -66,15 +66,15 @@ def save(
     blocks: Iterable[Block],
     label_names: Sequence[str],
 ) -> None:
-    """Keeps the blocks of a split, in order; `shape` is that of all images, (N, H, W, C).
+    """Caches the blocks of a split, in order; `shape` is that of all images, (N, H, W, C).
 
-    A cache that can't be written costs time, no more. Errors of the blocks, but OSError, pass.
+    Does nothing if the cache cannot be written. Errors of the blocks, except OSError, are raised.
     """
     temporary = None
     try:
         path = _file(prepared, split)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob("*.tmp"):  # of a process that was killed
+        for leftover in path.parent.glob("*.tmp"):  # from a killed process
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()
         path.with_suffix(".npz").unlink(missing_ok=True)  # of an earlier version
@@ -108,6 +108,6 @@ def _file(prepared: Path, split: str) -> Path:
 
 
 def _source(prepared: Path) -> str:
-    """Identifies the files of a dataset: changes when it is prepared again."""
+    """Describes the files of a dataset, to notice when it is prepared again."""
     files = ((file.name, file.stat()) for file in sorted(prepared.iterdir()))
     return str([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])

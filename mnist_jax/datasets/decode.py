@@ -17,18 +17,18 @@ BLOCK = 1024  # images decoded at a time
 class EncodedSplit(NamedTuple):
     """An opened split."""
 
-    examples: Any  # dicts; by tfds's data source, or where only TensorFlow reads it, one by one
+    examples: Any  # dicts: tfds's data source, or an iterable if only TensorFlow can read them
     num_examples: int
     image_key: str  # in an example
     label_key: str
-    label_names: tuple[str, ...]  # empty where the dataset has none
+    label_names: tuple[str, ...]  # empty if the dataset has none
     title: str  # the dataset's name
     prepared: Path  # the dataset's directory
 
 
 def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
-    """Opens a split of the dataset `name`; ValueError if it has none such or is damaged."""
-    import tensorflow_datasets as tfds  # slow, and not needed where the arrays are cached
+    """Opens a split of the dataset `name`; ValueError if the split is missing or damaged."""
+    import tensorflow_datasets as tfds  # slow, and not needed if the arrays are cached
 
     try:
         builder: Any = tfds.builder_from_directory(prepared)
@@ -38,7 +38,7 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
     label_names = tuple(getattr(dict(builder.info.features).get(label_key), "names", None) or ())
     try:
         for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
-            # Of a slice that ends before it begins, tfds would take far too much.
+            # tfds would read far too much of a slice that ends before it begins.
             if None not in (part.from_, part.to) and part.from_ > part.to:
                 raise ValueError(f"it would begin at {part.from_} and end at {part.to}")
         examples = builder.as_data_source(split)
@@ -46,8 +46,8 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
         examples = prepare.read_with_tensorflow(builder, name, split)
     except Exception as error:
         raise ValueError(
-            f"dataset {name!r} cannot give the split {split!r} (it has "
-            f"{', '.join(builder.info.splits)}): {error}"
+            f"dataset {name!r} has no split {split!r}, only {', '.join(builder.info.splits)}: "
+            f"{error}"
         ) from error
     num_examples = builder.info.splits[split].num_examples
     return EncodedSplit(examples, num_examples, image_key, label_key, label_names, name, prepared)
@@ -56,8 +56,8 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
 def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
     """Returns the shape of all images, (N, H, W, C), and an iterator over all blocks, checked.
 
-    Both raise ValueError if the split is empty, damaged, or does not hold uint8 images of one
-    size with an integer label each.
+    Both raise ValueError if the split is empty, damaged, or does not hold uint8 images of one size,
+    each with an integer label.
     """
     blocks = _blocks(split)
     first = next(blocks)
@@ -65,16 +65,15 @@ def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]
 
 
 def stream_encoded(split: EncodedSplit) -> cache.Decoded:
-    """Streams the split from tfds itself, where the decoded images find no place in the cache.
+    """Streams the split from tfds, decoding it again every epoch, if the cache has no room for it.
 
-    Every epoch decodes them again: far slower, and still possible. ValueError if the split can
-    only be read from one end to the other.
+    Raises ValueError if the split can only be read in order.
     """
     if not hasattr(split.examples, "__getitems__"):
         raise ValueError(
-            f"dataset {split.title!r} cannot be streamed: its format is read from one end to the "
-            f"other, and it cannot be decoded in {cache_root()}; set XDG_CACHE_HOME to a "
-            "directory with room, or prepare the dataset with file_format='array_record'"
+            f"dataset {split.title!r} cannot be streamed: its format can only be read in order, "
+            f"and it cannot be cached in {cache_root()}; set XDG_CACHE_HOME to a directory with "
+            "free space, or prepare the dataset with file_format='array_record'"
         )
     shape, blocks = decode(split)
     labels = np.concatenate([labels for _, labels in blocks])
@@ -88,8 +87,8 @@ def stream_encoded(split: EncodedSplit) -> cache.Decoded:
 
 
 def _read_blocks(examples: Any) -> Iterator[list[Any]]:
-    """Reads all examples, some at a time; nothing of an empty split."""
-    if hasattr(examples, "__getitems__"):  # one read for all of them: one each takes far longer
+    """Yields blocks of examples."""
+    if hasattr(examples, "__getitems__"):  # one read for a block is far faster than one each
         for first in range(0, len(examples), BLOCK):
             yield examples.__getitems__([*range(first, min(first + BLOCK, len(examples)))])
     else:
@@ -110,14 +109,14 @@ def _blocks(split: EncodedSplit) -> Iterator[cache.Block]:
             return
         shapes |= {np.shape(image) for image, _ in pairs}
         if len(shapes) != 1:
-            raise ValueError(f"dataset {split.title!r} must hold images of one size, one or more")
+            raise ValueError(f"dataset {split.title!r} must hold images, all of one size")
         images, labels = map(np.stack, zip(*pairs, strict=True))
         images = images if images.ndim == 4 else images[..., None]
         expected = ""
         if images.dtype != np.uint8 or images.ndim != 4:
             expected = f"uint8 images [H, W, C], found {images.dtype} {images.shape[1:]}"
         elif not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-            expected = f"one integer label an image, found {labels.dtype} {labels.shape[1:]}"
+            expected = f"one integer label per image, found {labels.dtype} {labels.shape[1:]}"
         elif (abs(labels.astype(np.float64)) >= 2**31).any():
             expected = f"labels of 32 bits, found {labels.max()}"
         if expected:
@@ -127,6 +126,6 @@ def _blocks(split: EncodedSplit) -> Iterator[cache.Block]:
 
 def _damaged(name: str, prepared: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"dataset {name!r} cannot be read: {error}; delete {prepared}, and it is prepared anew, or "
+        f"dataset {name!r} cannot be read: {error}; delete {prepared} to prepare it again, or "
         "import it again"
     )

@@ -1,44 +1,44 @@
-"""Names for files that are not what was expected, by their content."""
+"""Names of unexpected kinds of files, found by their content."""
 
 import contextlib
 import zipfile
 from typing import BinaryIO
 
-HEAD = 512  # bytes that tell
+HEAD = 512  # bytes that identify a file
 CONVERT = "save it as PNG or JPEG"
 PACKED = b"PK\3\4 PK\5\6 7z\xbc\xaf Rar! \xfd7zXZ BZh \x28\xb5\x2f\xfd \x1f\x8b".split()
 UNPACK = "an archive", "unpack it"
-# What a file begins with, its name, and what to do with it.
+# A file's first bytes, its kind, and what to do with it.
 KINDS = (
     (b"%PDF-", "a PDF file", "save its pages as images"),
-    (b"\x93NUMPY", "an array of NumPy (.npy)", ""),
-    (b"\x89HDF", "an HDF5 file", "read it with h5py, and save what it holds as .npz"),
-    (b"MATLAB 5.0", "a MATLAB file", "read it with scipy.io, and save what it holds as .npz"),
-    (b"PAR1", "a Parquet file", "read it with pandas, and save what it holds as .npz"),
-    *((bytes([128, i]), "a pickle of Python", "save the numbers in it as .npz") for i in range(6)),
+    (b"\x93NUMPY", "a NumPy array (.npy)", ""),
+    (b"\x89HDF", "an HDF5 file", "read it with h5py and save its content as .npz"),
+    (b"MATLAB 5.0", "a MATLAB file", "read it with scipy.io and save its content as .npz"),
+    (b"PAR1", "a Parquet file", "read it with pandas and save its content as .npz"),
+    *((bytes([128, i]), "a Python pickle", "save the numbers in it as .npz") for i in range(6)),
     (b"8BPS", "a Photoshop file", CONVERT),
-    (b"version https://git-lfs", "a pointer of Git LFS", "run: git lfs pull"),
-    (b"<!doctype html", "a page of the web", "the download has failed"),
-    (b"<html", "a page of the web", "the download has failed"),
-    (b"<svg", "a drawing of lines (SVG)", CONVERT),
+    (b"version https://git-lfs", "a Git LFS pointer", "run: git lfs pull"),
+    (b"<!doctype html", "a web page", "the download has failed"),
+    (b"<html", "a web page", "the download has failed"),
+    (b"<svg", "a vector drawing (SVG)", CONVERT),
     *((head, *UNPACK) for head in PACKED),
 )
-# Members of zip files that belong to a program: unpacked, they would be of no use.
+# Members that identify a program's zip file, which is useless when unpacked.
 ZIPPED = (
-    ("/data.pkl", "a file of PyTorch", "load it with torch, and save its numbers as .npz"),
-    ("model.weights.h5", "a model of Keras", "it holds no images"),
-    ("[Content_Types].xml", "a document of Microsoft Office", "save its pictures as files"),
-    ("META-INF/manifest.xml", "a document of LibreOffice", "save its pictures as files"),
+    ("/data.pkl", "a PyTorch file", "load it with torch and save its numbers as .npz"),
+    ("model.weights.h5", "a Keras model", "it holds no images"),
+    ("[Content_Types].xml", "a Microsoft Office document", "save its pictures as files"),
+    ("META-INF/manifest.xml", "a LibreOffice document", "save its pictures as files"),
     ("META-INF/container.xml", "an electronic book", "save its pictures as files"),
-    ("META-INF/MANIFEST.MF", "a program of Java", "it holds no images"),
-    (".npy", "arrays of NumPy (.npz)", ""),
+    ("META-INF/MANIFEST.MF", "a Java program", "it holds no images"),
+    (".npy", "NumPy arrays (.npz)", ""),
 )
 CONTAINERS = {
     "HEIC": 'pip install "mnist_jax[heic]", or save it as PNG or JPEG',
     "AVIF": CONVERT,
     "video": "save a picture of it as PNG or JPEG",
 }
-# The containers of ISO/IEC 14496-12 say at byte 8 what they hold.
+# The content of ISO/IEC 14496-12 containers, by the four bytes from byte 8.
 BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -46,7 +46,7 @@ BRANDS = {
 
 
 def describe_file(file: BinaryIO) -> str:
-    """Says what a file is, and what to do with it; "" where that is not known."""
+    """Describes a file's kind and what to do with it; "" if it is unknown."""
     file.seek(0)
     head = file.read(HEAD)
     if head[4:8] == b"ftyp":
@@ -60,7 +60,7 @@ def describe_file(file: BinaryIO) -> str:
         if head.startswith(first) or (first.startswith(b"<") and text.startswith(first)):
             found = kind
     if head.startswith(b"PK"):
-        # A damaged one is an archive all the same, and fails in many ways.
+        # A damaged archive fails in many ways; it is still an archive.
         with contextlib.suppress(Exception), zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             members = (kind for end, *kind in ZIPPED if any(n.endswith(end) for n in names))

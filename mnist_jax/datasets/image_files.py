@@ -1,4 +1,4 @@
-"""Image files as upright grey or colour pictures, whatever they hold."""
+"""Image files, read as upright grey or colour pictures."""
 
 import contextlib
 import functools
@@ -14,37 +14,36 @@ from PIL import Image, ImageOps
 from mnist_jax.datasets.brightness import white
 from mnist_jax.datasets.file_kinds import describe_file
 
-# What Pillow reads by itself. Not EPS: that would be a program, run by Ghostscript.
+# Formats that Pillow reads by itself. Not EPS, which is a program, run by Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-# More than any camera takes, and 300 MB in colour: a small file can claim any size.
+# More than any camera takes (300 MB in colour); a small file can claim any size.
 MAX_PIXELS = 100_000_000
-# Of pictures in colour with 16 bits a channel: how Pillow reads the bytes that it leaves out.
+# Pillow drops half the bytes of 16-bit colour; with the other byte order it drops the other half.
 OTHER_BYTES = {
     f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA") for a, b in ("BL", "LB")
 }
 OTHER_BYTES["LA;16B"] = "RGBA"
-FAINT = 16  # the largest value of 8 bits that may be white: of scikit-learn's digits
+FAINT = 16  # largest value in scikit-learn's digits; an 8-bit image up to here is scaled
 
 
 class TooManyPixelsError(ValueError):
-    """An image is larger than what is to be kept in memory; it was not decoded."""
+    """An image that is too large to keep in memory; it was not decoded."""
 
 
 def image_suffixes() -> tuple[str, ...]:
-    """Returns the ends of the names of image files, in lower case; also of HEIC and AVIF."""
+    """Returns the suffixes of image files, in lower case, including HEIC and AVIF."""
     Image.init()
     known = (suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)
     return (*known, ".heic", ".heif", ".avif")
 
 
 def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
-    """Reads an image file: the first picture of it, upright as its EXIF tells.
+    """Reads the first picture in an image file, upright by its EXIF orientation.
 
-    Nothing but the picture itself tells what its numbers mean. More than 8 bits, and fractions, are
-    scaled by `white` of the largest one. So are 8 bits of a PNG, TIFF, BMP or PPM file that have no
-    number above 16, and several: an array was saved. Other dark pictures are photographs, and stay
-    dark. What is transparent becomes the grey `ground`, 0 to 255. None stands for white, or black
-    where the visible part is lighter than grey, so that a drawing is seen on it.
+    Fractions and numbers of more than 8 bits are scaled by `white` of the largest one. So is an
+    array saved as 8 bits: a PNG, TIFF, BMP or PPM file of several values, none above 16. Other dark
+    pictures are photographs and stay dark. Transparent parts become the grey `ground`, 0 to 255.
+    None means white, or black if the visible part is light.
 
     Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError if the file does not
     exist, and ValueError if it is not an image in one of `FORMATS`, is damaged, or has more than
@@ -56,23 +55,23 @@ def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected an image")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd metadata
+        warnings.simplefilter("ignore")  # sizes, which are checked here, and odd metadata
         return decode_image(path, str(path), ground=ground)
 
 
 def decode_image(
     source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS, ground: int | None = None
 ) -> Image.Image:
-    """Reads an image like `read_image`, also from an open file; passes on Pillow's warnings.
+    """Reads an image like `read_image`, also from an open file; Pillow's warnings are shown.
 
-    Messages call it `name`. Raises TooManyPixelsError if it claims more than `max_pixels`
-    pixels, and ValueError if it is not an image in one of `FORMATS`, or is damaged.
+    Messages call it `name`. Raises TooManyPixelsError if it claims more than `max_pixels` pixels,
+    and ValueError if it is damaged or not an image in one of `FORMATS`.
     """
     with _opened(source, name, max_pixels) as (image, raw_mode):
         is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
         is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
         if is_plain and not image.has_transparency_data:
-            # A small copy is quick, and nearly always enough.
+            # A small copy is quick and nearly always enough.
             few = image.resize((32, 32), Image.Resampling.NEAREST)
             if not is_array or any(np.max(some.getextrema()) > FAINT for some in (few, image)):
                 return image  # a large one needs no copy
@@ -88,28 +87,28 @@ def decode_image(
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Reads the numbers of an image file as they are stored: real [H, W, C], upright.
+    """Reads the numbers stored in an image file: real [H, W, C], upright.
 
-    C is 1 of grey, 3 of colour, and 4 of uint8 in colour where a part is transparent. Bits of a
-    bilevel picture become 0 and 255, and a palette's numbers its colours.
+    C is 1 for grey, 3 for colour, and 4 (uint8) for colour with transparent parts. Bits of a
+    bilevel picture become 0 and 255, and palette indices become colours.
 
-    Raises: as `decode_image`, and ValueError for a file of several pictures, of which all but one
-    would be lost. It passes on Pillow's warnings.
+    Raises the errors of `decode_image`, and ValueError for a file of several pictures. Pillow's
+    warnings are shown.
     """
     with _opened(path, str(path), MAX_PIXELS) as (image, raw_mode):
         if getattr(image, "is_animated", False):
-            raise ValueError("it holds several pictures; save each as a file of its own")
+            raise ValueError("it holds several pictures; save each as a separate file")
         return _pixels(image, path, raw_mode)
 
 
 def lightness(pixels: np.ndarray) -> float:
-    """Returns the mean lightness, 0 to 255, of what is visible in uint8 [H, W, 4]."""
+    """Returns the mean lightness, 0 to 255, of the visible part of uint8 [H, W, 4]."""
     alpha = pixels[..., 3].mean() / 255
     return float(on_ground(pixels, 0).mean() / max(alpha, 1 / 255))
 
 
 def best_ground(lightnesses: Sequence[float]) -> int:
-    """Returns the grey on which pictures of this `lightness` are seen: 0 where most are light."""
+    """Returns the ground on which pictures stand out: black if most are light, else white."""
     return 0 if np.mean(lightnesses) >= 128 else 255
 
 
@@ -125,7 +124,7 @@ def on_ground(pixels: np.ndarray, ground: int) -> np.ndarray:
 def _opened(
     source: Path | BinaryIO, name: str, max_pixels: int
 ) -> Iterator[tuple[Image.Image, str]]:
-    """Opens an image upright, with Pillow's name for the order of its bytes in the file."""
+    """Opens an image upright, with Pillow's name for its raw mode in the file."""
     try:
         with Image.open(source, formats=_formats()) as image:
             width, height = image.size
@@ -143,9 +142,9 @@ def _opened(
     except Image.UnidentifiedImageError:
         is_path = isinstance(source, Path)
         with source.open("rb") if is_path else contextlib.nullcontext(source) as file:
-            kind = describe_file(file) or "no image that can be read"
+            kind = describe_file(file) or "not a readable image"
         raise ValueError(f"{name} is {kind}; expected {', '.join(FORMATS)}") from None
-    except Exception as error:  # a damaged file makes decoders fail in many ways
+    except Exception as error:  # decoders fail in many ways on a damaged file
         too_many = isinstance(error, TooManyPixelsError | Image.DecompressionBombError)
         kind = TooManyPixelsError if too_many else ValueError
         raise kind(f"{name} cannot be read as an image: {error}") from error
@@ -153,7 +152,7 @@ def _opened(
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Returns the formats that are read here: also HEIC with its extra, AVIF if Pillow has it."""
+    """Returns the readable formats, with HEIC if its extra is installed and AVIF if Pillow can."""
     Image.init()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -161,7 +160,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.ndarray:
-    """The numbers, as `read_pixels` returns them."""
+    """Returns an opened image's numbers like `read_pixels`."""
     if raw_mode in OTHER_BYTES and image.mode in ("RGB", "RGBA"):
         return _sixteen_bits(np.asarray(image), raw_mode, source)
     if image.mode.startswith("I") or image.mode == "F":
@@ -175,9 +174,9 @@ def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.nd
 
 
 def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> np.ndarray:
-    """Reads the low bytes of colours, too, of which Pillow keeps the high ones only.
+    """Reads also the low bytes of colours, which Pillow drops.
 
-    Transparent pictures stay of 8 bits: of the high ones, or the low ones where these hold all.
+    Transparent pictures keep 8 bits: the high ones, or the low ones if all high ones are 0.
     """
     if not isinstance(source, Path):
         source.seek(0)
@@ -199,4 +198,4 @@ def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> n
 
 def _load_upright(image: Image.Image) -> None:
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)  # a copy only of what is turned
+    ImageOps.exif_transpose(image, in_place=True)  # copies only if turned

@@ -1,4 +1,4 @@
-"""The facts about its data that a network has to know."""
+"""Facts about a network's data, saved with the network."""
 
 import math
 from collections.abc import Mapping
@@ -8,21 +8,21 @@ import numpy as np
 
 from mnist_jax.datasets.arrays import as_bytes
 
-LARGEST = 300_000_000  # values of an image: those of the largest image files, in colour
+LARGEST = 300_000_000  # values per image: the largest image files, in colour
 CONTROLS = {*map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029))}
 
 
 class DataInfo(NamedTuple):
-    """The facts about its data that a network has to know.
+    """Facts about a network's data.
 
     Attributes:
         image_shape: (H, W, C).
         label_names: the names of the classes, in order.
-        drawing_box: side in pixels of the square that drawings fill, where the images are light
-            drawings on black, see `drawing_box`; otherwise 0.
-        ground: grey that transparent pictures are laid on, 0 or 255 as most corners of the images
-            are. None where each picture gets the one on which it is seen, as drawings do.
-        brightness: how bright the training images are, see `brightness`; None if not known.
+        drawing_box: side in pixels of the square that light drawings on black fill, measured by
+            the function `drawing_box`; 0 for other images.
+        ground: grey behind transparent pictures: 0 or 255, like most corners of the images. None
+            for drawings, which each get the ground on which they stand out.
+        brightness: the result of the function `brightness`; None if unknown.
     """
 
     image_shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class DataInfo(NamedTuple):
 def data_info(values: Mapping[str, Any]) -> DataInfo:
     """Rebuilds a `DataInfo` from JSON, which has turned its tuples into lists.
 
-    Raises LookupError for a missing value, and ValueError for one that cannot be.
+    Raises LookupError for a missing value and ValueError for an invalid one.
     """
     shape, names, box = (values[name] for name in ("image_shape", "label_names", "drawing_box"))
     ground, bright = values.get("ground"), values.get("brightness")  # older networks lack them
@@ -58,11 +58,11 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
         and all(type(value) in (int, float) and 0 <= value <= 1 for value in bright)
         and bright[0] <= bright[1]
     )
-    measures = "null, or a least and a greatest mean and a least maximum, of 0 to 1"
+    measures = "null, or the least mean, the greatest mean and the least maximum, in [0, 1]"
     for name, is_right, expected in (
         ("image_shape", is_shape, "a height, a width and a number of channels"),
         ("label_names", are_names, "different names, without control characters"),
-        ("drawing_box", is_box, "0, or pixels a side of a square in the image"),
+        ("drawing_box", is_box, "0, or the side in pixels of a square in the image"),
         ("ground", is_ground, "0, 255 or null"),
         ("brightness", is_brightness, measures),
     ):
@@ -73,7 +73,7 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
 
 
 def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInfo:
-    """Measures the facts, from some of the training images, uint8 or float [N, H, W, C]."""
+    """Measures a `DataInfo` on some of the training images, uint8 or float [N, H, W, C]."""
     images = as_bytes(images)
     box = drawing_box(images)
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -82,9 +82,9 @@ def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInf
 
 
 def drawing_box(images: np.ndarray) -> int:
-    """Measures the square that light drawings on black fill, from images uint8 [N, H, W, C].
+    """Measures the square that light drawings on black fill, in images uint8 [N, H, W, C].
 
-    Returns its side in pixels: 20 of MNIST. 0 where fewer than nine in ten images are such
+    Returns its side in pixels (20 for MNIST), or 0 if fewer than nine in ten images are such
     drawings: grey, black at the corners and in a third of their pixels.
     """
     if images.shape[-1] != 1:
@@ -99,10 +99,10 @@ def drawing_box(images: np.ndarray) -> int:
 
 
 def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
-    """Measures the brightness of images, uint8 [N, H, W, C], blank ones left out.
+    """Measures the brightness of images, uint8 [N, H, W, C], without the blank ones.
 
-    Returns the mean that 1 % of the images do not reach, the mean that 1 % exceed, and the maximum
-    that 1 % do not reach, of 0 to 1. None where fewer than 100 images are known.
+    Returns the 1 % and 99 % quantiles of the images' means and the 1 % quantile of their maxima, in
+    [0, 1]; or None for fewer than 100 images.
     """
     means, peaks = _means_and_peaks(images)
     if len(means) < 100:
@@ -112,11 +112,11 @@ def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
 
 
 def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
-    """Says how images cannot be of a dataset: wrongly scaled or inverted; "" where they can.
+    """Describes a mismatch of images with a dataset: wrongly scaled or inverted; "" if none.
 
-    Half of them, uint8 or float32 in [0, 1], [N, H, W, C], have to be brighter or darker than 99 %
-    of the dataset's, which has this `brightness`. Few images can be so by chance, so they have to
-    be far from it, by a factor of 3. Blank ones say nothing.
+    The images, uint8 or float32 in [0, 1], [N, H, W, C], mismatch if half of them are brighter or
+    darker than 99 % of the dataset's, whose `brightness` is given. Fewer than ten can be so by
+    chance, so they must differ by a factor of 3. Blank images do not count.
     """
     means, peaks = _means_and_peaks(images)
     if not len(means):
@@ -131,8 +131,8 @@ def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
     else:
         return ""
     return (
-        "the images cannot be of the dataset that the network was trained on: from 0 to 1, their "
-        f"maximum is {peak:.2g} and their mean {mean:.2g}, expected {least:.2g} or more and "
+        "the images do not match the dataset that the network was trained on: on a scale of 0 to 1 "
+        f"their maximum is {peak:.2g} and their mean {mean:.2g}, expected {least:.2g} or more and "
         f"{low:.2g} to {high:.2g}; {remedy}"
     )
 

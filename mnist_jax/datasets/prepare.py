@@ -1,4 +1,4 @@
-"""Prepared datasets in tfds's data directory: finding them, and making them once."""
+"""Prepared datasets in tfds's data directory, made on first use."""
 
 import contextlib
 import errno
@@ -19,17 +19,17 @@ from mnist_jax.datasets import cache
 from mnist_jax.messages import printable
 from mnist_jax.processes.file_lock import open_locked
 
-# What the package calls by a shorter name than tfds does. A dataset of the package is a folder here
-# in tfds's own layout: datasets/NAME/NAME_dataset_builder.py with a class `Builder`.
+# Short names of the package's own datasets. Each is a folder here in tfds's layout:
+# datasets/NAME/NAME_dataset_builder.py with a class `Builder`.
 ALIASES = {"mnist": "mnist_idx"}
-MADE_BY = "mnist_jax import"  # in the metadata of a dataset that was imported
-DOWNLOAD_TIMEOUT = 1800  # seconds: where there is no network, tfds goes on trying for very long
+MADE_BY = "mnist_jax import"  # in the metadata of imported datasets
+DOWNLOAD_TIMEOUT = 1800  # seconds: without a network, tfds keeps trying for very long
 
 
 def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
-    """Returns the directory of a dataset's newest version, preparing it where there is none.
+    """Returns the directory of a dataset's newest version, preparing the dataset if necessary.
 
-    Args and errors: see `load_dataset`.
+    Arguments and errors are those of `load_dataset`.
     """
     root = data_root(data_dir)
     name = ALIASES.get(name, name)
@@ -38,7 +38,7 @@ def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
 
 
 def data_root(data_dir: str | Path | None) -> Path:
-    """Returns where tfds keeps datasets; ValueError if that is in an unknown home directory."""
+    """Returns tfds's data directory; ValueError if it is in an unknown home directory."""
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     try:
         return root.expanduser()
@@ -47,12 +47,12 @@ def data_root(data_dir: str | Path | None) -> Path:
 
 
 def is_own(name: str) -> bool:
-    """Tells whether the package itself can prepare a dataset of this name."""
+    """Tells whether the package itself has a dataset of this name."""
     return (Path(__file__).parent / name / f"{name}_dataset_builder.py").is_file()
 
 
 def find(root: Path, name: str) -> Path | None:
-    """Returns the directory of the newest version that is prepared in a data directory, or None."""
+    """Returns the directory of a dataset's newest prepared version, or None."""
     name, _, version = name.partition(":")
     infos = root.glob(f"{name}/{version or '*'}/dataset_info.json")
     versions = [path.parent for path in infos if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
@@ -64,25 +64,25 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def imported_versions(directory: Path, overwrite: bool) -> tuple[list[Path], str]:
-    """Returns the versions of a dataset, oldest first, and the one that comes next.
+    """Returns a dataset's versions, oldest first, and the number of the next one.
 
-    Raises ValueError unless there are none, or they were imported and are to be overwritten.
+    Raises ValueError if a version was not imported, or exists and may not be overwritten.
     """
     inside = directory.iterdir() if directory.exists() else ()
     versions = [path for path in inside if not re.match(r"\.lock$|incomplete\.", path.name)]
     for path in versions:
         if not (was_imported(path) and re.fullmatch(r"\d+(\.\d+)*", path.name)):
-            raise ValueError(f"{path} is there already, and was not imported: choose another name")
+            raise ValueError(f"{path} exists and was not imported; choose another name")
     if versions and not overwrite:
-        found = f"the dataset {directory.name} is in {directory} already"
-        raise ValueError(f"{found}: choose another name, or overwrite it")
+        found = f"the dataset {directory.name} exists already, in {directory}"
+        raise ValueError(f"{found}; choose another name, or use --overwrite")
     versions.sort(key=_version)
     *first, last = _version(versions[-1]) if versions else (1, 0, -1)
     return versions, ".".join(map(str, [*first, last + 1]))
 
 
 def has_imported_validation(prepared: Path) -> bool:
-    """Tells whether a prepared dataset was imported, with a validation part of its own."""
+    """Tells whether a prepared dataset was imported with a validation part."""
     info = was_imported(prepared) and json.loads(
         (prepared / "dataset_info.json").read_text("utf-8")
     )
@@ -90,7 +90,7 @@ def has_imported_validation(prepared: Path) -> bool:
 
 
 def was_imported(prepared: Path) -> bool:
-    """Tells whether the package's `import` made a dataset, of which this is a version."""
+    """Tells whether a prepared version was made by the package's `import`."""
     try:
         return json.loads((prepared / "metadata.json").read_text("utf-8"))["made_by"] == MADE_BY
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -99,14 +99,13 @@ def was_imported(prepared: Path) -> bool:
 
 def _prepare_own(root: Path, name: str) -> Path:
     with locked(root, name):
-        if prepared := find(root, name):  # by the process that we have waited for
+        if prepared := find(root, name):  # by the process that held the lock
             return prepared
         module = importlib.import_module(f"mnist_jax.datasets.{name}.{name}_dataset_builder")
         builder = module.Builder(data_dir=root, file_format="array_record")
-        # Of tfds's messages only the progress bar, on standard error, is true of local files.
         print(printable(f"preparing the dataset {name} in {root}"), file=sys.stderr)
         prepared = write(builder)
-        # What the builder has decoded already is kept as if it had been read from its dataset.
+        # The builder has decoded its arrays already; reading them again would take seconds.
         for split, (images, labels) in getattr(builder, "arrays", {}).items():
             names = builder.info.features["label"].names
             cache.save(prepared, split, images.shape, [(images, labels)], names)
@@ -115,10 +114,10 @@ def _prepare_own(root: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def locked(root: Path, name: str) -> Iterator[None]:
-    """Lets one process at a time write a dataset, and removes what killed ones have left of it.
+    """Lets one process at a time write a dataset, and removes leftovers of killed ones.
 
-    Where an error ends the `with` block before there is anything of the dataset, nothing is left.
-    Raises ValueError if the directory cannot be written.
+    If an error ends the block before anything was written, no directory is left. Raises ValueError
+    if the directory cannot be written.
     """
     directory = root / name
     try:
@@ -134,14 +133,15 @@ def locked(root: Path, name: str) -> Iterator[None]:
     except OSError as error:
         raise ValueError(
             f"the dataset {name} cannot be prepared in {root}: {error}; set TFDS_DATA_DIR to a "
-            "directory with room that can be written"
+            "writable directory with free space"
         ) from error
 
 
 def write(builder: Any) -> Path:
-    """Lets a builder of tfds write its dataset: beside, and renamed when it is done.
+    """Lets a tfds builder write its dataset in a temporary directory, renamed when complete.
 
-    Raises OSError if there is no room, or it cannot be written.
+    Hides tfds's messages, which do not apply to local files, except the progress bar. Raises
+    OSError if the dataset cannot be written.
     """
     import tensorflow_datasets as tfds
 
@@ -150,16 +150,16 @@ def write(builder: Any) -> Path:
     beside = Path(builder.data_dir).parent
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="incomplete.", dir=beside) as downloads,  # none
+            tempfile.TemporaryDirectory(prefix="incomplete.", dir=beside) as downloads,  # unused
             contextlib.redirect_stdout(None),
         ):
             builder.download_and_prepare(download_dir=downloads)
-    except RuntimeError as error:  # array_record's, of a full disk
+    except RuntimeError as error:  # array_record's, if the disk is full
         raise OSError(" ".join(str(error).split())) from error
     except OSError as error:
         if error.errno or "disk space" not in str(error):
             raise
-        # tfds's own, which tells how much is needed, but does not know.
+        # tfds's own message estimates the needed space wrongly.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(beside)) from error
     return Path(builder.data_dir)
 
@@ -170,8 +170,8 @@ def _prepare_with_tensorflow(root: Path, name: str) -> Path:
             f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
             "needs TensorFlow to prepare others: `pip install tensorflow`, or copy one there"
         )
-    # In a process of its own: it can be given a time limit, and TensorFlow, which takes the memory
-    # of every GPU that it sees, is gone when it ends.
+    # A separate process can have a time limit, and frees the memory that TensorFlow takes of every
+    # GPU.
     code = """
 import sys, tensorflow_datasets as tfds
 try:
@@ -187,7 +187,7 @@ except Exception as error:
         child = subprocess.run(
             [sys.executable, "-c", code, name, str(root)],
             timeout=DOWNLOAD_TIMEOUT,
-            stdout=subprocess.PIPE,  # its last line is the error; the progress goes past it
+            stdout=subprocess.PIPE,  # the last line is the error; progress is on stderr
             text=True,
             check=False,
         )
@@ -204,10 +204,7 @@ except Exception as error:
 
 
 def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
-    """Returns the examples of a dataset whose files only TensorFlow can read (tfrecord).
-
-    Raises ValueError if TensorFlow is not installed.
-    """
+    """Reads a dataset's examples from tfrecord files; ValueError without TensorFlow."""
     if not importlib.util.find_spec("tensorflow"):
         stored = f"in {builder.data_dir} is stored as {builder.info.file_format.value}"
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Images that stay on the disk until they are asked for."""
+"""Images that stay on disk until they are used."""
 
 import os
 import weakref
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 UINT8 = np.dtype(np.uint8)
-PIECE = 4096  # images read at once where all are read
+PIECE = 4096  # images per read when all are read
 
 
 class StreamedImages:
-    """An array as the loader needs it, [N, H, W, C], whose rows are read on demand.
+    """An array [N, H, W, C] for the loader, whose rows are read on demand.
 
-    It is of uint8, or of float32 with values in [0, 1]. Many threads may read at the same time.
+    It is uint8, or float32 in [0, 1]. Threads may read it concurrently.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class StreamedImages:
         image_shape: tuple[int, ...],
         dtype: np.dtype = UINT8,
     ):
-        """Makes an array of the rows, int [N], that `read_rows` reads: int [n] -> images."""
+        """Creates an array of the given rows, int [N]; `read_rows` maps int [n] to images."""
         self.dtype, self.shape = dtype, (len(rows), *image_shape)
         self._read_rows, self._rows = read_rows, rows
 
@@ -37,11 +37,11 @@ class StreamedImages:
         return images.reshape(*np.shape(index), *self.shape[1:])
 
     def take(self, index: np.ndarray) -> "StreamedImages":
-        """Returns some of the rows, int [n], as an array that is not read yet either."""
+        """Selects rows, int [n], without reading them."""
         return StreamedImages(self._read_rows, self._rows[index], self.shape[1:], self.dtype)
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Reads all rows in order, some at a time."""
+        """Yields all rows in order, `PIECE` at a time."""
         for first in range(0, len(self), PIECE):
             yield self[np.arange(first, min(first + PIECE, len(self)))]
 
@@ -49,11 +49,10 @@ class StreamedImages:
 def stream_file(
     path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype = UINT8
 ) -> StreamedImages:
-    """Streams images that lie in a file one after another; it stays open as long as they are used.
+    """Streams images (N, H, W, C) that lie in a file after `offset` bytes.
 
-    `pread`, not a mapping of the file into memory: what of a mapping was touched counts as memory
-    of the process. The images, of shape (N, H, W, C), begin behind `offset` bytes. Reading raises
-    OSError if the file has become shorter.
+    The file stays open while they are in use. It is read by `pread`, because touched pages of a
+    memory map would count as the process's memory. Reading raises OSError if the file was cut off.
     """
     file = os.open(path, os.O_RDONLY)
 

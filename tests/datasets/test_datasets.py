@@ -217,7 +217,7 @@ def test_an_unwritable_cache_is_no_error(tiny, monkeypatch):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([0.0, 0.9, 1.8], "one integer label an image"), ([[0], [1], [2]], "one integer label")],
+    [([0.0, 0.9, 1.8], "one integer label per image"), ([[0], [1], [2]], "one integer label")],
 )
 def test_labels_that_are_not_one_integer_each_are_refused(labels, message, tiny, monkeypatch):
     source = [{"picture": np.zeros((2, 3), np.uint8), "digit": np.asarray(x)} for x in labels]

@@ -261,8 +261,8 @@ def test_one_npz_file_for_each_part_is_read(tmp_path):
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "images and labels swapped": ({"x": Y, "y": X}, "y must hold one label an image"),
-    "columns swapped": ({"x": Y[:, None], "y": X}, "y must hold one label an image"),
+    "images and labels swapped": ({"x": Y, "y": X}, "y must hold one label per image"),
+    "columns swapped": ({"x": Y[:, None], "y": X}, "y must hold one label per image"),
     "colours first": ({"x": X.reshape(12, 1, 5, 4), "y": Y}, "save np.moveaxis(x, 1, -1)"),
     "three colours first": ({"x": np.zeros((12, 3, 9, 7)), "y": Y}, "save np.moveaxis(x, 1, -1)"),
     "the images last": (
@@ -273,16 +273,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"X": np.zeros((32, 32, 3, 12)), "y": Y[:, None]},
         "along the last axis: save np.moveaxis(x, -1, 0)",
     ),
-    "several 1s in a row": ({"x": X, "y": np.ones((12, 3))}, "rows of a 1 and else 0s, found 1.0"),
+    "several 1s in a row": ({"x": X, "y": np.ones((12, 3))}, "one-hot rows, found 1.0"),
     "no 1 in a row": ({"x": X, "y": np.eye(12)[:, :7]}, "found 0.0, 0.0, 0.0, 0.0, 0.0"),
-    "probabilities": ({"x": X, "y": np.eye(12) * 0.9}, "rows of a 1 and else 0s, found 0.9, 0"),
+    "probabilities": ({"x": X, "y": np.eye(12) * 0.9}, "one-hot rows, found 0.9, 0"),
     "two arrays of images": ({"x": X, "pixels": X, "y": Y}, "both hold images to train on or test"),
     "two arrays of labels": ({"x": X, "y": Y, "target": Y}, "both hold labels to train on or test"),
     "a training part without labels": ({"x_train": X, "x_test": X, "y_test": Y}, "x_train are mis"),
-    "labels without images": (WHOLE | {"y_val": Y}, "images that belong to x.npz: y_val are missi"),
+    "labels without images": (WHOLE | {"y_val": Y}, "images of x.npz: y_val are missing"),
     "another length": ({"x": X, "y": Y[:9]}, "x has 12 images, but x.npz: y has 9 labels"),
     "no names": ({"arr_0": X, "arr_1": Y}, "x.npz must hold x_train, y_train, x_test and y_test"),
-    "a whole and a test": ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "names must tell which"),
+    "a whole and a test": ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "names must say whether"),
 }
 
 
@@ -309,7 +309,7 @@ def refusals(folder: Path) -> dict[str, tuple[list[Path], dict[str, Any], str]]:
         np.savez(path, values)
     return {
         "two plain files": ([twice], {}, "both hold images to train on"),
-        "int32 one-hot": ([hot], {}, "must have its labels in the first column, as QMNIST's"),
+        "int32 one-hot": ([hot], {}, "must have its labels in the first column like QMNIST"),
         "a part of npz": ([folder / "x.npz"], {"part": "digits"}, "part is for IDX files"),
         "an array alone": ([lone], {}, "must hold x_train, y_train"),
         "files of two datasets": (mixed, {}, "their names begin with 'k49-' and 'kmnist-'"),
@@ -319,12 +319,12 @@ def refusals(folder: Path) -> dict[str, tuple[list[Path], dict[str, Any], str]]:
 
 def test_files_that_could_be_taken_wrongly_are_refused(tmp_path, emnist, subtests):
     cases = refusals(tmp_path / "in") if (tmp_path / "in").mkdir() is None else {}
-    cases["several datasets"] = [emnist], {}, "choose one by --part digits or letters"
+    cases["several datasets"] = [emnist], {}, "choose one with --part digits or letters"
     unknown = "there is no part 'byclass'; expected digits or letters"
     mixed = write_all(tmp_path / "mixed", {f"emnist-a-{name}": USUAL[name] for name in USUAL})
     for path in mixed.glob("*t10k*"):
         path.rename(path.with_name(path.name.replace("-a-", "-b-")))
-    cases["a test of another dataset"] = [mixed], {}, "choose one by --part a or b"
+    cases["a test of another dataset"] = [mixed], {}, "choose one with --part a or b"
     cases["an unknown dataset"] = [emnist], {"part": "byclass"}, unknown
     for name, (sources, options, message) in cases.items():
         with subtests.test(name), pytest.raises(ValueError) as refused:  # noqa: PT011

@@ -46,7 +46,7 @@ def test_two_spellings_of_the_parts_are_one_class(kind, tmp_path):
     imported = import_dataset("mine", sources)
     assert imported.names == ["5", "x", "\u00e9"]
     assert sorted(load_dataset("mine", "test").labels.tolist()) == [0, 1, 2]
-    written = "one class, written in several ways: '05' = '5.0', 'e\u0301' = '\u00e9'"
+    written = "classes spelled in several ways: '05' = '5.0', 'e\u0301' = '\u00e9'"
     assert written in describe(imported)
 
 
@@ -55,7 +55,7 @@ def test_folders_of_two_spellings_are_one_class_and_that_is_said(tmp_path):
     write_images(tmp_path / "images", pixels, ["05", "5", "6"])
     imported = import_dataset("mine", [tmp_path / "images"], test_fraction=0.3)
     assert imported.names == ["5", "6"]
-    assert "one class, written in several ways: '05' = '5'" in describe(imported)
+    assert "classes spelled in several ways: '05' = '5'" in describe(imported)
 
 
 def test_labels_of_numpy_savetxt_are_integers(tmp_path):

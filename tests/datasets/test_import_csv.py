@@ -191,7 +191,7 @@ UNKNOWN: dict[str, tuple[Rows, str]] = {
     ),
     "rows or columns": (
         [["label", "0_0", "1_0", "0_1", "1_1"], ["a", *[0] * 4]],
-        "does not say whether the row or the column is first in '1_0': name it r1c0 or x1y0",
+        "does not say whether the row or the column is first in '1_0'; name it r1c0 or x1y0",
     ),
     "no names and noise": (NOISE, "does not name its columns, and the first ("),
     "a fraction as label": (
@@ -218,7 +218,7 @@ NOTES = {
     ),
     "an image as names": (
         [[5, *(f"0.{i}" if i else 0 for i in range(784))], *([i, *[9 + i] * 784] for i in (0, 1))],
-        "was taken for names; if it is an image",
+        "was read as names; if it is an image",
     ),
     "a line of Excel": ([["sep=,"], ["label", *PIXELS[:4]], [0, 1, 2, 3, 4], [1, 5, 6, 7, 8]], ""),
 }

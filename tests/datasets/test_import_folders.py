@@ -177,20 +177,20 @@ def test_a_table_labels_a_folder_that_has_no_parts(tmp_path):
 REFUSED: dict[str, tuple[Any, ...]] = {
     "flat parts": (
         "train/1.jpg train/2.jpg test/3.jpg",
-        "in/train holds no folders of classes, but 2 images such as 1.jpg, and no table tells",
+        "in/train holds 2 images such as 1.jpg, but neither folders of classes nor a table",
     ),
-    "flat parts, also for validation": ("train/1.jpg dev/2.jpg eval/3.jpg", "no table"),
-    "classes in names": ("5_001.png 3_002.png", "2 images such as 3_002.png, and no table"),
+    "flat parts, also for validation": ("train/1.jpg dev/2.jpg eval/3.jpg", "nor a table"),
+    "classes in names": ("5_001.png 3_002.png", "2 images such as 3_002.png, but neither"),
     "fastai's names": ("images/cat_1.jpg images/Dog_2.jpg", "put the images of each class"),
     "YOLO": ("train/images/1.jpg train/labels/1.txt", "in/train/images holds no folders"),
     "a submission": (
         "train/1.jpg train/2.jpg",
-        "no table",
+        "nor a table",
         {"sample_submission.csv": "id,label\n1,0\n2,0\n"},
     ),
     "text, no classes": (
         " ".join(f"train/{n}.jpg" for n in range(6)),
-        "no table",
+        "nor a table",
         {"captions.csv": "file_name,text\n" + "".join(f"{n}.jpg,text {n}\n" for n in range(6))},
     ),
     "two tables": (
@@ -208,13 +208,13 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "no training part": ("test/a/1.png val/a/1.png", "but no folder to train on"),
     "alphabets": (
         " ".join(f"{x}/{y}/1.png" for x in ("Greek", "Latin") for y in ("a", "b")),
-        "import a folder that is further down, such as ",
+        "import a deeper folder, such as ",
     ),
     "a folder of another kind": ("data/a/x/1.png docs/1.png", "such as .*/in/data$"),
     "masks": ("images/1.png masks/1.png", "no folders of classes, but images, masks; "),
     "parts in a column": (
         "images/1.png images/2.png",
-        "tells the parts in the column 'split', which is not read",
+        "gives the parts in the column 'split', which is not read",
         {"a.csv": "file,label,split\n1.png,0,train\n2.png,1,test\n"},
     ),
     "a class in two spellings": (
@@ -226,8 +226,8 @@ REFUSED: dict[str, tuple[Any, ...]] = {
         "names '1', which is in two parts; name the files by their paths, or the table by its part",
         {"labels.csv": "id,label\n1,cat\n2,dog\n3,dog\n"},
     ),
-    "HEIC": ("a/1.png b/1.heic", "in/b/1.heic is no image that can be read"),
-    "images and folders": ("a/1.png a/b/1.png c/1.png", "in/a/b is a folder in that of"),
+    "HEIC": ("a/1.png b/1.heic", "in/b/1.heic is not a readable image"),
+    "images and folders": ("a/1.png a/b/1.png c/1.png", "in/a/b is a folder inside a"),
 }
 
 

@@ -110,7 +110,7 @@ def test_of_two_imports_at_once_one_waits_and_then_refuses(source, data_dir, mon
         return survey(*args)
 
     monkeypatch.setattr(importing, "survey_parts", other_first)
-    with pytest.raises(ValueError, match=r"is in .* already"):
+    with pytest.raises(ValueError, match=r"exists already, in "):
         import_small(source)
     assert prepare.prepared_dir("mine", data_dir) == data_dir / "mine/1.0.0"
 
@@ -153,6 +153,6 @@ def test_an_import_to_a_full_disk_is_told_as_any_other(source, monkeypatch):
         "tensorflow_datasets.core.utils.has_sufficient_disk_space", lambda *_, **__: False
     )
     with pytest.raises(
-        ValueError, match=r"No space left on device: .*; set TFDS_DATA_DIR to a dir"
+        ValueError, match=r"No space left on device: .*; set TFDS_DATA_DIR to a wri"
     ):
         import_small(source)

@@ -140,9 +140,9 @@ def test_classes_of_the_test_part_alone_have_names_too_and_are_told(tmp_path):
         "classes without an image to test on: 26",
         f"the first image of each class: {imported.path}/first_images.png",
         "images that occur with different labels: 1; some labels are wrong",
-        "pixels of 0 to 255 stay as they are",
+        "pixels of 0 to 255 were kept",
         "classes without an image to train on: 7",
-        "2 images of the test are among those to train on, too",
+        "2 test images are also among those to train on",
     ]
     assert describe(imported)[-1].endswith("with --data.dataset mine")
 

@@ -132,34 +132,34 @@ LINE = r"^splits[^\n]*"
         ((X - 1.0, Y), "got float64 -1.0 to 254.0$"),
         ((np.where(X > 9, X / 255, np.nan), Y), "got float64 nan to nan$"),
         ((X * 1j, Y), "got complex128"),
-        ((np.moveaxis(X, -1, 1), Y), r"channels come first: np.moveaxis\(images, 1, -1\)$"),
-        ((np.zeros((20, 3, 8, 8), np.uint8), Y), "channels come first"),
+        ((np.moveaxis(X, -1, 1), Y), r"channels first; use np.moveaxis\(images, 1, -1\)$"),
+        ((np.zeros((20, 3, 8, 8), np.uint8), Y), "channels first"),
         ((X.reshape(20, 48), Y), r"\[N, H, W, C\] or \[N, H, W\], got \[20, 48\]$"),
         ((X[:0], Y[:0]), r"got \[0, 8, 6, 1\]$"),
-        (([X[0], X[1, :4]], [0, 1]), "images must be an array, and of one size"),
-        ((X, Y[:-1]), r"whole numbers, \[20\] as the images, got int64 \[19\]$"),
-        ((X, np.eye(4)[Y]), r"float64 \[20, 4\]; of one-hot labels, labels.argmax\(axis=1\)$"),
+        (([X[0], X[1, :4]], [0, 1]), "images must be an array of one size"),
+        ((X, Y[:-1]), r"whole numbers, \[20\] like the images, got int64 \[19\]$"),
+        ((X, np.eye(4)[Y]), r"float64 \[20, 4\]; convert one-hot labels by .argmax\(axis=1\)$"),
         ((X, Y + 0.5), "train: labels must be whole numbers"),
         ((X, np.where(Y, Y, np.nan)), "train: labels must be whole numbers"),
         ((X, np.where(Y, Y, np.inf)), "got 1.0 to inf$"),
         ((X, [[1], [1, 2]] * 10), "train: setting an array element with a sequence"),
         ((X, Y.astype(str)), "train: labels must be whole numbers"),
         ((X, Y - 1), r"0 or more, and below 2\*\*31, got -1 to 2$"),
-        ((X, Y, Y), "train: expected .images, labels., or an iterable of batches, got tuple of nd"),
+        ((X, Y, Y), "train: expected .images, labels. or an iterable of batches, got tuple of nd"),
         ((X,), "got tuple of ndarray$"),
         (X, r"or an iterable of batches, got ndarray \[20, 8, 6, 1\]$"),
         (None, "or an iterable of batches, got NoneType None$"),
         ("mnist", "or an iterable of batches, got str mnist$"),
         ({"images": X, "labels": Y}, "got dict of 'images', 'labels'$"),
         ([1, 2, 3], "train: a batch must be .* got int 1$"),
-        ([X[:7], X[7:]], "floats 0 to 1|got ndarray|as the images"),
+        ([X[:7], X[7:]], "floats 0 to 1|got ndarray|like the images"),
         ([*zip(X, Y, strict=True)], "give batches of examples$"),
-        ([(X, Y), (X / 255, Y)], "one type, got uint8 .* and float32"),
+        ([(X, Y), (X / 255, Y)], "and type, got uint8 .* and float32"),
         ([(X, Y), (X[:, 2:], Y)], r"one shape .* got uint8 \[8, 6, 1\] and uint8 \[6, 6, 1\]$"),
         ([(X, Y), (X / 128, Y)], "float64 0.0 to 1.9921875$"),
         ([], "train: the iterable has no batches$"),
-        (iter([(X, Y)]), "can be read once; resuming and verifying read the data again"),
-        (((x, y) for x, y in [(X, Y)]), "train: generator .* can be read once"),
+        (iter([(X, Y)]), "can be read only once, but resuming and verifying read the data again"),
+        (((x, y) for x, y in [(X, Y)]), "train: generator .* can be read only once"),
     ],
 )
 def test_other_data_are_refused_in_a_line(data, message, tmp_path, monkeypatch):
@@ -172,8 +172,8 @@ def test_other_data_are_refused_in_a_line(data, message, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ((X, Y), 'must be {"train": .images, labels., ...} with .* got tuple of ndarray, ndarray'),
-        ({"test": (X, Y)}, 'must have "train", and may have'),
+        ((X, Y), 'must be {"train": .images, labels., ...}, .* got tuple of ndarray, ndarray'),
+        ({"test": (X, Y)}, 'must have "train", optionally'),
         ({"train": (X, Y), "val": (X, Y)}, r"got \['train', 'val'\]$"),
         ({"train": (X, Y), "test": (X / 255, Y)}, "uint8 .* and those of test float32"),
         ({"train": (X, Y), "test": (X[:, 2:], Y)}, r"those of test uint8 \[6, 6, 1\]$"),
@@ -187,10 +187,10 @@ def test_splits_that_do_not_belong_together_are_refused(splits, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((X >> 4, Y), "almost black, up to 15 where white is 255: scale them"),
-        ((X >> 7, Y), "almost black, up to 1 where white is 255"),
-        (Loader(X / 255 / 255, Y), "almost black, up to 0.0039 where white is 1"),
-        ((X, Y + 1), "label 0 does not occur in train: if classes are counted from 1, subtract 1"),
+        ((X >> 4, Y), "almost black: their maximum is 15, but white is 255; scale them"),
+        ((X >> 7, Y), "almost black: their maximum is 1, but white is 255"),
+        (Loader(X / 255 / 255, Y), "almost black: their maximum is 0.0039, but white is 1"),
+        ((X, Y + 1), "label 0 does not occur in train; if classes are numbered from 1, subtract 1"),
     ],
 )
 def test_data_that_are_hardly_meant_so_are_warned_of(data, message):
@@ -201,7 +201,9 @@ def test_data_that_are_hardly_meant_so_are_warned_of(data, message):
 def test_batches_that_find_no_room_are_refused_and_leave_nothing(small_disk, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     large = Loader(np.zeros((12, 1000, 1000), np.uint8), np.arange(12), size=2)
-    with pytest.raises(ValueError, match=f"train: images find no room in {small_disk}: set TMPDIR"):
+    with pytest.raises(
+        ValueError, match=f"train: {small_disk} is too full for the images; set TMPDIR"
+    ):
         as_parts({"train": large})
     assert [*small_disk.iterdir()] == []
 
@@ -233,7 +235,7 @@ def test_a_builder_gives_the_splits_and_names_that_it_has(tmp_path, monkeypatch,
         (("train", "test"), [7, 3, 10]),
     ):
         builder = builder_of(tmp_path / "-".join(own), own)
-        with pytest.raises(ValueError, match=r"has prepared nothing in .* download_and_prepare"):
+        with pytest.raises(ValueError, match=r"has not prepared .* download_and_prepare"):
             load_splits(**RECIPE, own=builder)
         builder.download_and_prepare()
         splits, names = load_splits(**RECIPE, loader=loader, own=builder)

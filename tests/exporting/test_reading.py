@@ -92,10 +92,10 @@ CHANGES = {
     "label_names must be .* got [^\\x1b]*$": [
         {"labels": [*"abcd", name]} for name in ("e\x1b[2J", "e\n", "\x9b31m", "\x7f", "\u2028")
     ],
-    "drawing_box must be 0, or pixels a side of a square in the image, got": [
+    "drawing_box must be 0, or the side in pixels of a square in the image, got": [
         {"drawing_box": value} for value in (True, False, 4.0, "4", -1, 8, HUGE, [4])
     ],
-    "brightness must be null, or a least and a greatest mean and a least maximum, of 0 to 1, got": [
+    "brightness must be null, or the least mean, the greatest mean and the least maximum, in": [
         {"brightness": value}
         for value in (0.5, "abc", [0, 1], [0.5, 0.1, 1], [0, 1, 2], [-1, 1, 1], [0, True, 1], {})
     ],

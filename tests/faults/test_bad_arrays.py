@@ -22,10 +22,13 @@ NPZ: dict[str, Case] = {
     "names that lead elsewhere": (npz(x=None, **{"../x": X, "/y": Y}), "found '../x', '/y', 'y'"),
     "two of one name": (
         made(("x.npz", zipped({"x.npy": npy(X), "y.npy": npy(Y), "x.npy*": npy(X)}))),
-        "x.npz holds two arrays of one name",
+        "x.npz holds two arrays of the same name",
     ),
     "objects": (npz(y=np.array([{}, *"abcde"], object)), "y holds Python objects, which are not"),
-    "a pickle": (npz(y=pickle.dumps(Y)), "x.npz: y is no array: the magic string is not correct"),
+    "a pickle": (
+        npz(y=pickle.dumps(Y)),
+        "x.npz: y is not an array: the magic string is not correct",
+    ),
     "records": (npz(y=np.zeros(6, [("a", int)])), "y must hold integers or strings, found [('a'"),
     "complex": (npz(x=X.astype(complex)), "x must hold real numbers, found complex128"),
     "dates": (npz(y=Y.astype("M8[D]")), "y must hold integers or strings, found datetime64"),
@@ -48,23 +51,32 @@ NPZ: dict[str, Case] = {
     "a negative size": (npz(x=header(SHAPE % -4) + bytes(96)), "cannot have the shape (6, 4, -4)"),
     "sizes that overflow": (npz(x=header(SHAPE % 2**62) + bytes(96)), "bytes for uint8 [6, 4, 46"),
     "a size that is true": (npz(x=header(SHAPE % True) + bytes(24)), "cannot have the shape"),
-    "a header that is no dict": (npz(x=header("[]")), "x is no array: Header is not a dictionary"),
-    "a header that calls": (npz(x=header("open('x')")), "x is no array: "),
-    "a header of brackets": (npz(x=header("(" * 9000)), "x is no array: "),
-    "a header that is cut": (npz(x=header("{", length=9000)), "x is no array: EOF: reading array"),
-    "a header of 4 GB": (npz(x=header("{", b"\2\0", 2**32 - 1)), "x is no array: EOF: reading"),
-    "a new version": (npz(x=header("{}", b"\3\0")), "x is no array: version (3, 0)"),
-    "not even a header": (npz(x=b""), "x is no array: "),
+    "a header that is no dict": (
+        npz(x=header("[]")),
+        "x is not an array: Header is not a dictionary",
+    ),
+    "a header that calls": (npz(x=header("open('x')")), "x is not an array: "),
+    "a header of brackets": (npz(x=header("(" * 9000)), "x is not an array: "),
+    "a header that is cut": (
+        npz(x=header("{", length=9000)),
+        "x is not an array: EOF: reading array",
+    ),
+    "a header of 4 GB": (npz(x=header("{", b"\2\0", 2**32 - 1)), "x is not an array: EOF: reading"),
+    "a new version": (npz(x=header("{}", b"\3\0")), "x is not an array: version (3, 0)"),
+    "not even a header": (npz(x=b""), "x is not an array: "),
     "no images": (npz(x=X[:0], y=Y[:0]), "x must hold images"),
     "no pixels": (npz(x=X[:, :, :0]), "x must hold images"),
     "one axis": (npz(x=Y), "x must hold images, [N, H, W], [N, H, W, C] or [N, pixels], found [6]"),
     "five axes": (npz(x=X[..., None, None]), "x must hold images"),
     "channels first": (npz(x=X.reshape(6, 1, 1, 16).repeat(2, -1)), "last axis of [N, H, W, C]"),
     "colours first": (npz(x=np.zeros((6, 3, 12, 12), np.uint8)), "must be the last axis of [N, H,"),
-    "rows of no square": (npz(x=X.reshape(6, 16)[:, :15]), "15 pixels an image, which is not"),
+    "rows of no square": (npz(x=X.reshape(6, 16)[:, :15]), "15 pixels per image, which is not"),
     "unequal counts": (npz(y=Y[:5]), "x has 6 images, but x.npz: y has 5 labels"),
-    "no label axis": (npz(y=np.array(1)), "must hold one label an image, [N] or [N, 1], found []"),
-    "labels of several 1s": (npz(y=np.ones((6, 6))), "y must hold one label an image, [N] or [N, "),
+    "no label axis": (npz(y=np.array(1)), "must hold one label per image, [N] or [N, 1], found []"),
+    "labels of several 1s": (
+        npz(y=np.ones((6, 6))),
+        "y must hold one label per image, [N] or [N, ",
+    ),
     "fractions as labels": (npz(y=Y / 2), "y must hold integers, found 0.5"),
     "labels that are no number": (npz(y=Y + np.nan), "y must hold integers, found nan"),
     "labels that are no text": (npz(y=np.array([b"\xff", b"a"] * 3)), "is damaged: 'utf-8' codec"),
@@ -73,16 +85,16 @@ NPZ: dict[str, Case] = {
     "negative": (npz(x=X - 0.5), "a pixel of -0.5; expected 0 to 65535; --pixel-range LOW"),
     "too large": (npz(x=X.astype(int) * 700), "x has a pixel of 65800; expected 0 to 65535"),
     "too large for a double": (npz(x=X * np.longdouble("1e4000")), "expected 0 to 65535"),
-    "bytes and not bytes": (parts(X, X / 255), "x_train (uint8), and only to 0.372549 in"),
-    "a test divided by 255": (parts(X / 95, X / 95 / 255), "and only to 0.00392157 in"),
-    "a test of bytes divided by 255": (parts(X * 2, X // 95), "(uint8), and only to 1 in image 0"),
+    "bytes and not bytes": (parts(X, X / 255), "x_train (uint8), but only to 0.372549 in"),
+    "a test divided by 255": (parts(X / 95, X / 95 / 255), "but only to 0.00392157 in"),
+    "a test of bytes divided by 255": (parts(X * 2, X // 95), "(uint8), but only to 1 in image 0"),
     "divided twice": (
         npz(x=X / 95 / 255),
-        "the largest pixel is 0.003922, in image 0 of x.npz: x (float64), where white would be 1: "
-        "were they divided twice? Give what white is: --pixel-range 0 0.003922",
+        "the largest pixel is 0.003922, in image 0 of x.npz: x (float64), but white would be 1: "
+        "were they divided twice? Give the value of white: --pixel-range 0 0.003922",
     ),
     "black": (npz(x=(X / 255).astype(np.uint8)), "every pixel is 0, as in image 0 of x.npz: x"),
-    "one class": (npz(y=Y * 0), "there must be two classes or more, found only '0'"),
+    "one class": (npz(y=Y * 0), "there must be two or more classes, found only '0'"),
     "a label missing": (npz(y=np.array(["nan", *"12345"])), "are integers: a label is missing"),
     "a test of other classes": (parts(X, X, Y + 10), "(10, 11, 12) is among those of the training"),
     "a class without a name": (npz(y=np.array(["", *"abcde"])), "the class '' must have a name"),
@@ -98,14 +110,14 @@ def test_bad_arrays_are_named(refuse_each_source):
 
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "no name": ({"name": ""}, "the name of a dataset must be of a to z, 0 to 9 and _"),
+    "no name": ({"name": ""}, "the name of a dataset must be a letter and up to"),
     "a path as name": ({"name": "../x"}, "got '../x'"),
     "a line end": ({"name": "mine\n"}, r"got 'mine\n'"),
-    "a long name": ({"name": "a" * 101}, "at most 100 of them"),
-    "mnist": ({"name": "mnist"}, "'mnist' has a meaning already"),
-    "downloads": ({"name": "downloads"}, "'downloads' has a meaning already"),
-    "another's dataset": ({"name": "cats"}, "cats/1.0.0 is there already, and was not imported"),
-    "overwriting it": ({"name": "cats", "overwrite": True}, "cats/1.0.0 is there already, and was"),
+    "a long name": ({"name": "a" * 101}, "a letter and up to 99 more"),
+    "mnist": ({"name": "mnist"}, "'mnist' is reserved"),
+    "downloads": ({"name": "downloads"}, "'downloads' is reserved"),
+    "another's dataset": ({"name": "cats"}, "cats/1.0.0 exists and was not imported"),
+    "overwriting it": ({"name": "cats", "overwrite": True}, "cats/1.0.0 exists and was not"),
     "no size": ({"size": (0, 4)}, "size must be a height and a width of 1 or more"),
     "two channels": ({"channels": 2}, "channels must be 1 or 3, got 2"),
     "a range upside down": ({"pixel_range": (1.0, 0.0)}, "the lower first, got (1.0, 0.0)"),
@@ -135,14 +147,12 @@ def test_two_channels_cannot_become_three(refuse_source):
 def test_an_imported_dataset_is_overwritten_only_on_demand(refuse_source):
     (source,) = npz()()
     import_dataset("mine", [source])
-    assert "the dataset mine is in" in refuse_source([source])
+    assert "the dataset mine exists already" in refuse_source([source])
     foreign = Path(os.environ["TFDS_DATA_DIR"], "mine/2.0.0/metadata.json")
     foreign.parent.mkdir()
     for content in ("{}", "[]", "{", '{"made_by": "others"}', "[" * 10**5):
         foreign.write_text(content, encoding="utf-8")
-        assert "2.0.0 is there already, and was not imported" in refuse_source(
-            [source], overwrite=True
-        )
+        assert "2.0.0 exists and was not imported" in refuse_source([source], overwrite=True)
 
 
 @pytest.mark.usefixtures("here")

@@ -23,18 +23,16 @@ DATA = {
     f"{TRAIN} --data.dataset mnist:9.9.9": "dataset 'mnist:9.9.9' is not prepared",
     f"{TRAIN} --data.dataset mnist/..": "dataset 'mnist/..' is not prepared",
     f"{TRAIN} --data.dataset {LONG}{LONG}": LONG,
-    f"{TRAIN} --data.train-split valid": "cannot give the split 'valid' (it has train, test)",
+    f"{TRAIN} --data.train-split valid": "has no split 'valid', only train, test",
     f"{TRAIN} --data.train-split train[5:2]": "'train[5:2]'",
     "train --config tiny.json --workdir back --data.train-split train[10:9]": "'train[10:9]'",
-    f"{TRAIN} --data.train-split train[:{MANY_DIGITS}]": "cannot give the split 'train[:999",
+    f"{TRAIN} --data.train-split train[:{MANY_DIGITS}]": "has no split 'train[:999",
     f"{TRAIN} --data.train-split train[:1]": "leave none for train",
     f"{TRAIN} --data.validation-fraction 0.9999": "leave none for train",
-    f"{TRAIN} --data.test-split tset": "cannot give the split 'tset' (it has train, test)",
+    f"{TRAIN} --data.test-split tset": "has no split 'tset', only train, test",
     f"{TRAIN} --model.kernel-size 40": "images of 28x28 pixels are too small for a kernel of 40",
 }
-DATA |= {
-    f"{TRAIN} --data.train-split '{split}'": f"cannot give the split '{split}'" for split in SPLITS
-}
+DATA |= {f"{TRAIN} --data.train-split '{split}'": f"has no split '{split}'" for split in SPLITS}
 
 
 def test_bad_data_are_named(refuse_each):
@@ -75,7 +73,7 @@ UNUSABLE = (
 DATA_DIRECTORIES = {
     **{directory: f"cannot be prepared in {directory}" for directory in UNUSABLE},
     "~nobody-of-this-name": "~nobody-of-this-name",
-    "data-junk": "delete data-junk/mnist_idx/1.0.0, and it is prepared anew",
+    "data-junk": "delete data-junk/mnist_idx/1.0.0 to prepare it again",
 }
 
 

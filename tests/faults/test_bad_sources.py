@@ -51,10 +51,10 @@ KINDS: dict[str, Case] = {
     "a pipe": (pipe, "pipe.csv is neither a file nor a folder"),
     "a device": (lambda: ["/dev/zero"], "/dev/zero is neither a file nor a folder"),
     "an empty file": (made(("x.npz", b"")), "x.npz is empty"),
-    "an image": (made(("x.png", png())), "x.png is of no kind that can be imported; expected the"),
+    "an image": (made(("x.png", png())), "x.png is of an unknown kind; expected the"),
     "an unknown file": (made(("x.h5", b"\x89HDF\r\n")), "x.h5 is an HDF5 file: read it with h5py"),
-    "a file of PyTorch": (made(("x.pt", zipped({"x/data.pkl": b""}))), "of PyTorch: load"),
-    "text": (made(("x.txt", GOOD_CSV)), "x.txt is of no kind"),
+    "a file of PyTorch": (made(("x.pt", zipped({"x/data.pkl": b""}))), "a PyTorch file: load"),
+    "text": (made(("x.txt", GOOD_CSV)), "x.txt is of an unknown kind"),
     "a zip of images": (made(("x.zip", zipped({"a/1.png": png()}))), "x.zip is an archive: unpack"),
     "an empty zip": (made(("x.npz", zipped({}))), "x.npz is an archive"),
     "a tar": (made(("x.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(250)))), "an archive"),
@@ -62,7 +62,7 @@ KINDS: dict[str, Case] = {
     "two of unclear names": (made(("a.csv", GOOD_CSV), ("b.csv", GOOD_CSV)), "validation and test"),
     "three": (
         made(*((f"{part}.csv", GOOD_CSV) for part in ("train", "test", "train2"))),
-        "expected one source, or several with train, validation and test in their names",
+        "expected one source, or one each with train, validation and test in its name",
     ),
     "one that has both parts, and another": (
         made(("train.npz", zipped(BOTH)), ("test.npz", WHOLE)),
@@ -81,28 +81,28 @@ IDX: dict[str, Case] = {
     "header cut short": (idx_pair(idx(X)[:10]), "images has 3 axes; expected 1 (labels)"),
     "two axes": (idx_pair(idx(X[0])), "images has 2 axes; expected 1 (labels), 3 (images)"),
     "255 axes": (idx_pair(b"\0\0\x08\xff" + bytes(1020)), "images has 255 axes"),
-    "an unknown type": (idx_pair(idx(X, kind=7)), "images is of no kind that can be"),
+    "an unknown type": (idx_pair(idx(X, kind=7)), "images is of an unknown kind"),
     "no images": (idx_pair(idx(X[:0]), idx(Y[:0])), "images must hold images"),
-    "17 channels": (idx_pair(idx(X, (1, 2, 2, 17)), idx(Y[:1])), "images has 17 channels, at most"),
-    "sizes that overflow": (idx_pair(idx(X, (6, 2**32 - 1, 2**32 - 1))), "at most 300,000,000"),
+    "17 channels": (idx_pair(idx(X, (1, 2, 2, 17)), idx(Y[:1])), "images has 17 channels; at most"),
+    "sizes that overflow": (idx_pair(idx(X, (6, 2**32 - 1, 2**32 - 1))), "expected 300,000,000"),
     "a count that lies": (
         idx_pair(idx(X, (2**32 - 1, 4, 4)), idx(Y, (2**32 - 1,))),
         "images is cut short: its header says 4,294,967,295, it holds 6",
     ),
     "unequal counts": (idx_pair(idx(X), idx(Y[:5])), "images has 6 images, but labels has 5 label"),
     "labels missing": (made((FILE, idx(X))), "images-idx3-ubyte are missing"),
-    "images missing": (made(("train-labels-idx1-ubyte", idx(Y))), "the images that belong to"),
+    "images missing": (made(("train-labels-idx1-ubyte", idx(Y))), "the images of"),
     "the test labels missing": (
         made(("train-images", idx(X)), ("train-labels", idx(Y)), ("t10k-images", idx(X))),
-        "the labels that belong to t10k-images are missing",
+        "the labels of t10k-images are missing",
     ),
     "several datasets": (
         lambda: [made(*((f"emnist/{x}-{FILE}", idx(X)) for x in "ab"))(), "emnist"][1:],
-        "emnist holds several datasets: choose one by --part a or b",
+        "emnist holds several datasets; choose one with --part a or b",
     ),
     "names that tell only one part": (
         made(("train-a", idx(X)), ("train-b", idx(Y)), ("a", idx(X)), ("b", idx(Y))),
-        "the names must tell which are for training",
+        "all names must say whether they are",
     ),
     "floats as labels": (
         idx_pair(idx(X), idx(np.frombuffer(np.full(6, 0.5, ">f4"), np.uint8), (6,), 13)),
@@ -122,16 +122,16 @@ IDX: dict[str, Case] = {
 PNG = png()
 FOLDERS: dict[str, Case] = {
     "empty": (folder(), "images holds no folders of classes; expected CLASS/IMAGE, or train/CLASS"),
-    "images without classes": (folder(a_png=PNG), "images holds no folders of classes"),
-    "a class without images": (folder(a__1_png=PNG, b__1_txt="x"), "two classes or more, found"),
-    "a class in a class": (folder(a__1_png=PNG, a__b__1_png=PNG), "images/a/b is a folder in that"),
+    "images without classes": (folder(a_png=PNG), "neither folders of classes nor a table"),
+    "a class without images": (folder(a__1_png=PNG, b__1_txt="x"), "two or more classes, found"),
+    "a class in a class": (folder(a__1_png=PNG, a__b__1_png=PNG), "images/a/b is a folder inside"),
     "a loop": (
         lambda: [*folder(a__1_png=PNG)(), Path("images/a/b").symlink_to("..")][:1],
         "images/a/b is a link to a folder around it",
     ),
-    "no image": (folder(a__1_png=PNG, b__1_png="x"), "images/b/1.png is no image that can be read"),
+    "no image": (folder(a__1_png=PNG, b__1_png="x"), "images/b/1.png is not a readable image"),
     "two sizes": (folder(a__1_png=PNG, b__2_png=png(3, 5)), "must be of one size; --size HEIGHT W"),
-    "one class": (folder(a__1_png=PNG), "there must be two classes or more, found only 'a'"),
+    "one class": (folder(a__1_png=PNG), "there must be two or more classes, found only 'a'"),
     "two parts for training": (
         folder(train__a__1_png=PNG, training__a__1_png=PNG),
         "images/train and images/training could both be the train part",
@@ -145,9 +145,9 @@ FOLDERS: dict[str, Case] = {
 
 CSV: dict[str, Case] = {
     "only empty lines": (table("\n\n"), "x.csv is empty; expected rows of pixels, with a label"),
-    "only a header": (table("label,a,b,c,d\n"), "image 0 of x.csv is missing: there are no images"),
+    "only a header": (table("label,a,b,c,d\n"), "there are no images: image 0 of x.csv is missing"),
     "one column": (table("a\n"), "x.csv must have rows of a label and pixels, separated by commas"),
-    "no square": (table(row("a", 0, 0, 0, 0, 0)), "has 5 pixels an image, which is not a squ"),
+    "no square": (table(row("a", 0, 0, 0, 0, 0)), "has 5 pixels per image, which is not a sq"),
     "a row too short": (
         table(GOOD_CSV, row("a", 0, 0, 0)),
         "x.csv, line 3: it has 4 columns, the first line has 5",
@@ -194,8 +194,8 @@ MEMBERS = zipped({"x.npy": ZEROS, "y.npy": npy(Y)}, zipfile.ZIP_DEFLATED)
 BOMBS: dict[str, Case] = {
     "idx": (idx_pair(LARGE), "has 1,073,741,824 images"),
     "more than the header says": (idx_pair(gzip.compress(idx(X) + ZEROS)), "more than the 6"),
-    "npz": (made(("x.npz", MEMBERS)), "unpacks to more than 200 times its size"),
-    "csv": (made(("x.csv", gzip.compress(GOOD_CSV.encode() * 100_000))), "more than 200 times its"),
+    "npz": (made(("x.npz", MEMBERS)), "unpacks to over 200 times its size"),
+    "csv": (made(("x.csv", gzip.compress(GOOD_CSV.encode() * 100_000))), "over 200 times its"),
 }
 
 
@@ -221,7 +221,7 @@ def test_a_source_that_changes_while_it_is_imported_is_refused(how, refuse_sourc
 
     monkeypatch.setattr(importing, "create_builder", change_first)
     message = refuse_source(["x.csv"])
-    assert re.search("x.csv has (changed|gone) while|has a pixel of 300", message)
+    assert re.search("x.csv (changed|disappeared) while|has a pixel of 300", message)
 
 
 @pytest.mark.usefixtures("here")

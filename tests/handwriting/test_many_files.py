@@ -119,7 +119,7 @@ def test_the_label_column_and_the_scaling_of_a_file_of_rows_are_said():
         "npy, bits of 16": "x.npy: pixels of 0 to 65535 became 0 to 255",
         "label last": "x.csv: the label is the column 'digit' (785)",
         "no header, labels": "x.csv: the label is the column 1",
-        "npz, a training part too": "x.npz: x_test was taken; not x_train",
+        "npz, a training part too": "x.npz: x_test is used, not x_train",
         "Kaggle's test.csv": "",
     }.items():
         assert "\n".join(read_unlabelled(SOURCES[name](), SHAPE).notes) == note
@@ -134,7 +134,10 @@ def test_black_and_white_can_be_given(network):
 
 
 BAD: dict[str, tuple[Callable[[], Path], str]] = {
-    "a pixel less": (lambda: table(FLAT[:, 1:], PIXELS[1:]), "has 783 columns of pixels; expected"),
+    "a pixel less": (
+        lambda: table(FLAT[:, 1:], PIXELS[1:]),
+        "has 783 columns; expected the 784 pix",
+    ),
     "two more": (lambda: table(np.c_[FLAT, FLAT[:, :2]]), "has 786 columns of pixels"),
     "a short row": (lambda: table([*FLAT[:3], FLAT[0, :9]], PIXELS), "line 5: it has 9 columns"),
     "a word": (lambda: table([FLAT[0], ["x", *FLAT[0, 1:]]], PIXELS), "line 3: the pixel 'x' is"),
@@ -204,7 +207,7 @@ def test_a_bad_file_costs_its_own_line_and_the_exit_code_says_so(small_run, caps
     begins = (
         "1 left out, no images by their names: d/a.txt",
         "d/image0.PNG: 7 (",
-        "d/image1.PNG: no answer: is no image that can be read; expected",
+        "d/image1.PNG: no answer: is not a readable image; expected",
         "d/image2.PNG: 1 (",
         "missing.png: no answer: there is no image 'missing.png'",
     )
@@ -241,7 +244,7 @@ def test_answers_for_files_are_written_with_their_probabilities(small_run, capsy
     files = ["d, e/image0.PNG", "bad.png", "x.npy: image 1", "x.npy: image 2"]
     assert [row["file"] for row in rows] == files
     assert [row["label"] for row in rows] == ["7", "", "7", "2"]
-    assert rows[1]["problem"].startswith("is no image that can be read")
+    assert rows[1]["problem"].startswith("is not a readable image")
     probability = float(network.predict(DIGITS[:1]).probabilities.max())
     assert float(rows[2]["probability"]) == pytest.approx(probability)
 

@@ -149,9 +149,13 @@ def claiming(width: int, height: int) -> bytes:
 
 BAD = {
     "nothing": (b"", 400, "no body"),
-    "text": (b"a, b, c\n", 422, "is no image that can be read; expected PNG"),
-    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "is a drawing of lines (SVG)"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "is no image"),
+    "text": (b"a, b, c\n", 422, "is not a readable image; expected PNG"),
+    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "is a vector drawing (SVG)"),
+    "PostScript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        422,
+        "is not a readable image",
+    ),
     "cut off": (FILES["grey"]()[:-60], 422, "cannot be read as an image"),
     "a bomb": (claiming(50_000, 50_000), 413, "pixels"),
     "more than a page takes": (claiming(10_000, 5_001), 413, "at most 50,000,000 fit"),

@@ -88,7 +88,7 @@ def test_a_photo_is_read_and_a_bad_one_is_told(page):
     expect(page.locator("#label")).to_have_text("7")
     photo = {"name": "b.jpg", "mimeType": "image/jpeg", "buffer": b"no photo"}
     page.locator("#file").set_input_files([photo])
-    expect(page.locator("#notice")).to_contain_text("is no image that can be read")
+    expect(page.locator("#notice")).to_contain_text("is not a readable image")
     expect(page.locator("#label")).to_have_class("none")
     photo |= {"buffer": FILES["blank"]()}
     page.locator("#file").set_input_files([photo])

@@ -78,7 +78,7 @@ def test_another_form_is_refused_with_what_to_send(client):
         expected = f"a form with {count} files; expected one: curl -F file=@photo.jpg"
         assert expected in response.json()["detail"]
     text = client.post("/api/predict", files={"f": ("a.txt", b"text")})
-    assert "the upload is no image that can be read" in text.json()["detail"]
+    assert "the upload is not a readable image" in text.json()["detail"]
 
 
 def exchange(app: Any, *messages: dict[str, Any] | None) -> list[dict[str, Any]]:

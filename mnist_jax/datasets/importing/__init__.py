@@ -1,4 +1,4 @@
-"""A user's own images as a dataset of tfds: all is checked first, and then written."""
+"""Import of a user's own images as a tfds dataset: all are checked before any is written."""
 
 import contextlib
 import hashlib
@@ -19,8 +19,8 @@ from mnist_jax.datasets.importing.sources import open_source
 from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 
-SHEET = "first_images.png"  # beside the files of tfds
-FEW = 10  # images of a part: fewer may be bright or dark by chance
+SHEET = "first_images.png"  # beside tfds's files
+FEW = 10  # images of a part; fewer may be bright or dark by chance
 
 
 class Imported(NamedTuple):
@@ -33,27 +33,23 @@ class Imported(NamedTuple):
     names: list[str]  # the names of the classes, that of label 0 first
     only_in_test: list[str]  # names of the classes without a training image
     num_seen: int  # number of test images with the pixels of a training image
-    pixel_range: tuple[float, float]  # the values that have become 0 and 255
-    source: Source  # what was found in the source
-    num_validation: int  # number of images to validate with; 0 without such a part
-    spellings: Sequence[list[str]]  # the ways to write a class, of those with several
+    pixel_range: tuple[float, float]  # the values that became 0 and 255
+    source: Source  # the source's description
+    num_validation: int  # number of images to validate with, or 0
+    spellings: Sequence[list[str]]  # the spellings of each class that has several
     largest: float  # the largest pixel of the source
-    counts: Mapping[str, list[int]]  # of each class's images, in the order of the names, by split
-    firsts: Mapping[str, np.ndarray]  # the first image of some classes by name, uint8 [H, W, C]
+    counts: Mapping[str, list[int]]  # by split: number of images per class, in order of the names
+    firsts: Mapping[str, np.ndarray]  # by class: its first image, uint8 [H, W, C]
 
 
 class Selection(NamedTuple):
-    """The examples of a part, bool [N], that become a split; and their labels, int32 [n].
-
-    The hashes of the images, uint64 [n], and the means of their pixels, float [n], are filled in
-    when they are written.
-    """
+    """The n of a part's N examples that become a split."""
 
     part: Part
-    keep: np.ndarray
-    labels: np.ndarray
-    hashes: np.ndarray
-    means: np.ndarray
+    keep: np.ndarray  # bool [N]
+    labels: np.ndarray  # int32 [n]
+    hashes: np.ndarray  # of the images, uint64 [n]; filled in while writing
+    means: np.ndarray  # of their pixels, float [n]; filled in while writing
 
 
 def import_dataset(
@@ -72,38 +68,37 @@ def import_dataset(
     overwrite: bool = False,
     data_dir: str | Path | None = None,
 ) -> Imported:
-    """Makes a dataset of tfds from images and labels in files. TensorFlow is not needed.
+    """Makes a tfds dataset from images and labels in files. TensorFlow is not needed.
 
-    The label of a class is its position among the classes of all parts: integers in their order,
-    other names as people sort them. Of the pixels, whatever their type, 0 is black and white is
-    the smallest of 1, 15, 16, 255, 1023, 4095 and 65535 that none in the dataset is above.
+    A class's label is its position among the classes of all parts: integers by value, other names
+    as people sort them. A pixel of 0 is black; white is the smallest of 1, 15, 16, 255, 1023, 4095
+    and 65535 that no pixel in the dataset exceeds.
 
     Args:
-        name: the dataset's, in lower_case.
-        sources: IDX files, or .npz and .npy files, or a folder that holds them; a .csv file; a
-            folder with a folder of images for each class; or several with "train", "validation" and
-            "test" in their names. See `mnist_jax.datasets.importing.sources` for what they hold.
+        name: the dataset's name, in lower_case.
+        sources: IDX files, .npz and .npy files, or a folder of them; a .csv file; a folder with a
+            folder of images for each class; or several of these with "train", "validation" and
+            "test" in their names. `mnist_jax.datasets.importing.sources` describes their contents.
         size: the height and width of the images, and of rows of pixels; None for their own.
-        channels: 1 for grey, 3 for colour. None for the images' own: colour where they are mixed.
+        channels: 1 for grey, 3 for colour. None for the images' own, or colour if they are mixed.
         pixel_range: the values of black and white.
-        label_column: the name, or the number from 1, of the column of a .csv file that holds the
-            labels. None to find it, see `read_csv`.
-        part: the dataset to take where IDX files hold several, such as "letters" of EMNIST's.
-        transpose: whether to swap the rows and columns of all images, as EMNIST's need.
-        test_fraction: fraction of the training part that becomes the test part where the source has
-            none, rounded up. A validation part stays as it is.
-        seed: the seed of that draw, see `train_validation_split`. All examples keep their order.
-        skip_unreadable: whether to leave out image files that cannot be read. Else they are an
-            error, which names them.
-        overwrite: whether to replace a dataset of this name that was imported, by a new version.
+        label_column: the name or number (from 1) of the label's column in a .csv file; None to find
+            it like `read_csv`.
+        part: the dataset to take if IDX files hold several, such as "letters" of EMNIST's.
+        transpose: True swaps the rows and columns of all images, as EMNIST's need.
+        test_fraction: fraction of the training part that becomes the test part, rounded up, if the
+            source has none. A validation part stays unchanged.
+        seed: the seed of that draw by `train_validation_split`. Examples keep their order.
+        skip_unreadable: True leaves out unreadable image files; False makes them an error.
+        overwrite: True replaces an imported dataset of this name by a new version.
         data_dir: tfds's data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
-        What has been written; `describe` tells it in words.
+        A record of the dataset; `describe` turns it into words.
 
-    Raises FileNotFoundError if a source does not exist; ValueError if a source or an option
-    is not as it must be, or the dataset cannot be written; OSError if a source cannot be read.
-    After an error, nothing is left in the data directory.
+    Raises FileNotFoundError if a source does not exist; ValueError if a source or an option is
+    invalid or the dataset cannot be written; OSError if a source cannot be read. After an error,
+    nothing is left in the data directory.
     """
     if size and not (min(size) >= 1 and math.prod(size) * MAX_CHANNELS <= MAX_VALUES):
         raise ValueError(f"size must be a height and a width of 1 or more, not huge, got {size}")
@@ -118,11 +113,11 @@ def import_dataset(
         raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
     if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
         raise ValueError(
-            "the name of a dataset must be of a to z, 0 to 9 and _, a letter first, and have at "
-            f"most 100 of them, got {name!r:.120}"
+            "the name of a dataset must be a letter and up to 99 more of a to z, 0 to 9 and _, got "
+            f"{name!r:.120}"
         )
     if name in prepare.ALIASES or prepare.is_own(name) or name == "downloads":
-        raise ValueError(f"{name!r} has a meaning already: choose another name for the dataset")
+        raise ValueError(f"{name!r} is reserved; choose another name for the dataset")
     root = prepare.data_root(data_dir)
     prepare.imported_versions(root / name, overwrite)
     paths = [Path(path).expanduser() for path in sources]
@@ -139,14 +134,14 @@ def import_dataset(
     }
     metadata = {"made_by": prepare.MADE_BY, "sources": [*map(str, sources)]}
     with prepare.locked(root, name):
-        # Another process may have been faster.
+        # Checked again: another process may have been faster.
         old, version = prepare.imported_versions(root / name, overwrite)
         builder = create_builder(name, version, root, examples, survey.shape, names, metadata)
         path = prepare.write(builder)
-        for version in old:  # a half deleted one would look like a whole one
+        for version in old:  # renamed first: half deleted, it would look complete
             shutil.rmtree(version.rename(version.with_name(f"incomplete.{version.name}")))
         shown = {names[label]: firsts[label] for label in sorted(firsts)}
-        with contextlib.suppress(OSError):  # the dataset is complete without
+        with contextlib.suppress(OSError):  # the dataset is complete without it
             draw_sheet(shown).save(path / SHEET)
     counts = {
         split: np.bincount(chosen.labels, minlength=len(names)).tolist()
@@ -199,8 +194,8 @@ def describe(imported: Imported) -> list[str]:
     lines += source.notes
     if imported.spellings:
         written = [" = ".join(map(repr, ways)) for ways in imported.spellings]
-        lines.append(f"one class, written in several ways: {some(written)}")
-    became = "stay as they are" if (low, high) == (0, 255) else "became 0 to 255"
+        lines.append(f"classes spelled in several ways: {some(written)}")
+    became = "were kept" if (low, high) == (0, 255) else "became 0 to 255"
     lines.append(f"pixels of {low:g} to {high:g} {became}")
     if imported.largest - low < (high - low) / 2:
         lines.append(
@@ -210,7 +205,7 @@ def describe(imported: Imported) -> list[str]:
     if imported.only_in_test:
         lines.append(f"classes without an image to train on: {some(imported.only_in_test)}")
     if imported.num_seen:
-        lines.append(f"{imported.num_seen:,} images of the test are among those to train on, too")
+        lines.append(f"{imported.num_seen:,} test images are also among those to train on")
     if source.ignored:
         lines.append(f"{len(source.ignored):,} ignored: {some(source.ignored)}")
     name = imported.path.parent.name
@@ -219,7 +214,7 @@ def describe(imported: Imported) -> list[str]:
 
 
 def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
-    """Says what is odd about the images of a dataset, though it may be meant so."""
+    """Yields lines about oddities of a dataset, which may be intended."""
     hashes = np.concatenate([split.hashes for split in splits.values()])
     labels = np.concatenate([split.labels for split in splits.values()])
     pairs = np.unique(np.stack([hashes, labels.astype(np.uint64)], axis=1), axis=0)
@@ -231,21 +226,21 @@ def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
         mean = float(np.median(split.means))
         if len(split.means) >= FEW and not low <= mean <= high:
             yield (
-                f"the {title} images have a mean pixel of {mean:.0f}, those to train on of "
-                f"{np.median(own):.0f}: is one part inverted, or scaled otherwise?"
+                f"the {title} images have a mean pixel of {mean:.0f}, those to train on "
+                f"{np.median(own):.0f}: is one part inverted or scaled differently?"
             )
 
 
 def some(words: Sequence[str], most: int = 10) -> str:
-    """Joins the first words of many."""
+    """Joins words, up to `most`."""
     return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
 def _check_classes(survey: Survey) -> None:
-    """Checks the classes of parts that were given apart.
+    """Compares the classes of separate parts.
 
-    Raises ValueError if a part calls a class Cat that the training part calls cat, or they have
-    no class in common.
+    Raises ValueError if a part has no class in common with the training part, or spells one
+    differently ("Cat" and "cat").
     """
     names = {
         part: [survey.label_names[label] for label in np.unique(labels)]
@@ -258,12 +253,12 @@ def _check_classes(survey: Survey) -> None:
             if alike := by_letters.get(name.casefold()):
                 raise ValueError(
                     f"the class {name!r} of the {part} part has no image to train on, but "
-                    f"{alike!r} has: spell a class alike in all parts"
+                    f"{alike!r} has; spell a class the same way in all parts"
                 )
         if not set(names[part]).intersection(trained):
             raise ValueError(
-                f"none of the classes of the {part} part ({some(names[part])}) is among those of "
-                f"the training part ({some(trained)}): give the parts of one dataset"
+                f"none of the {part} part's classes ({some(names[part])}) is among those of the "
+                f"training part ({some(trained)}); give the parts of one dataset"
             )
 
 
@@ -295,12 +290,12 @@ def _split(
 def _examples(
     split: Selection, survey: Survey, firsts: dict[int, np.ndarray]
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the examples as they are written, and fills in what is kept of them."""
+    """Yields the examples to write, and records their hashes, means and first images."""
     index = 0
     for images, names in progress(split.part.blocks(split.keep), "writing"):
         labels = split.labels[index : index + len(names)]
         if [survey.label_names[label] for label in labels] != [*map(class_name, names)]:
-            raise ValueError(f"{split.part.where(index)} has changed while it was imported")
+            raise ValueError(f"{split.part.where(index)} changed while it was imported")
         images = surveyed(images, survey, split.part)
         split.means[index : index + len(images)] = images.mean(axis=(1, 2, 3))
         for image, label in zip(images, labels.tolist(), strict=True):
@@ -311,4 +306,4 @@ def _examples(
             index += 1
             yield image, label
     if index != len(split.labels):
-        raise ValueError(f"{split.part.where(index)} has gone while it was imported")
+        raise ValueError(f"{split.part.where(index)} disappeared while it was imported")

@@ -1,4 +1,4 @@
-"""A dataset of tfds from examples that come one after another, written without TensorFlow."""
+"""A tfds builder that writes a dataset from iterators of examples, without TensorFlow."""
 
 import functools
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 
 # tfds keeps a shard's examples in memory until it is written.
 SHARD_BYTES = 64 << 20
-OBJECT_BYTES = 1024  # of an example in Python, beside its pixels
+OBJECT_BYTES = 1024  # per example in Python, beside its pixels
 
 Examples = Iterator[tuple[np.ndarray, int]]  # images uint8 [H, W, C] and their labels
 
@@ -25,18 +25,23 @@ def create_builder(
     label_names: list[str],
     metadata: dict[str, Any],
 ) -> Any:
-    """Returns a builder of tfds, whose `download_and_prepare` writes the dataset, once.
+    """Creates a tfds builder whose `download_and_prepare` writes the dataset once.
 
-    Splits have the number of their examples, and these: images of the shape [H, W, C], and labels.
-    The first of the label names is that of label 0. The metadata become metadata.json.
+    Args:
+        name: the dataset's name.
+        version: the dataset's version, such as "1.0.0".
+        data_dir: tfds's data directory.
+        splits: the number of examples and the examples themselves, by split.
+        shape: the shape of an image, [H, W, C].
+        label_names: the names of the labels, from 0.
+        metadata: the content of metadata.json.
     """
     import tensorflow_datasets as tfds  # slow
 
     dataset_name = name
     size = max(1, SHARD_BYTES // (math.prod(shape) + OBJECT_BYTES))
 
-    # Not a GeneratorBasedBuilder: that one collects a split in memory, and from 1 GB on needs
-    # TensorFlow.
+    # A GeneratorBasedBuilder would collect a split in memory, and need TensorFlow from 1 GB.
     class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         name = dataset_name
         VERSION = tfds.core.Version(version)
@@ -62,5 +67,5 @@ def create_builder(
 
 def _shards(count: int, examples: Examples, size: int):
     numbered = enumerate({"image": image, "label": label} for image, label in examples)
-    # They are written in turn, so each takes the next examples.
+    # Shards are written in order, so each takes the next examples.
     return [functools.partial(itertools.islice, numbered, size)] * -(-count // size)

@@ -1,4 +1,4 @@
-"""The names of classes, as a source writes them and as a dataset has them."""
+"""Names of classes, normalized from a source's spellings."""
 
 import functools
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mnist_jax.datasets.importing.sources.part import natural
 
-LONGEST = 255  # characters of a class's name, as of a folder's
+LONGEST = 255  # characters of a class's name, like a folder's
 # Unicode's line and paragraph separators, control characters, and half characters.
 REFUSED = ("Cc", "Cs", "Zl", "Zp")
 # An integer as NumPy and pandas write it: 5, 05, 5.0, 5.000e+00. "1e5" may be a name.
@@ -18,10 +18,10 @@ MISSING = {"nan", "na", "n/a", "null", "none", "inf", "-inf", "?"}
 
 @functools.lru_cache(maxsize=1 << 16)
 def class_name(text: str) -> str:
-    """Returns the name of the class that a source writes so.
+    """Returns the class's name for a source's spelling.
 
-    An integer has one name, however it is written. Letters are composed, as a Mac's folders have
-    them decomposed. Capitals are other classes than small letters.
+    All spellings of an integer become one name. Letters are composed, because folders on a Mac have
+    them decomposed. Case matters.
     """
     name = unicodedata.normalize("NFC", text.strip())
     number = re.fullmatch(INTEGER, name.translate(FULL_WIDTH), re.IGNORECASE)
@@ -33,10 +33,10 @@ def class_name(text: str) -> str:
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """Returns names in order: integers by their value, others as `natural` has it.
+    """Sorts names: integers by value, others by `natural`.
 
-    Raises ValueError for fewer than two, or one that a line of text cannot hold or that stands for
-    none.
+    Raises ValueError for fewer than two names, or for one that does not fit on a line or marks a
+    missing value.
     """
     names = list(names)
     for name in names:
@@ -48,12 +48,12 @@ def class_order(names: Iterable[str]) -> list[str]:
         if expected:
             raise ValueError(f"the class {name[:40]!r} must have a name {expected}")
     if len(names) < 2:
-        raise ValueError(f"there must be two classes or more, found only {', '.join(names)!r}")
+        raise ValueError(f"there must be two or more classes, found only {', '.join(names)!r}")
     words = [name for name in names if not re.fullmatch("-?[0-9]+", name)]
     if len(words) == 1 and words[0].lower() in MISSING:
         raise ValueError(
-            f"one class is {words[0]!r} and the others are integers: a label is missing; leave its "
-            "image out"
+            f"one class is {words[0]!r} and the others are integers: a label is missing; leave out "
+            "its image"
         )
     return (
         sorted(names, key=lambda name: (natural(name), name)) if words else sorted(names, key=int)

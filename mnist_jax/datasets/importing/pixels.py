@@ -1,4 +1,4 @@
-"""Images of any numbers as images of bytes: brightness, size and colour."""
+"""Conversion of images to bytes: brightness, size and colour."""
 
 from collections.abc import Callable
 
@@ -13,22 +13,22 @@ def largest_value(
     where: Callable[[int], str],
     first: int = 0,
 ) -> float:
-    """Returns the largest pixel of images, real [n, H, W, C], after a check of all of them.
+    """Checks images, real [n, H, W, C], and returns their largest pixel.
 
-    Without a range, they may be 0 to the largest of `WHITES`. Raises ValueError if a value is
-    outside, or not a number; `where` names an image by its index, and the first has index `first`.
+    Without a range, pixels may be 0 to the largest of `WHITES`. Raises ValueError if one is outside
+    or not a number; `where` names an image by its index, and the first has index `first`.
     """
     if images.dtype == np.uint8 and not pixel_range:
         return float(images.max())
     low, high = pixel_range or (0, WHITES[-1])
-    with np.errstate(over="ignore"):  # of long doubles: they become infinite, and are refused
+    with np.errstate(over="ignore"):  # long doubles become infinite, and an error below
         values = images.astype(np.float64)
     most = low + (high - low) * (1 + ROUNDING)
-    is_good = (values >= low) & (values <= most)  # of nan both are false
+    is_good = (values >= low) & (values <= most)  # both false for nan
     if not is_good.all():
         index = int(np.argmin(is_good.reshape(len(images), -1).all(axis=1)))
         value = images[index][~is_good[index]][0]
-        hint = "; --pixel-range LOW HIGH gives other values"
+        hint = "; --pixel-range LOW HIGH sets another range"
         if pixel_range or not np.isfinite(value):
             hint = ""
         elif images.dtype == np.int8:
@@ -39,7 +39,7 @@ def largest_value(
 
 
 def to_bytes(images: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarray:
-    """Scales images, real [n, H, W, C] in that range, to uint8: low becomes 0, high 255."""
+    """Scales images, real [n, H, W, C], from a range to uint8, 0 to 255."""
     low, high = pixel_range
     scaled = (images.astype(np.float64) - low) * 255 / (high - low)
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
@@ -48,13 +48,12 @@ def to_bytes(images: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarray
 def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scales images, uint8 [n, h, w, C], to [n, H, W, C].
 
-    A pixel is the mean of what it covers, weighted by a triangle: nothing is skipped, so thin lines
-    stay and patterns do not flicker.
+    A pixel is the mean of all it covers, weighted by a triangle, so thin lines are kept.
 
     References:
         https://pillow.readthedocs.io/en/stable/handbook/concepts.html#filters (BILINEAR)
     """
-    from PIL import Image  # slow, and of use only here
+    from PIL import Image  # slow
 
     scaled = np.empty((len(images), *size, images.shape[-1]), np.uint8)
     for index, channel in np.ndindex(len(images), images.shape[-1]):
@@ -65,11 +64,11 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def set_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Makes images, uint8 [n, H, W, 1 or 3], grey [n, H, W, 1] or colour [n, H, W, 3].
+    """Converts images, uint8 [n, H, W, 1 or 3], to grey (1 channel) or colour (3).
 
-    Grey is the luma of ITU-R BT.601, 0.299 red + 0.587 green + 0.114 blue, as Pillow has it.
+    Grey is Pillow's luma of ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue.
     """
-    from PIL import Image  # slow, and of use only here
+    from PIL import Image  # slow
 
     if channels == 3:
         return np.repeat(images, 3, axis=-1)

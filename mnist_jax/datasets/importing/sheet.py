@@ -1,4 +1,4 @@
-"""A look at an imported dataset: the first image of each class, with its name."""
+"""Overview of an imported dataset: the first image of each class, with its name."""
 
 import itertools
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ GREYS = " .:-=+*#%@"
 
 
 def draw_sheet(images: Mapping[str, np.ndarray]) -> Image.Image:
-    """Draws images, uint8 [H, W, C] by the names of their classes, in rows: each below its name."""
+    """Draws images, uint8 [H, W, C] by class name, in rows, each below its name."""
     rows = -(-len(images) // COLUMNS)
     size = min(len(images), COLUMNS) * (CELL + 8) + 8, rows * (CELL + TITLE + 8) + 8
     sheet = Image.new("RGB", size, "slategrey")
@@ -31,7 +31,7 @@ def draw_sheet(images: Mapping[str, np.ndarray]) -> Image.Image:
 
 
 def as_text(images: Mapping[str, np.ndarray], width: int) -> list[str]:
-    """Draws such images in characters, as many side by side as a width of characters holds."""
+    """Draws the same images in characters, as many side by side as fit the width."""
     lines, columns = [], 28
     for first in range(0, len(images), count := max(1, width // (columns + 2))):
         some = [*images.items()][first : first + count]

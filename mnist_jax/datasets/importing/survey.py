@@ -1,4 +1,4 @@
-"""A look at all images of a source, before any is written: what they have in common."""
+"""Survey of a source's images before any is written: their common shape, range and classes."""
 
 import array
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,20 @@ from mnist_jax.datasets.importing.class_names import class_name, class_order
 from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes
 from mnist_jax.datasets.importing.sources.part import Block, Part
 
-# The largest pixels of a part may be darker than another part's by less than this.
-RANGES = 8
-FEW = 16  # grey levels of 255: what has no more was not meant to be so dark
-MOST_SHOWN = 10  # files that cannot be read, in a message
+RANGES = 8  # factor between the largest pixels of two parts from which their ranges differ
+FEW = 16  # grey levels of 255; images with no more are dark by mistake
+MOST_SHOWN = 10  # unreadable files in a message
 
 
 class Survey(NamedTuple):
     """The common properties of all images of a source, and their labels."""
 
     shape: tuple[int, int, int]  # an image's, as it is written: [H, W, C]
-    pixel_range: tuple[float, float] | None  # what becomes 0 and 255; None for bytes, which stay
+    pixel_range: tuple[float, float] | None  # the values that become 0 and 255; None keeps bytes
     label_names: list[str]  # the names of the classes, that of label 0 first
-    labels: dict[str, np.ndarray]  # of each part, int32 [N]
+    labels: dict[str, np.ndarray]  # by part, int32 [N]
     largest: float  # the largest pixel
-    spellings: list[list[str]]  # the ways to write a class, of those that are written in several
+    spellings: list[list[str]]  # the spellings of each class that has several
 
 
 def survey_parts(
@@ -36,18 +35,17 @@ def survey_parts(
     pixel_range: tuple[float, float] | None,
     skip_unreadable: bool,
 ) -> Survey:
-    """Reads all images once, and checks them.
+    """Reads and checks all images once.
 
-    Args: as of `import_dataset`, and the source's parts.
+    Arguments are the source's parts and those of `import_dataset`.
 
-    Raises ValueError if they are damaged, of several sizes or types, or of fewer than two
-    classes.
+    Raises ValueError if images are damaged, differ in size or type, or have fewer than two classes.
     """
-    codes: dict[str, int] = {}  # of the classes, as they come
+    codes: dict[str, int] = {}  # of the classes, in order of appearance
     spellings: dict[str, set[str]] = {}
     coded: dict[str, array.array] = {title: array.array("i") for title in parts}
-    shapes: dict[tuple[int, ...], str] = {}  # and an example of each
-    # The largest pixel of the images of a part that have a type, and what names these.
+    shapes: dict[tuple[int, ...], str] = {}  # with the name of an example
+    # By part and type: the largest pixel, and the name of its images.
     values: dict[tuple[str, np.dtype], tuple[float, str]] = {}
     for title, part in parts.items():
         labels = coded[title]
@@ -80,7 +78,7 @@ def survey_parts(
         )
     for title, part in parts.items():
         if not coded[title]:
-            raise ValueError(f"{part.where(0)} is missing: there are no images")
+            raise ValueError(f"there are no images: {part.where(0)} is missing")
     height, width, own_channels = max(shapes, key=lambda shape: shape[2])
     if channels and own_channels not in (1, 3):
         raise ValueError(f"images of {own_channels} channels cannot be made to have {channels}")
@@ -100,33 +98,32 @@ def survey_parts(
 def _found_range(
     values: Mapping[tuple[str, np.dtype], tuple[float, str]],
 ) -> tuple[float, float] | None:
-    """Returns the values of black and white; None where images are bytes that stay as they are.
+    """Returns the values of black and white; None if images are bytes to keep.
 
-    Raises ValueError if images are black, or those of a part or a type have values of another
-    range.
+    Raises ValueError if images are black, or a part or type has a different range.
     """
     (dark, dark_title), (bright, bright_title) = min(values.values()), max(values.values())
     top = white(bright)
     if not dark:
         raise ValueError(
-            f"every pixel is 0, as in {dark_title}: there is nothing to see; if they were divided "
-            "and then became integers, import what they were before"
+            f"every pixel is 0, as in {dark_title}; if they were divided and rounded to integers, "
+            "import the originals"
         )
     if dark * RANGES <= bright:
         raise ValueError(
-            f"pixels go up to {bright:g} in {bright_title}, and only to {dark:g} in {dark_title}: "
-            "give all alike, or the values of black and white with --pixel-range"
+            f"pixels go up to {bright:g} in {bright_title}, but only to {dark:g} in {dark_title}; "
+            "scale all alike, or give the values of black and white with --pixel-range"
         )
     if bright * 255 <= FEW * top * (1 - ROUNDING):
         raise ValueError(
-            f"the largest pixel is {bright:.4g}, in {bright_title}, where white would be {top}: "
-            f"were they divided twice? Give what white is: --pixel-range 0 {bright:.4g}"
+            f"the largest pixel is {bright:.4g}, in {bright_title}, but white would be {top}: were "
+            f"they divided twice? Give the value of white: --pixel-range 0 {bright:.4g}"
         )
     return None if top == 255 and all(kind == np.uint8 for _, kind in values) else (0, top)
 
 
 def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:
-    """Returns images of a part, as its blocks have them, as uint8 [n, *survey.shape]."""
+    """Converts images from a block of a part to uint8 [n, *survey.shape]."""
     if survey.pixel_range:
         largest_value(images, survey.pixel_range, part.where)
         images = to_bytes(images, survey.pixel_range)
@@ -138,7 +135,7 @@ def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:
 
 
 def progress(blocks: Iterator[Block], title: str) -> Iterator[Block]:
-    """Shows a bar on a terminal, nothing elsewhere."""
+    """Yields the blocks, with a progress bar if stderr is a terminal."""
     with tqdm(desc=title, unit=" images", leave=False, disable=None) as progress:
         for images, names in blocks:
             yield images, names

@@ -19,17 +19,17 @@ from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, mean
 from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES
 from mnist_jax.datasets.importing.sources.streams import reading
 
-PARTS = ("test", "all", "validation", "train")  # of an .npz file; the first that is there
+PARTS = ("test", "all", "validation", "train")  # of an .npz file; the first that exists is used
 
 # Images of real numbers [n, ...], their ids [n], and their labels [n] or [].
 Block = tuple[np.ndarray, list[str], list[str]]
 
 
 class Rows(NamedTuple):
-    """The images of a file. They can be read many times."""
+    """The images of a file, which can be read repeatedly."""
 
     blocks: Callable[[], Iterator[Block]]  # from `read_unlabelled`, the images are uint8
-    notes: list[str]  # lines to print: what the reader has taken for what
+    notes: list[str]  # lines to print about the reader's choices
 
 
 def holds_rows(path: Path) -> bool:
@@ -46,12 +46,12 @@ def holds_rows(path: Path) -> bool:
 def read_unlabelled(
     path: Path, image_shape: tuple[int, ...], pixel_range: tuple[float, float] | None = None
 ) -> Rows:
-    """Reads all images of a file that `holds_rows` once, checks them, and finds white in them.
+    """Reads and checks all images of a file that `holds_rows`.
 
-    Rows of pixels are images (H, W, C). The ids of a CSV's rows are the column that is neither a
-    label nor a pixel, else all ids are numbers from 1. Black and white are 0 and the `white` of the
-    largest pixel, unless given. Raises OSError if the file cannot be read, and ValueError if
-    it holds no such images.
+    Rows of pixels are images (H, W, C). Ids come from the first column of a CSV file that is
+    neither a label nor a pixel, or are numbers from 1. Unless given, black is 0 and white is the
+    `white` of the largest pixel. Raises OSError if the file cannot be read, and ValueError if it
+    holds no such images.
     """
     find = _csv_rows if path.name.lower().endswith(TABLES) else _array_rows
     read, notes = find(path, image_shape)
@@ -115,7 +115,7 @@ def _array_rows(path: Path, image_shape: tuple[int, ...]) -> Rows:
 
 
 def _arrays(path: Path) -> tuple[Array, Array | None, list[str]]:
-    """Returns the array of images in a file and that of their labels, and what was not taken."""
+    """Returns a file's arrays of images and of labels, and notes on the unused ones."""
     with path.open("rb") as file:
         if is_idx(file.read(4)):
             return read_header(path), None, []
@@ -130,5 +130,5 @@ def _arrays(path: Path) -> tuple[Array, Array | None, list[str]]:
     key = keys[part, "images"] if part else next(iter(members))
     of_labels = keys.get((part, "labels"))
     others = sorted({*members} - {key, of_labels})
-    notes = [f"{path}: {key} was taken; not {', '.join(others):.200}"] if others else []
+    notes = [f"{path}: {key} is used, not {', '.join(others):.200}"] if others else []
     return members[key](), members[of_labels]() if of_labels is not None else None, notes

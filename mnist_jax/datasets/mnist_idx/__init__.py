@@ -1,1 +1,1 @@
-"""MNIST from the four original files, a dataset in the layout of tfds."""
+"""The four original files of MNIST, with a builder in tfds's layout."""

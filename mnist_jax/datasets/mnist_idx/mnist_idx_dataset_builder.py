@@ -1,6 +1,6 @@
 """A tfds builder for the bundled MNIST that needs neither TensorFlow nor a network.
 
-It is not named `mnist`: a dataset that tfds's own builder prepared keeps its place.
+It is not named `mnist`, so that it does not replace a dataset that tfds's own builder prepared.
 """
 
 import functools
@@ -29,8 +29,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # `Image` needs TensorFlow to encode an array, `Tensor` does not. Array_record compresses
-        # what it is given, so the pixels are not compressed before, which would double the time.
+        # `Image` would need TensorFlow to encode an array. Pixels stay uncompressed here, because
+        # array_record compresses them; twice would double the time.
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
         label = tfds.features.ClassLabel(num_classes=10)
         return self.dataset_info_from_configs(
@@ -62,10 +62,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def read_idx(name: str, header: int) -> np.ndarray:
-    """Returns the bytes behind the header of a bundled file, uint8 [n], if it is the original.
-
-    Raises ValueError if it is not.
-    """
+    """Reads a bundled file's bytes after the header, uint8 [n]; ValueError if it is damaged."""
     path = Path(__file__).parent / name
     compressed = path.read_bytes()
     if hashlib.sha256(compressed).hexdigest() != SHA256[name]:

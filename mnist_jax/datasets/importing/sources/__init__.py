@@ -1,4 +1,4 @@
-"""The sources of images: a reader for each kind."""
+"""Sources of images, with a reader for each kind."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +27,13 @@ def open_source(
     part: str | None = None,
     transpose: bool = False,
 ) -> Source:
-    """Finds out what kind of source it is, and reads its headers.
+    """Detects a source's kind and reads its headers.
 
-    Args: as of `import_dataset`; `size` is H and W after a transposition.
+    Arguments are those of `import_dataset`; `size` is H and W after a transposition.
 
-    Its parts are "train" and one or both of "validation" and "test", or one of any name. Raises
-    FileNotFoundError if the file does not exist, and ValueError if it is none of these kinds,
-    or several of them, or its headers are wrong.
+    The parts are "train" and one or both of "validation" and "test", or one of any name. Raises
+    FileNotFoundError if a file does not exist, and ValueError if the paths are not of one known
+    kind or a header is invalid.
     """
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")
@@ -55,7 +55,7 @@ def _read(
 ) -> Source:
     kinds = {_kind(path) for path in paths}
     if len(kinds) != 1:
-        raise ValueError(f"the source must be one of: {KINDS}; got {' and '.join(sorted(kinds))}")
+        raise ValueError(f"the source must be one of {KINDS}; got {' and '.join(sorted(kinds))}")
     (kind,) = kinds
     if label_column is not None and kind != "a .csv file":
         raise ValueError(f"label_column is for .csv files; the source is {kind}")
@@ -70,8 +70,8 @@ def _read(
     by_role = {role(path): path for path in paths}
     if len(paths) > 1 and (len(by_role) < len(paths) or "train" not in by_role or "all" in by_role):
         raise ValueError(
-            f"{', '.join(map(str, paths))}: expected one source, or several with train, validation "
-            "and test in their names, one of each"
+            f"{', '.join(map(str, paths))}: expected one source, or one each with train, "
+            "validation and test in its name"
         )
     if kind == "a folder":
         return read_folders(paths)
@@ -109,5 +109,5 @@ def _kind(path: Path) -> str:
     if path.name.lower().endswith(TABLES):
         return "a .csv file"
     with path.open("rb") as file:
-        kind = describe_file(file) or "of no kind that can be imported"
+        kind = describe_file(file) or "of an unknown kind"
     raise ValueError(f"{path} is {kind}; expected {KINDS}")

@@ -1,4 +1,4 @@
-"""Arrays in files, of images and of labels, read a few rows at a time."""
+"""Arrays of images and labels in files, read a few rows at a time."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ class Array(NamedTuple):
 
     title: str  # its name in messages
     shape: tuple[int, ...]  # the N examples first
-    dtype: np.dtype  # with the byte order
+    dtype: np.dtype  # including the byte order
     offset: int  # number of bytes before the values
-    open: Callable[[], AbstractContextManager[IO[bytes]]]  # from its beginning
-    by_columns: bool = False  # whether the values are in column-major order, as Fortran has them
+    open: Callable[[], AbstractContextManager[IO[bytes]]]  # at the beginning of the file
+    by_columns: bool = False  # True for column-major (Fortran) order
 
 
 PURPOSES = {
@@ -35,16 +35,16 @@ PURPOSES = {
     "test": "test with",
     "all": "train on or test with",
 }
-ONE_LABEL = "must hold one label an image, [N] or [N, 1]"
-# By a part ("train", "validation", "test" or "all"), and "images" or "labels".
+ONE_LABEL = "must hold one label per image, [N] or [N, 1]"
+# By part ("train", "validation", "test" or "all"), and "images" or "labels".
 Arrays = dict[tuple[str, str], Array]
 
 
 def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
-    """Adds an array to those of a source; ValueError if its place is taken."""
+    """Adds an array to a source's; ValueError if it has one of the same part and meaning."""
     if what in arrays:
         raise ValueError(
-            f"{arrays[what].title} and {array.title} both hold {what[1]} to {PURPOSES[what[0]]}: "
+            f"{arrays[what].title} and {array.title} both hold {what[1]} to {PURPOSES[what[0]]}; "
             "give the files of one dataset"
         )
     arrays[what] = array
@@ -53,26 +53,26 @@ def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
 def array_parts(
     arrays: Arrays, size: tuple[int, int] | None = None, first_column: bool = False
 ) -> dict[str, Part]:
-    """Returns the parts of a source, "train" first.
+    """Combines arrays into the parts of a source, "train" first.
 
     Images are real [N, H, W], [N, H, W, C] or [N, pixels], of the size (H, W) or square. Labels are
-    integers, integral floats or strings, [N] or [N, 1]; or rows [N, classes] of one 1 and else 0s;
-    or the first column of [N, columns], as in QMNIST.
+    integers, integral floats or strings, [N] or [N, 1]; or one-hot rows [N, classes]; or the first
+    column of [N, columns], as in QMNIST.
 
-    Raises ValueError if the arrays differ from these or in length, if labels or images are missing,
+    Raises ValueError if arrays have another shape, type or length, if labels or images are missing,
     or if only some of the parts have names.
     """
     parts = sorted({part for part, _ in arrays}, reverse=True)
     if len(parts) > 1 and "all" in parts:
         raise ValueError(
-            f"{', '.join(array.title for array in arrays.values())}: the names must tell which "
-            "are for training and which for the test, as in train-images-idx3-ubyte, x_train"
+            f"{', '.join(array.title for array in arrays.values())}: all names must say whether "
+            "they are for training or the test, such as train-images-idx3-ubyte or x_train"
         )
     for part in parts:
         for one, other in (("images", "labels"), ("labels", "images")):
             if (part, one) not in arrays:
                 other = arrays[part, other].title
-                raise ValueError(f"the {one} that belong to {other} are missing")
+                raise ValueError(f"the {one} of {other} are missing")
     return {
         part: _part(arrays[part, "images"], arrays[part, "labels"], size, first_column)
         for part in parts
@@ -98,7 +98,7 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
         )
     if (count := math.prod(images.shape[1:])) > MAX_VALUES:
         raise ValueError(
-            f"{images.title} has images of {count:,} values, at most {MAX_VALUES:,} fit"
+            f"{images.title} has images of {count:,} values; expected {MAX_VALUES:,} at most"
         )
     if len(images.shape) == 2:
         shape = flat_shape(images.shape[1], size, images.title)
@@ -112,7 +112,7 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
         )
     if channels > MAX_CHANNELS:
         raise ValueError(
-            f"{images.title} has {channels} channels, at most {MAX_CHANNELS} fit: {expected}"
+            f"{images.title} has {channels} channels; at most {MAX_CHANNELS} fit: {expected}"
         )
     both = images, labels
     row_bytes = max(array.dtype.itemsize * math.prod(array.shape[1:]) for array in both)
@@ -132,30 +132,30 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
 
 
 def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndarray:
-    """Returns labels [n] of rows [n], [n, 1] or [n, columns]."""
+    """Returns labels [n] from rows [n], [n, 1] or [n, columns]."""
     if values.ndim == 1 or values.shape[1] == 1:
         return values.reshape(-1)
     is_one_hot = ((values != 0).sum(1) == 1) & (values.max(1) == 1)
     if first_column:
         if (is_one_hot & (values[:, 0] == 0)).any():
             raise ValueError(
-                f"{title} must have its labels in the first column, as QMNIST's files have, but "
-                "there is a row with a 1 in another and no more: give one label an image, [N]"
+                f"{title} must have its labels in the first column like QMNIST, but has a one-hot "
+                "row; give one label per image, [N]"
             )
         return values[:, 0]
     for row in values[~is_one_hot]:
         raise ValueError(
-            f"{title} {ONE_LABEL}, or rows of a 1 and else 0s, "
-            f"found {', '.join(map(str, row.tolist())):.60} in a row of {values.shape[1]}"
+            f"{title} {ONE_LABEL}, or one-hot rows, found "
+            f"{', '.join(map(str, row.tolist())):.60} in a row of {values.shape[1]}"
         )
     return values.argmax(1)
 
 
 def read_array(array: Array, rows: int) -> Iterator[np.ndarray]:
-    """Reads the whole array, `rows` at a time, and that there is nothing behind it."""
+    """Yields the array, `rows` at a time; ValueError if the file is shorter or longer."""
     count, *shape = array.shape
     row_bytes = math.prod(shape) * array.dtype.itemsize
-    if array.by_columns:  # its rows are complete when its last value is read
+    if array.by_columns:  # a row is complete only when the last value is read
         flat = array._replace(shape=(math.prod(array.shape),), by_columns=False)
         (whole,) = read_array(flat, 1 << 62)
         whole = whole.reshape(array.shape, order="F")
@@ -172,12 +172,12 @@ def read_array(array: Array, rows: int) -> Iterator[np.ndarray]:
                     f"{array.title} is cut short: its header says {count:,}, it holds {held:,}"
                 )
             yield np.frombuffer(content, array.dtype).reshape(wanted, *shape)
-        if stream.read(1):  # at the end of the file, sums are checked, too
+        if stream.read(1):  # reading to the end also checks a zip file's checksum
             raise ValueError(f"{array.title} holds more than the {count:,} its header says")
 
 
 def class_names(values: np.ndarray, title: str) -> list[str]:
-    """Returns labels [n] as strings; ValueError for numbers that are no integers."""
+    """Converts labels [n] to strings; ValueError for numbers that are not integers."""
     if values.dtype.kind == "S":
         with reading(title):
             return [value.decode() for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""CSV files: a row for each image, of its label and its pixels."""
+"""CSV files with a row for each image: its label and its pixels."""
 
 import contextlib
 import csv
@@ -27,7 +27,7 @@ LABEL_NAMES = {
     *("label", "labels", "class", "target", "y", "category", "digit", "letter", "character")
 }
 INDEX_NAMES = "|unnamed: ?[0-9]+|id|ids|index|idx|row|image_?id|row_?id"
-SAMPLE = 500  # rows that tell which column is the label where none is named
+SAMPLE = 500  # rows compared to find the label's column if none is named
 MAX_LINE = 16 << 20  # characters: a million pixels in colour
 
 
@@ -35,30 +35,30 @@ class Layout(NamedTuple):
     """The places of a table's columns."""
 
     width: int  # number of columns
-    label: int | None  # index of the label's column; None where there is none
+    label: int | None  # index of the label's column, if any
     pixels: list[int]  # indices of the pixels' columns, in row-major order, colours side by side
     shape: tuple[int, int, int]  # an image's, [H, W, C]
-    names: list[str]  # the columns' names; empty where the first row is an image
+    names: list[str]  # the columns' names; empty if the first row is an image
     unused: list[int]  # indices of the other columns
     delimiter: str | None  # the character between columns; None for blanks
 
     def title(self, index: int) -> str:
-        """Returns a column's name in messages."""
+        """Returns a column's name for messages."""
         name = f"{self.names[index]!r} ({index + 1})" if self.names else str(index + 1)
         return f"the column {name}"
 
 
 def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None = None) -> Source:
-    """Finds the columns of a file, which may be packed by gzip, from some of its rows.
+    """Finds a file's columns and describes it as a source; the file may be gzipped.
 
-    Args and errors: as of `find_layout`.
+    Arguments and errors are those of `find_layout`.
     """
     layout, notes = find_layout(path, size, label_column), []
     if layout.shape[2] == 3 and not any("*" in _pattern(name)[0] for name in layout.names):
         notes.append(COLOUR_ROWS)
     if layout.names and all(_number(name) is not None for name in layout.names):
         notes.append(
-            f"the first row of {path} ({_shown(layout.names)}) was taken for names; if it is an "
+            f"the first row of {path} ({_shown(layout.names)}) was read as names; if it is an "
             "image, add a row of names above it"
         )
     label = layout.label or 0
@@ -80,17 +80,17 @@ def find_layout(
 ) -> Layout:
     """Finds the columns of the label and of the pixels.
 
-    The label's column is the only one that is not named like the others, or has one of
-    `LABEL_NAMES`. Without names it is the first or the last one, whichever is unlike the pixels
-    beside it. Pixels come in the order of the numbers in their names.
+    The label's column has one of `LABEL_NAMES`, or is the only one not named like the others.
+    Without names it is the first or the last one, whichever is unlike the pixels beside it. Pixels
+    are in the order of the numbers in their names.
 
     Args:
         path: a file with or without a header; commas, semicolons, tabs or blanks separate columns.
-        size: H and W; None where images are square.
+        size: H and W; None for square images.
         label_column: the name or the number (from 1) of the label's column; None to find it.
-        num_pixels: number of pixels where it is known: then there may be no label.
+        num_pixels: the number of pixels, if known; then the label may be missing.
 
-    Raises ValueError if the rows are not of that kind, or do not tell the label.
+    Raises ValueError if the rows are invalid, or the label is ambiguous.
     """
     first = next(_lines(path), None)
     if first is None:
@@ -105,14 +105,14 @@ def find_layout(
         index: name
         for index, name in enumerate(names)
         if not (has_header and re.fullmatch(INDEX_NAMES, name.lower()))
-        and (name or index < width - 1)  # a comma at the end of each row
+        and (name or index < width - 1)  # skips a comma at the end of each row
     }
     is_counted = all(_number(name) is not None for name in names)
     is_named = has_header and not is_counted and not _counts_label([*used.values()], size)
     if num_pixels and not 0 <= len(used) - num_pixels <= (len(used) if is_named else 1):
         raise ValueError(
-            f"{path} has {len(used):,} columns of pixels; expected {num_pixels:,}, those of an "
-            "image that the network was trained on, and a label or none"
+            f"{path} has {len(used):,} columns; expected the {num_pixels:,} pixels of the "
+            "network's training images, with or without a label"
         )
     if label_column is not None:
         label = _chosen(path, names if has_header else [], label_column.strip(), width)
@@ -134,7 +134,7 @@ def find_layout(
 
 
 def _number(field: str) -> float | None:
-    """Returns the number in a field, which may have a decimal comma; None where it is none."""
+    """Parses a number, also with a decimal comma; None if it is not a number."""
     try:
         return None if "_" in field else float(field.replace(",", "."))
     except ValueError:
@@ -142,12 +142,12 @@ def _number(field: str) -> float | None:
 
 
 def _is_header(names: Sequence[str]) -> bool:
-    """Tells whether a row names columns: by words, by counting, or as pandas has it."""
+    """Tells whether a row names columns: by words, by counting, or like pandas."""
     words = [name for name in names if _number(name) is None]
     if 2 * len(words) > len(names):
         return True
     seen: Counter[str] = Counter()
-    for name in names:  # pandas names the second column "0" "0.1", and saves that as a header
+    for name in names:  # pandas renames a second column "0" to "0.1" in a header
         base, _, count = name.partition(".")
         if count != (str(seen[base]) if seen[base] else ""):
             break
@@ -158,7 +158,7 @@ def _is_header(names: Sequence[str]) -> bool:
     numbers = sorted(int(name) for name in names if re.fullmatch("[0-9]{1,9}", name))
     counts = len(numbers) > 3 and numbers == [*range(numbers[0], numbers[0] + len(numbers))]
     is_label = any(name.lower() in LABEL_NAMES for name in words)
-    # A few numbers may be an image: in "y,0,1,2,3", y may be its label and not a name.
+    # A few numbers may be an image: in "y,0,1,2,3", y may be a label instead of a name.
     return counts and numbers[0] < 2 and (is_label or len(numbers) > 256 or names[0] == "0")
 
 
@@ -168,7 +168,7 @@ def _shown(names: Iterable[str]) -> str:
 
 
 def _chosen(path: Path, names: Sequence[str], column: str, width: int) -> int:
-    """Returns the index of a column that is given by its name or its number."""
+    """Returns the index of a column given by name or number."""
     if names.count(column) == 1:
         return names.index(column)
     if column.isdecimal() and 1 <= int(column) <= width:
@@ -178,7 +178,7 @@ def _chosen(path: Path, names: Sequence[str], column: str, width: int) -> int:
 
 
 def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
-    """Returns a name without its numbers and its colour, and these."""
+    """Splits a name into its pattern and its numbers, the last of which is its colour."""
     name = name.lower()
     colours = [*re.finditer(r"(?<![a-z])(r|g|b|red|green|blue)(?![a-z])", name)]
     colour = colours[-1] if colours else None  # in "r0c0_r" the first one is the row
@@ -192,13 +192,13 @@ def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _pixel_pattern(names: Mapping[int, str]) -> str | None:
-    """Returns the pattern of most names, if it has a number."""
+    """Returns the pattern of most names if it has a number."""
     (pattern, count), *_ = Counter(_pattern(name)[0] for name in names.values()).most_common(1)
     return pattern if "#" in pattern and 2 * count >= len(names) else None
 
 
 def _counts_label(names: Sequence[str], size: tuple[int, int] | None) -> bool:
-    """Tells whether the label is numbered like the pixels: V1 to V785."""
+    """Tells whether the label is numbered like the pixels, as in V1 to V785."""
     if len({_pattern(name)[0] for name in names}) == 1:
         for num_pixels in (len(names), len(names) - 1):
             with contextlib.suppress(ValueError):
@@ -208,7 +208,7 @@ def _counts_label(names: Sequence[str], size: tuple[int, int] | None) -> bool:
 
 
 def _named(path: Path, used: Mapping[int, str], may_lack: bool) -> int | None:
-    """Returns the index of the label's column, by the names; None where it may lack one."""
+    """Finds the label's column by the names; None if it `may_lack` one and does."""
     pattern = _pixel_pattern(used)
     others = [index for index in used if pattern and _pattern(used[index])[0] != pattern]
     known = [index for index in used if used[index].lower() in LABEL_NAMES]
@@ -233,7 +233,7 @@ def _ordered(
         if re.search("[0-9]", "".join(names.values())):
             raise ValueError(
                 f"{path} has columns of several kinds: {_shown(names.values())}; expected a label "
-                "and pixels that are numbered alike"
+                "and pixels numbered alike"
             )
         return [*names], flat_shape(len(names), size, str(path))
     keys = {index: _pattern(name) for index, name in names.items()}
@@ -251,30 +251,30 @@ def _ordered(
         grid, colours = grid[:2], grid[2] * colours
     if len(grid) > 2 or colours not in (1, 3):
         shown = _shown(names[index] for index in order)
-        expected = "one number a pixel, or its row and its column"
+        expected = "one number per pixel, or its row and its column"
         raise ValueError(f"{path} has pixels named {shown}; expected {expected}")
     if len(grid) == 1:
         return order, flat_shape(len(order), size, str(path))
     in_columns = sorted(places, key=lambda index: places[index][1::-1])
-    # Files have their rows one by one; one that has its columns so may mean either.
+    # Files usually list pixels row by row; if by columns, either meaning is possible.
     if not re.search("[a-wyz]", pattern) and grid[0] > 1 and in_columns == [*places]:
         one, other = places[in_columns[1]][:2]
         raise ValueError(
             f"{path} does not say whether the row or the column is first in "
-            f"{names[in_columns[1]]!r}: name it r{one}c{other} or x{one}y{other}, as it is"
+            f"{names[in_columns[1]]!r}; name it r{one}c{other} or x{one}y{other}"
         )
     return order, (grid[0], grid[1], colours)
 
 
 def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> int:
-    """Returns the column of the label, the first or the last one, by the values of some rows."""
+    """Decides by the values of some rows whether the first or the last column is the label."""
     numbers = {index: [_number(row[index]) for row in rows] for index in used}
     words = [index for index in used if 2 * numbers[index].count(None) > len(rows)]
     if len(words) == 1 or len(used) < 4 or len(rows) < 2:
         return (words or used)[0]
 
     def difference(one: int, other: int) -> float:
-        """The total variation distance of two columns' values."""
+        """Returns the total variation distance of two columns' values."""
         found = (np.array([x for x in numbers[index] if x is not None]) for index in (one, other))
         values = [column[np.isfinite(column)] for column in found]
         if not all(map(len, values)):
@@ -286,7 +286,7 @@ def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> i
     first, last = difference(used[0], used[1]), difference(used[-1], used[-2])
     if max(first, last) >= 0.4 and min(first, last) <= max(first, last) / 2:
         return used[0] if first > last else used[-1]
-    if len(rows) < 10:  # too few to say that they are ambiguous
+    if len(rows) < 10:  # too few to call them ambiguous
         return used[0]
     shown = ["; ".join(row[index].strip() for row in rows[:5]) for index in (used[0], used[-1])]
     raise ValueError(
@@ -296,7 +296,7 @@ def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> i
 
 
 def _spread(path: Path) -> list[tuple[int, str]]:
-    """Returns some lines of the whole file, because rows may be sorted by their labels."""
+    """Samples lines from the whole file, because rows may be sorted by label."""
     kept, stride = list[tuple[int, str]](), 1
     for index, line in enumerate(_lines(path)):
         if index % stride == 0:
@@ -307,11 +307,11 @@ def _spread(path: Path) -> list[tuple[int, str]]:
 
 
 def find_delimiter(line: str) -> str | None:
-    """Returns the character that separates a line's columns; None for blanks."""
+    """Detects the character that separates a line's columns; None for blanks."""
     line = re.sub('"[^"]*"', "", line)
     counts = {mark: line.count(mark) for mark in "\t;,"}
     if counts[";"] and counts[";"] + 1 >= counts[","] and counts[";"] > counts["\t"]:
-        return ";"  # whatever commas there are begin decimals
+        return ";"  # commas are decimal
     if not any(counts.values()):
         return None if len(line.split()) > 1 else ","
     return max(counts, key=lambda mark: counts[mark])
@@ -329,7 +329,7 @@ def _fields(path: Path, number: int, line: str, delimiter: str | None) -> list[s
 def read_rows(
     path: Path, layout: Layout, keep: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, list[tuple[int, list[str]]]]]:
-    """Yields images, float64 [n, H, W, C], with the numbers and the fields of their lines."""
+    """Yields images, float64 [n, H, W, C], with their lines' numbers and fields."""
     lines = enumerate(itertools.islice(_lines(path), bool(layout.names), None))
     kept = (line for index, line in lines if keep is None or keep[index : index + 1].all())
     size = max(1, BLOCK_BYTES // (len(layout.pixels) * 8))
@@ -364,7 +364,7 @@ def _label(path: Path, number: int, field: str) -> str:
     if not value.is_integer():
         raise ValueError(
             f"{path}, line {number}: the label {label[:40]!r} is neither an integer nor a name; "
-            "name the column of the labels with --label-column"
+            "choose the label's column with --label-column"
         )
     return label.replace(",", ".")
 
@@ -382,9 +382,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             if len(line) > MAX_LINE:
                 problem = f"is longer than {MAX_LINE:,} bytes; expected a label and pixels"
             elif "\0" in line:
-                problem = "has NUL bytes, so it is no text"
+                problem = "has NUL bytes, so it is not text"
             elif not line.isascii() and re.search("[\udc80-\udcff]", line):
-                problem = "is not UTF-8; save the table as that"
+                problem = "is not UTF-8; save the table as UTF-8"
             if problem:
                 raise ValueError(f"{path}, line {number}: it {problem}")
             line = line.strip("\r\n")

@@ -1,4 +1,4 @@
-"""Folders of image files, a folder for each class, or a table of their labels."""
+"""Folders of image files, with a folder for each class or a table of labels."""
 
 import itertools
 import os
@@ -21,56 +21,54 @@ from mnist_jax.datasets.importing.sources.part import (
 )
 from mnist_jax.messages import one_line
 
-# The names of folders that hold the images of a whole part, so of no class.
+# Names of folders that hold a whole part's images, not a class's.
 GENERIC = {"images", "image", "imgs", "img", "jpegimages", "labels", "annotations", "masks"}
 EXPECTED = "expected CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE"
 EMPTY = " (no images)"
-BLOCK = 1024  # images of a block, at most
-KEPT_BYTES = 256 << 20  # of all parts together: what is kept is not decoded a second time
+BLOCK = 1024  # images per block, at most
+KEPT_BYTES = 256 << 20  # of decoded images of all parts, kept for the second pass
 
 Examples = list[tuple[Path, str]]  # image files and their classes
 
 
 class NoLabelsError(ValueError):
-    """There are images, and nothing tells their classes."""
+    """Images without classes."""
 
 
 class Folder(NamedTuple):
-    """A folder in which there are images."""
+    """A folder that contains images, directly or deeper."""
 
     path: Path
     images: list[Path]  # the image files in it
-    folders: list["Folder"]  # the folders in it in which there are images
-    others: list[str]  # what else is in it; a folder is named, not what it holds
+    folders: list["Folder"]  # its folders that contain images
+    others: list[str]  # its other files and folders
 
 
 class Found(NamedTuple):
     """The findings below a root so far."""
 
     root: Path
-    places: list[str]  # of the labels
-    columns: set[str]  # the names of the columns of labels in tables
-    unused: dict[Path, set[str]]  # names in each table that stand for no image so far
-    ignored: list[str]  # what is of no use
+    places: list[str]  # the sources of the labels, for messages
+    columns: set[str]  # the names of the label columns in tables
+    unused: dict[Path, set[str]]  # by table: the names without an image so far
+    ignored: list[str]  # unused files and folders
 
 
 def read_folders(paths: Sequence[Path]) -> Source:
-    """Lists the images of a folder, whatever order the file system has them in.
+    """Lists the images of folders in `natural` order of their file names, then of their classes.
 
-    They are ordered by the names of the files, and those of one name by their class: so numbered
-    files come in the order of their numbers.
-
-    A folder is one of CLASS/IMAGE or CLASS/images/IMAGE; of folders of such for the parts; of
-    images whose labels are in a table, see `find_table`; or one in which there is one such folder.
-    There may be several, whose names tell the parts. Raises ValueError if there are no such
-    folders, or they tell no labels.
+    A folder holds CLASS/IMAGE or CLASS/images/IMAGE, or one such folder for each part, or images
+    with a table of labels for `find_table`, or a single folder of one of these kinds. Several
+    folders are named by their parts. Raises ValueError if folders are missing or have no labels.
     """
     found = Found(Path(), [], set(), {}, [])
     parts: dict[str, Examples] = {}
     for path in sorted(paths, key=lambda path: [*ROLES, "all"].index(role(path))):
         below = _parts(_scan(path), found._replace(root=path))
         if len(paths) > 1 and len(below) > 1:
-            raise ValueError(f"{path} has several parts itself; give it alone, or folders of one")
+            raise ValueError(
+                f"{path} has several parts itself; give it alone, or one folder for each part"
+            )
         parts |= below if len(paths) == 1 else {role(path): next(iter(below.values()))}
     memory = Memory()
     for files in parts.values():
@@ -87,7 +85,7 @@ def read_folders(paths: Sequence[Path]) -> Source:
 
 
 def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """Lists a folder and all in it, but hidden files."""
+    """Lists a folder and everything in it except hidden files."""
     from mnist_jax.datasets.image_files import image_suffixes
 
     suffixes = image_suffixes()
@@ -98,7 +96,7 @@ def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
     folder = Folder(path, [], [], [])
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         inner = path / entry.name
-        kind = inner if entry.is_symlink() else entry  # a Path takes a link that leads nowhere
+        kind = inner if entry.is_symlink() else entry  # only a Path accepts a broken link
         if entry.name.startswith("."):
             continue
         if kind.is_dir():
@@ -107,7 +105,7 @@ def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
                 folder.folders.append(below)
             else:
                 folder.others.append(f"{inner}{EMPTY}")
-        # Pipes and sockets are not opened, because reading them might never end.
+        # Pipes and sockets are not opened; reading them might never end.
         elif inner.suffix.lower() in suffixes and kind.is_file():
             folder.images.append(inner)
         else:
@@ -120,9 +118,9 @@ def _is_generic(folder: Folder) -> bool:
 
 
 def _flat(folder: Folder) -> Folder | None:
-    """Returns the folder that holds the images themselves, of those without folders of classes.
+    """Returns the folder that directly holds the images, or None if there are folders of classes.
 
-    A single image beside several folders is a preview, or one that went astray.
+    An image beside several folders is a preview or a stray file.
     """
     if folder.images and len(folder.folders) < 2:
         return folder
@@ -131,7 +129,7 @@ def _flat(folder: Folder) -> Folder | None:
 
 
 def _parts(folder: Folder, found: Found) -> dict[str, Examples]:
-    """Returns the parts in a folder: by the names of the folders in it, or "all"."""
+    """Returns the parts in a folder, named by the folders in it, or "all"."""
     split = [below for below in folder.folders if role(below.path) != "all"]
     is_split = split and all(map(_is_generic, folder.folders))
     if is_split or not all(map(_flat, split)):
@@ -160,7 +158,7 @@ def _split_parts(folder: Folder, split: Sequence[Folder], found: Found) -> dict[
     for line in folder.others:
         empty = Path(line.removesuffix(EMPTY))
         if line.endswith(EMPTY) and role(empty) not in ("all", *by_role):
-            raise ValueError(f"{empty} holds no images; put the part's there, or remove it")
+            raise ValueError(f"{empty} holds no images; put the part's images there, or remove it")
     unused = [str(below.path) for below in folder.folders if below not in by_role.values()]
     found.ignored.extend([*folder.others, *map(str, folder.images), *unused])
     parts = {}
@@ -175,7 +173,7 @@ def _split_parts(folder: Folder, split: Sequence[Folder], found: Found) -> dict[
 
 
 def _examples(folder: Folder, part: str, found: Found) -> Examples:
-    """Returns the images of a part, by folders of classes or by a table."""
+    """Returns a part's images, labelled by folders of classes or by a table."""
     while len(folder.folders) == 1 and not folder.images and not _flat(folder.folders[0]):
         found.ignored.extend(folder.others)
         folder = folder.folders[0]
@@ -192,10 +190,10 @@ def _examples(folder: Folder, part: str, found: Found) -> Examples:
         names.add("" if inner is below else inner.path.name)
         if inner.folders or len(names) > 1:
             odd = (inner.folders or below.folders or folder.folders[0].folders)[0]
-            further = f", or import a folder that is further down, such as {below.path}"
+            deeper = f", or import a deeper folder, such as {below.path}"
             raise ValueError(
-                f"{odd.path} is a folder in that of a class; expected {EXPECTED[9:]}: move the "
-                f"images up{'' if below.images or _is_generic(odd) else further}"
+                f"{odd.path} is a folder inside a class's folder; {EXPECTED}: move the images up"
+                f"{'' if below.images or _is_generic(odd) else deeper}"
             )
         found.ignored.extend([*below.others, *(inner.others if inner is not below else ())])
         examples += [(path, below.path.name) for path in inner.images]
@@ -210,9 +208,9 @@ def _labelled_by_table(flat: Folder, part: str, found: Found) -> Examples:
     table = find_table(flat.path, found.root, flat.images, part, found.columns)
     if table is None:
         raise NoLabelsError(
-            f"{flat.path} holds no folders of classes, but {len(flat.images):,} images such as "
-            f"{flat.images[0].name}, and no table tells their labels; {EXPECTED}: put the images "
-            "of each class into a folder of its name, or add a labels.csv of file_name,label"
+            f"{flat.path} holds {len(flat.images):,} images such as {flat.images[0].name}, but "
+            f"neither folders of classes nor a table of labels; {EXPECTED}: put the images of each "
+            "class into a folder of its name, or add a labels.csv of file_name,label"
         )
     found.places.append(table.title)
     found.columns.update({table.column} - {""})
@@ -220,7 +218,7 @@ def _labelled_by_table(flat: Folder, part: str, found: Found) -> Examples:
     for twice in sorted(table.used - unused):
         raise ValueError(
             f"{table.path} names {twice!r}, which is in two parts; name the files by their paths, "
-            "or the table by its part, as in train_labels.csv"
+            "or the table by its part, such as train_labels.csv"
         )
     found.unused[table.path] = unused - table.used
     found.ignored.extend(flat.others)
@@ -229,18 +227,18 @@ def _labelled_by_table(flat: Folder, part: str, found: Found) -> Examples:
 
 
 class Memory:
-    """The common state of a source's parts."""
+    """The shared state of a source's parts."""
 
     def __init__(self):
         self.room: int = KEPT_BYTES  # bytes that may still be kept
-        self.lightnesses: dict[Path, float] = {}  # of each transparent picture, by file
+        self.lightnesses: dict[Path, float] = {}  # of the transparent pictures, by file
 
 
 def picture_part(files: list[tuple[Path, str]], memory: Memory) -> Part:
-    """Returns image files and their classes as a part.
+    """Makes a part of image files and their classes.
 
-    Files that cannot be read are not among the examples, once all were read. What is transparent
-    gets one ground in all parts of the source: white, or black where most pictures are light.
+    The first pass finds unreadable files, which are left out. Transparent pictures get one ground
+    in all parts of the source: white, or black if most pictures are light.
     """
     from mnist_jax.datasets.image_files import best_ground, lightness, on_ground, read_pixels
 
@@ -249,7 +247,7 @@ def picture_part(files: list[tuple[Path, str]], memory: Memory) -> Part:
 
     def read(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked, and of odd metadata
+            warnings.simplefilter("ignore")  # sizes, which are checked, and odd metadata
             return read_pixels(path)
 
     def read_first() -> Iterator[tuple[np.ndarray, str]]:

@@ -12,12 +12,12 @@ from mnist_jax.datasets.importing.sources.arrays import Array, Arrays, add_array
 from mnist_jax.datasets.importing.sources.part import Block, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
-# The third byte of a file; the first two are zeros, the fourth is the number of axes.
+# A file's type by its third byte; the first two are zeros, the fourth is the number of axes.
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 USUAL_NAME = r"(?i)(?!\.).*(images|labels)[-.]idx\d-\w+(\.gz)?"
-# What torchvision and EMNIST call the folders around the files.
+# Folders around the files, as torchvision and EMNIST name them.
 AROUND = r"(?i)raw|gzip|\w*mnist"
-# In "emnist-letters-train-images-idx3-ubyte": the dataset, before its parts.
+# The dataset's name in "emnist-letters-train-images-idx3-ubyte".
 DATASET = r"(?i)(.*?)[-_. ]?(train|test|t10k|mapping|images|labels).*"
 TRANSPOSED = "EMNIST's own files hold their images transposed: --transpose turns them upright"
 
@@ -28,7 +28,7 @@ def is_idx(head: bytes) -> bool:
 
 
 def idx_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder that have the usual names, or of the folders in it."""
+    """Returns the files with the usual names in a folder and in the folders in it."""
     inside = sorted(folder.iterdir())
     usual = [path for path in inside if re.fullmatch(USUAL_NAME, path.name)]
     around = usual or [path for path in inside if re.fullmatch(AROUND, path.name)]
@@ -37,11 +37,11 @@ def idx_files(folder: Path) -> list[Path]:
 
 
 def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
-    """Reads the headers of files, in any order, or of those in a folder, packed by gzip or not.
+    """Reads the headers of files or of a folder's files, gzipped or not.
 
-    Their axes tell images from labels, their names the parts. Of several datasets, as EMNIST's, the
-    one with the name `part`, such as "letters", is taken. Raises ValueError if an image file
-    lacks its labels, two files are for the same, or a header is not that of images or labels.
+    The number of axes distinguishes images from labels, names distinguish the parts. `part` chooses
+    one of several datasets, such as "letters" of EMNIST. Raises ValueError if labels are missing,
+    two files have one meaning, or a header is not one of images or labels.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
     files, arrays = _once(found), Arrays()
@@ -56,7 +56,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
         what = role(path), "labels" if len(array.shape) < 3 else "images"
         if len(datasets) > 1 and (what in arrays or "emnist" in path.name.lower()):
             title = f"{', '.join(map(str, paths)):.200} holds several datasets"
-            raise ValueError(f"{title}: choose one by --part {_listed(datasets)}")
+            raise ValueError(f"{title}; choose one with --part {_listed(datasets)}")
         add_array(arrays, what, array)
     labels = [array for (_, what), array in arrays.items() if what == "labels"]
     first_column = any(array.dtype.kind == "i" and array.shape[1:] == (8,) for array in labels)
@@ -81,7 +81,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
 
 
 def _once(files: Sequence[Path]) -> list[Path]:
-    """Leaves out files that are there unpacked, too, or in a folder that has their name."""
+    """Leaves out copies: packed files beside unpacked ones, and those in a folder of their name."""
     chosen: dict[tuple[Path, str], tuple[bool, bool]] = {}
     kept = []
     for inside, packed, path in sorted(
@@ -109,20 +109,20 @@ def _datasets(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _listed(datasets: dict[str, list[Path]]) -> str:
-    return " or ".join(filter(None, datasets)) or "none, for the files are of one dataset"
+    return " or ".join(filter(None, datasets)) or "none, because there is only one dataset"
 
 
 def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:
-    """Names the labels of parts by a file of EMNIST: a label and codes of its characters a line."""
+    """Names the labels by an EMNIST mapping, with a label and its characters' codes per line."""
     with reading(path):
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     try:
         names = {str(int(label)): chr(int(code)) for label, code, *_ in filter(None, lines)}
     except (ValueError, OverflowError) as error:
         expected = "a label and the code of its character in each line"
-        raise ValueError(f"{path} must have {expected}: correct it, or move it away") from error
+        raise ValueError(f"{path} must have {expected}; correct it, or move it away") from error
     if len({*names.values()}) < len(names):
-        raise ValueError(f"{path} has one character for two labels: correct it, or move it away")
+        raise ValueError(f"{path} has one character for two labels; correct it, or move it away")
 
     def name(images: np.ndarray, labels: list[str]) -> Block:
         for label in {*labels} - {*names}:
@@ -133,11 +133,11 @@ def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:
 
 
 def read_header(path: Path) -> Array:
-    """Reads the header of an IDX file; ValueError if it is that of no images or labels."""
+    """Reads the header of an IDX file; ValueError if it is not one of images or labels."""
     with reading(path), open_unpacked(path) as stream:
         magic = stream.read(4)
         if not is_idx(magic):
-            raise ValueError(f"{path} is no IDX file: it begins with {magic!r}")
+            raise ValueError(f"{path} is not an IDX file: it begins with {magic!r}")
         num_axes = magic[3]
         sizes = stream.read(4 * num_axes)
     may_be_labels = "label" in path.name.lower() or magic[2] == 12  # QMNIST's are int32 [N, 8]

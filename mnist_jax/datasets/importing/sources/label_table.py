@@ -1,4 +1,4 @@
-"""Tables that give image files their labels, where no folders of classes do."""
+"""Tables of image files and their labels, in place of folders of classes."""
 
 import csv
 import io
@@ -20,37 +20,36 @@ FILE_COLUMNS = {
 }
 LABEL_COLUMNS = LABEL_NAMES - {"letter", "character"}
 LABEL_COLUMNS |= {"classes", "classid", "classname", "labelname"}
-# What tells the part of each file; folders tell it here.
+# Columns of parts, which are not read: folders name the parts.
 PART_COLUMNS = {
     *("split", "set", "subset", "dataset", "partition", "usage", "istrain", "isvalid", "istest")
 }
-MAX_BYTES = 256 << 20  # of a table
-MAX_COLUMNS = 64  # of a table; a CSV file with more holds pixels
+MAX_BYTES = 256 << 20  # per table
+MAX_COLUMNS = 64  # per table; a CSV file with more holds pixels
 
 
 class LabelTable(NamedTuple):
     """The labels of some image files."""
 
     path: Path
-    column: str  # the name of the label's column; empty where the columns have none
-    title: str  # the table and its column, as a message names them
+    column: str  # the name of the label's column; empty without a header
+    title: str  # the table and its column, for messages
     labels: dict[Path, str]  # by file
-    names: set[str]  # of files in the table
-    used: set[str]  # names among them that stand for these files
+    names: set[str]  # all file names in the table
+    used: set[str]  # the names that belong to these files
 
 
 def find_table(
     folder: Path, root: Path, images: Sequence[Path], part: str, columns: set[str]
 ) -> LabelTable | None:
-    """Finds the table of labels in the folder of the images, or in one around it.
+    """Finds the table of labels in the folder of the images or in one around it, up to `root`.
 
-    A table is a .csv, .tsv or .jsonl file, or one of annotations or labels with the name .txt; a
-    submission to a contest is none. It names files by their paths, from the table or the folder,
-    or by their names, with or without the suffix.
+    A table is a .csv, .tsv or .jsonl file, or a .txt file of annotations or labels, but not a
+    contest's submission. It names files by their paths, from the table or the folder, or by their
+    names, with or without the suffix.
 
-    The outermost folder that is searched is `root`. A table of another part's name is none of these
-    images'. Its labels are in the column that other parts' tables have them in. Where there are no
-    such columns, the second of two columns is the label, whatever its name.
+    Tables named after another part are skipped. The label is in one of `columns`, those of other
+    parts' tables. If there are none, the column is found by its name, or is the second of two.
 
     Raises ValueError if a table is damaged, has several columns that could be the label, or two
     labels for a file; or if two tables differ.
@@ -61,8 +60,8 @@ def find_table(
         for one, other in itertools.pairwise(tables):
             if one.labels != other.labels:
                 raise ValueError(
-                    f"{one.title} and {other.title} give the images in {folder} different labels: "
-                    "leave one table there"
+                    f"{one.title} and {other.title} give the images in {folder} different labels; "
+                    "keep only one table there"
                 )
         if tables or place == root:
             return next(iter(tables), None)
@@ -78,7 +77,7 @@ def _may_be_table(path: Path, part: str) -> bool:
 def _read(
     path: Path, folder: Path, images: Sequence[Path], part: str, columns: set[str]
 ) -> LabelTable | None:
-    """Reads a table; None where it is no table of labels of these images."""
+    """Reads a table; None if it does not label these images."""
     if path.stat().st_size > MAX_BYTES:
         return None
     with reading(path):
@@ -112,12 +111,12 @@ def _read(
             raise ValueError(f"{path} gives {image} the label {text:.40}; expected one class")
     column = header[label]
     is_other = column and not _is_label(column) and 2 * len({*labels.values()}) > len(labels)
-    if is_other or not labels:  # hardly two images of a class: it tells something else
+    if is_other or not labels:  # with hardly two images per value, it is not a class
         return None
     for i, name in enumerate(header):
         if part == "all" and _plain(name) in PART_COLUMNS and len({row[i] for row in rows}) > 1:
             raise ValueError(
-                f"{path} tells the parts in the column {name!r}, which is not read; put the images "
+                f"{path} gives the parts in the column {name!r}, which is not read; put the images "
                 "of each part into a folder of its name"
             )
     used = {name for name in names if by_name.get(name) in labels}
@@ -126,7 +125,7 @@ def _read(
 
 
 def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]:
-    """Returns the images by all that may stand for them; what stands for several is left out."""
+    """Returns the images by all their unambiguous names."""
     by_name: dict[str, Path | None] = {}
     for image in images:
         names = {os.path.relpath(image, table), os.path.relpath(image, folder), image.name}
@@ -144,13 +143,13 @@ def _json_rows(path: Path, text: str) -> list[list[str]]:
         header = [*records[0]] if records else []
         return [header, *([field(record.get(key)) for key in header] for record in records)]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} must hold a JSON object a line: {error}") from error
+        raise ValueError(f"{path} must hold a JSON object per line: {error}") from error
 
 
 def _file_column(
     header: Sequence[str], rows: Sequence[Sequence[str]], by_name: dict[str, Path]
 ) -> int | None:
-    """Returns the column that names most of the images, one of a usual name before others."""
+    """Returns the column that names most of the images, preferably one with a usual name."""
     enough = min(len(rows), len({*by_name.values()})) / 2
     found = []
     for i, name in enumerate(header):

@@ -1,4 +1,4 @@
-"""NumPy's files: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html."""
+"""NumPy files: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html."""
 
 import contextlib
 import functools
@@ -29,28 +29,28 @@ LONGEST_HEADER = 1 << 16  # bytes; NumPy refuses more than 10,000
 
 
 def numpy_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder that have the usual names."""
+    """Returns a folder's files with the usual names."""
     return sorted(
         path for path in folder.iterdir() if re.fullmatch(FILE_NAME, path.name, re.IGNORECASE)
     )
 
 
 def is_npz(path: Path) -> bool:
-    """Tells whether a zip file holds nothing but NumPy's arrays."""
+    """Tells whether a zip file holds only NumPy arrays."""
     with reading(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
-    """Reads the headers of the arrays in files, whose names tell their meanings.
+    """Reads the headers of the arrays in files; names give their meanings.
 
-    These are .npz files of x_train and y_train, and of x_test and y_test, x_val and y_val where
-    there are such parts; or of x and y. "images" and "labels", or "data" and "target", are taken
-    for x and y, in any case and order. A file of one array, or the folder of some, has these names
-    itself; else the name of one of several files may tell the part. Rows of pixels have the size.
+    An .npz file holds x_train and y_train, optionally x_test and y_test, x_val and y_val; or x and
+    y. "images" and "labels", or "data" and "target", mean x and y, in any case and order. A file of
+    one array has such a name itself, and the name of one of several files may give the part. `size`
+    is the size of rows of pixels.
 
-    Raises ValueError if there are no such arrays, or they are not of images and labels.
+    Raises ValueError if such arrays are missing or do not hold images and labels.
     """
     title = f"{', '.join(map(str, paths)):.200}"
     files, ignored = [], []
@@ -68,7 +68,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
     for path in files:
         members = read_members(path)
         meant = {key: meaning(path, key, len(members), len(files)) for key in members}
-        # scikit-learn's digits come twice: as images, and as rows of data.
+        # scikit-learn's digits come both as images and as rows of data.
         twice = {"data", "images"} <= {key.lower() for key in members}
         words += [key or path.name for key in members]
         for key, what in meant.items():
@@ -81,7 +81,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
         found = f"{', '.join(map(repr, sorted(words))):.200}"
         expected = "x_train, y_train, x_test and y_test, or x and y"
         raise ValueError(f"{title} must hold {expected}; found {found}")
-    for part in ("validation", "test"):  # nothing can be measured on them
+    for part in ("validation", "test"):  # useless without labels
         if (part, "images") in arrays and (part, "labels") not in arrays and len(arrays) > 1:
             ignored.append(f"{arrays.pop((part, 'images')).title} (it has no labels)")
     labels = [array for (_, what), array in sorted(arrays.items())[::-1] if what == "labels"]
@@ -96,7 +96,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
 
 
 def meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, str] | None:
-    """Returns the part that an array belongs to, and "images" or "labels"; None for others."""
+    """Returns an array's part, and "images" or "labels"; None for other arrays."""
     name = num_keys == 1 and re.fullmatch(FILE_NAME, path.name, re.IGNORECASE)
     name = name or re.fullmatch(NAME, key, re.IGNORECASE)
     if not name:
@@ -109,7 +109,7 @@ def meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, s
 
 
 def read_members(path: Path) -> dict[str, Callable[[], Array]]:
-    """Returns a reader of the header of each array in a file."""
+    """Returns a header reader for each array in a file, by key."""
     with reading(path), path.open("rb") as file:
         if file.read(len(MAGIC)) == MAGIC:
             size = path.stat().st_size
@@ -117,7 +117,7 @@ def read_members(path: Path) -> dict[str, Callable[[], Array]]:
     with reading(path), zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if len({key.lower() for key in members}) < len(archive.infolist()):
-            raise ValueError(f"{path} holds two arrays of one name")
+            raise ValueError(f"{path} holds two arrays of the same name")
 
     def array(key: str) -> Array:
         title, member = f"{path}: {key}", members[key]
@@ -141,14 +141,14 @@ def _array(title: str, size: int, open_: Callable[[], AbstractContextManager[IO[
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"version {version} of the format is for records")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote, which are read
+            warnings.simplefilter("ignore")  # headers written by Python 2
             read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
             shape, by_columns, dtype = read(head)
-    except Exception as error:  # of a Python literal, which it should be
-        raise ValueError(f"{title} is no array: {one_line(error):.200}") from error
+    except Exception as error:  # parsing a damaged header fails in many ways
+        raise ValueError(f"{title} is not an array: {one_line(error):.200}") from error
     offset = head.tell()
     if dtype.hasobject:
-        raise ValueError(f"{title} holds Python objects, which are not read: save numbers")
+        raise ValueError(f"{title} holds Python objects, which are not read; save numbers")
     if not all(type(length) is int and length >= 0 for length in shape):  # a bool is an int
         raise ValueError(f"{title} cannot have the shape {shape}")
     declared, held = math.prod(shape) * dtype.itemsize, size - offset

@@ -1,4 +1,4 @@
-"""Reading files that may be packed, damaged, or made to do harm."""
+"""Safe reading of files that may be packed, damaged or malicious."""
 
 import contextlib
 import csv
@@ -13,19 +13,19 @@ from typing import IO, Any
 from mnist_jax.messages import one_line
 
 GZIP = b"\x1f\x8b"
-# What unpacks to more than both of these is made to fill a memory or a disk, not to be read.
+# A file that unpacks to more than both of these is meant to fill the memory or the disk.
 MAX_UNPACKED = 256 << 20  # bytes
 MAX_RATIO = 200  # images compress by 2 to 50; zlib itself reaches 1,000
 
 
 @contextlib.contextmanager
 def reading(title: object) -> Iterator[None]:
-    """Turns what damaged files raise, in many ways, into a ValueError of one line."""
+    """Turns the many errors of damaged files into a ValueError of one line."""
     try:
         yield
     except (
         EOFError,
-        RuntimeError,  # of zipfile: a password, an unknown compression
+        RuntimeError,  # zipfile's, for a password or an unknown compression
         UnicodeError,
         csv.Error,
         gzip.BadGzipFile,
@@ -41,7 +41,7 @@ def reading(title: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that may be packed by gzip, whatever its name says."""
+    """Opens a file and unpacks it if it is gzipped, regardless of its name."""
     with path.open("rb") as file:
         is_packed = file.read(2) == GZIP
         file.seek(0)
@@ -53,15 +53,15 @@ def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_ratio(title: object, unpacked: int, packed: int) -> None:
-    """Raises ValueError if so many bytes cannot honestly come from so few."""
+    """Raises ValueError if a file unpacks to suspiciously many bytes."""
     if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
         raise ValueError(
-            f"{title} unpacks to more than {MAX_RATIO} times its size; if right, unpack it first"
+            f"{title} unpacks to over {MAX_RATIO} times its size; if that is right, unpack it first"
         )
 
 
 class _Checked(io.RawIOBase):
-    """The unpacked bytes of a file, as long as they are not far too many."""
+    """The unpacked bytes of a file, limited by `check_ratio`."""
 
     def __init__(self, unpacked: Any, path: Path):
         super().__init__()
