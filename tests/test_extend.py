@@ -173,12 +173,12 @@ REFUSED = [
     ("plain", {"model.features": 9}, r"not 9\): choose another .* retrain with --overwrite$"),
     ("plain", {"overwrite": True, **EXTEND}, "give only one"),
     ("nothing", EXTEND, "no run in .*nothing to extend: leave out --ext"),
-    ("cosine", {"epochs": 5}, "cannot be extended, as optimizer.schedule is 'cosine', so that"),
-    ("cosine", EXTEND, "optimizer.schedule is 'cosine', so that every st"),
-    ("warmup", EXTEND, "extended: optimizer.warmup is 0.1, so that every"),
+    ("cosine", {"epochs": 5}, "cannot be extended, as optimizer.schedule is 'cosine', so "),
+    ("cosine", EXTEND, "optimizer.schedule is 'cosine', so every step"),
+    ("warmup", EXTEND, "extended: optimizer.warmup is 0.1, so every"),
     ("decay", {"epochs": 5}, "--init-from .*decay would begin with its parameters"),
     ("many", EXTEND, "many holds a population: choose another"),
-    ("many/members/seed-0", EXTEND, "it is a member of a population, wh"),
+    ("many/members/seed-0", EXTEND, "it is a member of a population"),
 ]
 
 

@@ -193,10 +193,10 @@ def run_of_own(tmp_path_factory):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model": None}, "holds a run with its own model: hand it in again"),
+        ({"model": None}, "holds a run with its own model: pass it again"),
         ({"tx": None}, "holds a run with its own tx"),
         ({"loss_fn": None}, "holds a run with its own loss_fn"),
-        ({"metrics": None}, r"its own metric top3: hand it in again \(metrics= in"),
+        ({"metrics": None}, r"its own metric top3: pass it again \(metrics= in"),
         ({"model": MODULES["no train"]()}, "another model than it was trained with"),
         ({"tx": optax.adam(0.02)}, "another tx than it was trained with"),
         (

@@ -5,21 +5,20 @@ from collections.abc import Callable
 import numpy as np
 
 INPUT, OUTPUT = "images", "probabilities"
-BATCH = 128  # images that a loaded network takes at once: more is no faster, and takes memory
+BATCH = 128  # images per call of a loaded network; more is not faster and takes memory
 
 Classify = Callable[[np.ndarray], np.ndarray]
 """A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes]."""
 
 
 def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:
-    """Extends a function of BATCH images to any number, and tries it on a blank one.
+    """Extends a function of BATCH images to any number of images.
 
-    Raises:
-        ValueError: it does not take images of this shape, (H, W, C), or does not return
-            probabilities. What is returned raises it for other images.
+    Raises ValueError, after a trial with a blank image, if the function does not map images of this
+    shape, (H, W, C), to probabilities. The result raises ValueError for other images.
     """
     if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
-        raise ValueError("its input is no batch of images")
+        raise ValueError("its input is not a batch of images")
 
     def classify_all(images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
@@ -28,12 +27,12 @@ def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:
                 f"images must be uint8 [N, {', '.join(map(str, image_shape))}], N at least 1, got "
                 f"{images.dtype} {list(images.shape)}"
             )
-        # Batches of one size: JAX compiles a program for each size.
+        # Batches have one size, because JAX compiles a program for each size.
         padding = np.zeros((-len(images) % BATCH, *image_shape), np.uint8)
         batches = np.concatenate([images, padding]).reshape(-1, BATCH, *image_shape)
         return np.concatenate([classify(batch) for batch in batches])[: len(images)]
 
     outputs = classify_all(np.zeros((1, *image_shape), np.uint8))
     if outputs.dtype != np.float32 or outputs.ndim != 2 or not abs(outputs.sum() - 1) < 1e-3:
-        raise ValueError("its output is no batch of probabilities")
+        raise ValueError("its output is not a batch of probabilities")
     return classify_all

@@ -1,4 +1,4 @@
-"""The export of a trained network, as a file that does not need this package, with its card."""
+"""Export of a trained network as a file that does not need this package, with its card."""
 
 import functools
 import json
@@ -31,23 +31,23 @@ def export(
     """Writes a trained network as one file, with its card as OUTPUT.json and OUTPUT.md.
 
     Args:
-        workdir: a directory that `train` has written; `step` and `model` as in `load_trained`.
+        workdir: a directory written by `train`.
         output: the file; an older one is replaced.
-        format: the file's format, see `export_model`.
-        step: see there.
-        model: see there.
+        format: the file's format.
+        step: a saved step, "latest" or "best", like in `load_trained`.
+        model: the user's own module, like in `load_trained`.
 
     Returns:
-        The card, see `model_card.create_card`.
+        The card, from `model_card.create_card`.
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`, or no directory for the output.
-        ValueError: there is no such step, it cannot be read, or a package is not installed.
+        ValueError: the step is missing or unreadable, or a package is not installed.
         OSError: the output cannot be written.
     """
     output = Path(output)
     if not output.name or output.is_dir() or not output.parent.is_dir():
-        raise FileNotFoundError(f"--output must be a file in a directory that exists, got {output}")
+        raise FileNotFoundError(f"--output must be a file in an existing directory, got {output}")
     trained = load_trained(workdir, step, model=model)
     data = export_model(trained, format)
     card = create_card(data, output.name, format, trained, read_result(Path(workdir)) or {})
@@ -56,10 +56,10 @@ def export(
 
 
 def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) -> bytes:
-    """Returns a network as a file, which holds what `contract.Classify` describes.
+    """Converts a network to the content of a file, a `contract.Classify`.
 
-    For a CPU, StableHLO has convolutions as matrix products, where these are faster; for other
-    devices, as ONNX, as convolutions. An ONNX file also holds the names of the classes.
+    In StableHLO, convolutions become matrix products on a CPU, where these are faster. On other
+    devices and in ONNX they stay convolutions. An ONNX file also holds the names of the classes.
 
     Raises:
         ValueError: a package is not installed, or a part of the model has no translation to ONNX.
@@ -76,18 +76,18 @@ def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) ->
 
 
 def _forward(model: Any, lowering: str) -> Apply:
-    """Returns (variables, images uint8 [N, H, W, C]) -> probabilities [N, num_classes]."""
+    """Creates (variables, images uint8 [N, H, W, C]) -> probabilities [N, num_classes]."""
     forward = Forward(model.clone(lowering=lowering) if hasattr(model, "lowering") else model)
 
     def classify(variables: Any, images: jax.Array) -> jax.Array:
         pixels = to_float(images)
-        with traced_for(Target("cpu", 1)):  # the file is the same wherever it is written
+        with traced_for(Target("cpu", 1)):  # the file is the same on every machine
             try:
                 logits = eval_logits(variables, forward, pixels)
-            except Exception:  # of many kinds, where a module takes N, a symbol, for a number
+            except Exception:  # of many kinds, if a module needs a number where N is a symbol
                 one = functools.partial(eval_logits, variables, forward)
                 logits = jax.vmap(lambda image: one(image[None])[0])(pixels)
-        return jax.nn.softmax(logits.astype(jnp.float32))  # a module may compute in another type
+        return jax.nn.softmax(logits.astype(jnp.float32))  # a module may compute in bfloat16
 
     return classify
 
@@ -95,7 +95,7 @@ def _forward(model: Any, lowering: str) -> Apply:
 def write_export(output: Path, data: bytes, card: dict[str, Any]) -> None:
     """Writes OUTPUT and its card, OUTPUT.json and OUTPUT.md; OSError if that fails.
 
-    The network comes last, so it never lacks its card, however the writing ends.
+    The network is written last, so it never lacks its card.
     """
     write_json(output.with_name(f"{output.name}.json"), card)
     write_text(output.with_name(f"{output.name}.md"), format_card(card))

@@ -1,4 +1,4 @@
-"""The card of an exported network: what it is, what it was trained on, what it is good for.
+"""The model card of an exported network: its origin, its measured quality and its limits.
 
 References:
     M. Mitchell et al., "Model Cards for Model Reporting", 2019, https://arxiv.org/abs/1810.03993
@@ -23,34 +23,34 @@ MNIST_LICENCE = (
     "Attribution-ShareAlike 3.0, https://creativecommons.org/licenses/by-sa/3.0/"
 )
 LIMITS = (
-    "Its accuracy was measured on images like those that it was trained on, made and prepared in "
-    "the same way; it says nothing of others.",
+    "Its accuracy was measured on images made and prepared like its training images; it says "
+    "nothing about others.",
     "It always answers with one of its classes, even for an image that shows none of them.",
     "Its probabilities are not calibrated: of the answers given with 0.9, more or fewer than nine "
     "in ten may be right.",
-    "Nobody has tried to deceive it.",
+    "It was not tested against deliberately misleading images.",
 )
 
 
 def create_card(
     data: bytes, file: str, file_format: str, trained: Trained, result: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Describes an exported network. The same network has the same card, whenever and wherever.
+    """Describes an exported network. The same network always has the same card.
 
     Args:
         data: the content of the exported file.
         file: the file's name, without a directory.
         file_format: "stablehlo" or "onnx".
         trained: the network.
-        result: the result of its training, {} if there is none; the card has the figures of this
-            very network alone.
+        result: the result of its training, {} if there is none; figures of other networks (steps)
+            are left out.
     """
     config, info, origin = trained.config, trained.info, trained.origin
     recipe = dataclasses.asdict(config)
-    if config.init_from:  # without the directories of a machine
+    if config.init_from:  # without a machine's directories
         recipe["init_from"] = Path(config.init_from).name
     params_sha256, written_in = network_sha256(trained.variables), environment(recipe)
-    measured = result if result.get("params_sha256") == params_sha256 else {}  # this very network
+    measured = result if result.get("params_sha256") == params_sha256 else {}
     names = ("test_accuracy", "test_loss", "val_accuracy")
     figures, interval = {n: measured[n] for n in names if measured.get(n) is not None}, None
     if "test_accuracy" in figures:
@@ -90,14 +90,14 @@ def create_card(
         "limits": [*LIMITS],
         "licence": {
             "software": "Apache-2.0",
-            "data": MNIST_LICENCE if is_mnist else "not known here: ask whom the data belongs to",
+            "data": MNIST_LICENCE if is_mnist else "unknown; ask the owner of the data",
         },
         "run": _template(f"run_{file_format}.txt").format(**facts),
     }
 
 
 def format_card(card: Mapping[str, Any]) -> str:
-    """Lays out what `create_card` returns as Markdown."""
+    """Formats a card as Markdown."""
     examples, figures = card["trained_on"]["examples"], card["figures"]
     lines = []
     if "test_accuracy" in figures:
@@ -105,7 +105,7 @@ def format_card(card: Mapping[str, Any]) -> str:
         lines += [
             f"- Test accuracy: {figures['test_accuracy']:.2%} of {examples['test']:,} images "
             f"(95 % interval {low:.2%} to {high:.2%})",
-            f"- Test loss: {figures['test_loss']:.4f} nats an image",
+            f"- Test loss: {figures['test_loss']:.4f} nats per image",
         ]
     if "val_accuracy" in figures:
         lines.append(f"- Validation accuracy: {figures['val_accuracy']:.2%}")

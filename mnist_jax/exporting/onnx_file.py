@@ -1,4 +1,4 @@
-"""ONNX files, which runtimes without JAX read, such as onnxruntime."""
+"""ONNX files, for runtimes without JAX such as onnxruntime."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ from mnist_jax.exporting.contract import INPUT, OUTPUT, Classify, in_batches
 from mnist_jax.machine.extras import require
 from mnist_jax.messages import one_line
 
-# The newest that onnxruntime 1.32 runs, the newest release, and the file format that came with it.
+# The newest opset that onnxruntime 1.32 runs, and the file format that came with it.
 OPSET, IR_VERSION = 28, 14
 
 
@@ -18,12 +18,12 @@ def to_onnx(
     image_shape: tuple[int, ...],
     metadata: Mapping[str, str],
 ) -> bytes:
-    """Returns a network as a file: the same bytes for the same arguments and versions.
+    """Converts a network to ONNX: the same bytes for the same arguments and versions.
 
     Args:
-        classify: the network, see `contract.Classify`, with its parameters.
+        classify: the network with its parameters, a traceable `contract.Classify`.
         image_shape: (H, W, C).
-        metadata: texts about the network, by name; the file holds them.
+        metadata: texts about the network to store, by name.
 
     Raises:
         ValueError: onnx is not installed, or a part of the network has no translation.
@@ -31,7 +31,7 @@ def to_onnx(
     require("an ONNX file", "onnx", extra="export")
     from onnx import TensorProto, checker, helper
 
-    from mnist_jax.exporting.onnx_graph import trace  # it imports onnx
+    from mnist_jax.exporting.onnx_graph import trace  # imports onnx
 
     try:
         graph, shape = trace(classify, image_shape)
@@ -49,22 +49,22 @@ def to_onnx(
         raise
     except Exception as error:  # of many kinds, such as a constant of a type that ONNX lacks
         raise ValueError(
-            f"the network has no translation to ONNX ({one_line(error):.200}): export to StableHLO"
+            f"the network has no translation to ONNX ({one_line(error):.200}); export to StableHLO"
         ) from error
     return model.SerializeToString(deterministic=True)
 
 
 def from_onnx(data: bytes) -> Classify:
-    """Reads the content of a file that `to_onnx` has written; onnxruntime runs it on the CPU.
+    """Reads a file written by `to_onnx`; onnxruntime runs it on the CPU.
 
     Raises:
-        ValueError: onnxruntime is not installed, the file is damaged, or it is not such a file.
+        ValueError: onnxruntime is not installed, or the file is damaged or of another kind.
     """
     require("an ONNX file", "onnxruntime", extra="export")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; it need not be printed, too
+    options.log_severity_level = 4  # errors are raised; they need not be printed, too
     try:
         session = onnxruntime.InferenceSession(
             data, options, providers=["CPUExecutionProvider"], enable_fallback=0
@@ -75,5 +75,5 @@ def from_onnx(data: bytes) -> Classify:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} cannot read the file ({reason}): it is "
-            "damaged, or is no ONNX network that mnist_jax has exported"
+            "damaged, or not an ONNX network exported by mnist_jax"
         ) from error

@@ -1,15 +1,15 @@
 """JAX's primitives as a graph of ONNX operators.
 
-JAX traces a function into a list of primitives. The tables at the end say what each becomes in the
-graph; what depends on no input is computed here instead.
+JAX traces a function into a list of primitives, which the tables at the end translate. Values that
+do not depend on the input are computed here instead.
 
-Two things keep the graph small and fast. Broadcasting is left to ONNX, which does it as NumPy does.
-And a transposition only notes the order in which the axes are to be read, until something needs
-them in another order: networks whose batch is the last axis, as those of `models`, become
-convolutions whose batch is the first, with nothing moved in between.
+Two things keep the graph small and fast. Broadcasting is left to ONNX, which does it like NumPy.
+And a transposition only notes the order of the axes, until an operator needs another order. So
+networks whose batch is the last axis, as in `models`, become convolutions whose batch is the first,
+without transpositions in between.
 
 References:
-    https://docs.jax.dev/en/latest/jaxpr.html (what a traced function is made of).
+    https://docs.jax.dev/en/latest/jaxpr.html
     https://onnx.ai/onnx/operators
 """
 
@@ -31,9 +31,9 @@ class Tensor(NamedTuple):
     """An array that depends on the input.
 
     Attributes:
-        name: the ONNX tensor that holds it.
+        name: the name of the ONNX tensor.
         axes: the array's axes in the tensor's order; the tensor's axis j is the array's axes[j].
-        shape: the array's shape, in its own order; 1 where it is still to be broadcast.
+        shape: the array's shape, in its own order; 1 for axes still to be broadcast.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Tensor(NamedTuple):
     shape: tuple[Any, ...]
 
     def places(self, axes: Sequence[int]) -> np.ndarray:
-        """Returns the places of some of the array's axes in the tensor, int64 [len(axes)]."""
+        """Returns the tensor's indices of some of the array's axes, int64 [len(axes)]."""
         return np.array([self.axes.index(axis) for axis in axes], np.int64)
 
 
@@ -49,10 +49,10 @@ Array = np.ndarray | Tensor
 
 
 class Graph:
-    """A graph that grows: nodes, in the order in which they run, and constants, by content."""
+    """A growing graph: nodes in the order of execution, and constants by content."""
 
     def __init__(self, batch: Any):
-        self.batch = batch  # N, the number of images, unknown until the graph runs
+        self.batch = batch  # N, the number of images, a symbol
         self.nodes: list[Any] = []
         self.constants: dict[tuple[Any, ...], Any] = {}
 
@@ -80,7 +80,7 @@ class Graph:
         return self.add("Transpose", array.name, perm=array.places(axes).tolist())
 
     def combine(self, operator: str, *arrays: Array, **attributes: Any) -> Tensor:
-        """Adds an elementwise operator, of arrays of one rank and of scalars."""
+        """Adds an elementwise operator on arrays of one rank, and scalars."""
         rank = max(len(array.shape) for array in arrays)
         orders = {array.axes for array in arrays if isinstance(array, Tensor)}
         axes = orders.pop() if len(orders) == 1 else tuple(range(rank))
@@ -90,13 +90,13 @@ class Graph:
         return Tensor(self.add(operator, *names, **attributes), axes, tuple(shape))
 
     def expand(self, array: Array, shape: tuple[Any, ...]) -> Array:
-        """Carries out a broadcast that was left to ONNX."""
+        """Adds a broadcast that was left to ONNX."""
         if array.shape == shape:
             return array
         axes = tuple(range(len(shape))) if isinstance(array, np.ndarray) else array.axes
         target = []
         for axis in axes:
-            size = 1 if array.shape[axis] == shape[axis] else shape[axis]  # of 1 it stays as it is
+            size = 1 if array.shape[axis] == shape[axis] else shape[axis]  # 1 keeps the axis
             if size == self.batch:
                 target.append(self.add("Shape", INPUT, start=0, end=1))
             elif isinstance(size, int):
@@ -107,10 +107,10 @@ class Graph:
         return Tensor(self.add("Expand", self.hold(array, axes), target), axes, shape)
 
     def reshape(self, array: Array, shape: tuple[Any, ...]) -> Array:
-        """Gives an array another shape.
+        """Changes an array's shape.
 
-        The batch is held first, and stays there unless axes on both sides of it merge:
-        [C, H, W, N], held as [N, C, H, W], becomes [C * H * W, N], held as [N, C * H * W].
+        The batch is held first and stays there unless axes on both sides of it merge: [C, H, W, N],
+        held as [N, C, H, W], becomes [C * H * W, N], held as [N, C * H * W].
         """
         if isinstance(array, np.ndarray):
             return array.reshape(shape)
@@ -132,7 +132,7 @@ class Graph:
 def trace(
     function: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]
 ) -> tuple[Graph, tuple[Any, ...]]:
-    """Returns the graph of a function of images, uint8 [N, H, W, C], and its output's shape."""
+    """Converts a function of images, uint8 [N, H, W, C], to a graph; also returns its shape."""
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
     traced = jax.make_jaxpr(function)(images)
     graph = Graph(images.shape[0])
@@ -151,7 +151,7 @@ def _run(
     arrays: dict[Any, Array] = dict(zip(jaxpr.invars, inputs, strict=True))
     needed: set[Any] = {variable for variable in jaxpr.outvars if type(variable) is not Literal}
     eqns = []
-    for eqn in reversed(jaxpr.eqns):  # without what no output needs, such as initial values
+    for eqn in reversed(jaxpr.eqns):  # skips unused ones, such as initial values
         if needed.intersection(eqn.outvars):
             eqns.append(eqn)
             needed.update(variable for variable in eqn.invars if type(variable) is not Literal)
@@ -159,7 +159,7 @@ def _run(
     arrays |= {variable: np.asarray(array) for variable, array in held if variable in needed}
 
     def read(variable: Any) -> Array:
-        if type(variable) is Literal:  # its value may be a number of Python's
+        if type(variable) is Literal:  # its value may be a Python number
             return np.asarray(variable.val, variable.aval.dtype)  # pyright: ignore
         return arrays[variable]
 
@@ -172,7 +172,7 @@ def _run(
 def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
     """Adds one equation of a traced function, or computes it if its operands are constants.
 
-    Not so a broadcast of a constant: the graph would hold all the copies.
+    A constant's broadcast is added, because the graph would hold all the copies.
     """
     name, params = eqn.primitive.name, eqn.params
     if name in INLINED:
@@ -208,7 +208,7 @@ def _rewrite(
 
 
 def _are_known(sizes: Sequence[Any]) -> bool:
-    """Tells whether sizes are the same for any number of images."""
+    """Tells whether sizes do not depend on the number of images."""
     return all(isinstance(size, int) for size in sizes)
 
 
@@ -254,14 +254,14 @@ def _pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 
 
 def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Array:
-    """Adds a product of two matrices, or of a pair of them for each index of the common axes.
+    """Adds a matrix product, or one for each index of the common axes.
 
-    Several axes that are summed over, or kept, become one.
+    Several summed axes, or several kept ones, become one.
     """
     (a_summed, b_summed), (a_common, b_common) = eqn.params["dimension_numbers"]
     a_free = [axis for axis in range(len(a.shape)) if axis not in (*a_summed, *a_common)]
     b_free = [axis for axis in range(len(b.shape)) if axis not in (*b_summed, *b_common)]
-    # Without common axes, a may have any number of its own: as many products with one b.
+    # Without common axes, a may keep any number of its own: many products with one b.
     a_groups = [a_free] if a_common else [[axis] for axis in a_free]
     left = _merged(graph, a, [*([axis] for axis in a_common), *a_groups, a_summed])
     right = _merged(graph, b, [*([axis] for axis in b_common), b_summed, b_free])
@@ -272,7 +272,7 @@ def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Array:
 
 
 def _merged(graph: Graph, array: Array, groups: Sequence[Sequence[int]]) -> Array:
-    """Returns an array with an axis for each group of its axes, in this order."""
+    """Merges each group of axes into one, in this order."""
     array = _transposed(array, [axis for group in groups for axis in group])
     sizes = iter(array.shape)
     shape = tuple(math.prod(next(sizes) for _ in group) for group in groups)
@@ -310,7 +310,7 @@ def _slice(graph: Graph, eqn: Any, x: Tensor) -> Array:
 
 
 def _gather(graph: Graph, eqn: Any, x: Array, places: Array) -> Array:
-    """Adds a slice at a place that is known, such as x[:, 0]."""
+    """Adds a slice at a known place, such as x[:, 0]."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     is_known = isinstance(places, np.ndarray) and places.ndim == 1
     _expect(is_known, eqn, "other places than one known")
@@ -334,7 +334,7 @@ def _reshape(graph: Graph, eqn: Any, x: Tensor) -> Array:
 
 
 def _broadcast(graph: Graph, eqn: Any, x: Array) -> Array:
-    """Inserts axes of size 1, which ONNX broadcasts where the result is used."""
+    """Inserts axes of size 1, which ONNX broadcasts when the result is used."""
     shape = [1] * len(eqn.params["shape"])
     for size, axis in zip(x.shape, eqn.params["broadcast_dimensions"], strict=True):
         shape[axis] = size
@@ -371,10 +371,10 @@ def _scan(*operands: Any, jaxpr: Any, length: int, reverse: bool, **params: Any)
     return [*carry, *map(jnp.stack, zip(*(rows[turn] for turn in range(length)), strict=True))]
 
 
-# Functions that become part of the one that calls them.
+# Calls that are inlined.
 INLINED = {"checkpoint", "closed_call", "jit", "pjit", "remat2"}
 INLINED |= {"custom_jvp_call", "custom_vjp_call"}
-# Primitives as functions of the arrays and the parameters, in terms of other primitives.
+# Primitives in terms of other primitives, as functions of the arrays and the parameters.
 REWRITTEN: dict[str, Callable[..., Any]] = {
     "expm1": lambda x, **_: lax.exp(x) - 1,
     "integer_pow": lambda x, y: lax.pow(x, lax.full_like(x, y)),
@@ -391,7 +391,7 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
     "stack": lambda *x, axis: lax.concatenate([lax.expand_dims(a, [axis]) for a in x], axis),
     "stop_gradient": lambda x: x,
 }
-# Elementwise primitives, with their operators.
+# Elementwise primitives and their operators.
 ELEMENTWISE = {
     **{name: name.capitalize() for name in ("abs", "add", "and", "cos", "div", "erf", "exp")},
     **{name: name.capitalize() for name in ("log", "min", "mul", "neg", "not", "or", "pow")},
@@ -399,7 +399,7 @@ ELEMENTWISE = {
     **{"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"},
     "logistic": "Sigmoid",
 }
-# Other primitives of arrays that are still to be broadcast, as (graph, equation, *operands).
+# Primitives of arrays that may still have to be broadcast, as (graph, equation, *operands).
 BROADCASTING: dict[str, Callable[..., Array]] = {
     "broadcast_in_dim": _broadcast,
     "convert_element_type": _convert,

@@ -1,4 +1,4 @@
-"""An exported network, read back with the card beside it."""
+"""Reading of an exported network with the card beside it."""
 
 import hashlib
 import re
@@ -31,7 +31,7 @@ def _are_shares(figures: Any) -> bool:
     return all(type(value) in (int, float) and 0 <= value <= 1 for value in shares)
 
 
-# What must hold of a card's fields, beside what `data_info` checks.
+# Checks of a card's fields, beside those of `data_info`.
 FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "file": (_is(str), "a name"),
     "format": ([*READERS].__contains__, " or ".join(READERS)),
@@ -47,10 +47,10 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def read_exported(path: Path) -> tuple[Classify, DataInfo]:
-    """Reads a file that `export` has written, and its card, PATH.json.
+    """Reads a file written by `export`, and its card, PATH.json.
 
     Returns:
-        The network, and the facts about its data.
+        The network and the facts about its data.
 
     Raises:
         FileNotFoundError: there is no card beside the file.
@@ -60,7 +60,7 @@ def read_exported(path: Path) -> tuple[Classify, DataInfo]:
     card_path = path.with_name(f"{path.name}.json")
     if not card_path.exists():
         raise FileNotFoundError(
-            f"there is no {card_path}, the card that `export` writes beside {path}: keep them "
+            f"there is no {card_path}, the card that `export` writes beside {path}; keep them "
             "together, or export the network again"
         )
     card, data = read_json(card_path), path.read_bytes()
@@ -68,12 +68,12 @@ def read_exported(path: Path) -> tuple[Classify, DataInfo]:
     try:
         if card["sha256"] != sha256:
             raise ValueError(
-                f"{path}: the file has the SHA-256 {sha256}, and its card names {card['sha256']}: "
-                "one of them is damaged, or they are of two exports; export the network again"
+                f"{path}: the file has the SHA-256 {sha256}, but its card names {card['sha256']}: "
+                "one of them is damaged or from another export; export the network again"
             )
         info = _checked(card, card_path)
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{card_path} is not a card that `export` has written") from error
+        raise ValueError(f"{card_path} is not a card written by `export`") from error
     try:
         classify = READERS[card["format"]](data)
         classes = classify(np.zeros((1, *info.image_shape), np.uint8)).shape[1]
@@ -85,7 +85,7 @@ def read_exported(path: Path) -> tuple[Classify, DataInfo]:
 
 
 def _checked(card: Mapping[str, Any], path: Path) -> DataInfo:
-    """Checks each field of a card; ValueError, LookupError, TypeError, AttributeError if wrong."""
+    """Checks a card's fields; raises ValueError, LookupError, TypeError or AttributeError."""
     try:
         for name, (is_right, expected) in FIELDS.items():
             if not is_right(card[name]):
@@ -93,5 +93,4 @@ def _checked(card: Mapping[str, Any], path: Path) -> DataInfo:
         shape = card["input"]["shape"][1:]
         return data_info({**card, "image_shape": shape, "label_names": card["labels"]})
     except ValueError as error:
-        problem = one_line(error)
-        raise ValueError(f"{path} is not a card that `export` has written: {problem}") from error
+        raise ValueError(f"{path} is not a card written by `export`: {one_line(error)}") from error

@@ -1,8 +1,8 @@
-"""StableHLO files, which JAX alone reads, on a CPU, a GPU or a TPU.
+"""StableHLO files, which only JAX reads, on a CPU, a GPU or a TPU.
 
-The format is that of `jax.export`, https://docs.jax.dev/en/latest/export/export.html. A line of
-JSON follows, which JAX ignores: the version of JAX that has written the file, and the SHA-256 of
-all before the line. Some damaged files would crash JAX's reader, or take it minutes.
+The format is that of `jax.export`, https://docs.jax.dev/en/latest/export/export.html, followed by a
+line of JSON that JAX ignores: the version of JAX that wrote the file, and the SHA-256 of everything
+before the line, because some damaged files would crash JAX's reader or take it minutes.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ Apply = Callable[[Any, jax.Array], jax.Array]
 def to_stablehlo(
     on_cpu: Apply, elsewhere: Apply, variables: Any, image_shape: tuple[int, ...]
 ) -> bytes:
-    """Returns a network as a file: the same bytes for the same arguments and versions.
+    """Converts a network to StableHLO: the same bytes for the same arguments and versions.
 
     Args:
         on_cpu: (variables, images uint8 [N, H, W, C]) -> probabilities float32 [N, num_classes].
-        elsewhere: the same for a GPU or a TPU. The file holds both, and chooses where it runs.
+        elsewhere: the same for a GPU or a TPU. The file holds both and chooses when it runs.
         variables: the parameters of both; the file holds them once.
         image_shape: (H, W, C).
 
     Raises:
-        ValueError: flatbuffers, with which `jax.export` writes, is not installed.
+        ValueError: flatbuffers, which `jax.export` needs, is not installed.
     """
     require("an exported network", "flatbuffers", extra="export")
 
@@ -43,7 +43,7 @@ def to_stablehlo(
         return lax.platform_dependent(variables, images, cpu=on_cpu, default=elsewhere)
 
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
-    # By default each instruction names its line of source, with the path.
+    # By default, each instruction names its source line with the path.
     limit = getattr(jax.config, "jax_traceback_in_locations_limit")  # noqa: B009 (for pyright)
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -55,11 +55,11 @@ def to_stablehlo(
 
 
 def from_stablehlo(data: bytes) -> Classify:
-    """Reads the content of a file that `to_stablehlo` has written.
+    """Reads a file written by `to_stablehlo`.
 
     Raises:
-        ValueError: flatbuffers is not installed, the file is damaged, it is not such a file, or it
-            was written by a version of JAX whose files this one cannot read.
+        ValueError: flatbuffers is not installed, the file is damaged or of another kind, or this
+            version of JAX cannot read it.
     """
     require("an exported network", "flatbuffers", extra="export")
     data, _, line = data.rpartition(b"\n")
@@ -70,10 +70,10 @@ def from_stablehlo(data: bytes) -> Classify:
     except (ValueError, TypeError, KeyError, RecursionError):
         version, is_whole = "", False
     if not is_whole:
-        raise ValueError("the file is damaged, or is no StableHLO that mnist_jax has exported")
+        raise ValueError("the file is damaged, or not StableHLO exported by mnist_jax")
     try:
         if Version(version).release > Version(jax.__version__).release:
-            raise ValueError("that is newer")
+            raise ValueError("it is newer")
         network = export.deserialize(bytearray(data))
         program = jax.jit(network.call)
         shape = network.in_avals[0].shape[1:]
@@ -81,6 +81,6 @@ def from_stablehlo(data: bytes) -> Classify:
     except Exception as error:  # of many kinds
         reason = str(error).partition("\n")[0][:200]
         raise ValueError(
-            f"the file was written by jax {version}, and jax {jax.__version__} cannot read it "
-            f"({reason}): it reads files of its own version and of those up to half a year older"
+            f"the file was written by jax {version}, but jax {jax.__version__} cannot read it "
+            f"({reason}); it reads files of its own version and of those up to half a year older"
         ) from error

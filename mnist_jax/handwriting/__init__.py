@@ -1,1 +1,1 @@
-"""Photographs and drawings, made into what the images of a dataset look like."""
+"""Photographs and drawings, prepared to look like a dataset's images."""

@@ -1,7 +1,7 @@
-"""Finds the ink of a clean picture: a drawing on a ground of one colour, without light or texture.
+"""Ink in clean pictures: drawings on a ground of one colour, without light or texture.
 
-Files of datasets, cut-out digits, enlargements and what drawing programs save are such pictures.
-They may be small, and their ink may touch every side, where `ink.find_ink` needs paper around it.
+Such are a dataset's files, cut-out digits, enlargements and the files of drawing programs. They may
+be small, and their ink may touch every side, while `ink.find_ink` needs paper around it.
 """
 
 from typing import Any
@@ -14,18 +14,20 @@ from mnist_jax.handwriting.ink import EIGHT, Ink, close_up, length, overview, pa
 
 ndimage: Any = scipy_ndimage  # it has no types
 
-SMALL = 64  # pixels of the longer side: photographs are larger
-CONTRAST = 16  # levels of 255 in a small picture: less is noise
-EVEN = 0.005  # of the contrast: how far half of the ground may be from its colour
-EVEN_IF_CUT = 0.05  # the same of a drawing that fills its picture: there is little ground to see
-CUT = 130  # pixels of such a picture's longer side: larger ones may have shadows
-FAINT = 0.1  # of the picture: what is neither ground nor beside ink, as a shadow is
-LABEL, EDGE = 0.3, 0.45  # of the contrast: where ink is, and where its outline is
-LINED = 0.6  # of each side of its own box is lined by a card, or by the inside of a frame
-HOLES = 0.02, 0.25  # of a card's box: the least that is drawn on it, and the most of a bar
-ANGULAR = 0.85  # of its box is filled by the hole of an angular zero
-FILLED = 0.95  # of its box, if it is not narrow: a rectangle, and no drawing
-WIDTHS = 0.03, 0.4  # of the longer side: of strokes
+SMALL = 64  # pixels of the longer side; photographs are larger
+CONTRAST = 16  # levels of 255 in a small picture; less is noise
+# Unevenness as a fraction of the contrast.
+EVEN = 0.005  # limit for half of the ground
+EVEN_IF_CUT = 0.05  # limit for a drawing that fills its picture and shows little ground
+CUT = 130  # pixels of the longer side of such a picture; larger ones may have shadows
+FAINT = 0.1  # fraction of the picture that may be neither ground nor near ink, like a shadow
+LABEL, EDGE = 0.3, 0.45  # fractions of the contrast: the limit of ink, and of its outline
+# Fractions of a component's box.
+LINED = 0.6  # part of each side that a card, or the inside of a frame, covers
+HOLES = 0.02, 0.25  # the smallest drawing on a card, and the largest hole of a bar
+ANGULAR = 0.85  # filled part of the hole of an angular zero
+FILLED = 0.95  # filled part of a rectangle, unless it is narrow
+WIDTHS = 0.03, 0.4  # widths of strokes, as fractions of the longer side
 
 BLANK = Ink(np.zeros((1, 1), bool), 0, 0.0)
 
@@ -33,9 +35,9 @@ BLANK = Ink(np.zeros((1, 1), bool), 0, 0.0)
 def find_clean_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
     """Finds the strokes in a clean picture of mode "L" or "RGB", by its overview.
 
-    The constants were chosen on MNIST's validation images, see `benchmarks/pictures.py`.
+    The constants were chosen on MNIST's validation images by `benchmarks/pictures.py`.
 
-    Returns the strokes, none where the picture is blank; or None where it is not clean.
+    Returns the strokes, which are empty for a blank picture; or None if it is not clean.
     """
     pixels = _pixels(view)
     if _has_frame(pixels):
@@ -67,7 +69,7 @@ def find_clean_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
 
 
 def _has_frame(pixels: np.ndarray) -> bool:
-    """Whether a line of one colour is all around a picture."""
+    """Tells whether a line of one colour surrounds a picture."""
     if min(pixels.shape[:2]) < 5:
         return False
     frame, rest = _border(pixels), pixels[1:-1, 1:-1]
@@ -79,30 +81,30 @@ def _has_frame(pixels: np.ndarray) -> bool:
 def _find_inside(
     picture: Image.Image, box: tuple[slice, ...], shape: tuple[int, ...]
 ) -> Ink | None:
-    """Finds the strokes in the part of a picture in a box of its overview of this shape."""
+    """Finds the strokes in a part of a picture, given by a box in its overview of this shape."""
     across, down = picture.width / shape[1], picture.height / shape[0]
     left, right = (side * across for side in (box[1].start, box[1].stop))
     top, bottom = (side * down for side in (box[0].start, box[0].stop))
     size = max(right - left, bottom - top)
-    edge = 0.02 * size if size > SMALL else 0  # an enlarged one is soft
+    edge = 0.02 * size if size > SMALL else 0  # enlarged pictures have soft edges
     left, top, right, bottom = map(round, (left + edge, top + edge, right - edge, bottom - edge))
     inside = picture.crop((left, top, right, bottom))
     return find_clean_ink(inside, overview(inside))
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    """float32 [h, w, C]."""
+    """Converts a picture to float32 [h, w, C]."""
     pixels = np.asarray(picture, np.float32)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _border(pixels: np.ndarray) -> np.ndarray:
-    """[N, C], the outermost pixels."""
+    """Returns the outermost pixels, [N, C]."""
     return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
 
 
 def _colours(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours of the ground, which has most of the picture's border, and of the ink."""
+    """Returns the colours of the ground, which has most of the border, and of the ink."""
     border = _border(pixels)
     grey = pixels.mean(axis=2)
     is_light = border.mean(axis=1) > (grey.min() + grey.max()) / 2
@@ -112,28 +114,28 @@ def _colours(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cover(pixels: np.ndarray, ground: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """How much of each pixel is ink: 0 to 1, below 0 where it differs in the other direction."""
+    """Returns each pixel's fraction of ink: 0 to 1, below 0 for the opposite contrast."""
     return (pixels - ground) @ ((ink - ground) / np.square(ink - ground).sum())
 
 
 def _is_card(mask: np.ndarray) -> bool:
-    """Whether a component, bool [h, w] in its own box, is a rectangle on which a drawing is."""
+    """Tells whether a component, bool [h, w] in its own box, is a rectangle with a drawing."""
     sides = min(side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     if sides < LINED:
         return False
     holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask, EIGHT)
     if not count > 0 or (holes > 0).mean() < HOLES[0]:
         return False
-    # An angular zero has a hole, too: a rectangle.
+    # An angular zero also has a hole, a rectangle.
     largest = np.bincount(holes.ravel())[1:].argmax()
     hole = holes[ndimage.find_objects(holes)[largest]] == largest + 1
     return hole.mean() < ANGULAR or hole.sum() < HOLES[1] * mask.size
 
 
 def _is_stroke(mask: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether a component, bool [h, w] in its own box, of a picture (H, W) may be drawn by a pen.
+    """Tells whether a component, bool [h, w] in its own box, may be drawn by a pen.
 
-    A shadow is wider. Printed lines are narrow, and end where the picture does.
+    A shadow is wider. Printed lines are narrow and end at the edge of the picture, (H, W).
     """
     widths = [max(1, round(width * max(mask.shape))) for width in WIDTHS]
     narrow, wide = (ndimage.minimum_filter(mask, w, mode="constant").any() for w in widths)
@@ -141,12 +143,12 @@ def _is_stroke(mask: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 
 def _is_even(cover: np.ndarray, most: float) -> bool:
-    """Whether there is nothing but ground and ink, and noise and unevenness up to `most`."""
+    """Tells whether there is only ground and ink, with noise and unevenness up to `most`."""
     window = 2 * round(1.5 * max(cover.shape) / 28) + 1
     highest = ndimage.maximum_filter(cover, window)
     faint = (cover > 0.15) & (highest < 0.6)
     smooth = ndimage.gaussian_filter(cover, 1)
     noise = np.median(abs(cover - smooth)[cover < 0.5])
-    far = abs(smooth[highest < 0.5])  # from the outline, which may be soft
+    far = abs(smooth[highest < 0.5])  # away from the outline, which may be soft
     is_even = far.size < 0.05 * cover.size or np.median(far) < most
     return bool(is_even and noise < most and faint.mean() < FAINT)

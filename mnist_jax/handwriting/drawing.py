@@ -1,4 +1,4 @@
-"""Prepares pictures of handwriting the way MNIST's images were made.
+"""Preparation of pictures of handwriting like MNIST's images.
 
 References:
     http://yann.lecun.com/exdb/mnist/: "the digits were size normalized to fit in a 20x20 pixel box
@@ -13,31 +13,33 @@ from PIL import Image
 
 from mnist_jax.datasets.info import drawing_box
 
-THIN, THICK = 2.0, 4.0  # pixels of 20: the strokes of nearly all digits of MNIST
-SOFTNESS = 0.4  # pixels: MNIST is a little softer than what is reduced to its size
+THIN, THICK = 2.0, 4.0  # pixels of 20: the stroke widths of nearly all MNIST digits
+SOFTNESS = 0.4  # pixels of blur: MNIST is a little softer than a reduced picture
 GREY = 16  # levels of 255 by which the channels of grey may differ, after JPEG
-SHORTEST = 0.5  # of the box: less of a drawing's pixels do not tell what it is
-SHOWN = 280  # pixels: the height of a picture that shows what a network is given
+SHORTEST = 0.5  # fraction of the box; smaller drawings have too few pixels
+SHOWN = 280  # pixels: the height of a picture of a network's input
 
 
 class Drawing(NamedTuple):
     """A network's input, made of a picture."""
 
     pixels: np.ndarray  # uint8 [H, W, C]
-    problem: str = ""  # why it may be wrong; empty where nothing speaks against it
-    blank: bool = False  # whether there is nothing on it
+    problem: str = ""  # reason for doubt; empty if there is none
+    blank: bool = False  # True if nothing is drawn
 
 
 def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int) -> Drawing:
-    """Finds the drawing in a photograph or a scan, and makes of it what MNIST's images are.
+    """Finds the drawing in a photograph or scan, and turns it into an image like MNIST's.
 
-    The paper goes, whatever its colour and light, and light strokes on dark are taken as well as
-    dark ones on light. What is drawn is scaled so that its longer side fills the box, and its
-    centre of mass is put into the middle. Strokes much thinner or thicker than MNIST's become as
-    wide as its thinnest or thickest. A picture that is such an image already stays as it is.
+    The paper is removed, whatever its colour and light; strokes may be light or dark. The drawing
+    is scaled so that its longer side fills the box, and its centre of mass is centred. Strokes much
+    thinner or thicker than MNIST's become as wide as its thinnest or thickest. A picture that is
+    such an image already is not changed.
 
-    The picture has the mode "L" or "RGB" and any size. Images are (H, W, 1), and the square that
-    drawings fill has `box` pixels a side, see `drawing_box`.
+    Args:
+        picture: a picture of mode "L" or "RGB" and any size.
+        image_shape: (H, W, 1).
+        box: side in pixels of the square that drawings fill, from `drawing_box`.
     """
     is_size = picture.size == (image_shape[1], image_shape[0])
     if is_size and (pixels := _as_it_is(picture, box)) is not None:
@@ -61,9 +63,9 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
 
 
 def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Scales a picture, grey or in colour as the images are: uint8 [H, W, C].
+    """Scales a picture and converts its colours: uint8 [H, W, C].
 
-    Raises ValueError if images have a number of channels that pictures do not have.
+    Raises ValueError if C is neither 1 nor 3.
     """
     height, width, channels = image_shape
     if channels not in (1, 3):
@@ -75,7 +77,7 @@ def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.nd
 
 
 def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
-    """Draws a picture, and beside it enlarged what a network is given of it, uint8 [H, W, C]."""
+    """Draws a picture beside the enlarged input of a network, uint8 [H, W, C]."""
     seen = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
     seen = seen.resize((round(SHOWN * seen.width / seen.height), SHOWN), Image.Resampling.NEAREST)
     width = max(1, min(4 * SHOWN, round(SHOWN * picture.width / picture.height)))
@@ -86,9 +88,9 @@ def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
 
 
 def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
-    """Returns the pixels of a picture that is framed as the dataset's images are: uint8 [H, W, 1].
+    """Returns the pixels, uint8 [H, W, 1], of a picture already framed like the dataset's images.
 
-    It may be in colour without having any, and dark on light.
+    It may be stored in colour, or dark on light. Returns None for other pictures.
     """
     pixels = np.asarray(picture)
     if pixels.ndim == 3:
@@ -102,7 +104,7 @@ def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
                 ink.sum(axis=1 - axis) @ np.arange(side) / ink.sum() - side / 2
                 for axis, side in enumerate(ink.shape)
             ]
-            # Where drawings nearly fill the image, they can lie nowhere else.
+            # Drawings that nearly fill the image are always centred.
             if max(map(abs, middle)) <= 1 or box > 0.8 * max(ink.shape):
                 return image[..., None]
     return None
@@ -111,7 +113,7 @@ def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
 def _fitted(mask: np.ndarray, box: int) -> np.ndarray:
     """Scales strokes, bool [h, w], into a box: float32 [h', w'] in [0, 1], the longer side `box`.
 
-    Strokes grow or shrink by moving their outline, which the distance to it tells.
+    The distance to the outline gives the strokes another width.
     """
     from scipy import ndimage as scipy_ndimage  # slow to import
 
@@ -123,7 +125,7 @@ def _fitted(mask: np.ndarray, box: int) -> np.ndarray:
     size = max(np.ptp(rows), np.ptp(columns)) + 1
     stroke = 4 * inside[mask].mean()  # the mean distance to the edge is a quarter of the width
     wanted = np.clip(stroke * box / size, THIN * box / 20, THICK * box / 20)
-    # Moved by m, strokes are 2 m wider, and so is the whole that is scaled to the box.
+    # Moving the outline by m widens strokes, and the whole that is scaled to the box, by 2 m.
     move = (wanted * size - box * stroke) / (2 * (box - wanted))
     distance = ndimage.gaussian_filter(np.where(mask, inside - 0.5, 0.5 - outside), 1)
     cover = (distance + move + 0.5).clip(0, 1).astype(np.float32)
@@ -139,7 +141,7 @@ def _fitted(mask: np.ndarray, box: int) -> np.ndarray:
 
 
 def _centred(drawing: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Puts the centre of mass of a drawing, float [h, w] in [0, 1], into the middle of an image."""
+    """Centres a drawing, float [h, w] in [0, 1], in an image by its centre of mass."""
     mass = drawing / drawing.sum()
     image = np.zeros(image_shape, np.uint8)
     place = []

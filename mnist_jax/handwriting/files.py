@@ -1,4 +1,4 @@
-"""Image files classified by a network, in words."""
+"""Classification of image files, with the answers in words."""
 
 import csv
 import io
@@ -20,9 +20,9 @@ from mnist_jax.messages import one_line
 from mnist_jax.network import Network
 from mnist_jax.workdir.files import atomic_file
 
-AT_ONCE = 128  # image files that are prepared before the network sees them
-SEEN = ".seen.png"  # the end of the names of the files that `show` writes
-UNSURE = 0.5  # the probability below which a class is said with a question mark
+AT_ONCE = 128  # image files per batch
+SEEN = ".seen.png"  # suffix of the files written by `show`
+UNSURE = 0.5  # the probability below which an answer is doubtful
 
 
 class FilePrediction(NamedTuple):
@@ -34,8 +34,8 @@ class FilePrediction(NamedTuple):
     runner_up: str | None  # name of the second likeliest class
     runner_up_probability: float  # the runner-up's
     problem: str  # reason not to trust the answer; empty if there is none
-    failed: bool = False  # whether the file could not be read
-    row: str = ""  # id in a file of many images: the image's number from 1, or its name there
+    failed: bool = False  # True if the file could not be read
+    row: str = ""  # id in a file of many images: a number from 1, or a name
 
     def __str__(self) -> str:
         if self.label is None:
@@ -48,19 +48,18 @@ class FilePrediction(NamedTuple):
 def predict_files(
     network: Network, paths: Sequence[str | Path], *, show: bool = False
 ) -> list[FilePrediction]:
-    """Classifies image files, each prepared as the images were that the network was trained on.
+    """Classifies image files, each prepared like the network's training images.
 
-    See `prepare_drawing` for light drawings on black, such as MNIST's. Any other image is made
-    grey or coloured, and scaled.
+    For networks trained on light drawings on black, such as MNIST, `prepare_drawing` finds the
+    drawing. For others, images are only scaled and made grey or coloured.
 
     Args:
-        network: A trained network, from `load_network`.
-        paths: Image files of any size.
-        show: Whether to write FILE.seen.png beside each file: the image and the network's input.
+        network: a trained network, from `load_network`.
+        paths: image files of any size.
+        show: True writes FILE.seen.png beside each file: the image and the network's input.
 
     Returns:
-        A prediction for each file, in order. One that cannot be read has `failed`, and its
-        `problem` says why.
+        A prediction for each file, in order. An unreadable file has `failed` and a `problem`.
 
     Raises ValueError if the network's images have neither 1 nor 3 channels.
     """
@@ -75,11 +74,17 @@ def predict_each(
     pixel_range: tuple[float, float] | None = None,
     note: Callable[[str], object] = lambda _: None,
 ) -> Iterator[FilePrediction]:
-    """Classifies image files as `predict_files` does, and files of many images, some at a time.
+    """Classifies image files like `predict_files`, and files of many images.
 
-    Files of many images, of which the values of black and white may be given, are .csv, .npy, .npz
-    and IDX files, see `read_unlabelled`; a line that says what was done with one goes to `note`.
-    Yields a prediction for each image, in order, or for each file that cannot be read.
+    Args:
+        network: a trained network.
+        paths: image files, and .csv, .npy, .npz and IDX files for `read_unlabelled`.
+        show: True writes FILE.seen.png beside each image file.
+        pixel_range: the values of black and white in files of many images; None to find them.
+        note: a function that is called with lines about files of many images.
+
+    Yields:
+        A prediction for each image, in order, or for an unreadable file.
     """
     for many, group in itertools.groupby(paths, holds_rows):
         if not many:
@@ -145,11 +150,11 @@ def _failed(path: Path, error: Exception) -> FilePrediction:
 
 
 def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """Puts the image files of folders, and of the folders in them, in the place of the folders.
+    """Replaces folders by the image files in them and in their folders.
 
-    Those of a folder are in natural order, image2 before image10. Also returns what of the folders
-    was left out, because its name is not that of an image file. Raises ValueError if a folder
-    holds no image files.
+    A folder's files are in natural order, image2 before image10. Also returns the files that were
+    left out, because they are not named like images. Raises ValueError if a folder holds no image
+    files.
     """
     files: list[Path] = []
     left_out: list[str] = []
@@ -179,9 +184,9 @@ def write_answers(
 ) -> tuple[int, list[str]]:
     """Writes answers as CSV into an open file.
 
-    If all are of one file of many images, there are two columns, as Kaggle has them: ImageId and
-    Label. Else there are the file and the fields up to the problem. Returns the number of answers,
-    and the files that failed.
+    With `only_rows`, for a single file of many images, the columns are Kaggle's ImageId and Label.
+    Otherwise they are the file and the fields up to the problem. Returns the number of answers, and
+    the files that failed.
     """
     count, failed = 0, []
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
@@ -197,7 +202,7 @@ def write_answers(
 
 
 def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
-    """Makes a picture of mode "L" or "RGB" look like the images that a network was trained on.
+    """Prepares a picture of mode "L" or "RGB" like a network's training images.
 
     Raises ValueError if these have neither 1 nor 3 channels.
     """
@@ -211,8 +216,11 @@ def interpret(
 ) -> dict[str, Any]:
     """Puts a network's output into words: the fields of `FilePrediction` from label to problem.
 
-    The output for a drawing, from `prepare`, is the probability of each class, float
-    [num_classes]; `first` is the likeliest one.
+    Args:
+        drawing: the network's input, from `prepare`.
+        probabilities: the network's output, float [num_classes].
+        first: the likeliest class.
+        label_names: the names of the classes.
     """
     values = None, 0.0, None, 0.0, drawing.problem
     if not drawing.blank:

@@ -1,8 +1,8 @@
-"""Finds the ink of a drawing in a photograph: what has a sharp outline, on a ground that is uneven.
+"""Ink in photographs: components with a sharp outline on an uneven ground.
 
-A shadow is as dark as a pencil, and a line of the paper as sharp as a stroke. So brightness is
-measured against the ground around it, printed lines are erased first, and of all that differs from
-the ground, that is ink whose whole outline is sharp.
+A shadow is as dark as a pencil, and a printed line as sharp as a stroke. So brightness is measured
+relative to the ground around it, printed lines are erased first, and of the components that differ
+from the ground, the one with the sharpest outline is the drawing.
 """
 
 from collections.abc import Iterator
@@ -14,45 +14,45 @@ from scipy import ndimage as scipy_ndimage
 
 ndimage: Any = scipy_ndimage  # it has no types
 
-OVERVIEW = 192  # pixels of the longer side in which a drawing is looked for
-CLOSE_UP = 192  # and of the part around it in which its strokes are
-EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours, the diagonal ones too
-STROKES = (0.08, 0.25)  # the widest strokes that are looked for, as parts of the longer side
-LEVELS = (0.15, 0.25, 0.35, 0.5)  # of ink, as parts of the greatest contrast
-FINE_LEVELS = np.arange(0.2, 0.75, 0.08)  # the same in the close-up
-SHORTEST = 16  # pixels of an outline; what is smaller is a speck
-LENGTH_POWER = 0.4  # a long outline counts for more, but not for as much as a sharp one
-ACROSS = 0.25  # what reaches from one side of the picture to the other is hardly a drawing
-INSIDE = 0.3  # what is inside of something as good is a hole of it: of a zero, the middle
-LEAST_SCORE = 12  # blank sheets stay below, but one in ten; of digits one in two hundred does
-LINE = 1.7  # where a line is so many times darker than elsewhere, ink lies on it
-REGULARISER = 16  # levels of 255: contrast is relative, but not to nothing
+OVERVIEW = 192  # pixels of the longer side of the picture searched for a drawing
+CLOSE_UP = 192  # pixels of the longer side of the part searched for its strokes
+EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours, including the diagonal ones
+STROKES = (0.08, 0.25)  # widths of the widest strokes, as fractions of the longer side
+LEVELS = (0.15, 0.25, 0.35, 0.5)  # levels of ink, as fractions of the greatest contrast
+FINE_LEVELS = np.arange(0.2, 0.75, 0.08)  # levels of ink in the close-up
+SHORTEST = 16  # pixels of an outline; anything shorter is a speck
+LENGTH_POWER = 0.4  # a long outline counts more, but less than a sharp one
+ACROSS = 0.25  # factor for components from side to side, which are hardly drawings
+INSIDE = 0.3  # a component within another of this fraction of its score is its hole, as in a 0
+LEAST_SCORE = 12  # nine in ten blank sheets, and one in two hundred digits, stay below
+LINE = 1.7  # factor of darkness above which there is ink on a printed line
+REGULARISER = 16  # levels of 255, which keep relative contrast finite on black
 
 
 class Ink(NamedTuple):
     """The strokes of a drawing."""
 
     mask: np.ndarray  # bool [h, w], of the part of the picture around it, enlarged or reduced
-    things: int  # how many drawings of about this size there are, apart from each other
-    length: float  # of the longer side, in pixels of the picture
+    things: int  # number of separate drawings of about this size
+    length: float  # length of the longer side, in pixels of the picture
 
 
 class _Candidate(NamedTuple):
     """A connected component that could be the drawing."""
 
-    score: float  # how sharp and long its outline is
+    score: float  # sharpness and length of its outline
     labels: np.ndarray  # the number of each pixel's component; 0 is the ground
-    number: int  # of this one
-    others: np.ndarray  # those of about the same sharpness
+    number: int  # this component's number
+    others: np.ndarray  # numbers of components of about the same sharpness
     is_dark: bool  # darker than the ground, or lighter
     grey: np.ndarray  # the picture
-    ground: np.ndarray  # what it would be without ink
+    ground: np.ndarray  # the picture without ink
 
 
 def find_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
-    """Finds the strokes in a picture of mode "L" or "RGB", by its overview; None: it is blank.
+    """Finds the strokes in a picture of mode "L" or "RGB", by its overview; None if it is blank.
 
-    The constants were chosen on rendered photographs of MNIST's validation images, see
+    The constants were chosen on photographs rendered from MNIST's validation images by
     `tests/handwriting/photographs.py`.
     """
     blob = _most_likely(view)
@@ -66,14 +66,14 @@ def find_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
 
 
 def overview(picture: Image.Image) -> Image.Image:
-    """Reduces a picture to the size in which a drawing is looked for."""
+    """Reduces a picture to the size for finding a drawing."""
     scale = min(1.0, OVERVIEW / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
 def length(drawn: np.ndarray, picture: Image.Image) -> float:
-    """The longer side of a drawing, bool [h, w] in the overview, in pixels of the picture."""
+    """Returns the longer side, in pixels of the picture, of a drawing, bool [h, w] in the overview."""
     top, left, bottom, right = _bounds(drawn)
     return max(bottom - top, right - left) * max(picture.size) / max(drawn.shape)
 
@@ -81,8 +81,8 @@ def length(drawn: np.ndarray, picture: Image.Image) -> float:
 def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.ndarray, float]:
     """Cuts a drawing, bool [h, w] of the overview, and its surroundings out of a picture.
 
-    Returns the part, CLOSE_UP pixels long; bool [H, W], where the drawing is on it, roughly; and
-    how much larger it is than the overview.
+    Returns the part, CLOSE_UP pixels long; the rough place of the drawing on it, bool [H, W]; and
+    its scale relative to the overview.
     """
     height, width = drawn.shape
     top, left, bottom, right = _bounds(drawn)
@@ -104,13 +104,13 @@ def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.n
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The smallest box around what is true: top, left, bottom, right."""
+    """Returns the bounding box of true pixels: top, left, bottom, right."""
     rows, columns = np.nonzero(mask)
     return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
 
 
 def _grey(picture: Image.Image, is_dark: bool) -> np.ndarray:
-    """The channel in which ink differs most from the paper, whatever colour that has."""
+    """Reduces a picture to grey in which ink differs most from paper of any colour."""
     pixels = np.asarray(picture, np.float32)
     if pixels.ndim == 2:
         return pixels
@@ -120,11 +120,10 @@ def _grey(picture: Image.Image, is_dark: bool) -> np.ndarray:
 
 
 def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarray, np.ndarray]:
-    """How much darker (or lighter) each pixel is than the ground, and the ground.
+    """Measures how much darker (or lighter) each pixel is than the ground; also returns the ground.
 
-    The ground is what a closing (or opening) leaves: strokes are narrower than its window. The
-    difference is relative to the ground, as in M. Pavel's and E. Weber's law: a stroke keeps its
-    contrast in a shadow.
+    The ground is a closing (or opening), whose window is wider than strokes. The difference is
+    relative to the ground, like in Weber's law, so a stroke keeps its contrast in a shadow.
     """
     side = int(stroke) | 1
     if is_dark:
@@ -135,9 +134,9 @@ def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarra
 
 
 def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
-    """Finds lines from the left to the right, up to 8 degrees aslant, all alike.
+    """Finds parallel lines from left to right, with slopes up to 8 degrees.
 
-    Returns the strength of the line at each pixel, 0 where there is none; and their thickness.
+    Returns the strength of the line at each pixel, 0 if there is none, and their thickness.
     """
     height, width = ink.shape
     thick = ndimage.maximum_filter1d(ink, 3, axis=0)
@@ -145,7 +144,7 @@ def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
     slopes = np.arange(-0.135, 0.14, 0.015)
     shift = np.round(slopes[:, None] * (x - width / 2)).astype(int)
     index = (np.arange(height)[:, None] + shift[:, None]).clip(0, height - 1)  # slope, row, x
-    # A line is there nearly everywhere along it, whatever is drawn over it.
+    # A line exists nearly everywhere along it, whatever is drawn over it.
     values = np.sort(thick[index, x], axis=2)  # np.partition is slower
     low, middle = values[:, :, len(x) // 6], values[:, :, len(x) // 2]
     level = np.median(low, axis=1, keepdims=True)
@@ -160,8 +159,8 @@ def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _without_lines(grey: np.ndarray) -> np.ndarray:
-    """Erases the printed lines of ruled or squared paper, but not what is drawn over them."""
-    is_dark = bool(np.median(grey) > 100)  # lines are, on light paper
+    """Erases the printed lines of ruled or squared paper, but not the ink over them."""
+    is_dark = bool(np.median(grey) > 100)  # dark lines on light paper
     ink, ground = _contrast(grey, STROKES[0] * max(grey.shape), is_dark)
     clean = ink
     for turn in (np.asarray, np.transpose):
@@ -176,7 +175,7 @@ def _without_lines(grey: np.ndarray) -> np.ndarray:
 
 
 def _most_likely(overview: Image.Image) -> _Candidate | None:
-    """The best candidate; of one dark and one light, the outer one where it is good enough."""
+    """Returns the best candidate; of a dark and a light one, the outer one if it is good enough."""
     best: list[_Candidate] = []
     for is_dark in (True, False):
         grey = _without_lines(_grey(overview, is_dark))
@@ -190,7 +189,7 @@ def _most_likely(overview: Image.Image) -> _Candidate | None:
         isolated: list[_Candidate] = []
         for blob in sorted(candidates, key=lambda blob: -blob.score):
             if isolated and isolated[-1].score >= blob.score:
-                break  # nothing can raise what follows
+                break  # no later score can be higher
             found = blob._replace(score=blob.score * _isolated(blob))
             if not isolated or found.score > isolated[-1].score:
                 isolated.append(found)
@@ -211,7 +210,7 @@ def _most_likely(overview: Image.Image) -> _Candidate | None:
 def _candidates(
     ink: np.ndarray, edges: np.ndarray, grey: np.ndarray, ground: np.ndarray, is_dark: bool
 ) -> Iterator[_Candidate]:
-    """Yields the best connected components of what is above each level of contrast."""
+    """Yields the best connected components above each level of contrast."""
     top = np.percentile(ink, 99.97)
     for level in LEVELS:
         labels, count = ndimage.label(ink > level * top, EIGHT)
@@ -238,9 +237,9 @@ def _candidates(
 
 
 def _isolated(blob: _Candidate) -> float:
-    """The part of a ring around a component that looks like the ground: 1 around a stroke.
+    """Returns the fraction of a ring around a component that looks like the ground.
 
-    The edge of a shadow has ground on one of its sides only.
+    It is 1 around a stroke. The edge of a shadow has ground on one side only.
     """
     top, left, bottom, right = _bounds(blob.labels == blob.number)
     box = np.s_[max(0, top - 4) : bottom + 4, max(0, left - 4) : right + 4]
@@ -254,11 +253,15 @@ def _isolated(blob: _Candidate) -> float:
 
 
 def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarray, int]:
-    """Joins what belongs to a drawing, as a five's top does, and counts drawings beside it.
+    """Joins the parts of a drawing, such as a five's top, and counts drawings beside it.
 
-    The labels, int [h, w], are the numbers of each pixel's component, 0 for the ground. The drawing
-    has the number `first`; the others may be ink, too. Returns bool [h, w], the drawing; and the
-    number of drawings.
+    Args:
+        labels: the number of each pixel's component, int [h, w]; 0 is the ground.
+        first: the number of the drawing.
+        others: numbers of components that may be ink, too.
+
+    Returns:
+        The drawing, bool [h, w], and the number of drawings.
     """
     boxes = ndimage.find_objects(labels)
     main = boxes[first - 1]
@@ -291,7 +294,7 @@ def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarra
 def _strokes(grey: np.ndarray, near: np.ndarray, stroke: float, is_dark: bool) -> np.ndarray:
     """Separates ink from paper, float [h, w], at the level that gives the sharpest outline.
 
-    The drawing is near, bool [h, w]; its strokes have about that width, in pixels.
+    `near` is the drawing's rough place, bool [h, w]; `stroke` its strokes' rough width in pixels.
     """
     smooth = ndimage.gaussian_filter(_without_lines(grey), np.clip(0.15 * stroke, 0.7, 3))
     ink, ground = _contrast(smooth, 1.6 * stroke + 5, is_dark)

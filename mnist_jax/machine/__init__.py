@@ -1,1 +1,1 @@
-"""What this computer has, and what is installed."""
+"""This computer's accelerator, packages and caches."""

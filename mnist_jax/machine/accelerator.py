@@ -1,20 +1,20 @@
-"""The machine's accelerator: its kind, whether JAX uses it, and what to install so that it does."""
+"""The machine's accelerator, and the advice if JAX does not use it."""
 
 import os
 from pathlib import Path
 
 import jax
 
-# Colab's TPU machines set the first to "1" and the second to a kind such as v5e-1; Cloud's have one
-# of the latter two. Where there is no TPU, Colab leaves the first empty.
+# Colab's TPU machines set the first to "1" (others leave it empty) and the second to a kind such as
+# v5e-1; Cloud's have one of the latter two.
 TPU_VARIABLES = ("COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE", "TPU_NAME")
-GOOGLE = "0x1ae0"  # as a vendor of PCI devices
-# Under Windows (WSL2) only NVIDIA's driver brings that library.
+GOOGLE = "0x1ae0"  # a vendor of PCI devices
+# The last is NVIDIA's driver under Windows (WSL2).
 GPU_FILES = ("dev/nvidia[0-9]*", "dev/nvidiactl", "usr/lib/wsl/lib/libcuda.so.1")
 
 
 def present_accelerator(root: str | Path = "/") -> str:
-    """Detects this machine's accelerator by its device files, whether JAX uses it or not.
+    """Detects this machine's accelerator by its device files.
 
     Args:
         root: the directory that contains `dev`, `sys` and `usr`.
@@ -25,8 +25,8 @@ def present_accelerator(root: str | Path = "/") -> str:
     root = Path(root)
     if any(os.environ.get(name, "") not in ("", "0") for name in TPU_VARIABLES):
         return "tpu"
-    # A TPU is /dev/accel0 or, in newer machines, /dev/vfio/0; so is any device lent to a virtual
-    # machine, but Google's are in Google's machines alone.
+    # A TPU is /dev/accel0 or, in newer machines, /dev/vfio/0, like any device lent to a virtual
+    # machine; but only Google's machines have Google's devices.
     vendors = (path.read_text().strip() for path in root.glob("sys/bus/pci/devices/*/vendor"))
     lent = any(root.glob("dev/vfio/[0-9]*"))
     if any(root.glob("dev/accel[0-9]*")) or (lent and GOOGLE in vendors):
@@ -47,12 +47,12 @@ def hidden_by(accelerator: str) -> str:
 
 
 def missing_accelerator(root: str | Path = "/") -> str:
-    """Returns a line of warning if JAX does not use this machine's accelerator, else "".
+    """Returns a warning if JAX does not use this machine's accelerator, else "".
 
-    An AMD GPU is not missed: ROCm may not support it.
+    An AMD GPU is not reported, because ROCm may not support it.
 
     Args:
-        root: see `present_accelerator`.
+        root: the directory of `present_accelerator`.
     """
     present = present_accelerator(root)
     if present in ("cpu", "amd") or hidden_by(present) or jax.default_backend() != "cpu":
@@ -64,14 +64,14 @@ def missing_accelerator(root: str | Path = "/") -> str:
 
 
 def remedy(accelerator: str) -> str:
-    """Returns the advice for a machine whose "gpu", "tpu" or "amd" JAX does not use."""
+    """Returns advice for a machine whose "gpu", "tpu" or "amd" JAX does not use."""
     if accelerator == "amd":
         return "install JAX for ROCm: https://docs.jax.dev/en/latest/installation.html"
     extra, platform, older = {
-        "gpu": ("cuda13", "cuda", " (jax[cuda12] where nvidia-smi shows a driver before 580)"),
+        "gpu": ("cuda13", "cuda", " (jax[cuda12] if nvidia-smi shows a driver before 580)"),
         "tpu": ("tpu", "tpu", ""),
     }[accelerator]
     return (
-        f'pip install "jax[{extra}]=={jax.__version__}"{older}, and start again; if that is '
+        f'pip install "jax[{extra}]=={jax.__version__}"{older}, and start again; if it is '
         f"installed, `JAX_PLATFORMS={platform} mnist-jax doctor` shows what fails"
     )

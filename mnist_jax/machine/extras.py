@@ -1,4 +1,4 @@
-"""Optional packages (the extras of pyproject.toml), and what installed packages require."""
+"""Optional packages (the extras of pyproject.toml), and requirements of installed packages."""
 
 import importlib.metadata
 import importlib.util
@@ -10,12 +10,12 @@ PACKAGES = {"sklearn": "scikit-learn"}  # modules whose package has another name
 
 
 def require(purpose: str, *modules: str, extra: str) -> None:
-    """Raises ValueError, with the remedy, where some modules are not installed.
+    """Raises ValueError, with the remedy, if a module is not installed.
 
     Args:
-        purpose: the subject of the message: what needs the modules.
-        modules: their names as Python imports them.
-        extra: the extra that has all that the purpose needs.
+        purpose: the subject of the message, which needs the modules.
+        modules: their names in Python.
+        extra: the extra that contains all that the purpose needs.
     """
     missing = [PACKAGES.get(name, name) for name in modules if not importlib.util.find_spec(name)]
     if missing:
@@ -52,7 +52,7 @@ def installed_version(package: str) -> str:
 
 
 def unmet(requirements: Sequence[Requirement]) -> list[Requirement]:
-    """Returns the requirements whose package is missing, or has a different version."""
+    """Returns the requirements whose package is missing or has a different version."""
     return [
         requirement
         for requirement in requirements

@@ -1,4 +1,4 @@
-"""The directories in which the user's caches lie."""
+"""Directories of the user's caches."""
 
 import hashlib
 import os
@@ -14,11 +14,11 @@ def cache_root() -> Path:
 def private_directory(name: str) -> Path:
     """Makes a directory for compiled programs, private to the user, for this kind of processor.
 
-    A program runs as it is read, so others may not write there. Machines may share a home
-    directory, and a program is for one kind of processor.
+    Others may not write there, because programs are run without a check. Machines with different
+    processors may share a home directory.
 
     Raises:
-        OSError: it cannot be made, or belongs to another user.
+        OSError: the directory cannot be made, or belongs to another user.
         RuntimeError: the user has no home directory.
     """
     private = cache_root() / name
@@ -32,7 +32,7 @@ def private_directory(name: str) -> Path:
 
 
 def processor_key() -> str:
-    """Returns a name of this kind of processor, made of what it can do."""
+    """Returns a name of this kind of processor, from its instruction sets."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     # "flags" are x86's instruction sets, "Features" Arm's.

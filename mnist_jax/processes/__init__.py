@@ -1,1 +1,1 @@
-"""Several processes as one training, and the signals that stop it."""
+"""Training in several processes, and the signals that stop it."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mnist_jax.machine.accelerator import hidden_by, present_accelerator
 
-# The process's rank, the number of processes, and the other variables by which JAX recognizes it:
+# The process's rank, the number of processes, and the other variables by which JAX recognizes them:
 # https://github.com/jax-ml/jax/tree/main/jax/_src/clusters
 SLURM = ("PROCID", "NTASKS", "JOB_ID", "STEP_NODELIST", "LOCALID")
 VARIABLES = {
@@ -33,9 +33,9 @@ def open_mpi_address(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def cluster_job(environ: Mapping[str, str]) -> Job | None:
-    """Returns the job that this process's environment variables describe, if any.
+    """Returns the job described by this process's environment variables, if any.
 
-    Open MPI comes before Slurm: `mpirun` in a Slurm job starts processes of its own.
+    Open MPI comes before Slurm, because `mpirun` in a Slurm job starts its own processes.
     """
     environ = {**open_mpi_address(environ), **environ}
     for cluster, variables in VARIABLES.items():
@@ -51,9 +51,9 @@ def cluster_job(environ: Mapping[str, str]) -> Job | None:
 
 
 def cluster_of_several(environ: Mapping[str, str]) -> str | None:
-    """Returns the name of the cluster that has started several processes, if JAX can join them.
+    """Returns the name of the cluster that started several processes, if JAX can join them.
 
-    Outside Kubernetes a Cloud TPU sets no variables: its metadata server is asked.
+    A Cloud TPU outside Kubernetes sets no variables, so its metadata server is asked.
     """
     if job := cluster_job(environ):
         return job.cluster if job.processes > 1 else None

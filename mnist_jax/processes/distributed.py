@@ -1,8 +1,8 @@
-"""Decisions that several processes of one training take together.
+"""Joint decisions of several processes.
 
-Each process runs the same program and makes the same compiled calls; JAX puts their devices into
-one mesh. What one process alone decides, or finds on a disk, would set them apart, and a call that
-one of them does not make leaves the others waiting. So the first process decides for all.
+Each process makes the same compiled calls, and JAX puts their devices into one mesh. If a process
+skips a call, the others wait forever. So the first process makes all decisions that depend on one
+machine, such as on its files.
 """
 
 import functools
@@ -19,12 +19,12 @@ from mnist_jax.sharding import create_mesh, place, replicated, split_members
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files: the first, or the only one."""
+    """Tells whether this process writes files: the first, or the only one."""
     return jax.process_index() == 0
 
 
 def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
-    """Returns a function that writes in the first process, and does nothing in the others."""
+    """Returns a function that runs in the first process and does nothing in the others."""
 
     @functools.wraps(function)
     def write(*args: Any, **kwargs: Any) -> None:
@@ -35,10 +35,10 @@ def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """Calls a function in the first process alone, and returns its value in every process.
+    """Calls a function in the first process only, and returns its value in every process.
 
-    JSON must be able to hold the value. What the function raises, the first process raises; the
-    others raise a ValueError with its message.
+    The value must be JSON. An error is raised in the first process; the others raise a ValueError
+    with its message.
     """
     if jax.process_count() == 1:
         return function()
@@ -61,11 +61,11 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def check_alike(what: str, values: Any) -> None:
-    """Raises ValueError, in all processes, if values differ: some would train something else.
+    """Raises ValueError in all processes if their values differ, which would train apart.
 
     Args:
-        what: Name of the values in the message.
-        values: Values that JSON can hold, or that have a text, such as paths.
+        what: name of the values in the message.
+        values: values for JSON, or convertible to text, such as paths.
     """
     if jax.process_count() == 1:
         return
@@ -73,16 +73,16 @@ def check_alike(what: str, values: Any) -> None:
     alike = multihost_utils.process_allgather(np.array(own == from_first(lambda: own)))
     if not alike.all():
         raise ValueError(
-            f"processes {np.flatnonzero(~alike).tolist()} have other {what} than process 0: start "
-            "the same command in every process"
+            f"processes {np.flatnonzero(~alike).tolist()} have different {what} from process 0; "
+            "start the same command in every process"
         )
 
 
 def agreement() -> Callable[[int], int]:
-    """Returns a function by which the processes agree on a number: the largest of all.
+    """Returns a function by which the processes agree on the largest of their numbers.
 
-    So that nobody waits, it returns the largest number of the call before; in a single process,
-    the number itself. All processes have to call it equally often.
+    To avoid waiting, it returns the previous call's largest number; in a single process, the number
+    itself. All processes must call it equally often.
     """
     if jax.process_count() == 1:
         return lambda number: number

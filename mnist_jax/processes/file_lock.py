@@ -1,4 +1,4 @@
-"""A lock that one process at a time holds: the kernel's, so it ends with the process."""
+"""A lock for one process at a time, which the kernel releases when the process ends."""
 
 import contextlib
 import errno
@@ -10,14 +10,14 @@ from typing import IO
 
 
 def open_locked(path: Path, *, wait: bool) -> IO[str]:
-    """Opens a file that stays locked until it is closed; nothing is written to it.
+    """Opens an empty file that stays locked until it is closed.
 
-    The file and its directories are made where they are missing. The owner of the lock may delete
-    them: a process that has waited for the lock makes them again.
+    Missing directories are made. The owner of the lock may delete the file; a process that waited
+    for the lock makes it again. A file system without locks is a warning.
 
     Raises:
         BlockingIOError: another process has the lock, and `wait` is false.
-        OSError: the file cannot be made. (On a file system without locks, it is a warning.)
+        OSError: the file cannot be made.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def open_locked(path: Path, *, wait: bool) -> IO[str]:
             try:
                 file = stack.enter_context(path.open("a", encoding="utf-8"))
             except FileNotFoundError:
-                if path.parent.is_dir():  # such as /proc; otherwise its owner has just deleted it
+                if path.parent.is_dir():  # such as /proc; otherwise its owner just deleted it
                     raise
                 continue
             try:
@@ -34,11 +34,11 @@ def open_locked(path: Path, *, wait: bool) -> IO[str]:
                 if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                     raise
                 warnings.warn(
-                    f"{path.parent} cannot be locked ({error.strerror}): see to it that no other "
+                    f"{path.parent} cannot be locked ({error.strerror}); make sure that no other "
                     "process writes there",
                     stacklevel=5,
                 )
-            # The owner before may have deleted the file between our opening and locking it.
+            # The previous owner may have deleted the file between our opening and locking it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()

@@ -1,4 +1,4 @@
-"""The other processes of a training: meeting them, watching them, and leaving together."""
+"""A training's group of processes: joining it, watching its members, and leaving together."""
 
 import contextlib
 import functools
@@ -20,17 +20,17 @@ from mnist_jax.processes.clusters import cluster_job, cluster_of_several, open_m
 from mnist_jax.processes.distributed import from_first, is_first
 from mnist_jax.processes.signals import SIGNALS, Stopped
 
-ALIVE, FAILING = b".", b"!"  # what processes say to each other
-LOST = 5  # the exit code of a process that has lost another one
-START_SECONDS = 300.0  # in which all processes have to be there
-PATIENT_SECONDS = 3.0  # after which a process says for whom it waits
-BEAT_SECONDS = 1.0  # between two signs of life
-ALIKE_SECONDS = 5.0  # in which the others may meet the error that ends a process
-SILENT_SECONDS = 30.0  # after which a process is lost: it hangs, or its machine is gone
+ALIVE, FAILING = b".", b"!"  # messages between processes
+LOST = 5  # the exit code of a process that lost another one
+START_SECONDS = 300.0  # limit for all processes to join
+PATIENT_SECONDS = 3.0  # after which a process reports whom it waits for
+BEAT_SECONDS = 1.0  # between heartbeats
+ALIKE_SECONDS = 5.0  # in which the others may have the same error
+SILENT_SECONDS = 30.0  # without a heartbeat, after which a process is lost
 
 
 class LostError(ConnectionError):
-    """Other processes of a training did not come, or are lost."""
+    """Other processes of a training never joined, or are lost."""
 
 
 @contextlib.contextmanager
@@ -39,25 +39,25 @@ def joined(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Iterator[bool]:
-    """Makes this process one of several, for as long as the `with` block lasts.
+    """Joins this process with others for the duration of the `with` block.
 
-    It comes before the first use of a device. Within, a lost process ends all others, with a line
-    and the exit code `LOST`. An error in one process ends it; the others have lost it then, unless
-    they fail within seconds, too, for example by an option that all of them were given. What
-    ends all of them alike, such as `Stopped` after a common save, ends them in order.
+    Enter it before the first use of a device. Inside, losing one process stops the others with one
+    line and exit code `LOST`. An exception in one process counts as losing it, unless the others
+    fail within seconds, too, such as by a wrong option given to all. An exception that all of them
+    raise together, such as `Stopped` after a common save, shuts down cleanly.
 
     Args:
         coordinator: HOST:PORT, where the first process waits for the others.
-        num_processes: Number of processes; 1 means run alone, even under a cluster launcher.
-        process_id: Rank of this process, from 0. If none of the three is given, they come from the
-            cluster's environment (see `clusters`); outside a cluster the process runs alone.
+        num_processes: number of processes; 1 means run alone, even under a cluster launcher.
+        process_id: rank of this process, from 0. If none of the three is given, they come from the
+            cluster's environment (module `clusters`); outside a cluster the process runs alone.
 
     Yields:
-        Whether this is the first process, or the only one.
+        True in the first process, or the only one.
 
     Raises:
-        ValueError: Only some of the arguments are given, or they do not fit.
-        LostError: Not all processes came.
+        ValueError: only some of the arguments are given, or they are inconsistent.
+        LostError: not all processes joined.
     """
     given = (coordinator, num_processes, process_id)
     alone = num_processes == 1
@@ -88,25 +88,25 @@ def joined(
             if isinstance(error, Stopped) and not error.agreed:
                 raise
             common = error
-        multihost_utils.sync_global_devices("leave")  # whoever is lost before that is named
+        multihost_utils.sync_global_devices("leave")  # a process lost before this is reported
     except BaseException as error:
         failing[own].set()
         _say(peers, FAILING)
         if not isinstance(error, KeyboardInterrupt):
-            time.sleep(BEAT_SECONDS)  # a loss that has caused the error is named instead of it
+            time.sleep(BEAT_SECONDS)  # if a loss caused the error, the loss is reported instead
         end = time.monotonic() + ALIKE_SECONDS
         for rank in peers:
             failing[rank].wait(max(0, end - time.monotonic()))
         leaving.set()
-        for peer in peers.values():  # a script may go on: for its peers, this process has ended
+        for peer in peers.values():  # a script may continue, but its peers must see it end
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_WR)
-        # JAX ends the others, with a stack trace, when the first one is gone: it goes last.
+        # The first process ends last, because JAX then ends the others with a stack trace.
         time.sleep(BEAT_SECONDS * (1 + is_first()))
         raise
     leaving.set()
-    # JAX would end with a stack trace.
-    with _after(SILENT_SECONDS, _end, "the work is done, but a process was lost in leaving"):
+    # Instead of JAX's stack trace.
+    with _after(SILENT_SECONDS, _end, "the work is done, but a process was lost while leaving"):
         jax.distributed.shutdown()  # waits for the others
     if common:
         raise common
@@ -115,12 +115,12 @@ def joined(
 def _checked(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
-    """Returns the options as `jax.distributed.initialize` takes them; checks that they fit."""
+    """Checks the options and returns them as arguments of `jax.distributed.initialize`."""
     given = (coordinator, num_processes, process_id)
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
             "distributed.coordinator, num-processes and process-id go together: give all three, or "
-            f"none where Slurm, Open MPI or Cloud TPU starts the processes, got {given}"
+            f"none if Slurm, Open MPI or Cloud TPU starts the processes, got {given}"
         )
     port = re.fullmatch(r".+:(\d{1,5})", coordinator)
     if not port or not 0 < int(port[1]) < 2**16:
@@ -135,23 +135,23 @@ def _checked(
             socket.create_server(("", int(port[1]))).close()
         except OSError as error:  # JAX would crash
             raise ValueError(
-                f"distributed.coordinator: port {port[1]} is in use, or not allowed, here: "
-                "choose another"
+                f"distributed.coordinator: port {port[1]} is in use or not allowed here; choose "
+                "another"
             ) from error
     names = ("coordinator_address", "num_processes", "process_id")
     return dict(zip(names, given, strict=True))
 
 
 def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
-    """Waits for the others; returns the peers that are watched from now on, by rank."""
+    """Waits for the others; returns connections to the peers to watch, by rank."""
     failed = (
-        f"the processes of {where} did not come together: start every one of them, with the same "
-        "coordinator and num-processes"
+        f"not all processes of {where} joined; start every one of them with the same coordinator "
+        "and num-processes"
     )
     waits = _waits(where, arguments)
     if not arguments:
         os.environ.update(open_mpi_address(os.environ))
-    # It waits in compiled code, where no handler of Python's runs; and it takes SIGTERM for itself.
+    # JAX waits in compiled code, where Python's handlers do not run, and takes SIGTERM for itself.
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
         with (
@@ -163,7 +163,7 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
             if len({*counts.values()}) > 1:
                 jax.distributed.shutdown()  # as all of them do
                 raise ValueError(
-                    "every process must have as many devices as the others, got "
+                    "every process must have the same number of devices, got "
                     f"{', '.join(str(counts[rank]) for rank in sorted(counts))}"
                 )
             return _meet()
@@ -175,7 +175,7 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
 
 
 def _waits(where: str, arguments: dict[str, Any]) -> str:
-    """Says for whom a process waits."""
+    """Describes whom a process waits for."""
     own, others = "this process", "the others"
     job = cluster_job(os.environ)
     names = ("process_id", "num_processes")
@@ -188,9 +188,9 @@ def _waits(where: str, arguments: dict[str, Any]) -> str:
 
 
 def _meet() -> dict[int, socket.socket]:
-    """Connects every process with the first one; returns its peers by rank."""
+    """Connects every process with the first one; returns the connections by rank."""
     stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # standard output is for results; Gloo prints there when it connects
+    os.dup2(nowhere, 1)  # Gloo prints to standard output when it connects
     try:
         with socket.create_server(("", 0), backlog=jax.process_count()) as server:
             hosts, port = from_first(lambda: [_addresses(), server.getsockname()[1]])
@@ -202,16 +202,16 @@ def _meet() -> dict[int, socket.socket]:
 
 
 def _addresses() -> list[str]:
-    """Names of this machine, of which others may know one or the other."""
+    """Lists names of this machine, some of which others may know."""
     names = [socket.gethostname(), "127.0.0.1"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))  # nothing is sent; the way out has an address
+        probe.connect(("192.0.2.1", 9))  # sends nothing, but chooses an own address
         names.insert(0, probe.getsockname()[0])
     return names
 
 
 def _call(hosts: list[str], port: int) -> socket.socket:
-    """Connects to the first process, and gives it the rank of this one."""
+    """Connects to the first process and sends it this one's rank."""
     for host in hosts:
         with contextlib.suppress(OSError):
             first = socket.create_connection((host, port), timeout=10)
@@ -221,7 +221,7 @@ def _call(hosts: list[str], port: int) -> socket.socket:
 
 
 def _answer(server: socket.socket) -> dict[int, socket.socket]:
-    """Accepts the calls of the others; strangers do not give a rank."""
+    """Accepts the connections of the others; strangers do not send a rank."""
     peers = {}
     server.settimeout(SILENT_SECONDS)
     while len(peers) < jax.process_count() - 1:
@@ -238,18 +238,18 @@ def _watch(
     failing: dict[int, threading.Event],
     leaving: threading.Event,
 ) -> None:
-    """Waits for the signs of life of a peer, and ends this process when they end."""
+    """Receives a peer's heartbeats, and ends this process when they stop."""
     lost, how = rank, "has ended"
     peers[rank].settimeout(SILENT_SECONDS)
     try:
         while said := peers[rank].recv(4096):
             if FAILING in said:
                 failing[rank].set()
-            if other := re.search(rb"lost (\d+);", said):  # the first one says it of the others
+            if other := re.search(rb"lost (\d+);", said):  # from the first process
                 lost, how = int(other[1]), "is lost"
                 break
     except TimeoutError:
-        how = f"gives no sign of life for {SILENT_SECONDS:.0f} s"
+        how = f"has not responded for {SILENT_SECONDS:.0f} s"
     except OSError:
         pass
     both = failing[rank].is_set() and failing[jax.process_index()].is_set()
@@ -258,19 +258,19 @@ def _watch(
     if is_first():
         _say(peers, f"lost {lost};".encode())
     _end(
-        f"process {lost} of {jax.process_count()} {how}; what is saved stays, and the same "
-        "command, in every process, goes on"
+        f"process {lost} of {jax.process_count()} {how}; run the same command in every process to "
+        "resume from the last checkpoint"
     )
 
 
 def _say(peers: dict[int, socket.socket], said: bytes) -> None:
     for peer in peers.values():
-        with contextlib.suppress(OSError):  # it is gone: receiving notices
+        with contextlib.suppress(OSError):  # if it is gone, receiving notices
             peer.sendall(said)
 
 
 def _end(message: str) -> NoReturn:
-    """Ends this process from any thread, whatever the others are waiting for."""
+    """Ends this process from any thread, even if others are blocked."""
     with contextlib.suppress(OSError):
         os.write(2, f"error: {message}\n".encode())
     os._exit(LOST)

@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-REPEAT_SECONDS = 1.0  # in which signals are one request: Slurm preempts by two, milliseconds apart
+REPEAT_SECONDS = 1.0  # in which signals are one request; Slurm sends two, milliseconds apart
 
 
 class Stopped(KeyboardInterrupt):
-    """The signal `signum` has stopped what was going on.
-
-    `agreed`: of several processes, all of them were stopped here.
-    """
+    """A stop by the signal `signum`; `agreed` if all of several processes stopped here."""
 
     def __init__(self, signum: int, where: str = "", *, agreed: bool = False):
         super().__init__(f"stopped by {signal.Signals(signum).name}{where}")
@@ -27,15 +24,15 @@ class Stopped(KeyboardInterrupt):
 
 
 def raise_stopped(signum: int, _frame: object) -> NoReturn:
-    """The command's signal handler: an exception lets what is going on clean up."""
+    """Raises `Stopped`, so that running code can clean up: the command's signal handler."""
     raise Stopped(signum)
 
 
 def raise_unraisable(unraisable: Any) -> None:
-    """The command's `sys.unraisablehook`: a signal that Python would only report comes again.
+    """Sends a lost signal again: the command's `sys.unraisablehook`.
 
-    That is one which arrives while the garbage collector calls back; JAX has such a callback. When
-    a save fails, Orbax raises the first error; later ones, of a closed event loop, say nothing.
+    A signal is lost if it arrives in a callback of the garbage collector, such as JAX's. Orbax's
+    errors of a closed event loop, which follow a failed save, are ignored.
     """
     stopped = unraisable.exc_value
     if isinstance(stopped, Stopped):
@@ -45,26 +42,25 @@ def raise_unraisable(unraisable: Any) -> None:
 
 
 def exit_at_once(signum: int, _frame: object = None) -> NoReturn:
-    """A signal handler for a time in which there is nothing to clean up."""
-    with contextlib.suppress(OSError):  # its terminal may be gone
+    """Exits without cleaning up: a signal handler."""
+    with contextlib.suppress(OSError):  # the terminal may be gone
         os.write(2, f"error: {Stopped(signum)}\n".encode())
     os._exit(128 + signum)
 
 
 def _is_second(times: list[float]) -> bool:
-    """Adds the time of a signal to those before; tells whether it is more than a repetition."""
+    """Records the time of a signal; tells whether it is more than a repetition."""
     times.append(time.monotonic())
     return times[-1] - times[0] > REPEAT_SECONDS
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Yields a list that receives the signals which ask to stop.
+    """Yields a list that collects the signals which ask to stop.
 
-    A second signal, later than `REPEAT_SECONDS`, ends the command at once, even in the middle of
-    compiled code; in another program it does what it did there before. Outside the main thread,
-    where Python allows no handlers, the list stays empty. If an error ends the `with` block, a
-    request that came before it is passed on.
+    A second signal, after `REPEAT_SECONDS`, ends the command at once, even in compiled code; in
+    another program, the previous handler runs. Outside the main thread, where Python allows no
+    handlers, the list stays empty. If an error ends the `with` block, an earlier request is raised.
     """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -95,7 +91,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     receiver = threading.Thread(target=receive, daemon=True)
     receiver.start()
-    # The wakeup descriptor is written to at once, Python's own handlers run when bytecode does.
+    # The wakeup descriptor is written at once; Python's handlers wait for the next bytecode.
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for signum in SIGNALS:
         signal.signal(signum, handle)

@@ -1,8 +1,8 @@
 """Checkpoints on disk: the only file that knows Orbax.
 
-A checkpoint is a directory named by its step. It is created by a rename, when all its files are
-written and their sums beside them, and removed by a rename: every listed checkpoint is complete,
-whenever the process is killed.
+A checkpoint is a directory named by its step. A rename creates it when all its files and their sums
+are written, and a rename removes it, so every listed checkpoint is complete, whenever the process
+is killed.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from mnist_jax.workdir.files import sync
 from mnist_jax.workdir.hashing import find_damage, is_key, named_leaves, write_sums
 from mnist_jax.workdir.history import Progress
 
-SAVING = ocp.utils.TMP_DIR_SUFFIX  # of Orbax, while it writes
+SAVING = ocp.utils.TMP_DIR_SUFFIX  # Orbax's, while it writes
 STEP = re.compile("0|[1-9][0-9]{0,9}")  # an int32
 ASIDE, DELETED = ".aside", ".deleted"
 
@@ -36,11 +36,11 @@ def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
     """Compares the files of every checkpoint with their recorded sums.
 
     Returns:
-        The steps of those that are as they were saved, in order; and of the others, by step, a line
-        that names the checkpoint and the file that is missing or has another SHA-256.
+        The steps of the intact checkpoints, in order; and for each damaged one, by step, a line
+        that names the checkpoint and the file.
 
     Raises:
-        OSError: `directory` is something else than a directory, or may not be read.
+        OSError: `directory` is not a directory, or cannot be read.
     """
     if os.path.lexists(directory) and not directory.is_dir():
         raise NotADirectoryError(f"{directory} must be a directory, for checkpoints")
@@ -49,16 +49,16 @@ def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
         damage = find_damage(checkpoint)
         if not damage:
             sound.append(int(checkpoint.name))
-        elif checkpoint.exists():  # a run that is under way may have pruned it just now
+        elif checkpoint.exists():  # an active run may have just pruned it
             line = f"the checkpoint {checkpoint} is damaged and left out: {damage}"
             damaged[int(checkpoint.name)] = line
     return sound, damaged
 
 
 class Saver:
-    """Saves training states in the background, one at a time. See `open_saver`.
+    """Saves training states in the background, one at a time; created by `open_saver`.
 
-    All processes make the same calls: Orbax lets each write what it alone has, and waits for all.
+    All processes make the same calls: Orbax lets each write its own shards, and waits for all.
     """
 
     def __init__(self, directory: Path):
@@ -67,19 +67,19 @@ class Saver:
             _handlers(),
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=functools.partial(_finalize, self._directory),
-                # A directory that cannot be made in the background leaves Orbax's threads waiting.
+                # Orbax's threads hang if a directory cannot be made in the background.
                 create_directories_asynchronously=False,
             ),
         )
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Starts saving a state under its step, once the save before it is done.
+        """Starts saving a state under its step, after the previous save.
 
-        All values are copied before this returns: at once, the state may be donated, and lists of
-        the progress may grow. OSError if this save, or the one before, could not be written.
+        All values are copied before this returns, so the state may then be donated and the lists of
+        the progress may grow. OSError if this or the previous save could not be written.
         """
         items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
-        # Orbax copies arrays, but reads the rest in the background, later.
+        # Orbax copies arrays now, but reads the rest later, in the background.
         values = copy.deepcopy(progress.to_json())
         args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(values))
         with _one_os_error(self._directory):
@@ -92,7 +92,7 @@ class Saver:
             sync(self._directory)
 
     def close(self) -> None:
-        """Waits, ends the threads, and removes what was pruned."""
+        """Waits for the save, ends the threads, and deletes pruned checkpoints."""
         with _one_os_error(self._directory):
             self._checkpointer.close()
         _remove(self._directory, DELETED)
@@ -102,8 +102,8 @@ class Saver:
 def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
     """Opens a directory of checkpoints for writing; leaving the `with` block waits for the saves.
 
-    What a save or a pruning that was killed has left there is removed. Checkpoints of other steps
-    than the sound ones are set aside under another name, until `remove_set_aside`.
+    Leftovers of killed saves and prunings are removed. Checkpoints of steps that are not `sound`
+    are set aside under another name, until `remove_set_aside`.
     """
     _tidy(directory, sound)
     saver = Saver(directory)
@@ -112,7 +112,7 @@ def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
         saver.close()
     except BaseException:
         for tidy in (saver.close, functools.partial(_remove, directory, SAVING)):
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # the first error matters
                 tidy()
         raise
 
@@ -126,45 +126,45 @@ def _tidy(directory: Path, sound: Iterable[int]) -> None:
 
 @by_first_process
 def prune(directory: Path, keep: Iterable[int], suffix: str = DELETED) -> None:
-    """Takes the checkpoints of all other steps off the list. No save may be under way.
+    """Removes the checkpoints of all other steps from the list. No save may be active.
 
-    Each goes by a rename, so a kill leaves nothing that is listed; the next save, or the end,
+    Each is renamed, so a kill leaves nothing partial in the list; the next save, or the end,
     deletes the files.
     """
     for checkpoint in listed(directory):
         if int(checkpoint.name) not in keep:
             renamed = checkpoint.with_name(checkpoint.name + suffix)
-            shutil.rmtree(renamed, ignore_errors=True)  # one of this name that was damaged before
+            shutil.rmtree(renamed, ignore_errors=True)  # an older one with this name
             checkpoint.rename(renamed)
 
 
 def remove_set_aside(directory: Path) -> None:
-    """Deletes what `open_saver` has set aside: for a run that has been completed without it."""
+    """Deletes the checkpoints set aside by `open_saver`, once the run is complete without them."""
     _remove(directory, ASIDE)
 
 
 def delete_checkpoints(directory: Path) -> None:
-    """Deletes all checkpoints, and what was left of others."""
+    """Deletes all checkpoints and leftovers."""
     prune(directory, ())
     _remove(directory, DELETED, SAVING, ASIDE)
 
 
 def read_progress(directory: Path, step: int) -> Progress:
-    """Reads the progress that was saved with a state; any process alone may ask."""
+    """Reads the progress saved with a state; one process may do so alone."""
     path = _path(directory, step) / "progress"
     values = ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
     return Progress.from_json({**values})
 
 
 def restore_state(directory: Path, step: int, state: TrainState, sharding: Sharding) -> TrainState:
-    """Restores a sound step, with the structure, shapes and dtypes of `state`.
+    """Restores a sound step with the structure, shapes and dtypes of `state`.
 
-    The arrays may have been saved from other devices. ValueError if it is the state of another
-    model; the message names the arrays that differ.
+    The arrays may have been saved from other devices. Raises ValueError, naming the arrays that
+    differ, for the state of another model.
     """
     expected = _arrays(state)
     saved = {name: _saved_arrays(directory, step, name) for name in expected}
-    # Orbax casts a leaf of another dtype without a word.
+    # Orbax silently casts a leaf of another dtype.
     if differences := _spelled(saved) ^ _spelled(expected):
         raise ValueError(
             f"the checkpoint {directory / str(step)} is of another model: "
@@ -181,13 +181,13 @@ def restore_state(directory: Path, step: int, state: TrainState, sharding: Shard
 
 
 def restore_variables(directory: Path, step: int, sharding: Sharding) -> Variables:
-    """Restores the variables of a saved step, in the structure that they had."""
+    """Restores the variables of a saved step, in their saved structure."""
     target = {"variables": _saved_arrays(directory, step, "variables")}
     return _restore(directory, step, target, sharding)["variables"]
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """A state as it is saved: an evaluation reads only the first item."""
+    """Divides a state into saved items; an evaluation reads only the first."""
     optimizer = {"step": state.step, "opt_state": state.opt_state}
     if state.average:
         optimizer["variables"] = state.variables
@@ -203,7 +203,7 @@ def _handlers() -> ocp.CompositeCheckpointHandler:
 
 
 def _saved_arrays(directory: Path, step: int, item: str) -> Any:
-    """The shapes and dtypes of an item, in the structure that it had."""
+    """Reads the shapes and dtypes of an item, in its saved structure."""
     return ocp.StandardCheckpointHandler().metadata(_path(directory, step) / item).tree
 
 
@@ -217,8 +217,8 @@ def _restore(directory: Path, step: int, items: dict[str, Any], sharding: Shardi
         return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**args))
     except KeyError as error:
         raise ValueError(
-            f"the checkpoint {path} was written by another version of this program: retrain, "
-            "with --overwrite or in another --workdir"
+            f"the checkpoint {path} was written by another version of this program; retrain "
+            "with --overwrite, or in another --workdir"
         ) from error
 
 
@@ -227,7 +227,7 @@ def _path(directory: Path, step: int) -> epath.Path:
 
 
 def _spelled(arrays: dict[str, Any]) -> set[str]:
-    """The leaves as text: what is read back has other containers, with the same names."""
+    """Describes leaves as text, because restored trees have other containers of the same names."""
     stored = {
         path: jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
         for path, leaf in named_leaves(arrays).items()
@@ -236,7 +236,7 @@ def _spelled(arrays: dict[str, Any]) -> set[str]:
 
 
 def listed(directory: Path) -> list[Path]:
-    """Returns the checkpoints in a directory in the order of their steps, damaged ones too."""
+    """Returns the checkpoints in a directory, also damaged ones, in order of step."""
     checkpoints = [path for path in directory.glob("*") if STEP.fullmatch(path.name)]
     return sorted(checkpoints, key=lambda path: int(path.name))
 
@@ -250,11 +250,11 @@ def _remove(directory: Path, *names: str) -> None:
 
 
 def _finalize(directory: Path) -> None:
-    """Records the sums of the checkpoint that is being saved, and deletes what was pruned.
+    """Records the sums of the checkpoint being saved, and deletes pruned ones.
 
-    Orbax calls this in the background when all items of the checkpoint are written, just before it
-    renames their directory: a checkpoint that is visible has its sums. What Orbax writes beside the
-    items, with the time of the rename, is not needed to read them.
+    Orbax calls this in the background after all items are written and before it renames their
+    directory, so every visible checkpoint has its sums. Files that Orbax writes beside the items
+    are not needed to read them.
     """
     (saving,) = directory.glob(f"*{SAVING}*")
     write_sums(saving)
@@ -263,7 +263,7 @@ def _finalize(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _one_os_error(directory: Path) -> Iterator[None]:
-    """Raises OSError, with the number of the system's, for errors of many kinds from Orbax."""
+    """Turns Orbax's many errors into OSError, with the system's error number."""
     try:
         yield
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that a reader, or a crash, sees whole: the old one, or the new one."""
+"""Atomically written files: a reader, or a crash, sees the old or the new one, never a part."""
 
 import contextlib
 import json
@@ -13,10 +13,7 @@ from mnist_jax.processes.distributed import by_first_process
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing so that a reader, or a crash, sees the old one or the whole new one.
-
-    The new file takes the place of the old one when the `with` block ends without an error.
-    """
+    """Opens a file for writing that replaces the old one when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -25,7 +22,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:  # of a write it has no file name
+    except OSError as error:  # a failed write names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -33,20 +30,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @by_first_process
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, at once or not at all."""
+    """Writes a text file atomically."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes a JSON file, at once or not at all; ValueError for a number that is not finite."""
+    """Writes a JSON file atomically; ValueError for a number that is not finite."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; ValueError if it cannot be read, or is not strict JSON.
+    """Reads a JSON file; ValueError if it is unreadable or not strict JSON.
 
-    Python's parser takes NaN, and the last of two equal keys.
+    Python's parser alone would accept NaN and repeated keys.
     """
     try:
         return json.loads(
@@ -70,12 +67,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_number(value: float | None) -> float | None:
-    """The value as JSON can hold it: None for what is not finite."""
+    """Replaces a value that is not finite by None, for JSON."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk: for a loss of power."""
+    """Flushes a file, or a directory's names, to disk, in case of power loss."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

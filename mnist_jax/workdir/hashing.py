@@ -1,4 +1,4 @@
-"""SHA-256: of arrays, to compare two runs; of files, to see that they are whole."""
+"""SHA-256 hashes of arrays, to compare runs, and of files, to detect damage."""
 
 import hashlib
 from pathlib import Path
@@ -22,11 +22,10 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def tree_sha256(tree: Any) -> str:
-    """Returns the SHA-256 of a tree of arrays, in hexadecimal: equal sums mean equal bits.
+    """Returns the SHA-256 of a tree of arrays, in hexadecimal: equal hashes mean equal bits.
 
-    For each leaf, in sorted order of its path ("conv/kernel"), the path, the dtype, the shape and
-    the bytes in C order. Each is brought to the host as a whole, but for those with a method
-    `pieces`, which gives their rows some at a time.
+    Hashes each leaf's path ("conv/kernel"), dtype, shape and bytes in C order, sorted by path.
+    Leaves are copied to the host as a whole, unless they have a method `pieces` that yields rows.
     """
     digest = hashlib.sha256()
     for path, array in sorted(named_leaves(tree).items()):
@@ -38,24 +37,24 @@ def tree_sha256(tree: Any) -> str:
 
 
 def is_key(leaf: Any) -> bool:
-    """Tells whether an array, or its shape, is of typed random keys, such as `jax.random.key`'s."""
+    """Tells whether an array or its abstract shape holds typed keys like `jax.random.key`'s."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def data_sha256(splits: dict[str, Any]) -> str:
-    """SHA-256 of the images and labels of all splits, see `tree_sha256`."""
+    """Returns the `tree_sha256` of all splits' images and labels."""
     return tree_sha256({name: split._asdict() for name, split in splits.items()})
 
 
 def network_sha256(variables: dict[str, Any]) -> str:
-    """SHA-256 of a network's parameters, and of its other collections if any, see `tree_sha256`."""
+    """Returns the `tree_sha256` of a network's parameters and other collections, if any."""
     return tree_sha256(variables if len(variables) > 1 else variables["params"])
 
 
 def write_sums(directory: Path) -> None:
-    """Writes the sums of the files in a directory's subdirectories beside these, for `sha256sum`.
+    """Writes SHA256SUMS of the files in a directory's subdirectories, for `sha256sum`.
 
-    All of it is on the disk when this returns.
+    Everything is flushed to disk when this returns.
     """
     text = "".join(f"{_sha256(directory / name)}  {name}\n" for name in _files(directory))
     (directory / SUMS).write_text(text, encoding="utf-8")
@@ -66,10 +65,10 @@ def write_sums(directory: Path) -> None:
 def find_damage(directory: Path) -> str | None:
     """Describes the first file that differs from its recorded sum; None if there is none.
 
-    Raises PermissionError if a file is unreadable: it may still be intact.
+    Raises PermissionError if a file is unreadable; it may still be intact.
     """
     try:
-        # Not splitlines: a line end with a flipped bit is a vertical tab, which ends lines there.
+        # Not splitlines, which accepts a vertical tab: a line end with a flipped bit.
         *lines, rest = (directory / SUMS).read_bytes().decode().split("\n")
     except PermissionError:
         raise
@@ -83,15 +82,15 @@ def find_damage(directory: Path) -> str | None:
             whole = _sha256(directory / name) == sums.get(name)
         except PermissionError:
             raise
-        except OSError:  # it is missing, or the disk gives no more of it
+        except OSError:  # missing, or unreadable on disk
             whole = False
         if not whole:
-            return f"its file {name} is not as {SUMS} says"
+            return f"its file {name} does not match {SUMS}"
     return None
 
 
 def _files(directory: Path) -> list[str]:
-    """The files in the subdirectories, relative to the directory, in order."""
+    """Lists the files in the subdirectories, relative to the directory, in order."""
     files = (path for path in directory.glob("*/**/*") if path.is_file())
     return sorted(str(path.relative_to(directory)) for path in files)
 

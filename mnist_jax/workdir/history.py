@@ -1,4 +1,4 @@
-"""The history of a training, as metrics.jsonl and checkpoints hold it."""
+"""The history of a run, as stored in metrics.jsonl and in checkpoints."""
 
 import json
 import math
@@ -18,12 +18,12 @@ LOWER_IS_BETTER = ("loss", "error", "gap")  # in the name of a metric
 
 
 class Row(TypedDict):
-    """An epoch, as a line of metrics.jsonl; of a population a metric is a list over the members.
+    """An epoch, a line of metrics.jsonl; a population's metrics are lists over the members.
 
-    Losses are in nats an example, accuracies in [0, 1]; `generalization_gap` is the training
-    accuracy less the validation accuracy; `learning_rate` that of the last step, None where it is
-    not known; `gradient_norm` the mean over the steps; `input_seconds` what training waited for its
-    images. Each own metric has `train_NAME` and `val_NAME`.
+    Losses are in nats per example, accuracies in [0, 1]. `generalization_gap` is training minus
+    validation accuracy, `learning_rate` is the last step's (None if unknown), `gradient_norm` the
+    mean over the steps, `input_seconds` the time spent waiting for images. A user's own metric has
+    `train_NAME` and `val_NAME`.
     """
 
     epoch: int
@@ -41,14 +41,14 @@ class Row(TypedDict):
 
 
 class Progress(NamedTuple):
-    """The part of a checkpoint beside the state, with which a resumed run begins.
+    """The part of a checkpoint beside the state, from which a run resumes.
 
     Attributes:
-        origin: the record of what the run is made of.
+        origin: the run's origin.
         history: a row for each epoch so far.
         sums: the metric sums of an unfinished epoch's steps so far, as one entry.
-        seconds: an unfinished epoch's, before the checkpoint.
-        input_seconds: those of them that training waited for images.
+        seconds: the duration of an unfinished epoch so far.
+        input_seconds: the part of it spent waiting for images.
         diverged: the place where each member of a population diverged, or None.
     """
 
@@ -60,7 +60,7 @@ class Progress(NamedTuple):
     diverged: list[dict[str, int] | None] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the values as JSON can hold them: None for a loss that is not finite."""
+        """Converts the values for JSON, with None for a loss that is not finite."""
         values = self._asdict() | {"origin": self.origin.to_json()}
         values["sums"] = [
             {name: _without_nan(np.asarray(value).tolist()) for name, value in totals.items()}
@@ -70,7 +70,7 @@ class Progress(NamedTuple):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
-        """Rebuilds what `to_json` gave, also in a version that had fewer fields."""
+        """Rebuilds the result of `to_json`, also of a version with fewer fields."""
         kinds = dict.fromkeys(COUNTS, int)
         sums = [
             {name: np.asarray(value, kinds.get(name, float)) for name, value in totals.items()}
@@ -84,13 +84,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_history(workdir: Path, history: Sequence[Row]) -> None:
-    """Writes metrics.jsonl, a line an epoch, at once or not at all."""
+    """Writes metrics.jsonl atomically, a line per epoch."""
     lines = [json.dumps(row, allow_nan=False) + "\n" for row in history]
     write_text(workdir / "metrics.jsonl", "".join(lines))
 
 
 def read_history(workdir: Path) -> list[Row]:
-    """Reads metrics.jsonl; ValueError if it is not what `write_history` writes."""
+    """Reads metrics.jsonl; ValueError if it is invalid."""
     path = workdir / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -121,8 +121,8 @@ def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
 def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
     """Raises ValueError if a config watches a metric that its history will not have.
 
-    Times are refused, too: they differ between two runs of one config, which must decide the same.
-    The names of a user's own metrics each give train_NAME and val_NAME.
+    Times are refused, too: two runs of one config must decide the same. A user's own metrics have
+    train_NAME and val_NAME.
     """
     own = [f"{split}_{name}" for name in metrics for split in ("train", "val")]
     known = [name for name in Row.__annotations__ if name not in ("epoch", "step", *TIMES)] + own
@@ -136,10 +136,10 @@ def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
 
 
 def score(row: Mapping[str, Any], monitor: str) -> float:
-    """Returns a metric of one network's epoch so that higher is better.
+    """Returns a metric of one network's epoch as a score, where higher is better.
 
-    Lower is better, and the sign changes, where the name contains "loss", "error" or "gap". A value
-    that is missing, None or not finite is the worst: -inf.
+    The sign changes if the name contains "loss", "error" or "gap". A value that is missing, None or
+    not finite has the worst score, -inf.
     """
     value = row.get(monitor)
     if value is None or not math.isfinite(value):
@@ -148,5 +148,5 @@ def score(row: Mapping[str, Any], monitor: str) -> float:
 
 
 def best_row(history: Sequence[Row], monitor: str) -> Row:
-    """Returns the row whose metric of this name is the best, see `score`; of equals the newest."""
+    """Returns the row with the best `score` of a metric; the newest of equal ones."""
     return max(history, key=lambda row: (score(row, monitor), row["step"]))

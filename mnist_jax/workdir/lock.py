@@ -10,10 +10,10 @@ from mnist_jax.processes.file_lock import open_locked
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Makes the directory where there is none, and keeps other writers out of it.
+    """Makes the directory if necessary, and keeps other writers out of it.
 
-    Of several processes, the first one has the lock for all. Directories made here are removed
-    again where nothing was written into them. BlockingIOError: another process is training there.
+    The first of several processes holds the lock for all. Directories made here are removed again
+    if they stay empty. Raises BlockingIOError if another process is training there.
     """
     if not is_first():
         yield
@@ -29,7 +29,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # not empty, or the disk is in trouble: no harm
+            with contextlib.suppress(OSError):  # not empty, or a disk error: no harm
                 (workdir / ".lock").unlink()
                 for directory in made:
                     directory.rmdir()

@@ -16,7 +16,7 @@ from mnist_jax.native.library import load
 
 PACKAGES = ("mnist-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 PACKAGES += ("tensorflow-datasets", "numpy")
-# What older versions did not record, and how it was.
+# Values that older versions did not record.
 UNTOLD: dict[str, Any] = {"process_count": 1, "settings": [], "native_compiler": ""}
 # JAX's settings that change bits, and their usual values.
 JAX_SETTINGS = {
@@ -28,7 +28,7 @@ JAX_SETTINGS = {
 }
 CHOICES = "choose another --workdir, or retrain with --overwrite"
 VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
-# XLA's flags that change no bits: the count of devices is recorded by itself.
+# XLA flags that change no bits; the number of devices is recorded separately.
 HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
@@ -36,14 +36,14 @@ class Origin(NamedTuple):
     """The origin of a run. A checkpoint is resumed only by a run of the same origin.
 
     Attributes:
-        config: the recipe, as nested dicts; a population's has its members beside it.
+        config: the recipe, as nested dicts, with the members of a population.
         data_sha256: SHA-256 of the images and labels of all splits.
-        data: the facts about them that the network has to know.
+        data: facts about the data, for the network.
         examples: number of examples of each split.
-        environment: the values of `environment`.
-        init_sha256: SHA-256 of the network that the run began from, if it began from one.
-        own: SHA-256 of each of the user's own parts, by name, see `parts.own_sha256`.
-        step_sha256: SHA-256 of the compiled training steps, see `compiled.text_sha256`.
+        environment: the result of the function `environment`.
+        init_sha256: SHA-256 of the network that the run began from, if any.
+        own: SHA-256 of each of the user's own parts by name, from `parts.own_sha256`.
+        step_sha256: SHA-256 of the compiled training steps, from `compiled.text_sha256`.
     """
 
     config: dict[str, Any]
@@ -66,16 +66,16 @@ class Origin(NamedTuple):
         return cls(**known)
 
     def hashes(self) -> dict[str, str]:
-        """Returns the hashes as result.json has them, by name."""
+        """Returns the hashes in result.json, by name."""
         names = ("data_sha256", "init_sha256", "step_sha256")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def length_dependence(config: dict[str, Any]) -> str | None:
-    """Describes a config's field by which every step depends on the number of epochs, if any.
+    """Names the config field that makes every step depend on the number of epochs, or None.
 
-    Without one, a run of fewer epochs is the beginning of a run of more, to the last bit: keys,
-    orders and averages depend on the step alone, plateaus and early stopping on the epochs before.
+    Without one, a shorter run is the beginning of a longer one, to the last bit: keys, orders and
+    averages depend on the step alone, plateaus and early stopping on earlier epochs.
     """
     fields = completed(config)
     for name, free in (("optimizer.schedule", "constant"), ("optimizer.warmup", 0)):
@@ -85,11 +85,11 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 
 
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError if a checkpoint has another config, other data or other own parts.
+    """Raises ValueError if a checkpoint has a different config, data or own parts.
 
-    Hashes of own parts are compared in one environment. Another one is a warning. Where
-    `length_dependence` finds nothing, the checkpoint may be of fewer epochs. Messages name the
-    directory of the checkpoints.
+    A different environment is a warning; own parts are then not compared. Without a
+    `length_dependence`, the checkpoint may be of fewer epochs. Messages name the directory of the
+    checkpoints.
     """
     check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
     before, now = (
@@ -100,32 +100,31 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
         del before["epochs"], now["epochs"]  # the run has been extended
     if differences := config_differences(before, now):
         raise ValueError(
-            f"{checkpoints} holds a run with another config or other data "
+            f"{checkpoints} holds a run with a different config or data "
             f"({'; '.join(differences)}): {CHOICES}"
         )
     if saved.data.label_names != expected.data.label_names:
-        raise ValueError(f"{checkpoints} holds a run whose classes have other names: {CHOICES}")
+        raise ValueError(f"{checkpoints} holds a run with different class names: {CHOICES}")
     differences = config_differences(UNTOLD | saved.environment, expected.environment)
     if differences:
         warnings.warn(
             f"the run in {checkpoints} resumes in a different environment "
-            f"({'; '.join(differences)}): "
-            "its bits may differ from those of a run that was never stopped",
+            f"({'; '.join(differences)}): its bits may differ from those of an uninterrupted run",
             stacklevel=2,
         )
 
 
 def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError if a checkpoint has other training steps than a run.
+    """Raises ValueError if a checkpoint's training steps differ from a run's.
 
-    In different environments the same code gives different programs: there, steps are not compared;
-    nor are those of an older version, which recorded nothing of this.
+    Steps are not compared in different environments, where the same code gives different programs,
+    nor with an older version, which did not record them.
     """
     hashes = {saved.step_sha256, expected.step_sha256}
     if is_here(saved) and None not in hashes and len(hashes) == 2:
         raise ValueError(
-            f"{checkpoints} holds a run of another training step: the code of the step has changed "
-            f"since; {CHOICES}"
+            f"{checkpoints} holds a run with a different training step: its code has changed; "
+            f"{CHOICES}"
         )
 
 
@@ -135,9 +134,9 @@ def is_here(origin: Origin) -> bool:
 
 
 def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, compare: bool) -> None:
-    """Raises ValueError if the own parts of a run, by name, are not those that are given.
+    """Raises ValueError if a run's own parts, by name, are not the given ones.
 
-    Their SHA-256 are compared only with `compare`; the messages say where the run is.
+    Their SHA-256 are compared only with `compare`; messages name the run's place, `where`.
     """
     missing = [name for name in saved if name not in given]
     surplus = [name for name in given if name not in saved]
@@ -147,8 +146,8 @@ def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, comp
     if missing:
         names = {"metrics" if name.startswith("metric ") else name: None for name in missing}
         raise ValueError(
-            f"{where} holds a run with its own {', '.join(missing)}: hand it in "
-            f"again ({', '.join(f'{name}=' for name in names)} in Python, a recipe with it as "
+            f"{where} holds a run with its own {', '.join(missing)}: pass it again "
+            f"({', '.join(f'{name}=' for name in names)} in Python, or a recipe with it as "
             "--config on the command line)"
         )
     problem = f"its own {', '.join(surplus)}, which it was not trained with" if surplus else ""
@@ -156,21 +155,21 @@ def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, comp
         problem = f"another {', '.join(different)} than it was trained with"
     if problem:
         raise ValueError(
-            f"{where} holds a run that cannot be used with {problem}: hand in the same, {CHOICES}"
+            f"{where} holds a run that cannot be used with {problem}: pass the same, {CHOICES}"
         )
 
 
 def cpu_count() -> int | None:
-    """Returns how many cores this process may use.
+    """Returns the number of cores that this process may use.
 
-    XLA cuts the work for a CPU into as many parts, and sums of other parts are rounded otherwise.
+    XLA divides a CPU's work into as many parts, and sums of different parts round differently.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def settings() -> list[str]:
-    """Returns the settings of JAX and XLA that change bits and are not as usual, as NAME=VALUE."""
+    """Returns the unusual settings of JAX and XLA that change bits, as NAME=VALUE."""
     changed = []
     for name, usual in JAX_SETTINGS.items():
         value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
@@ -192,10 +191,10 @@ def may_use_kernel(config: dict[str, Any]) -> bool:
 
 
 def environment(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns `platform`, `device_kind`, counts of devices, processes and cores, and `versions`.
+    """Describes this machine and its software, on which the bits of a run depend.
 
-    `settings` are what the function of this name returns. `native_compiler` is the version of the
-    compiler that made the kernel, "" for a recipe, as nested dicts, that does not use it.
+    `settings` are those of the function `settings`. `native_compiler` is the version of the
+    kernel's compiler, or "" for a recipe (nested dicts) that does not use the kernel.
     """
     return {
         "platform": jax.default_backend(),

@@ -1,4 +1,4 @@
-"""A work directory: whose it is, what it says, and how it is deleted."""
+"""A work directory: its owner, its files, and their deletion."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ FILES = ("config.json", "metrics.jsonl", "result.json", "population.json")
 
 
 class Made(TypedDict):
-    """The part of a result that says what its bits depend on, and how long they took."""
+    """The part of a result about its environment and times."""
 
     steps: int
     data_sha256: str
@@ -39,12 +39,12 @@ class Made(TypedDict):
 
 
 class Result(Made):
-    """The content of result.json: the measured network, and what its bits depend on.
+    """The content of result.json: the measured network, and the origin of its bits.
 
-    `test_loss` and `test_accuracy` are None while the test split is not measured, and `guessing`,
-    what `metrics.guessing` gives for it, is then absent. Each own metric has `test_NAME` and
-    `val_NAME`. `steps` counts the updates made, `best_step` is the saved step that is best by
-    `watch.monitor`; `seconds` maps the phases of the run to seconds. The environment follows.
+    `test_loss` and `test_accuracy` are None while the test split is not measured; `guessing`, from
+    `metrics.guessing`, is then absent. Each own metric has `test_NAME` and `val_NAME`. `steps`
+    counts the updates, `best_step` is the saved step that is best by `watch.monitor`, and `seconds`
+    are the durations of the run's phases.
     """
 
     test_loss: float | None
@@ -67,10 +67,10 @@ def create_result(
     origin: Origin,
     seconds: dict[str, float],
 ) -> Result:
-    """Returns the result of a network with these variables, as described in `Result`.
+    """Creates the `Result` of a network.
 
-    `test` has the mean loss, accuracy and own metrics over the test split, None if not measured;
-    `measured` is the row of the network's epoch.
+    `test` has the mean loss, accuracy and own metrics on the test split, or is None; `measured` is
+    the row of the network's epoch.
     """
     own = sorted({name[4:] for name in measured if name.startswith("val_")} - {"loss", "accuracy"})
     tested = test or dict.fromkeys(("loss", "accuracy", *own))
@@ -91,16 +91,16 @@ def create_result(
 
 
 def is_tested(result: Mapping[str, Any] | None) -> bool:
-    """Tells whether a training has a result, and the test split is measured in it."""
+    """Tells whether there is a result that includes the test split."""
     return bool(result) and result["test_accuracy"] is not None
 
 
 def checked_workdir(config: Config, workdir: str | Path) -> Path:
-    """Returns the workdir as a Path; ValueError if it or the config is something else."""
+    """Checks the types of a config and a workdir; returns the workdir as a Path."""
     if not isinstance(config, Config):
         raise ValueError(
             f"config must be a Config, such as Config(epochs=3), got {type(config).__name__}; "
-            "mnist_jax.config.config_from_dict makes one of nested dicts"
+            "mnist_jax.config.config_from_dict makes one from nested dicts"
         )
     if not isinstance(workdir, str | os.PathLike) or not str(workdir):
         raise ValueError(f"workdir must be the name of a directory, got {workdir!r}")
@@ -108,7 +108,7 @@ def checked_workdir(config: Config, workdir: str | Path) -> Path:
 
 
 def read_config(workdir: Path) -> Config | None:
-    """Returns the config of the run in `workdir`, or None where there is none.
+    """Reads the config of the run in `workdir`, or returns None if there is none.
 
     Raises NotADirectoryError for a file, and ValueError for a config.json of another version.
     """
@@ -129,7 +129,7 @@ def read_config(workdir: Path) -> Config | None:
 
 
 def read_result(workdir: Path) -> Result | None:
-    """Reads result.json; returns None where there is none; ValueError if it is damaged."""
+    """Reads result.json, or returns None if there is none; ValueError if it is damaged."""
     path = workdir / "result.json"
     if not path.exists():
         return None
@@ -147,7 +147,7 @@ def read_result(workdir: Path) -> Result | None:
         or not (0 <= values[accuracy] <= 1 and values["steps"] >= 1)
         or values["steps"] is True
     ):
-        raise ValueError(f"{path} is not a result of a training")
+        raise ValueError(f"{path} is not the result of a run")
     return cast("Result", result)
 
 
@@ -161,22 +161,22 @@ def holds_run(
 ) -> bool:
     """Tells whether `workdir` holds a run with this config that is not to be overwritten.
 
-    With `extend`, the run must be there, and may have fewer epochs.
+    With `extend`, the run must exist and may have fewer epochs.
 
     Raises:
-        ValueError: the directory belongs to something else, or to a run of the other kind, or to
-            one with another config that is not to be overwritten, or cannot be extended.
+        ValueError: the directory belongs to another program or another kind of run, or its run has
+            another config and may not be overwritten or cannot be extended.
         NotADirectoryError: it is a file.
     """
     previous = read_config(workdir)
     if previous is None:
-        names = ["checkpoints", *FILES[1:], "sweep.db", "trials"]  # the last two of a sweep
-        if any((workdir / MEMBERS).glob("*")):  # empty, it is of a population that was killed
+        names = ["checkpoints", *FILES[1:], "sweep.db", "trials"]  # the last two are a sweep's
+        if any((workdir / MEMBERS).glob("*")):  # it is empty after a population was killed
             names.append(MEMBERS)
         for name in names:
             if os.path.lexists(workdir / name):
                 raise ValueError(
-                    f"{workdir} holds {name} but no config.json, so it is not of this program: "
+                    f"{workdir} holds {name} but no config.json, so this program did not write it; "
                     f"choose another --workdir, or delete {name}"
                 )
         if extend:
@@ -211,7 +211,7 @@ def holds_run(
 
 
 def _extension_problem(workdir: Path, previous: Config, config: Config) -> str | None:
-    """Says why a run of one config cannot become one of another by more epochs, if it cannot."""
+    """Explains why more epochs cannot turn a run into one of another config; None if they can."""
     same_length = dataclasses.replace(config, epochs=previous.epochs)
     old, new = dataclasses.asdict(previous), dataclasses.asdict(same_length)
     if differences := config_differences(old, new):
@@ -220,9 +220,9 @@ def _extension_problem(workdir: Path, previous: Config, config: Config) -> str |
         return f"epochs must be more than {previous.epochs}, got {config.epochs}"
     members = workdir.absolute().parent
     if members.name == MEMBERS and (members.parent / "population.json").exists():
-        return "it is a member of a population, which would no longer be whole"
+        return "it is a member of a population"
     dependence = length_dependence(old)
-    return dependence and f"{dependence}, so that every step depends on the number of epochs"
+    return dependence and f"{dependence}, so every step depends on the number of epochs"
 
 
 def previous_result(
@@ -230,15 +230,15 @@ def previous_result(
 ) -> Result | None:
     """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
 
-    A run whose result, last or best checkpoint is damaged is not complete. Nor is one that is to be
-    extended, or, with `test`, one that lacks the test of its data. Raises as `holds_run`.
+    A run is incomplete if its result, last or best checkpoint is damaged, if it is to be extended,
+    or, with `test`, if its test data were not measured. Raises the errors of `holds_run`.
     """
     if not holds_run(workdir, config, overwrite, extend) or read_config(workdir) != config:
         return None
     try:
         result = read_result(workdir)
     except ValueError as error:
-        warnings.warn(f"{error}; it is made anew", stacklevel=2)
+        warnings.warn(f"{error}; it is written again", stacklevel=2)
         return None
     if not result:
         return None
@@ -255,22 +255,22 @@ def check_shared(workdir: Path) -> None:
     """Raises FileNotFoundError if not all processes see the config.json of the first one."""
     path = workdir / "config.json"
     written = from_first(lambda: _time_of_writing(path))
-    if not path.exists() or _time_of_writing(path) != written:  # it may have one of its own
+    if not path.exists() or _time_of_writing(path) != written:  # it may be another file
         raise FileNotFoundError(
-            f"process {jax.process_index()} does not see the workdir {workdir} of the first one: "
-            "give a --workdir on a file system that all machines share"
+            f"process {jax.process_index()} does not see the workdir {workdir} of process 0; give "
+            "a --workdir on a file system that all machines share"
         )
 
 
 def _time_of_writing(path: Path) -> int:
-    # Opened, as a network's file system may have old news otherwise.
+    # Opened, because a network file system may cache an old time.
     with path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
 @by_first_process
 def delete_leftovers(workdir: Path) -> None:
-    """Deletes what writes that were killed have left half-done. Only the owner of the lock may."""
+    """Deletes leftovers of killed writes. Only the owner of the lock may call this."""
     for name in FILES:
         for leftover in workdir.glob(f".{name}.*.tmp"):
             leftover.unlink()
@@ -278,7 +278,7 @@ def delete_leftovers(workdir: Path) -> None:
 
 @by_first_process
 def delete_result(workdir: Path) -> None:
-    """Deletes what describes a finished run: its last checkpoint can give it again."""
+    """Deletes a run's result and pictures, which its last checkpoint can give again."""
     for name in ("tensorboard", "profile"):
         shutil.rmtree(workdir / name, ignore_errors=True)
     for name in ("report.html", "result.json"):
@@ -287,7 +287,7 @@ def delete_result(workdir: Path) -> None:
 
 @by_first_process
 def delete_run(workdir: Path) -> None:
-    """Deletes a run but for config.json, which the next run replaces and which marks it as ours.
+    """Deletes a run except config.json, which marks the directory as ours until it is replaced.
 
     The order never leaves a result without its checkpoint.
     """

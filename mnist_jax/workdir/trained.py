@@ -23,10 +23,10 @@ from mnist_jax.workdir.run import MEMBERS, read_config
 
 
 class Trained(NamedTuple):
-    """A trained network, loaded.
+    """A trained network.
 
-    `variables` are its parameters and other collections, `step` is the number of updates that it
-    was trained with, `splits` its own data as they were given; None if the config names them.
+    `variables` are its parameters and other collections, `step` is the number of updates, `splits`
+    are the user's own data as given, or None if the config names a dataset.
     """
 
     config: Config
@@ -44,7 +44,7 @@ class Trained(NamedTuple):
 
     @property
     def architecture(self) -> str:
-        """The name of the config's model, or of the class of the network's own."""
+        """The name of the config's model, or the class of the user's own."""
         return type(self.model).__name__ if "model" in self.origin.own else self.config.model.name
 
     @property
@@ -54,7 +54,7 @@ class Trained(NamedTuple):
 
     @property
     def info(self) -> DataInfo:
-        """The facts about its data that the network has to know."""
+        """Facts about the network's data."""
         return self.origin.data
 
 
@@ -66,7 +66,7 @@ def trained_config(workdir: str | Path) -> Config:
         such = (
             f", not a network; name a member of it, such as {members / names[0]}" if names else ""
         )
-        raise FileNotFoundError(f"{workdir} holds a population{such or ' that is not finished'}")
+        raise FileNotFoundError(f"{workdir} holds a population{such or ' that is not complete'}")
     config = read_config(Path(workdir))
     if config is None or not (Path(workdir) / "checkpoints").is_dir():
         raise FileNotFoundError(f"there is no trained network in {workdir}; train one there first")
@@ -81,20 +81,19 @@ def load_trained(
     splits: Any = None,
     one_of_several: bool = False,
 ) -> Trained:
-    """Loads a trained network, its variables whole on every device; nothing is written.
+    """Loads a trained network, with its variables whole on every device; nothing is written.
 
     Args:
-        workdir: a directory that `train` has written.
-        step: a saved step, "latest", or "best" by the config's `watch.monitor` (of equal ones the
-            newest). With early stopping the latest is the best.
-        model: the network's own module, see `parts.Parts`; None if the config names it.
-        splits: the network's own data; None if the config names them, or they are not needed.
-        one_of_several: True if the parts are those of some networks, and of no meaning for one that
-            was trained without.
+        workdir: a directory written by `train`.
+        step: a saved step, "latest", or "best" by the config's `watch.monitor` (the newest of equal
+            ones). With early stopping, "latest" means "best".
+        model: the user's own module, like `parts.Parts.model`; None if the config names the model.
+        splits: the user's own data; None if the config names a dataset, or they are not needed.
+        one_of_several: True ignores own parts that this network was trained without.
 
     Raises:
         FileNotFoundError: there is no trained network.
-        ValueError: it has no such step, it cannot be read, or the model is not the one trained.
+        ValueError: the step is missing or unreadable, or the model is not the one trained.
     """
     config, variables, number, origin = load_variables(workdir, step)
     _check_model(config, origin, Path(workdir))
@@ -115,12 +114,12 @@ def load_trained(
 def load_variables(
     workdir: str | Path, step: int | str = "latest"
 ) -> tuple[Config, Variables, int, Origin]:
-    """Loads config, variables, number of updates and origin, but no module; see `load_trained`."""
+    """Loads config, variables, number of updates and origin, but no module."""
     config = trained_config(workdir)
     checkpoints = Path(workdir) / "checkpoints"
     steps, damaged = check_checkpoints(checkpoints)
     if not steps:
-        nothing = f"{checkpoints} holds no step {step}, but nothing yet"
+        nothing = f"{checkpoints} holds no checkpoint yet"
         raise ValueError("; ".join(damaged.values()) or nothing)
     for line in damaged.values():
         warnings.warn(line, stacklevel=2)
@@ -133,8 +132,8 @@ def load_variables(
             by_name[str(step)] = best
         if str(step) not in by_name:
             raise ValueError(
-                f"{checkpoints} holds no step {step}, but the steps {', '.join(map(str, steps))}; "
-                "latest and best name one of them"
+                f"{checkpoints} holds no step {step}; expected latest, best or one of "
+                f"{', '.join(map(str, steps))}"
             )
         number = by_name[str(step)]
         variables = restore_variables(checkpoints, number, replicated(create_mesh()))
@@ -142,25 +141,25 @@ def load_variables(
     except FileNotFoundError:
         if all((checkpoints / str(number)).exists() for number in steps):
             raise
-        return load_variables(workdir, step)  # a run that is under way has pruned one
+        return load_variables(workdir, step)  # an active run has pruned one
 
 
 def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
-    """Raises ValueError if config.json describes another model than the one that was trained."""
+    """Raises ValueError if config.json describes another model than the trained one."""
     written, trained = (completed(values) for values in (dataclasses.asdict(config), origin.config))
     fields = [name for name in written if name.startswith("model.") and "dropout" not in name]
     both = ({name: values.get(name) for name in fields} for values in (trained, written))
     if differences := config_differences(*both):
         raise ValueError(
-            f"{workdir / 'config.json'} is not that of the trained network ("
-            f"{'; '.join(differences)}): put back what it held, or train in another --workdir"
+            f"{workdir / 'config.json'} is not the trained network's ({'; '.join(differences)}); "
+            "restore the file, or train in another --workdir"
         )
 
 
 def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Loads the splits that a network was trained, validated and tested on, see `load_splits`.
+    """Loads the splits and class names of a trained network's data, like `load_splits`.
 
-    Raises ValueError if the data are no longer what they were, or were not handed in.
+    Raises ValueError if the data have changed, or were not passed.
     """
     saved = {name: sha256 for name, sha256 in trained.origin.own.items() if name == "splits"}
     given = {} if trained.splits is None else {"splits": ""}
@@ -170,7 +169,7 @@ def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
     same = label_names == trained.info.label_names
     if not same or data_sha256(splits) != trained.origin.data_sha256:
         raise ValueError(
-            f"the {'images' if same else 'classes'} of {trained.dataset} are "
-            "no longer those that the network was trained on: train again, in another --workdir"
+            f"the {'images' if same else 'classes'} of {trained.dataset} have changed since the "
+            "network was trained on them; retrain in another --workdir"
         )
     return splits, label_names

@@ -1,4 +1,4 @@
-"""Transfer learning: a trained network's parameters as the beginning of another training."""
+"""Transfer learning: training that begins with a trained network's parameters."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ HEAD = "output"  # the layer that depends on the classes
 
 
 class Transfer(NamedTuple):
-    """The variables to begin with, and the layers by where theirs come from."""
+    """The variables to begin with, and the layers by the origin of their values."""
 
     variables: Variables
     loaded: list[str]
@@ -22,15 +22,15 @@ class Transfer(NamedTuple):
 
 
 def transfer(variables: Variables, trained: Variables, *, members: bool = False) -> Transfer:
-    """Takes all parameters and batch statistics that fit from a trained network.
+    """Copies all fitting parameters and batch statistics from a trained network.
 
     Args:
-        variables: the new network's, initialised; a population's have a leading axis of members.
-        trained: the trained network's.
-        members: whether there is such an axis; all members receive the same.
+        variables: the new network's initialised variables.
+        trained: the trained network's variables.
+        members: True if `variables` have a leading axis of members, who all receive the same.
 
     Returns:
-        The trained network's layers of the same name and shapes; the others of `variables`.
+        The trained network's layers of the same name and shapes, and the other ones of `variables`.
 
     Raises:
         ValueError: a layer other than the head has another shape, or nothing fits.
@@ -45,11 +45,11 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
         elif name in source and layer != HEAD:
             raise ValueError(
                 f"{name} is {list(shape)} here, but {list(source[name].shape)} in the trained "
-                "network: give both the same images and the same fields of the model"
+                "network; give both the same image shape and the same model fields"
             )
         else:
             remade[layer] = None
-    # A layer is of one piece: a new kernel goes with a new bias.
+    # A layer is loaded whole or not at all: a new kernel needs a new bias.
     loaded = [layer for layer in loaded if layer not in remade]
     if not loaded:
         raise ValueError(
@@ -64,7 +64,7 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
 
 
 def frozen_parameters(params: Any, freeze: str) -> list[str]:
-    """Returns the names of the parameters that keep their values, see `optimizer.is_frozen`.
+    """Returns the names of the parameters that `optimizer.is_frozen` keeps constant.
 
     Raises ValueError if a pattern fits nothing, or nothing is left to train.
     """

@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_a_warning_of_one_line_for_every_command(
         assert main([name, "--workdir", str(workdir), *extra]) == 0
         error = capfd.readouterr().err
         assert error.startswith(f"warning: the checkpoint {workdir / 'checkpoints' / '16'} is dam")
-        assert "variables/manifest.ocdbt is not as SHA256SUMS says" in error
+        assert "variables/manifest.ocdbt does not match SHA256SUMS" in error
         assert error.count("\n") == 1
     result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     assert result["params_sha256"] == small_run[1].result["params_sha256"]

@@ -93,9 +93,9 @@ def test_a_dataset_imported_again_is_not_measured_with_the_old_network(capsys):
     ):
         np.savez("digits.npz", x=images_now, y=labels_now)
         run("import digits digits.npz --overwrite")
-        with pytest.raises(ValueError, match=f"the {what} of digits are no longer"):
+        with pytest.raises(ValueError, match=f"the {what} of digits have changed"):
             evaluate("run")
         capsys.readouterr()
         assert main(["predict", "--workdir", "run", "--output", "answers.npz"]) == 2
-        assert "no longer those that the network was trained on" in capsys.readouterr().err
+        assert "have changed since the network was trained on them" in capsys.readouterr().err
         assert not Path("answers.npz").exists()

@@ -76,7 +76,7 @@ def test_the_card_says_what_is_known_of_the_network():
         "| output | `probabilities` | float32 | [N, 10] |",
         '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]',
         "Test accuracy: 98.58% of 10,000 images (95 % interval 98.33% to 98.79%)\n",
-        "Test loss: 0.0432 nats an image\n",
+        "Test loss: 0.0432 nats per image\n",
         "Validation accuracy: 98.75%\n",
         "mnist (48,000 train, 12,000 validation, 10,000 test examples)",
         f"`{RESULT['params_sha256']}`",
@@ -106,7 +106,7 @@ def test_a_licence_is_named_only_for_data_that_is_known():
     for dataset, is_ours in cases.items():
         licence = create(config=Config(data=DataConfig(dataset)))["licence"]["data"]
         assert ("Yann LeCun" in licence) == is_ours, dataset
-        assert ("not known here" in licence) != is_ours, dataset
+        assert ("unknown" in licence) != is_ours, dataset
 
 
 def test_the_same_network_has_the_same_card_wherever_it_is_made(tmp_path):

@@ -296,7 +296,7 @@ def test_a_file_that_is_no_onnx_is_refused_in_one_line_and_nothing_is_printed(ca
 
 
 def test_an_onnx_file_of_another_network_is_refused_in_one_line_and_nothing_is_printed(capfd):
-    with pytest.raises(ValueError, match=r"\(its output is no batch of probabilities\)"):
+    with pytest.raises(ValueError, match=r"\(its output is not a batch of probabilities\)"):
         from_onnx(to_onnx(scaled(lambda x: x), SHAPE, {}))
     whole = exported("mlp", "onnx")
     model = onnx.load_from_string(whole)

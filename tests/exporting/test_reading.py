@@ -74,7 +74,7 @@ def taken(shape: list[Any], **changes: Any) -> dict[str, Any]:
 
 
 HUGE = 10**400
-NO_CARD = "net.json is not a card that `export` has written"
+NO_CARD = "net.json is not a card written by `export`"
 CHANGES = {
     f"{NO_CARD}$": [
         *({name: None} for name in ("sha256", "input", "labels", "format", "drawing_box", "step")),
@@ -117,7 +117,7 @@ CHANGES = {
         {"figures": {"test_accuracy": value}} for value in (98.3, -1, "0.9", True)
     ],
     "trained_on must be an object, got": [{"trained_on": "mnist"}],
-    "net: the file has the SHA-256 [0-9a-f]{64}, and its card names": [
+    "net: the file has the SHA-256 [0-9a-f]{64}, but its card names": [
         {"sha256": value} for value in ("0" * 64, 7, ["a"])
     ],
     r"names 4 classes, .*net has 5": [{"labels": [*"abcd"]}],

@@ -50,7 +50,7 @@ def test_the_setting_that_hides_paths_is_put_back():
 def test_a_file_that_is_no_stablehlo_is_refused_in_one_line():
     nested = b"x\n" + b"[" * 100_000
     for data in (b"", b"\n", b"\nnull", b"\n[]", b"\n{}", nested, b"\n\xff", DATA):
-        with pytest.raises(ValueError, match=r"^the file is damaged, or is no StableHLO [^\n]*$"):
+        with pytest.raises(ValueError, match=r"^the file is damaged, or not StableHLO [^\n]*$"):
             from_stablehlo(data)
 
 
@@ -69,8 +69,8 @@ def add(a, b):
 
 def test_a_program_that_is_no_network_is_refused_in_one_line(subtests):
     cases = [
-        (add, [((2, 2), np.uint8)] * 2, "no batch of images"),
-        (abs, [((128, 3, 3, 1), np.uint8)], "no batch of probabilities"),
+        (add, [((2, 2), np.uint8)] * 2, "not a batch of images"),
+        (abs, [((128, 3, 3, 1), np.uint8)], "not a batch of probabilities"),
     ]
     for function, arguments, message in cases:
         with subtests.test(msg=message):

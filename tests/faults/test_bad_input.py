@@ -112,7 +112,7 @@ ARGUMENTS |= {
     for directory in ("no/such", "a-file", "loop")
 }
 ARGUMENTS |= {
-    f"evaluate --workdir run --step {step}": f"holds no step {step}, but the steps 8"
+    f"evaluate --workdir run --step {step}": f"holds no step {step}; expected latest,"
     for step in ("3", "8.0", "-8", "newest")
 }
 VARIATIONS = {

@@ -100,9 +100,9 @@ NOTHING = ("nowhere", "not-started", "no-checkpoints")
 NOTHING += ("checkpoints-file", "checkpoints-dangling", "checkpoints-loop")
 NO_NETWORK = {
     **{workdir: f"there is no trained network in {workdir}" for workdir in NOTHING},
-    "no-step": "no-step/checkpoints holds no step latest, but nothing yet",
+    "no-step": "no-step/checkpoints holds no checkpoint yet",
     "file-step": "file-step/checkpoints/8 is damaged and left out: its SHA256SUMS cannot be read",
-    "negative-step": "negative-step/checkpoints holds no step latest, but nothing yet",
+    "negative-step": "negative-step/checkpoints holds no checkpoint yet",
     "empty-step": "empty-step/checkpoints/8 is damaged and left out: its SHA256SUMS cannot be read",
     "step-0": "step-0/checkpoints/0 is damaged",
     **dict.fromkeys(["padded-step", "arabic-step", "huge-step"], "holds no step latest"),

@@ -108,7 +108,7 @@ def test_a_damaged_result_is_made_again(finished, workdir, subtests):
             (workdir / "result.json").write_bytes(content)
             with pytest.raises(ValueError, match=r"result.json is not "):
                 read_result(workdir)
-    with pytest.warns(UserWarning, match=r"result.json is not .*; it is made anew"):
+    with pytest.warns(UserWarning, match=r"result.json is not .*; it is written again"):
         train(CONFIG, workdir)
     assert_done_again(workdir, finished[1])
 
@@ -121,7 +121,7 @@ def test_reading_leaves_out_what_is_damaged_and_changes_nothing(workdir):
             assert evaluate(workdir, step=step)["step"] == expected
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(ValueError, match="holds no step 16, but the steps 12, 14"),
+        pytest.raises(ValueError, match="holds no step 16; expected latest, best or one of 12, 14"),
     ):
         evaluate(workdir, step=16)
     assert times(workdir) == before

@@ -85,7 +85,7 @@ def other_data(splits, names):
     ("change", "message"),
     [
         (other_data, r"\(data_sha256 is '\w{64}', not '\w{64}'\)"),
-        (lambda splits, names: (splits, ("zero", *names[1:])), "whose classes have other names"),
+        (lambda splits, names: (splits, ("zero", *names[1:])), "with different class names"),
     ],
     ids=["pixels", "names"],
 )

@@ -139,7 +139,7 @@ def test_an_unfinished_population_is_resumed_with_its_own_members_only(tmp_path,
     stop_after(1, population, TINY, tmp_path, seeds=1)
     with pytest.raises(ValueError, match=r"population.seeds is \[0\], not \[0, 1\]"):
         population(TINY, tmp_path, seeds=2, listeners=[console()])
-    with pytest.raises(FileNotFoundError, match="a population that is not finished"):
+    with pytest.raises(FileNotFoundError, match="a population that is not complete"):
         evaluate(tmp_path)
     result = population(TINY, tmp_path, seeds=1, listeners=[console()])
     assert (result["std"], result["ci95"]) == (None, None)

@@ -60,7 +60,7 @@ def test_files_and_variables_show_the_accelerator(machine, monkeypatch, files, v
 @pytest.mark.parametrize(
     ("file", "name", "install"),
     [
-        ("dev/nvidia0", "GPU", '"jax[cuda13]=={}" (jax[cuda12] where nvidia-smi shows a driver'),
+        ("dev/nvidia0", "GPU", '"jax[cuda13]=={}" (jax[cuda12] if nvidia-smi shows a driver'),
         (TPU, "TPU", '"jax[tpu]=={}"'),
     ],
 )

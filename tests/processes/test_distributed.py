@@ -151,7 +151,7 @@ else:
     hanging, _ = processes = start(2, tmp_path / "run", before=hang, waits_for_loss=True)
     wait_for_line(hanging, "ready")
     hanging.send_signal(signal.SIGSTOP)
-    assert_lost(0, "gives no sign of life for 10 s", processes)
+    assert_lost(0, "has not responded for 10 s", processes)
 
 
 @pytest.mark.slow
@@ -218,20 +218,20 @@ DIFFERENT = {
     "options": (
         ["--epochs=1RANK"],
         "",
-        f"processes [1] have other options than process 0: {ALIKE}",
+        f"processes [1] have different options from process 0; {ALIKE}",
     ),
     **{
         f"data, which process {rank} notices late": (
             [],
             OTHER_DATA + LATE.format(rank=rank),
-            f"processes [1] have other data than process 0: {ALIKE}",
+            f"processes [1] have different data from process 0; {ALIKE}",
         )
         for rank in (0, 1)
     },
     "devices": (
         [],
         f"import os; os.environ['XLA_FLAGS'] = {DEVICES}",
-        "every process must have as many devices as the others, got 10, 11",
+        "every process must have the same number of devices, got 10, 11",
     ),
 }
 
@@ -296,7 +296,7 @@ def test_a_process_ends_when_the_others_do_not_come(tmp_path):
     assert code == LOST
     waits, failed = stderr.splitlines()
     assert waits.startswith("warning: process 1 of 2 waits for process 0 of localhost:")
-    assert "did not come together" in failed
+    assert "not all processes of" in failed
     assert not (tmp_path / "run").exists()
 
 

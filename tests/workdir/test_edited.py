@@ -37,7 +37,7 @@ OTHER_MODELS = [{"pool": "mean"}, {"padding": "SAME"}, {"name": "mlp"}, {"featur
 @pytest.mark.parametrize("model", OTHER_MODELS, ids=str)
 def test_a_config_that_describes_another_model_is_refused(edit, model):
     ((name, value),) = model.items()
-    message = rf"^\S*config.json is not that of the trained .*model.{name} is .*, not {value!r}"
+    message = rf"^\S*config.json is not the trained network's .*model.{name} is .*, not {value!r}"
     with pytest.raises(ValueError, match=message):
         load_trained(edit("config.json", model=model))
 
@@ -52,7 +52,7 @@ WRONG_RESULTS = [
 @pytest.mark.parametrize("changes", WRONG_RESULTS, ids=str)
 def test_a_result_that_no_training_has_is_refused(edit, changes):
     workdir = edit("result.json", **changes)
-    with pytest.raises(ValueError, match=r"result.json is not (a result of a training|JSON)"):
+    with pytest.raises(ValueError, match=r"result.json is not (the result of a run|JSON)"):
         read_result(workdir)
 
 

@@ -138,7 +138,7 @@ def test_whatever_changes_in_the_files_is_damage(summed, subtests):
     ):
         with subtests.test(msg=what):
             damage()
-            assert find_damage(summed) == f"its file {named} is not as SHA256SUMS says"
+            assert find_damage(summed) == f"its file {named} does not match SHA256SUMS"
             for path in (summed / "items", summed / "more"):
                 shutil.rmtree(path, ignore_errors=True)
             make_files(summed, FILES)
