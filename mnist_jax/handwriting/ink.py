@@ -73,7 +73,7 @@ def overview(picture: Image.Image) -> Image.Image:
 
 
 def length(drawn: np.ndarray, picture: Image.Image) -> float:
-    """Returns the longer side, in pixels of the picture, of a drawing, bool [h, w] in the overview."""
+    """Measures a drawing, bool [h, w] in the overview: its longer side in the picture's pixels."""
     top, left, bottom, right = _bounds(drawn)
     return max(bottom - top, right - left) * max(picture.size) / max(drawn.shape)
 

@@ -1,4 +1,4 @@
-"""What tests of imported datasets share: a data directory, writers of sources, reading back."""
+"""Shared by the tests of imports: a data directory, writers of sources, and reading back."""
 
 import csv
 import gzip
@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data directory of the test's own."""
+    """Provides an empty data directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     return tmp_path / "data"
@@ -30,7 +30,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def small(mnist: dict[str, Split]) -> Arrays:
-    """The beginning of MNIST, under the names that .npz files have."""
+    """Provides the beginning of MNIST, with the usual names in .npz files."""
     return {
         "x_train": mnist["train"].images[:120, ..., 0],
         "y_train": mnist["train"].labels[:120],
@@ -40,18 +40,18 @@ def small(mnist: dict[str, Split]) -> Arrays:
 
 
 def split_rows(x: np.ndarray, y: np.ndarray, train: Any, test: Any) -> dict[str, Any]:
-    """The rows of two splits, under the names that .npz files have."""
+    """Returns the rows of two splits, with the usual names in .npz files."""
     return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
 
 
 def class_names(imported: Imported) -> list[str]:
-    """As tfds reads them."""
+    """Reads the class names with tfds."""
     read: Any = tfds.builder_from_directory(imported.path)
     return read.info.features["label"].names
 
 
 def assert_holds(imported: Imported, expected: Arrays) -> None:
-    """Fails unless the dataset, as the package reads it, has these images and classes, in order."""
+    """Fails unless the package reads these images and classes, in order."""
     name, names = imported.path.parent.name, np.array(class_names(imported))
     for split in ("train", "test"):
         images, labels = load_dataset(name, split, data_dir=imported.path.parent.parent)
@@ -86,7 +86,7 @@ def write_images(folder: Path, images: np.ndarray, labels: Iterable[object]) -> 
 
 
 def write_source(kind: str, folder: Path, images: np.ndarray, labels: Any) -> list[Path]:
-    """Writes images as a source of a kind: csv, npz, idx or folder."""
+    """Writes images as a source: csv, npz, idx or folder."""
     path = folder / f"x.{kind}"
     if kind == "npz":
         np.savez(path, x=images, y=labels)
@@ -102,7 +102,7 @@ def write_source(kind: str, folder: Path, images: np.ndarray, labels: Any) -> li
 
 
 def all_images(name: str = "mine") -> np.ndarray:
-    """The images of a dataset: those to train on, and then those to test with."""
+    """Loads a dataset's images: training, then test."""
     return np.concatenate([load_dataset(name, split).images for split in ("train", "test")])
 
 

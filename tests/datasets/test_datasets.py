@@ -35,7 +35,7 @@ def test_mnist_is_the_original_in_the_original_order(mnist, split, prefix, count
     assert labels.tolist() == list(raw_labels[8:])
 
 
-def test_sums_are_those_that_tfds_records():
+def test_bundled_files_have_the_sums_that_tfds_records():
     recorded = (Path(tfds.__file__).parent / "url_checksums" / "mnist.txt").read_text("utf-8")
     sums = {line.split("\t")[3]: line.split("\t")[2] for line in recorded.splitlines()}
     assert sums == builder_module.SHA256
@@ -148,7 +148,7 @@ def test_a_kill_while_preparing_does_no_harm(tmp_path, mnist, monkeypatch):
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A dataset that is not of this package: three images [2, 3] of one brightness each."""
+    """Another dataset: three images [2, 3] of one brightness each."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path: Any = Path(__file__).parent
@@ -178,7 +178,7 @@ def prepare_tiny(data_dir: Path) -> None:
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> Path:
-    """A data directory with the dataset `tiny`, and a cache directory of its own."""
+    """Provides a data directory with the dataset `tiny`, and an empty cache directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     prepare_tiny(tmp_path / "data")
     return tmp_path / "data"

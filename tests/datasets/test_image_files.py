@@ -48,14 +48,14 @@ def test_pixels_of_every_mode_are_read(tmp_path, mode):
 
 
 def deep_png(pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits with 1 to 4 channels, which Pillow cannot write."""
+    """Writes a 16-bit PNG with 1 to 4 channels, which Pillow cannot."""
     height, width, channels = pixels.shape
     colour_type = (0, 4, 2, 6)[channels - 1]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     return png_file(struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0), rows)
 
 
-def test_no_file_of_sixteen_bits_loses_any(tmp_path, subtests):
+def test_no_file_of_sixteen_bits_loses_bits(tmp_path, subtests):
     """Pillow itself keeps only the high bytes of colours."""
     rng = np.random.default_rng(0)
     for channels, largest in itertools.product((1, 2, 3, 4), (255, 65535)):
@@ -111,7 +111,7 @@ def test_a_transparent_ground_contrasts_with_what_is_drawn(tmp_path, ink, ground
     assert (found[:, 2:] == ground).all()
 
 
-def test_pictures_are_upright_as_exif_tells(tmp_path, subtests):
+def test_pictures_are_upright_by_exif(tmp_path, subtests):
     undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of Pillow's transpositions
     for orientation, transposition in undo.items():
         with subtests.test(orientation=orientation):
@@ -140,7 +140,7 @@ def png_file(header: bytes, rows: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that claims 50,000 x 50,000 pixels."""
+    """Makes a PNG of a few bytes that claims 50,000 x 50,000 pixels."""
     return png_file(struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0), b"")
 
 
@@ -198,7 +198,7 @@ def test_an_avif_file_is_read_where_pillow_reads_it(tmp_path):
 
 
 def test_a_heic_file_is_read_where_the_extra_is_installed(tmp_path, monkeypatch):
-    """pillow-heif registers a format of Pillow: this one stands for it."""
+    """A stand-in for pillow-heif registers a Pillow format."""
     registered = []
 
     def register() -> None:
@@ -216,7 +216,7 @@ def test_a_heic_file_is_read_where_the_extra_is_installed(tmp_path, monkeypatch)
     assert registered
 
 
-def test_a_file_that_is_no_image_is_one_line(tmp_path, subtests):
+def test_a_file_that_is_not_an_image_is_an_error_of_one_line(tmp_path, subtests):
     for name, (content, message) in BAD.items():
         with subtests.test(name):
             (tmp_path / "a.png").write_bytes(content)
@@ -238,7 +238,7 @@ def test_a_truncated_image_is_named(tmp_path, subtests):
             read_image(path)
 
 
-def test_a_path_that_is_no_file_is_not_opened(tmp_path):
+def test_a_path_that_is_not_a_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer
     for path in (tmp_path, tmp_path / "pipe.png"):
         with pytest.raises(ValueError, match="is not a file; expected an image"):

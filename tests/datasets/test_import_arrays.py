@@ -1,4 +1,4 @@
-"""IDX and NumPy files as people have them: each is read with the right values, or refused."""
+"""IDX and NumPy files in their usual forms: read with the right values, or refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_idx_files_are_found_where_archives_have_them(forms, tmp_path):
 @pytest.mark.parametrize("how", ["the folder", "all that is in it"])
 @pytest.mark.parametrize("form", ["{}/{}", "{}.gz"])
 def test_the_plain_file_outside_is_the_one_that_is_read(form, how, tmp_path):
-    """Its copies hold other pixels here, to show which is taken."""
+    """The copies hold other pixels, to show which file is read."""
     folder = write_all(tmp_path / "in", {name: values * 0 for name, values in USUAL.items()}, form)
     write_all(folder, {name.replace("-idx", ".idx"): values for name, values in USUAL.items()})
     if form == "{}.gz":
@@ -103,7 +103,7 @@ QMNIST = np.stack([Y, Y * 0 + 1, Y + 100, Y, Y + 30, Y + 1000, Y * 0, Y * 0], 1)
         ("labels-idx2-ubyte", Y[:, None], 8, "the files of labels"),
     ],
 )
-def test_labels_of_several_columns_are_read_as_they_are_meant(name, labels, kind, text, tmp_path):
+def test_labels_of_several_columns_are_read_as_intended(name, labels, kind, text, tmp_path):
     for part, rows in (("train", slice(8)), ("test", slice(8, None))):
         write_idx(tmp_path / f"{part}-images-idx3-ubyte", X[rows])
         write_idx(tmp_path / f"{part}-{name}", labels[rows], kind)
@@ -114,7 +114,7 @@ def test_labels_of_several_columns_are_read_as_they_are_meant(name, labels, kind
 
 @pytest.fixture
 def emnist(tmp_path: Path) -> Path:
-    """Letters with a mapping, and digits without, their images transposed as EMNIST's are."""
+    """Provides letters with a mapping and digits without, transposed like EMNIST's images."""
     for name, first in (("letters", 1), ("digits", 0)):
         arrays = {
             f"emnist-{name}-{key}.gz": values.swapaxes(1, 2) if values.ndim == 3 else values + first
@@ -208,7 +208,7 @@ def test_the_arrays_of_scikit_learn_are_read_as_images(tmp_path):
     assert len(imported.source.ignored) == 2
 
 
-def test_the_order_of_colours_in_rows_is_said(tmp_path):
+def test_the_order_of_colours_in_rows_is_reported(tmp_path):
     for name, rows in {"grey": X.reshape(12, -1)[:, :16], "rgb": X.reshape(12, -1)[:, :12]}.items():
         np.savez(tmp_path / "x.npz", x=rows, y=Y)
         lines = describe(imported_from(tmp_path / "x.npz"))
@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("arrays", "message"), REFUSED.values(), ids=REFUSED)
-def test_arrays_that_could_be_taken_wrongly_are_refused(arrays, message, tmp_path):
+def test_ambiguous_arrays_are_refused(arrays, message, tmp_path):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(ValueError) as refused:  # noqa: PT011
         imported_from(tmp_path / "x.npz")
@@ -317,7 +317,7 @@ def refusals(folder: Path) -> dict[str, tuple[list[Path], dict[str, Any], str]]:
     }
 
 
-def test_files_that_could_be_taken_wrongly_are_refused(tmp_path, emnist, subtests):
+def test_ambiguous_files_are_refused(tmp_path, emnist, subtests):
     cases = refusals(tmp_path / "in") if (tmp_path / "in").mkdir() is None else {}
     cases["several datasets"] = [emnist], {}, "choose one with --part digits or letters"
     unknown = "there is no part 'byclass'; expected digits or letters"

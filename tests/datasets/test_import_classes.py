@@ -1,4 +1,4 @@
-"""One class, however a source writes its name."""
+"""Spellings of a class's name."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_two_spellings_of_the_parts_are_one_class(kind, tmp_path):
     assert written in describe(imported)
 
 
-def test_folders_of_two_spellings_are_one_class_and_that_is_said(tmp_path):
+def test_folders_of_two_spellings_are_one_class_and_reported(tmp_path):
     pixels = np.full((3, 2, 2), 200, np.uint8)
     write_images(tmp_path / "images", pixels, ["05", "5", "6"])
     imported = import_dataset("mine", [tmp_path / "images"], test_fraction=0.3)
@@ -64,7 +64,7 @@ def test_labels_of_numpy_savetxt_are_integers(tmp_path):
     assert import_dataset("mine", [tmp_path / "x.csv"]).names == ["0", "1", "2"]
 
 
-def test_an_image_with_two_labels_is_said(small, tmp_path):
+def test_an_image_with_two_labels_is_reported(small, tmp_path):
     x, y = small["x_train"], small["y_train"]
     for again, said in ((y[:3], False), ((y[:3] + 1) % 10, True)):
         np.savez(tmp_path / "x.npz", x=np.concatenate([x, x[:3]]), y=np.concatenate([y, again]))

@@ -1,4 +1,4 @@
-"""The tables that people have: which column is the label, and which pixel is where."""
+"""Tables in their usual forms: the label's column, and the order of pixels."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ GRID = [f"{row}x{column}" for row in range(1, 29) for column in range(1, 29)]
 
 
 def permuted(names: Sequence[str], order: Sequence[int]) -> Callable[[Rows], Rows]:
-    """A table whose pixels, named by their places, come in another order, the label last."""
+    """Reorders pixels, which are named by their places, and puts the label last."""
 
     def make(rows: Rows) -> Rows:
         header: list[object] = [names[i] for i in order]
@@ -35,7 +35,7 @@ def numbered(rows: Rows, first: int = 0) -> Rows:
 
 
 def mangled(row: Sequence[object]) -> list[object]:
-    """A row of data as pandas writes it when it has taken it for the header."""
+    """Writes a row of data like pandas, when it has read the row as a header."""
     return [
         f"{value}.{count}" if (count := [*row[:index]].count(value)) else str(value)
         for index, value in enumerate(row)
@@ -120,7 +120,7 @@ def test_a_noisy_corner_is_not_the_label(small, tmp_path):
 
 @pytest.mark.parametrize("names", ["{0}_{1}", "r{0}c{1}", "{1}{0}", "pixel_{0}_{1}", "{1}.{0}"])
 def test_colours_are_found_by_their_names(names, tmp_path):
-    """Planes one after the other, as many write them."""
+    """The planes of colours follow each other, a common order."""
     images = np.arange(2 * 2 * 2 * 3).reshape(2, 2, 2, 3)
     letters = ["red", "green", "blue"] if "_" in names else "rgb"
     if names.startswith("r"):
@@ -225,7 +225,7 @@ NOTES = {
 
 
 @pytest.mark.parametrize("name", NOTES)
-def test_a_guess_about_a_table_is_said(name, tmp_path):
+def test_a_guess_about_a_table_is_reported(name, tmp_path):
     rows, note = NOTES[name]
     (tmp_path / "x.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
     imported = import_dataset("mine", [tmp_path / "x.csv"], test_fraction=0.5)

@@ -1,4 +1,4 @@
-"""The folders that people have: those of torchvision, Kaggle, Hugging Face, fastai and ImageNet."""
+"""Folders like those of torchvision, Kaggle, Hugging Face, fastai and ImageNet."""
 
 import json
 from typing import Any
@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_folders_that_tell_no_labels_are_refused_in_a_line(name, tmp_path):
+def test_folders_without_labels_are_refused_in_one_line(name, tmp_path):
     paths, message, *tables = REFUSED[name]
     with pytest.raises(ValueError, match=message) as caught:
         import_dataset("mine", [tree(tmp_path / "in", *paths.split(), **dict(*tables))])
@@ -253,8 +253,8 @@ def test_files_that_systems_leave_behind_are_left_out(tmp_path):
     assert imported.source.ignored == [f"{root}/{name}" for name in ignored]
 
 
-def test_a_test_folder_without_labels_is_left_out_and_told(tmp_path):
-    """As of fastai's and of Kaggle's contests."""
+def test_a_test_folder_without_labels_is_left_out_and_reported(tmp_path):
+    """Datasets of fastai and Kaggle contests are like this."""
     paths = [f"train/{name}/{n}.png" for name in ("cat", "dog") for n in range(3)]
     root = tree(tmp_path / "in", *paths, "test/1.png", "test/2.png", "models/x.pkl")
     imported = import_dataset("mine", [root])

@@ -54,7 +54,7 @@ def stop(*_: object) -> None:
 
 
 @pytest.mark.parametrize("at", ["first write", "end"])
-def test_a_signal_while_it_writes_leaves_nothing(at, source, data_dir, monkeypatch):
+def test_a_signal_during_an_import_leaves_nothing(at, source, data_dir, monkeypatch):
     data_dir.mkdir()
     with monkeypatch.context() as patch:
         if at == "end":
@@ -67,7 +67,7 @@ def test_a_signal_while_it_writes_leaves_nothing(at, source, data_dir, monkeypat
     import_small(source)
 
 
-def test_a_signal_while_it_overwrites_leaves_what_was_there(source, data_dir, monkeypatch):
+def test_a_signal_during_an_overwrite_keeps_the_old_dataset(source, data_dir, monkeypatch):
     import_small(source)
     before = contents(data_dir)
     monkeypatch.setattr(importing, "surveyed", stop)
@@ -100,8 +100,8 @@ def test_the_next_import_cleans_up_what_a_kill_leaves(small, tmp_path, data_dir)
     assert sorted(path.name for path in (data_dir / "mine").iterdir()) == [".lock", "1.0.0"]
 
 
-def test_of_two_imports_at_once_one_waits_and_then_refuses(source, data_dir, monkeypatch):
-    """The other one has begun when the name was still free."""
+def test_the_second_of_two_concurrent_imports_waits_and_then_refuses(source, data_dir, monkeypatch):
+    """The other one began when the name was still free."""
     survey = importing.survey_parts
 
     def other_first(*args: Any) -> Any:
@@ -118,7 +118,7 @@ def test_of_two_imports_at_once_one_waits_and_then_refuses(source, data_dir, mon
 def test_an_import_that_waited_for_one_that_failed_has_a_lock_that_others_see(
     data_dir, monkeypatch
 ):
-    """The one that failed has removed the lock file with the directory."""
+    """The failed one has removed the lock file with the directory."""
     locked_by = []
 
     def wait() -> None:
@@ -148,7 +148,7 @@ def test_no_bar_is_drawn_where_there_is_no_terminal(source, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_import_to_a_full_disk_is_told_as_any_other(source, monkeypatch):
+def test_an_import_to_a_full_disk_is_an_error_of_one_line(source, monkeypatch):
     monkeypatch.setattr(
         "tensorflow_datasets.core.utils.has_sufficient_disk_space", lambda *_, **__: False
     )

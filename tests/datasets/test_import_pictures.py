@@ -1,4 +1,4 @@
-"""Image files of a dataset: those that cannot be read, and those that are transparent."""
+"""Unreadable and transparent image files of a dataset."""
 
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def ink_on_nothing(path: Path, image: np.ndarray, grey: int) -> None:
 @pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
 @pytest.mark.parametrize(("greys", "ground"), [((0, 90, 160), 255), ((255, 250, 40), 0)])
 def test_transparent_pictures_have_one_ground_in_all_parts(suffix, greys, ground, mnist, tmp_path):
-    """It is that on which most are seen, and a network's own one where it classifies such files."""
+    """Most pictures stand out on it, and a network uses it for such files."""
     digits = (mnist["test"].images[:60, ..., 0] > 99).astype(np.uint8) * 255
     for number, image in enumerate(digits):
         part, grey = ("train", "val", "test")[number % 3], greys[number // 3 % 3]
@@ -102,7 +102,7 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("dtype", "suffix", "white"), NUMBERS)
 def test_white_of_image_files_is_that_of_the_whole_dataset(dtype, suffix, white, tmp_path):
-    """One picture is dark, another one bright; each keeps all its levels."""
+    """One picture is dark, another bright; each keeps all its levels."""
     for name, brightness in (("a", 1), ("b", 0.25)):
         (tmp_path / "in" / name).mkdir(parents=True)
         for part in (0.5, 1):

@@ -1,4 +1,4 @@
-"""Pixels that do not fill their type: white is found from the whole dataset, whatever the file."""
+"""Pixels that do not fill their type: white is found from the whole dataset, in any file."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_parts_of_two_types_and_one_range_are_taken(tmp_path):
         np.testing.assert_array_equal(load_dataset("mine", split).images[..., 0], x)
 
 
-def test_a_part_of_another_brightness_is_said(small, tmp_path):
+def test_a_part_of_another_brightness_is_reported(small, tmp_path):
     for name, change in {"inverted": lambda x: 255 - x, "as it is": lambda x: x}.items():
         np.savez(tmp_path / "x.npz", **small | {"x_test": change(small["x_test"])})
         lines = describe(import_dataset("mine", [tmp_path / "x.npz"], overwrite=True))

@@ -129,7 +129,7 @@ def test_names_of_classes_are_sorted_as_people_sort_them(tmp_path):
     assert class_names(imported) == imported.names == expected
 
 
-def test_classes_of_the_test_part_alone_have_names_too_and_are_told(tmp_path):
+def test_classes_only_in_the_test_part_are_named_and_reported(tmp_path):
     x = np.full((2, 2, 2), 200, np.uint8)
     np.savez(tmp_path / "x.npz", x_train=x, y_train=[26, 1], x_test=x, y_test=[7, 1])
     imported = import_dataset("mine", [tmp_path / "x.npz"])

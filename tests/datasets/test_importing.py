@@ -118,7 +118,7 @@ def test_images_that_are_grey_have_one_channel_however_they_are_stored(tmp_path)
     assert import_dataset("mine", [folder]).shape == (3, 4, 1)
 
 
-def test_other_files_beside_images_are_ignored_and_told(tmp_path):
+def test_other_files_beside_images_are_ignored_and_reported(tmp_path):
     pixels = np.full((4, 2, 2), 200, np.uint8)
     folder = write_images(tmp_path / "images", pixels, ["cat", "dog", "cat", "dog"])
     cats = folder / "cat"
@@ -173,7 +173,7 @@ def test_a_source_is_read_block_by_block_and_written_shard_by_shard(small, tmp_p
         np.testing.assert_array_equal(rows.labels, stream.labels)
 
 
-def test_three_files_are_the_parts_that_their_names_tell(small, tmp_path):
+def test_three_files_are_parts_by_their_names(small, tmp_path):
     parts = {"train": slice(0, 80), "val": slice(80, 100), "test": slice(100, 120)}
     files = []
     for part, rows in parts.items():

@@ -31,7 +31,7 @@ RECIPE = {"dataset": "none", "train_split": "train", "test_split": "test", **FRA
 
 
 def drawn(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images, of every brightness, whose brightest row tells the class, of four."""
+    """Draws images of every brightness, whose brightest row gives one of four classes."""
     draw = np.random.default_rng(seed)
     labels = np.arange(count) % 4
     images = draw.integers(0, 256, (count, 8, 6, 1)).astype(np.uint8)
@@ -43,7 +43,7 @@ X, Y = drawn(20)
 
 
 class Loader:
-    """Batches that can be read again and again, as a DataLoader's."""
+    """Batches that can be read repeatedly, like a DataLoader's."""
 
     def __init__(self, images: Any, labels: Any, size: int = 7, kind: Any = tuple):
         self.batches = [
@@ -162,7 +162,7 @@ LINE = r"^splits[^\n]*"
         (((x, y) for x, y in [(X, Y)]), "train: generator .* can be read only once"),
     ],
 )
-def test_other_data_are_refused_in_a_line(data, message, tmp_path, monkeypatch):
+def test_invalid_data_are_refused_in_one_line(data, message, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(ValueError, match=LINE + message):
         as_parts({"train": data})
@@ -193,12 +193,12 @@ def test_splits_that_do_not_belong_together_are_refused(splits, message):
         ((X, Y + 1), "label 0 does not occur in train; if classes are numbered from 1, subtract 1"),
     ],
 )
-def test_data_that_are_hardly_meant_so_are_warned_of(data, message):
+def test_suspicious_data_are_warned_of(data, message):
     with pytest.warns(UserWarning, match=message):
         as_parts({"train": data})
 
 
-def test_batches_that_find_no_room_are_refused_and_leave_nothing(small_disk, monkeypatch):
+def test_batches_on_a_full_disk_are_refused_and_leave_nothing(small_disk, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     large = Loader(np.zeros((12, 1000, 1000), np.uint8), np.arange(12), size=2)
     with pytest.raises(
@@ -220,7 +220,7 @@ def test_validation_is_drawn_from_train_and_a_test_may_be_missing():
 
 
 def builder_of(data_dir: Path, splits: Sequence[str]) -> Any:
-    """A builder of tfds, of ten images in each of the splits."""
+    """Creates a tfds builder of ten images in each split."""
     examples = {name: (10, zip(*drawn(10, seed), strict=True)) for seed, name in enumerate(splits)}
     names = ["none", "one", "two", "three"]
     return create_builder("drawn", "1.0.0", data_dir, examples, (8, 6, 1), names, {})

@@ -1,4 +1,4 @@
-"""A dataset of the user's own, from import to export, by the commands alone."""
+"""A user's own dataset, from import to export, with the commands alone."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_an_imported_dataset_is_trained_reported_and_exported(capsys):
 
 
 @pytest.mark.slow
-def test_names_of_classes_are_told_by_every_command(capsys):
+def test_every_command_reports_class_names(capsys):
     rng = np.random.default_rng(0)
     for part, count in (("train", 40), ("test", 8)):
         for name, colour in (("Grün", (30, 180, 40)), ("red apple", (200, 30, 30))):

@@ -23,7 +23,7 @@ STREAM = replace_fields(TINY, {"data.loader": "stream"})
 
 
 def stored(images: np.ndarray, directory) -> StreamedImages:
-    """The images, streamed from the cache of a dataset in `directory`."""
+    """Streams the images from the cache of a dataset in `directory`."""
     labels = np.arange(len(images), dtype=np.int32)
     cache.save(directory, "train", images.shape, [(images, labels)], ("a", "b"))
     found = cache.load(directory, "train", stream=True)
@@ -67,7 +67,7 @@ def test_a_chunk_from_the_host_is_the_one_from_the_device(examples, batch_size, 
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """A finished run with all images in the memory of the device."""
+    """Provides a finished run with all images in the device's memory."""
     workdir = tmp_path_factory.mktemp("memory") / "run"
     return workdir, train(TINY, workdir)
 
@@ -98,7 +98,7 @@ def test_without_room_for_decoded_images_they_are_decoded_every_time(memory, mon
 
 
 @pytest.mark.slow
-def test_the_wait_for_images_is_measured_and_told(monkeypatch, tmp_path, capsys):
+def test_the_wait_for_images_is_measured_and_reported(monkeypatch, tmp_path, capsys):
     read = StreamedImages.__getitem__
 
     def slow(self, index):

@@ -1,4 +1,4 @@
-"""Networks for the tests of exported files: small ones of every architecture, and what they say."""
+"""Small networks of every architecture for the tests of exported files, and their answers."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ NETWORKS = {
 
 @functools.cache
 def network(name: str) -> tuple[nn.Module, dict[str, Any], np.ndarray]:
-    """A model, its variables, and some images."""
+    """Creates a model, its variables, and some images."""
     shape, options = NETWORKS[name]
     architecture = name.partition(",")[0]
     fields = {field.name for field in dataclasses.fields(create_model(architecture, num_classes=5))}
@@ -49,7 +49,7 @@ def network(name: str) -> tuple[nn.Module, dict[str, Any], np.ndarray]:
     images = random.integers(0, 256, (2 * BATCH + 1, *shape), dtype=np.uint8)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        """Biases and statistics as after some training: at first they are all 0 or 1."""
+        """Draws biases and statistics like after training; initially they are all 0 or 1."""
         if leaf.ndim == 1:
             values = (path[-1].key in ("scale", "var")) + random.uniform(0, 0.3, leaf.shape)
         else:
@@ -64,7 +64,7 @@ def network(name: str) -> tuple[nn.Module, dict[str, Any], np.ndarray]:
 
 @functools.cache
 def probabilities(name: str) -> np.ndarray:
-    """What the model computes of the images."""
+    """Computes the model's answers for the images."""
     model, variables, images = network(name)
     outputs, _ = jax.jit(predict_step, static_argnums=1)(variables, model.apply, images)
     assert outputs.min() < outputs.max() < 0.99

@@ -42,7 +42,7 @@ FAST = ("cnn", "transformer, two heads")
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in NETWORKS],
 )
-def test_exported_files_compute_what_the_model_does(name, subtests):
+def test_exported_files_compute_the_same_as_the_model(name, subtests):
     expected = probabilities(name)
     for file_format in READERS:
         with subtests.test(msg=file_format):
@@ -126,7 +126,7 @@ def test_a_missing_package_is_named_with_the_remedy(subtests, monkeypatch):
 @given(data=st.data())
 @settings(max_examples=50)
 def test_a_damaged_file_is_refused_in_one_line(file_format, data):
-    """Never a crash, as JAX's own reader does. In ONNX, which has no sum, it may be a network."""
+    """JAX itself would crash. A damaged ONNX file, which has no sum, may still be a network."""
     whole = exported("mlp", file_format)
     position = data.draw(st.integers(0, len(whole) - 1))
     changed = bytearray(whole)

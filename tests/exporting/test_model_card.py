@@ -1,4 +1,4 @@
-"""The card beside an exported network: its text, its example, and the file that it belongs to."""
+"""The card of an exported network: its text and its example."""
 
 import json
 from typing import Any
@@ -66,7 +66,7 @@ def test_the_example_of_a_card_runs_without_this_package(file_format, tmp_path):
     assert ran.stdout.splitlines()[1] == str(expected.argmax(axis=1))
 
 
-def test_the_card_says_what_is_known_of_the_network():
+def test_the_card_describes_the_network():
     text, versions = format_card(create()), environment({})["versions"]
     for fact in (
         "# digits.onnx",

@@ -1,4 +1,4 @@
-"""Translation to ONNX: what each primitive computes, what a file holds, what is refused."""
+"""Translation to ONNX: each primitive, the content of a file, and refusals."""
 
 import collections
 import json
@@ -32,7 +32,7 @@ def run(data: bytes, images: np.ndarray) -> Any:
 
 
 def scaled(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """The function of pixels from -1 to 1."""
+    """Returns the function for pixels from -1 to 1."""
     return lambda images: function(images.astype(jnp.float32) / 128 - 1)
 
 
@@ -93,7 +93,7 @@ def test_a_new_axis_of_size_one_needs_no_transpose():
 
 
 def with_class_token(x: jax.Array) -> jax.Array:
-    """What depends on the number of images alone, and is put before what depends on them."""
+    """Puts values that depend only on the number of images before values of the images."""
     token = jnp.broadcast_to(jnp.arange(12.0).reshape(1, 1, 12), (x.shape[0], 1, 12))
     tokens = jnp.concatenate([token, x.reshape(-1, 4, 12)], axis=1)
     return lax.slice(tokens, (0, 0, 1), (x.shape[0], 5, 12), (1, 2, 1))
@@ -224,7 +224,7 @@ def test_every_translation_is_tested():
 @given(data=st.data())
 @settings(max_examples=30)
 def test_reshapes_and_transposes_compute_the_same_in_any_sequence(data):
-    """Reshapes that leave axes where they are give the same numbers as those that move them."""
+    """Reshapes that keep axes in place give the same numbers as those that move them."""
     steps = []
     shape: tuple[int, ...] = (-1, *SHAPE)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -246,7 +246,7 @@ def test_reshapes_and_transposes_compute_the_same_in_any_sequence(data):
 
 
 def factors(number: int) -> list[tuple[int, ...]]:
-    """Shapes of so many numbers, with one or two axes."""
+    """Lists shapes of one or two axes for this many numbers."""
     pairs = [(i, number // i) for i in range(1, number + 1) if number % i == 0]
     return [(number,), *pairs]
 
@@ -288,7 +288,7 @@ def test_functions_without_a_translation_are_refused_in_one_line(subtests):
             assert "StableHLO" in str(error.value)
 
 
-def test_a_file_that_is_no_onnx_is_refused_in_one_line_and_nothing_is_printed(capfd):
+def test_a_file_that_is_not_onnx_is_refused_in_one_line_and_nothing_is_printed(capfd):
     for data in (b"", b"\n", b"no network", bytes(1000)):
         with pytest.raises(ValueError, match=r"^onnxruntime [\d.]+ cannot read the file [^\n]*$"):
             from_onnx(data)

@@ -1,4 +1,4 @@
-"""An exported file and its card: how they are written, read back, and refused."""
+"""Exported files and their cards: written, read back, and refused."""
 
 import json
 import re
@@ -19,7 +19,7 @@ INFO = DataInfo((7, 5, 3), (*"abcde",), 4, None, (0.1, 0.5, 1.0))
 
 
 def write(path: Path, file_format: str = "onnx", **changes: Any) -> Path:
-    """Writes a small network and its card, with some entries changed, or left out: None."""
+    """Writes a small network and its card, with some entries changed, or left out if None."""
     model, variables, _ = network("mlp")
     data = exported("mlp", file_format)
     card = create_card(data, path.name, file_format, trained_network(model, variables, INFO), {})

@@ -1,4 +1,4 @@
-"""StableHLO files: what JAX alone makes of them, and which files are refused."""
+"""StableHLO files, read by JAX alone, and refusals."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def test_the_setting_that_hides_paths_is_put_back():
     assert before == jax.config.jax_traceback_in_locations_limit > 0  # type: ignore[attr-defined]
 
 
-def test_a_file_that_is_no_stablehlo_is_refused_in_one_line():
+def test_a_file_that_is_not_stablehlo_is_refused_in_one_line():
     nested = b"x\n" + b"[" * 100_000
     for data in (b"", b"\n", b"\nnull", b"\n[]", b"\n{}", nested, b"\n\xff", DATA):
         with pytest.raises(ValueError, match=r"^the file is damaged, or not StableHLO [^\n]*$"):
@@ -55,7 +55,7 @@ def test_a_file_that_is_no_stablehlo_is_refused_in_one_line():
 
 
 def test_a_file_of_a_newer_jax_names_both_versions():
-    """It is not tried: JAX would print what it finds wrong, and leave other things unnoticed."""
+    """The file is not parsed: JAX would print some problems, and miss others."""
     data = exported("mlp", "stablehlo").rpartition(b"\n")[0]
     from_stablehlo(sealed(data))
     message = rf"^the file was written by jax 99.1.0, and jax {jax.__version__} cannot [^\n]*$"
@@ -67,7 +67,7 @@ def add(a, b):
     return a + b
 
 
-def test_a_program_that_is_no_network_is_refused_in_one_line(subtests):
+def test_a_program_that_is_not_a_network_is_refused_in_one_line(subtests):
     cases = [
         (add, [((2, 2), np.uint8)] * 2, "not a batch of images"),
         (abs, [((128, 3, 3, 1), np.uint8)], "not a batch of probabilities"),

@@ -20,7 +20,7 @@ from mnist_jax.datasets.importing import import_dataset
 
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
-    """A recipe that trains in no time."""
+    """Provides a recipe that trains in no time."""
     return {
         "epochs": 1,
         "data": {"train_split": "train[:1280]", "test_split": "test[:500]"},
@@ -30,7 +30,7 @@ def tiny() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of 100 kB."""
+    """Provides a finished run of 100 kB."""
     workdir = tmp_path_factory.mktemp("tiny") / "run"
     train(config_from_dict(tiny), workdir)
     return workdir
@@ -43,7 +43,7 @@ def tree(
     tiny: dict[str, Any],
     tiny_run: Path,
 ) -> Iterator[Path]:
-    """The current directory: FILES of the module, a recipe tiny.json, a finished run in run/."""
+    """Fills the current directory: FILES of the module, tiny.json, and a finished run in run/."""
     root = tmp_path_factory.mktemp("bad-input") / "tree"
     shutil.copytree(tiny_run, root / "run")
     # tiny.json is not laid out as `train` does: writing it again would be seen.
@@ -54,7 +54,7 @@ def tree(
 
 @pytest.fixture
 def refuse(capfd: pytest.CaptureFixture[str], tree: Path) -> Callable[..., str]:
-    """Runs a command that has to be refused; returns the message."""
+    """Runs a command that must be refused; returns the message."""
     seen = [contents(tree)]  # a case that fails does not take the next ones with it
 
     def run(arguments: str | list[str]) -> str:
@@ -75,7 +75,7 @@ def refuse(capfd: pytest.CaptureFixture[str], tree: Path) -> Callable[..., str]:
 def refuse_each(
     refuse: Callable[..., str], subtests: pytest.Subtests
 ) -> Callable[[Mapping[str, str]], None]:
-    """Runs each of some commands; the message of each must have a given part."""
+    """Runs commands, each of whose messages must contain a given part."""
 
     def run(messages: Mapping[str, str]) -> None:
         for arguments, message in messages.items():
@@ -87,13 +87,13 @@ def refuse_each(
 
 @pytest.fixture(params=["ARGUMENTS", pytest.param("VARIATIONS", marks=pytest.mark.slow)])
 def table(request: pytest.FixtureRequest) -> Mapping[str, str]:
-    """Commands of the module with a part of the message of each."""
+    """Provides the module's commands, each with a part of its message."""
     return getattr(request.module, request.param)
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current directory, with a data directory beside, in which there is a dataset."""
+    """Provides a current directory, beside a data directory that contains a dataset."""
     make_files(tmp_path, {"here/": "", "data/cats/1.0.0/dataset_info.json": "{}"})
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     with contextlib.chdir(tmp_path / "here"):
@@ -102,7 +102,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def refuse_source(here: Path) -> Callable[..., str]:  # noqa: ARG001
-    """Imports sources that have to be refused; returns the message."""
+    """Imports sources that must be refused; returns the message."""
 
     def run(sources: list[str], name: str = "mine", **options: Any) -> str:
         data = Path(os.environ["TFDS_DATA_DIR"])
@@ -122,7 +122,7 @@ def refuse_source(here: Path) -> Callable[..., str]:  # noqa: ARG001
 def refuse_each_source(
     refuse_source: Callable[..., str], here: Path, subtests: pytest.Subtests
 ) -> Callable[[Mapping[str, tuple[Callable[[], list[str]], str]]], None]:
-    """Makes and imports each of some sources; the message of each must have a given part."""
+    """Imports sources, each of whose messages must contain a given part."""
 
     def run(cases: Mapping[str, tuple[Callable[[], list[str]], str]]) -> None:
         for number, (name, (make, message)) in enumerate(cases.items()):

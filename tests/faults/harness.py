@@ -1,4 +1,4 @@
-"""Runs `python -m mnist_jax train`, disturbs it, and tells whether any bit was lost.
+"""Runs `python -m mnist_jax train`, disturbs it, and checks whether any bit was lost.
 
 shim.c, preloaded, numbers every change that the command makes below a directory. It can kill the
 command at any of them, or let them fail as a full disk does.
@@ -45,7 +45,7 @@ MISSING = (
 
 
 class Outcome(NamedTuple):
-    """How the command ended, the changes that it made, and the seconds since the first of them."""
+    """The command's end, the changes that it made, and the seconds since the first of them."""
 
     code: int | None  # None: it hung
     stdout: str
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 class Undisturbed(NamedTuple):
-    """What a run is that nothing stopped."""
+    """An uninterrupted run."""
 
     bits: dict[str, Any]
     outcome: Outcome
@@ -63,7 +63,7 @@ class Undisturbed(NamedTuple):
 
 @functools.cache
 def scratch() -> Path:
-    """A temporary directory for this process: the shim, the undisturbed run."""
+    """Makes this process's temporary directory for the shim and the undisturbed run."""
     directory = Path(tempfile.mkdtemp(prefix="mnist_jax_faults_"))
     atexit.register(shutil.rmtree, directory)
     return directory
@@ -71,14 +71,14 @@ def scratch() -> Path:
 
 @functools.cache
 def shim() -> Path:
-    """Compiles shim.c, once a process."""
+    """Compiles shim.c, once per process."""
     library, options = scratch() / "mnist_jax_shim.so", ["-Wall", "-Wextra", "-shared", "-fPIC"]
     subprocess.run([*COMPILER.split(), *options, "-o", library, HERE / "shim.c"], check=True)
     return library
 
 
 def environment(root: Path, log: Path, **fault: str) -> dict[str, str]:
-    """The environment of a program whose changes below `root` are logged, and disturbed."""
+    """Returns the environment that logs, and disturbs, a program's changes below `root`."""
     return os.environ | {
         # Its path would end at a space.
         "LD_PRELOAD": shim().name,
@@ -91,7 +91,7 @@ def environment(root: Path, log: Path, **fault: str) -> dict[str, str]:
 
 
 def train_command(root: Path) -> list[str]:
-    """The command under test. Its workdir is `root`/run."""
+    """Returns the command under test, with the workdir `root`/run."""
     return [sys.executable, "-m", "mnist_jax", "train", *OPTIONS, "--workdir", str(root / "run")]
 
 
@@ -131,7 +131,7 @@ def run(root: Path, fault: dict[str, str], kill_after: float | None = None) -> O
 
 
 def read_log(log: Path) -> list[str]:
-    """The calls of a log, by number: threads write their lines in any order."""
+    """Reads the calls in a log, sorted by number, because threads write in any order."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     numbered = (line.split(" ", 1) for line in lines)
     return [call for _, call in sorted((int(number), call) for number, call in numbered)]
@@ -139,7 +139,7 @@ def read_log(log: Path) -> list[str]:
 
 @functools.cache
 def undisturbed() -> Undisturbed:
-    """Runs the command once without a fault, and checks that it is as a run should be."""
+    """Runs the command once without a fault, and checks the run."""
     root = scratch() / "undisturbed"
     outcome = run(root, {})
     assert (outcome.code, outcome.stderr) == (0, ""), outcome
@@ -151,7 +151,7 @@ def undisturbed() -> Undisturbed:
 
 
 def deleted_directories() -> list[str]:
-    """Where the undisturbed run has deleted old checkpoints, in its order."""
+    """Lists the directories of old checkpoints deleted by the undisturbed run, in order."""
     found = []
     for call in undisturbed().outcome.calls:
         deleted = re.match(r"(?:unlink|rmdir) .*/(checkpoints/[^/]+)", call)
@@ -163,7 +163,7 @@ def deleted_directories() -> list[str]:
 
 
 def bits(root: Path) -> dict[str, Any]:
-    """All that a finished run has left below `root`, and what the package itself reads there."""
+    """Reads all that a finished run left below `root`, also with the package itself."""
     found = helpers.bits(root)
     for step in ("latest", "best"):  # the sums of all files are checked
         trained = load_trained(root / "run", step)
@@ -172,7 +172,7 @@ def bits(root: Path) -> dict[str, Any]:
 
 
 def assert_finished(root: Path, outcome: Outcome) -> None:
-    """Fails unless the command has ended quietly, and with every bit of an undisturbed run."""
+    """Fails unless the command ended quietly with every bit of an undisturbed run."""
     assert (outcome.code, outcome.stderr) == (0, ""), f"{root}: {outcome._replace(calls=[])}"
     expected, found = undisturbed().bits, bits(root)
     lost = {
@@ -184,7 +184,7 @@ def assert_finished(root: Path, outcome: Outcome) -> None:
 
 
 def random_faults(rng: random.Random) -> Iterator[tuple[dict[str, str], float | None]]:
-    """Kills without end, half of them at random times, half at random calls."""
+    """Yields kills without end, half at random times, half at random calls."""
     expected = undisturbed().outcome
     while True:
         if rng.random() < 0.5:

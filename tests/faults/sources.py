@@ -1,4 +1,4 @@
-"""What makes sources to import in the current directory, true ones and others."""
+"""Makers of valid and invalid sources to import in the current directory."""
 
 import io
 import struct
@@ -23,12 +23,12 @@ def file(name: str, content: bytes | str) -> str:
 
 
 def made(*names_and_contents: tuple[str, bytes | str]) -> Callable[[], list[str]]:
-    """Sources that are files with these contents."""
+    """Returns a maker of files with these contents."""
     return lambda: [file(name, content) for name, content in names_and_contents]
 
 
 def folder(**contents: bytes | str) -> Callable[[], list[str]]:
-    """A source that is a folder "images" of these files; "__" stands for a slash, "_" for a dot."""
+    """Returns a maker of a folder "images" of these files; "__" is a slash, "_" a dot."""
 
     def make() -> list[str]:
         Path("images").mkdir()
@@ -61,13 +61,13 @@ def npy(values: Any) -> bytes:
 
 
 def header(text: str, version: bytes = b"\1\0", length: int | None = None) -> bytes:
-    """The beginning of an .npy file, true or not."""
+    """Makes the beginning of an .npy file, valid or not."""
     size = struct.pack("<H" if version[0] == 1 else "<I", len(text) if length is None else length)
     return b"\x93NUMPY" + version + size + text.encode()
 
 
 def npz(**members: Any) -> Callable[[], list[str]]:
-    """A source x.npz of x and y as they should be, but for the members that are given."""
+    """Returns a maker of x.npz with a valid x and y, except the given members."""
     arrays = {f"{k}.npy": v for k, v in ({"x": X, "y": Y} | members).items() if v is not None}
     contents = {k: v if isinstance(v, bytes) else npy(v) for k, v in arrays.items()}
     return made(("x.npz", zipped(contents)))
@@ -92,7 +92,7 @@ def table(*rows: str) -> Callable[[], list[str]]:
 
 
 def damaged(content: bytes, position: int) -> bytes:
-    """The content with one bit changed."""
+    """Changes one bit of the content."""
     changed = bytearray(content)
     changed[position] ^= 1
     return bytes(changed)

@@ -1,4 +1,4 @@
-"""Checkpoints and results that are not as they were written."""
+"""Damaged checkpoints and results."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ slow = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """A run of 16 steps, 4 an epoch, with the checkpoints of the steps 12, 14 and 16."""
+    """Provides a run of 16 steps, 4 per epoch, with checkpoints of the steps 12, 14 and 16."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     run = train(CONFIG, workdir)
     assert check_checkpoints(workdir / "checkpoints") == ([12, 14, 16], {})
@@ -68,7 +68,7 @@ def damage(directory: Path, how: str) -> None:
         pytest.param("12 14 16", "removed", False, "epoch 1/4", marks=slow),
     ],
 )
-def test_a_run_goes_on_from_the_last_sound_checkpoint_to_the_same_bits(
+def test_a_run_resumes_from_the_last_sound_checkpoint_to_the_same_bits(
     finished, workdir, capsys, names, how, complete, said
 ):
     for name in names.split():
@@ -89,7 +89,7 @@ def assert_done_again(workdir: Path, run: Run) -> None:
     assert check_checkpoints(workdir / "checkpoints") == ([12, 14, 16], {})
 
 
-def test_a_damaged_result_is_made_again(finished, workdir, subtests):
+def test_a_damaged_result_is_written_again(finished, workdir, subtests):
     result = strict_json(workdir / "result.json")
     damaged = {
         "empty": b"",
@@ -113,7 +113,7 @@ def test_a_damaged_result_is_made_again(finished, workdir, subtests):
     assert_done_again(workdir, finished[1])
 
 
-def test_reading_leaves_out_what_is_damaged_and_changes_nothing(workdir):
+def test_reading_skips_damaged_checkpoints_and_changes_nothing(workdir):
     (workdir / "checkpoints" / "16" / "variables" / "_METADATA").write_text("{}", encoding="utf-8")
     before = times(workdir)
     for step, expected in (("latest", 14), ("best", 12)):

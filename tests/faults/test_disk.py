@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written ends a run in one line, and nothing saved is lost."""
+"""A full or unwritable disk ends a run in one line, and nothing saved is lost."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ FAULTS = {
 
 
 def assert_one_line(outcome: harness.Outcome, error: str) -> None:
-    """Fails unless the command has ended as it should where a disk refuses to be written."""
+    """Fails unless the command ended with one line about the disk."""
     said = str(outcome._replace(calls=[]))
     assert outcome.code == 2, said
     assert outcome.stderr.startswith("error: "), said
@@ -47,7 +47,7 @@ def assert_one_line(outcome: harness.Outcome, error: str) -> None:
 
 
 def assert_resumed(root: Path, outcome: harness.Outcome, epochs_kept: int) -> None:
-    """Fails unless the command has trained only epochs that were not saved, to the same bits."""
+    """Fails unless the command trained only unsaved epochs, to the same bits."""
     harness.assert_finished(root, outcome)
     trained = [*map(int, re.findall(r"^epoch +(\d+)/", outcome.stdout, re.MULTILINE))]
     assert trained == list(range(harness.EPOCHS + 1 - len(trained), harness.EPOCHS + 1))

@@ -16,7 +16,7 @@ LOSS = "the loss is nan; nothing of it is saved. Try a smaller optimizer.learnin
 
 
 def poison_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Makes one update of the parameters not finite, as a gradient that is not finite does."""
+    """Makes one update of the parameters not finite, like a gradient that is not finite."""
     create_optimizer = start.create_optimizer
 
     def create_poisoned(**fields):
@@ -42,7 +42,7 @@ def poison_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     ],
     ids=["at once", "the loss", "a parameter"],
 )
-def test_a_run_that_diverges_keeps_what_is_finite_and_fails_the_same_way_again(
+def test_a_diverging_run_keeps_finite_checkpoints_and_fails_again_alike(
     tmp_path, monkeypatch, capsys, update, options, message, kept, first_lines
 ):
     poison_update(monkeypatch, update)

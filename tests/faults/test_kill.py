@@ -1,4 +1,4 @@
-"""A run that is killed: the same command resumes it, and no bit is lost."""
+"""Killed runs: the same command resumes them, and no bit is lost."""
 
 import random
 import re
@@ -18,18 +18,18 @@ Place = tuple[str, int, bool]
 
 
 def pattern(call: str) -> str:
-    """What a call is named in every run: process ids and names of data differ."""
+    """Replaces the process ids and names of data in a call, which differ between runs."""
     call = re.sub(r"\S*/run\b", "*/run", call)
     return re.sub(r"[0-9a-f]{32}|(?<=\.)[0-9]+(?=\.tmp)", "*", call)
 
 
 def kind(call: str) -> str:
-    """What a call is for, whichever checkpoint and array it belongs to."""
+    """Returns the purpose of a call, for any checkpoint and array."""
     return re.sub(r"\bvariables\b|\boptimizer\b|\bprogress\b|\b[0-9]+\b", "_", pattern(call))
 
 
 def chains_of_saving() -> list[list[Place]]:
-    """Both sides of every kind of rename, and places before some kinds of new files."""
+    """Lists both sides of every kind of rename, and places before some kinds of new files."""
     calls = harness.undisturbed().outcome.calls
     by_kind: dict[str, list[int]] = {}
     for number, call in enumerate(calls):
@@ -53,7 +53,7 @@ def chains_of_saving() -> list[list[Place]]:
 
 
 def places_of_deleting() -> list[list[Place]]:
-    """Before the first deletion in an old checkpoint, among the others, and before the last."""
+    """Lists places before the first, a middle and the last deletion in an old checkpoint."""
     one, two, *_ = (f"*{directory}" for directory in harness.deleted_directories())
     return [
         [(f"unlink {one}/*", 0, False), (f"unlink {two}/*", 5, False)],

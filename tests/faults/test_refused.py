@@ -1,4 +1,4 @@
-"""Runs that are not resumed: a second writer's, another config, other data, another model."""
+"""Runs that are not resumed: a second writer's, another config, different data, another model."""
 
 import contextlib
 import copy
@@ -29,7 +29,7 @@ CONFIG = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """As if a run had been stopped at its last step, before its test; and that run."""
+    """Provides a run without its result, as if stopped at its last step, and that run."""
     workdir = tmp_path_factory.mktemp("unfinished") / "run"
     run = train(CONFIG, workdir)
     (workdir / "result.json").unlink()

@@ -1,4 +1,4 @@
-"""The tool itself: what is not seen cannot be disturbed."""
+"""The shim itself: it can disturb only the calls that it sees."""
 
 import collections
 import errno
@@ -77,7 +77,7 @@ def test_a_kill_comes_just_before_or_just_after_a_call(tmp_path):
         ("EIO", 8, "rename"),
     ],
 )
-def test_a_fault_fails_what_needs_the_thing_that_is_missing(name, start, call, tmp_path):
+def test_a_missing_thing_fails_the_calls_that_need_it(name, start, call, tmp_path):
     done, calls = change(tmp_path / "root", FAULT_ERRNO=name, FAULT_FROM=str(start))
     assert os.strerror(getattr(errno, name)) in done.stderr
     assert calls[-1].startswith(call), calls
@@ -86,7 +86,7 @@ def test_a_fault_fails_what_needs_the_thing_that_is_missing(name, start, call, t
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace here")
 def test_the_kernel_sees_no_change_of_a_training_that_the_shim_does_not(tmp_path):
-    """Who makes system calls of their own, past the C library, is found out here."""
+    """Detects libraries that make system calls without the C library."""
     root, log, trace = tmp_path / "root", tmp_path / "log", tmp_path / "trace"
     root.mkdir()
     options = ["-f", "--seccomp-bpf", "-qq", "-y", "-s0", "-o", str(trace)]

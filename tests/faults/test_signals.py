@@ -26,7 +26,7 @@ AS_DAEMONS_DO = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # SIGINT is igno
 
 @contextlib.contextmanager
 def started(*command: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A program, which is killed where it has not ended before."""
+    """Starts a program, and kills it at the end of the block."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     options = pipes | {"cwd": TESTS, "env": os.environ | environment}
     with subprocess.Popen([*map(str, command)], **options) as process:
@@ -37,7 +37,7 @@ def started(*command: object, **environment: str) -> Iterator[subprocess.Popen[s
 
 
 def train_with(code: str, workdir: Path, *options: str) -> list[str]:
-    """The command, with some code before it."""
+    """Returns the command, with some code before it."""
     program = f"import subprocesses\n{code}\nsubprocesses.run()"
     return [sys.executable, "-c", program, "train", *OPTIONS, *options, f"--workdir={workdir}"]
 
@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
     signum, undisturbed, tmp_path, capsys
 ):
-    """SIGINT stops the command even where it was ignored when the command was started."""
+    """SIGINT stops the command even if it was ignored when the command started."""
     launcher, options, without = AS_DAEMONS_DO, [], ""
     if signum == signal.SIGTERM:
         launcher, options, without = [], ["--overwrite"], " without --overwrite"

@@ -1,4 +1,4 @@
-"""Kills and resumes a small training a thousand times, and compares every bit that it leaves.
+"""Kills and resumes a small training a thousand times, and compares every bit of its result.
 
     python tests/faults/torture.py --kills 1000
 

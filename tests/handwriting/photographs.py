@@ -1,4 +1,4 @@
-"""Draws pictures of handwritten digits as a camera or a drawing program would give them.
+"""Synthetic photographs and drawings of handwritten digits.
 
     python tests/handwriting/photographs.py --workdir runs/default --count 10000
 
@@ -28,7 +28,7 @@ DENSITY = 6  # points a pixel of the dataset, where the outline of a digit is dr
 
 
 class Scene(NamedTuple):
-    """What is to be photographed; lengths in parts of the picture's shorter side."""
+    """A scene to photograph; lengths are fractions of the picture's shorter side."""
 
     width: int = 600  # pixels
     height: int = 600
@@ -57,7 +57,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draws what a user might photograph."""
+    """Draws a random scene that a user might photograph."""
 
     def chance(probability: float) -> bool:
         return rng.random() < probability
@@ -110,7 +110,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def conditions(scene: Scene) -> list[str]:
-    """Names what is difficult about a scene, to count by."""
+    """Lists the difficulties of a scene, for statistics."""
     contrast = abs(np.mean(scene.paper) - np.mean(scene.ink))
     found = {
         "light on dark": np.mean(scene.paper) < np.mean(scene.ink),
@@ -170,7 +170,7 @@ def photograph(digit: np.ndarray, scene: Scene, rng: np.random.Generator) -> byt
 
 
 def _encode(picture: Image.Image, scene: Scene) -> bytes:
-    """The file, whose EXIF tells how to turn the picture upright."""
+    """Encodes the file, with the orientation in EXIF."""
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of Pillow's transpositions
     if scene.orientation in undo:
         picture = picture.transpose(Image.Transpose(undo[scene.orientation]))
@@ -185,7 +185,7 @@ def _encode(picture: Image.Image, scene: Scene) -> bytes:
 
 
 def _strokes(digit: np.ndarray, scene: Scene) -> np.ndarray:
-    """How much of each pixel is ink: float32 [height, width] in [0, 1]."""
+    """Draws each pixel's fraction of ink: float32 [height, width] in [0, 1]."""
     cover = np.zeros((scene.height, scene.width), np.float32)
     if not digit.any():
         return cover
@@ -208,7 +208,7 @@ def _strokes(digit: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def _signed_distance(digit: np.ndarray, pen: float) -> np.ndarray:
-    """Distance to the outline of the strokes, drawn with a round pen unless it is 0."""
+    """Measures the distance to the outline of strokes, drawn with a round pen unless it is 0."""
     fine = ndimage.zoom(
         np.pad(digit, 4).astype(np.float32), DENSITY, order=3, grid_mode=True, mode="nearest"
     )
@@ -224,7 +224,7 @@ def _signed_distance(digit: np.ndarray, pen: float) -> np.ndarray:
 
 
 def _thinned(mask: np.ndarray) -> np.ndarray:
-    """The middle lines of the strokes, by T. Zhang and C. Suen's thinning (1984)."""
+    """Finds the middle lines of strokes by T. Zhang and C. Suen's thinning (1984)."""
     mask = np.pad(mask, 1)
     turns = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
     while True:
@@ -244,7 +244,7 @@ def _thinned(mask: np.ndarray) -> np.ndarray:
 
 
 def _clouds(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> np.ndarray:
-    """Smooth noise in [0, 1] that varies over `scale` of the shorter side."""
+    """Draws smooth noise in [0, 1] that varies over `scale` of the shorter side."""
     step = max(2.0, scale * min(shape))
     coarse = rng.random([math.ceil(n / step) + 3 for n in shape], np.float32)
     box = 1, 1, 1 + shape[1] / step, 1 + shape[0] / step
@@ -254,7 +254,7 @@ def _clouds(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> n
 
 
 def _light(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """How bright the paper is lit: float32 [height, width], about 1."""
+    """Draws the light on the paper: float32 [height, width], about 1."""
     short = min(scene.width, scene.height)
     y = (np.arange(scene.height, dtype=np.float32)[:, None] - scene.height / 2) / short
     x = (np.arange(scene.width, dtype=np.float32)[None, :] - scene.width / 2) / short
@@ -274,7 +274,7 @@ def _light(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _lines(scene: Scene) -> np.ndarray:
-    """The printed lines of the paper: 0 to 1."""
+    """Draws the printed lines of the paper: 0 to 1."""
     if scene.ruled == "no":
         return np.zeros((1, 1), np.float32)
     short = min(scene.width, scene.height)
@@ -287,7 +287,7 @@ def _lines(scene: Scene) -> np.ndarray:
 
 
 def main() -> None:
-    """Prints how many photographs a network reads, of all and of each condition."""
+    """Prints a network's accuracy on photographs, overall and by condition."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/default"))
     parser.add_argument("--count", type=int, default=10_000)

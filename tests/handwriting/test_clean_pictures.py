@@ -43,14 +43,14 @@ def prepared(content: bytes, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_pixels_of_an_image_are_taken_from_any_file(name, digits, tmp_path):
+def test_the_pixels_of_an_image_are_read_from_any_file(name, digits, tmp_path):
     for digit in digits:
         found = prepared(FILES[name](digit), tmp_path)
         np.testing.assert_array_equal(found.pixels[..., 0], digit)
         assert not found.problem
 
 
-def test_an_image_of_two_levels_is_taken_as_it_is(digits, tmp_path):
+def test_an_image_of_two_levels_is_not_changed(digits, tmp_path):
     for digit in digits[:10]:
         levels = np.where(digit >= 128, np.uint8(255), np.uint8(0))
         bits = BENCHMARK["save"](Image.fromarray(levels).convert("1"))
@@ -115,12 +115,12 @@ def test_several_digits_on_a_clean_picture_are_counted(digits):
     assert "3 things" in drawing(255 - np.concatenate(digits[:3], axis=1)).problem
 
 
-def test_a_drawing_of_few_pixels_is_told(digits):
+def test_a_drawing_of_few_pixels_is_reported(digits):
     tiny = BENCHMARK["put"](BENCHMARK["fit"](digits[0], 8), 40, 40, 0.5, 0.5)
     assert "pixels large" in drawing(tiny).problem
 
 
-def test_an_image_out_of_its_place_is_put_there(digits):
+def test_an_image_off_its_place_is_centred(digits):
     for digit in digits[:10]:
         seen = drawing(np.roll(digit, (3, -3), (0, 1))).pixels[..., 0]
         for axis in (0, 1):

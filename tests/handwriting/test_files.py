@@ -20,7 +20,7 @@ def network(small_run) -> Network:
 
 @pytest.fixture
 def seven(tmp_path):
-    """A test image as a dark drawing on a large white sheet: a seven that the network knows."""
+    """Provides a seven that the network knows, drawn dark on a large white sheet."""
     (digit, *_), _ = load_dataset("mnist", "test[:1]")
     sheet = np.full((400, 500), 250, np.uint8)
     enlarged = Image.fromarray(digit[..., 0]).resize((196, 196), Image.Resampling.BICUBIC)
@@ -30,7 +30,7 @@ def seven(tmp_path):
     return tmp_path / "seven.png"
 
 
-def test_the_predict_command_says_class_and_runner_up(small_run, seven, capsys):
+def test_the_predict_command_prints_class_and_runner_up(small_run, seven, capsys):
     assert main(["predict", str(seven), f"--workdir={small_run[0]}"]) == 0
     line = capsys.readouterr().out
     assert line.startswith(f"{seven}: 7 (")
@@ -55,7 +55,7 @@ def test_a_blank_sheet_gets_no_answer(network, seven):
     assert "no answer: blank" in str(found)
 
 
-def test_show_writes_what_the_network_is_given(network, seven):
+def test_show_writes_the_network_input(network, seven):
     predict_files(network, [seven], show=True)
     with Image.open(seven.with_name("seven.png.seen.png")) as picture:
         assert picture.width > picture.height
@@ -82,8 +82,8 @@ def test_one_bad_file_among_good_ones_has_no_answer(network, seven):
     assert len([*seven.parent.glob("*.seen.png")]) == 1
 
 
-def test_pictures_are_prepared_as_the_dataset_has_them(network, tmp_path):
-    """Colour images are scaled, and neither cropped nor centred."""
+def test_colour_pictures_are_scaled_for_a_colour_dataset(network, tmp_path):
+    """They are neither cropped nor centred."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     given = []

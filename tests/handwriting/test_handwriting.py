@@ -1,4 +1,4 @@
-"""Photographs and drawings of digits, made into what a network is given."""
+"""Photographs and drawings of digits, prepared for a network."""
 
 import io
 from typing import Any
@@ -36,7 +36,7 @@ def prepare(picture: Image.Image) -> np.ndarray:
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """0 for the same drawing, 1 for two that have no ink in common."""
+    """Returns 0 for the same drawing, 1 for drawings without common ink."""
     return abs(a.astype(float) - b).sum() / (a.astype(float) + b).sum()
 
 
@@ -50,14 +50,14 @@ def test_the_box_of_training_images_is_found(mnist):
     assert drawing_box(np.repeat(images, 3, axis=-1)) == 0
 
 
-def test_images_of_the_dataset_stay_as_they_are(digits):
+def test_images_of_the_dataset_are_not_changed(digits):
     same = [np.array_equal(prepare(Image.fromarray(digit))[..., 0], digit) for digit in digits]
     assert np.mean(same) > 0.95
 
 
 @pytest.mark.slow
-def test_a_drawing_is_framed_as_mnist_is(digits):
-    """The longer side fills the box, and the centre of mass is that of MNIST's images."""
+def test_a_drawing_is_framed_like_mnist(digits):
+    """The longer side fills the box, and the centre of mass is where MNIST's is."""
     rows, columns = np.indices((28, 28))
     for number, digit in enumerate(digits[:20]):
         pixels = prepare(taken(digit, Scene(), number))[..., 0]
@@ -114,7 +114,7 @@ def test_several_things_on_a_sheet_are_recognised(digits):
     assert "3 things" in prepare_drawing(Image.fromarray(row), SHAPE, BOX).problem
 
 
-def test_images_that_are_no_drawings_are_only_scaled():
+def test_images_that_are_not_drawings_are_only_scaled():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     np.testing.assert_array_equal(prepare_picture(Image.fromarray(pixels), (8, 12, 3)), pixels)
     grey = prepare_picture(Image.fromarray(pixels), (4, 6, 1))
@@ -132,7 +132,7 @@ def test_side_by_side_shows_what_the_network_sees():
 
 @pytest.mark.slow
 def test_photographs_are_read_nearly_as_well_as_their_digits(digits):
-    """By the nearest training image, which is quick and needs no training."""
+    """The nearest training image is the answer, which is quick and needs no network."""
     images, labels = load_dataset("mnist", "train[:8000]")
     known = images.reshape(len(images), -1).astype(np.float32)
     known /= np.linalg.norm(known, axis=1, keepdims=True)

@@ -105,7 +105,7 @@ def test_the_rows_of_a_file_get_the_answers_of_the_array(network, name):
         assert not any("right of" in note for note in notes)
 
 
-def test_rows_that_cannot_be_of_the_dataset_get_one_warning(network):
+def test_rows_unlike_the_dataset_get_one_warning(network):
     path = array(np.tile(255 - FLAT, (100, 1)))
     with pytest.warns(UserWarning, match="invert them") as warned:
         answers = [*predict_each(network, [path])]
@@ -113,7 +113,7 @@ def test_rows_that_cannot_be_of_the_dataset_get_one_warning(network):
     assert len(warned) == 1
 
 
-def test_the_label_column_and_the_scaling_of_a_file_of_rows_are_said():
+def test_the_label_column_and_scaling_of_a_file_are_reported():
     for name, note in {
         "fractions": "x.csv: pixels of 0 to 1 became 0 to 255",
         "npy, bits of 16": "x.npy: pixels of 0 to 65535 became 0 to 255",
@@ -154,7 +154,7 @@ BAD: dict[str, tuple[Callable[[], Path], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_of_rows_that_is_not_as_it_must_be_is_one_answer(network, name):
+def test_an_invalid_file_of_rows_is_one_answer(network, name):
     make, message = BAD[name]
     (answer,) = predict_each(network, [make()])
     assert (answer.failed, answer.label) == (True, None)
@@ -174,7 +174,7 @@ def pictures(folder: str, *numbers: int) -> None:
         Image.fromarray(DIGITS[number, ..., 0]).save(f"{folder}/image{number}.PNG")
 
 
-def test_folders_are_read_in_natural_order_and_what_is_no_image_is_said():
+def test_folders_are_read_in_natural_order_and_other_files_reported():
     pictures("d", 10, 2)
     pictures("d/b2", 3)
     pictures("d/b10", 4)
@@ -198,7 +198,7 @@ def predict(capsys: pytest.CaptureFixture[str], run: Path, *args: str) -> tuple[
     return code, capsys.readouterr().out.splitlines()
 
 
-def test_a_bad_file_costs_its_own_line_and_the_exit_code_says_so(small_run, capsys):
+def test_a_bad_file_costs_only_its_own_line_and_the_exit_code(small_run, capsys):
     pictures("d", 0, 1, 2)
     Path("d/image1.PNG").write_bytes(b"x")
     Path("d/a.txt").write_bytes(b"x")
@@ -221,7 +221,7 @@ def test_a_bad_file_costs_its_own_line_and_the_exit_code_says_so(small_run, caps
     assert capsys.readouterr().err == "error: none of the 2 files can be read\n"
 
 
-def test_answers_are_written_as_kaggle_wants_them(small_run, capsys, network):
+def test_answers_are_written_in_kaggle_format(small_run, capsys, network):
     table(FLAT, PIXELS)
     code, lines = predict(capsys, small_run[0], "x.csv", "--output", "answers.csv")
     assert (code, lines) == (0, ["answers.csv: 40 answers"])
@@ -258,7 +258,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("args", REFUSED)
-def test_an_output_that_cannot_be_is_refused_and_nothing_is_written(small_run, capsys, args):
+def test_an_invalid_output_is_refused_and_nothing_is_written(small_run, capsys, args):
     table(FLAT[:2], PIXELS)
     before = {path: path.read_bytes() for path in Path().iterdir()}
     assert main(["predict", "--workdir", str(small_run[0]), *args.split()]) == 2

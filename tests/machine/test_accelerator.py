@@ -1,4 +1,4 @@
-"""The machine's accelerator: detected by its files, and missed where JAX does not use it."""
+"""The machine's accelerator: detected by its files, and reported if JAX does not use it."""
 
 import jax
 import pytest
@@ -17,7 +17,7 @@ OTHERS["sys/bus/pci/devices/0/vendor"] = "0x8086\n"
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """The root directory of a machine without an accelerator, and no variable that names one."""
+    """Provides the root directory of a machine without an accelerator."""
     for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", *accelerator.TPU_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     assert present_accelerator(tmp_path) == "cpu"  # where there are no device files
@@ -64,7 +64,7 @@ def test_files_and_variables_show_the_accelerator(machine, monkeypatch, files, v
         (TPU, "TPU", '"jax[tpu]=={}"'),
     ],
 )
-def test_an_accelerator_that_jax_does_not_use_is_told_in_one_line(
+def test_an_accelerator_that_jax_does_not_use_is_reported_in_one_line(
     machine, jax_uses, file, name, install
 ):
     jax_uses("cpu")
@@ -79,7 +79,7 @@ def test_an_accelerator_that_jax_does_not_use_is_told_in_one_line(
     assert missing_accelerator(machine) == ""
 
 
-def test_an_amd_gpu_is_not_missed(machine, jax_uses):
+def test_an_amd_gpu_is_not_reported_missing(machine, jax_uses):
     make_files(machine, {"dev/kfd": ""})
     jax_uses("cpu")
     assert missing_accelerator(machine) == ""  # a laptop's graphics are one, too

@@ -1,4 +1,4 @@
-"""The budgets of the programs that TPUs and GPUs would run, by counts of their own compilers.
+"""Budgets of the programs for TPUs and GPUs, counted by their compilers.
 
 `make check-accelerators` explains what is compiled; here it is a part, in the environment that
 `make .venv-ahead/.installed` makes. No accelerator is needed, and nothing is timed.
@@ -57,7 +57,7 @@ pytestmark = [
 
 
 def compile_all(cases: list[tuple[Any, ...]], path: Any, **environ: str) -> dict[Any, Any]:
-    """What the compilers say of each case, by the case."""
+    """Returns the compilers' counts by case."""
     command = [PYTHON, ROOT / "benchmarks/ahead.py", "--cases", json.dumps(cases), "--json", path]
     others = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     done = subprocess.run(
@@ -82,7 +82,7 @@ def gpu(tmp_path_factory):
 
 
 def test_no_step_scatters(subtests, tpu, gpu):
-    """They are slow on every accelerator, and on a GPU they add up in any order."""
+    """Scatters are slow on every accelerator, and on a GPU they sum in any order."""
     for case, row in {**tpu, **gpu}.items():
         with subtests.test(msg=" ".join(map(str, case))):
             assert not {"scatter", "select-and-scatter"} & {*row["opcodes"]}
@@ -113,7 +113,7 @@ def test_a_step_moves_few_bytes_on_a_tpu(tpu):
 
 
 def test_a_step_has_few_operations(subtests, tpu, gpu):
-    """On a TPU, single numbers would be most of them: the rounds of threefry for each key."""
+    """On a TPU, most would otherwise be scalar: the rounds of threefry for each key."""
     for case, most in (
         (("v5e", "default", "train"), 40),
         (("v5e", "fast", "train", "bfloat16"), 40),

@@ -1,4 +1,4 @@
-"""The promises about an NVIDIA GPU. What needs one is skipped elsewhere; the rest runs on a CPU."""
+"""Promises about an NVIDIA GPU. Tests that need one are skipped elsewhere."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="JAX finds
 
 
 def with_flags(*flags: str) -> dict[str, Any]:
-    """The environment of a command; the tests' own process keeps the memory that it has taken."""
+    """Returns the environment of a command beside this process, which keeps its GPU memory."""
     others = os.environ.get("XLA_FLAGS", "")
     return {
         "XLA_FLAGS": " ".join([others, *flags]).strip(),
@@ -43,7 +43,7 @@ def with_flags(*flags: str) -> dict[str, Any]:
 
 
 def small(recipe: str, **fields: Any) -> Config:
-    """Two epochs of a recipe on 1,024 images."""
+    """Shortens a recipe to two epochs of 1,024 images."""
     config = load_config(str(ROOT / f"configs/{recipe}.py"))
     few = {"data.train_split": "train[:1280]", "data.test_split": "test[:500]"}
     few |= {"epochs": 2, "chunk_steps": 3}
@@ -68,7 +68,7 @@ RUNS = [("default", 0), *(pytest.param(name, 0, marks=pytest.mark.slow) for name
     ids=["the flags", "another"],
 )
 def test_xla_takes_the_flags_and_no_other(flags, known):
-    """It ends a process that gives it a flag it does not know; these are in CPU builds, too."""
+    """XLA ends a process with an unknown flag; CPU builds know these flags, too."""
     done = python("-c", "import jax; print(jax.numpy.ones(3).sum())", **with_flags(*flags))
     assert (done.returncode == 0, done.stdout) == (known, "3.0\n" * known), done.stderr
     assert known or "xla_gpu_no_such_flag" in done.stderr
@@ -82,7 +82,7 @@ def test_documentation_and_benchmark_have_the_same_flag():
 
 
 def step_for_cuda(config: Config) -> str:
-    """A training step as XLA is given it for an NVIDIA GPU; that needs none."""
+    """Lowers a training step for an NVIDIA GPU, which needs none."""
     info = DataInfo((28, 28, 1), tuple("0123456789"))
     model, tx, options = create_build(config, NONE, info, 100)({})
     init = functools.partial(
@@ -111,7 +111,7 @@ def test_no_step_has_the_operations_that_the_flag_refuses_or_slows(recipe, lower
 @needs_gpu
 @pytest.mark.parametrize(("recipe", "seeds"), [*RUNS, ("fast", 3)])
 def test_two_processes_train_the_same_bits(tmp_path, command, recipe, seeds):
-    """Compiled anew each time, so that a kernel chosen by measuring would show."""
+    """Each compiles again, so a kernel chosen by measuring would show."""
     config = write_recipe(tmp_path / "config.json", small(recipe))
     start, found = ["population", f"--seeds={seeds}"] if seeds else ["train"], []
     for workdir in (tmp_path / "first", tmp_path / "second"):
@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, command):
 
 @needs_gpu
 def test_gpu_and_cpu_predict_the_same(tmp_path, command, mnist):
-    """To a tolerance: they add up in another order."""
+    """They agree to a tolerance, because they sum in another order."""
     config = write_recipe(tmp_path / "config.json", dataclasses.replace(SMALL, epochs=5))
     workdir = tmp_path / "run"
     done = command("train", f"--config={config}", f"--workdir={workdir}", **with_flags())

@@ -1,4 +1,4 @@
-"""The job that a process's environment describes, and what JAX makes of it."""
+"""The job described by a process's environment, for us and for JAX."""
 
 import inspect
 import os
@@ -60,7 +60,7 @@ def test_a_job_of_one_process_is_not_joined(environ):
     ids=["Slurm", "Open MPI 4", "Open MPI 5"],
 )
 def test_jax_recognizes_a_job_by_the_same_variables(cluster, environ, monkeypatch):
-    """A change of JAX's own names would make ours a lie."""
+    """A change of JAX's names would make ours wrong."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert cluster.is_env_present()
@@ -82,7 +82,7 @@ def test_processes_of_open_mpi_5_meet_where_its_mpirun_is(monkeypatch):
 
 
 def test_the_hosts_of_a_cloud_tpu_are_asked_of_its_server(monkeypatch):
-    """A server on this machine stands in for Google's."""
+    """A local server stands in for Google's."""
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
 

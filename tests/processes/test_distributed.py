@@ -1,4 +1,4 @@
-"""Several processes as one: real ones on this machine, over Gloo, disturbed and continued."""
+"""Training in several real processes on this machine, over Gloo, disturbed and resumed."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def start(
 
 @pytest.fixture(autouse=True)
 def end_all() -> Iterator[None]:
-    """Leaves no process behind, not even where a test fails."""
+    """Ends all processes, even if a test fails."""
     yield
     while STARTED:
         STARTED[-1].kill()
@@ -72,7 +72,7 @@ def end_all() -> Iterator[None]:
 
 
 def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Waits for all, the first one last: their exit codes, standard outputs and errors."""
+    """Waits for all, the first one last; returns exit codes, standard outputs and errors."""
     outcomes = []
     try:
         for process in reversed(processes):
@@ -86,7 +86,7 @@ def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 
 
 def assert_lost(victim: int, how: str, processes: list[subprocess.Popen[str]]) -> None:
-    """The others end, and name the victim; JAX may say something beside that."""
+    """Fails unless the others end and name the victim, possibly among output of JAX."""
     ended = ends([process for process in processes if process is not processes[victim]])
     processes[victim].kill()
     ends([processes[victim]])
@@ -97,7 +97,7 @@ def assert_lost(victim: int, how: str, processes: list[subprocess.Popen[str]]) -
 
 
 def bits(workdir: Path) -> dict[str, object]:
-    """What a finished run has left, but for times; `helpers.bits` cannot read it in one process."""
+    """Reads a finished run without its times; `helpers.bits` cannot do so in one process."""
     trained = load_trained(workdir)
     return {
         "result": without_times(strict_json(workdir / "result.json")),
@@ -110,7 +110,7 @@ def bits(workdir: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two processes."""
+    """Provides a finished run of two processes."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     (code, stdout, stderr), other = ends(start(2, workdir))
     assert (code, stderr) == (0, "")
@@ -134,7 +134,7 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes_to_the_same_bits(
 
 @pytest.mark.slow
 def test_a_killed_process_ends_all_others(tmp_path):
-    """One hears of it from the first process, to which alone it is connected."""
+    """One learns it from the first process, its only connection."""
     kill = "if RANK == 2: subprocesses.at_chunk(3, subprocesses.kill)"
     run = tmp_path / "run"
     assert_lost(2, "", start(3, run, "--batch-size=48", before=kill, waits_for_loss=True))
@@ -156,7 +156,7 @@ else:
 
 @pytest.mark.slow
 def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed, tmp_path, command):
-    """A signal to one of the two saves, and ends both."""
+    """A signal to one of the two saves and ends both."""
     stop_after(3, train, CONFIG, tmp_path)
     wait = "if RANK == 1: subprocesses.at_chunk(2, subprocesses.wait_for_signal)"
     processes = start(2, tmp_path, before=wait)
@@ -185,7 +185,7 @@ def test_one_process_two_and_one_with_four_devices_continue_one_run(undisturbed,
 
 
 @pytest.mark.slow
-def test_all_processes_refuse_what_the_first_one_refuses(undisturbed):
+def test_all_processes_refuse_if_the_first_one_refuses(undisturbed):
     for code, stdout, stderr in ends(start(2, undisturbed, "--seed=7")):
         assert (code, stdout) == (2, "")
         assert "seed is 1, not 7" in stderr
@@ -287,7 +287,7 @@ def test_a_workdir_that_is_not_shared_is_refused(before, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_ends_when_the_others_do_not_come(tmp_path):
+def test_a_process_ends_when_the_others_never_join(tmp_path):
     few = "subprocesses.group.START_SECONDS, subprocesses.group.PATIENT_SECONDS = 4, 0.5"
     processes = start(2, tmp_path / "run", before=few)
     processes[0].kill()
@@ -310,15 +310,15 @@ def test_a_process_ends_when_the_others_do_not_come(tmp_path):
         ({}, {}, "this process waits for the others of here, 300 s at most"),
     ],
 )
-def test_a_process_knows_for_whom_it_waits(monkeypatch, arguments, environ, said):
+def test_a_process_reports_whom_it_waits_for(monkeypatch, arguments, environ, said):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert said in _waits("here", arguments)
 
 
 @pytest.mark.slow
-def test_an_error_in_a_script_ends_the_others_while_it_goes_on():
-    """Nobody waits here until a process that says nothing counts as lost."""
+def test_an_error_in_a_script_ends_the_others_while_the_script_continues():
+    """No process waits for the timeout of a silent one."""
     code = """
 import subprocesses, sys, threading
 subprocesses.be_process(RANK, waits_for_loss=RANK == 0)

@@ -46,7 +46,7 @@ def act(action: str, kind: str, workdir: str) -> None:
 
 
 def follow_plan(root: Path) -> dict[int, str]:
-    """Does all that is in the plan; returns what was warned of on each number of devices."""
+    """Follows the plan; returns the warnings by number of devices."""
     warned = {}
     for devices, actions in PLAN.items():
         flags = f"--xla_force_host_platform_device_count={devices}"
@@ -62,7 +62,7 @@ def follow_plan(root: Path) -> dict[int, str]:
 
 
 def assert_losses_agree(moved: Path, still: Path, name: str) -> None:
-    """To rounding: another order, or other keys, would make other losses in the first epoch."""
+    """Compares losses to rounding; another order or other keys would change the first epoch."""
     losses, expected = ([row[name] for row in read_history(path)] for path in (moved, still))
     assert len(losses) == len(expected) == CONFIG.epochs
     np.testing.assert_allclose(np.array(losses), np.array(expected), rtol=1e-3)

@@ -15,7 +15,7 @@ LINES = 400
 COMMAND_TESTS = {
     "train": "test_the_smoke_recipe_from_start_to_scikit_learn",
     "evaluate": "test_commands_answer_in_json",
-    "predict": "test_the_predict_command_says_class_and_runner_up",
+    "predict": "test_the_predict_command_prints_class_and_runner_up",
     "report": "test_the_report_command_says_where_the_page_is",
     "serve": "test_a_server_process_answers_as_predict_does_and_ends_with_a_signal",
     "import": "test_an_imported_dataset_is_trained_reported_and_exported",

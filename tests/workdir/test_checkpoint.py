@@ -55,7 +55,7 @@ def toy_state(
 
 
 def progress(epochs: int, config: dict[str, Any] | None = None) -> Progress:
-    """That of a run of so many epochs, whose losses do not fit into a float32."""
+    """Makes the progress of a run of so many epochs, whose losses need a float64."""
     info = DataInfo((28, 28, 1), ("0", "1"))
     rows: Any = [{"epoch": epoch, "val_loss": epoch / 3} for epoch in range(1, epochs + 1)]
     return Progress(Origin(config or {}, "sum", info, {"train": 7}, {"cpu_count": 2}), rows, [])
@@ -99,14 +99,14 @@ def test_batch_statistics_and_the_running_mean_come_back_exactly(tmp_path):
         restore_state(tmp_path, 2, toy_state(0.0, 0), REPLICATED)
 
 
-def test_nothing_saved_is_no_step(tmp_path):
+def test_an_empty_directory_has_no_steps(tmp_path):
     assert check_checkpoints(tmp_path / "new") == ([], {})
     (tmp_path / "a-file").write_text("", encoding="utf-8")
     with pytest.raises(NotADirectoryError, match="a-file must be a directory"):
         check_checkpoints(tmp_path / "a-file")
 
 
-def test_pruning_keeps_what_it_is_told(tmp_path):
+def test_pruning_keeps_the_given_steps(tmp_path):
     save(tmp_path, 1, 2, 3, 4)
     prune(tmp_path, [2, 4, 7])
     assert check_checkpoints(tmp_path) == ([2, 4], {})
@@ -135,11 +135,11 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
 
 
 def test_the_history_may_grow_while_it_is_saved(tmp_path):
-    """Orbax writes it in the background: on a busy machine after the next epoch has ended."""
+    """Orbax writes it in the background, on a busy machine after the next epoch."""
     grown = threading.Event()
 
     class ReadLate(dict[str, float]):
-        """In the background, what stands behind it is read when the history has grown."""
+        """A value whose successors are read, in the background, only when the history has grown."""
 
         def items(self) -> Any:
             if threading.current_thread() is not threading.main_thread():

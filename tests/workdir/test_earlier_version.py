@@ -52,14 +52,14 @@ def earlier(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def today(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """The same run by this version: stopped at the same step, and a whole one."""
+    """Provides the same run by this version: one stopped at the same step, and a whole one."""
     root = tmp_path_factory.mktemp("today")
     stop_after(3, train, CONFIG, root / "stopped")
     return root / "stopped", train(CONFIG, root / "whole")
 
 
 def assert_same(ours: object, theirs: object, *, to_the_bit: bool) -> None:
-    """Fails unless two trees agree: to the bit, or as well as two machines do."""
+    """Fails unless two trees agree to the bit, or as well as two machines do."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for our, their in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(our, their, rtol=0 if to_the_bit else 1e-3)
@@ -77,7 +77,7 @@ def test_the_network_of_an_earlier_version_is_read(earlier, today):
 
 
 def test_a_run_of_an_earlier_version_is_resumed_as_if_this_one_had_begun_it(earlier, today):
-    """Another machine rounds differently: there, what it resumes from is not what it computes."""
+    """Another machine rounds differently, so its own run differs from the resumed one."""
     stopped, whole = today
     same = tree_sha256(load_trained(earlier).variables) == tree_sha256(
         load_trained(stopped).variables

@@ -1,4 +1,4 @@
-"""JSON files of a work directory that somebody has edited: no other network, and no odd number."""
+"""Edited JSON files of a work directory: no other network and no odd number is accepted."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from mnist_jax.workdir.trained import load_trained
 
 @pytest.fixture
 def edit(small_run, tmp_path) -> Callable[..., Path]:
-    """Copies a run, with other values in one of its JSON files."""
+    """Copies a run with changes in one of its JSON files."""
 
     def make(name: str, **changes: Any) -> Path:
         workdir = shutil.copytree(small_run[0], tmp_path / "run")
@@ -50,7 +50,7 @@ WRONG_RESULTS = [
 
 
 @pytest.mark.parametrize("changes", WRONG_RESULTS, ids=str)
-def test_a_result_that_no_training_has_is_refused(edit, changes):
+def test_an_impossible_result_is_refused(edit, changes):
     workdir = edit("result.json", **changes)
     with pytest.raises(ValueError, match=r"result.json is not (the result of a run|JSON)"):
         read_result(workdir)
@@ -66,7 +66,7 @@ NOT_STRICT = {
 
 
 @pytest.mark.parametrize("text", NOT_STRICT, ids=lambda text: text[:30])
-def test_json_that_python_alone_takes_is_refused(tmp_path, text):
+def test_json_that_only_python_accepts_is_refused(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The sums of arrays, computed by hand; those of files, and what counts as damage."""
+"""Hashes of arrays, computed by hand, and of files, and the detection of damage."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ def by_hand(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def test_the_sum_of_a_tree_is_that_of_paths_types_shapes_and_bytes():
+def test_a_tree_hash_covers_paths_types_shapes_and_bytes():
     tree = {
         "b": {"w": np.array([[1.5, -2.0]], np.float32)},
         "a": np.int32(7),
@@ -45,7 +45,7 @@ def test_the_sum_of_a_tree_is_that_of_paths_types_shapes_and_bytes():
     assert tree_sha256({"b": {"w": jnp.asarray(tree["b"]["w"])}, **tree}) == expected
 
 
-def test_the_sum_of_a_tree_tells_all_that_differs():
+def test_the_sum_of_a_tree_depends_on_every_detail():
     x = np.arange(6, dtype=np.int32)
     others = (x.astype(np.uint32), x.astype(np.int64), x.reshape(2, 3), x.reshape(3, 2))
     trees = [{"x": each} for each in (x, *others, x[::-1], x[:5], {"x": x})]
@@ -118,7 +118,7 @@ def test_files_beside_the_sums_are_not_summed(summed):
     assert find_damage(summed) is None
 
 
-def test_whatever_changes_in_the_files_is_damage(summed, subtests):
+def test_any_change_of_the_files_is_damage(summed, subtests):
     def swap(one: str, other: str) -> None:
         for path, content in ((one, FILES[other]), (other, FILES[one])):
             (summed / path).write_bytes(content)
@@ -145,7 +145,7 @@ def test_whatever_changes_in_the_files_is_damage(summed, subtests):
             assert find_damage(summed) is None
 
 
-def test_whatever_changes_in_the_sums_is_damage(summed, subtests):
+def test_any_change_of_the_sums_is_damage(summed, subtests):
     sums = summed / "SHA256SUMS"
     text = sums.read_bytes()
     lines = text.splitlines(keepends=True)

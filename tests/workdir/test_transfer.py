@@ -67,7 +67,7 @@ def test_the_head_is_initialised_for_other_classes(small_run, tmp_path, capsys, 
 
 
 @pytest.mark.slow
-def test_a_complete_run_needs_its_source_no_more(small_run, tmp_path):
+def test_a_complete_run_no_longer_needs_its_source(small_run, tmp_path):
     config = dataclasses.replace(ONE_EPOCH, init_from=str(small_run[0]), ema_decay=0.9)
     run = train(config, tmp_path)
     moved = tmp_path.with_name("moved")

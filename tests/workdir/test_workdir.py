@@ -1,4 +1,4 @@
-"""What starting in a work directory removes: leftovers of a kill, and what is overwritten."""
+"""Deletions at the start of a run: leftovers of a kill, and overwritten runs."""
 
 import dataclasses
 import errno
@@ -114,7 +114,7 @@ def test_an_error_of_the_disk_has_a_hint_only_where_something_is_saved(
     assert _explain(failed.value) == (2, "; ".join(["No space left on device", *notes]))
 
 
-def test_an_error_closes_the_saver_removes_what_is_half_saved_and_is_told(tmp_path, monkeypatch):
+def test_an_error_closes_the_saver_and_removes_partial_saves(tmp_path, monkeypatch):
     closed, close = [], Saver.close
 
     def fail(self: Saver) -> None:
@@ -130,8 +130,8 @@ def test_an_error_closes_the_saver_removes_what_is_half_saved_and_is_told(tmp_pa
     assert files(tmp_path) == {"16", "notes"}
 
 
-def test_opening_sets_aside_what_is_not_sound_again_and_again(tmp_path):
-    """Of two that were damaged the newer one stays, as it may be wanted."""
+def test_every_opening_sets_aside_damaged_checkpoints(tmp_path):
+    """The newer one of two damaged checkpoints of a step is kept."""
     for text in ("first", "second"):
         names = ("8/a", "16/a", f"24{SAVING}-1/a", "32.deleted/a")
         make_files(tmp_path, dict.fromkeys(names, text))
