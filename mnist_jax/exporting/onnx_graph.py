@@ -329,10 +329,6 @@ def _concatenate(graph: Graph, eqn: Any, *arrays: Array) -> Tensor:
     return Tensor(output, axes, eqn.outvars[0].aval.shape)
 
 
-def _reshape(graph: Graph, eqn: Any, x: Tensor) -> Array:
-    return graph.reshape(x, eqn.outvars[0].aval.shape)
-
-
 def _broadcast(graph: Graph, eqn: Any, x: Array) -> Array:
     """Inserts axes of size 1, which ONNX broadcasts when the result is used."""
     shape = [1] * len(eqn.params["shape"])
@@ -416,6 +412,8 @@ OTHERS: dict[str, Callable[..., Array]] = {
     "pad": _pad,
     **dict.fromkeys(("reduce_max", "reduce_min", "reduce_sum"), _reduce),
     **dict.fromkeys(("reduce_window_max", "reduce_window_sum"), _pool),
-    **dict.fromkeys(("reshape", "squeeze"), _reshape),
+    **dict.fromkeys(
+        ("reshape", "squeeze"), lambda graph, eqn, x: graph.reshape(x, eqn.outvars[0].aval.shape)
+    ),
     "slice": _slice,
 }

@@ -33,7 +33,7 @@ def poison_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         (1, ["--chunk-steps=4"], f"epoch 1, step 2: {LOSS}", [], ["", ""]),
         (6, [], f"epoch 2, step 7: {LOSS}", [4], ["epoch 1/4 ", "resuming after step 4 of 16"]),
         (
-            10,  # That of the last step of a chunk is still finite, and its parameters are not.
+            10,  # The loss of a chunk's last step is still finite, but not its parameters.
             ["--checkpoint.every-steps=2"],
             "epoch 3, step 10: params/",
             [4, 6, 8],

@@ -27,7 +27,7 @@ def chain(root: Path, seed: int, kills: int) -> Counter[str] | str:
     """Kills one training after another; returns what was lost as text."""
     try:
         seen = harness.kill_and_resume(root, harness.random_faults(random.Random(seed)), kills)
-    except Exception as error:  # whatever it is: a workdir that cannot be read is lost, too
+    except Exception as error:  # of any kind: an unreadable workdir is lost, too
         return f"{type(error).__name__}: {error}"
     shutil.rmtree(root)
     return seen

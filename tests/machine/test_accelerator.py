@@ -10,7 +10,7 @@ from mnist_jax.machine.accelerator import missing_accelerator, present_accelerat
 TPU, WSL = "dev/accel0", "usr/lib/wsl/lib/libcuda.so.1"
 GOOGLE = "sys/bus/pci/devices/1/vendor"
 NAMES = "null nvme0 nvram accelerometer accel/accel0 dxg vfio/vfio"
-# What is no accelerator: a host's device lent to a virtual machine, Intel's card.
+# Not an accelerator: a host's device lent to a virtual machine, Intel's card.
 OTHERS: dict[str, str | bytes] = {f"dev/{name}": "" for name in NAMES.split()}
 OTHERS["sys/bus/pci/devices/0/vendor"] = "0x8086\n"
 
