@@ -58,7 +58,7 @@ def test_a_file_of_a_newer_jax_names_both_versions():
     """The file is not parsed: JAX would print some problems, and miss others."""
     data = exported("mlp", "stablehlo").rpartition(b"\n")[0]
     from_stablehlo(sealed(data))
-    message = rf"^the file was written by jax 99.1.0, and jax {jax.__version__} cannot [^\n]*$"
+    message = rf"^the file was written by jax 99.1.0, but jax {jax.__version__} cannot [^\n]*$"
     with pytest.raises(ValueError, match=message):
         from_stablehlo(sealed(data, "99.1.0"))
 

@@ -69,7 +69,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with (
-        pytest.warns(UserWarning, match="cannot be locked .No locks available.: see to it"),
+        pytest.warns(UserWarning, match="cannot be locked .No locks available.; make sure"),
         lock_workdir(tmp_path / "run"),
     ):
         (tmp_path / "run" / "result").write_text("", encoding="utf-8")
