@@ -351,7 +351,7 @@ def import_(args: Namespace) -> dict[str, Any]:
 
     names = "size pixel_range label_column part transpose test_fraction seed skip_unreadable"
     options = {name: getattr(args, name) for name in (*names.split(), "overwrite")}
-    channels = args.channels and int(args.channels)
+    channels: Any = args.channels and int(args.channels)
     imported = import_dataset(args.name, args.source, channels=channels, **options)
     print(*describe(imported), sep="\n")
     if args.show:

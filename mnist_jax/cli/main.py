@@ -92,7 +92,7 @@ def _run(args: Namespace) -> int:
 
             if not args.no_compilation_cache:
                 use_compilation_cache()
-            processes = {
+            processes: dict[str, Any] = {
                 name.removeprefix("distributed."): value
                 for name, value in vars(args).items()
                 if name.startswith("distributed.")

@@ -199,7 +199,11 @@ def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
             "shown": names[int(measured.labels[wrong[number]])],
             "place": "{}-{}".format(*pairs[number]) if number in firsts else "",
             **dict(
-                zip(("answer", "probability"), measured.answer(wrong[number], names), strict=True)
+                zip(
+                    ("answer", "probability"),
+                    measured.answer(int(wrong[number]), names),
+                    strict=True,
+                )
             ),
         }
         for number, image in zip(shown, images, strict=True)
