@@ -98,8 +98,8 @@ def _run(args: Namespace) -> int:
                 if name.startswith("distributed.")
             }
             silence = _streams(out=False, err=False, warn=False)  # one process speaks for all
-            alone = {"num_processes": 1}
-            with joined(**processes or alone) as first, nullcontext() if first else silence:
+            processes = processes or {"num_processes": 1}  # alone
+            with joined(**processes) as first, nullcontext() if first else silence:
                 result = command.run(args)
     if args.json and first:
         print(json.dumps(result, indent=2, allow_nan=False))
