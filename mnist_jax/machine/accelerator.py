@@ -1,32 +1,26 @@
-"""The machine's accelerator, and the advice if JAX does not use it."""
+"""The machine's accelerator, and advice if JAX does not use it."""
 
 import os
 from pathlib import Path
 
 import jax
 
-# Colab's TPU machines set the first to "1" (others leave it empty) and the second to a kind such as
-# v5e-1; Cloud's have one of the latter two.
+# Colab's TPU machines set the first two, Cloud's one of the last two; others may leave them empty.
 TPU_VARIABLES = ("COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE", "TPU_NAME")
-GOOGLE = "0x1ae0"  # a vendor of PCI devices
-# The last is NVIDIA's driver under Windows (WSL2).
+GOOGLE = "0x1ae0"  # as PCI vendor
+# The last is the driver in Windows (WSL2).
 GPU_FILES = ("dev/nvidia[0-9]*", "dev/nvidiactl", "usr/lib/wsl/lib/libcuda.so.1")
 
 
 def present_accelerator(root: str | Path = "/") -> str:
-    """Detects this machine's accelerator by its device files.
+    """Detects this machine's accelerator by its device files below `root`.
 
-    Args:
-        root: the directory that contains `dev`, `sys` and `usr`.
-
-    Returns:
-        "tpu", "gpu" (NVIDIA's), "amd" (a GPU, or the graphics in a processor), or "cpu" for none.
+    Returns "tpu", "gpu" (NVIDIA's), "amd" (a GPU, or a processor's graphics), or "cpu" for none.
     """
     root = Path(root)
     if any(os.environ.get(name, "") not in ("", "0") for name in TPU_VARIABLES):
         return "tpu"
-    # A TPU is /dev/accel0 or, in newer machines, /dev/vfio/0, like any device lent to a virtual
-    # machine; but only Google's machines have Google's devices.
+    # Newer TPUs are /dev/vfio/0, like any device lent to a virtual machine; so the vendor counts.
     vendors = (path.read_text().strip() for path in root.glob("sys/bus/pci/devices/*/vendor"))
     lent = any(root.glob("dev/vfio/[0-9]*"))
     if any(root.glob("dev/accel[0-9]*")) or (lent and GOOGLE in vendors):
@@ -37,7 +31,7 @@ def present_accelerator(root: str | Path = "/") -> str:
 
 
 def hidden_by(accelerator: str) -> str:
-    """Returns the user's setting that hides an accelerator from JAX, as NAME=VALUE; "" if none."""
+    """Returns the setting that hides an accelerator from JAX, as NAME=VALUE; "" if none."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return "JAX_PLATFORMS=cpu"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -49,10 +43,7 @@ def hidden_by(accelerator: str) -> str:
 def missing_accelerator(root: str | Path = "/") -> str:
     """Returns a warning if JAX does not use this machine's accelerator, else "".
 
-    An AMD GPU is not reported, because ROCm may not support it.
-
-    Args:
-        root: the directory of `present_accelerator`.
+    AMD GPUs are not reported, because ROCm may not support them. `root` is `present_accelerator`'s.
     """
     present = present_accelerator(root)
     if present in ("cpu", "amd") or hidden_by(present) or jax.default_backend() != "cpu":
@@ -64,7 +55,7 @@ def missing_accelerator(root: str | Path = "/") -> str:
 
 
 def remedy(accelerator: str) -> str:
-    """Returns advice for a machine whose "gpu", "tpu" or "amd" JAX does not use."""
+    """Returns advice if JAX does not use a machine's "gpu", "tpu" or "amd"."""
     if accelerator == "amd":
         return "install JAX for ROCm: https://docs.jax.dev/en/latest/installation.html"
     extra, platform, older = {

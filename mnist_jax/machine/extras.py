@@ -6,27 +6,24 @@ from collections.abc import Sequence
 
 from packaging.requirements import Requirement
 
-PACKAGES = {"sklearn": "scikit-learn"}  # modules whose package has another name
+PACKAGES = {"sklearn": "scikit-learn"}  # by module, if the names differ
 
 
 def require(purpose: str, *modules: str, extra: str) -> None:
-    """Raises ValueError, with the remedy, if a module is not installed.
+    """Raises ValueError if a module that `purpose` needs is not installed.
 
-    Args:
-        purpose: the subject of the message, which needs the modules.
-        modules: their names in Python.
-        extra: the extra that contains all that the purpose needs.
+    The message advises to install the missing packages, or the extra, which contains them.
     """
     missing = [PACKAGES.get(name, name) for name in modules if not importlib.util.find_spec(name)]
     if missing:
         raise ValueError(
-            f"{purpose} needs {' and '.join(missing)}: `pip install {' '.join(missing)}`, or the "
-            f"extra `{extra}`, which has all that it needs"
+            f"{purpose} needs {' and '.join(missing)}: `pip install {' '.join(missing)}`, or "
+            f"install the extra `{extra}`"
         )
 
 
 def metadata(package: str, field: str) -> list[str]:
-    """Returns all values of a field in an installed package's metadata, [] if it has none."""
+    """Returns the values of a metadata field, [] if it or the package is missing."""
     try:
         return importlib.metadata.metadata(package).get_all(field) or []
     except importlib.metadata.PackageNotFoundError:
@@ -34,12 +31,12 @@ def metadata(package: str, field: str) -> list[str]:
 
 
 def requirements(package: str) -> dict[str, list[Requirement]]:
-    """Returns an installed package's requirements by extra; "" has those without any extra."""
+    """Returns an installed package's requirements by extra; those without one by ""."""
     extras: dict[str, list[Requirement]] = {
         extra: [] for extra in ("", *metadata(package, "Provides-Extra"))
     }
     for requirement in map(Requirement, metadata(package, "Requires-Dist")):
-        marker, requirement.marker = requirement.marker, None  # pip would skip one for an extra
+        marker, requirement.marker = requirement.marker, None  # pip skips those of extras
         for extra, required in extras.items():
             if marker.evaluate({"extra": extra}) if marker else not extra:
                 required.append(requirement)
@@ -52,7 +49,7 @@ def installed_version(package: str) -> str:
 
 
 def unmet(requirements: Sequence[Requirement]) -> list[Requirement]:
-    """Returns the requirements whose package is missing or has a different version."""
+    """Returns the requirements whose package is missing or has a wrong version."""
     return [
         requirement
         for requirement in requirements

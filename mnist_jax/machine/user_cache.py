@@ -12,14 +12,10 @@ def cache_root() -> Path:
 
 
 def private_directory(name: str) -> Path:
-    """Makes a directory for compiled programs, private to the user, for this kind of processor.
+    """Makes a directory, private to the user, for programs compiled for this kind of processor.
 
-    Others may not write there, because programs are run without a check. Machines with different
-    processors may share a home directory.
-
-    Raises:
-        OSError: the directory cannot be made, or belongs to another user.
-        RuntimeError: the user has no home directory.
+    Programs are run unchecked, so nobody else may write there. Raises OSError if it cannot be made
+    or belongs to another user, and RuntimeError without a home directory.
     """
     private = cache_root() / name
     directory = private / processor_key()
@@ -32,10 +28,9 @@ def private_directory(name: str) -> Path:
 
 
 def processor_key() -> str:
-    """Returns a name of this kind of processor, from its instruction sets."""
+    """Returns a hash of the processor's kind and instruction sets."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    # "flags" are x86's instruction sets, "Features" Arm's.
-    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]  # x86, Arm
     processor = f"{platform.machine()} {platform.processor()} {features}"
     return hashlib.sha256(processor.encode()).hexdigest()[:16]

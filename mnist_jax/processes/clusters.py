@@ -1,4 +1,4 @@
-"""This process's rank in a cluster's job, from the cluster's environment variables."""
+"""This process's rank in a cluster's job, from environment variables."""
 
 import re
 import urllib.request
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mnist_jax.machine.accelerator import hidden_by, present_accelerator
 
-# The process's rank, the number of processes, and the other variables by which JAX recognizes them:
+# The rank, the number of processes, and the other variables by which JAX recognizes a cluster:
 # https://github.com/jax-ml/jax/tree/main/jax/_src/clusters
 SLURM = ("PROCID", "NTASKS", "JOB_ID", "STEP_NODELIST", "LOCALID")
 VARIABLES = {
@@ -33,9 +33,9 @@ def open_mpi_address(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def cluster_job(environ: Mapping[str, str]) -> Job | None:
-    """Returns the job described by this process's environment variables, if any.
+    """Returns the job described by environment variables, if any.
 
-    Open MPI comes before Slurm, because `mpirun` in a Slurm job starts its own processes.
+    Open MPI comes first, because `mpirun` in a Slurm job starts its own processes.
     """
     environ = {**open_mpi_address(environ), **environ}
     for cluster, variables in VARIABLES.items():
@@ -44,16 +44,16 @@ def cluster_job(environ: Mapping[str, str]) -> Job | None:
     workers = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
     if workers is None or "TPU_WORKER_ID" not in environ:
         return None
-    hosts = len(workers.split(","))  # of a slice; there may be several
+    hosts = len(workers.split(","))  # per slice
     slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
     index = int(environ.get("MEGASCALE_SLICE_ID") or 0)
     return Job("Cloud TPU", index * hosts + int(environ["TPU_WORKER_ID"]), slices * hosts)
 
 
 def cluster_of_several(environ: Mapping[str, str]) -> str | None:
-    """Returns the name of the cluster that started several processes, if JAX can join them.
+    """Returns the cluster that started several processes, if JAX can join them.
 
-    A Cloud TPU outside Kubernetes sets no variables, so its metadata server is asked.
+    A Cloud TPU outside Kubernetes sets no variables, but has a metadata server.
     """
     if job := cluster_job(environ):
         return job.cluster if job.processes > 1 else None

@@ -1,8 +1,7 @@
 """Joint decisions of several processes.
 
-Each process makes the same compiled calls, and JAX puts their devices into one mesh. If a process
-skips a call, the others wait forever. So the first process makes all decisions that depend on one
-machine, such as on its files.
+All processes make the same compiled calls: if one skips a call, the others wait forever. So the
+first process makes every decision that depends on one machine, such as on its files.
 """
 
 import functools
@@ -19,12 +18,12 @@ from mnist_jax.sharding import create_mesh, place, replicated, split_members
 
 
 def is_first() -> bool:
-    """Tells whether this process writes files: the first, or the only one."""
+    """Tells whether this process is the first or only one, which writes files."""
     return jax.process_index() == 0
 
 
 def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
-    """Returns a function that runs in the first process and does nothing in the others."""
+    """Makes a function do nothing except in the first process."""
 
     @functools.wraps(function)
     def write(*args: Any, **kwargs: Any) -> None:
@@ -35,10 +34,9 @@ def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """Calls a function in the first process only, and returns its value in every process.
+    """Calls a function in the first process and returns its value, for JSON, in every process.
 
-    The value must be JSON. An error is raised in the first process; the others raise a ValueError
-    with its message.
+    An error is raised in the first process; the others raise ValueError with its message.
     """
     if jax.process_count() == 1:
         return function()
@@ -61,11 +59,9 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def check_alike(what: str, values: Any) -> None:
-    """Raises ValueError in all processes if their values differ, which would train apart.
+    """Raises ValueError in all processes if their values, named `what`, differ.
 
-    Args:
-        what: name of the values in the message.
-        values: values for JSON, or convertible to text, such as paths.
+    Values are for JSON, or convertible to text, such as paths.
     """
     if jax.process_count() == 1:
         return
@@ -79,10 +75,10 @@ def check_alike(what: str, values: Any) -> None:
 
 
 def agreement() -> Callable[[int], int]:
-    """Returns a function by which the processes agree on the largest of their numbers.
+    """Returns a function by which processes agree on the largest of their numbers.
 
-    To avoid waiting, it returns the previous call's largest number; in a single process, the number
-    itself. All processes must call it equally often.
+    All must call it equally often. To avoid waiting, it returns the previous call's largest number;
+    in a single process, the number itself.
     """
     if jax.process_count() == 1:
         return lambda number: number

@@ -1,4 +1,4 @@
-"""A lock for one process at a time, which the kernel releases when the process ends."""
+"""A lock between processes, released by the kernel when its owner ends."""
 
 import contextlib
 import errno
@@ -12,12 +12,9 @@ from typing import IO
 def open_locked(path: Path, *, wait: bool) -> IO[str]:
     """Opens an empty file that stays locked until it is closed.
 
-    Missing directories are made. The owner of the lock may delete the file; a process that waited
-    for the lock makes it again. A file system without locks is a warning.
-
-    Raises:
-        BlockingIOError: another process has the lock, and `wait` is false.
-        OSError: the file cannot be made.
+    Makes missing directories. The lock's owner may delete the file: the next owner makes it again.
+    Warns if the file system has no locks. Raises BlockingIOError if another process has the lock
+    and `wait` is false, and OSError if the file cannot be made.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +22,7 @@ def open_locked(path: Path, *, wait: bool) -> IO[str]:
             try:
                 file = stack.enter_context(path.open("a", encoding="utf-8"))
             except FileNotFoundError:
-                if path.parent.is_dir():  # such as /proc; otherwise its owner just deleted it
+                if path.parent.is_dir():  # such as /proc; otherwise it was just deleted
                     raise
                 continue
             try:
@@ -38,7 +35,7 @@ def open_locked(path: Path, *, wait: bool) -> IO[str]:
                     "process writes there",
                     stacklevel=5,
                 )
-            # The previous owner may have deleted the file between our opening and locking it.
+            # The previous owner may have deleted the file before we locked it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()

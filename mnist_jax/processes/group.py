@@ -21,16 +21,16 @@ from mnist_jax.processes.distributed import from_first, is_first
 from mnist_jax.processes.signals import SIGNALS, Stopped
 
 ALIVE, FAILING = b".", b"!"  # messages between processes
-LOST = 5  # the exit code of a process that lost another one
-START_SECONDS = 300.0  # limit for all processes to join
-PATIENT_SECONDS = 3.0  # after which a process reports whom it waits for
+LOST = 5  # exit code after losing another process
+START_SECONDS = 300.0  # for all processes to join
+PATIENT_SECONDS = 3.0  # before a process reports whom it waits for
 BEAT_SECONDS = 1.0  # between heartbeats
-ALIKE_SECONDS = 5.0  # in which the others may have the same error
-SILENT_SECONDS = 30.0  # without a heartbeat, after which a process is lost
+ALIKE_SECONDS = 5.0  # for the others to fail alike
+SILENT_SECONDS = 30.0  # without a heartbeat before a process is lost
 
 
 class LostError(ConnectionError):
-    """Other processes of a training never joined, or are lost."""
+    """Other processes never joined, or are lost."""
 
 
 @contextlib.contextmanager
@@ -41,22 +41,22 @@ def joined(
 ) -> Iterator[bool]:
     """Joins this process with others for the duration of the `with` block.
 
-    Enter it before the first use of a device. Inside, losing one process stops the others with one
+    Enter it before the first use of a device. Inside, losing one process ends the others with one
     line and exit code `LOST`. An exception in one process counts as losing it, unless the others
-    fail within seconds, too, such as by a wrong option given to all. An exception that all of them
-    raise together, such as `Stopped` after a common save, shuts down cleanly.
+    fail within seconds, such as by a wrong option. A `Stopped` or FloatingPointError that all raise
+    together shuts down cleanly.
 
     Args:
         coordinator: HOST:PORT, where the first process waits for the others.
         num_processes: number of processes; 1 means run alone, even under a cluster launcher.
-        process_id: rank of this process, from 0. If none of the three is given, they come from the
-            cluster's environment (module `clusters`); outside a cluster the process runs alone.
+        process_id: rank of this process, from 0. Without any of the three, they come from the
+            cluster's environment; outside a cluster the process runs alone.
 
     Yields:
         True in the first process, or the only one.
 
     Raises:
-        ValueError: only some of the arguments are given, or they are inconsistent.
+        ValueError: the arguments are incomplete or inconsistent.
         LostError: not all processes joined.
     """
     given = (coordinator, num_processes, process_id)
@@ -69,7 +69,7 @@ def joined(
     if alone or where is None:
         yield True
         return
-    peers = _join(where, arguments)  # open until the end: others may still read
+    peers = _join(where, arguments)
     leaving, own = threading.Event(), jax.process_index()
     failing = {rank: threading.Event() for rank in (own, *peers)}
 
@@ -93,15 +93,15 @@ def joined(
         failing[own].set()
         _say(peers, FAILING)
         if not isinstance(error, KeyboardInterrupt):
-            time.sleep(BEAT_SECONDS)  # if a loss caused the error, the loss is reported instead
+            time.sleep(BEAT_SECONDS)  # if a loss caused the error, `_watch` reports the loss
         end = time.monotonic() + ALIKE_SECONDS
         for rank in peers:
             failing[rank].wait(max(0, end - time.monotonic()))
         leaving.set()
-        for peer in peers.values():  # a script may continue, but its peers must see it end
+        for peer in peers.values():  # a script may continue, but peers must see it end
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_WR)
-        # The first process ends last, because JAX then ends the others with a stack trace.
+        # The first process ends last: JAX then ends the others with a stack trace.
         time.sleep(BEAT_SECONDS * (1 + is_first()))
         raise
     leaving.set()
@@ -115,7 +115,7 @@ def joined(
 def _checked(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
-    """Checks the options and returns them as arguments of `jax.distributed.initialize`."""
+    """Converts the options to arguments of `jax.distributed.initialize`."""
     given = (coordinator, num_processes, process_id)
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
@@ -138,20 +138,23 @@ def _checked(
                 f"distributed.coordinator: port {port[1]} is in use or not allowed here; choose "
                 "another"
             ) from error
-    names = ("coordinator_address", "num_processes", "process_id")
-    return dict(zip(names, given, strict=True))
+    return {
+        "coordinator_address": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
 
 
 def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
     """Waits for the others; returns connections to the peers to watch, by rank."""
     failed = (
-        f"not all processes of {where} joined; start every one of them with the same coordinator "
-        "and num-processes"
+        f"not all processes of {where} joined; start all with the same coordinator and "
+        "num-processes"
     )
     waits = _waits(where, arguments)
     if not arguments:
         os.environ.update(open_mpi_address(os.environ))
-    # JAX waits in compiled code, where Python's handlers do not run, and takes SIGTERM for itself.
+    # JAX waits in compiled code, where Python's handlers do not run, and handles SIGTERM itself.
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
         with (
@@ -175,7 +178,6 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
 
 
 def _waits(where: str, arguments: dict[str, Any]) -> str:
-    """Describes whom a process waits for."""
     own, others = "this process", "the others"
     job = cluster_job(os.environ)
     names = ("process_id", "num_processes")
@@ -202,10 +204,10 @@ def _meet() -> dict[int, socket.socket]:
 
 
 def _addresses() -> list[str]:
-    """Lists names of this machine, some of which others may know."""
+    """Lists this machine's names; other machines may know some."""
     names = [socket.gethostname(), "127.0.0.1"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))  # sends nothing, but chooses an own address
+        probe.connect(("192.0.2.1", 9))  # sends nothing, but finds an own address
         names.insert(0, probe.getsockname()[0])
     return names
 
@@ -221,7 +223,7 @@ def _call(hosts: list[str], port: int) -> socket.socket:
 
 
 def _answer(server: socket.socket) -> dict[int, socket.socket]:
-    """Accepts the connections of the others; strangers do not send a rank."""
+    """Accepts the others' connections; strangers send no rank."""
     peers = {}
     server.settimeout(SILENT_SECONDS)
     while len(peers) < jax.process_count() - 1:
@@ -238,7 +240,7 @@ def _watch(
     failing: dict[int, threading.Event],
     leaving: threading.Event,
 ) -> None:
-    """Receives a peer's heartbeats, and ends this process when they stop."""
+    """Ends this process when a peer's heartbeats stop."""
     lost, how = rank, "has ended"
     peers[rank].settimeout(SILENT_SECONDS)
     try:
@@ -253,7 +255,7 @@ def _watch(
     except OSError:
         pass
     both = failing[rank].is_set() and failing[jax.process_index()].is_set()
-    if leaving.is_set() or (both and how == "has ended"):  # this process is ending, too
+    if leaving.is_set() or (both and how == "has ended"):  # so is this process
         return
     if is_first():
         _say(peers, f"lost {lost};".encode())
@@ -265,7 +267,7 @@ def _watch(
 
 def _say(peers: dict[int, socket.socket], said: bytes) -> None:
     for peer in peers.values():
-        with contextlib.suppress(OSError):  # if it is gone, receiving notices
+        with contextlib.suppress(OSError):  # `_watch` notices a loss
             peer.sendall(said)
 
 
@@ -278,7 +280,7 @@ def _end(message: str) -> NoReturn:
 
 @contextlib.contextmanager
 def _after(seconds: float, function: Callable[[str], Any], message: str) -> Iterator[None]:
-    """Calls a function, in a thread, if the `with` block lasts longer."""
+    """Calls a function in a thread if the `with` block lasts longer."""
     timer = threading.Timer(seconds, function, [message])
     timer.daemon = True
     timer.start()

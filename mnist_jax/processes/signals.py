@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-REPEAT_SECONDS = 1.0  # in which signals are one request; Slurm sends two, milliseconds apart
+REPEAT_SECONDS = 1.0  # in which signals are one request; Slurm sends two
 
 
 class Stopped(KeyboardInterrupt):
-    """A stop by the signal `signum`; `agreed` if all of several processes stopped here."""
+    """A stop by the signal `signum`; `agreed` if all processes stop here."""
 
     def __init__(self, signum: int, where: str = "", *, agreed: bool = False):
         super().__init__(f"stopped by {signal.Signals(signum).name}{where}")
@@ -24,15 +24,15 @@ class Stopped(KeyboardInterrupt):
 
 
 def raise_stopped(signum: int, _frame: object) -> NoReturn:
-    """Raises `Stopped`, so that running code can clean up: the command's signal handler."""
+    """Raises `Stopped`: the command's signal handler."""
     raise Stopped(signum)
 
 
 def raise_unraisable(unraisable: Any) -> None:
     """Sends a lost signal again: the command's `sys.unraisablehook`.
 
-    A signal is lost if it arrives in a callback of the garbage collector, such as JAX's. Orbax's
-    errors of a closed event loop, which follow a failed save, are ignored.
+    Signals are lost in callbacks of the garbage collector, such as JAX's. Ignores Orbax's errors of
+    a closed event loop, which follow a failed save.
     """
     stopped = unraisable.exc_value
     if isinstance(stopped, Stopped):
@@ -49,18 +49,18 @@ def exit_at_once(signum: int, _frame: object = None) -> NoReturn:
 
 
 def _is_second(times: list[float]) -> bool:
-    """Records the time of a signal; tells whether it is more than a repetition."""
+    """Records a signal's time; tells whether it is more than a repetition."""
     times.append(time.monotonic())
     return times[-1] - times[0] > REPEAT_SECONDS
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Yields a list that collects the signals which ask to stop.
+    """Yields a list that collects stop signals.
 
     A second signal, after `REPEAT_SECONDS`, ends the command at once, even in compiled code; in
-    another program, the previous handler runs. Outside the main thread, where Python allows no
-    handlers, the list stays empty. If an error ends the `with` block, an earlier request is raised.
+    another program, the previous handler runs. Outside the main thread, Python allows no handlers
+    and the list stays empty. If an error ends the `with` block, an earlier request is raised.
     """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -75,7 +75,7 @@ def stop_requests() -> Iterator[list[int]]:
     handled_at: list[float] = []
 
     def receive() -> None:
-        while received := reader.recv(1):  # the number of a signal; nothing at the end
+        while received := reader.recv(1):  # a signal's number; nothing at the end
             if received[0] in SIGNALS and _is_second(received_at) and is_command:
                 exit_at_once(received[0])
 
@@ -91,7 +91,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     receiver = threading.Thread(target=receive, daemon=True)
     receiver.start()
-    # The wakeup descriptor is written at once; Python's handlers wait for the next bytecode.
+    # Written at once, while Python's handlers wait for the next bytecode.
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for signum in SIGNALS:
         signal.signal(signum, handle)
