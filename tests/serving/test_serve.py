@@ -120,8 +120,8 @@ def test_serve_refuses_bad_arguments_in_one_line(workdir, capsys, monkeypatch):
         refused = {
             ("--port", port): f"port {port}: Address already in use; choose another",
             ("--port", port, "--workdir", "nowhere"): "Address already in use",  # told at once
-            ("--quiet",): "serve prints where it listens: --quiet and --json are for the other",
-            ("--json",): "serve prints where it listens: --quiet and --json are for the other",
+            ("--quiet",): "serve prints its address; leave --quiet and --json out",
+            ("--json",): "serve prints its address; leave --quiet and --json out",
             ("--port", "70000"): "--port must be 0 to 65535, got 70000",
             ("--host", "no.such.host.invalid"): "cannot listen at 'no.such.host.invalid'",
         }
