@@ -49,8 +49,8 @@ def missing_accelerator(root: str | Path = "/") -> str:
     if present in ("cpu", "amd") or hidden_by(present) or jax.default_backend() != "cpu":
         return ""
     return (
-        f"this machine has a {present.upper()}, but JAX {jax.__version__} does not find it and "
-        f"uses the CPU: {remedy(present)}"
+        f"this machine has a {present.upper()}, but JAX {jax.__version__} uses the CPU: "
+        f"{remedy(present)}"
     )
 
 

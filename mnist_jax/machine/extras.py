@@ -1,4 +1,4 @@
-"""Optional packages (the extras of pyproject.toml), and requirements of installed packages."""
+"""Optional packages (extras), and the requirements of installed ones."""
 
 import importlib.metadata
 import importlib.util

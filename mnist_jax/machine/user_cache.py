@@ -12,10 +12,10 @@ def cache_root() -> Path:
 
 
 def private_directory(name: str) -> Path:
-    """Makes a directory, private to the user, for programs compiled for this kind of processor.
+    """Makes a directory, writable by the user only, for programs compiled for this processor.
 
-    Programs are run unchecked, so nobody else may write there. Raises OSError if it cannot be made
-    or belongs to another user, and RuntimeError without a home directory.
+    Raises OSError if it cannot be made or belongs to another user, RuntimeError without a home
+    directory.
     """
     private = cache_root() / name
     directory = private / processor_key()

@@ -18,7 +18,7 @@ TPU_METADATA = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
 class Job(NamedTuple):
-    """A cluster's job: its name, the rank of this process from 0, the number of processes."""
+    """This process's place in a cluster's job; ranks begin at 0."""
 
     cluster: str
     rank: int
@@ -26,7 +26,7 @@ class Job(NamedTuple):
 
 
 def open_mpi_address(environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns the address of Open MPI 5's mpirun in the variable of version 4, which JAX reads."""
+    """Returns the address of Open MPI 5's mpirun in version 4's variable, which JAX reads."""
     if mpirun := re.fullmatch(r"prterun-(.+)-(\d+)@\d+", environ.get("PMIX_NAMESPACE", "")):
         return {"OMPI_MCA_orte_hnp_uri": f"{int(mpirun[2]) << 12}.0;tcp://{mpirun[1]}:0"}
     return {}

@@ -23,7 +23,7 @@ def is_first() -> bool:
 
 
 def by_first_process(function: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function do nothing except in the first process."""
+    """Restricts a function to the first process."""
 
     @functools.wraps(function)
     def write(*args: Any, **kwargs: Any) -> None:
@@ -40,21 +40,18 @@ def from_first(function: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return function()
-    value, error = None, None
+    value = message = error = None
     if is_first():
         try:
             value = function()
         except Exception as raised:
-            error = raised
-    message = None if error is None else str(error)
+            error, message = raised, str(raised)
     said = np.frombuffer(json.dumps([value, message]).encode(), np.uint8)
     length = multihost_utils.broadcast_one_to_all(np.int32(len(said)))
     said = multihost_utils.broadcast_one_to_all(np.resize(said, int(length)))
     value, message = json.loads(bytes(np.asarray(said)))
-    if error:
-        raise error
     if message is not None:
-        raise ValueError(message)
+        raise error or ValueError(message)
     return value
 
 

@@ -12,9 +12,9 @@ from typing import IO
 def open_locked(path: Path, *, wait: bool) -> IO[str]:
     """Opens an empty file that stays locked until it is closed.
 
-    Makes missing directories. The lock's owner may delete the file: the next owner makes it again.
-    Warns if the file system has no locks. Raises BlockingIOError if another process has the lock
-    and `wait` is false, and OSError if the file cannot be made.
+    Makes missing directories. The owner may delete the file. Warns if the file system has no locks.
+    Raises BlockingIOError if another process has the lock and `wait` is false; OSError if the file
+    cannot be made.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

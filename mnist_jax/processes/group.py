@@ -1,4 +1,4 @@
-"""A training's group of processes: joining it, watching its members, and leaving together."""
+"""A group of processes: joining it, watching its members, leaving together."""
 
 import contextlib
 import functools
@@ -41,16 +41,16 @@ def joined(
 ) -> Iterator[bool]:
     """Joins this process with others for the duration of the `with` block.
 
-    Enter it before the first use of a device. Inside, losing one process ends the others with one
-    line and exit code `LOST`. An exception in one process counts as losing it, unless the others
-    fail within seconds, such as by a wrong option. A `Stopped` or FloatingPointError that all raise
-    together shuts down cleanly.
+    Enter it before the first use of a device. Inside, losing a process ends the others with one
+    line and exit code `LOST`. So does an exception in one process, unless the others fail within
+    seconds, such as by a wrong option. A `Stopped` or FloatingPointError that all raise together
+    shuts down cleanly.
 
     Args:
-        coordinator: HOST:PORT, where the first process waits for the others.
+        coordinator: HOST:PORT, where the first process listens.
         num_processes: number of processes; 1 means run alone, even under a cluster launcher.
-        process_id: rank of this process, from 0. Without any of the three, they come from the
-            cluster's environment; outside a cluster the process runs alone.
+        process_id: rank of this process, from 0. Without any of the three, the cluster's
+            environment decides; outside a cluster the process runs alone.
 
     Yields:
         True in the first process, or the only one.
@@ -119,8 +119,8 @@ def _checked(
     given = (coordinator, num_processes, process_id)
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
-            "distributed.coordinator, num-processes and process-id go together: give all three, or "
-            f"none if Slurm, Open MPI or Cloud TPU starts the processes, got {given}"
+            "distributed.coordinator, num-processes and process-id go together: give all, or none "
+            f"under Slurm, Open MPI or Cloud TPU, got {given}"
         )
     port = re.fullmatch(r".+:(\d{1,5})", coordinator)
     if not port or not 0 < int(port[1]) < 2**16:
@@ -135,8 +135,7 @@ def _checked(
             socket.create_server(("", int(port[1]))).close()
         except OSError as error:  # JAX would crash
             raise ValueError(
-                f"distributed.coordinator: port {port[1]} is in use or not allowed here; choose "
-                "another"
+                f"distributed.coordinator: port {port[1]} is in use or forbidden; choose another"
             ) from error
     return {
         "coordinator_address": coordinator,
@@ -190,7 +189,7 @@ def _waits(where: str, arguments: dict[str, Any]) -> str:
 
 
 def _meet() -> dict[int, socket.socket]:
-    """Connects every process with the first one; returns the connections by rank."""
+    """Connects all processes with the first; returns connections by rank."""
     stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # Gloo prints to standard output when it connects
     try:
@@ -213,7 +212,7 @@ def _addresses() -> list[str]:
 
 
 def _call(hosts: list[str], port: int) -> socket.socket:
-    """Connects to the first process and sends it this one's rank."""
+    """Sends the first process this one's rank."""
     for host in hosts:
         with contextlib.suppress(OSError):
             first = socket.create_connection((host, port), timeout=10)
@@ -261,7 +260,7 @@ def _watch(
         _say(peers, f"lost {lost};".encode())
     _end(
         f"process {lost} of {jax.process_count()} {how}; run the same command in every process to "
-        "resume from the last checkpoint"
+        "resume"
     )
 
 

@@ -1,1 +1,1 @@
-"""A run on disk: its config, checkpoints, history and result."""
+"""A run on disk: config, checkpoints, history and result."""

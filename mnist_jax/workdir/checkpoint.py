@@ -1,8 +1,7 @@
-"""Checkpoints on disk: the only file that knows Orbax.
+"""Checkpoints on disk: the only file that uses Orbax.
 
-A checkpoint is a directory named by its step. A rename creates it when all its files and their sums
-are written, and a rename removes it, so every listed checkpoint is complete, whenever the process
-is killed.
+A checkpoint is a directory named by its step. Renames create and remove it, so every listed one is
+complete, whenever the process is killed.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ from mnist_jax.workdir.files import sync
 from mnist_jax.workdir.hashing import find_damage, is_key, named_leaves, write_sums
 from mnist_jax.workdir.history import Progress
 
-SAVING = ocp.utils.TMP_DIR_SUFFIX  # Orbax's, while it writes
+SAVING = ocp.utils.TMP_DIR_SUFFIX  # while Orbax writes
 STEP = re.compile("0|[1-9][0-9]{0,9}")  # an int32
 ASIDE, DELETED = ".aside", ".deleted"
 
@@ -35,12 +34,8 @@ ASIDE, DELETED = ".aside", ".deleted"
 def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
     """Compares the files of every checkpoint with their recorded sums.
 
-    Returns:
-        The steps of the intact checkpoints, in order; and for each damaged one, by step, a line
-        that names the checkpoint and the file.
-
-    Raises:
-        OSError: `directory` is not a directory, or cannot be read.
+    Returns the steps of intact checkpoints, in order, and by step a line about each damaged one.
+    Raises OSError if `directory` is unreadable or not a directory.
     """
     if os.path.lexists(directory) and not directory.is_dir():
         raise NotADirectoryError(f"{directory} must be a directory, for checkpoints")
@@ -49,7 +44,7 @@ def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
         damage = find_damage(checkpoint)
         if not damage:
             sound.append(int(checkpoint.name))
-        elif checkpoint.exists():  # an active run may have just pruned it
+        elif checkpoint.exists():  # not just pruned by an active run
             line = f"the checkpoint {checkpoint} is damaged and left out: {damage}"
             damaged[int(checkpoint.name)] = line
     return sound, damaged
@@ -58,7 +53,7 @@ def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
 class Saver:
     """Saves training states in the background, one at a time; created by `open_saver`.
 
-    All processes make the same calls: Orbax lets each write its own shards, and waits for all.
+    All processes must make the same calls; each writes its own shards.
     """
 
     def __init__(self, directory: Path):
@@ -75,24 +70,23 @@ class Saver:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Starts saving a state under its step, after the previous save.
 
-        All values are copied before this returns, so the state may then be donated and the lists of
-        the progress may grow. OSError if this or the previous save could not be written.
+        All values are copied, so the state may then be donated, and the progress extended. Raises
+        OSError if this or the previous save could not be written.
         """
         items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
-        # Orbax copies arrays now, but reads the rest later, in the background.
-        values = copy.deepcopy(progress.to_json())
+        values = copy.deepcopy(progress.to_json())  # Orbax copies only arrays at once
         args = ocp.args.Composite(**items, progress=ocp.args.JsonSave(values))
         with _one_os_error(self._directory):
             self._checkpointer.save(self._directory / str(int(state.step)), args=args)
 
     def wait(self) -> None:
-        """Waits until the checkpoint is complete; OSError if it could not be written."""
+        """Waits until the checkpoint is complete; OSError if it cannot be written."""
         with _one_os_error(self._directory):
             self._checkpointer.wait_until_finished()
             sync(self._directory)
 
     def close(self) -> None:
-        """Waits for the save, ends the threads, and deletes pruned checkpoints."""
+        """Waits for the save, ends its threads, and deletes pruned checkpoints."""
         with _one_os_error(self._directory):
             self._checkpointer.close()
         _remove(self._directory, DELETED)
@@ -100,10 +94,10 @@ class Saver:
 
 @contextlib.contextmanager
 def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
-    """Opens a directory of checkpoints for writing; leaving the `with` block waits for the saves.
+    """Opens a directory of checkpoints for writing; leaving the `with` block waits for saves.
 
-    Leftovers of killed saves and prunings are removed. Checkpoints of steps that are not `sound`
-    are set aside under another name, until `remove_set_aside`.
+    Removes leftovers of killed processes. Checkpoints that are not of `sound` steps are renamed,
+    and kept until `remove_set_aside`.
     """
     _tidy(directory, sound)
     saver = Saver(directory)
@@ -126,20 +120,19 @@ def _tidy(directory: Path, sound: Iterable[int]) -> None:
 
 @by_first_process
 def prune(directory: Path, keep: Iterable[int], suffix: str = DELETED) -> None:
-    """Removes the checkpoints of all other steps from the list. No save may be active.
+    """Removes all checkpoints except those of steps to `keep`. No save may be active.
 
-    Each is renamed, so a kill leaves nothing partial in the list; the next save, or the end,
-    deletes the files.
+    They are renamed first; the next save, or `Saver.close`, deletes them.
     """
     for checkpoint in listed(directory):
         if int(checkpoint.name) not in keep:
             renamed = checkpoint.with_name(checkpoint.name + suffix)
-            shutil.rmtree(renamed, ignore_errors=True)  # an older one with this name
+            shutil.rmtree(renamed, ignore_errors=True)  # an older one
             checkpoint.rename(renamed)
 
 
 def remove_set_aside(directory: Path) -> None:
-    """Deletes the checkpoints set aside by `open_saver`, once the run is complete without them."""
+    """Deletes the checkpoints that `open_saver` set aside, once the run is complete."""
     _remove(directory, ASIDE)
 
 
@@ -159,12 +152,11 @@ def read_progress(directory: Path, step: int) -> Progress:
 def restore_state(directory: Path, step: int, state: TrainState, sharding: Sharding) -> TrainState:
     """Restores a sound step with the structure, shapes and dtypes of `state`.
 
-    The arrays may have been saved from other devices. Raises ValueError, naming the arrays that
-    differ, for the state of another model.
+    It may have been saved from other devices. Raises ValueError for the state of another model.
     """
     expected = _arrays(state)
     saved = {name: _saved_arrays(directory, step, name) for name in expected}
-    # Orbax silently casts a leaf of another dtype.
+    # Orbax would cast leaves of another dtype.
     if differences := _spelled(saved) ^ _spelled(expected):
         raise ValueError(
             f"the checkpoint {directory / str(step)} is of another model: "
@@ -203,7 +195,7 @@ def _handlers() -> ocp.CompositeCheckpointHandler:
 
 
 def _saved_arrays(directory: Path, step: int, item: str) -> Any:
-    """Reads the shapes and dtypes of an item, in its saved structure."""
+    """Reads an item's shapes and dtypes, in its saved structure."""
     return ocp.StandardCheckpointHandler().metadata(_path(directory, step) / item).tree
 
 
@@ -217,8 +209,8 @@ def _restore(directory: Path, step: int, items: dict[str, Any], sharding: Shardi
         return ocp.Checkpointer(_handlers()).restore(path, args=ocp.args.Composite(**args))
     except KeyError as error:
         raise ValueError(
-            f"the checkpoint {path} was written by another version of this program; retrain "
-            "with --overwrite, or in another --workdir"
+            f"the checkpoint {path} is of another version of this program; retrain with "
+            "--overwrite, or in another --workdir"
         ) from error
 
 
@@ -227,7 +219,7 @@ def _path(directory: Path, step: int) -> epath.Path:
 
 
 def _spelled(arrays: dict[str, Any]) -> set[str]:
-    """Describes leaves as text, because restored trees have other containers of the same names."""
+    """Describes leaves as text, because restored trees have other containers."""
     stored = {
         path: jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
         for path, leaf in named_leaves(arrays).items()
@@ -236,7 +228,7 @@ def _spelled(arrays: dict[str, Any]) -> set[str]:
 
 
 def listed(directory: Path) -> list[Path]:
-    """Returns the checkpoints in a directory, also damaged ones, in order of step."""
+    """Returns a directory's checkpoints, damaged or not, in order of step."""
     checkpoints = [path for path in directory.glob("*") if STEP.fullmatch(path.name)]
     return sorted(checkpoints, key=lambda path: int(path.name))
 
@@ -252,9 +244,8 @@ def _remove(directory: Path, *names: str) -> None:
 def _finalize(directory: Path) -> None:
     """Records the sums of the checkpoint being saved, and deletes pruned ones.
 
-    Orbax calls this in the background after all items are written and before it renames their
-    directory, so every visible checkpoint has its sums. Files that Orbax writes beside the items
-    are not needed to read them.
+    Orbax calls this after writing all items and before renaming their directory, so every listed
+    checkpoint has its sums.
     """
     (saving,) = directory.glob(f"*{SAVING}*")
     write_sums(saving)
@@ -263,7 +254,7 @@ def _finalize(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _one_os_error(directory: Path) -> Iterator[None]:
-    """Turns Orbax's many errors into OSError, with the system's error number."""
+    """Turns Orbax's errors into OSError, with the system's error number."""
     try:
         yield
     except OSError:

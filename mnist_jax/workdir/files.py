@@ -1,4 +1,4 @@
-"""Atomically written files: a reader, or a crash, sees the old or the new one, never a part."""
+"""Atomically written files: readers see the old or the new one, also after a crash."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from mnist_jax.processes.distributed import by_first_process
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing that replaces the old one when the block ends without an error."""
+    """Opens a file that replaces `path` when the `with` block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -41,10 +41,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; ValueError if it is unreadable or not strict JSON.
-
-    Python's parser alone would accept NaN and repeated keys.
-    """
+    """Reads a JSON file; ValueError if it is unreadable, or has NaN or repeated keys."""
     try:
         return json.loads(
             path.read_text(encoding="utf-8"), parse_constant=_refuse, object_pairs_hook=_object
@@ -67,12 +64,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_number(value: float | None) -> float | None:
-    """Replaces a value that is not finite by None, for JSON."""
+    """Replaces a value that is not finite by None."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def sync(path: Path) -> None:
-    """Flushes a file, or a directory's names, to disk, in case of power loss."""
+    """Flushes a file, or a directory's names, to disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

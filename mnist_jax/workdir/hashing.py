@@ -1,4 +1,4 @@
-"""SHA-256 hashes of arrays, to compare runs, and of files, to detect damage."""
+"""SHA-256 of arrays, to compare runs, and of files, to detect damage."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ SUMS = "SHA256SUMS"
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a pytree by their paths, such as "params/conv/kernel"."""
+    """Returns a pytree's leaves by path, such as "params/conv/kernel"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -22,10 +22,10 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def tree_sha256(tree: Any) -> str:
-    """Returns the SHA-256 of a tree of arrays, in hexadecimal: equal hashes mean equal bits.
+    """Returns the hexadecimal SHA-256 of a tree of arrays: equal hashes mean equal bits.
 
     Hashes each leaf's path ("conv/kernel"), dtype, shape and bytes in C order, sorted by path.
-    Leaves are copied to the host as a whole, unless they have a method `pieces` that yields rows.
+    Leaves are copied to the host whole, unless a method `pieces` yields their rows.
     """
     digest = hashlib.sha256()
     for path, array in sorted(named_leaves(tree).items()):
@@ -37,7 +37,7 @@ def tree_sha256(tree: Any) -> str:
 
 
 def is_key(leaf: Any) -> bool:
-    """Tells whether an array or its abstract shape holds typed keys like `jax.random.key`'s."""
+    """Tells whether an array, also an abstract one, holds keys like `jax.random.key`'s."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -52,10 +52,7 @@ def network_sha256(variables: dict[str, Any]) -> str:
 
 
 def write_sums(directory: Path) -> None:
-    """Writes SHA256SUMS of the files in a directory's subdirectories, for `sha256sum`.
-
-    Everything is flushed to disk when this returns.
-    """
+    """Writes SHA256SUMS of the files in subdirectories, and flushes all to disk."""
     text = "".join(f"{_sha256(directory / name)}  {name}\n" for name in _files(directory))
     (directory / SUMS).write_text(text, encoding="utf-8")
     for path in [directory, *directory.rglob("*")]:
@@ -65,10 +62,10 @@ def write_sums(directory: Path) -> None:
 def find_damage(directory: Path) -> str | None:
     """Describes the first file that differs from its recorded sum; None if there is none.
 
-    Raises PermissionError if a file is unreadable; it may still be intact.
+    Raises PermissionError if a file is unreadable.
     """
     try:
-        # Not splitlines, which accepts a vertical tab: a line end with a flipped bit.
+        # splitlines would accept a vertical tab, which is a line end with a flipped bit.
         *lines, rest = (directory / SUMS).read_bytes().decode().split("\n")
     except PermissionError:
         raise
@@ -90,7 +87,7 @@ def find_damage(directory: Path) -> str | None:
 
 
 def _files(directory: Path) -> list[str]:
-    """Lists the files in the subdirectories, relative to the directory, in order."""
+    """Lists the files in subdirectories, relative to the directory."""
     files = (path for path in directory.glob("*/**/*") if path.is_file())
     return sorted(str(path.relative_to(directory)) for path in files)
 

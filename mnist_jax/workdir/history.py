@@ -1,4 +1,4 @@
-"""The history of a run, as stored in metrics.jsonl and in checkpoints."""
+"""The history of a run, in metrics.jsonl and in checkpoints."""
 
 import json
 import math
@@ -18,12 +18,12 @@ LOWER_IS_BETTER = ("loss", "error", "gap")  # in the name of a metric
 
 
 class Row(TypedDict):
-    """An epoch, a line of metrics.jsonl; a population's metrics are lists over the members.
+    """An epoch, a line of metrics.jsonl; a population's metrics are lists over its members.
 
     Losses are in nats per example, accuracies in [0, 1]. `generalization_gap` is training minus
-    validation accuracy, `learning_rate` is the last step's (None if unknown), `gradient_norm` the
-    mean over the steps, `input_seconds` the time spent waiting for images. A user's own metric has
-    `train_NAME` and `val_NAME`.
+    validation accuracy, `learning_rate` the last step's (None if unknown), `gradient_norm` the mean
+    over the steps, `input_seconds` the wait for images. Own metrics are `train_NAME` and
+    `val_NAME`.
     """
 
     epoch: int
@@ -41,14 +41,14 @@ class Row(TypedDict):
 
 
 class Progress(NamedTuple):
-    """The part of a checkpoint beside the state, from which a run resumes.
+    """The record of a run's progress, saved with each state.
 
     Attributes:
         origin: the run's origin.
-        history: a row for each epoch so far.
-        sums: the metric sums of an unfinished epoch's steps so far, as one entry.
-        seconds: the duration of an unfinished epoch so far.
-        input_seconds: the part of it spent waiting for images.
+        history: a row per finished epoch.
+        sums: metric sums of an unfinished epoch, as one entry.
+        seconds: duration of an unfinished epoch.
+        input_seconds: its wait for images.
         diverged: the place where each member of a population diverged, or None.
     """
 
@@ -60,7 +60,7 @@ class Progress(NamedTuple):
     diverged: list[dict[str, int] | None] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Converts the values for JSON, with None for a loss that is not finite."""
+        """Converts the values for JSON, with None for losses that are not finite."""
         values = self._asdict() | {"origin": self.origin.to_json()}
         values["sums"] = [
             {name: _without_nan(np.asarray(value).tolist()) for name, value in totals.items()}
@@ -70,7 +70,7 @@ class Progress(NamedTuple):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
-        """Rebuilds the result of `to_json`, also of a version with fewer fields."""
+        """Reverses `to_json`; older versions had fewer fields."""
         kinds = dict.fromkeys(COUNTS, int)
         sums = [
             {name: np.asarray(value, kinds.get(name, float)) for name, value in totals.items()}
@@ -91,17 +91,14 @@ def write_history(workdir: Path, history: Sequence[Row]) -> None:
 
 def read_history(workdir: Path) -> list[Row]:
     """Reads metrics.jsonl; ValueError if it is invalid."""
-    path = workdir / "metrics.jsonl"
+    path, rows = workdir / "metrics.jsonl", []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
+        for line in path.read_text(encoding="utf-8").splitlines():
             rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} cannot be read: line {number} is not JSON") from error
+    except (OSError, ValueError, RecursionError) as error:
+        is_read = not isinstance(error, OSError | UnicodeError)
+        reason = f"line {len(rows) + 1} is not JSON" if is_read else error
+        raise ValueError(f"{path} cannot be read: {reason}") from error
     return rows
 
 
@@ -114,15 +111,14 @@ def holds_history(workdir: Path, history: Sequence[Row]) -> bool:
 
 
 def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops the timings of a row or a result, which differ between runs of one config."""
+    """Drops the times of a row or a result, which differ between equal runs."""
     return {name: value for name, value in values.items() if name not in TIMES}
 
 
 def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
     """Raises ValueError if a config watches a metric that its history will not have.
 
-    Times are refused, too: two runs of one config must decide the same. A user's own metrics have
-    train_NAME and val_NAME.
+    Times are refused, because equal runs must decide alike. `metrics` are the user's own.
     """
     own = [f"{split}_{name}" for name in metrics for split in ("train", "val")]
     known = [name for name in Row.__annotations__ if name not in ("epoch", "step", *TIMES)] + own
@@ -136,10 +132,10 @@ def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
 
 
 def score(row: Mapping[str, Any], monitor: str) -> float:
-    """Returns a metric of one network's epoch as a score, where higher is better.
+    """Returns a metric of one network's epoch, negated if lower is better.
 
-    The sign changes if the name contains "loss", "error" or "gap". A value that is missing, None or
-    not finite has the worst score, -inf.
+    That is so for names with "loss", "error" or "gap". A value that is missing, None or not finite
+    gives -inf.
     """
     value = row.get(monitor)
     if value is None or not math.isfinite(value):
@@ -148,5 +144,5 @@ def score(row: Mapping[str, Any], monitor: str) -> float:
 
 
 def best_row(history: Sequence[Row], monitor: str) -> Row:
-    """Returns the row with the best `score` of a metric; the newest of equal ones."""
+    """Returns the row with the best `score`, the newest of equal ones."""
     return max(history, key=lambda row: (score(row, monitor), row["step"]))

@@ -1,4 +1,4 @@
-"""The lock of a work directory, which has one writer at a time."""
+"""The lock of a work directory, for one writer at a time."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from mnist_jax.processes.file_lock import open_locked
 def lock_workdir(workdir: Path) -> Iterator[None]:
     """Makes the directory if necessary, and keeps other writers out of it.
 
-    The first of several processes holds the lock for all. Directories made here are removed again
-    if they stay empty. Raises BlockingIOError if another process is training there.
+    The first of several processes locks it for all. Directories made here are removed if they stay
+    empty. Raises BlockingIOError if another process is training there.
     """
     if not is_first():
         yield
@@ -29,7 +29,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # not empty, or a disk error: no harm
+            with contextlib.suppress(OSError):  # not empty
                 (workdir / ".lock").unlink()
                 for directory in made:
                     directory.rmdir()

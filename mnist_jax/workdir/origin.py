@@ -1,4 +1,4 @@
-"""The origin of a run: its config, its data, and the environment that its bits depend on."""
+"""The origin of a run: its config, data and environment."""
 
 import importlib.metadata
 import os
@@ -16,9 +16,9 @@ from mnist_jax.native.library import load
 
 PACKAGES = ("mnist-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 PACKAGES += ("tensorflow-datasets", "numpy")
-# Values that older versions did not record.
+# Not recorded by older versions.
 UNTOLD: dict[str, Any] = {"process_count": 1, "settings": [], "native_compiler": ""}
-# JAX's settings that change bits, and their usual values.
+# JAX's settings that change bits, with their defaults.
 JAX_SETTINGS = {
     "jax_enable_x64": False,
     "jax_threefry_partitionable": True,
@@ -28,22 +28,22 @@ JAX_SETTINGS = {
 }
 CHOICES = "choose another --workdir, or retrain with --overwrite"
 VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
-# XLA flags that change no bits; the number of devices is recorded separately.
+# XLA flags that change no bits, or are recorded separately.
 HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 class Origin(NamedTuple):
-    """The origin of a run. A checkpoint is resumed only by a run of the same origin.
+    """The origin of a run. Only a run of the same origin resumes a checkpoint.
 
     Attributes:
-        config: the recipe, as nested dicts, with the members of a population.
-        data_sha256: SHA-256 of the images and labels of all splits.
+        config: the recipe, as nested dicts, with a population's members.
+        data_sha256: SHA-256 of all splits' images and labels.
         data: facts about the data, for the network.
         examples: number of examples of each split.
         environment: the result of the function `environment`.
         init_sha256: SHA-256 of the network that the run began from, if any.
-        own: SHA-256 of each of the user's own parts by name, from `parts.own_sha256`.
-        step_sha256: SHA-256 of the compiled training steps, from `compiled.text_sha256`.
+        own: SHA-256 of own parts by name, from `parts.own_sha256`.
+        step_sha256: SHA-256 of the compiled steps, from `compiled.text_sha256`.
     """
 
     config: dict[str, Any]
@@ -62,11 +62,10 @@ class Origin(NamedTuple):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Origin":
-        known: dict[str, Any] = {**values, "data": data_info(values["data"])}
-        return cls(**known)
+        return cls(**values | {"data": data_info(values["data"])})
 
     def hashes(self) -> dict[str, str]:
-        """Returns the hashes in result.json, by name."""
+        """Returns the hashes for result.json, by name."""
         names = ("data_sha256", "init_sha256", "step_sha256")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -74,7 +73,7 @@ class Origin(NamedTuple):
 def length_dependence(config: dict[str, Any]) -> str | None:
     """Names the config field that makes every step depend on the number of epochs, or None.
 
-    Without one, a shorter run is the beginning of a longer one, to the last bit: keys, orders and
+    Without one, a shorter run is bit for bit the beginning of a longer one: keys, orders and
     averages depend on the step alone, plateaus and early stopping on earlier epochs.
     """
     fields = completed(config)
@@ -85,11 +84,10 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 
 
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
-    """Raises ValueError if a checkpoint has a different config, data or own parts.
+    """Raises ValueError if a run in `checkpoints` has a different config, data or own parts.
 
-    A different environment is a warning; own parts are then not compared. Without a
-    `length_dependence`, the checkpoint may be of fewer epochs. Messages name the directory of the
-    checkpoints.
+    Warns of a different environment; own parts are then not compared. Without a
+    `length_dependence`, the saved run may have fewer epochs.
     """
     check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
     before, now = (
@@ -105,11 +103,10 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
         )
     if saved.data.label_names != expected.data.label_names:
         raise ValueError(f"{checkpoints} holds a run with different class names: {CHOICES}")
-    differences = config_differences(UNTOLD | saved.environment, expected.environment)
-    if differences:
+    if differences := config_differences(UNTOLD | saved.environment, expected.environment):
         warnings.warn(
             f"the run in {checkpoints} resumes in a different environment "
-            f"({'; '.join(differences)}): its bits may differ from those of an uninterrupted run",
+            f"({'; '.join(differences)}): its bits may differ from an uninterrupted run's",
             stacklevel=2,
         )
 
@@ -117,8 +114,8 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
 def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     """Raises ValueError if a checkpoint's training steps differ from a run's.
 
-    Steps are not compared in different environments, where the same code gives different programs,
-    nor with an older version, which did not record them.
+    Steps of different environments are not compared, because the same code gives different
+    programs there. Older versions recorded none.
     """
     hashes = {saved.step_sha256, expected.step_sha256}
     if is_here(saved) and None not in hashes and len(hashes) == 2:
@@ -129,14 +126,14 @@ def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
 
 
 def is_here(origin: Origin) -> bool:
-    """Tells whether a run was made in this environment, where the same code has the same hash."""
+    """Tells whether a run was made in this environment, where equal code has equal hashes."""
     return UNTOLD | origin.environment == environment(origin.config)
 
 
 def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, compare: bool) -> None:
-    """Raises ValueError if a run's own parts, by name, are not the given ones.
+    """Raises ValueError if the own parts of the run in `where` are not the given ones.
 
-    Their SHA-256 are compared only with `compare`; messages name the run's place, `where`.
+    Both are SHA-256 by name; with `compare` false, only names count.
     """
     missing = [name for name in saved if name not in given]
     surplus = [name for name in given if name not in saved]
@@ -147,8 +144,7 @@ def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, comp
         names = {"metrics" if name.startswith("metric ") else name: None for name in missing}
         raise ValueError(
             f"{where} holds a run with its own {', '.join(missing)}: pass it again "
-            f"({', '.join(f'{name}=' for name in names)} in Python, or a recipe with it as "
-            "--config on the command line)"
+            f"({', '.join(f'{name}=' for name in names)} in Python, or --config with its recipe)"
         )
     problem = f"its own {', '.join(surplus)}, which it was not trained with" if surplus else ""
     if different:
@@ -160,16 +156,13 @@ def check_own(saved: dict[str, str], given: dict[str, str], where: Path, *, comp
 
 
 def cpu_count() -> int | None:
-    """Returns the number of cores that this process may use.
-
-    XLA divides a CPU's work into as many parts, and sums of different parts round differently.
-    """
+    """Returns the number of cores that this process may use, on which XLA's rounding depends."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def settings() -> list[str]:
-    """Returns the unusual settings of JAX and XLA that change bits, as NAME=VALUE."""
+    """Returns unusual settings of JAX and XLA that change bits, as NAME=VALUE."""
     changed = []
     for name, usual in JAX_SETTINGS.items():
         value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
@@ -193,8 +186,8 @@ def may_use_kernel(config: dict[str, Any]) -> bool:
 def environment(config: dict[str, Any]) -> dict[str, Any]:
     """Describes this machine and its software, on which the bits of a run depend.
 
-    `settings` are those of the function `settings`. `native_compiler` is the version of the
-    kernel's compiler, or "" for a recipe (nested dicts) that does not use the kernel.
+    `native_compiler` is the version of the kernel's compiler, or "" if the recipe `config` (nested
+    dicts) does not use the kernel.
     """
     return {
         "platform": jax.default_backend(),

@@ -1,4 +1,4 @@
-"""A work directory: its owner, its files, and their deletion."""
+"""A work directory's owner and files."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ FILES = ("config.json", "metrics.jsonl", "result.json", "population.json")
 
 
 class Made(TypedDict):
-    """The part of a result about its environment and times."""
+    """A result's environment and times."""
 
     steps: int
     data_sha256: str
@@ -39,12 +39,12 @@ class Made(TypedDict):
 
 
 class Result(Made):
-    """The content of result.json: the measured network, and the origin of its bits.
+    """The content of result.json: the measured network, and its origin.
 
-    `test_loss` and `test_accuracy` are None while the test split is not measured; `guessing`, from
-    `metrics.guessing`, is then absent. Each own metric has `test_NAME` and `val_NAME`. `steps`
-    counts the updates, `best_step` is the saved step that is best by `watch.monitor`, and `seconds`
-    are the durations of the run's phases.
+    Without a test, `test_loss` and `test_accuracy` are None, and `guessing` (from
+    `metrics.guessing`) is absent. Own metrics are `test_NAME` and `val_NAME`. `steps` counts the
+    updates, `best_step` is the best saved one by `watch.monitor`, `seconds` are the durations of
+    the run's phases.
     """
 
     test_loss: float | None
@@ -69,16 +69,15 @@ def create_result(
 ) -> Result:
     """Creates the `Result` of a network.
 
-    `test` has the mean loss, accuracy and own metrics on the test split, or is None; `measured` is
-    the row of the network's epoch.
+    `test` has loss, accuracy and own metrics on the test split, if measured; `measured` is the
+    epoch's row.
     """
     own = sorted({name[4:] for name in measured if name.startswith("val_")} - {"loss", "accuracy"})
-    tested = test or dict.fromkeys(("loss", "accuracy", *own))
+    names = ["loss", "accuracy", *own]
+    tested = test or dict.fromkeys(names)
     values: Any = {
-        **{f"test_{name}": tested[name] for name in ("loss", "accuracy")},
-        "val_accuracy": measured["val_accuracy"],
-        **{f"test_{name}": tested[name] for name in own},
-        **{f"val_{name}": measured[f"val_{name}"] for name in own},
+        **{f"test_{name}": tested[name] for name in names},
+        **{f"val_{name}": measured[f"val_{name}"] for name in names[1:]},
         **({"guessing": guessing} if test else {}),
         "best_step": best_step,
         "steps": steps,
@@ -91,12 +90,12 @@ def create_result(
 
 
 def is_tested(result: Mapping[str, Any] | None) -> bool:
-    """Tells whether there is a result that includes the test split."""
+    """Tells whether a result includes the test split."""
     return bool(result) and result["test_accuracy"] is not None
 
 
 def checked_workdir(config: Config, workdir: str | Path) -> Path:
-    """Checks the types of a config and a workdir; returns the workdir as a Path."""
+    """Checks the types of a config and a workdir; returns the latter as a Path."""
     if not isinstance(config, Config):
         raise ValueError(
             f"config must be a Config, such as Config(epochs=3), got {type(config).__name__}; "
@@ -108,14 +107,12 @@ def checked_workdir(config: Config, workdir: str | Path) -> Path:
 
 
 def read_config(workdir: Path) -> Config | None:
-    """Reads the config of the run in `workdir`, or returns None if there is none.
+    """Reads the config of the run in `workdir`; None if there is none.
 
     Raises NotADirectoryError for a file, and ValueError for a config.json of another version.
     """
     if workdir.exists() and not workdir.is_dir():
-        raise NotADirectoryError(
-            f"the workdir {workdir} is a file; give a directory, or a new name"
-        )
+        raise NotADirectoryError(f"the workdir {workdir} is a file; give a directory")
     path = workdir / "config.json"
     if not path.exists():
         return None
@@ -129,7 +126,7 @@ def read_config(workdir: Path) -> Config | None:
 
 
 def read_result(workdir: Path) -> Result | None:
-    """Reads result.json, or returns None if there is none; ValueError if it is damaged."""
+    """Reads result.json; None if there is none, ValueError if it is damaged."""
     path = workdir / "result.json"
     if not path.exists():
         return None
@@ -161,22 +158,19 @@ def holds_run(
 ) -> bool:
     """Tells whether `workdir` holds a run with this config that is not to be overwritten.
 
-    With `extend`, the run must exist and may have fewer epochs.
-
-    Raises:
-        ValueError: the directory belongs to another program or another kind of run, or its run has
-            another config and may not be overwritten or cannot be extended.
-        NotADirectoryError: it is a file.
+    With `extend`, the run must exist and may have fewer epochs. Raises NotADirectoryError for a
+    file; ValueError if another program or kind of run wrote the directory, or its run has another
+    config and may be neither overwritten nor extended.
     """
     previous = read_config(workdir)
     if previous is None:
         names = ["checkpoints", *FILES[1:], "sweep.db", "trials"]  # the last two are a sweep's
-        if any((workdir / MEMBERS).glob("*")):  # it is empty after a population was killed
+        if any((workdir / MEMBERS).glob("*")):  # a killed population leaves it empty
             names.append(MEMBERS)
         for name in names:
             if os.path.lexists(workdir / name):
                 raise ValueError(
-                    f"{workdir} holds {name} but no config.json, so this program did not write it; "
+                    f"{workdir} holds {name} but no config.json, so it is not this program's; "
                     f"choose another --workdir, or delete {name}"
                 )
         if extend:
@@ -197,9 +191,9 @@ def holds_run(
     if of_population:
         raise ValueError(another + choices)
     problem = _extension_problem(workdir, previous, config)
-    if extend and problem:
-        raise ValueError(f"{workdir} cannot be extended: {problem}; {choices}")
     if extend:
+        if problem:
+            raise ValueError(f"{workdir} cannot be extended: {problem}; {choices}")
         return True
     if not problem:
         choices = f"add --extend to train on to {config.epochs} epochs, {choices}"
@@ -211,7 +205,7 @@ def holds_run(
 
 
 def _extension_problem(workdir: Path, previous: Config, config: Config) -> str | None:
-    """Explains why more epochs cannot turn a run into one of another config; None if they can."""
+    """Explains why a run cannot be extended to another config; None if it can."""
     same_length = dataclasses.replace(config, epochs=previous.epochs)
     old, new = dataclasses.asdict(previous), dataclasses.asdict(same_length)
     if differences := config_differences(old, new):
@@ -231,7 +225,7 @@ def previous_result(
     """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
 
     A run is incomplete if its result, last or best checkpoint is damaged, if it is to be extended,
-    or, with `test`, if its test data were not measured. Raises the errors of `holds_run`.
+    or, with `test`, was not tested. Raises the errors of `holds_run`.
     """
     if not holds_run(workdir, config, overwrite, extend) or read_config(workdir) != config:
         return None
@@ -252,25 +246,24 @@ def previous_result(
 
 
 def check_shared(workdir: Path) -> None:
-    """Raises FileNotFoundError if not all processes see the config.json of the first one."""
+    """Raises FileNotFoundError if a process does not see the first one's config.json."""
     path = workdir / "config.json"
     written = from_first(lambda: _time_of_writing(path))
     if not path.exists() or _time_of_writing(path) != written:  # it may be another file
         raise FileNotFoundError(
-            f"process {jax.process_index()} does not see the workdir {workdir} of process 0; give "
-            "a --workdir on a file system that all machines share"
+            f"process {jax.process_index()} does not see the workdir {workdir} of process 0; put "
+            "it on a file system that all machines share"
         )
 
 
 def _time_of_writing(path: Path) -> int:
-    # Opened, because a network file system may cache an old time.
-    with path.open("rb") as file:
+    with path.open("rb") as file:  # a network file system may cache the time of a closed one
         return os.fstat(file.fileno()).st_mtime_ns
 
 
 @by_first_process
 def delete_leftovers(workdir: Path) -> None:
-    """Deletes leftovers of killed writes. Only the owner of the lock may call this."""
+    """Deletes leftovers of killed writes; only for the owner of the lock."""
     for name in FILES:
         for leftover in workdir.glob(f".{name}.*.tmp"):
             leftover.unlink()
@@ -278,7 +271,7 @@ def delete_leftovers(workdir: Path) -> None:
 
 @by_first_process
 def delete_result(workdir: Path) -> None:
-    """Deletes a run's result and pictures, which its last checkpoint can give again."""
+    """Deletes a run's result and pictures; its last checkpoint can give them again."""
     for name in ("tensorboard", "profile"):
         shutil.rmtree(workdir / name, ignore_errors=True)
     for name in ("report.html", "result.json"):
@@ -287,10 +280,7 @@ def delete_result(workdir: Path) -> None:
 
 @by_first_process
 def delete_run(workdir: Path) -> None:
-    """Deletes a run except config.json, which marks the directory as ours until it is replaced.
-
-    The order never leaves a result without its checkpoint.
-    """
+    """Deletes a run except config.json, and no checkpoint before its result."""
     delete_result(workdir)
     (workdir / "metrics.jsonl").unlink(missing_ok=True)
     delete_checkpoints(workdir / "checkpoints")

@@ -1,4 +1,4 @@
-"""A trained network, loaded from its work directory."""
+"""Trained networks, loaded from work directories."""
 
 import dataclasses
 import warnings
@@ -25,8 +25,8 @@ from mnist_jax.workdir.run import MEMBERS, read_config
 class Trained(NamedTuple):
     """A trained network.
 
-    `variables` are its parameters and other collections, `step` is the number of updates, `splits`
-    are the user's own data as given, or None if the config names a dataset.
+    `step` is the number of updates; `splits` are the user's own data, or None if the config names a
+    dataset.
     """
 
     config: Config
@@ -44,12 +44,12 @@ class Trained(NamedTuple):
 
     @property
     def architecture(self) -> str:
-        """The name of the config's model, or the class of the user's own."""
+        """The name of the model, or the class of the user's own."""
         return type(self.model).__name__ if "model" in self.origin.own else self.config.model.name
 
     @property
     def dataset(self) -> str:
-        """The name of the dataset, or words for the network's own data."""
+        """The name of the dataset, or words for the user's own data."""
         return "its own data" if "splits" in self.origin.own else self.config.data.dataset
 
     @property
@@ -62,11 +62,11 @@ def trained_config(workdir: str | Path) -> Config:
     """Returns the config of the run in `workdir`; FileNotFoundError if it holds no network."""
     members = Path(workdir) / MEMBERS
     if members.is_dir():
-        names = sorted(path.name for path in members.iterdir())
-        such = (
-            f", not a network; name a member of it, such as {members / names[0]}" if names else ""
+        first = min(members.iterdir(), default=None)
+        what = (
+            f", not a network; name a member, such as {first}" if first else " that is not complete"
         )
-        raise FileNotFoundError(f"{workdir} holds a population{such or ' that is not complete'}")
+        raise FileNotFoundError(f"{workdir} holds a population{what}")
     config = read_config(Path(workdir))
     if config is None or not (Path(workdir) / "checkpoints").is_dir():
         raise FileNotFoundError(f"there is no trained network in {workdir}; train one there first")
@@ -81,19 +81,19 @@ def load_trained(
     splits: Any = None,
     one_of_several: bool = False,
 ) -> Trained:
-    """Loads a trained network, with its variables whole on every device; nothing is written.
+    """Loads a trained network, with its variables whole on every device; writes nothing.
 
     Args:
         workdir: a directory written by `train`.
-        step: a saved step, "latest", or "best" by the config's `watch.monitor` (the newest of equal
-            ones). With early stopping, "latest" means "best".
+        step: a saved step, "latest", or "best" by `watch.monitor` (the newest of equal ones). With
+            early stopping, "latest" means "best".
         model: the user's own module, like `parts.Parts.model`; None if the config names the model.
-        splits: the user's own data; None if the config names a dataset, or they are not needed.
-        one_of_several: True ignores own parts that this network was trained without.
+        splits: the user's own data; None if unneeded, or if the config names a dataset.
+        one_of_several: True to ignore own parts that this network was trained without.
 
     Raises:
         FileNotFoundError: there is no trained network.
-        ValueError: the step is missing or unreadable, or the model is not the one trained.
+        ValueError: the step is missing or unreadable, or the model is not the trained one.
     """
     config, variables, number, origin = load_variables(workdir, step)
     _check_model(config, origin, Path(workdir))
@@ -114,13 +114,12 @@ def load_trained(
 def load_variables(
     workdir: str | Path, step: int | str = "latest"
 ) -> tuple[Config, Variables, int, Origin]:
-    """Loads config, variables, number of updates and origin, but no module."""
+    """Loads a trained network's config, variables, number of updates and origin."""
     config = trained_config(workdir)
     checkpoints = Path(workdir) / "checkpoints"
     steps, damaged = check_checkpoints(checkpoints)
     if not steps:
-        nothing = f"{checkpoints} holds no checkpoint yet"
-        raise ValueError("; ".join(damaged.values()) or nothing)
+        raise ValueError("; ".join(damaged.values()) or f"{checkpoints} holds no checkpoint yet")
     for line in damaged.values():
         warnings.warn(line, stacklevel=2)
     by_name = {str(number): number for number in steps} | {"latest": steps[-1]}
@@ -145,21 +144,21 @@ def load_variables(
 
 
 def _check_model(config: Config, origin: Origin, workdir: Path) -> None:
-    """Raises ValueError if config.json describes another model than the trained one."""
+    """Raises ValueError if config.json does not describe the trained model."""
     written, trained = (completed(values) for values in (dataclasses.asdict(config), origin.config))
     fields = [name for name in written if name.startswith("model.") and "dropout" not in name]
     both = ({name: values.get(name) for name in fields} for values in (trained, written))
     if differences := config_differences(*both):
         raise ValueError(
             f"{workdir / 'config.json'} is not the trained network's ({'; '.join(differences)}); "
-            "restore the file, or train in another --workdir"
+            "restore it, or train in another --workdir"
         )
 
 
 def own_splits(trained: Trained) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the splits and class names of a trained network's data, like `load_splits`.
 
-    Raises ValueError if the data have changed, or were not passed.
+    Raises ValueError if the data have changed or are missing.
     """
     saved = {name: sha256 for name, sha256 in trained.origin.own.items() if name == "splits"}
     given = {} if trained.splits is None else {"splits": ""}

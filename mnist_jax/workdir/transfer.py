@@ -1,4 +1,4 @@
-"""Transfer learning: training that begins with a trained network's parameters."""
+"""Transfer learning: training that begins with a trained network."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ HEAD = "output"  # the layer that depends on the classes
 
 
 class Transfer(NamedTuple):
-    """The variables to begin with, and the layers by the origin of their values."""
+    """The variables to begin with, and the layers by origin."""
 
     variables: Variables
     loaded: list[str]
@@ -22,18 +22,10 @@ class Transfer(NamedTuple):
 
 
 def transfer(variables: Variables, trained: Variables, *, members: bool = False) -> Transfer:
-    """Copies all fitting parameters and batch statistics from a trained network.
+    """Copies a trained network's layers of the same names and shapes into initialised variables.
 
-    Args:
-        variables: the new network's initialised variables.
-        trained: the trained network's variables.
-        members: True if `variables` have a leading axis of members, who all receive the same.
-
-    Returns:
-        The trained network's layers of the same name and shapes, and the other ones of `variables`.
-
-    Raises:
-        ValueError: a layer other than the head has another shape, or nothing fits.
+    With `members`, `variables` have a leading axis of members, which all receive the same. Raises
+    ValueError if a layer other than the head has another shape, or nothing fits.
     """
     source = named_leaves(trained)
     loaded, remade, taken = {}, {}, {}
@@ -49,7 +41,7 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
             )
         else:
             remade[layer] = None
-    # A layer is loaded whole or not at all: a new kernel needs a new bias.
+    # A layer is loaded whole: a new kernel needs a new bias.
     loaded = [layer for layer in loaded if layer not in remade]
     if not loaded:
         raise ValueError(
@@ -64,7 +56,7 @@ def transfer(variables: Variables, trained: Variables, *, members: bool = False)
 
 
 def frozen_parameters(params: Any, freeze: str) -> list[str]:
-    """Returns the names of the parameters that `optimizer.is_frozen` keeps constant.
+    """Returns the names of the parameters that `optimizer.is_frozen` fixes.
 
     Raises ValueError if a pattern fits nothing, or nothing is left to train.
     """
