@@ -1,4 +1,4 @@
-"""The page to draw on and its API, as an ASGI application of FastAPI."""
+"""The FastAPI application: the page to draw on and its API."""
 
 import asyncio
 import email.message
@@ -34,17 +34,17 @@ from mnist_jax.serving.api import (
 )
 from mnist_jax.serving.batching import Batcher, BusyError
 
-MAX_HELD = 200_000_000  # bytes of all uploads that are not prepared yet
-MAX_WAITING = 256  # pictures that wait to be prepared, and then for the network
-LARGEST_BATCH = 8  # images: more are no faster, and each power of two has a program to compile
-PREPARED_AT_ONCE = 2  # pictures: a small one does not wait for a large one
+MAX_HELD = 200_000_000  # bytes of all uploads not yet prepared
+MAX_WAITING = 256  # images that wait to be prepared, and again for the network
+LARGEST_BATCH = 8  # images; more are not faster, and each power of two is compiled
+PREPARED_AT_ONCE = 2  # images, so that a small one need not wait for a large one
 
 TOO_MANY_BYTES = f"the upload is too large: at most {MAX_BYTES:,} bytes are read"
 
 PAGE = {"draw.html": "text/html", "draw.css": "text/css", "draw.js": "text/javascript"}
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
-    # Nothing from elsewhere, whatever finds its way into the page.
+    # The page loads nothing from other sites.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -55,19 +55,18 @@ PAGE_HEADERS = {
 
 
 class Uploads:
-    """Takes in images: bounded in bytes and number, whoever sends them."""
+    """Uploaded images on their way to one network, limited in number and total bytes."""
 
     def __init__(self, info: DataInfo):
-        """Makes it for one event loop and the images of one network."""
         self.waiting = self.held = 0
         self._info = info
         self._free = asyncio.Semaphore(PREPARED_AT_ONCE)
         self.executor = ThreadPoolExecutor(PREPARED_AT_ONCE, "prepare")
 
     async def receive(self, request: Request) -> Drawing:
-        """Reads the body of a request, and makes of it what the network is given.
+        """Converts a request's body to the network's input.
 
-        Raises `BusyError`, or HTTPException: it is no image, is too large, or comes too slowly.
+        Raises BusyError, or HTTPException for an invalid, too large or too slow upload.
         """
         body = bytearray()
         try:
@@ -91,11 +90,11 @@ class Uploads:
                     self.held += len(chunk)
                     body += chunk
         except asyncio.CancelledError:
-            raise HTTPException(503, "the server stops") from None
+            raise HTTPException(503, "the server is stopping") from None
         except TimeoutError:
             raise HTTPException(408, f"the upload took longer than {SLOWEST:.0f} seconds") from None
         except ClientDisconnect:
-            raise HTTPException(400, "the upload was broken off") from None
+            raise HTTPException(400, "the upload was interrupted") from None
 
     async def _prepare(self, request: Request, body: bytearray) -> Drawing:
         if self.waiting >= MAX_WAITING:
@@ -104,7 +103,7 @@ class Uploads:
         try:
             async with self._free:
                 if await request.is_disconnected():
-                    raise HTTPException(400, "nobody waits for the answer any more")
+                    raise HTTPException(400, "the client has disconnected")
                 loop = asyncio.get_running_loop()
                 kind = request.headers.get("content-type", "")
                 return await loop.run_in_executor(self.executor, _drawing, body, kind, self._info)
@@ -125,19 +124,19 @@ def _drawing(body: bytearray, kind: str, info: DataInfo) -> Drawing:
 
 
 def _file_of_form(body: bytearray, kind: str) -> bytearray:
-    """Returns the file in a form, as `curl -F file=@photo.jpg` sends it (RFC 7578)."""
+    """Extracts the file from a form (RFC 7578), as sent by `curl -F file=@photo.jpg`."""
     header = email.message.Message()
     header["Content-Type"] = kind
     boundary = f"\r\n--{header.get_boundary('')}".encode("latin-1", "replace")
     files = []
-    for part in (b"\r\n" + body).split(boundary)[1:-1]:  # the last part is what ends the form
+    for part in (b"\r\n" + body).split(boundary)[1:-1]:  # the last part closes the form
         head, _, content = part.partition(b"\r\n\r\n")
         if b"filename" in head.lower():
             files.append(content)
     if len(files) != 1:
         raise ValueError(
             f"the upload is a form with {len(files)} files; expected one: curl -F file=@photo.jpg, "
-            "or the file itself: curl --data-binary @photo.jpg"
+            "or the file alone: curl --data-binary @photo.jpg"
         )
     return files[0]
 
@@ -148,22 +147,20 @@ def create_app(
     about: About,
     allowed_hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
-    """Returns the application, for one event loop.
+    """Creates the application, for one event loop.
 
     Args:
-        network: the network that classifies.
-        feature_sheets: its feature maps, see `serve.feature_sheets`.
-        about: the page's words about the network.
-        allowed_hosts: the names by which it may be called; "*" is any. A page of another site that
-            makes its own name mean this computer (DNS rebinding) is refused by it.
+        network: classifier.
+        feature_sheets: its feature maps, from `serve.feature_sheets`.
+        about: description for the page.
+        allowed_hosts: accepted Host headers, against DNS rebinding; "*" accepts any.
     """
     app = FastAPI(
         title="mnist_jax",
         summary="Classifies images.",
-        description="Send an image file as the body of a request: "
-        "`curl --data-binary @photo.jpg http://127.0.0.1:8000/api/predict`",
+        description="Usage: `curl --data-binary @photo.jpg http://127.0.0.1:8000/api/predict`",
         version="1",
-        docs_url=None,  # these would load scripts from elsewhere
+        docs_url=None,  # these pages would load scripts from other sites
         redoc_url=None,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
@@ -195,12 +192,12 @@ def create_app(
 
     @app.post("/api/predict", responses=PROBLEMS, openapi_extra=IMAGE_BODY)
     async def predict(request: Request) -> Answer:
-        """Classifies an image: a photograph, a scan or a drawing."""
+        """Classifies a photograph, a scan or a drawing."""
         return Answer(**await answered(await uploads.receive(request)))
 
     @app.post("/api/explain", responses=PROBLEMS, openapi_extra=IMAGE_BODY)
     async def explain(request: Request) -> Explanation:
-        """Classifies an image, and shows what the network is given and what it finds there."""
+        """Classifies an image; also returns the network's input and feature maps."""
         drawing = await uploads.receive(request)
         fields = await answered(drawing)
         loop = asyncio.get_running_loop()
@@ -209,12 +206,12 @@ def create_app(
 
     @app.get("/api/network")
     async def network_() -> About:
-        """Says which network answers."""
+        """Describes the network."""
         return about
 
     @app.get("/health")
     async def health() -> Health:
-        """Says that the server is ready."""
+        """Reports the server's load."""
         counts = {"images": batcher.items, "batches": batcher.batches}
         return Health(status="ok", waiting=uploads.waiting, held=uploads.held, **counts)
 
@@ -227,27 +224,26 @@ def _add_page(app: FastAPI) -> None:
         content = (folder / name).read_bytes()
         response = Response(content, media_type=media_type, headers=PAGE_HEADERS)
         path = "/" if name == "draw.html" else f"/{name}"
-        # Starlette's route, not FastAPI's: there is nothing to check or to document.
         app.add_route(path, lambda _, response=response: response, include_in_schema=False)
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Makes every error behind the check of the host one sentence of JSON.
+    """Answers errors with one sentence of JSON.
 
-    None closes the connection: who is still sending would be cut off before it reads the answer.
+    The connection stays open, since a client that is still sending would lose the answer.
     """
 
     @app.exception_handler(StarletteHTTPException)
     async def failed(request: Request, error: StarletteHTTPException) -> Response:
         detail = {
-            404: "there is nothing here: the page is at /, and /openapi.json describes the API",
-            405: f"{request.url.path} does not take {request.method}",
+            404: "not found; the page is at /, the API is described at /openapi.json",
+            405: f"{request.url.path} does not accept {request.method}",
         }.get(error.status_code, error.detail)
         return JSONResponse({"detail": detail}, error.status_code, error.headers)
 
     @app.exception_handler(BusyError)
     async def full(_request: Request, _error: BusyError) -> Response:
-        detail = "too many images are waiting: try again"
+        detail = "too many images are waiting; try again"
         return JSONResponse({"detail": detail}, 503, {"Retry-After": "1"})
 
     @app.exception_handler(Exception)

@@ -1,4 +1,4 @@
-"""One call for all that wait: what arrives while a batch is computed makes the next one."""
+"""Batching of requests: those that arrive during one batch form the next."""
 
 import asyncio
 from collections import deque
@@ -8,14 +8,11 @@ from typing import Any
 
 
 class BusyError(Exception):
-    """More is waiting already than is to wait."""
+    """Too many items are waiting."""
 
 
 class Batcher:
-    """Computes items in batches, in the order in which they came.
-
-    Nothing waits for company: an item that finds the computer idle is computed alone.
-    """
+    """Computes items in batches, in order of arrival; an idle batcher starts at once."""
 
     def __init__(
         self,
@@ -25,13 +22,13 @@ class Batcher:
         largest: int,
         waiting: int,
     ):
-        """Makes a batcher for one event loop.
+        """Creates a batcher for one event loop.
 
         Args:
-            compute: items -> their results, in their order. An error is that of all items.
-            executor: the thread it runs in, one call at a time.
-            largest: the largest number of items in a batch.
-            waiting: the largest number of items that wait at a time.
+            compute: function from items to their results, in order; an error fails the whole batch.
+            executor: single thread that runs it.
+            largest: maximum batch size.
+            waiting: maximum number of waiting items.
         """
         self._compute, self._executor = compute, executor
         self._largest, self._limit = largest, waiting
@@ -40,7 +37,7 @@ class Batcher:
         self.items = self.batches = 0  # computed so far
 
     async def __call__(self, item: Any) -> Any:
-        """Returns the result of an item; raises `BusyError`, or what `compute` has raised."""
+        """Computes an item; raises BusyError, or the error of `compute`."""
         if len(self._waiting) >= self._limit:
             raise BusyError
         result = asyncio.get_running_loop().create_future()
@@ -54,7 +51,7 @@ class Batcher:
         while self._waiting:
             count = min(self._largest, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(count)]
-            batch = [each for each in batch if not each[1].done()]  # the others have gone away
+            batch = [each for each in batch if not each[1].done()]  # the others were cancelled
             if not batch:
                 continue
             self.items, self.batches = self.items + len(batch), self.batches + 1

@@ -1,7 +1,7 @@
-// The page to draw on: strokes on a canvas, and the network's answer while they grow.
+// The page to draw on: strokes on a canvas, and the network's answer after each change.
 
-const PEN = 34; // pixels of the canvas's 560: as MNIST's strokes, where a digit fills the sheet
-const LARGEST = 20_000_000; // bytes of a photo, as the server has it
+const PEN = 34; // of the canvas's 560 pixels, as thick as MNIST's strokes if a digit fills it
+const LARGEST = 20_000_000; // bytes of a photo, as in api.py
 const MOST_BARS = 10;
 const SPELLED = { cnn: "CNN", mlp: "MLP", mnist: "MNIST", emnist: "EMNIST", resnet: "ResNet" };
 
@@ -9,11 +9,11 @@ const element = (id) => document.getElementById(id);
 const canvas = element("canvas");
 const paper = canvas.getContext("2d");
 
-let strokes = []; // each a list of points [x, y], in pixels of the canvas
-let drawing = null; // the stroke that is being drawn
-let photo = null; // a File, in place of strokes
-let subject = 0; // counts what is shown: an answer about something that is gone is dropped
-let changed = false; // since the last request, on the canvas
+let strokes = []; // lists of points [x, y], in pixels of the canvas
+let drawing = null; // the unfinished stroke
+let photo = null; // a File, instead of strokes
+let subject = 0; // counts the pictures, to drop answers about earlier ones
+let changed = false; // the canvas, since the last request
 let asking = false;
 let labels = [];
 
@@ -25,7 +25,7 @@ function pointOf(event) {
   return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
 }
 
-// A curve through the middles between points: a hand's corners, without the pointer's.
+// Draws a smooth curve through the midpoints.
 function drawStroke(points) {
   paper.beginPath();
   paper.moveTo(...points[0]);
@@ -34,7 +34,7 @@ function drawStroke(points) {
     const [nextX, nextY] = points[i + 1];
     paper.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
   }
-  paper.lineTo(...points.at(-1)); // of a single point a dot, as the ends are round
+  paper.lineTo(...points.at(-1)); // a single point becomes a round dot
   paper.stroke();
 }
 
@@ -57,7 +57,7 @@ let frame = 0;
 function update() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
-    changed = true; // not before: what is sent is on the canvas
+    changed = true; // here, since requests send the canvas
     if (!photo) redraw();
     element("sheet").classList.toggle("photo", photo !== null);
     const empty = !photo && !strokes.length;
@@ -116,7 +116,7 @@ function clear() {
 async function open(file) {
   clear();
   if (file.size > LARGEST) {
-    tell(`${file.name} is too large: at most ${LARGEST / 1e6} MB are read.`);
+    tell(`${file.name} is too large; expected at most ${LARGEST / 1e6} MB.`);
     return;
   }
   photo = file;
@@ -131,7 +131,7 @@ async function open(file) {
     const [left, top] = [(canvas.width - width) / 2, (canvas.height - height) / 2];
     paper.drawImage(picture, left, top, width, height);
   } catch {
-    if (shown === subject) showName(file.name); // no browser shows TIFF; the server reads it
+    if (shown === subject) showName(file.name); // the server reads TIFF, browsers do not
   }
 }
 
@@ -148,7 +148,7 @@ function showName(name) {
 const picture = () => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
-// One request at a time, about what is there when the one before has its answer.
+// Sends one request at a time, of the latest picture.
 async function ask() {
   if (asking) return;
   asking = true;
@@ -175,26 +175,24 @@ async function ask() {
   asking = false;
 }
 
-async function post(body) {
+async function request(path, milliseconds, options) {
   try {
-    const signal = AbortSignal.timeout(60_000);
-    const response = await fetch("api/explain", { method: "POST", body, signal });
+    const signal = AbortSignal.timeout(milliseconds);
+    const response = await fetch(path, { signal, ...options });
     return { ok: response.ok, status: response.status, body: await response.json() };
   } catch {
     return null;
   }
 }
 
+const post = (body) => request("api/explain", 60_000, { method: "POST", body });
+
 async function get(path) {
-  try {
-    const response = await fetch(path, { signal: AbortSignal.timeout(10_000) });
-    return response.ok ? await response.json() : null;
-  } catch {
-    return null;
-  }
+  const response = await request(path, 10_000);
+  return response?.ok ? response.body : null;
 }
 
-// Says so all the while: to clear the sheet takes the notice away.
+// Repeats the notice, since clearing the sheet removes it.
 async function back() {
   do {
     tell("The server does not answer. The page resumes when it is back.");
@@ -244,7 +242,7 @@ function setLabel(label) {
   output.classList.toggle("long", label !== null && label.length > 2);
 }
 
-// Few classes keep their places, so that the bars move; of many the likeliest are shown.
+// Up to MOST_BARS classes keep their places; of more, the most probable are shown.
 function showBars(probabilities) {
   const few = labels.length <= MOST_BARS;
   const has = (name) => Object.hasOwn(probabilities, name); // a class may be named "constructor"
@@ -281,7 +279,7 @@ function make(kind, className) {
   return made;
 }
 
-// Pictures are replaced in place: the page does not jump while one draws.
+// Replaces pictures in place, so that the page does not jump.
 function showMaps(maps) {
   const names = Object.keys(maps);
   const figures = element("maps");
@@ -303,7 +301,7 @@ function showMaps(maps) {
   });
 }
 
-// A screen reader hears an answer when it has stood for a moment, not each while one draws.
+// Screen readers announce only an answer that stays for a moment.
 let speaking = 0;
 function say(text) {
   clearTimeout(speaking);
@@ -323,11 +321,8 @@ const spell = (name) => name.split("_").map((word) => SPELLED[word] ?? word).joi
 const article = (name) => (/^([aeio]|MLP)/i.test(name) ? "An" : "A");
 
 async function introduce() {
-  let network = await get("api/network");
-  while (network === null) {
-    await back();
-    network = await get("api/network");
-  }
+  let network;
+  while ((network = await get("api/network")) === null) await back();
   labels = network.label_names;
   const digits = labels.every((label) => /^[0-9]$/.test(label));
   element("title").textContent = digits ? "Draw a digit" : "Draw, or open a photo";
@@ -355,7 +350,7 @@ element("clear").addEventListener("click", clear);
 element("file").addEventListener("change", (event) => {
   const [file] = event.target.files;
   if (file) open(file);
-  event.target.value = ""; // so that the same one can be opened again
+  event.target.value = ""; // so that the same file can be opened again
 });
 
 document.addEventListener("keydown", (event) => {

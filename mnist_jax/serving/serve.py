@@ -1,4 +1,4 @@
-"""Serves the page to draw on, with the network of a work directory."""
+"""The server of the page to draw on."""
 
 import contextlib
 import functools
@@ -38,42 +38,42 @@ def serve(
     """Serves a page to draw on until a signal ends it.
 
     Args:
-        workdir: a directory that `train` has written; `step` and `model` as in `load_trained`.
-        step: see there.
-        host: the address to listen at; with "0.0.0.0" anyone on the network can use the page.
-        port: 0 is any that is free.
-        model: see there.
+        workdir: directory written by `train`.
+        step: saved step, "latest" or "best", as in `load_trained`.
+        host: address to listen at; "0.0.0.0" makes the page reachable from other computers.
+        port: port number; 0 selects a free one.
+        model: the user's own module, as in `load_trained`.
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
-        ValueError: it has no such step, cannot be read, or FastAPI or uvicorn is not installed.
-        OSError: the address or the port cannot be had.
+        ValueError: the step is missing or unreadable, or FastAPI or uvicorn is not installed.
+        OSError: the address or the port is not available.
     """
     require("the page", "fastapi", "uvicorn", extra="serve")
     from mnist_jax.serving.app import create_app
     from mnist_jax.serving.server import create_server
 
-    with _listen(host, port) as listener:  # first: a port that is taken is told at once
+    with _listen(host, port) as listener:  # first, to report a taken port at once
         address, port = listener.getsockname()[:2]
         trained = load_trained(workdir, step, model=model)
         channels = trained.info.image_shape[2]
         if channels not in (1, 3):
             raise ValueError(
-                f"a drawing has 1 or 3 channels, the network of {workdir} is for {channels}"
+                f"the network of {workdir} expects {channels} channels; drawings have 1 or 3"
             )
         network, sheets = as_network(trained), feature_sheets(trained)
         is_private = ipaddress.ip_address(address).is_loopback
         names = {host, address, "localhost", "127.0.0.1", "[::1]"} if is_private else {"*"}
         server = create_server(create_app(network, sheets, about(trained, workdir), sorted(names)))
         _compile(network, sheets)
-        # Ctrl-C is how it ends, no error: uvicorn raises the signal again when all is closed.
+        # Ctrl-C is the normal end; uvicorn raises the signal again after closing everything.
         with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
-            warnings.simplefilter("ignore")  # Pillow's, of what is uploaded
-            # No browser goes to the addresses that mean all.
+            warnings.simplefilter("ignore")  # Pillow warns of uploads
+            # Browsers cannot open the wildcard addresses.
             here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address) or str(address)
-            print(f"http://{f'[{here}]' if ':' in here else here}:{port}/ (Ctrl-C ends it)")
+            print(f"http://{f'[{here}]' if ':' in here else here}:{port}/ (Ctrl-C to stop)")
             if not is_private:
-                print(f"anyone who can reach this computer can use it: it listens at {address}")
+                print(f"anyone who can reach this computer can use it, at {address}")
             server.run([listener])
 
 
@@ -81,7 +81,7 @@ def about(trained: Trained, workdir: str | Path) -> "About":
     """Describes a network for the page."""
     from mnist_jax.serving.api import About
 
-    result = read_result(Path(workdir)) or {}  # of an unfinished training there is none
+    result = read_result(Path(workdir)) or {}  # none before training ends
     measured = result.get("best_step" if trained.config.watch.patience else "steps")
     same: Any = {name: getattr(trained, name) for name in ("step", "architecture", "dataset")}
     same |= {name: [*getattr(trained.info, name)] for name in ("label_names", "image_shape")}
@@ -94,16 +94,16 @@ def about(trained: Trained, workdir: str | Path) -> "About":
 
 
 def feature_sheets(trained: Trained) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Returns a function that draws the feature maps of an image.
+    """Creates a function from an image, uint8 [H, W, C], to its feature maps by convolution.
 
-    It takes uint8 [H, W, C], and returns uint8 [H', W', 1] by the name of each convolution.
+    Each is one picture, uint8 [H', W', 1].
     """
     maps = functools.partial(feature_maps, trained.model, trained.variables)
     return lambda image: map_sheets(maps(to_float(jnp.asarray(image[None]))))
 
 
 def _compile(network: Network, sheets: Callable[[np.ndarray], dict[str, np.ndarray]]) -> None:
-    """Compiles, and imports SciPy, before the first visitor waits for it."""
+    """Compiles, and imports SciPy, before the first request."""
     from mnist_jax.serving.app import LARGEST_BATCH
 
     blank = np.zeros(network.info.image_shape, np.uint8)
@@ -114,14 +114,14 @@ def _compile(network: Network, sheets: Callable[[np.ndarray], dict[str, np.ndarr
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens: who connects from now on is served, if a little later."""
+    """Opens a listening socket; connections wait until the server runs."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be 0 to 65535, got {port}")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return socket.create_server(found[0][4], family=found[0][0])
     except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None) or 0  # below 0: of the name, not of the system
+        number = getattr(error, "errno", None) or 0  # negative: from the resolver
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", error)
         raise OSError(
             f"cannot listen at {host!r}, port {port}: {reason}; choose another --host or --port"

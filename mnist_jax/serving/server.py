@@ -1,4 +1,4 @@
-"""uvicorn, with bounds for clients that say nothing, and an end without noise."""
+"""uvicorn with limits for idle clients and a quiet shutdown."""
 
 import asyncio
 import logging
@@ -11,23 +11,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mnist_jax.serving.api import SLOWEST
 
-CONNECTIONS = 200  # at a time; a process may have 1024 files open
-LAST_REQUESTS = 3  # seconds that these have when the server is stopped
+CONNECTIONS = 200  # open at once; a process may have 1024 open files
+LAST_REQUESTS = 3  # seconds for unfinished requests when the server stops
 
 
 class Protocol(H11Protocol):
-    """A connection, which holds its place only while requests come.
+    """A connection, closed if no request arrives.
 
-    uvicorn's `limit_concurrency` does not do: it turns requests away, and who never finishes one
-    keeps a connection for good.
+    uvicorn's `limit_concurrency` rejects requests instead, and never closes an unfinished one.
     """
 
     _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Else the second half of an answer waits for the client's delayed ACK, 40 ms. asyncio sees
-        # to it only for a listener that names its protocol, which socket.create_server does not.
+        # Otherwise the second half of an answer waits 40 ms for the client's delayed ACK. asyncio
+        # sets this only for a socket with an explicit protocol, unlike socket.create_server's.
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != getattr(socket, "AF_UNIX", None):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -37,11 +36,11 @@ class Protocol(H11Protocol):
             self._watch = self.loop.call_later(SLOWEST, self._look, None)
 
     def _look(self, before: object) -> None:
-        """Ends the connection if no request began since `before`.
+        """Closes the connection if no request began since `before`.
 
-        Each has twice the time of an upload, until its answer is fetched.
+        A request and its answer have twice the time of an upload.
         """
-        if self.cycle is before:  # of a request and its answer; None before the first
+        if self.cycle is before:  # uvicorn's object per request, None before the first
             self.transport.abort()
         else:
             self._watch = self.loop.call_later(2 * SLOWEST, self._look, self.cycle)
@@ -53,15 +52,15 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends without a word of those that it does not wait for any longer."""
+    """A server that does not log the requests cancelled at shutdown."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a new one sets it anew
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a new server resets it
         await super().shutdown(sockets)
 
 
 def create_server(app: FastAPI) -> Server:
-    """Returns a server for an application."""
+    """Creates a server for an application."""
     quiet: Any = {"access_log": False, "log_config": None, "log_level": "error"}
     options: Any = {"ws": "none", "lifespan": "off", "server_header": False, **quiet}
     options["timeout_graceful_shutdown"] = LAST_REQUESTS

@@ -123,7 +123,7 @@ def test_a_stopped_server_still_answers_what_it_was_asked(start, signum):
         process.send_signal(signum)
         connection.sendall(content[-1:])
         assert b" 200 " in connection.recv(65536)
-        assert b"the server stops" in unfinished.makefile("rb").read()
+        assert b"the server is stopping" in unfinished.makefile("rb").read()
     out, err = process.communicate(timeout=HANGS)
     assert (process.returncode, out, err) == (0, "", "")
 
