@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 INPUT, OUTPUT = "images", "probabilities"
-BATCH = 128  # images per call of a loaded network; more is not faster and takes memory
+BATCH = 128  # images per call of a loaded network; larger ones are not faster
 
 Classify = Callable[[np.ndarray], np.ndarray]
 """A function of images, uint8 [N, H, W, C] -> probabilities float32 [N, num_classes]."""
@@ -14,8 +14,8 @@ Classify = Callable[[np.ndarray], np.ndarray]
 def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:
     """Extends a function of BATCH images to any number of images.
 
-    Raises ValueError, after a trial with a blank image, if the function does not map images of this
-    shape, (H, W, C), to probabilities. The result raises ValueError for other images.
+    Raises ValueError if the function does not map a blank image of this shape, (H, W, C), to
+    probabilities. The result raises ValueError for other images.
     """
     if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
         raise ValueError("its input is not a batch of images")
@@ -27,7 +27,7 @@ def in_batches(classify: Classify, image_shape: tuple[int, ...]) -> Classify:
                 f"images must be uint8 [N, {', '.join(map(str, image_shape))}], N at least 1, got "
                 f"{images.dtype} {list(images.shape)}"
             )
-        # Batches have one size, because JAX compiles a program for each size.
+        # JAX compiles a program for each size.
         padding = np.zeros((-len(images) % BATCH, *image_shape), np.uint8)
         batches = np.concatenate([images, padding]).reshape(-1, BATCH, *image_shape)
         return np.concatenate([classify(batch) for batch in batches])[: len(images)]

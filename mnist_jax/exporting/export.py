@@ -1,4 +1,4 @@
-"""Export of a trained network as a file that does not need this package, with its card."""
+"""Export of a trained network as one file, with its model card."""
 
 import functools
 import json
@@ -31,14 +31,14 @@ def export(
     """Writes a trained network as one file, with its card as OUTPUT.json and OUTPUT.md.
 
     Args:
-        workdir: a directory written by `train`.
-        output: the file; an older one is replaced.
-        format: the file's format.
-        step: a saved step, "latest" or "best", like in `load_trained`.
-        model: the user's own module, like in `load_trained`.
+        workdir: directory written by `train`.
+        output: file to write; an older one is replaced.
+        format: format of the file.
+        step: saved step, "latest" or "best", as in `load_trained`.
+        model: the user's own module, as in `load_trained`.
 
     Returns:
-        The card, from `model_card.create_card`.
+        The card, see `model_card.create_card`.
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`, or no directory for the output.
@@ -58,11 +58,10 @@ def export(
 def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) -> bytes:
     """Converts a network to the content of a file, a `contract.Classify`.
 
-    In StableHLO, convolutions become matrix products on a CPU, where these are faster. On other
-    devices and in ONNX they stay convolutions. An ONNX file also holds the names of the classes.
+    In StableHLO for a CPU, convolutions become matrix products, which are faster there. An ONNX
+    file also holds the names of the classes.
 
-    Raises:
-        ValueError: a package is not installed, or a part of the model has no translation to ONNX.
+    Raises ValueError if a package is not installed or a part of the model has no translation.
     """
     convolutions, shape = _forward(trained.model, "xla"), trained.info.image_shape
     if file_format == "stablehlo":
@@ -84,7 +83,7 @@ def _forward(model: Any, lowering: str) -> Apply:
         with traced_for(Target("cpu", 1)):  # the file is the same on every machine
             try:
                 logits = eval_logits(variables, forward, pixels)
-            except Exception:  # of many kinds, if a module needs a number where N is a symbol
+            except Exception:  # of many kinds, if a module needs N as a number
                 one = functools.partial(eval_logits, variables, forward)
                 logits = jax.vmap(lambda image: one(image[None])[0])(pixels)
         return jax.nn.softmax(logits.astype(jnp.float32))  # a module may compute in bfloat16
@@ -93,9 +92,9 @@ def _forward(model: Any, lowering: str) -> Apply:
 
 
 def write_export(output: Path, data: bytes, card: dict[str, Any]) -> None:
-    """Writes OUTPUT and its card, OUTPUT.json and OUTPUT.md; OSError if that fails.
+    """Writes OUTPUT.json, OUTPUT.md and at last OUTPUT, so that it never lacks its card.
 
-    The network is written last, so it never lacks its card.
+    Raises OSError if a file cannot be written.
     """
     write_json(output.with_name(f"{output.name}.json"), card)
     write_text(output.with_name(f"{output.name}.md"), format_card(card))

@@ -23,12 +23,11 @@ MNIST_LICENCE = (
     "Attribution-ShareAlike 3.0, https://creativecommons.org/licenses/by-sa/3.0/"
 )
 LIMITS = (
-    "Its accuracy was measured on images made and prepared like its training images; it says "
-    "nothing about others.",
-    "It always answers with one of its classes, even for an image that shows none of them.",
-    "Its probabilities are not calibrated: of the answers given with 0.9, more or fewer than nine "
-    "in ten may be right.",
-    "It was not tested against deliberately misleading images.",
+    "Its accuracy holds only for images made and prepared like its training images.",
+    "It always answers with one of its classes, even for an image of something else.",
+    "Its probabilities are not calibrated: answers with probability 0.9 may be right more or less "
+    "often than nine times in ten.",
+    "It was not tested against adversarial images.",
 )
 
 
@@ -38,12 +37,11 @@ def create_card(
     """Describes an exported network. The same network always has the same card.
 
     Args:
-        data: the content of the exported file.
-        file: the file's name, without a directory.
+        data: content of the exported file.
+        file: name of the file, without a directory.
         file_format: "stablehlo" or "onnx".
         trained: the network.
-        result: the result of its training, {} if there is none; figures of other networks (steps)
-            are left out.
+        result: result of its training, or {}; figures of another step are left out.
     """
     config, info, origin = trained.config, trained.info, trained.origin
     recipe = dataclasses.asdict(config)
@@ -69,9 +67,9 @@ def create_card(
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "input": {"name": INPUT, "dtype": "uint8", "shape": ["N", *info.image_shape]}
-        | {"meaning": "N images, pixels 0 to 255 as in the dataset; the file scales them itself"},
+        | {"meaning": "N images, pixels 0 to 255 as in the dataset; the network scales them"},
         "output": {"name": OUTPUT, "dtype": "float32", "shape": ["N", len(info.label_names)]}
-        | {"meaning": "the probability of each class, in the order of the labels"},
+        | {"meaning": "probability of each class, in the order of the labels"},
         "labels": [*info.label_names],
         "drawing_box": info.drawing_box,
         "ground": info.ground,
@@ -86,7 +84,7 @@ def create_card(
         "params_sha256": params_sha256,
         "figures": {**figures, "test_accuracy_ci95": interval},
         "written_by": {"platform": written_in["platform"], "versions": versions},
-        "intended_use": f"To learn and to experiment with images like those of {dataset}.",
+        "intended_use": f"Learning and experiments with images like those of {dataset}.",
         "limits": [*LIMITS],
         "licence": {
             "software": "Apache-2.0",

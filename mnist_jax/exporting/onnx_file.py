@@ -21,9 +21,9 @@ def to_onnx(
     """Converts a network to ONNX: the same bytes for the same arguments and versions.
 
     Args:
-        classify: the network with its parameters, a traceable `contract.Classify`.
+        classify: network with its parameters, a traceable `contract.Classify`.
         image_shape: (H, W, C).
-        metadata: texts about the network to store, by name.
+        metadata: texts to store, by name.
 
     Raises:
         ValueError: onnx is not installed, or a part of the network has no translation.
@@ -35,10 +35,9 @@ def to_onnx(
 
     try:
         graph, shape = trace(classify, image_shape)
-        array = helper.make_tensor_value_info
+        array, constants = helper.make_tensor_value_info, [*graph.constants.values()]
         images = array(INPUT, TensorProto.UINT8, ["N", *image_shape])
         outputs = array(OUTPUT, TensorProto.FLOAT, ["N", *shape[1:]])
-        constants = [*graph.constants.values()]
         network = helper.make_graph(graph.nodes, "network", [images], [outputs], constants)
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(network, opset_imports=opsets, ir_version=IR_VERSION)
@@ -47,7 +46,7 @@ def to_onnx(
         checker.check_model(model, full_check=True)
     except ValueError:
         raise
-    except Exception as error:  # of many kinds, such as a constant of a type that ONNX lacks
+    except Exception as error:  # of many kinds, such as an unknown type
         raise ValueError(
             f"the network has no translation to ONNX ({one_line(error):.200}); export to StableHLO"
         ) from error
@@ -64,7 +63,7 @@ def from_onnx(data: bytes) -> Classify:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised; they need not be printed, too
+    options.log_severity_level = 4  # errors are raised, not printed
     try:
         session = onnxruntime.InferenceSession(
             data, options, providers=["CPUExecutionProvider"], enable_fallback=0

@@ -1,12 +1,9 @@
 """JAX's primitives as a graph of ONNX operators.
 
-JAX traces a function into a list of primitives, which the tables at the end translate. Values that
-do not depend on the input are computed here instead.
-
-Two things keep the graph small and fast. Broadcasting is left to ONNX, which does it like NumPy.
-And a transposition only notes the order of the axes, until an operator needs another order. So
-networks whose batch is the last axis, as in `models`, become convolutions whose batch is the first,
-without transpositions in between.
+JAX traces a function into primitives, which the tables at the end translate. Values independent of
+the input are computed here. Broadcasting is left to ONNX, which does it like NumPy. A transposition
+only notes the order of the axes, until an operator needs another order. So convolutions with the
+batch last, as in `models`, become convolutions with the batch first, without transpositions.
 
 References:
     https://docs.jax.dev/en/latest/jaxpr.html
@@ -31,9 +28,9 @@ class Tensor(NamedTuple):
     """An array that depends on the input.
 
     Attributes:
-        name: the name of the ONNX tensor.
-        axes: the array's axes in the tensor's order; the tensor's axis j is the array's axes[j].
-        shape: the array's shape, in its own order; 1 for axes still to be broadcast.
+        name: name of the ONNX tensor.
+        axes: axes of the array in the tensor's order; the tensor's axis j is the array's axes[j].
+        shape: shape of the array, in its own order; 1 for axes still to be broadcast.
     """
 
     name: str
@@ -41,7 +38,7 @@ class Tensor(NamedTuple):
     shape: tuple[Any, ...]
 
     def places(self, axes: Sequence[int]) -> np.ndarray:
-        """Returns the tensor's indices of some of the array's axes, int64 [len(axes)]."""
+        """Returns the tensor's indices of these axes of the array, int64 [len(axes)]."""
         return np.array([self.axes.index(axis) for axis in axes], np.int64)
 
 
@@ -49,7 +46,7 @@ Array = np.ndarray | Tensor
 
 
 class Graph:
-    """A growing graph: nodes in the order of execution, and constants by content."""
+    """A growing graph: nodes in order of execution, and constants by content."""
 
     def __init__(self, batch: Any):
         self.batch = batch  # N, the number of images, a symbol
@@ -64,7 +61,7 @@ class Graph:
         return output
 
     def constant(self, array: np.ndarray) -> str:
-        """Returns the name of a constant; equal ones share it."""
+        """Names a constant; equal ones share their name."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
             name = f"constant_{len(self.constants)}"
@@ -72,7 +69,7 @@ class Graph:
         return self.constants[key].name
 
     def hold(self, array: Array, axes: Sequence[int]) -> str:
-        """Returns the name of a tensor that holds the array's axes in this order."""
+        """Names a tensor that holds the array's axes in this order."""
         if isinstance(array, np.ndarray):
             return self.constant(array.transpose(axes))
         if array.axes == tuple(axes):
@@ -80,7 +77,7 @@ class Graph:
         return self.add("Transpose", array.name, perm=array.places(axes).tolist())
 
     def combine(self, operator: str, *arrays: Array, **attributes: Any) -> Tensor:
-        """Adds an elementwise operator on arrays of one rank, and scalars."""
+        """Adds an elementwise operator on arrays of one rank and scalars."""
         rank = max(len(array.shape) for array in arrays)
         orders = {array.axes for array in arrays if isinstance(array, Tensor)}
         axes = orders.pop() if len(orders) == 1 else tuple(range(rank))
@@ -90,7 +87,7 @@ class Graph:
         return Tensor(self.add(operator, *names, **attributes), axes, tuple(shape))
 
     def expand(self, array: Array, shape: tuple[Any, ...]) -> Array:
-        """Adds a broadcast that was left to ONNX."""
+        """Adds an explicit broadcast."""
         if array.shape == shape:
             return array
         axes = tuple(range(len(shape))) if isinstance(array, np.ndarray) else array.axes
@@ -109,8 +106,8 @@ class Graph:
     def reshape(self, array: Array, shape: tuple[Any, ...]) -> Array:
         """Changes an array's shape.
 
-        The batch is held first and stays there unless axes on both sides of it merge: [C, H, W, N],
-        held as [N, C, H, W], becomes [C * H * W, N], held as [N, C * H * W].
+        The batch is held first, unless axes on both sides of it merge: [C, H, W, N], held as
+        [N, C, H, W], becomes [C * H * W, N], held as [N, C * H * W].
         """
         if isinstance(array, np.ndarray):
             return array.reshape(shape)
@@ -132,7 +129,7 @@ class Graph:
 def trace(
     function: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]
 ) -> tuple[Graph, tuple[Any, ...]]:
-    """Converts a function of images, uint8 [N, H, W, C], to a graph; also returns its shape."""
+    """Converts a function of images, uint8 [N, H, W, C], to a graph and its output shape."""
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
     traced = jax.make_jaxpr(function)(images)
     graph = Graph(images.shape[0])
@@ -151,7 +148,7 @@ def _run(
     arrays: dict[Any, Array] = dict(zip(jaxpr.invars, inputs, strict=True))
     needed: set[Any] = {variable for variable in jaxpr.outvars if type(variable) is not Literal}
     eqns = []
-    for eqn in reversed(jaxpr.eqns):  # skips unused ones, such as initial values
+    for eqn in reversed(jaxpr.eqns):  # skips unused ones
         if needed.intersection(eqn.outvars):
             eqns.append(eqn)
             needed.update(variable for variable in eqn.invars if type(variable) is not Literal)
@@ -159,7 +156,7 @@ def _run(
     arrays |= {variable: np.asarray(array) for variable, array in held if variable in needed}
 
     def read(variable: Any) -> Array:
-        if type(variable) is Literal:  # its value may be a Python number
+        if type(variable) is Literal:  # perhaps a Python number
             return np.asarray(variable.val, variable.aval.dtype)  # pyright: ignore
         return arrays[variable]
 
@@ -170,9 +167,9 @@ def _run(
 
 
 def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Array]:
-    """Adds one equation of a traced function, or computes it if its operands are constants.
+    """Adds an equation, or computes it if its operands are constants.
 
-    A constant's broadcast is added, because the graph would hold all the copies.
+    The broadcast of a constant is added, because a computed one would enlarge the file.
     """
     name, params = eqn.primitive.name, eqn.params
     if name in INLINED:
@@ -201,14 +198,14 @@ def _results(graph: Graph, eqn: Any, operands: Sequence[Array]) -> Sequence[Arra
 def _rewrite(
     graph: Graph, function: Callable[..., Any], eqn: Any, operands: Sequence[Array]
 ) -> Sequence[Array]:
-    """Adds a function in place of an equation."""
+    """Adds a function instead of an equation."""
     avals = [variable.aval for variable in eqn.invars[: len(operands)]]
     traced = jax.make_jaxpr(function)(*avals)
     return _run(graph, traced.jaxpr, traced.consts, operands)
 
 
 def _are_known(sizes: Sequence[Any]) -> bool:
-    """Tells whether sizes do not depend on the number of images."""
+    """Returns whether sizes are independent of the number of images."""
     return all(isinstance(size, int) for size in sizes)
 
 
@@ -256,12 +253,12 @@ def _pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Array:
     """Adds a matrix product, or one for each index of the common axes.
 
-    Several summed axes, or several kept ones, become one.
+    The summed axes become one, and so do the kept ones.
     """
     (a_summed, b_summed), (a_common, b_common) = eqn.params["dimension_numbers"]
     a_free = [axis for axis in range(len(a.shape)) if axis not in (*a_summed, *a_common)]
     b_free = [axis for axis in range(len(b.shape)) if axis not in (*b_summed, *b_common)]
-    # Without common axes, a may keep any number of its own: many products with one b.
+    # Without common axes, MatMul takes any number of a's own axes.
     a_groups = [a_free] if a_common else [[axis] for axis in a_free]
     left = _merged(graph, a, [*([axis] for axis in a_common), *a_groups, a_summed])
     right = _merged(graph, b, [*([axis] for axis in b_common), b_summed, b_free])
@@ -272,7 +269,7 @@ def _product(graph: Graph, eqn: Any, a: Array, b: Array) -> Array:
 
 
 def _merged(graph: Graph, array: Array, groups: Sequence[Sequence[int]]) -> Array:
-    """Merges each group of axes into one, in this order."""
+    """Merges each group of axes into one."""
     array = _transposed(array, [axis for group in groups for axis in group])
     sizes = iter(array.shape)
     shape = tuple(math.prod(next(sizes) for _ in group) for group in groups)
@@ -330,7 +327,7 @@ def _concatenate(graph: Graph, eqn: Any, *arrays: Array) -> Tensor:
 
 
 def _broadcast(graph: Graph, eqn: Any, x: Array) -> Array:
-    """Inserts axes of size 1, which ONNX broadcasts when the result is used."""
+    """Inserts axes of size 1, which ONNX broadcasts in use."""
     shape = [1] * len(eqn.params["shape"])
     for size, axis in zip(x.shape, eqn.params["broadcast_dimensions"], strict=True):
         shape[axis] = size
@@ -367,10 +364,9 @@ def _scan(*operands: Any, jaxpr: Any, length: int, reverse: bool, **params: Any)
     return [*carry, *map(jnp.stack, zip(*(rows[turn] for turn in range(length)), strict=True))]
 
 
-# Calls that are inlined.
 INLINED = {"checkpoint", "closed_call", "jit", "pjit", "remat2"}
 INLINED |= {"custom_jvp_call", "custom_vjp_call"}
-# Primitives in terms of other primitives, as functions of the arrays and the parameters.
+# Primitives as functions of other primitives, (*arrays, **params).
 REWRITTEN: dict[str, Callable[..., Any]] = {
     "expm1": lambda x, **_: lax.exp(x) - 1,
     "integer_pow": lambda x, y: lax.pow(x, lax.full_like(x, y)),
@@ -387,15 +383,13 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
     "stack": lambda *x, axis: lax.concatenate([lax.expand_dims(a, [axis]) for a in x], axis),
     "stop_gradient": lambda x: x,
 }
-# Elementwise primitives and their operators.
+SAME_NAME = "abs add and cos div erf exp log min mul neg not or pow sign sin sqrt sub tanh"
 ELEMENTWISE = {
-    **{name: name.capitalize() for name in ("abs", "add", "and", "cos", "div", "erf", "exp")},
-    **{name: name.capitalize() for name in ("log", "min", "mul", "neg", "not", "or", "pow")},
-    **{name: name.capitalize() for name in ("sign", "sin", "sqrt", "sub", "tanh")},
+    **{name: name.capitalize() for name in SAME_NAME.split()},
     **{"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"},
     "logistic": "Sigmoid",
 }
-# Primitives of arrays that may still have to be broadcast, as (graph, equation, *operands).
+# Primitives of arrays with axes still to be broadcast, as (graph, equation, *operands).
 BROADCASTING: dict[str, Callable[..., Array]] = {
     "broadcast_in_dim": _broadcast,
     "convert_element_type": _convert,

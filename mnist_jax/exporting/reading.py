@@ -1,4 +1,4 @@
-"""Reading of an exported network with the card beside it."""
+"""Reading of an exported network and its card."""
 
 import hashlib
 import re
@@ -31,7 +31,7 @@ def _are_shares(figures: Any) -> bool:
     return all(type(value) in (int, float) and 0 <= value <= 1 for value in shares)
 
 
-# Checks of a card's fields, beside those of `data_info`.
+# Checks of a card's fields, in addition to those of `data_info`.
 FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "file": (_is(str), "a name"),
     "format": ([*READERS].__contains__, " or ".join(READERS)),
@@ -50,12 +50,12 @@ def read_exported(path: Path) -> tuple[Classify, DataInfo]:
     """Reads a file written by `export`, and its card, PATH.json.
 
     Returns:
-        The network and the facts about its data.
+        The network, and the facts about its data.
 
     Raises:
-        FileNotFoundError: there is no card beside the file.
-        ValueError: the file or its card is damaged, they do not belong together, or the package
-            that reads the file is not installed.
+        FileNotFoundError: there is no card.
+        ValueError: the file or its card is damaged, they do not match, or a package is not
+            installed.
     """
     card_path = path.with_name(f"{path.name}.json")
     if not card_path.exists():

@@ -1,8 +1,8 @@
-"""StableHLO files, which only JAX reads, on a CPU, a GPU or a TPU.
+"""StableHLO files, for JAX on a CPU, a GPU or a TPU.
 
 The format is that of `jax.export`, https://docs.jax.dev/en/latest/export/export.html, followed by a
-line of JSON that JAX ignores: the version of JAX that wrote the file, and the SHA-256 of everything
-before the line, because some damaged files would crash JAX's reader or take it minutes.
+line of JSON that JAX ignores: JAX's version, and the SHA-256 of everything before, because some
+damaged files would crash JAX's reader or keep it busy for minutes.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ def to_stablehlo(
 
     Args:
         on_cpu: (variables, images uint8 [N, H, W, C]) -> probabilities float32 [N, num_classes].
-        elsewhere: the same for a GPU or a TPU. The file holds both and chooses when it runs.
-        variables: the parameters of both; the file holds them once.
+        elsewhere: the same for GPUs and TPUs; the file holds both.
+        variables: parameters of both, held once.
         image_shape: (H, W, C).
 
     Raises:
@@ -43,7 +43,7 @@ def to_stablehlo(
         return lax.platform_dependent(variables, images, cpu=on_cpu, default=elsewhere)
 
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("N"), *image_shape), np.uint8)
-    # By default, each instruction names its source line with the path.
+    # By default, each instruction holds the path of its source.
     limit = getattr(jax.config, "jax_traceback_in_locations_limit")  # noqa: B009 (for pyright)
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -82,5 +82,5 @@ def from_stablehlo(data: bytes) -> Classify:
         reason = str(error).partition("\n")[0][:200]
         raise ValueError(
             f"the file was written by jax {version}, but jax {jax.__version__} cannot read it "
-            f"({reason}); it reads files of its own version and of those up to half a year older"
+            f"({reason}); it reads files of versions up to half a year older"
         ) from error
