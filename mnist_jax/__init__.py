@@ -1,4 +1,4 @@
-"""A functional training pipeline for MNIST in JAX and Flax, meant to be read and copied."""
+"""A functional training pipeline for MNIST in JAX and Flax, to be read and copied."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,6 @@ __all__ = [
     "train_step",
     "verify",
 ]
-# The public names by their module.
 NAMES = {
     "config": "AugmentConfig CheckpointConfig Config DataConfig ModelConfig OptimizerConfig "
     "WatchConfig",
@@ -118,7 +117,7 @@ HOMES = {name: module for module, names in NAMES.items() for name in names.split
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used: JAX takes a second, which `--help` need not."""
+    """Imports a public name at its first use, so that `--help` need not import JAX."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = clock.timed_import(f"{__name__}.{HOMES.get(name, name)}")

@@ -4,11 +4,11 @@ import importlib
 import time
 from types import ModuleType
 
-IMPORT_SECONDS = 0.0  # seconds spent importing the package's modules, with JAX
+IMPORT_SECONDS = 0.0  # spent importing the package's modules and JAX
 
 
 def timed_import(name: str) -> ModuleType:
-    """Imports a module, and adds the seconds to `IMPORT_SECONDS`."""
+    """Imports a module, and adds its seconds to `IMPORT_SECONDS`."""
     global IMPORT_SECONDS
     start = time.perf_counter()
     try:
@@ -20,8 +20,8 @@ def timed_import(name: str) -> ModuleType:
 class Stopwatch:
     """Assigns every second since its creation to a named phase.
 
-    `seconds` maps each phase to wall-clock seconds. JAX works asynchronously, so a phase must wait
-    for its own results, or the next one is charged for them.
+    `seconds` maps each phase to wall-clock seconds. JAX is asynchronous: a phase must wait for its
+    own results, or the next one is charged for them.
     """
 
     def __init__(self, phases: tuple[str, ...]):
@@ -29,7 +29,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> float:
-        """Counts the time since the last lap as `phase`, and returns it."""
+        """Adds the seconds since the last lap to a phase, and returns them."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self.seconds[phase] += seconds

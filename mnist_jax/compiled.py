@@ -7,15 +7,15 @@ from typing import Any
 import jax
 
 SHARDINGS = re.compile(r"(sdy\.sharding = #sdy\.sharding<[^>]*>|mhlo\.sharding = \"[^\"]*\")(, )?")
-KEPT = 16  # programs in memory: trials of a sweep that differ only by numbers share them
+KEPT = 16  # programs in memory, shared by trials of a sweep that differ only in numbers
 _programs: dict[Any, Any] = {}
 
 
 def text_sha256(lowered: jax.stages.Lowered) -> str:
     """Returns the SHA-256 of a lowered program as StableHLO.
 
-    Lines of the source and the placement of arguments do not change it. The number of devices, the
-    platform, and the versions of JAX and Flax do.
+    The number of devices, the platform, and the versions of JAX and Flax change it; source lines
+    and the placement of arguments do not.
     """
     text = SHARDINGS.sub("", lowered.as_text())
     return hashlib.sha256(text.encode()).hexdigest()
@@ -24,7 +24,7 @@ def text_sha256(lowered: jax.stages.Lowered) -> str:
 def compile_once(
     lowered: jax.stages.Lowered, options: dict[str, Any] | None = None
 ) -> tuple[Any, str]:
-    """Compiles a program, unless this process has compiled the same one before.
+    """Compiles a program unless this process has compiled it before.
 
     Args:
         lowered: the program.

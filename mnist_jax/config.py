@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-LARGEST = 2**20  # of features, units or images: more is a slip, and no memory holds it
-FLOAT32_MAX = 3.4028234663852886e38  # a larger value becomes infinite in float32
-# The choices of each optimizer, beside its learning rate; others would have no effect.
+LARGEST = 2**20  # features, units or images; more is a slip
+FLOAT32_MAX = 3.4028234663852886e38
+# The fields that each optimizer uses, beside its learning rate.
 OPTIMIZER_CHOICES = {
     "adam": ("b1", "b2", "eps"),
     "adamw": ("b1", "b2", "eps", "weight_decay", "decay"),
@@ -63,7 +63,7 @@ def _require(condition: bool, name: str, expected: str, value: object) -> None:
 
 
 def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested dicts by names such as "optimizer.learning_rate"."""
+    """Returns nested dicts' values by names such as "optimizer.learning_rate"."""
     if not isinstance(values, dict):
         return {prefix.removesuffix("."): values}
     parts = (flattened(value, f"{prefix}{name}.") for name, value in values.items())
@@ -71,10 +71,10 @@ def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Returns " (did you mean X?)" with the known name that is most like another, or "".
+    """Returns " (did you mean X?)" with the most similar known name, or "".
 
-    It compares the last parts of dotted names, first within the same group, and their initials: lr
-    is like optimizer.learning_rate.
+    It compares the last parts of dotted names and their initials (lr: learning_rate), first within
+    the same group.
     """
     group, _, last = str(name).rpartition(".")
     known = [*known]
@@ -98,7 +98,7 @@ def _unknown_field(name: object, known: Iterable[str]) -> ValueError:
 class Checked:
     """A config that checks its values against the types and limits of its annotations.
 
-    Scalars of NumPy and JAX become Python numbers, which compare alike and fit into JSON.
+    Scalars of NumPy and JAX become Python numbers, for JSON.
     """
 
     def __new__(cls, *_: Any, **values: Any) -> Self:
@@ -125,7 +125,7 @@ class Checked:
                 kind = f"one of {typing.get_args(expected)}"
             else:
                 accepted = (int, float) if expected is float else expected
-                is_bool = isinstance(value, bool)  # to Python, it is an int
+                is_bool = isinstance(value, bool)  # which is an int, too
                 valid = isinstance(value, accepted) and is_bool == (expected is bool)
                 kind = f"of type {getattr(expected, '__name__', expected)}"
             _require(valid, f"{cls.__name__}.{name}", kind, value)
@@ -139,51 +139,50 @@ class DataConfig(Checked):
     """The dataset and its splits."""
 
     dataset: DatasetName = "mnist"
-    """Name of the dataset: mnist (part of this package), an imported one, or one of tfds."""
+    """Dataset: mnist (in this package), an imported one, or one of tfds."""
     train_split: str = "train"
     """Examples for training and validation, in tfds's notation: train, train[:1000]."""
     test_split: str = "test"
-    """Examples for the test at the end."""
+    """Examples for the final test."""
     validation_fraction: Annotated[float, Limit(lambda x: 0 < x < 1, "between 0 and 1")] = 0.2
-    """Fraction of train_split held out for validation; unused by a dataset that was imported with
-    a validation part."""
+    """Fraction of train_split held out for validation, unless an imported dataset has its own
+    validation split."""
     split_seed: Seed = 42
-    """Seed that draws the validation examples, as in scikit-learn's
-    train_test_split(random_state=...)."""
+    """Seed of the validation split: the random_state of scikit-learn's train_test_split."""
     loader: Literal["memory", "stream"] = "memory"
-    """Place of the images: all in the devices' memory, or on the disk, read during training."""
+    """Source of the images: the devices' memory, or the disk, read during training."""
 
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """The network. Each architecture uses some of these fields, and refuses the others."""
+    """The network. Each architecture has some of these fields, and refuses the others."""
 
     name: str = "cnn"
     """Architecture: cnn, deep_cnn, mlp, resnet or transformer."""
     features: Count = 32
-    """Number of filters in the first convolution; in a transformer, the width of a token."""
+    """Filters in the first convolution; in a transformer, the width of a token."""
     depth: Annotated[int, AT_LEAST_1, Limit(lambda n: n <= 20, "at most 20")] = 1
-    """Number of stages; each stage of convolutions has twice the filters of the last."""
+    """Stages (hidden layers, blocks); each stage of convolutions has twice the filters."""
     kernel_size: Count = 3
     """Side of a filter in pixels; in a transformer, of a patch."""
     stride: Count = 1
-    """Pixels between two positions of a filter; in a ResNet, of the first convolution."""
+    """Step of a filter in pixels; in a ResNet, of the first convolution only."""
     padding: Literal["VALID", "SAME"] = "VALID"
-    """Border around a convolution's input: none, or zeros, which keep the image's size."""
+    """Border of a convolution's input: none, or zeros that keep the image's size."""
     pool: Literal["max", "mean", "stride"] = "max"
-    """Value kept of each pooling window; "stride" convolves at only one place per window."""
+    """Value kept of each pooling window; "stride" convolves at one place per window only."""
     pool_size: Count = 2
     """Side of a pooling window in pixels."""
     batch_norm: bool = False
     """Batch normalisation after each convolution; --model.no-batch-norm: none."""
     hidden_size: Count = 64
-    """Number of units in a hidden layer."""
+    """Units in a hidden layer."""
     dropout_rate: Fraction = 0.2
-    """Fraction of the output layer's inputs (in an MLP, of every layer's) dropped at random in each
-    training step."""
+    """Fraction of the output layer's inputs (in an MLP, every layer's) dropped at random in
+    training."""
     lowering: Literal["auto", "matmul", "xla", "native", "rows"] = "auto"
-    """Implementation of convolutions; auto picks the fastest. matmul: matrix products; xla: XLA's
-    own; rows: convolutions of whole rows, for TPUs; native: this package's kernel for CPUs."""
+    """Implementation of convolutions: auto picks the fastest, native is this package's kernel for
+    CPUs, rows is for TPUs."""
 
 
 @dataclass(frozen=True)
@@ -193,26 +192,26 @@ class OptimizerConfig(Checked):
     name: Literal["adam", "adamw", "nadam", "sgd", "lion", "muon"] = "adam"
     """Optimizer (from Optax)."""
     learning_rate: Positive = 1e-3
-    """Learning rate; with a schedule, its largest value."""
+    """Learning rate; with a schedule, the largest one."""
     schedule: Literal["constant", "cosine", "exponential", "one_cycle"] = "constant"
-    """Learning rate over the run: constant; down along half a cosine; down exponentially to 1 %; or
+    """Learning rate over the run: constant; down along half a cosine; exponentially down to 1 %; or
     up for 30 % of the steps, then down."""
     warmup: Fraction = 0.0
     """Fraction of the steps in which the learning rate first rises from 0."""
     b1: Fraction = 0.9
     """Decay of the running mean of the gradients."""
     b2: Fraction = 0.999
-    """Decay of the running mean of their squares."""
+    """Decay of the running mean of squared gradients."""
     eps: Positive = 1e-7
-    """Constant added to the root of the second mean."""
+    """Constant added to the root of the mean square."""
     momentum: Fraction = 0.9
     """Decay of the sum of the gradients in sgd and muon."""
     weight_decay: NotNegative = 0.0
-    """Fraction of a weight removed in each step, times the learning rate."""
+    """Fraction of a weight, times the learning rate, removed in each step."""
     decay: Literal["kernels", "all"] = "kernels"
     """Weights that decay: kernels only, or biases and scales too."""
     clip_norm: NotNegative = 0.0
-    """Largest norm of all gradients together; 0: no limit."""
+    """Largest joint norm of all gradients; 0: no limit."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -231,22 +230,22 @@ class OptimizerConfig(Checked):
 
 @dataclass(frozen=True)
 class AugmentConfig(Checked):
-    """Random changes of each training image, drawn again in each epoch; 0: none."""
+    """Random changes of the training images, drawn again in each epoch; 0: none."""
 
     shift: Annotated[float, _below(LARGEST)] = 0.0
     """Largest shift in pixels."""
     rotation: Annotated[float, _below(180)] = 0.0
-    """Largest rotation in degrees, either way."""
+    """Largest rotation in degrees."""
     scale: Annotated[float, _below(1)] = 0.0
     """Largest fraction by which an image grows or shrinks."""
     shear: Annotated[float, _below(90)] = 0.0
-    """Largest shear in degrees, either way."""
+    """Largest shear in degrees."""
     elastic: Annotated[float, _below(LARGEST)] = 0.0
-    """Standard deviation, in pixels, of a smooth random field that moves each point."""
+    """Standard deviation, in pixels, of a smooth field of random displacements."""
     cutout: Annotated[int, _below(LARGEST)] = 0
     """Side of a blanked square in pixels."""
     mixup_alpha: Annotated[float, _below(LARGEST)] = 0.0
-    """Alpha of mixup, which mixes two images and labels by a draw of Beta(alpha, alpha)."""
+    """Alpha of mixup, which mixes pairs of examples by a draw of Beta(alpha, alpha)."""
 
 
 @dataclass(frozen=True)
@@ -257,20 +256,20 @@ class WatchConfig(Checked):
     """
 
     monitor: str = "val_accuracy"
-    """Metric that ranks epochs: for early stopping, the kept checkpoint, and `--step best`."""
+    """Metric that ranks epochs, for early stopping, the kept checkpoint and `--step best`."""
     patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
-    """Epochs without a better one after which training stops, and returns the best network."""
+    """Epochs without improvement before training stops and returns the best network."""
     plateau_monitor: str = "val_loss"
     """Metric that decides when to lower the learning rate."""
     plateau_patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
-    """Epochs without a better `plateau_monitor` after which the learning rate falls."""
+    """Epochs without improvement before the learning rate falls."""
     plateau_factor: Annotated[float, Limit(lambda x: 0 < x < 1, "above 0 and below 1")] = 0.1
-    """Factor that the learning rate is then multiplied by."""
+    """Factor that the learning rate falls by."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig(Checked):
-    """The times at which the training state is saved."""
+    """The times of checkpoints."""
 
     every_epochs: Annotated[int, AT_LEAST_1] = 1
     """Epochs between checkpoints; the last epoch is always saved."""
@@ -280,11 +279,7 @@ class CheckpointConfig(Checked):
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """A recipe. The defaults are the reference recipe, `configs/default.py`.
-
-    Six fields are configs themselves: `DataConfig`, `ModelConfig`, `OptimizerConfig`,
-    `AugmentConfig`, `WatchConfig` and `CheckpointConfig`.
-    """
+    """A recipe. The defaults are the reference recipe, `configs/default.py`."""
 
     seed: Seed = 0
     """Seed of all randomness except the validation split."""
@@ -300,11 +295,11 @@ class Config(Checked):
     label_smoothing: Fraction = 0.0
     """Fraction of each label that is spread over all classes."""
     ema_decay: Fraction = 0.0
-    """Decay of a running mean of the parameters, which is then evaluated; 0: none."""
+    """Decay of a running mean of the parameters, used for evaluation; 0: none."""
     init_from: str = ""
-    """Workdir of a trained network whose parameters are the first ones, where they fit."""
+    """Workdir of a trained network to start from, where its parameters fit."""
     freeze: str = ""
-    """Parameters and batch statistics to keep fixed: patterns such as conv*, by commas."""
+    """Patterns, separated by commas, of parameters and batch statistics to keep fixed: conv*."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -319,14 +314,14 @@ class Config(Checked):
         _require(not self.watch.patience or every == 1, "checkpoint.every_epochs", saved, every)
 
 
-FIELD_DOCS: dict[type, dict[str, str]] = {}  # the string below each field, in one line
+FIELD_DOCS: dict[type, dict[str, str]] = {}  # the string below each field
 
 
 def _document_fields() -> None:
-    """Fills `FIELD_DOCS`, and adds it to the docstring of each class: for `help(Config)`."""
+    """Fills `FIELD_DOCS`, and adds it to each class's docstring, for `help(Config)`."""
     try:
-        source = inspect.getsource(sys.modules[__name__])  # once: of a class, Python parses it all
-    except (OSError, TypeError, KeyError):  # only the compiled file is there, or its text is run
+        source = inspect.getsource(sys.modules[__name__])
+    except (OSError, TypeError, KeyError):  # without the source file
         source = ""
     blocks = re.split(r"(?m)^(?=\S)", source)
     for cls in Checked.__subclasses__():
@@ -346,17 +341,14 @@ def _document_fields() -> None:
 _document_fields()
 
 
-# The functions that a recipe may define beside get_config: see `parts.recipe_parts`.
+# Functions that a recipe may define beside get_config, see `parts.recipe_parts`.
 PART_FUNCTIONS = ("get_model", "get_optimizer", "get_loss", "get_splits", "get_metrics")
 
 
 def load_config(path: str | Path) -> Config:
-    """Reads a recipe: a Python file with `get_config() -> Config`, or a `config.json`.
+    """Reads a recipe: a Python file with `get_config() -> Config`, a `config.json`, or a name.
 
-    The package's own recipes are also found by their names, such as `fast`.
-
-    Raises FileNotFoundError if the file does not exist, and ValueError if it does not give a
-    valid Config; the message names the file and the reason.
+    Raises FileNotFoundError if there is no such recipe, ValueError if it has no valid Config.
     """
     function = recipe_function(path, "get_config")
     config = function() if function else None
@@ -368,8 +360,7 @@ def load_config(path: str | Path) -> Config:
 def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
     """Returns a function of a recipe, or None if the recipe does not define it.
 
-    An error in the function becomes a ValueError that names the file. A `config.json` has
-    get_config only. Raises as `load_config` does.
+    An error in the function becomes a ValueError that names the file. Raises like `load_config`.
     """
     file = _find_recipe(path)
 
@@ -380,7 +371,7 @@ def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
         return {"get_config": lambda: config}
 
     defined = _of_recipe(path, file, read)()
-    for other in defined:  # a misspelt part would silently not be used
+    for other in defined:
         near = difflib.get_close_matches(other, PART_FUNCTIONS, 1, 0.8)
         if near and near[0] not in defined:
             raise ValueError(f"{path} defines {other}, which has no effect; call it {near[0]}")
@@ -389,14 +380,14 @@ def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
 
 
 def recipe_folder() -> Path:
-    """Returns the folder of the package's recipes; in a checkout it lies beside the package."""
+    """Returns the folder of the package's recipes."""
     package = Path(__file__).parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def recipe_names() -> list[str]:
-    """Returns the names of the package's recipes: `mnist-jax train --config NAME`."""
+    """Returns the names of the package's recipes."""
     return sorted(file.stem for file in recipe_folder().glob("[a-z]*.py"))
 
 
@@ -430,7 +421,7 @@ def _of_recipe(path: str | Path, file: Path, function: Callable[..., Any]) -> Ca
             return function(*args)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a recipe may raise anything, SystemExit too
+        except BaseException as error:  # even SystemExit
             raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
         finally:
             with contextlib.suppress(ValueError):
@@ -440,14 +431,14 @@ def _of_recipe(path: str | Path, file: Path, function: Callable[..., Any]) -> Ca
 
 
 def config_from_dict(values: Any) -> Config:
-    """Builds a Config from nested dicts, such as `dataclasses.asdict`'s; ValueError if invalid."""
+    """Builds a Config from nested dicts; ValueError if invalid."""
     return _build(Config, values, "")
 
 
 def replace_fields(config: Config, values: dict[str, Any]) -> Config:
-    """Returns the config with new values: {"epochs": 3, "optimizer.learning_rate": 0.01}.
+    """Returns the config with new values, such as {"optimizer.learning_rate": 0.01}.
 
-    Raises ValueError if a field does not exist, or the values are invalid together.
+    Raises ValueError if a field does not exist or a value is invalid.
     """
     nested = dataclasses.asdict(config)
     known = flattened(nested)
@@ -476,19 +467,19 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns `flattened` values, with defaults for fields that an older config lacks."""
+    """Returns `flattened` values, with defaults for missing fields."""
     defaults = flattened(dataclasses.asdict(Config()))
     return defaults | flattened(values)
 
 
 def fields_with_defaults(config: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns each field's value and its default, by names such as "optimizer.learning_rate"."""
+    """Returns each field's (value, default) by its `flattened` name."""
     values, defaults = completed(dataclasses.asdict(config)), completed({})
     return {name: (value, defaults[name]) for name, value in values.items()}
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns a line for each value of nested dicts that differs, such as "epochs is 9, not 10"."""
+    """Returns a line for each different value of nested dicts: "epochs is 9, not 10"."""
     before, after = (flattened(values) for values in (old, new))
     return [
         f"{name} is {before.get(name)!r}, not {after.get(name)!r}"

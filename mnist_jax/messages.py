@@ -1,4 +1,4 @@
-"""Text that is safe to show on a terminal."""
+"""Text that is safe on a terminal."""
 
 from typing import Any, TextIO
 
@@ -14,11 +14,7 @@ def one_line(message: object) -> str:
 
 
 class PrintableStream:
-    """A stream for single lines, each made `printable`.
-
-    Names of files, classes and directories may move the cursor, draw links, reverse text, or look
-    like another line.
-    """
+    """A stream for single lines, each made `printable`: names of files may hold escape codes."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
