@@ -9,10 +9,10 @@ from mnist_jax.sharding import target
 
 Strength = float | jax.Array
 
-# Append only: positions are folded into the key, so no draw depends on which others are on.
+# Append only: a draw's position here is folded into its key.
 DRAWS = ("shift", "rotation", "scale", "shear", "elastic", "cutout", "mixup")
 
-MOST_PRODUCTS = 2**26  # numbers (256 MB) that an accelerator may compute to resample a batch
+MOST_PRODUCTS = 2**26  # numbers (256 MB) between the two products of `warp` on an accelerator
 
 
 def augment(
@@ -28,22 +28,20 @@ def augment(
 ) -> jax.Array:
     """Shifts, rotates, scales, shears and bends each image at random, then blanks a square.
 
-    The first five are one resampling, see `warp`; no image is mirrored. A strength of the Python
-    number 0 draws and costs nothing. Strengths may be traced scalars, such as one that varies along
-    a population.
+    `warp` does the first five in one resampling, the first four uniformly up to their strength.
+    Strengths may be traced; the Python number 0 costs nothing.
 
     Args:
         images: float32 [B, H, W, C] in [0, 1], as is the result.
-        key: this step's own key.
-        shift: pixels; along each axis, uniform in [-shift, shift].
-        rotation: degrees; uniform in [-rotation, rotation].
-        scale: fraction, below 1; the factor of both sides is uniform in [1 - scale, 1 + scale].
-        shear: degrees, below 90; the slant of vertical lines is uniform in [-shear, shear].
-        elastic: pixels; standard deviation, along each axis, of a smooth field of displacements,
-            see `smooth_noise`. Simard et al. had about 1.4 (their alpha = 34 times 0.04, what a
-            Gaussian filter of 4 pixels leaves of uniform noise in [-1, 1]).
-        cutout: side in pixels of a square set to 0. Its centre is any pixel, so part of it may lie
-            outside, as DeVries and Taylor found to be better.
+        key: this step's key.
+        shift: largest shift along each axis, in pixels.
+        rotation: largest rotation, in degrees.
+        scale: largest change of both sides, a fraction below 1.
+        shear: largest slant of vertical lines, in degrees, below 90.
+        elastic: standard deviation of the displacements along each axis, in pixels, see
+            `smooth_noise`. Simard et al. had about 1.4: alpha = 34, times 0.04 after their filter.
+        cutout: side of a square set to 0, in pixels. Its centre is any pixel, so it may reach
+            outside, as in DeVries and Taylor.
 
     References:
         P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional Neural Networks
@@ -88,22 +86,21 @@ def warp(
 ) -> jax.Array:
     """Scales, shears, rotates and shifts each image, in this order, about its centre.
 
-    Each pixel of the result is read from its origin by bilinear interpolation, with zeros outside
-    the image.
+    Pixels are read by bilinear interpolation, with zeros outside the image.
 
     Args:
         images: float32 [B, H, W, C] in [0, 1], as is the result.
-        shift: pixels down and to the right, [B, 2].
-        angle: radians, anticlockwise as seen, [B].
-        factor: positive factor, larger than 1 to enlarge, [B].
-        slant: radians; rows below the centre move right, those above it left, [B].
-        field: displacements of the origins in pixels, down then right, [2, B, H, W].
+        shift: pixels down and right, [B, 2].
+        angle: radians, anticlockwise, [B].
+        factor: positive factor, above 1 to enlarge, [B].
+        slant: radians; rows below the centre move right, [B].
+        field: displacements of the places read, pixels down and right, [2, B, H, W].
     """
     _, height, width, _ = images.shape
     angle, factor, slant, down, right = (
         numbers[:, None, None] for numbers in (angle, factor, slant, shift[:, 0], shift[:, 1])
     )
-    # From the result back to its origin, the last operation is undone first.
+    # From a result's pixel back to the place read, so the last operation comes first.
     y = jnp.arange(height)[None, :, None] - (height - 1) / 2 - down
     x = jnp.arange(width)[None, None, :] - (width - 1) / 2 - right
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -132,27 +129,26 @@ def warp(
         )
         return total + weight[..., None] * pixels, None
 
-    # A loop stores its result. Otherwise XLA's CPU back end fuses the reading with every use of the
-    # images and repeats it for each; `benchmarks/augmentation.py` shows the cost.
+    # A scan stores its result, which XLA's CPU back end would otherwise compute for each use of the
+    # images (`benchmarks/augmentation.py`).
     corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     total, _ = lax.scan(add_corner, jnp.zeros_like(images), corners)
-    return jnp.minimum(total, 1)  # rounding can make the four weights sum to more than one
+    return jnp.minimum(total, 1)  # the rounded weights may sum to more than one
 
 
 def smooth_noise(key: jax.Array, count: int, height: int, width: int) -> jax.Array:
-    """Draws random fields that vary over about a seventh of a side, 4 pixels of MNIST's 28.
+    """Draws independent smooth fields of mean 0 and variance 1, float32 [2, count, height, width].
 
-    Each is uniform noise under a Gaussian filter, as in Simard et al. 2003; sigma is the seventh.
-    Drawing the noise takes most of the time, so it has one number every sigma, not every pixel:
-    after the filter the covariance of two pixels is the same to 1 in 10,000. The two fields,
-    float32 [2, count, height, width], are independent, with mean 0 and standard deviation 1.
+    Each is uniform noise under a Gaussian filter, as in Simard et al. 2003; sigma is a seventh of a
+    side, 4 pixels of MNIST's 28. For speed the noise has one number per sigma: this changes the
+    covariance of two pixels by 1 in 10,000.
     """
 
     def filters(side: int) -> np.ndarray:
         pixels = (np.arange(side) + 0.5) * 7 / side  # the unit is sigma
-        sources = np.arange(-2, 10)  # those farther outside have hardly any weight
+        sources = np.arange(-2, 10)  # others have hardly any weight
         weights = np.exp(-((pixels[:, None] - sources[None]) ** 2) / 2)
-        # Rows of norm 1 keep the variance of independent numbers.
+        # Rows of norm 1 keep the variance.
         return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
 
     rows, columns = filters(height), filters(width)
@@ -164,7 +160,7 @@ def smooth_noise(key: jax.Array, count: int, height: int, width: int) -> jax.Arr
 def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
     """Sets a square of `size` pixels a side to 0 in each image [B, H, W, C].
 
-    Its centre is a row and a column, int [B, 2]; if the size is even, those after the middle.
+    `centre` holds its row and column, int [B, 2]; with an even size, those after the middle.
     """
     _, height, width, _ = images.shape
     top, left = ((centre[:, axis] - size // 2)[:, None, None, None] for axis in (0, 1))
@@ -176,16 +172,14 @@ def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
 def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength) -> jax.Array:
     """Mixes each example of a batch with its neighbour.
 
-    Two calls with the same key mix images and targets alike. Batches come from shuffled data, so
-    the neighbour is a random partner. An example is unchanged if it or its neighbour is padding.
-    One weight serves the whole batch, as in the authors' program.
+    Batches are shuffled, so the neighbour is random. Two calls with one key mix images and targets
+    alike. Nothing is mixed with padding. A batch has one weight, as in the authors' program.
 
     Args:
         values: images, or targets (distributions over the classes), float32 [B, ...].
         mask: bool [B], False for padding.
-        key: this step's own key.
-        alpha: parameter of the Beta(alpha, alpha) that draws the example's own weight. With 0, its
-            limit, nothing is mixed; with the Python number 0, nothing is drawn either.
+        key: this step's key.
+        alpha: parameter of Beta(alpha, alpha), which draws the example's own weight; 0 disables.
 
     References:
         H. Zhang, M. Cisse, Y. Dauphin and D. Lopez-Paz, "mixup: Beyond Empirical Risk
@@ -193,7 +187,7 @@ def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength
     """
     if is_off(alpha):
         return values
-    some = jnp.maximum(alpha, 1e-3)  # Beta(0, 0) is not a number
+    some = jnp.maximum(alpha, 1e-3)  # Beta(0, 0) gives NaN
     weight = jnp.where(alpha > 0, 1 - jax.random.beta(_key(key, "mixup"), some, some), 0)
     weights = jnp.where(mask & jnp.roll(mask, 1), weight, 0)
     weights = weights.reshape(-1, *[1] * (values.ndim - 1))
@@ -201,7 +195,7 @@ def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength
 
 
 def is_off(strength: Strength) -> bool:
-    """Returns True if a strength is the Python number 0, known before the program runs."""
+    """Returns True if a strength is the Python number 0."""
     return isinstance(strength, int | float) and strength == 0
 
 

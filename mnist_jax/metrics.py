@@ -1,4 +1,4 @@
-"""Metrics as sums, exact over a ragged last batch, chunks and devices; their 95 % intervals."""
+"""Metrics as sums, exact over padding, chunks and devices, and their 95 % intervals."""
 
 import functools
 import math
@@ -14,20 +14,15 @@ from mnist_jax.sharding import target
 
 Sums = dict[str, jax.Array]
 Z = 1.959964  # standard deviations that enclose 95 % of a normal distribution
-COUNTS = ("correct", "count")  # the sums that are integers
+COUNTS = ("correct", "count")  # integer sums
 # (logits float [B, C], labels int [B]) -> one number per example, [B]
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
-# Names in use in the history and the results.
+# Names in use in histories and results.
 TAKEN = ("loss", "accuracy", "count", "correct", "step", "epoch", "seconds", "split")
 
 
 def check_functions(loss_fn: Any, metrics: Any) -> None:
-    """Raises ValueError if a loss or a metric is not a function, or has a name in use.
-
-    Args:
-        loss_fn: the user's own loss, or None.
-        metrics: the user's own metrics by name, or None.
-    """
+    """Raises ValueError if a user's loss or metric is not a function, or has a name in use."""
     if loss_fn is not None and not callable(loss_fn):
         raise ValueError(f"loss_fn must be a function (logits, labels) -> [B], got {loss_fn!r}")
     if not isinstance(metrics, Mapping | None):
@@ -42,7 +37,7 @@ def check_functions(loss_fn: Any, metrics: Any) -> None:
 
 
 def with_hash(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a function that JAX cannot hash, such as an object with fields."""
+    """Wraps a callable that JAX cannot hash."""
     try:
         hash(function)
     except TypeError:
@@ -54,8 +49,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns the cross-entropy of each example in nats, float [B]; arguments as in `Metric`."""
     if target().platform == "cpu":
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    # Optax gathers the label's logit. The gradient of that is a scatter, slow on accelerators; a
-    # sum of that logit and zeros is the same up to rounding.
+    # Optax gathers the label's logit, whose gradient is a scatter, slow on accelerators. A sum of
+    # that logit and zeros is equal up to rounding.
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.sum(logits, axis=-1, where=is_label)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label.any(axis=-1), own, jnp.nan)
@@ -69,14 +64,14 @@ def metric_sums(
     *,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Sums:
-    """Sums the losses, the right answers and the metrics of a batch's real examples.
+    """Sums losses, correct answers and metrics over a batch's real examples.
 
     Args:
         logits: unnormalised log-probabilities, float [B, C].
-        labels: classes, int [B], 0 to C - 1.
+        labels: int [B], 0 to C - 1.
         mask: bool [B], False for padding.
-        losses: each example's loss, float [B]; by default the cross-entropy in nats.
-        metrics: further functions of logits and labels, by name.
+        losses: losses by example, float [B]; by default the cross-entropy in nats.
+        metrics: further metrics by name.
 
     Returns:
         Scalars: `loss_sum` (float32), `correct` and `count` (int32), and `NAME_sum` (float32) for
@@ -109,8 +104,8 @@ def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
 def mean_metrics(sums: Iterable[Sums]) -> dict[str, Any]:
     """Turns results of `metric_sums`, of any shape, into means per example.
 
-    These are `loss`, `accuracy` in [0, 1], and each metric by name (None if it is not finite).
-    `math.fsum` rounds once, so they do not depend on how the steps were cut into chunks.
+    These are `loss`, `accuracy` in [0, 1], and each metric by name (None if not finite).
+    `math.fsum` rounds once, so chunk sizes do not change them.
     """
     total = total_sums(sums)
     count = total["count"]
@@ -126,7 +121,7 @@ def mean_metrics(sums: Iterable[Sums]) -> dict[str, Any]:
 def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
     """Turns the sums of many steps into a JSON object with the same means to the bit.
 
-    Only counts are added up: `mean_metrics` rounds the other sums once, so they stay apart by step.
+    Only counts are added up; the others stay separate for `mean_metrics`, which rounds once.
     """
     host = jax.device_get(list(sums))
     names = dict.fromkeys(name for each in (("loss_sum", *COUNTS), *host) for name in each)
@@ -140,10 +135,9 @@ def total_sums(sums: Iterable[Sums]) -> dict[str, Any]:
 
 
 def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
-    """Returns the metrics of guessing labels int [N] without looking at the images.
+    """Returns the metrics of guessing labels, int [N], without the images.
 
-    `loss` is that of equal probabilities, log(num_classes); `accuracy` that of always answering the
-    largest class.
+    `loss` is that of equal probabilities; `accuracy` that of always answering the largest class.
     """
     return {
         "loss": math.log(num_classes),
@@ -154,7 +148,7 @@ def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
 def no_better_than_guessing(
     loss: float | None, accuracy: float, guessed: dict[str, float]
 ) -> str | None:
-    """Describes how a network is no better than `guessing`; returns None if it is better."""
+    """Describes how a network is no better than `guessing`; None if it is."""
     if accuracy <= guessed["accuracy"]:
         return (
             f"it has learned nothing: test accuracy {accuracy:.2%}, and {guessed['accuracy']:.2%} "
@@ -172,11 +166,11 @@ def no_better_than_guessing(
 def mean_and_spread(values: Sequence[Any]) -> dict[str, Any]:
     """Describes the numbers of trainings that differ only by their seed, by Student's t.
 
-    The result is `mean`; `std`, the sample standard deviation (ddof 1); and `ci95`, [low, high],
-    the 95 % interval of the mean. With one number, the latter two are None; if any number is None
-    (not measured), all three are. Student, "The Probable Error of a Mean", Biometrika 6, 1908.
+    The result is `mean`, the sample standard deviation `std` (ddof 1) and `ci95`, the 95 % interval
+    [low, high] of the mean. The last two are None for one number; all are if any number is None
+    (not measured). Student, "The Probable Error of a Mean", Biometrika 6, 1908.
     """
-    from scipy.special import stdtrit  # the quantiles of scipy.stats.t; a tenth of a second
+    from scipy.special import stdtrit  # the import takes a tenth of a second
 
     if None in values:
         return dict.fromkeys(("mean", "std", "ci95"))
@@ -189,11 +183,10 @@ def mean_and_spread(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def wilson_interval(successes: int, count: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a probability, given the successes among `count` trials.
+    """Returns the 95 % interval, within [0, 1], of a probability, given `successes` of `count`.
 
-    Unlike the one from the standard deviation, it stays within 0 and 1, even if nearly all trials
-    succeed. E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-    Journal of the American Statistical Association 22, 1927.
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of
+    the American Statistical Association 22, 1927.
     """
     share, weight = successes / count, Z**2 / count
     middle = (share + weight / 2) / (1 + weight)
@@ -204,18 +197,10 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
 def paired_interval(only_first: int, only_second: int, count: int) -> tuple[float, float]:
     """Returns the 95 % interval of the difference of two accuracies on the same images.
 
-    Images that both networks, or neither, got right do not matter, as in McNemar's test. Half an
-    image is added to each of the four counts, so that the coverage is 95 % even if few differ:
-    A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions",
-    Statistics in Medicine 24, 2005.
-
-    Args:
-        only_first: images that only the first network got right.
-        only_second: images that only the second network got right.
-        count: number of all images.
-
-    Returns:
-        (low, high) of the second accuracy minus the first, as fractions.
+    It is (low, high) of the second minus the first, as fractions, from the numbers of images that
+    `only_first` and `only_second` got right, as in McNemar's test. Half an image is added to each
+    of the four counts, to cover 95 % even if few differ: A. Agresti and Y. Min, "Simple improved
+    confidence intervals for comparing matched proportions", Statistics in Medicine 24, 2005.
     """
     difference = only_second - only_first
     differing, total = only_first + only_second + 1, count + 2

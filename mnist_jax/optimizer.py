@@ -25,23 +25,11 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """Returns an optimizer with its schedule, weight decay and clipping.
 
-    Args:
-        name: `adam`, `adamw`, `nadam`, `sgd`, `lion` or `muon`. `nadam` decays weights as AdamW
-            does; `sgd` has Nesterov momentum, and its decay is part of the gradient; `muon`
-            orthogonalises the updates of kernels (convolutions as matrices [kh * kw * C, F]) and
-            leaves all others to Adam; its authors leave Adam the output layer, too.
-        learning_rate: step size, above 0; with a schedule, the largest one.
-        schedule: see `rate_schedule`.
-        warmup: see `rate_schedule`.
-        b1: decay of the mean of the gradients, in [0, 1).
-        b2: decay of the mean of their squares, in [0, 1).
-        eps: number above 0 added to the root of the second mean. Keras takes 1e-7, Optax 1e-8.
-        momentum: decay of the sum of the gradients in `sgd` and `muon`.
-        weight_decay: fraction of a weight, times the learning rate, lost in each step.
-        decay: weights that decay, `kernels` (the parameters of that name) or `all`.
-        clip_norm: largest joint norm of all trained gradients; 0 disables.
-        num_steps: updates in the whole run.
-        freeze: patterns of parameters that keep their values, see `is_frozen`.
+    The arguments are the fields of `config.OptimizerConfig`, the number of updates in the run, and
+    patterns for `keep_frozen`. `nadam` decays weights as AdamW does; `sgd` has Nesterov momentum,
+    and its decay is part of the gradient. `muon` orthogonalises the updates of kernels
+    (convolutions as matrices [kh * kw * C, F]) and leaves the rest to Adam; its authors leave it
+    the output layer, too. The default `eps` is that of Keras, 1e-7; Optax takes 1e-8.
 
     References:
         D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", 2015,
@@ -91,7 +79,7 @@ def create_optimizer(
 
 
 def keep_frozen(tx: optax.GradientTransformation, freeze: str) -> optax.GradientTransformation:
-    """Returns an optimizer that leaves the parameters that match `freeze` unchanged."""
+    """Returns an optimizer that keeps the parameters unchanged that `is_frozen` finds."""
     if not freeze:
         return tx
     return optax.multi_transform(
@@ -106,11 +94,10 @@ def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedul
     """Returns the learning rate over the steps, relative to the largest; None if it is constant.
 
     Args:
-        schedule: `constant`; `cosine`, which falls to 0 along half a wave; `exponential`, which
-            falls to a hundredth by a constant factor per step; or `one_cycle`, which rises from a
-            25th during 30 % of the steps and then falls to almost 0.
+        schedule: `constant`; `cosine`, down to 0 along half a wave; `exponential`, down to a
+            hundredth; or `one_cycle`, up from a 25th for 30 % of the steps, then down to almost 0.
         warmup: fraction of the steps, in [0, 1), in which the rate first rises linearly from 0.
-        num_steps: updates in the whole run.
+        num_steps: updates in the run.
 
     References:
         I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017,
@@ -138,12 +125,9 @@ def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedul
 
 
 def is_frozen(path: tuple[Any, ...], freeze: str) -> bool:
-    """Returns True if a parameter matches one of the patterns.
+    """Returns True if the parameter at a path of `jax.tree_util` matches one of the patterns.
 
-    Args:
-        path: keys from `jax.tree_util.tree_map_with_path`, such as ("conv1", "kernel").
-        freeze: shell patterns, separated by commas, of parameters (`*/bias`) or whole layers
-            (`conv*`).
+    These are shell patterns, separated by commas, of parameters (`*/bias`) or layers (`conv*`).
     """
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     patterns = [pattern.strip() for pattern in freeze.split(",") if freeze]
@@ -155,12 +139,12 @@ def is_frozen(path: tuple[Any, ...], freeze: str) -> bool:
 
 
 def _is_kernel(params: Any) -> Any:
-    """Marks kernels by name, since a transformer's position embedding has three axes, too."""
+    """Marks kernels by name: a position embedding has three axes, too."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def _as_matrices(params: Any) -> Any:
-    """Describes kernels to Muon: the last axis is the outputs, all others are inputs."""
+    """Describes kernels to Muon: all axes except the last are inputs."""
 
     def matrix(is_kernel: bool, x: jax.Array) -> Any:
         axes = tuple(range(x.ndim - 1))

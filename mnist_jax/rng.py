@@ -1,4 +1,4 @@
-"""Named streams of random keys: one root key, one stream per role, one key per step."""
+"""Random keys: one root, one stream per role, one key per step."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax.extend import random
 
-ROLES = ("init", "shuffle", "dropout", "augment")  # append only: positions are part of the bits
+ROLES = ("init", "shuffle", "dropout", "augment")  # append only: keys depend on positions
 
 
 def stream(seed: int | jax.Array, role: str) -> jax.Array:
-    """Returns the key of a role, into which its user folds a step or an epoch.
+    """Returns the key of a role, to fold a step or an epoch into.
 
-    Keys are derived, never split in a loop and never stored, so any step can be recomputed from
-    `(seed, step)` alone. The generator is named because JAX's default is configurable.
+    Keys are derived, never split in a loop nor stored, so `(seed, step)` alone determines a step.
+    JAX's default generator is configurable, so this one is named.
 
     Args:
-        seed: the run's seed, 0 to 2**32 - 1.
+        seed: seed of the run, 0 to 2**32 - 1.
         role: one of `ROLES`.
 
     References:
@@ -46,11 +46,10 @@ _vectorised = random.define_prng_impl(
 
 
 def vectorised(key: jax.Array) -> jax.Array:
-    """Returns a key whose `fold_in` has the same bits and computes on vectors.
+    """Returns a key whose `fold_in` has the same bits, but computes on vectors.
 
-    JAX's own `fold_in` takes over a hundred scalar operations, which a TPU starts one by one. On
-    vectors each is a single operation; the first of the eight derived keys is kept. A key of
-    another generator is returned unchanged.
+    A TPU starts the hundred scalar operations of JAX's own `fold_in` one by one. Here eight keys
+    are derived at once, and the first is kept. Keys of other generators stay unchanged.
     """
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return key
