@@ -1,4 +1,4 @@
-"""Any Linen module as a function from images to logits."""
+"""A Linen module as a function from images to logits."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from mnist_jax.messages import one_line
 
-# The arguments that tell modules to train, and their values in training.
+# Arguments that switch modules to training, with their values there.
 FLAGS = {
     "train": True,
     "training": True,
@@ -28,13 +28,10 @@ class Forward:
     """Calls a module with the arguments that its `__call__` takes.
 
     A module maps images [B, H, W, C] to logits [B, num_classes]. It may take the arguments of
-    `FLAGS`, and `mask`, bool [B], False for the padding of a batch.
+    `FLAGS`, and `mask`, bool [B], False for padding.
 
     Two are equal if their modules are, so JAX compiles once for both. A module with an unhashable
     field, such as a list, equals only itself.
-
-    Attributes:
-        model: the module.
     """
 
     model: nn.Module
@@ -49,15 +46,10 @@ class Forward:
         rngs: dict[str, jax.Array] | None = None,
         mutable: Any = False,
     ) -> Any:
-        """Applies the module like Linen's `apply`.
+        """Applies the module like Linen's `apply` to images, float [B, H, W, C] in [0, 1].
 
-        Args:
-            variables: the parameters and other collections.
-            images: float [B, H, W, C] in [0, 1].
-            train: True in training, False in evaluation.
-            mask: bool [B], False for padding; None without padding.
-            rngs: the keys by stream; streams not named here draw from `params`.
-            mutable: the collections that may change; if any, the result is (logits, changed).
+        Streams missing in `rngs` draw from `params`. With `mutable` collections the result is
+        (logits, changed collections).
         """
         options = self._options(train=train, mask=mask)
         return self.model.apply(variables, images, rngs=rngs, mutable=mutable, **options)
@@ -76,10 +68,7 @@ class Forward:
         return self.model
 
     def init(self, rng: jax.Array, images: jax.Array) -> dict[str, Any]:
-        """Initialises the module's variables, without the collections that only record.
-
-        A collection of sown values would grow with each step.
-        """
+        """Initialises the module's variables, without collections that grow, as of sown values."""
         variables = self.model.init(rng, images, **self._options(train=False, mask=None))
         variables = {"params": {}, **nn.meta.unbox(variables)}
         kept = [name for name in variables if name != "params"]
@@ -105,11 +94,10 @@ class Forward:
 
 @functools.lru_cache(maxsize=32)
 def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
-    """Returns a module's number of classes, traced on images of a shape (H, W, C).
+    """Returns a module's number of classes, given images of shape (H, W, C).
 
-    Raises:
-        ValueError: the module cannot be applied to such images, has nothing to train, or does not
-            return logits [B, num_classes].
+    Raises ValueError if the module cannot be applied to them, has nothing to train, or does not
+    return logits [B, num_classes].
     """
     model = forward.model
     if not isinstance(model, nn.Module):
@@ -136,7 +124,7 @@ def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
 
     try:
         params, *outputs = jax.eval_shape(trace, jax.random.key(0), images)
-    except Exception as error:  # the module or Flax may raise anything
+    except Exception as error:  # a module may raise anything
         raise ValueError(
             f"model {name} cannot be applied to images {[*images.shape]}: "
             f"{type(error).__name__}: {one_line(error):.300}"
@@ -157,5 +145,5 @@ def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
 
 
 def _arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Returns the arguments of a module's `__call__`, or of the NNX module that it wraps."""
+    """Returns the arguments of a module's (or a wrapped NNX module's) `__call__`."""
     return inspect.signature(getattr(model, "nnx_class", type(model)).__call__).parameters

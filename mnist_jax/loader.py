@@ -1,4 +1,4 @@
-"""Chunks of batches from arrays; the order of the examples is arithmetic on (seed, epoch)."""
+"""Chunks of batches, in an order computed from (seed, epoch)."""
 
 import functools
 import math
@@ -16,12 +16,11 @@ from mnist_jax.datasets.arrays import Split
 from mnist_jax.datasets.streamed import StreamedImages
 from mnist_jax.sharding import place
 
-# Images in one compiled evaluation call (at least one batch): one size, one compilation.
-EVAL_IMAGES = 2048
+EVAL_IMAGES = 2048  # images in a compiled evaluation call, or one batch
 
 
 def place_splits(splits: Mapping[str, Split], sharding: NamedSharding) -> dict[str, Split]:
-    """Puts splits on the devices, except those whose images are streamed."""
+    """Puts splits on the devices, except streamed ones."""
     return {
         name: split
         if isinstance(split[0], StreamedImages)
@@ -31,14 +30,14 @@ def place_splits(splits: Mapping[str, Split], sharding: NamedSharding) -> dict[s
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Counts the batches of one pass over the examples; the last one may be padded."""
+    """Counts the batches of an epoch; the last one may be padded."""
     return math.ceil(num_examples / batch_size)
 
 
 def epochs_between(
     first_step: int, last_step: int, steps_per_epoch: int
 ) -> Iterator[tuple[int, int]]:
-    """Yields the epochs between two steps, each with its own first step; all count from 0."""
+    """Yields the epochs between two steps, each with its own first step, all from 0."""
     while first_step < last_step:
         epoch, epoch_step = divmod(first_step, steps_per_epoch)
         yield epoch, epoch_step
@@ -50,9 +49,8 @@ def chunk_grid(
 ) -> Iterator[tuple[int, int]]:
     """Yields first step and length of an epoch's chunks; the last one may be shorter.
 
-    Chunks end on multiples of `chunk_steps` and at the end of the epoch. They therefore have one or
-    two sizes, and a run makes the same compiled calls from wherever it resumes. `first_step` must
-    be the end of a chunk.
+    `first_step` must be the end of a chunk. Chunks end on multiples of `chunk_steps`, so a run
+    makes the same compiled calls wherever it resumes.
     """
     for chunk_step in range(first_step, steps_per_epoch, chunk_steps):
         yield chunk_step, min(chunk_steps, steps_per_epoch - chunk_step)
@@ -60,9 +58,9 @@ def chunk_grid(
 
 @functools.partial(jax.jit, static_argnums=2)
 def epoch_order(rng: jax.Array, epoch: int | jax.Array, num_examples: int) -> jax.Array:
-    """Draws the order of the examples in an epoch, a permutation: int32 [num_examples].
+    """Draws the order of an epoch's examples, a permutation: int32 [num_examples].
 
-    It is a pure function of key and epoch (from 0), so a resumed run needs no saved order.
+    It depends only on key and epoch (from 0), so a resumed run needs no saved order.
     """
     return jax.random.permutation(jax.random.fold_in(rng, epoch), num_examples)
 
@@ -72,16 +70,15 @@ def chunk_index(
 ) -> tuple[Any, Any]:
     """Returns the indices of the examples in the batches of a chunk.
 
-    Step s of the epoch sees the examples `order[s * batch_size : (s + 1) * batch_size]`. Padding
-    extends the last batch, and every batch to a multiple of the device count: an arbitrary example
-    with mask False.
+    Step s of the epoch sees `order[s * batch_size : (s + 1) * batch_size]`. Batches are padded with
+    arbitrary examples, whose mask is False.
 
     Args:
         order: int32 [N], of JAX or NumPy, as is the result.
         first_step: first step of the chunk, from 0 in the epoch.
-        chunk_steps: number of steps in the chunk, k.
+        chunk_steps: number of steps, k.
         batch_size: examples per step, B.
-        devices: device count; B' is B rounded up to a multiple of it.
+        devices: number of devices; B' is B rounded up to a multiple of it.
 
     Returns:
         int32 [k, B'], and the mask, bool [k, B'].
@@ -104,10 +101,10 @@ def take_chunk(
     batch_size: int,
     sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
-    """Gathers the batches of a chunk on the devices; other arguments are those of `chunk_index`.
+    """Gathers the batches of a chunk on the devices; see `chunk_index` for the other arguments.
 
-    Images are uint8 [N, H, W, C], whole on every device, and labels int32 [N]. The sharding is the
-    chunk's, see `sharding.split_batch`; None for a single device.
+    Images are uint8 [N, H, W, C], whole on every device, and labels int32 [N]. The chunk gets the
+    sharding, see `sharding.split_batch`; None means one device.
 
     Returns:
         `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'].
@@ -128,15 +125,14 @@ def read_chunk(
     sharding: NamedSharding,
     **sizes: int,
 ) -> dict[str, jax.Array]:
-    """Gathers the batches of a chunk on the host, and sends them to the devices.
+    """Gathers a chunk like `take_chunk`, on the host, and sends it to the devices.
 
-    Arguments and result are those of `take_chunk`, except `images`, a NumPy array or
-    `StreamedImages`. Each process reads only the images of its own devices.
+    `images` are a NumPy array or `StreamedImages`; a process reads those of its own devices.
     """
     devices = sharding.mesh.size
     index, mask = chunk_index(np.asarray(order), first_step, **sizes, devices=devices)
 
-    def read(own: Any) -> np.ndarray:  # `own`: a device's share, as slices of the chunk
+    def read(own: Any) -> np.ndarray:  # `own`: a device's slices of the chunk
         return images[index[own[:2]]]
 
     shape = (*index.shape, *images.shape[1:])
@@ -147,7 +143,7 @@ def read_chunk(
 
 
 def prefetch(chunks: Iterator[Any], depth: int = 2) -> Generator[Any]:
-    """Yields an iterator's items, while a thread makes the next `depth` of them."""
+    """Yields an iterator's items while a thread makes the next `depth`."""
     with ThreadPoolExecutor(1) as thread:
         ahead = deque(thread.submit(next, chunks, None) for _ in range(depth))
         while (chunk := ahead.popleft().result()) is not None:
@@ -158,10 +154,7 @@ def prefetch(chunks: Iterator[Any], depth: int = 2) -> Generator[Any]:
 def train_chunks(
     images: Any, labels: Any, order: Any, first_step: int = 0, *, chunk_steps: int, **layout: Any
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields the chunks of an epoch, see `chunk_grid`.
-
-    Arguments and chunks are those of `take_chunk`, or of `read_chunk` for images on the host.
-    """
+    """Yields an epoch's chunks, by `take_chunk`, or by `read_chunk` for images on the host."""
     steps = steps_per_epoch(len(order), layout["batch_size"])
     return _gather(images, labels, order, chunk_grid(first_step, steps, chunk_steps), **layout)
 
@@ -169,7 +162,7 @@ def train_chunks(
 def eval_chunks(
     images: Any, labels: Any, *, batch_size: int, sharding: NamedSharding
 ) -> Generator[dict[str, jax.Array]]:
-    """Yields all examples in their own order, in padded chunks of one size as in `take_chunk`."""
+    """Yields all examples in their own order, in padded chunks of one size."""
     on_device = isinstance(images, jax.Array)
     order = (jnp if on_device else np).arange(len(images), dtype=jnp.int32)
     size = max(1, EVAL_IMAGES // batch_size)

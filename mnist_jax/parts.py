@@ -1,4 +1,4 @@
-"""A user's own parts of a training: model, optimizer, loss, data and metrics."""
+"""A user's own model, optimizer, loss, data and metrics."""
 
 import functools
 import inspect
@@ -26,17 +26,7 @@ OwnMetrics = Mapping[str, Metric] | None
 
 
 class Parts(NamedTuple):
-    """A user's own parts; None stands for what the config names.
-
-    Attributes:
-        model: a Linen module from images [B, H, W, C] to logits [B, num_classes], see
-            `forward.Forward`; or a function from `DataInfo` to one.
-        tx: an Optax transformation; or a function from the number of steps in all epochs to one.
-        loss_fn: the loss of each example, see `steps.LossFn`.
-        splits: the data, see `datasets.load_splits`.
-        metrics: functions from logits [B, num_classes] and labels [B] to a number for each example,
-            by name.
-    """
+    """A user's own parts, as `training.train` takes them; None stands for the config's."""
 
     model: OwnModel = None
     tx: OwnOptimizer = None
@@ -49,14 +39,10 @@ NONE = Parts()
 
 
 def recipe_parts(path: str | Path | None, config: Config) -> Parts:
-    """Reads the own parts of a recipe, a file beside whose `get_config()` these may stand.
+    """Reads a recipe's own parts; NONE without a path.
 
-    `get_model(config, info)`, `get_optimizer(config, num_steps)`, `get_loss()`, `get_metrics()` and
-    `get_splits(config)` return what `Parts` holds.
-
-    Args:
-        path: the file; None: there is none.
-        config: the recipe as it is run, with the command's options.
+    The file may define `get_model(config, info)`, `get_optimizer(config, num_steps)`, `get_loss()`,
+    `get_splits(config)` and `get_metrics()`, which receive the config with the command's options.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -75,7 +61,7 @@ def recipe_parts(path: str | Path | None, config: Config) -> Parts:
 
 
 def own_model(parts: Parts, info: DataInfo) -> nn.Module | None:
-    """Returns the user's module, if there is one; ValueError if it does not fit the data."""
+    """Returns the user's module, if any; ValueError if it does not fit the data."""
     if parts.model is None:
         return None
     given: Any = parts.model
@@ -83,7 +69,7 @@ def own_model(parts: Parts, info: DataInfo) -> nn.Module | None:
     if callable(given) and not isinstance(given, nn.Module | type):
         model = given(info)
     num_classes = check_module(Forward(model), info.image_shape)
-    # Arrays have no names of classes: some of the model's may not occur.
+    # Arrays may lack some of the model's classes.
     if num_classes != len(info.label_names) and parts.splits is None:
         raise ValueError(
             f"model {type(model).__name__} returns logits of {num_classes} classes, and the data "
@@ -93,16 +79,16 @@ def own_model(parts: Parts, info: DataInfo) -> nn.Module | None:
 
 
 def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation | None:
-    """Returns the user's optimizer, if there is one; ValueError if it is none of Optax."""
+    """Returns the user's optimizer, if any; ValueError if it is not an Optax transformation."""
     tx: Any = parts.tx
     if tx is None:
         return None
     if callable(tx) and not hasattr(tx, "update"):
         first = next(iter(inspect.signature(tx).parameters), "")
-        # A function that is made by `exec`, as in a notebook's cell, may belong to no module.
+        # A function of a notebook may belong to no module.
         home = getattr(getattr(tx, "func", tx), "__module__", None) or ""
         if home.startswith("optax.") or "learning_rate" in first:
-            raise ValueError(  # which would take the number of steps for its learning rate
+            raise ValueError(  # it would take the number of steps for its learning rate
                 "tx must be an Optax transformation, or a function num_steps -> one, got a "
                 f"function of {first}: call it, as in optax.adam(1e-3)"
             )
@@ -118,7 +104,7 @@ def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation 
 
 
 def own_names(parts: Parts) -> list[str]:
-    """Returns the names of the parts that are the user's, as `own_sha256` has them."""
+    """Returns the names of the user's parts, as in `own_sha256`."""
     names = [name for name in ("model", "tx", "loss_fn") if getattr(parts, name) is not None]
     names += [f"metric {name}" for name in parts.metrics or {}]
     return names + (["splits"] if parts.splits is not None else [])
@@ -127,16 +113,10 @@ def own_names(parts: Parts) -> list[str]:
 def own_sha256(
     parts: Parts, model: nn.Module, info: DataInfo, tx: optax.GradientTransformation | None = None
 ) -> dict[str, str]:
-    """Returns the SHA-256 of each own part, by its name in `Parts`.
+    """Returns the SHA-256 of each own part except data, by its name in `Parts`.
 
-    What is hashed is the part as StableHLO, compiled for two images: the same function with
-    another name or in another file has the same sum, and with another constant another one.
-
-    Args:
-        parts: the own parts.
-        model: the model of the run, own or not.
-        info: the facts about the data.
-        tx: the optimizer of the run; of no use where it is not the user's.
+    It hashes the part as StableHLO for two images, so constants matter, but names of functions and
+    files do not. `model` and `tx` are those of the run, own or not.
     """
     if parts._replace(splits=None) == NONE:
         return {}
@@ -163,7 +143,7 @@ def own_sha256(
             found[name] = text_sha256(jax.jit(function).lower(*args))
         except ValueError:
             raise
-        except Exception as error:  # whatever the part raises
+        except Exception as error:  # a part may raise anything
             raise ValueError(
                 f"{name} cannot be applied: {type(error).__name__}: {one_line(error):.300}"
             ) from error

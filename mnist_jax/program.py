@@ -23,18 +23,17 @@ from mnist_jax.steps import Batch, StepOptions, check_options, run_eval_steps, r
 
 
 class Program(NamedTuple):
-    """The compiled calls that a loop over epochs makes, for one network or a population of N.
+    """The compiled calls of a training, of one network or a population of N.
 
     Attributes:
-        state: the state before the first step, on the devices.
-        train_chunks: (first_step, last_step) -> the run's chunks between these steps.
-        run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`. It consumes
-            the state. A population has N rate factors, and sums [N, k].
-        measure: (state, split) -> the mean `loss`, `accuracy` and metrics over a split; a list of N
-            in a population.
-        place: function that puts a state, such as a checkpoint's, on the devices.
-        collect: inverse of `place`, for a checkpoint.
-        step_sha256: SHA-256 of the training steps as StableHLO, see `compiled.text_sha256`.
+        state: state before the first step, on the devices.
+        train_chunks: (first_step, last_step) -> the chunks between them.
+        run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`; consumes the
+            state. A population has N rate factors, and sums [N, k].
+        measure: (state, split) -> mean `loss`, `accuracy` and metrics; lists of N in a population.
+        place: function that puts a checkpoint's state on the devices.
+        collect: inverse of `place`.
+        step_sha256: `compiled.text_sha256` of the training steps.
     """
 
     state: TrainState
@@ -47,14 +46,14 @@ class Program(NamedTuple):
 
 
 class StepParts(NamedTuple):
-    """The parts of a training step: model, optimizer, and the options of `steps.train_step`."""
+    """The parts of a training step, with the options of `steps.train_step`."""
 
     model: nn.Module
     tx: optax.GradientTransformation
     options: StepOptions
 
 
-# The recipe's numbers that are arguments of the program -> the parts that compute with them.
+# Numbers of the recipe, which are arguments of the program -> the parts that use them.
 Build = Callable[[Mapping[str, Any]], StepParts]
 
 
@@ -73,13 +72,13 @@ def compile_program(
     `StreamedImages` stay on the host, and a thread reads ahead.
 
     Args:
-        model: images -> logits, see `forward.Forward`.
-        tx: the optimizer.
+        model: module from images to logits, see `forward.Forward`.
+        tx: optimizer.
         splits: "train", "validation" and optionally "test", see `datasets.arrays.as_parts`.
-        seed: the root of all keys.
+        seed: root of all keys.
         batch_size: examples per step.
         chunk_steps: steps in one compiled call.
-        **options: see `steps.StepOptions`.
+        **options: options of `steps.StepOptions`.
 
     Raises:
         ValueError: the model does not fit the data, or an option is invalid.
@@ -101,10 +100,7 @@ def compile_training(
     batch_size: int,
     chunk_steps: int,
 ) -> Program:
-    """Compiles a training like `compile_program`, with `numbers` as arguments of the program.
-
-    `build` makes the parts of a step from the numbers, which are traced inside the program.
-    """
+    """Compiles a training like `compile_program`, with `numbers` as traced arguments of `build`."""
     mesh = create_mesh()
     whole = replicated(mesh)
     layout = {"batch_size": batch_size, "sharding": split_batch(mesh)}
@@ -159,11 +155,9 @@ def compile_training(
 
 
 def jit_chunk(build: Build, mesh: Mesh) -> Any:
-    """Jits the training of a chunk on the devices of a mesh.
+    """Jits the training of a chunk on a mesh, with streams by role and traced numbers by name.
 
-    The result is a function (state, chunk, rate_factor, rngs, values) -> (state, sums), with the
-    streams of keys by role and the traced numbers by name. It donates the state's buffers to the
-    new state, so the caller must not use the old one again.
+    The function (state, chunk, rate_factor, rngs, values) -> (state, sums) consumes the state.
     """
 
     def train_steps(state: TrainState, chunk: Batch, rate: Any, rngs: Any, values: Any) -> Any:
@@ -176,14 +170,14 @@ def jit_chunk(build: Build, mesh: Mesh) -> Any:
 def compile_initial_state(
     parts: StepParts, image_shape: tuple[int, ...], averaged: bool, sharding: Any = None
 ) -> Callable[[jax.Array], TrainState]:
-    """Compiles `create_train_state` as a function of the key of the role `init`."""
+    """Compiles `create_train_state` as a function of the role `init`'s key."""
     options = {"image_shape": image_shape, "averaged": averaged}
 
     def create_arrays(key: jax.Array) -> TrainState:
         return bare(create_train_state(parts.model, parts.tx, key, **options))
 
     jitted = jax.jit(create_arrays, out_shardings=sharding)
-    # It runs once, and with all of LLVM's passes would compile as long as the steps.
+    # It runs once; with all of LLVM's passes it would compile as long as the steps.
     fast = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
     def create(key: jax.Array) -> TrainState:
@@ -201,7 +195,7 @@ def train_chunk(
     rngs: Any,
     rate_factor: Any,
 ) -> tuple[TrainState, Sums]:
-    """Runs `steps.run_steps` on a `bare` state, with the parts built from traced values."""
+    """Runs `steps.run_steps` on a `bare` state with the parts of traced values."""
     model, tx, options = build(values)
     state, sums = run_steps(
         state.replace(apply_fn=Forward(model), tx=tx), chunk, rngs, rate_factor, **options
@@ -210,18 +204,18 @@ def train_chunk(
 
 
 def bare(state: TrainState) -> TrainState:
-    """Returns a state without model and optimizer, so that equal programs compile once."""
+    """Removes model and optimizer from a state, so that equal programs compile once."""
     return state.replace(apply_fn=None, tx=None)
 
 
-def is_averaged(options: StepOptions) -> bool:
-    """Returns True if a running mean of the parameters is kept; `ema_decay` may be traced."""
+def is_averaged(options: Mapping[str, Any]) -> bool:
+    """Returns True if a running mean is kept; `ema_decay` may be traced."""
     decay = options.get("ema_decay", 0.0)
     return isinstance(decay, jax.Array) or decay > 0
 
 
-def eval_options(options: StepOptions) -> dict[str, Any]:
-    """Selects the options of `steps.run_eval_steps` from those of a training step."""
+def eval_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Selects the options of `steps.run_eval_steps`."""
     metrics = options.get("metrics") or {}
     return {
         "loss_fn": with_hash(options.get("loss_fn") or cross_entropy),
@@ -235,10 +229,9 @@ def compile_chunks(
     steps_per_epoch: int,
     chunk_steps: int,
 ) -> tuple[Callable[[Any], Callable[..., Any]], str]:
-    """Compiles the call of a chunk for each of its one or two sizes.
+    """Compiles a call for each of the one or two sizes of a chunk.
 
-    Returns:
-        A function chunk -> compiled call, and the SHA-256 of the first size's program.
+    Returns a function chunk -> compiled call, and the SHA-256 of the first size's program.
     """
     first_steps = {
         size: first for first, size in loader.chunk_grid(0, steps_per_epoch, chunk_steps)
@@ -252,15 +245,10 @@ def compile_chunks(
 def compile_eval(
     lower: Callable[[Any], jax.stages.Lowered], data: dict[str, Any], **layout: Any
 ) -> Callable[[TrainState, str], list[Sums]]:
-    """Compiles the evaluation of a chunk, whose size is the same in all splits.
+    """Compiles the evaluation of chunks, of one size in all splits.
 
-    Args:
-        lower: chunk -> the lowered function of a state's `eval_variables` and a chunk.
-        data: images and labels by split.
-        layout: options of `loader.eval_chunks`.
-
-    Returns:
-        (state, split) -> the metric sums of each chunk.
+    `lower` lowers a function of a state's `eval_variables` and a chunk; `layout` are the options of
+    `loader.eval_chunks`. The result is a function (state, split) -> the metric sums of each chunk.
     """
 
     def chunks(split: str) -> Generator[Batch]:

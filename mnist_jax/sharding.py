@@ -1,4 +1,4 @@
-"""The placement of arrays: one mesh over all devices, which split batches or members."""
+"""The placement of arrays on one mesh of all devices, which split batches or members."""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -11,39 +11,39 @@ class Target(NamedTuple):
     """The devices that a program is traced for.
 
     Attributes:
-        platform: the platform, "cpu", "gpu" or "tpu".
-        devices: the number of devices that split a batch.
+        platform: platform, "cpu", "gpu" or "tpu".
+        devices: number of devices that split a batch.
     """
 
     platform: str
     devices: int
 
 
-# A context of JAX's is part of the key of `jit`'s cache of traced functions.
+# A context is part of the key of `jit`'s cache.
 _target = jax.make_user_context(None)
 
 
 def target_of(mesh: Mesh) -> Target:
-    """Returns the target of a mesh, whose devices need not be present."""
+    """Returns the target of a mesh, whose devices may be absent."""
     platform = str(mesh.devices.flat[0].platform)
     return Target("gpu" if platform in ("cuda", "rocm") else platform, mesh.size)
 
 
 def traced_for(target: Target) -> contextlib.AbstractContextManager[None]:
-    """Traces the calls in its block for a target, whatever this process runs on."""
+    """Traces the calls in its block for any target."""
     return _target(target)
 
 
 def target() -> Target:
-    """Returns the target being traced for; outside `traced_for`, all devices of this process."""
+    """Returns the target of `traced_for`; by default, all devices of this process."""
     current: Target = _target.value or Target(str(jax.default_backend()), jax.device_count())
-    # In a `shard_map` each device has batches of its own.
+    # In a `shard_map` each device has its own batches.
     return current._replace(devices=1) if jax.sharding.get_abstract_mesh().manual_axes else current
 
 
 def create_mesh(axis: str = "data") -> Mesh:
     """Returns a one-dimensional mesh over all devices, of all processes."""
-    # JAX's default axis type depends on its version (explicit from 0.10 on).
+    # JAX's default axis type is explicit from 0.10.
     return jax.make_mesh((jax.device_count(),), (axis,), axis_types=(AxisType.Auto,))
 
 
@@ -53,21 +53,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a chunk [k, B, ...], whose batches split over the devices."""
+    """Returns the sharding of a chunk [k, B, ...]: batches split over the devices."""
     return NamedSharding(mesh, PartitionSpec(None, "data"))
 
 
 def split_members(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays whose first axis, the members, splits over the devices."""
+    """Returns the sharding of arrays [N, ...] of members: the first axis splits."""
     return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
 
 
 def place(arrays: Any, sharding: NamedSharding) -> Any:
-    """Puts NumPy arrays on the devices.
+    """Puts a tree of NumPy arrays, the same in every process, on the devices.
 
-    Args:
-        arrays: a tree of arrays, the same in every process.
-        sharding: each array's sharding; a process reads only its own devices' part.
+    A process reads only the parts of its own devices.
     """
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), arrays

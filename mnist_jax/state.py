@@ -17,8 +17,7 @@ class TrainState(train_state.TrainState):
     """Flax's state (`step`, `params`, `opt_state`) with two more fields that a step changes.
 
     Attributes:
-        collections: other variables of the model by collection, such as `batch_stats`, the running
-            means and variances of batch normalisation.
+        collections: the model's other variables by collection, such as `batch_stats`.
         average: running mean of `variables`, of the same structure, or empty.
     """
 
@@ -32,12 +31,12 @@ class TrainState(train_state.TrainState):
 
     @property
     def eval_variables(self) -> Variables:
-        """The variables for evaluation and prediction: the running mean if there is one."""
+        """The variables for evaluation and prediction: the running mean, if any."""
         return self.average or self.variables
 
 
 def count_params(params: Any, *, members: bool = False) -> int:
-    """Counts the parameters of a network; with `members`, of one network of a population."""
+    """Counts the parameters of a network; with `members`, of one member."""
     return sum(leaf.size // (len(leaf) if members else 1) for leaf in jax.tree.leaves(params))
 
 
@@ -49,17 +48,14 @@ def create_train_state(
     *,
     averaged: bool = False,
 ) -> TrainState:
-    """Initialises the parameters and the optimizer.
+    """Initialises the parameters and the optimizer: the state before the first step.
 
     Args:
-        model: images -> logits, see `forward.Forward`.
-        tx: the optimizer.
-        rng: the key of the role `init`.
+        model: module from images to logits, see `forward.Forward`.
+        tx: optimizer.
+        rng: key of the role `init`.
         image_shape: (H, W, C).
         averaged: True to keep a running mean of the parameters.
-
-    Returns:
-        The state before the first step, with `step` int32 0.
     """
     apply_fn = Forward(model)
 
@@ -69,8 +65,8 @@ def create_train_state(
         return variables, tx.init(variables["params"]), variables if averaged else {}
 
     variables, opt_state, average = init(rng)
-    # `step` is an int32 array as after a restore: TrainState.create's weakly typed 0 would make
-    # JAX compile the step a second time then.
+    # `step` is int32, as after a restore: for TrainState.create's weakly typed 0, JAX would compile
+    # the step twice.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=apply_fn,

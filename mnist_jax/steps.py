@@ -1,4 +1,4 @@
-"""The steps: pure functions of state and batch, and loops of many steps in one program."""
+"""The steps: pure functions of state and batch, and loops of many in one program."""
 
 import functools
 import inspect
@@ -29,23 +29,22 @@ Batch = dict[str, jax.Array]
 Rngs = dict[str, jax.Array]
 Params = Any
 Number = float | jax.Array
-# (logits float [B, C], labels int [B]) -> the loss of each example, [B]. A third argument named
-# `params` receives the parameters, for a penalty.
+# (logits float [B, C], labels int [B]) -> the loss of each example, [B]; an argument named `params`
+# receives the parameters.
 LossFn = Callable[..., jax.Array]
 
 
 class LossOptions(TypedDict, total=False):
-    """The options of the loss of a batch; the numbers may be traced.
+    """The options of a batch's loss; numbers may be traced.
 
     Attributes:
-        loss_fn: the loss of each example; by default the cross-entropy.
+        loss_fn: loss of each example; by default the cross-entropy.
         metrics: further functions of logits and labels to sum, by name.
-        precision: the precision of the network's products, `float32`, `tensorfloat32` or
-            `bfloat16`, see https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision; with
-            `bfloat16`, the factors have that type, too.
-        label_smoothing: the fraction of each label that is spread over all classes.
-        mixup_alpha: the strength of `augment.mixup`; 0 disables.
-        shift, rotation, scale, shear, elastic, cutout: the strengths of `augment.augment`.
+        precision: precision of the network's products, `float32`, `tensorfloat32` or `bfloat16`
+            (factors too), see https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision.
+        label_smoothing: fraction of each label that is spread over all classes.
+        mixup_alpha: strength of `augment.mixup`; 0 disables.
+        shift, rotation, scale, shear, elastic, cutout: strengths of `augment.augment`.
     """
 
     loss_fn: LossFn
@@ -65,11 +64,11 @@ class StepOptions(LossOptions, total=False):
     """The options of a training step.
 
     Attributes:
-        ema_decay: the decay of the parameters' running mean, if the state keeps one. It is smaller
-            in the first steps, so that the initial parameters are soon forgotten:
+        ema_decay: decay of the parameters' running mean, if the state keeps one. It is smaller in
+            the first steps, to forget the initial parameters soon:
             https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
-        freeze: patterns of batch statistics to keep, see `optimizer.is_frozen`; `state.tx` freezes
-            the parameters. A batch is still normalised by its own statistics.
+        freeze: patterns of running batch statistics to keep, see `optimizer.is_frozen`; `state.tx`
+            freezes the parameters.
     """
 
     ema_decay: Number
@@ -80,12 +79,7 @@ PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 
 
 def check_options(function: str, options: Mapping[str, Any]) -> None:
-    """Raises TypeError for an unknown option of `StepOptions`, ValueError for an invalid one.
-
-    Args:
-        function: the name of the called function, for the message.
-        options: the options that it received.
-    """
+    """Raises TypeError for an option that `StepOptions` lacks, ValueError for an invalid one."""
     for name in options:
         if name not in StepOptions.__annotations__:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
@@ -103,13 +97,9 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
 
 
 def to_float(images: Any) -> jax.Array:
-    """Scales images for the model: float32 in [0, 1].
+    """Scales uint8 images to float32 in [0, 1]; keeps floats, which must be in [0, 1].
 
-    Args:
-        images: uint8, 0 to 255; or float in [0, 1], not scaled again.
-
-    Raises:
-        ValueError: the images have another type, or are floats out of range (unknown if traced).
+    Raises ValueError for other types, and for floats out of range unless they are traced.
     """
     if images.dtype == jnp.uint8:
         return jnp.asarray(images).astype(jnp.float32) / 255.0
@@ -125,18 +115,9 @@ def to_float(images: Any) -> jax.Array:
 def batch_loss(
     params: Params, state: TrainState, batch: Batch, keys: Rngs, **options: Unpack[LossOptions]
 ) -> tuple[jax.Array, tuple[Sums, Any]]:
-    """Computes the loss of a batch.
+    """Computes a batch's loss as a function of `params`, given the step's keys by role.
 
-    Args:
-        params: the parameters to differentiate by.
-        state: the source of the model and its other collections.
-        batch: the batch, as in `train_step`.
-        keys: the step's own keys by role.
-        **options: see `LossOptions`.
-
-    Returns:
-        The mean loss of the real examples; then their metric sums, and the collections after this
-        batch.
+    Returns the mean loss of the real examples, then their metric sums and the new collections.
     """
     strengths: dict[str, Any] = {**options}
     loss_fn = strengths.pop("loss_fn", cross_entropy)
@@ -148,7 +129,7 @@ def batch_loss(
     step_key = keys["dropout"]
     if target().platform == "tpu":
         model = type(getattr(state.apply_fn, "model", None))
-        # A user's own module may store its key, or combine it with a key of JAX's type.
+        # An own module may store its key, or combine it with one of JAX's type.
         ours = model.__module__.startswith("mnist_jax.models.")
         roles = ("augment", "dropout") if ours else ("augment",)
         keys = keys | {role: rng.vectorised(keys[role]) for role in roles}
@@ -156,9 +137,9 @@ def batch_loss(
     mix = functools.partial(mixup, mask=mask, key=keys["augment"], alpha=mixup_alpha)
     rounded, inputs = params, mix(images)
     if precision == "bfloat16":
-        # Rounding inside the loss leaves the gradients in the parameters' own type, float32.
+        # Rounding inside the loss leaves the gradients in float32.
         rounded, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (rounded, inputs))
-    # Flax draws any other stream from `params`. A module may keep that key, so it stays JAX's own.
+    # Flax draws any other stream from `params`, JAX's own key, because a module may keep it.
     rngs = {"dropout": keys["dropout"], "params": jax.random.fold_in(step_key, 1)}
     with jax.default_matmul_precision(precision):
         logits, collections = state.apply_fn(
@@ -184,7 +165,7 @@ def batch_loss(
 def example_losses(
     loss_fn: LossFn, logits: jax.Array, labels: jax.Array, mask: jax.Array, params: Params
 ) -> jax.Array:
-    """Computes the losses of a `LossFn`, float32 [B]; raises ValueError if it returns others."""
+    """Computes the losses of a `LossFn`, float32 [B]; ValueError if it returns others."""
     extra = {"params": params} if "params" in inspect.signature(loss_fn).parameters else {}
     return each_example("loss_fn", loss_fn(logits, labels, **extra), mask)
 
@@ -199,11 +180,11 @@ def train_step(
     """Makes one update of the parameters.
 
     Args:
-        state: the state; its `step` counts the updates so far.
+        state: state, whose `step` counts the updates so far.
         batch: `image` uint8 [B, H, W, C], `label` int32 [B], `mask` bool [B].
-        rngs: the run's streams "dropout" and "augment", into which the step is folded.
-        rate_factor: the factor of the learning rate.
-        **options: see `StepOptions`.
+        rngs: streams "dropout" and "augment" of the run, into which the step is folded.
+        rate_factor: factor of the learning rate.
+        **options: options of `StepOptions`.
 
     Returns:
         The state after the update; the batch's metric sums and gradient norm before it.
@@ -220,7 +201,7 @@ def update(
     rate_factor: Number = 1.0,
     **options: Unpack[StepOptions],
 ) -> tuple[TrainState, Sums]:
-    """Makes one update like `train_step`, given the step's own keys by role."""
+    """Makes one update like `train_step`, given the step's keys by role."""
     loss_options: Any = {**options}
     ema_decay, freeze = loss_options.pop("ema_decay", 0.0), loss_options.pop("freeze", "")
     loss_fn = functools.partial(batch_loss, state=state, batch=batch, keys=keys, **loss_options)
@@ -230,7 +211,7 @@ def update(
         state.collections,
         collections,
     )
-    # For optimizers that search along a line or use the loss; the others ignore these.
+    # Optimizers that search along a line or use the loss take the last three.
     updates, opt_state = optax.with_extra_args_support(state.tx).update(
         grads,
         state.opt_state,
@@ -273,8 +254,7 @@ def eval_logits(
 ) -> jax.Array:
     """Computes the logits float32 [B, num_classes] of images float32 [B, H, W, C] in [0, 1].
 
-    Evaluation and prediction are in float32, whatever the training's precision, also on GPUs and
-    TPUs, where JAX's default is lower.
+    Products are in float32, also on GPUs and TPUs, where JAX's default is lower.
     """
     with jax.default_matmul_precision("float32"):
         return apply_fn(variables, images).astype(jnp.float32)
@@ -302,7 +282,7 @@ def run_steps(
     rate_factor: Number = 1.0,
     **options: Unpack[StepOptions],
 ) -> tuple[TrainState, Sums]:
-    """Runs `train_step` over a chunk of batches [k, B, ...]; `program` compiles it.
+    """Runs `train_step` over a chunk of batches [k, B, ...].
 
     Returns:
         The state after k updates, and the metric sums of each step, [k].
@@ -310,11 +290,11 @@ def run_steps(
     check_options("run_steps", options)
 
     def step(state: TrainState, own: tuple[Batch, Rngs]) -> tuple[TrainState, Sums]:
-        # `precision` is the network's alone: augmentation and optimizer multiply in float32.
+        # `precision` is the network's only: augmentation and optimizer multiply in float32.
         with jax.default_matmul_precision("float32"):
             return update(state, *own, rate_factor, **options)
 
-    # All keys are derived before the loop: inside, a TPU needs hundreds of scalar operations each.
+    # Inside the loop, each key would take a TPU hundreds of scalar operations.
     numbers = state.step + jnp.arange(len(chunk["mask"]), dtype=jnp.int32)
     derive = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     keys = {role: derive(stream, numbers) for role, stream in rngs.items()}
@@ -330,7 +310,7 @@ def run_eval_steps(
     loss_fn: LossFn = cross_entropy,
     metrics: FrozenDict[str, Metric] | None = None,
 ) -> Sums:
-    """Runs `eval_step` over a chunk of batches [k, B, ...]; returns the metric sums, each [k]."""
+    """Runs `eval_step` over a chunk of batches [k, B, ...]: the metric sums, each [k]."""
     measure = functools.partial(eval_step, loss_fn=loss_fn, metrics=metrics)
     return jax.lax.map(lambda batch: measure(variables, apply_fn, batch), chunk)
 
@@ -344,9 +324,9 @@ def run_ensemble_steps(
     loss_fn: LossFn = cross_entropy,
     metrics: FrozenDict[str, Metric] | None = None,
 ) -> Sums:
-    """Evaluates an ensemble like `run_eval_steps`: the networks' probabilities are averaged.
+    """Evaluates an ensemble, whose logits are the logarithms of its mean probabilities.
 
-    `loss_fn` and `metrics` receive their logarithms as logits; there are no `params`.
+    Otherwise it is like `run_eval_steps`, but `loss_fn` receives no `params`.
     """
 
     def ensemble_step(batch: Batch) -> Sums:
@@ -367,8 +347,8 @@ def predict_step(
     """Classifies a batch of images [B, H, W, C], uint8 or float32 in [0, 1].
 
     Returns:
-        The class probabilities float32 [B, num_classes], and the classes int32 [B]. The logits
-        decide, as in `eval_step`, since rounding can make two probabilities equal.
+        The class probabilities float32 [B, num_classes], and the classes int32 [B], by the logits,
+        since rounding can make probabilities equal.
     """
     logits = eval_logits(variables, apply_fn, to_float(images))
     return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)
