@@ -1,7 +1,7 @@
 """The events of a training or a population, passed to its listeners.
 
-In a population, `state` and `sums` have a leading axis of members, and a metric in a row is a list.
-A state is valid until the next event: the next chunk consumes it.
+A state is valid until the next event, because the next chunk consumes it. In a population, `state`
+and `sums` have a leading axis of members, and a metric in a row is a list.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,19 +14,16 @@ from mnist_jax.workdir.history import Progress, Row
 
 
 class Begin(NamedTuple):
-    """The run is compiled and its directory is ready; the first chunk comes next.
+    """The run is compiled and its directory ready; the first chunk comes next.
 
     Attributes:
-        config: the recipe.
-        workdir: the directory of the run.
-        model: the Linen module.
-        num_params: the number of its parameters; of one member, in a population.
+        num_params: number of parameters (of one member).
         splits: images and labels of "train", "validation" and "test".
-        step: the number of updates made so far; more than 0 in a resumed run.
-        total_steps: the number of updates in all epochs.
+        step: updates so far; above 0 in a resumed run.
+        total_steps: updates in all epochs.
         history: one row per epoch so far.
-        messages: lines about the beginning, such as the names of frozen parameters.
-        members: the names of a population's members.
+        messages: lines such as the names of frozen parameters.
+        members: names of a population's members.
     """
 
     config: Config
@@ -45,10 +42,9 @@ class Chunk(NamedTuple):
     """A chunk of steps is being computed.
 
     Attributes:
-        step: the number of updates after this chunk.
-        chunk_steps: the number of updates in this chunk.
-        sums: the metric sums of each step; reading them waits for the chunk.
-        history: one row per epoch so far.
+        step: updates after this chunk.
+        chunk_steps: updates in this chunk.
+        sums: metric sums of each step; reading them waits for the chunk.
     """
 
     step: int
@@ -58,7 +54,7 @@ class Chunk(NamedTuple):
 
 
 class Diverged(NamedTuple):
-    """A member of a population has its first value that is not finite, at `step` (from 1)."""
+    """A member of a population has its first non-finite value, at `step` (from 1)."""
 
     member: int
     epoch: int
@@ -66,7 +62,7 @@ class Diverged(NamedTuple):
 
 
 class Save(NamedTuple):
-    """A checkpoint is due: the state and the progress from which to resume."""
+    """A checkpoint is due, of the state and the progress to resume from."""
 
     step: int
     state: Any
@@ -74,7 +70,7 @@ class Save(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """An epoch is measured, and saved if scheduled; `history` ends with its row."""
+    """An epoch is measured, and saved if due; `history` ends with its row."""
 
     row: Row
     state: Any
@@ -92,10 +88,9 @@ class Stop(NamedTuple):
     """The last event of the loop.
 
     Attributes:
-        step: the number of updates made.
-        state: the last state, which stays valid.
-        history: one row per epoch.
-        signum: the signal that stopped the run; 0 if it ended by itself.
+        step: updates made.
+        state: last state, which stays valid.
+        signum: signal that stopped the run; 0 if it ended by itself.
     """
 
     step: int
@@ -114,12 +109,11 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """An exception or a signal has ended the run; this is its last event."""
+    """An exception or a signal has ended the run."""
 
     error: BaseException
 
 
 Event = Begin | Chunk | Diverged | Save | Epoch | Plateau | Stop | Done | Failed
-"""Any of the events."""
 Listener = Callable[[Event], object]
-"""A function that is called with each event; its result is ignored."""
+"""A function called with each event; its result is ignored."""

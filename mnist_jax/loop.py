@@ -1,7 +1,6 @@
-"""The training loop: it computes and decides; it writes nothing and prints nothing.
+"""The training loop: it computes and decides, but writes and prints nothing.
 
-One network and a population, a new run and a resumed one all iterate over these events. What
-differs between them is handed in: the compiled program and the rules.
+It serves one network and a population, new and resumed runs; program and rules differ.
 """
 
 import contextlib
@@ -24,19 +23,11 @@ def training_events(
 ) -> Generator[Event]:
     """Runs the chunks of a training and yields its events.
 
-    The order of operations is a promise. `Save` comes before `Epoch`, so every epoch shown is
-    saved. A state is saved only when its losses and values are known to be finite. The state of an
-    event is valid until the next event, because the next chunk consumes it.
+    The order is a promise: `Save` comes before `Epoch`, so every epoch shown is saved, and only
+    states whose losses and values are finite are saved. The first chunk consumes the start's state.
 
-    Args:
-        program: the compiled calls, such as `program.Program`.
-        rules: the decisions, such as `rules.Rules`.
-        start: the first state, which the first chunk consumes, and the progress so far.
-        stop_signal: a function that returns the signal that asks to stop, or 0.
-        stopwatch: the stopwatch of the run's phases.
-
-    Raises:
-        FloatingPointError: the network diverged.
+    `program` and `rules` may be a population's. `stop_signal` returns the signal that asks to stop,
+    or 0. Raises FloatingPointError if the network diverged.
     """
     state, step, progress, _ = start
     history, sums = (*progress.history,), [*progress.sums]
@@ -47,7 +38,7 @@ def training_events(
         for chunk in chunks:
             waited = stopwatch.lap("data")
             state, chunk_sums = program.run_chunk(state, chunk, rate_factor)
-            # Waits for the previous chunk only, so the device always has one to work on.
+            # This waits for the previous chunk only, so the device stays busy.
             if unchecked:
                 yield from rules.check_losses(unchecked, step)
             unchecked = chunk_sums
@@ -72,7 +63,7 @@ def training_events(
                 seconds += stopwatch.lap("eval")
                 history += (rules.row(step, sums, measured, rate_factor, seconds, input_seconds),)
                 sums, seconds, input_seconds = [], 0.0, 0.0
-            # Each loss precedes its update, so none covers the last update.
+            # Each loss precedes its update, so the last update is checked apart.
             yield from rules.check_state(state, step, history[-1] if ends_epoch else None)
             if saves:
                 progress = progress._replace(

@@ -24,10 +24,7 @@ def is_scheduled(
     every_epochs: int,
     every_steps: int,
 ) -> bool:
-    """Decides whether the chunk that ends at `step` ends with a checkpoint.
-
-    With `every_steps` 0, only epochs do.
-    """
+    """Decides whether a chunk that ends at `step` is saved; 0 steps: at epochs only."""
     epoch, rest = divmod(step, steps_per_epoch)
     if rest == 0 and (epoch % every_epochs == 0 or epoch == epochs):
         return True
@@ -36,9 +33,7 @@ def is_scheduled(
 
 
 def stops_early(history: Sequence[Row], patience: int, monitor: str) -> bool:
-    """Decides whether `patience` epochs have passed since the best one; 0 disables.
-
-    The best is `history.best_row`, the newest of epochs with an equal metric.
+    """Decides whether `patience` epochs have passed since `history.best_row`; 0 disables.
 
     References:
         L. Prechelt, "Early Stopping - But When?", 1998.
@@ -49,10 +44,9 @@ def stops_early(history: Sequence[Row], patience: int, monitor: str) -> bool:
 
 
 def rate_factor(losses: list[float], patience: int, factor: float) -> float:
-    """Computes the factor of the learning rate after epochs with these losses.
+    """Computes the learning rate's factor after epochs with these losses (or negated metrics).
 
-    After `patience` epochs in a row without a lower loss (or negated metric), the rate falls by
-    `factor` and the count restarts; 0 disables.
+    After `patience` epochs in a row without a lower one it falls by `factor`; 0 disables.
     """
     scale, lowest, waited = 1.0, float("inf"), 0
     for loss in losses if patience else []:
@@ -64,20 +58,16 @@ def rate_factor(losses: list[float], patience: int, factor: float) -> float:
 
 
 def first_bad_step(losses: Any, last_step: int) -> int | None:
-    """Returns the first step (from 1) whose loss is not finite, if any.
-
-    The losses are those of the steps up to `last_step`, each from before the step's update.
-    """
+    """Returns the first step (from 1) with a non-finite loss, if any, up to `last_step`."""
     bad = np.flatnonzero(~np.isfinite(np.ravel(losses)))
     return last_step - np.size(losses) + int(bad[0]) + 1 if bad.size else None
 
 
 def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
-    """Returns the leaves of a state, or of another tree, that must be finite, by name.
+    """Returns the leaves of a state that must be finite, by name.
 
-    A gradient that is not finite leaves its trace in the parameters and in the optimizer's moments.
-    An optimizer's scalars, which have only the `axes` of members, may begin at infinity, such as a
-    best loss.
+    An optimizer's scalars, with only the `axes` of members, may be infinite, such as a first best
+    loss.
     """
     return {
         name: leaf
@@ -92,16 +82,9 @@ class Rules(NamedTuple):
 
     Attributes:
         num_examples: number of training images.
-        steps_per_epoch: number of steps in an epoch; the last one may be padded.
-        total_steps: number of steps in all epochs.
         is_scheduled: function step -> True if a checkpoint is due.
-        monitor: metric that decides which epoch is the best.
-        patience: argument of `stops_early`.
-        plateau_monitor: metric whose plateaus count.
-        plateau_patience: patience of `rate_factor`.
-        plateau_factor: factor of `rate_factor`.
-        learning_rate: function, number of updates so far -> learning rate of the next one without
-            that factor, or None if unknown.
+        learning_rate: function, updates so far -> learning rate of the next one, without
+            `rate_factor`; None if unknown.
     """
 
     num_examples: int
@@ -123,8 +106,7 @@ class Rules(NamedTuple):
     def kept_steps(self, saved: list[int], history: Sequence[Row]) -> set[int]:
         """Selects the saved steps to keep: the newest, the schedule's two newest, and the best.
 
-        Two, because the newest may be damaged. A step saved only because of a signal is deleted
-        once the schedule has saved two more.
+        Two, because the newest may be damaged.
         """
         best = self.best_step(history)
         newest = [step for step in saved if self.is_scheduled(step)][-2:]
@@ -155,14 +137,14 @@ class Rules(NamedTuple):
             for part, means in (("train", trained), ("val", val))
             for name in val
         }
-        # Older versions summed up neither.
+        # Older versions lack both.
         norms, rates = total.get("gradient_norm", []), total.get("learning_rate", [])
         rate = rates[-1] if rates else self.learning_rate(step - 1)
         row: Any = {
             "epoch": step // self.steps_per_epoch,
             "step": step,
             **metrics,
-            # Training accuracy has dropout and augmentation, so the gap may be negative.
+            # With dropout and augmentation the gap may be negative.
             "generalization_gap": trained["accuracy"] - val["accuracy"],
             "learning_rate": None if rate is None else rate * rate_factor,
             "gradient_norm": json_number(np.mean(norms).item()) if norms else None,
@@ -181,7 +163,7 @@ class Rules(NamedTuple):
         return []
 
     def check_state(self, state: Any, step: int, row: Row | None) -> list[Any]:
-        """Raises FloatingPointError if a value of the state, or of the row, is not finite."""
+        """Raises FloatingPointError if a value of the state or row is not finite."""
         measured = {"val_loss": row["val_loss"]} if row else {}
         for name, leaf in (measured | finite_leaves(state)).items():
             if not np.isfinite(np.asarray(leaf)).all():

@@ -1,4 +1,4 @@
-"""Everything a training, or a population, needs before its first step."""
+"""The preparation of a training or a population, up to its first step."""
 
 import collections
 import dataclasses
@@ -24,13 +24,7 @@ from mnist_jax.metrics import check_functions, guessing
 from mnist_jax.models import create_model
 from mnist_jax.native import library
 from mnist_jax.optimizer import create_optimizer, keep_frozen, rate_schedule
-from mnist_jax.parts import (
-    NONE,
-    Parts,
-    own_model,
-    own_optimizer,
-    own_sha256,
-)
+from mnist_jax.parts import NONE, Parts, own_model, own_optimizer, own_sha256
 from mnist_jax.processes.distributed import from_first
 from mnist_jax.program import Build, StepParts
 from mnist_jax.rules import Rules, is_scheduled
@@ -51,10 +45,10 @@ from mnist_jax.workdir.trained import load_variables
 from mnist_jax.workdir.transfer import frozen_parameters, transfer
 
 SAMPLE = 1000  # training images that `DataInfo` is measured on
-SMALL_BATCH = 1024  # a batch of a recipe may be larger than a small dataset; more is a slip
+SMALL_BATCH = 1024  # a batch may be this large whatever the dataset; more is a slip
 
-# The numbers of a config that are arguments of its compiled program: recipes that differ only in
-# these share the program. A Python 0 leaves the computation that the number controls out of it.
+# Numbers that are arguments of the compiled program, so recipes that differ only in these share it.
+# A 0 leaves out its computation.
 NUMBERS = (
     "optimizer.learning_rate",
     "optimizer.weight_decay",
@@ -69,14 +63,10 @@ class Task(NamedTuple):
     """A config, unpacked.
 
     Attributes:
-        splits: the data by split.
-        origin: the origin of the run.
-        rules: its decisions.
-        build: a function from `numbers` to the parts of a step, see `program.Build`.
-        numbers: the values of `NUMBERS`, by name.
-        layout: the other arguments of `program.compile_training`.
+        numbers: values of `NUMBERS`, the arguments of `build`.
+        layout: other arguments of `program.compile_training`.
         parts: the user's own parts.
-        guessing: the loss and accuracy of guessing, see `metrics.guessing`; None without a test.
+        guessing: result of `metrics.guessing`; None without a test split.
     """
 
     splits: dict[str, Split]
@@ -93,11 +83,10 @@ class Start(NamedTuple):
     """The beginning of the loop.
 
     Attributes:
-        state: the training state, on the devices.
-        step: the number of updates behind it.
-        progress: the progress that belongs to it. Its origin names the network that the run was
-            initialised from, if there is one.
-        messages: lines about the loaded and the frozen parameters.
+        state: training state, on the devices.
+        step: number of updates behind it.
+        progress: its progress; the origin names the network that initialised the run, if any.
+        messages: lines about loaded and frozen parameters.
     """
 
     state: Any
@@ -109,13 +98,8 @@ class Start(NamedTuple):
 def create_task(config: Config, parts: Parts = NONE) -> Task:
     """Loads the data, counts the steps and creates the parts of the training.
 
-    Args:
-        config: the recipe.
-        parts: the user's own parts, in place of the config's.
-
-    Raises:
-        ValueError: the config or a part does not fit the data, or the config watches a metric that
-            the history will not have; or JAX computes in float64.
+    Raises ValueError if the config or a part does not fit the data, the config watches a metric
+    that the history will lack, or JAX computes in float64.
     """
     if jax.dtypes.canonicalize_dtype(np.float64) == np.float64:
         raise ValueError(
@@ -124,14 +108,13 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
         )
     recipe = dataclasses.asdict(config)
     if may_use_kernel(recipe):
-        library.start_loading()  # compiling it takes about as long as preparing the data
+        library.start_loading()  # it compiles while the data are prepared
     check_functions(parts.loss_fn, parts.metrics)
     check_monitors(config.watch, parts.metrics or ())
     splits, label_names = load_splits(**vars(config.data), own=parts.splits)
     images = splits["train"].images
-    chosen = np.random.default_rng(0).permutation(len(images))[
-        :SAMPLE
-    ]  # the images may be sorted by class
+    # The images may be sorted by class.
+    chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLE]
     sample = images[np.sort(chosen)]
     num_examples = len(splits["train"].labels)
     if config.batch_size > max(num_examples, SMALL_BATCH):
@@ -146,7 +129,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
     info = describe_images(sample, label_names)
     if parts.splits is not None and (model := own_model(parts, info)):
         check_labels(splits, classes := check_module(Forward(model), info.image_shape))
-        # Arrays have no class names, and the highest classes may not occur in them.
+        # Arrays have no class names, and may lack the highest classes.
         info = info._replace(
             label_names=(*label_names, *map(str, range(len(label_names), classes)))
         )
@@ -176,7 +159,7 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
     )
     guessed = guessing(splits["test"].labels, len(info.label_names)) if "test" in splits else None
     if guessed and parts.loss_fn:
-        del guessed["loss"]  # it would be the cross-entropy's
+        del guessed["loss"]  # the cross-entropy's
     return Task(
         splits,
         origin,
@@ -192,17 +175,9 @@ def create_task(config: Config, parts: Parts = NONE) -> Task:
 def finished_parts(
     workdir: Path, config: Config, parts: Parts, step: int, total_steps: int
 ) -> tuple[nn.Module, optax.GradientTransformation, DataInfo]:
-    """Returns a finished run's model, optimizer and facts about the data.
+    """Returns a finished run's model, optimizer and facts about the data, given a saved step.
 
-    Args:
-        workdir: the directory of the run.
-        config: its recipe.
-        parts: the user's own parts, the same as in training.
-        step: the saved step to read.
-        total_steps: the number of steps in all epochs.
-
-    Raises:
-        ValueError: the run was trained with different parts.
+    Raises ValueError if the run was trained with different parts.
     """
     origin = read_progress(workdir / "checkpoints", step).origin
     build, sha256 = create_build(config, parts, origin.data, total_steps), ""
@@ -216,27 +191,22 @@ def finished_parts(
 
 
 def _own_sha256(parts: Parts, build: Build, info: DataInfo, data: str) -> dict[str, str]:
-    """Returns each own part's SHA-256, that of the data included."""
+    """Returns each own part's SHA-256, including that of the data."""
     model, tx, _ = build({})
     own = own_sha256(parts, model, info, tx)
     return own if parts.splits is None else own | {"splits": data}
 
 
 def create_build(config: Config, parts: Parts, info: DataInfo, num_steps: int) -> Build:
-    """Returns a function from a config's numbers, by name, to the parts of a step.
+    """Returns a function from numbers by name, which replace the config's, to the parts of a step.
 
-    Args:
-        config: the recipe; its values serve for numbers that the function does not receive.
-        parts: the user's own parts.
-        info: the facts about the data.
-        num_steps: the number of steps in all epochs, the end of a schedule.
+    A schedule ends after `num_steps`, the steps in all epochs.
     """
     model, tx = own_model(parts, info), own_optimizer(parts, num_steps)
-    own: Any = {"loss_fn": parts.loss_fn, "metrics": parts.metrics}
-    own = {name: part for name, part in own.items() if part}
+    own: Any = {name: part for name in ("loss_fn", "metrics") if (part := getattr(parts, name))}
 
     def build(values: Mapping[str, Any]) -> StepParts:
-        given: Any = collections.defaultdict(dict)  # by section; "" holds the config's own fields
+        given: Any = collections.defaultdict(dict)  # by section; "" for the config's own fields
         for name, value in values.items():
             section, _, field = name.rpartition(".")
             given[section][field] = value
@@ -260,64 +230,50 @@ def create_build(config: Config, parts: Parts, info: DataInfo, num_steps: int) -
 
 
 def numbers(config: Config, parts: Parts) -> dict[str, float]:
-    """Returns the values of `NUMBERS` that are arguments of the program."""
+    """Returns the non-zero values of `NUMBERS`, without those that own parts replace."""
     fields = completed(dataclasses.asdict(config))
-    left_out = [
-        f"{what}." for what, own in (("model", parts.model), ("optimizer", parts.tx)) if own
-    ]
-    return {
-        name: fields[name]
-        for name in NUMBERS
-        if fields[name] and not name.startswith((*left_out, "-"))
-    }
+    own = tuple(
+        f"{what}." for what, part in (("model", parts.model), ("optimizer", parts.tx)) if part
+    )
+    return {name: fields[name] for name in NUMBERS if fields[name] and not name.startswith(own)}
 
 
 def learning_rate(config: Config, parts: Parts, num_steps: int) -> Callable[[int], float | None]:
-    """Returns a function from the number of updates to the learning rate (None if unknown)."""
+    """Returns a function from the updates so far to the learning rate, None if unknown."""
     fields = config.optimizer
-    shape = rate_schedule(fields.schedule, fields.warmup, num_steps)
+    shape = rate_schedule(fields.schedule, fields.warmup, num_steps) or (lambda _: 1.0)
     if parts.tx is not None:
         return lambda _: None
-    if shape is None:
-        return lambda _: fields.learning_rate
     return lambda step: fields.learning_rate * float(np.asarray(shape(step)))
 
 
 def last_checkpoint(
     checkpoints: Path, origin: Origin, *, keeps_best: Any = None
 ) -> tuple[list[int], Progress]:
-    """Returns the intact steps up to the one to resume from, and the progress saved with it.
+    """Returns the intact steps up to the one to resume from, and its progress.
 
-    Args:
-        checkpoints: the directory of the checkpoints.
-        origin: the origin of the run.
-        keeps_best: a function history -> best step, of a run whose best checkpoint is its result.
-            If that one is damaged or gone, the run resumes before it and so recreates it.
-
-    Raises:
-        ValueError: the checkpoints belong to another run, as `check_same_run` finds.
+    With `keeps_best`, a function history -> best step, a run whose best checkpoint is damaged or
+    gone resumes before it, and so recreates it. Raises ValueError if `check_same_run` finds another
+    run's checkpoints.
     """
-    steps, values = from_first(lambda: _last_checkpoint(checkpoints, origin, keeps_best))
+
+    def find() -> tuple[list[int], dict[str, Any]]:
+        saved, damaged = check_checkpoints(checkpoints)
+        for line in damaged.values():
+            warnings.warn(line, stacklevel=2)
+        progress = Progress(origin)
+        if saved:
+            progress = read_progress(checkpoints, saved[-1])
+            check_same_run(progress.origin, origin, checkpoints)
+        best = keeps_best(progress.history) if saved and keeps_best else None
+        if best and best not in saved:
+            # An extended run may have lost it: the old last epoch was scheduled, and better.
+            saved = [step for step in saved if step < best]
+            progress = read_progress(checkpoints, saved[-1]) if saved else Progress(origin)
+        return saved, progress.to_json()
+
+    steps, values = from_first(find)
     return steps, Progress.from_json(values)
-
-
-def _last_checkpoint(
-    checkpoints: Path, origin: Origin, keeps_best: Any
-) -> tuple[list[int], dict[str, Any]]:
-    saved, damaged = check_checkpoints(checkpoints)
-    for line in damaged.values():
-        warnings.warn(line, stacklevel=2)
-    beginning = Progress(origin)
-    if not saved:
-        return [], beginning.to_json()
-    progress = read_progress(checkpoints, saved[-1])
-    check_same_run(progress.origin, origin, checkpoints)
-    best = keeps_best(progress.history) if keeps_best else None
-    if best and best not in saved:
-        # An extended run may have lost it: its last epoch was scheduled then, and better.
-        saved = [step for step in saved if step < best]
-        progress = read_progress(checkpoints, saved[-1]) if saved else beginning
-    return saved, progress.to_json()
 
 
 def initial_state(
@@ -333,15 +289,8 @@ def initial_state(
 ) -> Start:
     """Returns a saved state, one made from a trained network, or a freshly initialised one.
 
-    Args:
-        program: the compiled program; it holds the initialised state and places others.
-        workdir: the directory of the run.
-        saved: the steps of its intact checkpoints.
-        progress: the progress saved with the last of them, or that of a new run.
-        origin: the origin of this run, with the hash of the compiled step.
-        init_from: the workdir of a network to start from, or "".
-        freeze: the patterns of frozen parameters.
-        members: True for the state of a population.
+    `saved` and `progress` are those of `last_checkpoint`; the origin is this run's, with the hash
+    of the compiled step. `members` is True for a population.
 
     Raises:
         FileNotFoundError: `init_from` holds no trained network.
@@ -353,7 +302,7 @@ def initial_state(
     messages += [f"frozen: {', '.join(frozen)}"] if frozen else []
     if saved:
         check_same_step(progress.origin, origin, workdir / "checkpoints")
-    # The environment is this process's; the network that the run started from stays on record.
+    # The origin is this process's, except for the network that initialised the run.
     origin = origin._replace(init_sha256=progress.origin.init_sha256)
     progress = progress._replace(origin=origin)
     if saved:
@@ -390,7 +339,7 @@ def initial_state(
 
 
 def _native_advice(origin: Origin) -> list[str]:
-    """Returns a line about the missing kernel for CPUs; [] where it is present or not wanted."""
+    """Returns a line about a missing kernel for CPUs; [] if it is present or unused."""
     if "model" in origin.own or not may_use_kernel(origin.config):
         return []
     problem = library.load().problem

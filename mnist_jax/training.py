@@ -1,4 +1,4 @@
-"""The composition of a training: the parts of the loop, and where its events go."""
+"""A training: the loop with its data, program and rules, files and listeners."""
 
 import contextlib
 import dataclasses
@@ -56,9 +56,8 @@ PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
 class Run(NamedTuple):
     """A finished training: its last state, a row for each epoch, and the content of result.json.
 
-    `result["seconds"]` belongs to the process that finished the run. "import" comes before its
-    first run; "data" is loading and waiting for images; "eval" is validation, test and the
-    listeners of an epoch; "checkpoint" is waiting for saves.
+    `result["seconds"]` belongs to the process that finished the run: "data" is loading and waiting
+    for images, "eval" validation, test and listeners of an epoch, "checkpoint" waiting for saves.
     """
 
     state: TrainState
@@ -71,7 +70,7 @@ class Run(NamedTuple):
         return f"Run({steps}, {', '.join(accuracies)})"
 
     def _repr_html_(self) -> str:
-        """Draws a small table with the accuracies of the epochs, for a notebook."""
+        """Draws the accuracies for a notebook."""
         return run_table(self._accuracies(), self.history)
 
     def _accuracies(self) -> dict[str, float]:
@@ -98,45 +97,42 @@ def train(
 ) -> Run:
     """Trains a network, or resumes the unfinished run in `workdir`.
 
-    On one CPU machine with the same versions, the same config gives the same bits, even if the run
-    was interrupted. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a second
+    On one CPU machine with the same versions, a config always gives the same bits, even if the run
+    is interrupted. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a second
     one, more than a second later, stops it at once. The test split is measured once, at the end.
 
-    In a job of several processes (`processes.group`), all call it with the same arguments and see
-    the same workdir, where the first one writes.
+    In a job of several processes (`processes.group`), all call it with the same arguments and
+    share the workdir, where the first one writes.
 
     Args:
-        config: the recipe.
-        workdir: a directory for the results, created if missing. It receives config.json,
-            metrics.jsonl, result.json and checkpoints/.
-        model: a Linen module from images [B, H, W, C] to logits [B, num_classes], in place of the
+        config: recipe.
+        workdir: directory of config.json, metrics.jsonl, result.json and checkpoints/, created if
+            missing.
+        model: Linen module from images [B, H, W, C] to logits [B, num_classes] in place of the
             config's, see `forward.Forward`; or a function from `DataInfo` to one.
-        tx: an Optax transformation in place of the config's optimizer; or a function from the
-            number of steps in all epochs to one.
-        loss_fn: a function of logits [B, num_classes] and labels [B] that returns the loss of each
-            example, [B], in place of the cross-entropy. An argument called `params` receives the
-            parameters.
-        splits: the data in place of the config's: {"train": (images, labels), ...}, or another
-            form that `datasets.load_splits` takes.
+        tx: Optax transformation in place of the config's; or a function from the number of steps
+            in all epochs to one.
+        loss_fn: function of logits [B, num_classes] and labels [B] to the loss of each example,
+            [B], in place of the cross-entropy. An argument named `params` receives the parameters.
+        splits: data in place of the config's: {"train": (images, labels), ...}, or another form of
+            `datasets.load_splits`.
         metrics: functions like `loss_fn`, by name. Their means are `train_NAME` and `val_NAME` in
             the history, and `test_NAME` in the result.
-        test: False leaves the test split out. A later call with True measures it without
-            retraining.
-        overwrite: True deletes the run in `workdir` and retrains. Nothing is deleted before the new
-            run compiles.
-        extend: True continues the run in `workdir`, finished or not, to the larger
-            `config.epochs`, with the bits of a run that had as many from the beginning. The
-            learning rate must be constant; plateaus are allowed.
-        listeners: functions that receive each of the `events`, such as `console()`, which prints a
-            line for each epoch. An exception in a listener ends the run; it can be resumed.
+        test: False to leave out the test split; a later call with True measures it.
+        overwrite: True to delete the run in `workdir`, once the new one compiles, and retrain.
+        extend: True to continue the run in `workdir` to a larger `config.epochs`, with the bits of
+            a run that had as many from the beginning. The learning rate must be constant, except
+            for plateaus.
+        listeners: functions that receive each of the `events`, such as `console()`. An exception in
+            one ends the run, which can be resumed.
 
     Raises:
         ValueError: `workdir` holds an unreadable run, one with a different config, data, model,
             optimizer or loss, or one that cannot be extended; or the dataset is unavailable or does
             not fit the config.
-        OSError: `workdir` cannot be written, or is in use by another process. Saved steps stay.
+        OSError: `workdir` is not writable, or in use by another process. Saved steps stay.
         FloatingPointError: the loss or a parameter is not finite; no such state is saved.
-        Stopped: a signal arrived. It is a KeyboardInterrupt.
+        Stopped: a signal arrived; it is a KeyboardInterrupt.
     """
     workdir = checked_workdir(config, workdir)
     if overwrite and extend:
@@ -151,14 +147,14 @@ def train(
             check_shared(workdir)
             run = _complete_run(config, workdir, parts, result)
             is_whole = from_first(functools.partial(holds_history, workdir, run.history))
-            # A lock may remain of a process that was killed after its last write.
+            # A process killed after its last write leaves a lock.
             if not is_whole or (workdir / ".lock").exists():
                 with contextlib.suppress(OSError), lock_workdir(workdir):
                     if not is_whole:
                         write_history(workdir, run.history)
             tell(Done(workdir, result, run.history, trained=False))
         else:
-            absolute = workdir.absolute()  # the program may change its directory meanwhile
+            absolute = workdir.absolute()  # a listener may change the directory
             with resumable(absolute, overwrite), lock_workdir(absolute):
                 run = _train(config, absolute, parts, tell, test=test, overwrite=overwrite)
                 tell(Done(absolute, run.result, run.history))
@@ -167,7 +163,7 @@ def train(
 
 @contextlib.contextmanager
 def telling(listeners: Sequence[Listener]) -> Iterator[Listener]:
-    """Yields a function that passes events to all listeners, and exceptions as `Failed`."""
+    """Yields a function that passes events to all listeners; passes exceptions as `Failed`."""
     if callable(listeners) or not all(map(callable, listeners)):
         raise ValueError(
             f"listeners must be a list of functions, such as [console()], got {listeners!r}"
@@ -181,14 +177,14 @@ def telling(listeners: Sequence[Listener]) -> Iterator[Listener]:
         yield tell
     except BaseException as error:
         for listener in listeners:
-            with contextlib.suppress(Exception):  # the first error is the one that matters
+            with contextlib.suppress(Exception):  # the first error matters
                 listener(Failed(error))
         raise
 
 
 @contextlib.contextmanager
 def resumable(workdir: Path, overwrite: bool) -> Iterator[None]:
-    """Adds the way to resume to an error of the system, where there is a checkpoint."""
+    """Adds the way to resume to an OSError, if there is a checkpoint."""
     try:
         yield
     except OSError as error:
@@ -294,8 +290,8 @@ def _train(
 def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
     """Resets the directory to the last checkpoint, or empties it with `overwrite`.
 
-    An extended run loses its result before its config changes: killed in between, it is an
-    unfinished run of the old config, which the same command extends.
+    An extended run loses its result before its config changes. Killed in between, it is unfinished,
+    and the same command extends it.
     """
     if overwrite:
         delete_run(workdir)
@@ -317,20 +313,12 @@ def follow(
     keep: Callable[[list[int], Sequence[Row]], set[int]],
     tell: Listener,
 ) -> Stop:
-    """Writes the events of the loop to the work directory, then passes them to the listeners.
+    """Writes the events of the loop to the workdir, then passes them to `tell`.
 
-    Args:
-        events: the events, by `loop.training_events`.
-        workdir: the directory for metrics.jsonl.
-        saver: the writer of its checkpoints.
-        saved: the saved steps; the function adds new ones.
-        keep: a function (saved, history) -> the steps to keep.
-        tell: a function that receives each event, once it is written.
-
-    Returns:
-        The last event. All saves are complete.
+    It adds to the `saved` steps, and deletes those that `keep`, (saved, history) -> steps, omits.
+    It returns the last event when all saves are complete.
     """
-    with contextlib.closing(events):  # and with it the chunks, whatever a listener raises
+    with contextlib.closing(events):  # and the chunks, whatever a listener raises
         for event in events:
             match event:
                 case Save(step, state, progress):
@@ -342,14 +330,14 @@ def follow(
                     write_history(workdir, event.history)
                 case Stop():
                     saver.wait()
-                    tell(event)
-                    return event
             tell(event)
+            if isinstance(event, Stop):
+                return event
     raise AssertionError("a loop ends with Stop")
 
 
 def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
-    """Returns the error of a training that a signal stopped after a save."""
+    """Returns the error of a training stopped by a signal, after a save."""
     where = f" at step {end.step} of {total_steps} (saved); to resume, run {_again(overwrite)}"
     return Stopped(end.signum, where, agreed=True)
 
