@@ -26,26 +26,25 @@ def evaluate(
     splits: Any = None,
     metrics: OwnMetrics = None,
 ) -> dict[str, Any]:
-    """Computes loss and accuracy over every example of a split of the run's own dataset.
+    """Computes loss and accuracy over a split of the run's own dataset.
 
     Args:
-        workdir: a directory written by `train`, or several for an ensemble, whose probabilities are
-            averaged.
+        workdir: directory written by `train`, or several for an ensemble (mean of probabilities).
         split: "test", "validation" or "train" (the examples trained on).
-        step: a saved step, "latest", or "best" by `watch.monitor`; the same for each network.
+        step: saved step, "latest", or "best" by `watch.monitor`; the same for each network.
         model: the networks' own module, as in `train`.
         loss_fn: their own loss, as in `train`.
         splits: their own data, as in `train`.
-        metrics: metrics as in `train`, not necessarily the run's.
+        metrics: any metrics, as in `train`.
 
     Returns:
-        `loss` (mean per example; nats for the cross-entropy), `accuracy` (in [0, 1]), the metrics,
+        `loss` (mean per example; cross-entropy in nats), `accuracy` (in [0, 1]), the metrics,
         `count` (examples), `split` and `step` (a list for an ensemble).
 
     Raises:
         FileNotFoundError: there is no trained network in `workdir`.
-        ValueError: a step or the split does not exist, a network cannot be read, or the networks of
-            an ensemble were trained on different data.
+        ValueError: a step or the split does not exist, a network is unreadable, or an ensemble was
+            trained on different data.
     """
     check_functions(loss_fn, metrics)
     check_alike("options", [workdir, split, step])
@@ -56,14 +55,12 @@ def evaluate(
     own: Any = {"model": model, "splits": splits, "one_of_several": len(workdirs) > 1}
     trained = [load_trained(path, step, **own) for path in workdirs]
     parts, config = Parts(loss_fn=loss_fn), trained[0].config
-    for path, network in zip(workdirs, trained, strict=True):
-        differences = config_differences(
-            *(
-                {**vars(each.config.data), "loader": None, "sha256": each.origin.data_sha256}
-                for each in (trained[0], network)
-            )
-        )
-        if differences:
+    sources = [
+        {**vars(network.config.data), "loader": None, "sha256": network.origin.data_sha256}
+        for network in trained
+    ]
+    for path, network, source in zip(workdirs, trained, sources, strict=True):
+        if differences := config_differences(sources[0], source):
             raise ValueError(
                 f"{path} was trained on other data than {workdirs[0]} ({'; '.join(differences)})"
             )
@@ -77,8 +74,7 @@ def evaluate(
     chunks = eval_chunks(images, labels, batch_size=config.batch_size, sharding=split_batch(mesh))
     variables = tuple(network.variables for network in trained)
     apply_fns = tuple(network.apply_fn for network in trained)
-    own_functions: Any = {"loss_fn": loss_fn, "metrics": metrics}
-    options = eval_options(own_functions)
+    options = eval_options({"loss_fn": loss_fn, "metrics": metrics})
     if len(trained) == 1:
         sums = [run_eval_steps(variables[0], apply_fns[0], chunk, **options) for chunk in chunks]
         steps: Any = trained[0].step

@@ -21,7 +21,7 @@ from mnist_jax.steps import eval_logits, predict_step, to_float
 from mnist_jax.workdir.files import atomic_file
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
-CHECKED = 1000  # images of an array that are compared with the dataset's
+CHECKED = 1000  # images compared with the dataset's
 
 
 class Predictions(NamedTuple):
@@ -32,17 +32,15 @@ class Predictions(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A trained network, ready to classify.
+    """A trained network. For an exported file, `variables` is empty, `model` and `config` are None.
 
     Attributes:
         apply: Pure function (variables, images [B, H, W, C], uint8 or float32 in [0, 1]) ->
-            (probabilities float32 [B, num_classes], classes int32 [B]), of JAX arrays for a workdir
-            or NumPy arrays for an exported file.
-        variables: Parameters and statistics; empty for an exported file, which contains them.
-        info: Facts about the data trained on.
+            (probabilities float32 [B, num_classes], classes int32 [B]); NumPy arrays for an
+            exported file, else JAX's.
+        variables: Parameters and statistics.
+        info: Facts about the training data.
         batch_size: Largest B in `predict`.
-        model: Linen module; None for an exported file.
-        config: Recipe; None for an exported file.
     """
 
     apply: Callable[[Variables, Any], tuple[Any, Any]]
@@ -58,13 +56,13 @@ class Network(NamedTuple):
         return f"Network({name}, images {shape}, {classes} classes)"
 
     def logits(self, images: jax.typing.ArrayLike, variables: Variables | None = None) -> jax.Array:
-        """Computes logits, float32 [..., num_classes], purely: for `jit`, `grad` and `vmap`.
+        """Computes logits, float32 [..., num_classes], under `jit`, `grad` and `vmap` too.
 
         Args:
             images: uint8, or float in [0, 1], [..., H, W, C].
-            variables: Variables in place of the network's own.
+            variables: Replacement for the network's own.
 
-        Raises ValueError for an exported file, which gives probabilities alone.
+        Raises ValueError for an exported file, which has probabilities only.
         """
         if self.model is None:
             raise ValueError("an exported file has no logits: load the network from its workdir")
@@ -76,17 +74,16 @@ class Network(NamedTuple):
     def probabilities(
         self, images: jax.typing.ArrayLike, variables: Variables | None = None
     ) -> jax.Array:
-        """Computes class probabilities; arguments, shapes and errors are those of `logits`."""
+        """Computes class probabilities, like `logits`."""
         return jax.nn.softmax(self.logits(images, variables))
 
     def predict(self, images: Any, *, check: bool = True) -> Predictions:
         """Classifies images, a batch at a time.
 
         Args:
-            images: Images of the shape trained on, [N, H, W, C], or [N, H, W] with one channel:
-                integers 0 to 255, or floats in [0, 1].
-            check: True to warn of images unlike the dataset, such as wrongly scaled or inverted
-                ones.
+            images: Integers 0 to 255, or floats in [0, 1], of the shape trained on: [N, H, W, C],
+                or [N, H, W] with one channel.
+            check: True to warn of images unlike the dataset's, such as inverted ones.
 
         Raises ValueError for other images.
         """
@@ -95,7 +92,7 @@ class Network(NamedTuple):
             some = images[np.linspace(0, len(images) - 1, min(len(images), CHECKED), dtype=int)]
             if problem := unlike(some, self.info.brightness):
                 warnings.warn(problem, stacklevel=2)
-        # The last batch is padded, because each size compiles a program.
+        # Each batch size compiles a program, so the last batch is padded.
         size = min(self.batch_size, 1 << max(0, len(images) - 1).bit_length())
         probabilities = np.zeros((len(images), len(self.info.label_names)), np.float32)
         classes = np.zeros(len(images), np.int32)
@@ -116,12 +113,12 @@ def load_network(
     Args:
         workdir: Directory written by `train`, or file written by `export`.
         step: Saved step of a workdir, "latest", or "best" by `watch.monitor`.
-        model: Own module of the network, as in `train`.
+        model: Own module, as in `train`.
 
     Raises:
         FileNotFoundError: There is no trained network, or no card beside the file.
-        ValueError: The step does not exist, the network or the package to read it is unreadable,
-            or the model is not the one trained.
+        ValueError: The step does not exist, the network or the package that reads it cannot be
+            loaded, or the model is not the one trained.
     """
     if Path(workdir).is_file():
         return _load_exported(Path(workdir))
@@ -129,7 +126,7 @@ def load_network(
 
 
 def as_network(trained: Trained) -> Network:
-    """Wraps a run's trained network as a `Network`."""
+    """Wraps a run's network as a `Network`."""
     apply_fn = trained.apply_fn
     return Network(
         jax.jit(lambda variables, images: predict_step(variables, apply_fn, images)),
@@ -144,20 +141,10 @@ def as_network(trained: Trained) -> Network:
 def predict(
     workdir: str | Path, images: Any, step: int | str = "latest", *, model: OwnModel = None
 ) -> Predictions:
-    """Classifies images with a trained network.
+    """Classifies images by `Network.predict`, with the network of `load_network`.
 
-    Args:
-        workdir: Directory written by `train`, or file written by `export`.
-        images: Images as in `Network.predict`.
-        step: Saved step, "latest", or "best" by `watch.monitor`.
-        model: Own module of the network, as in `train`.
-
-    Returns:
-        (probabilities, classes): float32 [N, num_classes] and int32 [N].
-
-    Raises:
-        FileNotFoundError: There is no trained network in `workdir`.
-        ValueError: The network cannot be loaded, or the images do not fit it.
+    Returns (probabilities, classes), float32 [N, num_classes] and int32 [N]. Arguments and errors
+    are those of the two.
     """
     return load_network(workdir, step, model=model).predict(images)
 
@@ -173,10 +160,9 @@ def predict_split(
 ) -> tuple[int, ...]:
     """Classifies a split ("test", "validation" or "train") of a run's own dataset into a file.
 
-    The .npz file holds the probabilities [N, num_classes], whose shape is returned, the classes
-    [N], the true labels [N] and the classes' names. Step, model and splits are those of
-    `load_trained`. Raises FileNotFoundError without a trained network or a directory for the file,
-    and ValueError if the file is not an .npz or the network cannot be read.
+    The .npz file holds probabilities [N, num_classes], whose shape is returned, classes [N], true
+    labels [N] and the classes' names. Raises FileNotFoundError without a trained network or a
+    directory for the file, ValueError if the file is not an .npz or the network is unreadable.
     """
     if output.suffix != ".npz":
         raise ValueError(f"--output must end in .npz, got {output}")
@@ -195,14 +181,14 @@ def _load_exported(path: Path) -> Network:
     classify, info = read_exported(path)
 
     def apply(_: Variables, images: Any) -> tuple[Any, Any]:
-        probabilities = classify(as_bytes(np.asarray(images)))  # it takes nothing else
+        probabilities = classify(as_bytes(np.asarray(images)))
         return probabilities, probabilities.argmax(axis=-1).astype(np.int32)
 
     return Network(apply, {}, info, BATCH)
 
 
 def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
-    """Returns images [N, H, W, C], uint8 or float32; raises ValueError for other arrays."""
+    """Returns images [N, H, W, C], uint8 or float32; ValueError for others."""
     images = as_pixels(given)
     if images.shape[1:] == image_shape[:2] and image_shape[2] == 1:
         images = images.reshape(*images.shape, 1)
@@ -217,7 +203,7 @@ def _as_images(given: Any, image_shape: tuple[int, ...]) -> Any:
 
 
 def _remedy(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
-    """Suggests how to reshape images to [N, *image_shape], or returns ""."""
+    """Suggests a way from a shape to [N, *image_shape], or ""."""
     height, width, channels = image_shape
     size, first, last = (height, width), (channels, height, width), shape[-1:]
     grey = channels == 1

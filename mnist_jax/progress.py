@@ -1,4 +1,4 @@
-"""The progress of a training on the console: a line for each epoch, a bar, the result."""
+"""The progress of a training on the console."""
 
 import dataclasses
 import shlex
@@ -21,7 +21,7 @@ from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
 from mnist_jax.workdir.run import Result, is_tested, read_config
 
-BAR: Any = {  # on a terminal: epoch, steps, rate, time left; elsewhere nothing
+BAR: Any = {  # shown on a terminal only
     "unit": " steps",
     "leave": False,
     "disable": None,
@@ -33,10 +33,10 @@ TRY = "a lower --optimizer.learning-rate, and check that the labels are right"
 
 
 def console() -> Listener:
-    """Returns a listener that prints the progress of a training, or of a population."""
+    """Returns a listener that prints the progress of a training or a population."""
     begin: Any = None
     bar: Any = None
-    computed: Any = None  # the previous chunk: reading the sums of the last one would wait
+    computed: Any = None  # the previous chunk; the sums of the last one are not ready
 
     @by_first_process
     def show(event: Event) -> None:
@@ -68,7 +68,7 @@ def console() -> Listener:
                         bar.write(f"plateau of {name}: learning rate times {new:.3g}")
             case Done() | Failed():
                 if bar:
-                    bar.close()  # it leaves nothing on the terminal
+                    bar.close()
                 if isinstance(event, Done):
                     for line in _end(event, begin):
                         print(line)
@@ -78,14 +78,13 @@ def console() -> Listener:
 
 
 def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) -> None:
-    """Prints the next command, or the problem of a network that has learned nothing.
+    """Prints the next command for a workdir, or the problem of a network that learned nothing.
 
-    Args:
-        workdir: the directory of the run.
-        result: what its result.json holds.
-        recipe: the file with the run's own parts, which the next command needs, if it has any.
+    The command names a `recipe` that defines parts of the run.
     """
-    if problem := _problem(result):
+    guessed = result.get("guessing")
+    figures: Any = result["test_loss"], result["test_accuracy"]
+    if guessed and (problem := no_better_than_guessing(*figures, guessed)):
         print(f"note: {problem}", f"try {TRY}", sep="\n")
         return
     drawn = not unmet(requirements("mnist_jax").get("report", []))
@@ -98,9 +97,9 @@ def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) ->
 
 
 def _header(begin: Begin) -> list[str]:
-    """Describes model, parameters, devices, data and workdir, in one line where it fits."""
+    """Describes model, devices, data and workdir, in one line if it fits."""
     module = type(begin.model).__module__
-    name = module.rpartition(".")[2]  # of an architecture; all of their classes are `Model`
+    name = module.rpartition(".")[2]  # every architecture's class is `Model`
     name = name if module.startswith("mnist_jax.models.") else type(begin.model).__name__
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     devices = f"{count} {kind.upper() if kind == 'cpu' else kind}{'s' * (count > 1)}"
@@ -123,7 +122,7 @@ def _columns() -> int:
 
 
 def _joined(pieces: Sequence[str], separator: str) -> list[str]:
-    """Joins pieces into lines that fit the terminal; a piece is never divided."""
+    """Joins whole pieces into lines that fit the terminal."""
     lines = [*pieces[:1]]
     for piece in pieces[1:]:
         if len(lines[-1] + separator + piece) <= _columns():
@@ -134,22 +133,14 @@ def _joined(pieces: Sequence[str], separator: str) -> list[str]:
 
 
 def _accuracy(result: Mapping[str, Any]) -> str:
-    """Spells the accuracy of a result: on the test split, where that is measured."""
+    """Spells a result's accuracy on the test split, if measured."""
     if is_tested(result):
         return f"test accuracy {result['test_accuracy']:.2%}"
     return f"validation accuracy {result['val_accuracy']:.2%}, test not measured"
 
 
-def _problem(result: Mapping[str, Any]) -> str | None:
-    """Describes in which way a result is no better than guessing; None if it is better."""
-    guessed = result.get("guessing")
-    return guessed and no_better_than_guessing(
-        result["test_loss"], result["test_accuracy"], guessed
-    )
-
-
 def _program() -> str:
-    """Returns the words that call this program: its environment may not be active."""
+    """Returns the words that call this program, also outside its environment."""
     if shutil.which("mnist-jax"):
         return "mnist-jax"
     called = Path(sys.argv[0])
@@ -157,7 +148,7 @@ def _program() -> str:
 
 
 def _so_far(computed: Chunk | None, history: Sequence[Row]) -> str:
-    """Describes the last computed chunk, and the last validation accuracy."""
+    """Describes the last computed chunk and validation."""
     shown = []
     if computed:
         mean = mean_metrics([computed.sums])
@@ -168,7 +159,7 @@ def _so_far(computed: Chunk | None, history: Sequence[Row]) -> str:
 
 
 def _epoch_line(row: Any, config: Config) -> str:
-    """Describes an epoch in the most detailed of several forms that fits the terminal."""
+    """Describes an epoch in the longest form that fits the terminal."""
     epoch = f"{row['epoch']:{len(str(config.epochs))}}/{config.epochs}"
     took = f"{row['seconds']:.1f} s"
     rate = f"{took}, {row['examples_per_second']:,.0f} images/s"
@@ -193,7 +184,7 @@ def _epoch_line(row: Any, config: Config) -> str:
 
 
 def _spelled(spread: dict[str, Any]) -> str:
-    """A mean with its standard deviation as people read it: "98.58 ± 0.08 %"."""
+    """Spells a mean with its standard deviation: "98.58 ± 0.08 %"."""
     deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.2f}"
     return f"{100 * spread['mean']:.2f}{deviation} %"
 
@@ -230,7 +221,7 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
 
 
 def _members(result: dict[str, Any]) -> list[str]:
-    """The lines at the end: of each member or combination in validation, then the final test."""
+    """Describes each member or combination in validation, then the final test."""
     lines = []
     width = max(map(len, result["members"]))
     columns = ("members", "test_accuracy", "val_accuracy", "diverged")
@@ -256,7 +247,7 @@ def _members(result: dict[str, Any]) -> list[str]:
 
 
 def _values(combination: dict[str, Any]) -> str:
-    """Spells the varied values of a combination, "" where nothing varies."""
+    """Spells the varied values of a combination, "" for none."""
     values = combination.get("values", {}) if "members" not in combination else {}
     return " ".join(f"{name}={value!r}" for name, value in values.items())
 
