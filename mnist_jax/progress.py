@@ -19,7 +19,7 @@ from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_gues
 from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
-from mnist_jax.workdir.run import Result, is_tested, read_config
+from mnist_jax.workdir.run import is_tested, read_config
 
 BAR: Any = {  # shown on a terminal only
     "unit": " steps",
@@ -77,13 +77,13 @@ def console() -> Listener:
     return show
 
 
-def show_result(workdir: Path, result: Result, *, recipe: Path | None = None) -> None:
+def show_result(workdir: Path, result: Mapping[str, Any], *, recipe: Path | None = None) -> None:
     """Prints the next command for a workdir, or the problem of a network that learned nothing.
 
     The command names a `recipe` that defines parts of the run.
     """
     guessed = result.get("guessing")
-    figures: Any = result["test_loss"], result["test_accuracy"]
+    figures = result["test_loss"], result["test_accuracy"]
     if guessed and (problem := no_better_than_guessing(*figures, guessed)):
         print(f"note: {problem}", f"try {TRY}", sep="\n")
         return
