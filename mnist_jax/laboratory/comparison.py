@@ -13,21 +13,21 @@ from mnist_jax.metrics import mean_and_spread
 def compare(a: Mapping[str, Any] | str | Path, b: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """Compares two finished populations, seed by seed.
 
-    Members with the same seed share their first parameters and the order of the examples, if the
-    recipes do. Their differences therefore spread less than the accuracies.
+    Members with the same seed share initial parameters and the order of the examples, if the
+    recipes allow. So their differences vary less than the accuracies.
 
     Args:
-        a: a result of `population`, or the workdir of a finished one.
+        a: result of `population`, or the workdir of a finished one.
         b: another one, with the same seeds and varied values.
 
     Returns:
         `pairs`, and for `val_accuracy`, by which to choose, and `test_accuracy` the mean
         `difference` b - a, a fraction, and the `half_width` of its 95 % interval. Both are None
-        without a test, the latter also with a single pair.
+        without a test; `half_width` also with one pair.
 
     Raises:
-        FileNotFoundError: there is no finished population in a workdir.
-        ValueError: the seeds or the varied values differ, or a population cannot be read.
+        FileNotFoundError: a workdir holds no finished population.
+        ValueError: the seeds or varied values differ, or a population cannot be read.
     """
     pair: list[Any] = [x if isinstance(x, Mapping) else read_population(x) for x in (a, b)]
     check_pairs(*pair)
@@ -42,17 +42,16 @@ def compare(a: Mapping[str, Any] | str | Path, b: Mapping[str, Any] | str | Path
 
 
 def check_pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the members of two populations are pairs."""
+    """Raises ValueError unless two populations have the same seeds and varied values."""
     for name in ("seeds", "values"):
         if a[name] != b[name]:
             raise ValueError(
-                f"populations are compared seed by seed: the {name} must be the same, got "
-                f"{a[name]} and {b[name]}"
+                f"populations must have the same {name} to be compared, got {a[name]} and {b[name]}"
             )
 
 
 def comparison_line(comparison: dict[str, Any], split: str) -> str:
-    """Describes a result of `compare`, on "test" or "validation", in a sentence about B."""
+    """Formats a result of `compare` on "test" or "validation"."""
     name = {"test": "test_accuracy", "validation": "val_accuracy"}[split]
     difference, half_width = (comparison[name][key] for key in ("difference", "half_width"))
     if half_width is None:

@@ -1,4 +1,4 @@
-"""A population of trainings as compiled calls: `program.py`, for all members at once."""
+"""The compiled program of a population: `program.py`, for all members at once."""
 
 import functools
 import math
@@ -38,12 +38,12 @@ from mnist_jax.steps import run_eval_steps
 
 
 class MemberAxis(NamedTuple):
-    """The first axis of a population's arrays, split over the devices of a mesh.
+    """The first axis of a population's arrays, split evenly over the devices of a mesh.
 
-    Every device takes the same number of members. Repeated first members pad the axis.
+    Repeated first members pad it.
     """
 
-    size: int  # the number of members
+    size: int  # number of members
     mesh: Mesh
 
     def spread(self, tree: Any) -> Any:
@@ -53,7 +53,7 @@ class MemberAxis(NamedTuple):
         return jax.device_put(jax.tree.map(lambda x: x[members], tree), split_members(self.mesh))
 
     def place(self, state: TrainState) -> TrainState:
-        """Puts a state [size, ...] with one scalar `step` for all on the devices."""
+        """Puts a state [size, ...] with a scalar `step` on the devices."""
         return self.spread(state.replace(step=jnp.full(self.size, state.step, jnp.int32)))
 
     def collect(self, state: TrainState) -> TrainState:
@@ -72,26 +72,30 @@ def compile_population(
     batch_size: int,
     chunk_steps: int,
 ) -> Program:
-    """Places the data on the devices once, initialises N states and compiles one program for them.
+    """Places the data once, initialises N states and compiles one program for them.
 
     Each member runs `steps.run_steps`, as in `compile_program`, on batches gathered inside the
-    program. The members split over the devices. Those of one device are mapped in turn on a CPU,
-    with the bits that they have alone, and vectorised elsewhere. On a CPU, batches of 128 already
-    fill the cores: the reference network takes 2.3 ms per member and step in turn, about as alone,
-    and 3.0 to 3.6 ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
+    program. The members split over the devices. A CPU runs its members in turn, with the bits that
+    they have alone; other devices vectorise them. On a CPU, batches of 128 already fill the cores:
+    the reference network takes 2.3 ms per member and step in turn, about as alone, and 3.0 to 3.6
+    ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
-    `build` makes a member's parts from its own numbers, which are traced, or the shared parts from
-    {}. `values` are these numbers by name, N each; `seeds` are the roots of all keys; `averaged`
-    keeps a running mean of the parameters. The rest, and the errors, are as in `compile_program`.
+    A chunk holds each member's `order` of the epoch, int32 [members, examples], and the steps
+    within the epoch, `step` int32 [k]. `MemberAxis` may pad members.
 
-    On the devices the axis of members may be longer than N, see `MemberAxis`. A chunk holds each
-    member's `order` of the epoch, int32 [members, examples], and its steps within the epoch, `step`
-    int32 [k].
+    Args:
+        build: function from a member's own numbers, traced, to its parts; from {} to shared parts.
+        splits: arrays by name, as in `compile_program`; likewise the sizes and the errors.
+        seeds: root of each member's keys.
+        values: members' own numbers by name, N each.
+        averaged: True to keep a running mean of the parameters.
+        batch_size: examples per step.
+        chunk_steps: maximum steps per call.
     """
     if any(isinstance(split[0], StreamedImages) for split in splits.values()):
         raise ValueError(
-            "splits must be arrays in a population, which gathers its batches on the device, got "
-            "an iterable of batches"
+            "splits must be arrays in a population, which gathers batches on the device, got an "
+            "iterable of batches"
         )
     mesh = create_mesh("member")
     whole = replicated(mesh)
@@ -158,11 +162,11 @@ def compile_population(
 
 
 def jit_members(build: Build, mesh: Mesh, batch_size: int) -> Any:
-    """Jits the training of a chunk of all members, which split over the devices of a mesh.
+    """Jits the training of a chunk of all members, over the devices of a mesh.
 
-    The result is a function (state, own, shared) -> (state, sums): `own` has the members' orders,
-    rate factors, streams of keys and traced numbers; `shared` has the training images and labels,
-    and the steps. It donates the state's buffers to the new state.
+    The result is a function (state, own, shared) -> (state, sums), which donates the state: `own`
+    has the members' orders, rate factors, keys and numbers; `shared` the training images, labels
+    and steps.
     """
 
     def train_member(member: Any, shared: Any) -> tuple[TrainState, Sums]:
@@ -179,10 +183,7 @@ def jit_members(build: Build, mesh: Mesh, batch_size: int) -> Any:
 
 
 def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
-    """Maps a function of one member and shared values over all members.
-
-    This adds a first axis to every leaf of members and results, split over the devices.
-    """
+    """Maps a function (member, shared) over members, along a first axis split over the devices."""
 
     def of_a_device(members: Any, shared: Any) -> Any:
         with traced_for(target_of(mesh)):
@@ -197,5 +198,5 @@ def over_members(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[A
 
 
 def member_sums(sums: Sequence[Sums], member: int) -> list[Sums]:
-    """Extracts a member's own metric sums, [k], from those of all members, [N, k]."""
+    """Extracts a member's metric sums [k] from those of all members [N, k]."""
     return [{name: values[member] for name, values in chunk.items()} for chunk in sums]

@@ -29,9 +29,9 @@ LONGEST_NAME = 255  # characters in a file's name, on nearly every system
 
 
 class Member(NamedTuple):
-    """A member of a population: the name of its work directory, its recipe, its varied values.
+    """A member of a population: directory, recipe with its varied values, and these values.
 
-    The recipe, which has these values, trains it alone and saves only the last step.
+    The recipe saves only the last step.
     """
 
     name: str
@@ -40,13 +40,12 @@ class Member(NamedTuple):
 
 
 def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float]]) -> list[Member]:
-    """Creates the members: all seeds for every combination of values of varied `NUMBERS`.
+    """Creates all seeds, counted up from the config's, for every combination of varied values.
 
-    Seeds count up from the config's own. Raises ValueError if a field cannot vary, or a value does
-    not fit it.
+    Raises ValueError if a field is not one of `NUMBERS`, or a value does not fit it.
     """
     if not hasattr(seeds, "__index__"):
-        raise ValueError(f"seeds must be a whole number, the number of seeds, got {seeds!r}")
+        raise ValueError(f"seeds must be a whole number, got {seeds!r}")
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     varied_values = {}
@@ -78,7 +77,7 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
 
 
 def identity(members: Sequence[Member]) -> dict[str, Any]:
-    """Returns `seeds`, and `values` by varied field, each in the order of the members."""
+    """Returns `seeds`, and `values` by varied field, in the order of the members."""
     return {
         "seeds": [member.config.seed for member in members],
         "values": {name: [member.values[name] for member in members] for name in members[0].values},
@@ -86,7 +85,7 @@ def identity(members: Sequence[Member]) -> dict[str, Any]:
 
 
 def member_rows(history: Sequence[Mapping[str, Any]], member: int) -> list[Any]:
-    """Extracts a member's own history from rows with lists over all members."""
+    """Extracts a member's history from rows with lists over all members."""
     return [
         {name: value[member] if isinstance(value, list) else value for name, value in row.items()}
         for row in history
@@ -94,10 +93,10 @@ def member_rows(history: Sequence[Mapping[str, Any]], member: int) -> list[Any]:
 
 
 class MemberRules(NamedTuple):
-    """The decisions of a population: those of each member alone.
+    """The decisions of a population, made for each member alone.
 
-    A member that diverges is recorded and reported, while the others continue. `each` has the
-    members' rules, which differ by their learning rates; the checks fill in `diverged`.
+    Members that diverge are recorded and reported; the others continue. `each` has the members'
+    rules, with their learning rates; the checks fill in `diverged`.
     """
 
     each: Sequence[Rules]
@@ -149,12 +148,12 @@ class MemberRules(NamedTuple):
         return row
 
     def check_losses(self, sums: Sums, last_step: int) -> list[Diverged]:
-        """Records and returns the members with a loss that is not finite."""
+        """Records and returns the members with a non-finite loss."""
         each = enumerate(np.asarray(sums["loss_sum"]))
         return self._record({member: first_bad_step(own, last_step) for member, own in each})
 
     def check_state(self, state: TrainState, step: int, row: Row | None) -> list[Diverged]:
-        """Records and returns the members with a value that is not finite after `step`."""
+        """Records and returns the members with a non-finite value after `step`."""
         count = len(self.each)
         finite: Any = np.ones(count, bool)
         for leaf in map(np.asarray, finite_leaves(state, axes=1).values()):
@@ -164,7 +163,7 @@ class MemberRules(NamedTuple):
         return self._record(dict.fromkeys(np.flatnonzero(~finite).tolist(), step))
 
     def _record(self, bad_steps: dict[int, int | None]) -> list[Diverged]:
-        """Records the members that have not diverged before, by their first bad steps."""
+        """Records the members that have not diverged before."""
         events = []
         for member, step in bad_steps.items():
             if step and not self.diverged[member]:
@@ -181,10 +180,10 @@ def write_member(
     result: Result,
     origin: Origin,
 ) -> None:
-    """Writes a work directory like that of `train`, with the last step only and the result last.
+    """Writes a work directory as by `train`, with the last step only; the result comes last.
 
-    It replaces the remains of a killed write. State and history are the member's own; the origin is
-    the population's, and receives the member's config.
+    Replaces the remains of a killed write. State and history are the member's, `origin` the
+    population's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     make_ready(directory, member.config, history, overwrite=True)

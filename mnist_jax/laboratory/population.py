@@ -1,4 +1,4 @@
-"""The training of many seeds of a recipe as one compiled program: mean, spread and interval."""
+"""The training of many seeds of a recipe as one compiled program."""
 
 import contextlib
 import shutil
@@ -56,7 +56,7 @@ BY_MEMBER = ("test_accuracy", "val_accuracy", "test_loss", "params_sha256")
 
 
 class Spread(TypedDict):
-    """A description of N numbers, see `metrics.mean_and_spread`."""
+    """The fields of `metrics.mean_and_spread`."""
 
     mean: Any
     std: Any
@@ -64,7 +64,7 @@ class Spread(TypedDict):
 
 
 class Combination(Spread):
-    """The accuracies of members with the same varied values; inherited fields are the test's."""
+    """The test accuracies of members with the same varied values, and their `validation`."""
 
     values: dict[str, float]
     validation: Spread
@@ -74,10 +74,10 @@ class PopulationResult(Spread, Made):
     """The content of population.json; lists are in the order of the members.
 
     `validation` describes the validation accuracies, by which to choose; `mean`, `std` and `ci95`
-    describe those of the test. If values vary, all are None and each of the `combinations` has
-    them. Without a test, its values are None; with one seed, `std` and `ci95` are. `values` are by
-    varied field; `diverged` is None or the member's first bad epoch and step. The other fields are
-    those of `workdir.run.Result`.
+    those of the test. If values vary, all are None, and each of the `combinations` has them.
+    Without a test its values are None, with one seed `std` and `ci95`. `values` are by varied
+    field; `diverged` is None or a member's first bad epoch and step. The other fields are those of
+    `workdir.run.Result`.
     """
 
     members: list[str]
@@ -112,11 +112,11 @@ def population(
 
     All members are one compiled program. On a CPU `jax.lax.map` runs them in turn, so a member with
     one of this package's networks has the bits of `train` with its config. On accelerators
-    `jax.vmap` runs them at once, and several devices share them: their bits then agree up to
-    rounding, as do those of other modules.
+    `jax.vmap` runs them at once, on all devices; their bits, and those of other modules, agree up
+    to rounding.
 
-    A member with a value that is not finite is reported and recorded, and counts with its measured
-    accuracy. It has no work directory, since `train` would not have made one.
+    A member with a non-finite value is reported and recorded, and counts with its measured
+    accuracy. It has no work directory.
 
     Args:
         config: recipe with the first member's seed.
@@ -130,12 +130,12 @@ def population(
         loss_fn: own loss.
         splits: own data.
         metrics: own metrics.
-        test: False leaves the test split out; a later call with True measures it alone.
-        overwrite: True deletes the population in `workdir` and retrains.
-        listeners: functions that are called with each event.
+        test: False to skip the test split; a later call with True measures it alone.
+        overwrite: True to delete the population in `workdir` and retrain.
+        listeners: functions called with each event.
 
     Returns:
-        The content of population.json, see `PopulationResult`.
+        The content of population.json.
 
     Raises the errors of `train` except FloatingPointError.
     """
@@ -147,13 +147,13 @@ def population(
         )
     if config.data.loader != "memory":
         raise ValueError(
-            "data.loader must be memory in a population, which gathers its batches on the device, "
-            f"got {config.data.loader!r}"
+            "data.loader must be memory in a population, which gathers batches on the device, got "
+            f"{config.data.loader!r}"
         )
     if jax.process_count() > 1:
         raise ValueError(
-            "a population trains in one process, with all devices that it sees, got "
-            f"{jax.process_count()} processes"
+            f"a population trains in one process, with all its devices, got {jax.process_count()} "
+            "processes"
         )
     parts = Parts(model, tx, loss_fn, splits, metrics)
     members = create_members(config, seeds, vary or {})
@@ -168,12 +168,12 @@ def population(
         result = _add_test(result, members, workdir.absolute(), parts)
     with telling(listeners) as tell:
         if result:
-            if (workdir / "checkpoints").exists() or (workdir / ".lock").exists():  # it was killed
+            if (workdir / "checkpoints").exists() or (workdir / ".lock").exists():  # was killed
                 with contextlib.suppress(OSError), lock_workdir(workdir):
                     _delete_own_checkpoints(workdir)
             tell(Done(workdir, result, [], trained=False))
         else:
-            absolute = workdir.absolute()  # wherever the program goes meanwhile
+            absolute = workdir.absolute()  # the program may change its directory
             with resumable(absolute, overwrite), lock_workdir(absolute):
                 result = _population(
                     config, members, absolute, parts, tell, test=test, overwrite=overwrite
@@ -335,7 +335,7 @@ def _compiled(
 ) -> tuple[Task, Program, MemberRules, Start, list[int]]:
     """Compiles before the first write, so an error leaves the workdir unchanged.
 
-    The last of the results is the saved steps.
+    Also returns the saved steps.
     """
     task, who = create_task(config, parts), identity(members)
     origin = task.origin._replace(config=task.origin.config | {"population": who})
@@ -369,7 +369,7 @@ def _with_total(stopwatch: clock.Stopwatch) -> dict[str, float]:
 
 
 def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
-    """Extracts one member's own state from a collected one."""
+    """Extracts a member's state from a collected one."""
     own = jax.tree.map(lambda x: x[number], state.replace(step=()))
     return own.replace(step=state.step, average=own.average if member.config.ema_decay else {})
 
@@ -406,7 +406,7 @@ def _measured(values: dict[str, list[float]], results: Sequence[Mapping[str, Any
 def _summary(
     values: dict[str, list[float]], test: list[float | None], validation: list[float]
 ) -> dict[str, Any]:
-    """Computes mean and spread of all members, or of each combination of varied values."""
+    """Computes the spread of all members, or of each combination of varied values."""
     if not values:
         return {**mean_and_spread(test), "validation": mean_and_spread(validation)}
     by_values: dict[tuple[float, ...], list[int]] = {}
@@ -422,7 +422,7 @@ def _summary(
 
 
 def _delete_own_checkpoints(workdir: Path) -> None:
-    """Deletes the population's checkpoints: the members' directories now hold their content."""
+    """Deletes the population's checkpoints, whose content the members' directories hold."""
     delete_checkpoints(workdir / "checkpoints")
     with contextlib.suppress(OSError):  # a link to a larger disk stays
         (workdir / "checkpoints").rmdir()

@@ -1,12 +1,12 @@
 """A search for better values of a recipe's fields, with Optuna: each trial is a run of `train`.
 
     WORKDIR/sweep.db        the study: parameters and validation accuracies of all trials
-    WORKDIR/trials/NUMBER/  a trial's workdir; it lacks only the test, which `train` there adds
+    WORKDIR/trials/NUMBER/  a trial's workdir; `train` there adds the missing test
     WORKDIR/best.json       the config of the best trial
     WORKDIR/plots/          Optuna's figures
 
-A trial belongs to the process that holds the lock of its `.claim`. The kernel releases it however
-that process ends, and another one resumes the trial without waiting for a heartbeat to expire.
+A trial belongs to the process that holds the lock of its `.claim`. The kernel releases the lock
+when that process ends, and another one resumes the trial at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mnist_jax.workdir.history import Row, best_row, check_monitors
 from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import checked_workdir, read_config
 
-if TYPE_CHECKING:  # an extra, and half a second
+if TYPE_CHECKING:  # an extra, imported in half a second
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
@@ -48,15 +48,15 @@ SearchSpace = Mapping[str, "BaseDistribution"]
 
 DATABASE = "sweep.db"
 LISTED = 10  # trials in the table at the end
-CHECKED = 10_000  # combinations of extreme values; more would keep the user waiting
-BUSY_SECONDS = 60  # longest wait for another process that writes to SQLite
+CHECKED = 10_000  # combinations of extreme values; more would take too long
+BUSY_SECONDS = 60  # longest wait for another process's write to SQLite
 
 
 def load_search_space(path: str | Path) -> SearchSpace:
-    """Reads the search space of a recipe, by its `get_search_space()`.
+    """Calls a recipe's `get_search_space()`.
 
     Raises FileNotFoundError if the file does not exist, and ValueError if it does not define a
-    search space, or Optuna is not installed.
+    search space or Optuna is not installed.
     """
     require("a sweep", "optuna", extra="sweep")
     function = recipe_function(path, "get_search_space")
@@ -94,29 +94,29 @@ def sweep(
     median of the others at the same epoch. Its value is the validation accuracy of the last epoch,
     or with early stopping of the best one; 0 if it diverges. The test split is never measured.
 
-    Any number of processes may search together. One alone always tries the same values; for several
-    these depend on the timing of each other's results.
+    Any number of processes may search together. One alone always tries the same values; with
+    several, these depend on timing.
 
     Args:
         config: recipe; its seed is also that of the search.
-        search_space: Optuna's distributions, by the names of the fields that they replace, such as
+        search_space: Optuna's distributions by field name, such as
             {"optimizer.learning_rate": FloatDistribution(1e-4, 1e-2)}.
         workdir: directory for the results, created if missing.
-        trials: number of trials, finished or pruned, at which the search ends.
-        storage: URL of a database, whose study has the workdir's name; by default sweep.db in the
-            workdir, by SQLite. Killed trials resume in their own workdir.
+        trials: number of finished or pruned trials at which the search ends.
+        storage: URL of a database, whose study has the workdir's name; by default SQLite's sweep.db
+            in the workdir. Killed trials resume in their own workdir.
         parts: function from a trial's config to the user's own parts.
-        listeners: functions that hear every trial, as in `train`; a pruned one ends with `Failed`.
-        tell: function that receives a line per trial of this process, then lines about the search.
+        listeners: functions called with each event of every trial; a pruned one ends with `Failed`.
+        tell: function called with a line per trial of this process, then lines about the search.
 
     Returns:
         The finished trials, the best first, the pruned last.
 
     Raises:
-        ValueError: the search space does not fit the config; the workdir holds something else or a
-            different search; or the storage cannot be opened.
+        ValueError: the search space does not fit the config, the workdir holds something else, or
+            the storage cannot be opened.
         OSError: a file cannot be written; finished trials stay.
-        Stopped: a signal arrived; the next call resumes the trial that it stopped.
+        Stopped: a signal arrived; the next call resumes the stopped trial.
 
     References:
         Akiba et al. 2019, Optuna: A Next-generation Hyperparameter Optimization Framework.
@@ -155,7 +155,7 @@ def sweep(
 
 
 def _check_workdir(workdir: Path, storage: str | None) -> None:
-    """Raises ValueError if the directory does not fit a search in `storage`."""
+    """Raises ValueError if a directory does not fit a search in `storage`."""
     has_own = (workdir / DATABASE).exists()
     if read_config(workdir):
         raise ValueError(f"{workdir} holds a run of `train`: choose another --workdir")
@@ -163,8 +163,7 @@ def _check_workdir(workdir: Path, storage: str | None) -> None:
         raise ValueError(f"{workdir} holds a search in its own {DATABASE}: leave out --storage")
     if storage is None and (workdir / "trials").exists() and not has_own:
         raise ValueError(
-            f"{workdir} holds trials but no {DATABASE}: give the --storage that they are in, or "
-            "another --workdir"
+            f"{workdir} holds trials but no {DATABASE}: give their --storage or another --workdir"
         )
 
 
@@ -195,7 +194,7 @@ def _check_search_space(config: Config, search_space: Mapping[str, Any]) -> None
 
 @contextlib.contextmanager
 def _turn(workdir: Path) -> Iterator[None]:
-    """Holds the lock under which processes choose their trials, one at a time."""
+    """Waits for the lock under which one process at a time chooses its trial."""
     with contextlib.ExitStack() as turn:
         while True:
             try:
@@ -210,8 +209,8 @@ def _turn(workdir: Path) -> Iterator[None]:
 def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> Iterator[Study]:
     """Opens or creates the study; closes its connections at the end.
 
-    Raises ValueError if the storage cannot be opened or its study is `made_of` different parts, and
-    OSError if it fails later.
+    Raises ValueError if the storage cannot be opened or its study differs in `made_of`, and OSError
+    if it fails later.
     """
     import optuna
     import sqlalchemy
@@ -239,7 +238,6 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
                     storage=database,
                     study_name="sweep" if storage is None else workdir.name,
                     direction="maximize",
-                    # It needs no number of epochs, and keeps the better half of the trials.
                     pruner=optuna.pruners.MedianPruner(),
                     load_if_exists=True,
                 )
@@ -256,11 +254,11 @@ def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> 
 
 
 def _check_same_search(workdir: Path, before: dict[str, Any], made_of: dict[str, Any]) -> None:
-    """Raises ValueError if the study was made of something else before."""
+    """Raises ValueError if the study was made of something else."""
     both = [dict(made) for made in (before, made_of)]
     owns = [made.pop("own", {}) for made in both]
     then, now = (made.pop("environment", None) for made in both)
-    if then != now:  # the same code has different hashes there
+    if then != now:  # hashes of code depend on it
         owns = [dict.fromkeys(own, "") for own in owns]
     if changed := {name for name, _ in owns[0].items() ^ owns[1].items()}:
         raise ValueError(
@@ -278,7 +276,7 @@ def _check_same_search(workdir: Path, before: dict[str, Any], made_of: dict[str,
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the database's message, without the statement and advice around it."""
+    """Returns the database's message, without its statement and advice."""
     error = error.__cause__ or error
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
@@ -286,10 +284,9 @@ def _reason(error: BaseException) -> str:
 def _next_trial(
     study: Study, workdir: Path, trials: int, seed: int, search_space: SearchSpace
 ) -> Trial | None:
-    """Chooses a trial to run; returns None if enough are finished or running.
+    """Chooses a trial, interrupted ones first; returns None if enough are finished or running.
 
-    Interrupted trials come before new ones. In a shared storage, those without a directory here
-    belong to other machines.
+    In a shared storage, trials without a directory here belong to other machines.
     """
     import optuna
     from optuna.trial import TrialState
@@ -302,7 +299,7 @@ def _next_trial(
             under_way += 1
         elif trial.params.keys() == search_space.keys():
             interrupted.append(trial)
-        else:  # killed while its values were drawn: it does not count
+        else:  # killed while its values were drawn
             study.tell(trial.number, state=TrialState.FAIL)
     if len(_finished(study)) + under_way >= trials:
         return None
@@ -340,7 +337,7 @@ def _run_trial(
     workdir: Path,
     listeners: Sequence[Listener],
 ) -> str:
-    """Trains a trial from its last checkpoint, reports its value and returns a line about it."""
+    """Trains or resumes a trial, reports its value and returns a line about it."""
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
@@ -352,7 +349,7 @@ def _run_trial(
         """Reports each epoch, and ends the training of a pruned trial."""
         if not isinstance(event, Begin | Epoch | Done):
             return
-        history[:] = event.history  # in `Begin`, that of the last checkpoint
+        history[:] = event.history
         for row in history:
             if row["epoch"] not in reported:
                 trial.report(row["val_accuracy"], row["epoch"])
@@ -374,7 +371,7 @@ def _run_trial(
             study.tell(trial.number, state=TrialState.PRUNED)
             delete_checkpoints(directory / "checkpoints")
             outcome = f"pruned after epoch {max(reported)} of {config.epochs}"
-    except ValueError:  # the values fit no network: the next call draws others
+    except ValueError:  # the values fit no network; the next call draws others
         study.tell(trial.number, state=TrialState.FAIL)
         raise
     except FloatingPointError as error:
@@ -409,7 +406,7 @@ def _conclude(
     tell: Callable[[str], object],
     parts: Callable[[Config], Parts],
 ) -> list[FrozenTrial]:
-    """Lists the best trials; writes the config of the first and Optuna's figures."""
+    """Lists the best trials; writes the config of the best and Optuna's figures."""
     finished = _finished(study)
     missing = trials - len(finished)
     if missing > 0:

@@ -23,7 +23,7 @@ FIGURES = {
 
 
 def format_trials(trials: list[FrozenTrial]) -> str:
-    """Formats a table: number, validation accuracy, epochs, and a column for each parameter."""
+    """Formats trials as a table, with a column for each parameter."""
     names = list(trials[0].params)
     rows = [["trial", "accuracy", "epochs", *names]]
     for trial in trials:
@@ -43,20 +43,16 @@ def short(value: Any) -> str:
 
 
 def draw_figures(study: Study, directory: Path) -> list[str]:
-    """Writes Optuna's figures as one self-contained page.
-
-    Returns:
-        Lines that name the page and the figures that cannot be drawn.
-    """
+    """Writes Optuna's figures as one page; returns lines about it and missing figures."""
     if not importlib.util.find_spec("plotly"):
-        return ["no plots: they need plotly (`pip install plotly`)"]
+        return ["no plots; they need plotly: `pip install plotly`"]
     import optuna
 
     lines, parts = [], []
     for title, function in FIGURES.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # it marks an empty figure
+                warnings.simplefilter("error", UserWarning)  # warns of empty figures
                 figure = getattr(optuna.visualization, function)(study)
         except (UserWarning, ValueError, RuntimeError) as error:
             lines.append(f"no plot of the {title}: {error}")

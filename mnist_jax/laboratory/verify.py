@@ -1,4 +1,4 @@
-"""The repetition of a finished run, to verify its bits."""
+"""Verification of a finished run's bits by repeating it."""
 
 import dataclasses
 import tempfile
@@ -35,17 +35,17 @@ def verify(
     Warns if versions, devices or cores differ.
 
     Args:
-        workdir: directory written by `train`; it is only read.
-        model: the run's own module, as in `train`; likewise the next four.
-        tx: its own optimizer.
-        loss_fn: its own loss.
-        splits: its own data.
-        metrics: its own metrics.
-        listeners: functions that hear the second training.
+        workdir: directory written by `train`, which is only read.
+        model: own module, as in `train`; likewise the next four.
+        tx: own optimizer.
+        loss_fn: own loss.
+        splits: own data.
+        metrics: own metrics.
+        listeners: functions called with each event of the repetition.
 
     Returns:
         A line for each different value of result.json and metrics.jsonl, except times and the
-        environment; none if the bits agree.
+        environment.
 
     Raises FileNotFoundError if there is no finished run, and ValueError if it cannot be read or
     retrained.
@@ -82,6 +82,6 @@ def verify(
 def _bits(
     result: Mapping[str, Any], history: Sequence[Row], environment: dict[str, Any]
 ) -> dict[str, Any]:
-    left_out = {*environment, "step_sha256"}  # in a different environment the program may differ
+    left_out = {*environment, "step_sha256"}  # depends on the environment
     values = {name: result[name] for name in without_times(result) if name not in left_out}
     return values | {f"epoch {row['epoch']}": without_times(row) for row in history}

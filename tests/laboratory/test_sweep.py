@@ -374,7 +374,7 @@ def test_an_external_storage_names_the_study_after_the_workdir(tmp_path):
     assert len(study.trials) == 3
     storage.remove_session()
     storage.engine.dispose()
-    with pytest.raises(ValueError, match=r"holds trials but no sweep.db: give the --storage"):
+    with pytest.raises(ValueError, match=r"holds trials but no sweep.db: give their --storage"):
         sweep(TWO_EPOCHS, SPACE, tmp_path / "a", trials=3)
 
 
