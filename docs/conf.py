@@ -37,8 +37,8 @@ html_theme_options = {
 }
 
 
-def link_to_repository(_: Sphinx, __: str, content: list[str]) -> None:
-    """Makes links to files beside docs/ lead to the repository; on GitHub they work as they are."""
+def adapt(_: Sphinx, __: str, content: list[str]) -> None:
+    """Links files beside docs/ to the repository; drops the next page, which Furo adds itself."""
 
     def link(found: re.Match[str]) -> str:
         path = found[1]
@@ -46,9 +46,10 @@ def link_to_repository(_: Sphinx, __: str, content: list[str]) -> None:
         return f"]({REPOSITORY}/{kind}/main/{path}"
 
     content[0] = re.sub(r"\]\(\.\./([^)#]+)", link, content[0])
+    content[0] = re.sub(r"^Next: .*\n", "", content[0], flags=re.MULTILINE)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connects the function that changes pages before they are read."""
-    app.connect("source-read", link_to_repository)
+    app.connect("source-read", adapt)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
