@@ -170,9 +170,12 @@ def reliability(
         axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", yticks=np.linspace(0, 1, 6))
         below.set(xlim=(0, 1), ylim=(0.5, 2 * max(counts)), xlabel="probability of the answer")
         below.set_ylabel("answers")
+        digits = len(str(max(counts)))
+        below.set_yticks([10**power for power in range(0, digits, max(1, digits // 2))])
         below.minorticks_off()
         figure.legend(loc="outside upper left", ncols=2)
-        for axis in (axes.xaxis, axes.yaxis, below.xaxis):
+        axes.tick_params(labelbottom=False)  # as below
+        for axis in (axes.yaxis, below.xaxis):
             axis.set_major_formatter(PercentFormatter(1))
         below.yaxis.set_major_formatter("{x:,g}")
     return figure

@@ -203,6 +203,16 @@ def test_reliability_leaves_out_empty_bins():
     assert [bar.get_height() for bar in figure.axes[1].patches] == [0, 2, 4, 19]  # type: ignore[attr-defined]
 
 
+def test_the_counts_of_a_calibration_have_an_axis_of_few_numbers(subtests):
+    one = np.ones(1)
+    for count, written in ((1, ["1"]), (99, ["1", "10"]), (9834, ["1", "100"])):
+        with subtests.test(msg=f"{count} answers"):
+            figure = plots.reliability(one, one, np.array([count]), np.array([[0.5, 1]]))
+            figure.canvas.draw()
+            assert [text.get_text() for text in figure.axes[1].get_yticklabels()] == written
+            assert texts(figure).count("20%") == 2  # of the two accuracies' axes, each once
+
+
 def test_every_phase_is_a_bar():
     figure = plots.phases({"import": 1.0, "train": 8.25, "eval": 0.0})
     assert [bar.get_width() for bar in figure.axes[0].patches] == [1.0, 8.25, 0.0]  # type: ignore[attr-defined]
