@@ -11,7 +11,7 @@ from mnist_jax.config import completed
 from mnist_jax.metrics import paired_interval
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.measured import Measured, RunRecord, figures, measure
-from mnist_jax.reporting.page import figure, picture, readable
+from mnist_jax.reporting.page import figure, listed, picture, readable
 from mnist_jax.workdir.hashing import data_sha256
 
 DISAGREEMENTS = 25  # pictures
@@ -56,12 +56,14 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
         if run.history:
             histories[name] = run.history
     ranked = sorted(rows, key=lambda row: (row["letter"] not in paired, -row["val_accuracy"]))
+    headline, detail = _headline(judged)
     info = runs[0].trained.info
     configs = [completed(dataclasses.asdict(run.trained.config)) for run in runs]
     values = {
         "split": split,
         "rows": ranked,
-        "headline": _headline(judged),
+        "headline": headline,
+        "detail": detail,
         "paired": [*paired],
         "others": [letter for letter in letters if letter not in paired],
         "curves": [
@@ -102,28 +104,32 @@ def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:
     return 100 * (only_other - only_first) / len(first.labels), 100 * low, 100 * high
 
 
-def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> str:
+def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> tuple[str, str]:
     """Names the network that is best in validation, if the difference is detectable.
 
     Each entry is a name, the answers for the same validation images, and those for the same test
-    images or None. The order of the entries has no effect.
+    images or None. The order of the entries has no effect. Returns headline and details.
     """
     if len(measured) < 2:
-        return ""
+        return "", ""
     ordered = sorted(measured, key=lambda each: (-int(each[1].right.sum()), each[0]))
     (best, first, first_test), (second, other, other_test) = ordered[:2]
-    final = ""
-    if first_test and other_test:
-        found = _difference(other_test, first_test)
-        final = " On the test images it is {:+.2f} ({:+.2f} to {:+.2f}).".format(*found)
     points, low, high = _difference(other, first)
-    size = f"{low:+.2f} to {high:+.2f}"
-    if low > 0:
-        return f"{best} is better than {second} by {points:.2f} points ({size}).{final}"
+    detail = (
+        f"Validation accuracy of {best} less that of {second}, in points with the 95% interval: "
+    )
+    detail += f"{points:+.2f} ({low:+.2f} to {high:+.2f})"
+    if first_test and other_test:
+        tested = _difference(other_test, first_test)
+        detail += "; on the test images {:+.2f} ({:+.2f} to {:+.2f})".format(*tested)
     tied = [name for name, each, _ in ordered if each.right.sum() == first.right.sum()]
-    if len(tied) > 1:
-        return f"A tie: {', '.join(tied[:-1])} and {tied[-1]} are right equally often ({size})."
-    return f"No detectable difference between {best} and {second} ({points:+.2f}, {size}).{final}"
+    if low > 0:
+        headline = f"{best} is better than {second} by {points:.2f} points in validation"
+    elif len(tied) > 1:
+        headline = f"A tie: {listed(tied)} are right equally often in validation"
+    else:
+        headline = f"No detectable difference between {best} and {second} in validation"
+    return headline, f"{detail}."
 
 
 def _disagreements(paired: Mapping[str, Measured], names: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,11 @@ if TYPE_CHECKING:  # extras, and slow to import
 
 LARGEST_SIDE = 128  # pixels; a larger picture would only make the page heavy
 LONGEST = 32  # characters of a class
-SPELLED = {"cnn": "CNN", "mlp": "MLP", "mnist": "MNIST", "emnist": "EMNIST", "resnet": "ResNet"}
+SPELLED = {
+    **{name: name.upper() for name in ("cnn", "mlp", "mnist", "emnist", "sgd")},
+    **{"resnet": "ResNet", "adam": "Adam", "adamw": "AdamW", "nadam": "Nadam"},
+    **{"lion": "Lion", "muon": "Muon"},
+}
 SHEET_SIDE = 1024  # of a sheet, which is eight pictures wide
 
 
@@ -37,6 +41,7 @@ def render(template: str, **values: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    pages.filters["listed"] = listed
     # A name of a file or a class may hold what UTF-8 cannot.
     return pages.get_template(template).render(values).encode("utf-8", "replace")
 
@@ -128,8 +133,13 @@ def readable(names: Iterable[str]) -> list[str]:
 
 
 def spelled(name: str) -> str:
-    """Returns the name of a model or a dataset as people write it: "deep_cnn" is "deep CNN"."""
+    """Spells a model, dataset or optimizer as people write it: "deep_cnn" is "deep CNN"."""
     return " ".join(SPELLED.get(word, word) for word in name.split("_"))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Joins names as a sentence does: "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def in_percent(probability: float) -> str:

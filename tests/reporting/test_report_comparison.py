@@ -18,6 +18,7 @@ from mnist_jax import predict, report, train
 from mnist_jax.metrics import paired_interval
 from mnist_jax.reporting.comparison import _headline
 from mnist_jax.reporting.measured import Measured
+from mnist_jax.reporting.page import listed
 
 
 def test_networks_are_compared_image_by_image(small, other, mnist, tmp_path):
@@ -32,6 +33,7 @@ def test_networks_are_compared_image_by_image(small, other, mnist, tmp_path):
     for error, floor in zip(errors, chance, strict=True):
         assert f"{error:.2%} ({floor:.2%})" in said
     assert "the highest test accuracy of several is optimistic" in said
+    assert "A and B answer" in said
     points = 100 * (second.mean() - first.mean())
     assert f"{points:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})" in said
     assert f"answer {(answers[0] != answers[1]).sum()} images differently" in said
@@ -39,6 +41,10 @@ def test_networks_are_compared_image_by_image(small, other, mnist, tmp_path):
     fields = ["field", "seed", "model.name", "model.hidden_size"]
     assert [row[0] for row in differing] == fields
     assert len(written.networks) == 2
+
+
+def test_names_are_joined_as_in_a_sentence():
+    assert [listed("ABC"[:count]) for count in (1, 2, 3)] == ["A", "A and B", "A, B and C"]
 
 
 def answers(right: str) -> Measured:
@@ -49,9 +55,12 @@ def answers(right: str) -> Measured:
 
 def test_the_headline_names_a_winner_only_where_there_is_one(subtests):
     cases = [
-        ({"a": "1" * 90 + "0" * 10, "b": "1" * 100}, "b is better than a by 10.00 points (+"),
-        ({"a": "10" * 50, "b": "10" * 49 + "11"}, "No detectable difference between b and a (+1"),
-        ({"a": "10" * 50, "b": "01" * 50}, "A tie: a and b are right equally often (-"),
+        (
+            {"a": "1" * 90 + "0" * 10, "b": "1" * 100},
+            "b is better than a by 10.00 points in validation",
+        ),
+        ({"a": "10" * 50, "b": "10" * 49 + "11"}, "No detectable difference between b and a in"),
+        ({"a": "10" * 50, "b": "01" * 50}, "A tie: a and b are right equally often in"),
         ({"a": "10", "b": "01", "c": "10", "d": "00"}, "A tie: a, b and c are right"),
         ({"a": "1"}, ""),
     ]
@@ -60,15 +69,16 @@ def test_the_headline_names_a_winner_only_where_there_is_one(subtests):
             measured = [(name, answers(right), None) for name, right in all_right.items()]
             found = {_headline(order) for order in itertools.permutations(measured)}
             assert len(found) == 1
-            assert found.pop().startswith(said)
+            assert found.pop()[0].startswith(said)
 
 
 def test_the_headline_names_the_best_in_validation_whatever_the_test_says():
     a = ("a", answers("1" * 90 + "0" * 10), answers("1" * 100))
     b = ("b", answers("1" * 100), answers("1" * 90 + "0" * 10))
-    said = _headline([a, b])
-    assert said.startswith("b is better than a by 10.00 points (+")
-    assert " On the test images it is -10.00 (-" in said
+    headline, detail = _headline([a, b])
+    assert headline == "b is better than a by 10.00 points in validation"
+    assert "of b less that of a, in points with the 95% interval: +10.00 (+" in detail
+    assert "; on the test images -10.00 (-" in detail
 
 
 @pytest.mark.slow
@@ -84,7 +94,7 @@ def test_networks_of_other_training_images_are_compared_on_the_same_test(small, 
 
 def test_a_network_and_itself_do_not_differ(small, tmp_path):
     said = check_page(report([small, small], tmp_path / "page.html").path)
-    assert "the recipes are the same" in said
+    assert "The recipes are the same" in said
     assert "A tie: A (small) and B (small) are right equally often" in said
     assert "give the same answer for each image" in said
 
