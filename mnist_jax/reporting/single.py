@@ -49,6 +49,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "result": run.result,
         "trained": trained,
         "network": f"{spelled(trained.architecture)} trained on {spelled(trained.dataset)}",
+        "optimizer": spelled(config.optimizer.name),
         "epochs": len(run.history) if run.result else config.epochs,
         "examples": len(splits["train"].labels),
         "augmentations": [name for name, value in vars(config.augment).items() if value],

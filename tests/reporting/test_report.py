@@ -78,7 +78,10 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     assert links == {*zip(*(axis.tolist() for axis in counts.nonzero()), strict=True)}
     assert f"<title>{shown} classified as {answer}: {counts.max()}</title>" in figure
     history = read_history(small)
-    assert f"accuracy is {history[-1]['train_accuracy']:.2%} in training" in said
+    assert "epochs of 1,024 grey images (28x28 pixels, 10 classes), Adam with learning rate" in said
+    train, val = (round(100 * history[-1][f"{split}_accuracy"], 2) for split in ("train", "val"))
+    gap = f"{abs(val - train):.2f} points {'higher' if val > train else 'lower'}."
+    assert f"accuracy is {train:.2f}% in training and {val:.2f}% in validation, {gap}" in said
     assert f"mnist-jax verify --workdir {shlex.quote(str(small))}" in said
     check_command(small)
 
@@ -193,6 +196,7 @@ def test_the_time_reported_is_that_of_all_epochs_however_often_the_run_was_stopp
     assert f"time of all epochs {expected:.1f} s" in said
     bars = [s for name, s in result["seconds"].items() if name != "total"]
     assert f"finished the run: {sum(bars):.2f} s in all" in said
+    assert f"All epochs, with those before any resumption, took {expected:.1f} s: training" in said
 
 
 def test_learning_rate_and_gradient_norm_are_shown_where_the_history_has_them(small, tmp_path):
