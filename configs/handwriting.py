@@ -1,10 +1,9 @@
-"""For photographs of handwriting: two convolutions, and rotated, sheared, bent digits.
+"""Photographs of handwriting: two convolutions, and rotated, sheared, bent digits.
 
     mnist-jax train --config handwriting
 
-Test accuracy 99.5 % in 2 min on a two-core CPU, 2026-11-26. The distortions cover what photographs
-show beyond MNIST: docs/your_data.md reports the accuracy on them, as measured by
-`python tests/handwriting/photographs.py`.
+Test accuracy 99.5 % in 2 min on a two-core CPU, 2026-11-26. docs/your_data.md reports the accuracy
+on photographs, by `python tests/handwriting/photographs.py`.
 """
 
 from mnist_jax import Config

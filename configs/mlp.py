@@ -1,9 +1,9 @@
-"""Two hidden layers and no convolution: pixels without their neighbourhood.
+"""Two hidden layers without convolution.
 
     mnist-jax train --config mlp
 
-Test accuracy 98.0 % in 8 s: from docs/laboratory.md, where its time is 0.3 times that of the
-reference recipe. Two layers of 256 units have 269,322 parameters, the reference network 347,146.
+Test accuracy 98.0 % in 8 s, 0.3 times the reference recipe's (docs/laboratory.md). It has 269,322
+parameters, the reference network 347,146.
 """
 
 from mnist_jax import Config

@@ -1,4 +1,4 @@
-"""A few seconds of everything, for tests: the reference network on 2,560 digits.
+"""Test run of a few seconds: the reference network on 2,560 digits.
 
     mnist-jax train --config smoke
 

@@ -1,11 +1,9 @@
-"""A search around the fast recipe: learning rate, filters, hidden units, dropout, smoothing.
+"""Search around the fast recipe: learning rate, filters, hidden units, dropout, smoothing.
 
     mnist-jax sweep --config sweep --trials 30
-
-A trial trains for at most three epochs; one that falls behind is stopped earlier. Train and test
-the best one by
-
     mnist-jax train --config runs/sweep-sweep/best.json
+
+A trial trains for at most three epochs; those that fall behind stop earlier.
 """
 
 from typing import Any
@@ -18,7 +16,7 @@ def get_config() -> Config:
     return Config(
         epochs=3,
         batch_size=192,
-        chunk_steps=41,  # a seventh of an epoch, as in configs/fast.py
+        chunk_steps=41,  # as in configs/fast.py
         data=DataConfig(validation_fraction=1 / 12),
         model=ModelConfig(features=8, depth=2, kernel_size=5, hidden_size=128, dropout_rate=0.0),
         optimizer=OptimizerConfig(learning_rate=0.01, schedule="one_cycle", b1=0.7, b2=0.9),

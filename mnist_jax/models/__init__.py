@@ -1,14 +1,12 @@
 """The architectures: each file here except `layers` defines one as a Linen class `Model`.
 
-A `Model` maps images to logits. Its dataclass fields are `num_classes`, known from the data, and
-some fields of `ModelConfig`, the vocabulary of all architectures. It is called as
+Its fields are `num_classes`, known from the data, and some fields of `ModelConfig`. A call
 
     model(images, train=False, mask=None)
 
-with float images [B, H, W, C] in [0, 1], of any size and number of channels, and returns float
-[B, num_classes]. With `train`, it needs the rng stream `dropout`, and batch normalisation uses the
-batch's own statistics and updates the running ones, the collection `batch_stats`. `mask` is
-bool [B], False for the padding of a batch, which these statistics ignore.
+maps float images [B, H, W, C] in [0, 1], of any size, to logits, float [B, num_classes]. With
+`train` it needs the rng stream `dropout`, and batch normalisation updates its running statistics,
+the collection `batch_stats`, without padding, where `mask`, bool [B], is False.
 """
 
 import dataclasses
@@ -22,24 +20,16 @@ from mnist_jax.config import ModelConfig
 
 
 def model_names() -> list[str]:
-    """Returns the sorted names of the architectures, which are those of the files."""
+    """Returns the sorted names of the architectures."""
     return sorted({file.name for file in pkgutil.iter_modules(__path__)} - {"layers"})
 
 
 def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
-    """Creates an architecture.
+    """Creates an architecture with fields of `ModelConfig`; `dropout_rate` may be traced.
 
-    Args:
-        name: one of `model_names`.
-        num_classes: number of logits per image.
-        **fields: fields of `ModelConfig`, with its defaults. `dropout_rate` may be traced.
-
-    Raises:
-        ValueError: there is no such architecture, or it does not have a field that was set.
+    Raises ValueError if the architecture does not exist, or lacks a field that was set.
     """
-    model = _architecture(name)
-    choices = choices_of(name)
-    values = vars(ModelConfig())
+    model, choices, values = _architecture(name), choices_of(name), vars(ModelConfig())
     for field, value in fields.items():
         if field not in choices and value != values.get(field):
             raise ValueError(
@@ -51,17 +41,17 @@ def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
 
 
 def choices_of(name: str) -> set[str]:
-    """Returns an architecture's fields of `ModelConfig`; raises ValueError for an unknown name."""
+    """Returns an architecture's fields of `ModelConfig`; ValueError for an unknown name."""
     fields = {field.name for field in dataclasses.fields(_architecture(name))}
-    return fields - {"num_classes", "name", "parent"}  # the last two are Linen's
+    return fields - {"num_classes", "name", "parent"}  # two are Linen's
 
 
 def _architecture(name: str) -> Any:
-    if name not in model_names():
-        raise ValueError(f"model.name is {name!r}; expected one of {', '.join(model_names())}")
+    if name not in (names := model_names()):
+        raise ValueError(f"model.name is {name!r}; expected one of {', '.join(names)}")
     return importlib.import_module(f"{__name__}.{name}").Model
 
 
 def check_model(name: str, **fields: Any) -> None:
-    """Raises ValueError if `create_model` does, whatever the number of classes."""
+    """Raises ValueError if `create_model` does."""
     create_model(name, num_classes=2, **fields)

@@ -1,25 +1,16 @@
 """The classic small network: convolution, max-pool, one hidden layer, dropout, output.
 
-With a depth of 2 or more, further convolutions follow, each with a pooling and twice the filters.
+Each further stage is a convolution of twice the filters, with pooling.
 """
 
 import jax
 from flax import linen as nn
 
-from mnist_jax.models.layers import (
-    ConvPool,
-    Dense,
-    Dropout,
-    batch_last,
-    batch_norm,
-    flatten,
-    glorot_uniform,
-    stage_features,
-)
+from mnist_jax.models import layers
 
 
 class Model(nn.Module):
-    """Images -> logits; the `softmax` to probabilities belongs to prediction."""
+    """Images -> logits."""
 
     num_classes: int
     features: int
@@ -38,9 +29,11 @@ class Model(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        x = batch_last(images)
-        for number, features in enumerate(stage_features(self.features, self.depth), start=1):
-            x = ConvPool(
+        x = layers.batch_last(images)
+        for number, features in enumerate(
+            layers.stage_features(self.features, self.depth), start=1
+        ):
+            x = layers.ConvPool(
                 features,
                 self.kernel_size,
                 self.stride,
@@ -53,7 +46,7 @@ class Model(nn.Module):
                 name=f"conv{number}",
             )(x)
             if self.batch_norm:
-                x = nn.relu(batch_norm(x, train=train, mask=mask, name=f"norm{number}"))
-        x = Dense(self.hidden_size, name="dense")(flatten(x)).T
-        x = Dropout(self.dropout_rate, name="dropout")(nn.relu(x), train=train)
-        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)
+                x = nn.relu(layers.batch_norm(x, train=train, mask=mask, name=f"norm{number}"))
+        x = layers.Dense(self.hidden_size, name="dense")(layers.flatten(x)).T
+        x = layers.Dropout(self.dropout_rate, name="dropout")(nn.relu(x), train=train)
+        return nn.Dense(self.num_classes, kernel_init=layers.glorot_uniform, name="output")(x)

@@ -1,7 +1,4 @@
-"""Layers that several architectures share.
-
-Between convolutions an array is [C, H, W, B], with the batch last: see `ops.conv_pool`.
-"""
+"""Layers of several architectures, on arrays [C, H, W, B]: see `ops.conv_pool`."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +11,11 @@ glorot_uniform = nn.initializers.glorot_uniform()
 
 
 def stage_features(features: int, depth: int) -> list[int]:
-    """Doubles the features from stage to stage; raises ValueError if the last has too many."""
-    if features << depth - 1 > LARGEST:
+    """Doubles the features from stage to stage; ValueError if the last has too many."""
+    last = features << depth - 1
+    if last > LARGEST:
         raise ValueError(
-            f"model.features * 2**(model.depth - 1) must be at most {LARGEST}, "
-            f"got {features << depth - 1}"
+            f"model.features * 2**(model.depth - 1) must be at most {LARGEST}, got {last}"
         )
     return [features << stage for stage in range(depth)]
 
@@ -34,20 +31,19 @@ def flatten(x: jax.Array) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """`nn.Dense` with the batch last: for a large D, `kernel.T @ x` costs less on a CPU."""
+    """`nn.Dense` from float [D, B] to [features, B], faster on a CPU for a large D."""
 
     features: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float [D, B] to float [features, B]."""
         kernel = self.param("kernel", glorot_uniform, (len(x), self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         return kernel.T @ x + bias[:, None]
 
 
 class ConvPool(nn.Module):
-    """A convolution, pooling, a bias and a rectifier: see `ops.conv_pool`."""
+    """`ops.conv_pool` with its parameters, from float [C, H, W, B] to [features, H', W', B]."""
 
     features: int
     kernel_size: int
@@ -61,14 +57,12 @@ class ConvPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float [C, H, W, B] to float [features, H', W', B], see `conv_pool`."""
         shape = (self.kernel_size, self.kernel_size, len(x), self.features)
-        kernel = self.param("kernel", glorot_uniform, shape)
         zeros = nn.initializers.zeros_init()
         pool, stride, pool_size = self._pooling()
         return conv_pool(
             x,
-            kernel,
+            self.param("kernel", glorot_uniform, shape),
             self.param("bias", zeros, (self.features,)) if self.use_bias else None,
             stride=stride,
             padding=self.padding,
@@ -79,31 +73,24 @@ class ConvPool(nn.Module):
         )
 
     def chosen_lowering(self, x: jax.Array) -> str:
-        """Returns the lowering chosen for the layer's inputs."""
+        """Returns the lowering for the layer's inputs."""
         shape = (self.kernel_size, self.kernel_size, len(x), self.features)
         kernel = jax.ShapeDtypeStruct(shape, x.dtype)
         _, stride, pool_size = self._pooling()
         return choose_lowering(x, kernel, stride, pool_size, self.lowering)
 
     def _pooling(self) -> tuple[str, int, int]:
-        """Returns pool, stride and pool_size for `conv_pool`."""
         if self.pool == "stride":  # the convolution skips the outputs that pooling would drop
             return "max", self.stride * self.pool_size, 1
         return self.pool, self.stride, self.pool_size
 
 
 def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) -> jax.Array:
-    """Normalises each channel, then scales and shifts it, in a submodule.
+    """Normalises each channel of x, float [C, H, W, B], then scales and shifts it.
 
-    Training uses the mean and variance of the batch without its padding, and adds a tenth of them
-    to the running ones, which evaluation uses.
-
-    Args:
-        x: float [C, H, W, B].
-        train: True in training.
-        mask: bool [B], False for padding; None without padding.
-        name: name of the submodule, with the parameters `scale` and `bias` and, in the collection
-            `batch_stats`, the running `mean` and `var`.
+    The submodule has the parameters `scale` and `bias` and the `batch_stats` `mean` and `var`.
+    Training uses the statistics of the batch without padding, where `mask`, bool [B], is False, and
+    adds a tenth of them to the running ones, which evaluation uses.
 
     References:
         S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
@@ -116,17 +103,19 @@ def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) 
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, to the bit, with a rate that may be traced: one program for many rates."""
+    """`nn.Dropout`, to the bit, with a rate that may be traced.
+
+    In training it zeros units at random, and scales the others by 1 / (1 - rate).
+    """
 
     rate: float | jax.Array
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Zeros units at random and scales the others by 1 / (1 - rate) in training."""
         if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0):
             return x
         keep = 1 - self.rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        # The cast keeps a traced float32 rate from promoting `x`. XLA turns a division by a
-        # constant into a product, so the product here has the bits of a constant rate.
+        # The cast keeps a traced float32 rate from promoting `x`. XLA divides by a constant with a
+        # product, so this product has the same bits.
         return jnp.where(kept, x * (1 / jnp.asarray(keep, x.dtype)), 0)

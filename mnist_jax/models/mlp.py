@@ -1,9 +1,9 @@
-"""Hidden layers of one size, each followed by dropout, on pixels in no spatial order."""
+"""Hidden layers of one size, each followed by dropout."""
 
 import jax
 from flax import linen as nn
 
-from mnist_jax.models.layers import Dropout, glorot_uniform
+from mnist_jax.models import layers
 
 
 class Model(nn.Module):
@@ -21,6 +21,8 @@ class Model(nn.Module):
         del mask  # images do not interact
         x = images.reshape(images.shape[0], -1)
         for number in range(1, self.depth + 1):
-            x = nn.Dense(self.hidden_size, kernel_init=glorot_uniform, name=f"dense{number}")(x)
-            x = Dropout(self.dropout_rate, name=f"dropout{number}")(nn.relu(x), train=train)
-        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)
+            x = nn.Dense(
+                self.hidden_size, kernel_init=layers.glorot_uniform, name=f"dense{number}"
+            )(x)
+            x = layers.Dropout(self.dropout_rate, name=f"dropout{number}")(nn.relu(x), train=train)
+        return nn.Dense(self.num_classes, kernel_init=layers.glorot_uniform, name="output")(x)

@@ -1,9 +1,8 @@
 """A small residual network: a convolution, then stages that add to their input.
 
-A stage is one block of two convolutions in the pre-activation order (normalisation, rectifier,
-convolution), which leaves the sum itself untouched. Every stage but the first has half the height
-and width, and twice the features, of the one before. The output layer receives the mean over all
-places, so images may have any size.
+A stage is a block of two convolutions in the pre-activation order (normalisation, rectifier,
+convolution), which leaves the sum untouched. Every stage except the first halves height and width
+and doubles the features. The output layer receives the mean over all places.
 
 References:
     K. He, X. Zhang, S. Ren and J. Sun, "Identity Mappings in Deep Residual Networks", 2016,
@@ -15,14 +14,7 @@ import functools
 import jax
 from flax import linen as nn
 
-from mnist_jax.models.layers import (
-    ConvPool,
-    Dropout,
-    batch_last,
-    batch_norm,
-    glorot_uniform,
-    stage_features,
-)
+from mnist_jax.models import layers
 
 
 class Block(nn.Module):
@@ -38,7 +30,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
         """Maps float [C, H, W, B] to [features, ceil(H / stride), ceil(W / stride), B]."""
         conv = functools.partial(
-            ConvPool,
+            layers.ConvPool,
             self.features,
             padding="SAME",
             use_bias=not self.batch_norm,
@@ -47,7 +39,7 @@ class Block(nn.Module):
 
         def activate(x: jax.Array, name: str) -> jax.Array:
             if self.batch_norm:
-                x = batch_norm(x, train=train, mask=mask, name=name)
+                x = layers.batch_norm(x, train=train, mask=mask, name=name)
             return nn.relu(x)
 
         y = activate(x, "norm1")
@@ -74,7 +66,7 @@ class Model(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        x = ConvPool(
+        x = layers.ConvPool(
             self.features,
             self.kernel_size,
             self.stride,
@@ -82,20 +74,15 @@ class Model(nn.Module):
             use_bias=not self.batch_norm,
             lowering=self.lowering,
             name="conv1",
-        )(batch_last(images))
-        for number, features in enumerate(stage_features(self.features, self.depth), start=1):
+        )(layers.batch_last(images))
+        for number, features in enumerate(
+            layers.stage_features(self.features, self.depth), start=1
+        ):
             stride = 1 if number == 1 else 2
-            block = Block(
-                features,
-                self.kernel_size,
-                stride,
-                self.batch_norm,
-                self.lowering,
-                name=f"block{number}",
-            )
-            x = block(x, train=train, mask=mask)
+            options = self.kernel_size, stride, self.batch_norm, self.lowering
+            x = Block(features, *options, name=f"block{number}")(x, train=train, mask=mask)
         if self.batch_norm:
-            x = batch_norm(x, train=train, mask=mask, name="norm")
+            x = layers.batch_norm(x, train=train, mask=mask, name="norm")
         x = nn.relu(x).mean(axis=(1, 2)).T
-        x = Dropout(self.dropout_rate, name="dropout")(x, train=train)
-        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)
+        x = layers.Dropout(self.dropout_rate, name="dropout")(x, train=train)
+        return nn.Dense(self.num_classes, kernel_init=layers.glorot_uniform, name="output")(x)

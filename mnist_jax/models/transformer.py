@@ -1,9 +1,8 @@
 """A vision transformer: the image is cut into patches, and each is a token.
 
-The patches are squares of `kernel_size` pixels a side, zero-padded at the end. A token has
-`features` numbers, and a block's hidden layer `hidden_size` units. Every attention head has about
-16 features, because ViT's 64 would leave these small networks a single head. The mean of all tokens
-is classified, so no extra class token is needed.
+Patches are squares of `kernel_size` pixels a side, zero-padded. A token has `features` numbers, a
+block's hidden layer `hidden_size` units, an attention head about 16 features: ViT's 64 would leave
+small networks a single head. The mean of all tokens is classified.
 
 References:
     A. Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
@@ -12,30 +11,30 @@ References:
     https://arxiv.org/abs/2205.01580 (the mean of all tokens).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mnist_jax.models.layers import ConvPool, Dropout, batch_last, glorot_uniform
+from mnist_jax.models import layers
 
 
 class Position(nn.Module):
-    """Adds a learned vector to each token, because attention ignores positions."""
+    """Adds a learned vector to each token, float [B, T, D]: attention ignores positions."""
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Maps float [B, T, D] to float [B, T, D]."""
         init = nn.initializers.normal(0.02)
         return tokens + self.param("embedding", init, (1, *tokens.shape[1:]))
 
 
 class Attention(nn.Module):
-    """Averages the values of all tokens for each query, weighted by their keys."""
+    """Computes softmax(q k' / sqrt(D / heads)) v in each head, from and to float [B, T, D]."""
 
     heads: int
 
     def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        """Maps float [B, T, D] to float [B, T, D], softmax(q k' / sqrt(D / heads)) v a head."""
         shape = (*query.shape[:2], self.heads, -1)
         query, key, value = (x.reshape(shape) for x in (query, key, value))
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
@@ -44,26 +43,23 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a hidden layer for each token; both add to their input."""
+    """Attention, then a hidden layer for each token; both add to their input, [B, T, D]."""
 
     hidden_size: int
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Maps float [B, T, D] to float [B, T, D]."""
         width = tokens.shape[-1]
         heads = next(n for n in range(max(1, width // 16), 0, -1) if width % n == 0)
 
-        def dense(size: int, name: str) -> nn.Dense:
-            return nn.Dense(size, kernel_init=glorot_uniform, name=name)
-
+        dense = functools.partial(nn.Dense, kernel_init=layers.glorot_uniform)
         x = nn.LayerNorm(name="norm1")(tokens)
-        query, key, value = (dense(width, name)(x) for name in ("query", "key", "value"))
+        query, key, value = (dense(width, name=name)(x) for name in ("query", "key", "value"))
         x = Attention(heads, name="attention")(query, key, value)
-        tokens += dense(width, "projection")(x)
+        tokens += dense(width, name="projection")(x)
         x = nn.LayerNorm(name="norm2")(tokens)
-        x = nn.gelu(dense(self.hidden_size, "dense1")(x))
-        return tokens + dense(width, "dense2")(x)
+        x = nn.gelu(dense(self.hidden_size, name="dense1")(x))
+        return tokens + dense(width, name="dense2")(x)
 
 
 class Model(nn.Module):
@@ -83,18 +79,18 @@ class Model(nn.Module):
     ) -> jax.Array:
         del mask  # images do not interact
         # A filter as large as its stride sees each patch once.
-        patches = ConvPool(
+        patches = layers.ConvPool(
             self.features,
             self.kernel_size,
             stride=self.kernel_size,
             padding="SAME",
             lowering=self.lowering,
             name="patches",
-        )(batch_last(images))
+        )(layers.batch_last(images))
         tokens = patches.reshape(self.features, -1, images.shape[0]).T
         tokens = Position(name="position")(tokens)
         for number in range(1, self.depth + 1):
             tokens = Block(self.hidden_size, name=f"block{number}")(tokens)
         x = nn.LayerNorm(name="norm")(tokens).mean(axis=1)
-        x = Dropout(self.dropout_rate, name="dropout")(x, train=train)
-        return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="output")(x)
+        x = layers.Dropout(self.dropout_rate, name="dropout")(x, train=train)
+        return nn.Dense(self.num_classes, kernel_init=layers.glorot_uniform, name="output")(x)
