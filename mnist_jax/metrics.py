@@ -148,7 +148,7 @@ def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
 def no_better_than_guessing(
     loss: float | None, accuracy: float, guessed: dict[str, float]
 ) -> str | None:
-    """Describes how a network is no better than `guessing`; None if it is."""
+    """Describes how a network is no better than `guessing`; None if it is better."""
     if accuracy <= guessed["accuracy"]:
         return (
             f"it has learned nothing: test accuracy {accuracy:.2%}, and {guessed['accuracy']:.2%} "

@@ -160,9 +160,9 @@ def predict_split(
 ) -> tuple[int, ...]:
     """Classifies a split ("test", "validation" or "train") of a run's own dataset into a file.
 
-    The .npz file holds probabilities [N, num_classes], whose shape is returned, classes [N], true
-    labels [N] and the classes' names. Raises FileNotFoundError without a trained network or a
-    directory for the file, ValueError if the file is not an .npz or the network is unreadable.
+    It holds probabilities [N, num_classes], whose shape is returned, classes [N], true labels [N]
+    and the classes' names. Raises FileNotFoundError without a trained network or the file's
+    directory, ValueError if the file is not an .npz or the network is unreadable.
     """
     if output.suffix != ".npz":
         raise ValueError(f"--output must end in .npz, got {output}")

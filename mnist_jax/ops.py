@@ -131,15 +131,8 @@ def choose_lowering(
     has the whole batch, and the layer is small and of stride 1, else `matmul`, because XLA's
     convolutions are plain loops within a scan.
 
-    Args:
-        images: padded images, float [C, H, W, B], or their shape and type.
-        kernel: float [kh, kw, C, F], or its shape and type.
-        stride: step of the convolution.
-        pool_size: side of a pooling window.
-        lowering: requested lowering.
-
-    Raises:
-        ValueError: the lowering is `native`, and its library cannot be compiled.
+    The padded images and the kernel may be shapes with types. Raises ValueError if the lowering is
+    `native`, and its library cannot be compiled.
     """
     if lowering in ("matmul", "xla", "rows"):
         return lowering
@@ -167,7 +160,7 @@ def choose_lowering(
 
 
 def _in_parts() -> bool:
-    """Returns True if a TPU composes a float32 product of several bfloat16 ones."""
+    """Returns True if a TPU composes float32 products of bfloat16 ones."""
     config: Any = jax.config
     return config.jax_default_matmul_precision not in (None, "default", "bfloat16", "fastest")
 

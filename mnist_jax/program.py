@@ -74,7 +74,7 @@ def compile_program(
     Args:
         model: module from images to logits, see `forward.Forward`.
         tx: optimizer.
-        splits: "train", "validation" and optionally "test", see `datasets.arrays.as_parts`.
+        splits: "train", "validation" and maybe "test", see `datasets.arrays.as_parts`.
         seed: root of all keys.
         batch_size: examples per step.
         chunk_steps: steps in one compiled call.
@@ -177,7 +177,7 @@ def compile_initial_state(
         return bare(create_train_state(parts.model, parts.tx, key, **options))
 
     jitted = jax.jit(create_arrays, out_shardings=sharding)
-    # It runs once; with all of LLVM's passes it would compile as long as the steps.
+    # It runs once; all of LLVM's passes would take as long as for the steps.
     fast = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
     def create(key: jax.Array) -> TrainState:

@@ -1,7 +1,4 @@
-"""The rules of a training: pure functions of history, sums and step.
-
-A stopped and resumed run has the same history and steps, so it decides the same.
-"""
+"""The rules of a training: pure functions of history, sums and step, so resumed runs agree."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -66,8 +63,8 @@ def first_bad_step(losses: Any, last_step: int) -> int | None:
 def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
     """Returns the leaves of a state that must be finite, by name.
 
-    An optimizer's scalars, with only the `axes` of members, may be infinite, such as a first best
-    loss.
+    An optimizer's scalars, with only the `axes` of members, may be infinite, such as an initial
+    best loss.
     """
     return {
         name: leaf

@@ -42,8 +42,8 @@ class LossOptions(TypedDict, total=False):
         metrics: further functions of logits and labels to sum, by name.
         precision: precision of the network's products, `float32`, `tensorfloat32` or `bfloat16`
             (factors too), see https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision.
-        label_smoothing: fraction of each label that is spread over all classes.
-        mixup_alpha: strength of `augment.mixup`; 0 disables.
+        label_smoothing: fraction of each label spread over all classes.
+        mixup_alpha: alpha of `augment.mixup`.
         shift, rotation, scale, shear, elastic, cutout: strengths of `augment.augment`.
     """
 
@@ -211,7 +211,7 @@ def update(
         state.collections,
         collections,
     )
-    # Optimizers that search along a line or use the loss take the last three.
+    # Optimizers that search along a line take the last three; others ignore them.
     updates, opt_state = optax.with_extra_args_support(state.tx).update(
         grads,
         state.opt_state,

@@ -98,8 +98,8 @@ def train(
     """Trains a network, or resumes the unfinished run in `workdir`.
 
     On one CPU machine with the same versions, a config always gives the same bits, even if the run
-    is interrupted. SIGINT and SIGTERM stop it at the end of a chunk, with a checkpoint; a second
-    one, more than a second later, stops it at once. The test split is measured once, at the end.
+    is interrupted. SIGINT and SIGTERM stop it after a chunk, with a checkpoint; a second one, more
+    than a second later, at once. The test split is measured once, at the end.
 
     In a job of several processes (`processes.group`), all call it with the same arguments and
     share the workdir, where the first one writes.
@@ -112,25 +112,24 @@ def train(
             config's, see `forward.Forward`; or a function from `DataInfo` to one.
         tx: Optax transformation in place of the config's; or a function from the number of steps
             in all epochs to one.
-        loss_fn: function of logits [B, num_classes] and labels [B] to the loss of each example,
-            [B], in place of the cross-entropy. An argument named `params` receives the parameters.
+        loss_fn: function of logits [B, num_classes] and labels [B] to losses [B], in place of the
+            cross-entropy. An argument named `params` receives the parameters.
         splits: data in place of the config's: {"train": (images, labels), ...}, or another form of
             `datasets.load_splits`.
         metrics: functions like `loss_fn`, by name. Their means are `train_NAME` and `val_NAME` in
             the history, and `test_NAME` in the result.
         test: False to leave out the test split; a later call with True measures it.
         overwrite: True to delete the run in `workdir`, once the new one compiles, and retrain.
-        extend: True to continue the run in `workdir` to a larger `config.epochs`, with the bits of
-            a run that had as many from the beginning. The learning rate must be constant, except
-            for plateaus.
-        listeners: functions that receive each of the `events`, such as `console()`. An exception in
-            one ends the run, which can be resumed.
+        extend: True to continue the run in `workdir` to a larger `config.epochs`, with the same
+            bits as from the beginning. The learning rate must be constant, except for plateaus.
+        listeners: functions that receive the `events`, such as `console()`. An exception in one
+            ends the run, which can be resumed.
 
     Raises:
         ValueError: `workdir` holds an unreadable run, one with a different config, data, model,
             optimizer or loss, or one that cannot be extended; or the dataset is unavailable or does
             not fit the config.
-        OSError: `workdir` is not writable, or in use by another process. Saved steps stay.
+        OSError: `workdir` is not writable, or in use. Saved steps stay.
         FloatingPointError: the loss or a parameter is not finite; no such state is saved.
         Stopped: a signal arrived; it is a KeyboardInterrupt.
     """
