@@ -17,8 +17,8 @@ def require(purpose: str, *modules: str, extra: str) -> None:
     missing = [PACKAGES.get(name, name) for name in modules if not importlib.util.find_spec(name)]
     if missing:
         raise ValueError(
-            f"{purpose} needs {' and '.join(missing)}: `pip install {' '.join(missing)}`, or "
-            f"install the extra `{extra}`"
+            f"{purpose} needs {' and '.join(missing)}: `pip install {' '.join(missing)}`, or the "
+            f"extra `{extra}`"
         )
 
 

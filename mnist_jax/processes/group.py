@@ -116,11 +116,10 @@ def _checked(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
     """Converts the options to arguments of `jax.distributed.initialize`."""
-    given = (coordinator, num_processes, process_id)
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
             "distributed.coordinator, num-processes and process-id go together: give all, or none "
-            f"under Slurm, Open MPI or Cloud TPU, got {given}"
+            f"under Slurm, Open MPI or Cloud TPU, got {coordinator}, {num_processes}, {process_id}"
         )
     port = re.fullmatch(r".+:(\d{1,5})", coordinator)
     if not port or not 0 < int(port[1]) < 2**16:
@@ -163,7 +162,7 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
             jax.distributed.initialize(**arguments, initialization_timeout=int(START_SECONDS) + 60)
             counts = Counter(device.process_index for device in jax.devices())
             if len({*counts.values()}) > 1:
-                jax.distributed.shutdown()  # as all of them do
+                jax.distributed.shutdown()  # in all of them
                 raise ValueError(
                     "every process must have the same number of devices, got "
                     f"{', '.join(str(counts[rank]) for rank in sorted(counts))}"
@@ -179,9 +178,9 @@ def _join(where: str, arguments: dict[str, Any]) -> dict[int, socket.socket]:
 def _waits(where: str, arguments: dict[str, Any]) -> str:
     own, others = "this process", "the others"
     job = cluster_job(os.environ)
-    names = ("process_id", "num_processes")
-    if known := [arguments[name] for name in names] if arguments else job and job[1:]:
-        rank, count = known
+    known = [arguments["process_id"], arguments["num_processes"]] if arguments else job
+    if known:
+        *_, rank, count = known
         own = f"process {rank} of {count}"
         others = "process 0" if rank else f"the other {count - 1}"
         others += " and the others" * bool(rank and count > 2)

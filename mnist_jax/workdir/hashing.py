@@ -52,7 +52,7 @@ def network_sha256(variables: dict[str, Any]) -> str:
 
 
 def write_sums(directory: Path) -> None:
-    """Writes SHA256SUMS of the files in subdirectories, and flushes all to disk."""
+    """Writes SHA256SUMS of the files in subdirectories, for `sha256sum`, and flushes all files."""
     text = "".join(f"{_sha256(directory / name)}  {name}\n" for name in _files(directory))
     (directory / SUMS).write_text(text, encoding="utf-8")
     for path in [directory, *directory.rglob("*")]:

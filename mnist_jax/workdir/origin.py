@@ -62,7 +62,8 @@ class Origin(NamedTuple):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Origin":
-        return cls(**values | {"data": data_info(values["data"])})
+        known: dict[str, Any] = values | {"data": data_info(values["data"])}
+        return cls(**known)
 
     def hashes(self) -> dict[str, str]:
         """Returns the hashes for result.json, by name."""

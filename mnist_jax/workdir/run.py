@@ -280,7 +280,7 @@ def delete_result(workdir: Path) -> None:
 
 @by_first_process
 def delete_run(workdir: Path) -> None:
-    """Deletes a run except config.json, and no checkpoint before its result."""
+    """Deletes a run except config.json: the result first, so it never lacks its checkpoint."""
     delete_result(workdir)
     (workdir / "metrics.jsonl").unlink(missing_ok=True)
     delete_checkpoints(workdir / "checkpoints")

@@ -62,10 +62,9 @@ def trained_config(workdir: str | Path) -> Config:
     """Returns the config of the run in `workdir`; FileNotFoundError if it holds no network."""
     members = Path(workdir) / MEMBERS
     if members.is_dir():
-        first = min(members.iterdir(), default=None)
-        what = (
-            f", not a network; name a member, such as {first}" if first else " that is not complete"
-        )
+        what = " that is not complete"
+        if first := min(members.iterdir(), default=None):
+            what = f", not a network; name a member of it, such as {first}"
         raise FileNotFoundError(f"{workdir} holds a population{what}")
     config = read_config(Path(workdir))
     if config is None or not (Path(workdir) / "checkpoints").is_dir():
