@@ -1,33 +1,28 @@
 """Ink in clean pictures: drawings on a ground of one colour, without light or texture.
 
-Such are a dataset's files, cut-out digits, enlargements and the files of drawing programs. They may
-be small, and their ink may touch every side, while `ink.find_ink` needs paper around it.
+Examples are a dataset's files, cut-out digits and files of drawing programs. Their ink may touch
+every side, while `ink.find_ink` needs paper around it.
 """
-
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage as scipy_ndimage
 
-from mnist_jax.handwriting.ink import EIGHT, Ink, close_up, length, overview, parts
-
-ndimage: Any = scipy_ndimage  # it has no types
+from mnist_jax.handwriting.ink import EIGHT, Ink, close_up, length, ndimage, overview, parts
 
 SMALL = 64  # pixels of the longer side; photographs are larger
 CONTRAST = 16  # levels of 255 in a small picture; less is noise
-# Unevenness as a fraction of the contrast.
-EVEN = 0.005  # limit for half of the ground
-EVEN_IF_CUT = 0.05  # limit for a drawing that fills its picture and shows little ground
+# Limits of unevenness, as fractions of the contrast.
+EVEN = 0.005  # half of the ground
+EVEN_IF_CUT = 0.05  # a drawing that fills its picture
 CUT = 130  # pixels of the longer side of such a picture; larger ones may have shadows
-FAINT = 0.1  # fraction of the picture that may be neither ground nor near ink, like a shadow
-LABEL, EDGE = 0.3, 0.45  # fractions of the contrast: the limit of ink, and of its outline
+FAINT = 0.1  # greatest fraction that is neither ground nor near ink, like a shadow
+LABEL, EDGE = 0.3, 0.45  # fractions of the contrast: ink, and its outline
 # Fractions of a component's box.
-LINED = 0.6  # part of each side that a card, or the inside of a frame, covers
-HOLES = 0.02, 0.25  # the smallest drawing on a card, and the largest hole of a bar
-ANGULAR = 0.85  # filled part of the hole of an angular zero
-FILLED = 0.95  # filled part of a rectangle, unless it is narrow
-WIDTHS = 0.03, 0.4  # widths of strokes, as fractions of the longer side
+LINED = 0.6  # of each side, covered by a card or the inside of a frame
+HOLES = 0.02, 0.25  # the smallest drawing on a card, the largest hole of a bar
+ANGULAR = 0.85  # of its own box, filled by an angular zero's hole
+FILLED = 0.95  # covered by a rectangle, unless it is narrow
+WIDTHS = 0.03, 0.4  # of strokes, as fractions of the longer side
 
 BLANK = Ink(np.zeros((1, 1), bool), 0, 0.0)
 
@@ -35,9 +30,8 @@ BLANK = Ink(np.zeros((1, 1), bool), 0, 0.0)
 def find_clean_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
     """Finds the strokes in a clean picture of mode "L" or "RGB", by its overview.
 
-    The constants were chosen on MNIST's validation images by `benchmarks/pictures.py`.
-
-    Returns the strokes, which are empty for a blank picture; or None if it is not clean.
+    Returns no strokes for a blank picture, None if it is not clean. The constants were chosen on
+    MNIST's validation images by `benchmarks/pictures.py`.
     """
     pixels = _pixels(view)
     if _has_frame(pixels):
@@ -81,12 +75,12 @@ def _has_frame(pixels: np.ndarray) -> bool:
 def _find_inside(
     picture: Image.Image, box: tuple[slice, ...], shape: tuple[int, ...]
 ) -> Ink | None:
-    """Finds the strokes in a part of a picture, given by a box in its overview of this shape."""
+    """Finds the strokes in a box of the picture's overview, which has this shape."""
     across, down = picture.width / shape[1], picture.height / shape[0]
     left, right = (side * across for side in (box[1].start, box[1].stop))
     top, bottom = (side * down for side in (box[0].start, box[0].stop))
     size = max(right - left, bottom - top)
-    edge = 0.02 * size if size > SMALL else 0  # enlarged pictures have soft edges
+    edge = 0.02 * size if size > SMALL else 0  # soft in enlarged pictures
     left, top, right, bottom = map(round, (left + edge, top + edge, right - edge, bottom - edge))
     inside = picture.crop((left, top, right, bottom))
     return find_clean_ink(inside, overview(inside))
@@ -104,7 +98,7 @@ def _border(pixels: np.ndarray) -> np.ndarray:
 
 
 def _colours(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the colours of the ground, which has most of the border, and of the ink."""
+    """Returns the colours of the ground (most of the border) and the ink."""
     border = _border(pixels)
     grey = pixels.mean(axis=2)
     is_light = border.mean(axis=1) > (grey.min() + grey.max()) / 2
@@ -114,12 +108,12 @@ def _colours(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cover(pixels: np.ndarray, ground: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Returns each pixel's fraction of ink: 0 to 1, below 0 for the opposite contrast."""
+    """Returns each pixel's fraction of ink, below 0 for the opposite contrast."""
     return (pixels - ground) @ ((ink - ground) / np.square(ink - ground).sum())
 
 
 def _is_card(mask: np.ndarray) -> bool:
-    """Tells whether a component, bool [h, w] in its own box, is a rectangle with a drawing."""
+    """Tells whether a component, bool [h, w] in its box, is a rectangle with a drawing."""
     sides = min(side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     if sides < LINED:
         return False
@@ -133,9 +127,9 @@ def _is_card(mask: np.ndarray) -> bool:
 
 
 def _is_stroke(mask: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Tells whether a component, bool [h, w] in its own box, may be drawn by a pen.
+    """Tells whether a component, bool [h, w] in its box, may be drawn by a pen.
 
-    A shadow is wider. Printed lines are narrow and end at the edge of the picture, (H, W).
+    Shadows are wider; printed lines are narrow and cross the picture, (H, W).
     """
     widths = [max(1, round(width * max(mask.shape))) for width in WIDTHS]
     narrow, wide = (ndimage.minimum_filter(mask, w, mode="constant").any() for w in widths)
@@ -143,12 +137,12 @@ def _is_stroke(mask: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 
 def _is_even(cover: np.ndarray, most: float) -> bool:
-    """Tells whether there is only ground and ink, with noise and unevenness up to `most`."""
+    """Tells whether there are only ground and ink, with noise and unevenness up to `most`."""
     window = 2 * round(1.5 * max(cover.shape) / 28) + 1
     highest = ndimage.maximum_filter(cover, window)
     faint = (cover > 0.15) & (highest < 0.6)
     smooth = ndimage.gaussian_filter(cover, 1)
     noise = np.median(abs(cover - smooth)[cover < 0.5])
-    far = abs(smooth[highest < 0.5])  # away from the outline, which may be soft
+    far = abs(smooth[highest < 0.5])  # from the outline, which may be soft
     is_even = far.size < 0.05 * cover.size or np.median(far) < most
     return bool(is_even and noise < most and faint.mean() < FAINT)

@@ -1,12 +1,11 @@
 """Preparation of pictures of handwriting like MNIST's images.
 
 References:
-    http://yann.lecun.com/exdb/mnist/: "the digits were size normalized to fit in a 20x20 pixel box
-    while preserving their aspect ratio", "and centered in a 28x28 image by computing the center of
-    mass of the pixels".
+    http://yann.lecun.com/exdb/mnist/: digits fit in a 20x20 box, "preserving their aspect ratio",
+    and are "centered in a 28x28 image by computing the center of mass of the pixels".
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,27 +13,26 @@ from PIL import Image
 from mnist_jax.datasets.info import drawing_box
 
 THIN, THICK = 2.0, 4.0  # pixels of 20: the stroke widths of nearly all MNIST digits
-SOFTNESS = 0.4  # pixels of blur: MNIST is a little softer than a reduced picture
-GREY = 16  # levels of 255 by which the channels of grey may differ, after JPEG
+SOFTNESS = 0.4  # pixels of blur: MNIST is softer than a reduced picture
+GREY = 16  # levels of 255 by which grey's channels may differ, after JPEG
 SHORTEST = 0.5  # fraction of the box; smaller drawings have too few pixels
-SHOWN = 280  # pixels: the height of a picture of a network's input
+SHOWN = 280  # pixels: height of a picture of a network's input
 
 
 class Drawing(NamedTuple):
     """A network's input, made of a picture."""
 
     pixels: np.ndarray  # uint8 [H, W, C]
-    problem: str = ""  # reason for doubt; empty if there is none
+    problem: str = ""  # reason for doubt, if any
     blank: bool = False  # True if nothing is drawn
 
 
 def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int) -> Drawing:
-    """Finds the drawing in a photograph or scan, and turns it into an image like MNIST's.
+    """Turns the drawing in a photograph or scan into an image like MNIST's.
 
-    The paper is removed, whatever its colour and light; strokes may be light or dark. The drawing
-    is scaled so that its longer side fills the box, and its centre of mass is centred. Strokes much
-    thinner or thicker than MNIST's become as wide as its thinnest or thickest. A picture that is
-    such an image already is not changed.
+    Paper of any colour and light is removed; strokes may be light or dark. The drawing's longer
+    side fills the box, and its centre of mass is centred. Unusually thin or thick strokes are
+    adjusted. A picture that is already such an image is not changed.
 
     Args:
         picture: a picture of mode "L" or "RGB" and any size.
@@ -44,7 +42,7 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
     is_size = picture.size == (image_shape[1], image_shape[0])
     if is_size and (pixels := _as_it_is(picture, box)) is not None:
         return Drawing(pixels)
-    # These import scipy.ndimage: a fifth of a second.
+    # slow to import
     from mnist_jax.handwriting.clean import find_clean_ink
     from mnist_jax.handwriting.ink import find_ink, overview
 
@@ -58,7 +56,7 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
         problem = f"there are {ink.things} things on it"
     elif ink.length < SHORTEST * box:
         least = f"{SHORTEST * box:.0f} or more: give a larger picture"
-        problem = f"it is drawn only {ink.length:.0f} pixels large; expected {least}"
+        problem = f"it is only {ink.length:.0f} pixels large; expected {least}"
     return Drawing(pixels, problem)
 
 
@@ -88,9 +86,9 @@ def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
 
 
 def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
-    """Returns the pixels, uint8 [H, W, 1], of a picture already framed like the dataset's images.
+    """Returns the pixels, uint8 [H, W, 1], of a picture that is already like the dataset's images.
 
-    It may be stored in colour, or dark on light. Returns None for other pictures.
+    It may be in colour, or dark on light. Returns None for other pictures.
     """
     pixels = np.asarray(picture)
     if pixels.ndim == 3:
@@ -100,54 +98,53 @@ def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
     for image in (pixels, 255 - pixels):
         if 0.9 * box <= drawing_box(image[None, ..., None]) <= 1.1 * box:
             ink = image.astype(float) * (image >= 32)
-            middle = [
-                ink.sum(axis=1 - axis) @ np.arange(side) / ink.sum() - side / 2
-                for axis, side in enumerate(ink.shape)
-            ]
+            offset = np.subtract(_middle(ink / ink.sum()), np.divide(ink.shape, 2))
             # Drawings that nearly fill the image are always centred.
-            if max(map(abs, middle)) <= 1 or box > 0.8 * max(ink.shape):
+            if abs(offset).max() <= 1 or box > 0.8 * max(ink.shape):
                 return image[..., None]
     return None
 
 
 def _fitted(mask: np.ndarray, box: int) -> np.ndarray:
-    """Scales strokes, bool [h, w], into a box: float32 [h', w'] in [0, 1], the longer side `box`.
+    """Scales strokes, bool [h, w], to float32 [h', w'] in [0, 1], the longer side `box`.
 
     The distance to the outline gives the strokes another width.
     """
-    from scipy import ndimage as scipy_ndimage  # slow to import
-
-    ndimage: Any = scipy_ndimage  # it has no types
+    from mnist_jax.handwriting.ink import bounds, ndimage  # slow to import
 
     mask = np.pad(mask, len(mask) // 4 + 8)
     inside, outside = map(ndimage.distance_transform_edt, (mask, ~mask))
-    rows, columns = np.nonzero(mask)
-    size = max(np.ptp(rows), np.ptp(columns)) + 1
+    top, left, bottom, right = bounds(mask)
+    size = max(bottom - top, right - left)
     stroke = 4 * inside[mask].mean()  # the mean distance to the edge is a quarter of the width
     wanted = np.clip(stroke * box / size, THIN * box / 20, THICK * box / 20)
-    # Moving the outline by m widens strokes, and the whole that is scaled to the box, by 2 m.
+    # Moving the outline by m widens strokes, and the whole, by 2 m.
     move = (wanted * size - box * stroke) / (2 * (box - wanted))
     distance = ndimage.gaussian_filter(np.where(mask, inside - 0.5, 0.5 - outside), 1)
     cover = (distance + move + 0.5).clip(0, 1).astype(np.float32)
-    rows, columns = np.nonzero(cover > 0.02)
-    top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+    top, left, bottom, right = bounds(cover > 0.02)
     scale = box / max(bottom - top, right - left)
-    cover = ndimage.gaussian_filter(cover, SOFTNESS / scale)
+    cover = Image.fromarray(ndimage.gaussian_filter(cover, SOFTNESS / scale))
     height, width = (max(1, round(side * scale)) for side in (bottom - top, right - left))
-    edges = int(left), int(top), int(right), int(bottom)
-    small = Image.fromarray(cover).resize((width, height), Image.Resampling.BOX, edges)
-    pixels = np.asarray(small)
+    pixels = np.asarray(
+        cover.resize((width, height), Image.Resampling.BOX, (left, top, right, bottom))
+    )
     return pixels / pixels.max()
 
 
 def _centred(drawing: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
     """Centres a drawing, float [h, w] in [0, 1], in an image by its centre of mass."""
-    mass = drawing / drawing.sum()
     image = np.zeros(image_shape, np.uint8)
     place = []
-    for axis, (side, room) in enumerate(zip(drawing.shape, image_shape[:2], strict=True)):
-        middle = mass.sum(axis=1 - axis) @ np.arange(side)
+    for middle, side, room in zip(
+        _middle(drawing / drawing.sum()), drawing.shape, image_shape, strict=False
+    ):
         start = int(np.clip(round(room / 2 - middle), 0, room - side))
         place.append(slice(start, start + side))
     image[tuple(place)] = np.round(255 * drawing)[..., None]
     return image
+
+
+def _middle(mass: np.ndarray) -> list[float]:
+    """Returns the centre of mass of an image [h, w] that sums to 1."""
+    return [mass.sum(axis=1 - axis) @ np.arange(side) for axis, side in enumerate(mass.shape)]

@@ -1,4 +1,4 @@
-"""Classification of image files, with the answers in words."""
+"""Classification of image files, in words."""
 
 import csv
 import io
@@ -21,19 +21,19 @@ from mnist_jax.network import Network
 from mnist_jax.workdir.files import atomic_file
 
 AT_ONCE = 128  # image files per batch
-SEEN = ".seen.png"  # suffix of the files written by `show`
-UNSURE = 0.5  # the probability below which an answer is doubtful
+SEEN = ".seen.png"  # suffix of the files of `show`
+UNSURE = 0.5  # probability below which an answer is doubtful
 
 
 class FilePrediction(NamedTuple):
     """A network's answer for an image file."""
 
     image: str  # the file
-    label: str | None  # name of the likeliest class; None if there is nothing to classify
+    label: str | None  # the likeliest class; None if there is nothing to classify
     probability: float  # the label's
-    runner_up: str | None  # name of the second likeliest class
+    runner_up: str | None  # the second likeliest class
     runner_up_probability: float  # the runner-up's
-    problem: str  # reason not to trust the answer; empty if there is none
+    problem: str  # reason to doubt the answer, if any
     failed: bool = False  # True if the file could not be read
     row: str = ""  # id in a file of many images: a number from 1, or a name
 
@@ -56,10 +56,10 @@ def predict_files(
     Args:
         network: a trained network, from `load_network`.
         paths: image files of any size.
-        show: True writes FILE.seen.png beside each file: the image and the network's input.
+        show: True to write FILE.seen.png beside each file: the image and the network's input.
 
     Returns:
-        A prediction for each file, in order. An unreadable file has `failed` and a `problem`.
+        A prediction per file, in order. An unreadable file has `failed` and a `problem`.
 
     Raises ValueError if the network's images have neither 1 nor 3 channels.
     """
@@ -79,12 +79,12 @@ def predict_each(
     Args:
         network: a trained network.
         paths: image files, and .csv, .npy, .npz and IDX files for `read_unlabelled`.
-        show: True writes FILE.seen.png beside each image file.
+        show: True to write FILE.seen.png beside each image file.
         pixel_range: the values of black and white in files of many images; None to find them.
-        note: a function that is called with lines about files of many images.
+        note: a function for lines about files of many images.
 
     Yields:
-        A prediction for each image, in order, or for an unreadable file.
+        A prediction per image or unreadable file, in order.
     """
     for many, group in itertools.groupby(paths, holds_rows):
         if not many:
@@ -150,11 +150,9 @@ def _failed(path: Path, error: Exception) -> FilePrediction:
 
 
 def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """Replaces folders by the image files in them and in their folders.
+    """Replaces folders by all image files in them, in natural order (image2 before image10).
 
-    A folder's files are in natural order, image2 before image10. Also returns the files that were
-    left out, because they are not named like images. Raises ValueError if a folder holds no image
-    files.
+    Also returns the other files. Raises ValueError if a folder holds no image files.
     """
     files: list[Path] = []
     left_out: list[str] = []
@@ -184,9 +182,9 @@ def write_answers(
 ) -> tuple[int, list[str]]:
     """Writes answers as CSV into an open file.
 
-    With `only_rows`, for a single file of many images, the columns are Kaggle's ImageId and Label.
-    Otherwise they are the file and the fields up to the problem. Returns the number of answers, and
-    the files that failed.
+    With `only_rows`, for a single file of many images, the columns are Kaggle's ImageId and Label;
+    otherwise the file and the fields up to the problem. Returns the number of answers, and the
+    failed files.
     """
     count, failed = 0, []
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
@@ -204,7 +202,7 @@ def write_answers(
 def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
     """Prepares a picture of mode "L" or "RGB" like a network's training images.
 
-    Raises ValueError if these have neither 1 nor 3 channels.
+    Raises ValueError if they have neither 1 nor 3 channels.
     """
     if info.drawing_box:
         return prepare_drawing(picture, info.image_shape, info.drawing_box)
@@ -216,11 +214,8 @@ def interpret(
 ) -> dict[str, Any]:
     """Puts a network's output into words: the fields of `FilePrediction` from label to problem.
 
-    Args:
-        drawing: the network's input, from `prepare`.
-        probabilities: the network's output, float [num_classes].
-        first: the likeliest class.
-        label_names: the names of the classes.
+    `probabilities` are the output for a drawing from `prepare`, float [num_classes], `first` is the
+    likeliest class.
     """
     values = None, 0.0, None, 0.0, drawing.problem
     if not drawing.blank:

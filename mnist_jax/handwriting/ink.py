@@ -1,8 +1,8 @@
 """Ink in photographs: components with a sharp outline on an uneven ground.
 
-A shadow is as dark as a pencil, and a printed line as sharp as a stroke. So brightness is measured
-relative to the ground around it, printed lines are erased first, and of the components that differ
-from the ground, the one with the sharpest outline is the drawing.
+Shadows are as dark as pencil, and printed lines as sharp as strokes. So brightness is relative to
+the ground around it, and printed lines are erased first. The component with the sharpest outline is
+the drawing.
 """
 
 from collections.abc import Iterator
@@ -14,37 +14,37 @@ from scipy import ndimage as scipy_ndimage
 
 ndimage: Any = scipy_ndimage  # it has no types
 
-OVERVIEW = 192  # pixels of the longer side of the picture searched for a drawing
-CLOSE_UP = 192  # pixels of the longer side of the part searched for its strokes
-EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours, including the diagonal ones
+OVERVIEW = 192  # pixels of the longer side in the search for a drawing
+CLOSE_UP = 192  # pixels of the longer side in the search for its strokes
+EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours
 STROKES = (0.08, 0.25)  # widths of the widest strokes, as fractions of the longer side
-LEVELS = (0.15, 0.25, 0.35, 0.5)  # levels of ink, as fractions of the greatest contrast
-FINE_LEVELS = np.arange(0.2, 0.75, 0.08)  # levels of ink in the close-up
-SHORTEST = 16  # pixels of an outline; anything shorter is a speck
-LENGTH_POWER = 0.4  # a long outline counts more, but less than a sharp one
+LEVELS = (0.15, 0.25, 0.35, 0.5)  # of ink, as fractions of the greatest contrast
+FINE_LEVELS = np.arange(0.2, 0.75, 0.08)  # in the close-up
+SHORTEST = 16  # pixels of an outline; shorter ones are specks
+LENGTH_POWER = 0.4  # length counts, but less than sharpness
 ACROSS = 0.25  # factor for components from side to side, which are hardly drawings
-INSIDE = 0.3  # a component within another of this fraction of its score is its hole, as in a 0
-LEAST_SCORE = 12  # nine in ten blank sheets, and one in two hundred digits, stay below
-LINE = 1.7  # factor of darkness above which there is ink on a printed line
-REGULARISER = 16  # levels of 255, which keep relative contrast finite on black
+INSIDE = 0.3  # a component within another of this fraction of its score is a hole, as in 0
+LEAST_SCORE = 12  # nine in ten blank sheets, and one in two hundred digits, are below
+LINE = 1.7  # factor of darkness above which a printed line bears ink
+REGULARISER = 16  # levels of 255, so that relative contrast is finite on black
 
 
 class Ink(NamedTuple):
     """The strokes of a drawing."""
 
-    mask: np.ndarray  # bool [h, w], of the part of the picture around it, enlarged or reduced
-    things: int  # number of separate drawings of about this size
-    length: float  # length of the longer side, in pixels of the picture
+    mask: np.ndarray  # bool [h, w], of its surroundings in any scale
+    things: int  # number of drawings of about this size
+    length: float  # of the longer side, in pixels of the picture
 
 
 class _Candidate(NamedTuple):
     """A connected component that could be the drawing."""
 
-    score: float  # sharpness and length of its outline
-    labels: np.ndarray  # the number of each pixel's component; 0 is the ground
-    number: int  # this component's number
-    others: np.ndarray  # numbers of components of about the same sharpness
-    is_dark: bool  # darker than the ground, or lighter
+    score: float  # by sharpness and length of its outline
+    labels: np.ndarray  # each pixel's component; 0 is the ground
+    number: int  # its label
+    others: np.ndarray  # labels of about equally sharp components
+    is_dark: bool  # or lighter than the ground
     grey: np.ndarray  # the picture
     ground: np.ndarray  # the picture without ink
 
@@ -52,7 +52,7 @@ class _Candidate(NamedTuple):
 def find_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
     """Finds the strokes in a picture of mode "L" or "RGB", by its overview; None if it is blank.
 
-    The constants were chosen on photographs rendered from MNIST's validation images by
+    The constants were chosen on MNIST's validation images, photographed by
     `tests/handwriting/photographs.py`.
     """
     blob = _most_likely(view)
@@ -66,51 +66,48 @@ def find_ink(picture: Image.Image, view: Image.Image) -> Ink | None:
 
 
 def overview(picture: Image.Image) -> Image.Image:
-    """Reduces a picture to the size for finding a drawing."""
+    """Reduces a picture to search for a drawing."""
     scale = min(1.0, OVERVIEW / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
 def length(drawn: np.ndarray, picture: Image.Image) -> float:
-    """Measures a drawing, bool [h, w] in the overview: its longer side in the picture's pixels."""
-    top, left, bottom, right = _bounds(drawn)
+    """Measures a drawing, bool [h, w] in the overview: its longer side in picture pixels."""
+    top, left, bottom, right = bounds(drawn)
     return max(bottom - top, right - left) * max(picture.size) / max(drawn.shape)
 
 
 def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.ndarray, float]:
-    """Cuts a drawing, bool [h, w] of the overview, and its surroundings out of a picture.
+    """Cuts a drawing, bool [h, w] of the overview, with its surroundings out of a picture.
 
-    Returns the part, CLOSE_UP pixels long; the rough place of the drawing on it, bool [H, W]; and
-    its scale relative to the overview.
+    Returns the part, `CLOSE_UP` pixels long; the drawing's rough place on it, bool [H, W]; and its
+    scale relative to the overview.
     """
     height, width = drawn.shape
-    top, left, bottom, right = _bounds(drawn)
+    top, left, bottom, right = bounds(drawn)
     margin = max(0.25 * max(bottom - top, right - left), 3)
     left, right = max(0, left - margin), min(width, right + margin)
     top, bottom = max(0, top - margin), min(height, bottom + margin)
     zoom = CLOSE_UP / max(right - left, bottom - top)
     shape = max(1, round((right - left) * zoom)), max(1, round((bottom - top) * zoom))
     across, down = picture.width / width, picture.height / height
-    box, own_box = (
-        (left, top, right, bottom),
-        (left * across, top * down, right * across, bottom * down),
-    )
+    own_box = (left * across, top * down, right * across, bottom * down)
     shrinks = max(own_box[2] - own_box[0], own_box[3] - own_box[1]) > CLOSE_UP
     kind = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
     near = Image.fromarray(ndimage.binary_dilation(drawn, EIGHT))
-    near = np.asarray(near.resize(shape, Image.Resampling.NEAREST, box))
-    return picture.resize(shape, kind, own_box), near, zoom
+    near = near.resize(shape, Image.Resampling.NEAREST, (left, top, right, bottom))
+    return picture.resize(shape, kind, own_box), np.asarray(near), zoom
 
 
-def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Returns the bounding box of true pixels: top, left, bottom, right."""
     rows, columns = np.nonzero(mask)
     return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
 
 
 def _grey(picture: Image.Image, is_dark: bool) -> np.ndarray:
-    """Reduces a picture to grey in which ink differs most from paper of any colour."""
+    """Converts a picture to grey, with ink as unlike paper of any colour as possible."""
     pixels = np.asarray(picture, np.float32)
     if pixels.ndim == 2:
         return pixels
@@ -120,10 +117,10 @@ def _grey(picture: Image.Image, is_dark: bool) -> np.ndarray:
 
 
 def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Measures how much darker (or lighter) each pixel is than the ground; also returns the ground.
+    """Returns each pixel's contrast with the ground, and the ground.
 
-    The ground is a closing (or opening), whose window is wider than strokes. The difference is
-    relative to the ground, like in Weber's law, so a stroke keeps its contrast in a shadow.
+    The ground is a closing (or opening) with a window wider than strokes. Contrast is relative to
+    it, as in Weber's law, so a stroke keeps its contrast in a shadow.
     """
     side = int(stroke) | 1
     if is_dark:
@@ -136,7 +133,7 @@ def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarra
 def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
     """Finds parallel lines from left to right, with slopes up to 8 degrees.
 
-    Returns the strength of the line at each pixel, 0 if there is none, and their thickness.
+    Returns the strength of the line at each pixel, or 0, and their thickness.
     """
     height, width = ink.shape
     thick = ndimage.maximum_filter1d(ink, 3, axis=0)
@@ -144,7 +141,7 @@ def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
     slopes = np.arange(-0.135, 0.14, 0.015)
     shift = np.round(slopes[:, None] * (x - width / 2)).astype(int)
     index = (np.arange(height)[:, None] + shift[:, None]).clip(0, height - 1)  # slope, row, x
-    # A line exists nearly everywhere along it, whatever is drawn over it.
+    # A line is visible nearly everywhere along it.
     values = np.sort(thick[index, x], axis=2)  # np.partition is slower
     low, middle = values[:, :, len(x) // 6], values[:, :, len(x) // 2]
     level = np.median(low, axis=1, keepdims=True)
@@ -159,7 +156,7 @@ def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _without_lines(grey: np.ndarray) -> np.ndarray:
-    """Erases the printed lines of ruled or squared paper, but not the ink over them."""
+    """Erases the lines of ruled or squared paper, but not the ink over them."""
     is_dark = bool(np.median(grey) > 100)  # dark lines on light paper
     ink, ground = _contrast(grey, STROKES[0] * max(grey.shape), is_dark)
     clean = ink
@@ -181,7 +178,7 @@ def _most_likely(overview: Image.Image) -> _Candidate | None:
         grey = _without_lines(_grey(overview, is_dark))
         smooth = ndimage.gaussian_filter(grey, 0.7)
         edges = ndimage.gaussian_gradient_magnitude(grey, 1)
-        edges = edges**1.5 / (edges + 3 * np.median(edges) + 1)  # grain and noise count little
+        edges = edges**1.5 / (edges + 3 * np.median(edges) + 1)  # noise counts little
         candidates = []
         for stroke in STROKES:
             ink, ground = _contrast(smooth, stroke * max(grey.shape), is_dark)
@@ -189,7 +186,7 @@ def _most_likely(overview: Image.Image) -> _Candidate | None:
         isolated: list[_Candidate] = []
         for blob in sorted(candidates, key=lambda blob: -blob.score):
             if isolated and isolated[-1].score >= blob.score:
-                break  # no later score can be higher
+                break  # no later one is better
             found = blob._replace(score=blob.score * _isolated(blob))
             if not isolated or found.score > isolated[-1].score:
                 isolated.append(found)
@@ -199,7 +196,7 @@ def _most_likely(overview: Image.Image) -> _Candidate | None:
     *others, first = sorted(best, key=lambda blob: blob.score)
     for second in others:
         (top, left, bottom, right), outer = (
-            _bounds(blob.labels == blob.number) for blob in (first, second)
+            bounds(blob.labels == blob.number) for blob in (first, second)
         )
         inside = top >= outer[0] and left >= outer[1] and bottom <= outer[2] and right <= outer[3]
         if inside and second.score > INSIDE * first.score:
@@ -210,7 +207,7 @@ def _most_likely(overview: Image.Image) -> _Candidate | None:
 def _candidates(
     ink: np.ndarray, edges: np.ndarray, grey: np.ndarray, ground: np.ndarray, is_dark: bool
 ) -> Iterator[_Candidate]:
-    """Yields the best connected components above each level of contrast."""
+    """Yields the best components above each level of contrast."""
     top = np.percentile(ink, 99.97)
     for level in LEVELS:
         labels, count = ndimage.label(ink > level * top, EIGHT)
@@ -239,9 +236,9 @@ def _candidates(
 def _isolated(blob: _Candidate) -> float:
     """Returns the fraction of a ring around a component that looks like the ground.
 
-    It is 1 around a stroke. The edge of a shadow has ground on one side only.
+    It is 1 around a stroke, and less around a shadow's edge.
     """
-    top, left, bottom, right = _bounds(blob.labels == blob.number)
+    top, left, bottom, right = bounds(blob.labels == blob.number)
     box = np.s_[max(0, top - 4) : bottom + 4, max(0, left - 4) : right + 4]
     labels, grey, ground = (np.pad(x[box], 4) for x in (blob.labels, blob.grey, blob.ground))
     mask = labels == blob.number
@@ -253,12 +250,12 @@ def _isolated(blob: _Candidate) -> float:
 
 
 def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarray, int]:
-    """Joins the parts of a drawing, such as a five's top, and counts drawings beside it.
+    """Joins the parts of a drawing, such as a five's top, and counts the drawings.
 
     Args:
-        labels: the number of each pixel's component, int [h, w]; 0 is the ground.
-        first: the number of the drawing.
-        others: numbers of components that may be ink, too.
+        labels: each pixel's component, int [h, w]; 0 is the ground.
+        first: label of the drawing.
+        others: labels of components that may be ink, too.
 
     Returns:
         The drawing, bool [h, w], and the number of drawings.
@@ -292,9 +289,9 @@ def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarra
 
 
 def _strokes(grey: np.ndarray, near: np.ndarray, stroke: float, is_dark: bool) -> np.ndarray:
-    """Separates ink from paper, float [h, w], at the level that gives the sharpest outline.
+    """Separates ink from paper, float [h, w], at the level with the sharpest outline.
 
-    `near` is the drawing's rough place, bool [h, w]; `stroke` its strokes' rough width in pixels.
+    `near` is the drawing's rough place, bool [h, w]; `stroke` its rough stroke width in pixels.
     """
     smooth = ndimage.gaussian_filter(_without_lines(grey), np.clip(0.15 * stroke, 0.7, 3))
     ink, ground = _contrast(smooth, 1.6 * stroke + 5, is_dark)
