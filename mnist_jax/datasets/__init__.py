@@ -1,4 +1,4 @@
-"""Datasets of tfds as arrays, read without TensorFlow and cached in decoded form."""
+"""Datasets of tfds as arrays, without TensorFlow, cached in decoded form."""
 
 import warnings
 from pathlib import Path
@@ -20,12 +20,11 @@ def load_dataset(
 ) -> Split:
     """Loads a split of a tfds dataset into memory, preparing the dataset on first use.
 
-    `mnist` comes with this package and needs no download. Other datasets must be prepared already,
-    or TensorFlow must be installed so that tfds can prepare them.
+    `mnist` comes with this package. Others must be prepared already, or need TensorFlow once.
 
     Args:
         name: a tfds name, optionally with a config and a version: "emnist/letters:3.1.0".
-        split: a split in tfds's notation: "train", "test", "train[:1000]", "train[80%:]".
+        split: a split in tfds's notation: "train", "train[:1000]", "train[80%:]".
         data_dir: tfds's data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
@@ -51,8 +50,8 @@ def _load(prepared: Path, name: str, split: str, *, stream: bool = False) -> cac
     if decoded := cache.load(prepared, split, stream=True):
         return decoded
     warnings.warn(
-        f"cannot cache the decoded images of {name!r} in {cache_root()}, so every epoch decodes "
-        "them again (slow); set XDG_CACHE_HOME to a directory with free space",
+        f"cannot cache the images of {name!r} in {cache_root()}, so every epoch decodes them again "
+        "(slow); set XDG_CACHE_HOME to a directory with free space",
         stacklevel=2,
     )
     return stream_encoded(source)
@@ -71,23 +70,22 @@ def load_splits(
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads a recipe's parts: "train", "validation", and "test" if there is one.
 
-    An imported dataset's or a builder's own split "validation" is used, unless the recipe trains or
-    tests on it. Otherwise the validation part is drawn from the training split.
+    Imports and builders may have a split "validation", unless the recipe trains or tests on it.
+    Otherwise the validation part is drawn from the training split.
 
     Args:
-        dataset: the dataset's name, a field of `DataConfig` like the next five.
+        dataset: the dataset's name; this and the next five are fields of `DataConfig`.
         train_split: the split to train on.
         test_split: the split to test on.
         validation_fraction: fraction of the training split to validate on.
         split_seed: seed of that draw.
-        loader: the loader; with "stream", images are `StreamedImages`.
-        own: the user's own data instead of the dataset: an argument of `arrays.as_parts`, a tfds
-            builder, or a function that returns one of them.
-        num_classes: the minimum number of classes if they have no names.
+        loader: "stream" for `StreamedImages`.
+        own: the user's own data instead: an argument of `arrays.as_parts`, a tfds builder, or a
+            function that returns one of them.
+        num_classes: minimum number of classes without names.
 
     Returns:
-        The splits by name, and the names of the classes. Classes without names are called by their
-        numbers, up to the largest label.
+        The splits by name, and the names of the classes, by default their numbers.
 
     Raises ValueError like `load_dataset`, and if a part is empty, the images differ in shape, or a
     label is not one of the classes.
@@ -136,8 +134,8 @@ def load_splits(
             )
         if images.shape[1:] != split.images.shape[1:]:
             raise ValueError(
-                f"dataset {dataset!r} must hold images of one shape, but those for training are "
-                f"{images.shape[1:]} and those for the {part} {split.images.shape[1:]}"
+                f"dataset {dataset!r} must hold images of one shape, found {images.shape[1:]} for "
+                f"training and {split.images.shape[1:]} for {part}"
             )
         if (least := split.labels.min()) < 0:
             raise ValueError(
@@ -158,12 +156,8 @@ def train_validation_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws the training and the validation examples.
 
-    The indices and their order are those of scikit-learn's
-    `train_test_split(test_size=validation_fraction, random_state=seed)`: a permutation whose
-    beginning is for validation and the rest for training.
-
-    Returns:
-        (train, validation), int [n] each.
+    Returns the indices, int [n] each, of scikit-learn's
+    `train_test_split(test_size=validation_fraction, random_state=seed)`: a permutation, split.
 
     References:
         https://scikit-learn.org/stable/modules/generated/sklearn.model_selection.train_test_split.html

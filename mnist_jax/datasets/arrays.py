@@ -15,14 +15,11 @@ from mnist_jax.datasets.streamed import StreamedImages, stream_file
 from mnist_jax.messages import one_line
 
 PARTS = ("train", "validation", "test")
-DIM = 0.1  # fraction of white; images that are darker were divided twice, or hold only 0 to 16
+DIM = 0.1  # fraction of white; darker images were divided twice, or hold 0 to 16
 
 
 class Split(NamedTuple):
-    """Images [N, H, W, C], in memory or `StreamedImages`, and labels int32 [N].
-
-    Images are uint8, or float32 in [0, 1].
-    """
+    """Images uint8 or float32 in [0, 1] [N, H, W, C], maybe `StreamedImages`; labels int32 [N]."""
 
     images: Any
     labels: np.ndarray
@@ -35,21 +32,18 @@ def as_parts(given: Any) -> dict[str, Split]:
 
     Args:
         given: a mapping from these names to (images, labels) or iterables of batches. Images are
-            [N, H, W, C] or [N, H, W], integers 0 to 255 or floats in [0, 1]; labels are int [N].
-            A batch is such a pair or {"image": ..., "label": ...}. An iterable is read once, into
-            a temporary file from which the images are streamed.
+            [N, H, W, C] or [N, H, W], integers 0 to 255 or floats in [0, 1]; labels are int [N]. A
+            batch is such a pair or {"image": ..., "label": ...}. Batches are read once, into a
+            temporary file.
 
-    Raises ValueError if the data are different.
+    Raises ValueError for different data.
     """
     if not isinstance(given, Mapping):
-        raise ValueError(
-            'splits must be {"train": (images, labels), ...}, optionally with "validation" and '
-            f'"test", or a tfds builder, got {_spelled(given)}'
-        )
+        expected = '{"train": (images, labels), ...} or a tfds builder'
+        raise ValueError(f"splits must be {expected}, got {_spelled(given)}")
     if {*given} - {*PARTS} or "train" not in given:
-        raise ValueError(
-            f'splits must have "train", optionally "validation" and "test", got {[*given]}'
-        )
+        expected = '"train", optionally "validation" and "test"'
+        raise ValueError(f"splits must have {expected}, got {[*given]}")
     parts: dict[str, Split] = {}
     for name in (name for name in PARTS if name in given):
         try:
@@ -60,8 +54,8 @@ def as_parts(given: Any) -> dict[str, Split]:
     for name, split in parts.items():
         if _kind(split.images) != _kind(first):
             raise ValueError(
-                "splits must hold images of one shape and type, but those of train are "
-                f"{_kind(first)} and those of {name} {_kind(split.images)}"
+                "splits must hold images of one shape and type, found "
+                f"{_kind(first)} in train and {_kind(split.images)} in {name}"
             )
     some = first[np.arange(min(len(first), 1000))]
     white_value = 255 if first.dtype == np.uint8 else 1
@@ -80,7 +74,7 @@ def as_parts(given: Any) -> dict[str, Split]:
 
 
 def check_parts(splits: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks splits like `as_parts`; ValueError if there is no validation part."""
+    """Checks splits like `as_parts`; ValueError without a validation part."""
     parts = as_parts(splits)
     if "validation" not in parts:
         raise ValueError(f'splits must have "train" and "validation", got {[*splits]}')
@@ -100,7 +94,7 @@ def check_labels(splits: Mapping[str, Split], num_classes: int) -> None:
 def as_pixels(images: Any) -> Any:
     """Converts images to uint8, or to float32 in [0, 1], of the same shape.
 
-    Raises ValueError if they are not an array of integers 0 to 255 or of floats in [0, 1].
+    Raises ValueError unless they are an array of integers 0 to 255 or floats in [0, 1].
     """
     if isinstance(images, StreamedImages):
         return images
@@ -116,13 +110,11 @@ def as_pixels(images: Any) -> Any:
         raise ValueError(f"{expected} {list(images.shape)}{files}")
     if images.dtype == bool:
         return images.astype(np.uint8) * np.uint8(255)
-    if images.dtype == np.uint8:
-        return images
-    if not images.size:
-        return images.astype(np.uint8)
+    if images.dtype == np.uint8 or not images.size:
+        return images.astype(np.uint8, copy=False)
     largest = 1 if images.dtype.kind == "f" else 255
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= largest):  # true of nan, too
+    if not (low >= 0 and high <= largest):  # also for nan
         divisor = white(float(high))
         is_scaled = low >= 0 and 1 < divisor < 2 * float(high) < 2**17
         scale = f"; divide them by {divisor}" if is_scaled else ""
@@ -148,8 +140,8 @@ def _as_split(given: Any) -> Split:
         )
     if isinstance(given, Iterator):
         raise ValueError(
-            f"{_spelled(given)} can be read only once, but resuming and verifying read the data "
-            "again; give a list, or an object whose __iter__ starts again"
+            f"{_spelled(given)} can be read only once, but resuming and verifying read it again; "
+            "give a list, or an object whose __iter__ starts again"
         )
     try:
         return _spooled(given)
@@ -163,7 +155,7 @@ def _as_split(given: Any) -> Split:
 
 
 def _is_batch(value: Any) -> bool:
-    """Tells a batch in a list of two batches from the images or the labels of a pair."""
+    """Distinguishes a batch in a list of two from the images or labels of a pair."""
     if isinstance(value, Mapping):
         return True
     if not isinstance(value, tuple | list) or len(value) != 2:
@@ -175,7 +167,7 @@ def _is_batch(value: Any) -> bool:
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:
-    """Returns the images and labels of a batch; ValueError if it is something else."""
+    """Returns a batch's images and labels; ValueError if it is not a batch."""
     if isinstance(batch, Mapping) and {"image", "label"} <= {*batch}:
         return batch["image"], batch["label"]
     if isinstance(batch, tuple | list) and len(batch) == 2:
@@ -185,11 +177,11 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 
 
 def _checked(images: Any, labels: Any) -> Split:
-    """Checks one part or batch; ValueError if it is not images with a label each."""
+    """Checks one part or batch; ValueError if it is not images with labels."""
     images = as_pixels(images)
     try:
         labels = np.asarray(labels)
-    except (TypeError, RuntimeError) as error:  # such as a tensor on a GPU
+    except (TypeError, RuntimeError) as error:  # on a GPU, ...
         raise ValueError(f"labels must be an array: {one_line(error)}") from error
     if len(images.shape) == 3 and not isinstance(images, StreamedImages):
         images = images[..., None]
@@ -218,7 +210,7 @@ def _checked(images: Any, labels: Any) -> Split:
 
 
 def _spooled(batches: Iterable[Any]) -> Split:
-    """Reads all batches into a temporary file, whose name is removed at once."""
+    """Reads all batches into a temporary file."""
     labels: list[np.ndarray] = []
     first: Any = None
     with tempfile.TemporaryDirectory(prefix="mnist_jax-") as directory:

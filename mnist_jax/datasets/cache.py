@@ -1,8 +1,7 @@
-"""A cache of decoded arrays: decoding MNIST's 60,000 records takes seconds, reading this does not.
+"""A cache of decoded arrays, because decoding MNIST's 60,000 records takes seconds.
 
 It lies in $XDG_CACHE_HOME/mnist_jax or ~/.cache/mnist_jax and may be deleted at any time. A split's
-file holds a digest, then NumPy arrays: the images, the labels, the names of the classes, and a
-description of the source files.
+file holds a digest, then NumPy arrays: images, labels, class names, and `_source`.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ DIGEST, DIGEST_BYTES = "blake2b", 64
 
 
 class Decoded(NamedTuple):
-    """Images uint8 [N, H, W, C], labels int32 [N], and the names of the classes."""
+    """Images uint8 [N, H, W, C], labels int32 [N], and class names."""
 
     images: Any
     labels: np.ndarray
@@ -32,10 +31,9 @@ class Decoded(NamedTuple):
 
 
 def load(prepared: Path, split: str, *, stream: bool = False) -> Decoded | None:
-    """Loads a split of the dataset in a directory, or None if it is not cached.
+    """Loads a split of a prepared dataset; None if the cache lacks it, or is old or damaged.
 
-    Also None if the dataset's files have changed or the cache is damaged. With `stream`, the images
-    stay on disk, as `StreamedImages`.
+    With `stream`, the images stay on disk, as `StreamedImages`.
     """
     try:
         path = _file(prepared, split)
@@ -66,7 +64,7 @@ def save(
     blocks: Iterable[Block],
     label_names: Sequence[str],
 ) -> None:
-    """Caches the blocks of a split, in order; `shape` is that of all images, (N, H, W, C).
+    """Caches the blocks of a split, in order, whose images have the `shape` (N, H, W, C).
 
     Does nothing if the cache cannot be written. Errors of the blocks, except OSError, are raised.
     """
@@ -95,7 +93,7 @@ def save(
             file.write(digest)
         Path(temporary).replace(path)
         temporary = None
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
+    except (OSError, RuntimeError):  # RuntimeError without a home directory
         pass
     finally:
         if temporary:
@@ -108,6 +106,6 @@ def _file(prepared: Path, split: str) -> Path:
 
 
 def _source(prepared: Path) -> str:
-    """Describes the files of a dataset, to notice when it is prepared again."""
+    """Describes a dataset's files, which change when it is prepared again."""
     files = ((file.name, file.stat()) for file in sorted(prepared.iterdir()))
     return str([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])

@@ -1,4 +1,4 @@
-"""A split of a prepared dataset, decoded some images at a time."""
+"""A split of a prepared dataset, decoded in blocks."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ BLOCK = 1024  # images decoded at a time
 class EncodedSplit(NamedTuple):
     """An opened split."""
 
-    examples: Any  # dicts: tfds's data source, or an iterable if only TensorFlow can read them
+    examples: Any  # dicts: tfds's data source, or an iterable of TensorFlow's
     num_examples: int
-    image_key: str  # in an example
+    image_key: str
     label_key: str
-    label_names: tuple[str, ...]  # empty if the dataset has none
+    label_names: tuple[str, ...]  # may be empty
     title: str  # the dataset's name
-    prepared: Path  # the dataset's directory
+    prepared: Path
 
 
 def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
     """Opens a split of the dataset `name`; ValueError if the split is missing or damaged."""
-    import tensorflow_datasets as tfds  # slow, and not needed if the arrays are cached
+    import tensorflow_datasets as tfds  # slow
 
     try:
         builder: Any = tfds.builder_from_directory(prepared)
@@ -38,7 +38,7 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
     label_names = tuple(getattr(dict(builder.info.features).get(label_key), "names", None) or ())
     try:
         for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
-            # tfds would read far too much of a slice that ends before it begins.
+            # tfds reads too much of a slice that ends before it begins.
             if None not in (part.from_, part.to) and part.from_ > part.to:
                 raise ValueError(f"it would begin at {part.from_} and end at {part.to}")
         examples = builder.as_data_source(split)
@@ -54,10 +54,10 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
 
 
 def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
-    """Returns the shape of all images, (N, H, W, C), and an iterator over all blocks, checked.
+    """Returns the images' shape, (N, H, W, C), and an iterator over all blocks.
 
-    Both raise ValueError if the split is empty, damaged, or does not hold uint8 images of one size,
-    each with an integer label.
+    Both raise ValueError if the split is empty or damaged, or does not hold uint8 images of one
+    size with integer labels.
     """
     blocks = _blocks(split)
     first = next(blocks)
@@ -65,10 +65,7 @@ def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]
 
 
 def stream_encoded(split: EncodedSplit) -> cache.Decoded:
-    """Streams the split from tfds, decoding it again every epoch, if the cache has no room for it.
-
-    Raises ValueError if the split can only be read in order.
-    """
+    """Streams a split from tfds, decoded each epoch; ValueError if it can only be read in order."""
     if not hasattr(split.examples, "__getitems__"):
         raise ValueError(
             f"dataset {split.title!r} cannot be streamed: its format can only be read in order, "
@@ -87,8 +84,7 @@ def stream_encoded(split: EncodedSplit) -> cache.Decoded:
 
 
 def _read_blocks(examples: Any) -> Iterator[list[Any]]:
-    """Yields blocks of examples."""
-    if hasattr(examples, "__getitems__"):  # one read for a block is far faster than one each
+    if hasattr(examples, "__getitems__"):  # far faster than one by one
         for first in range(0, len(examples), BLOCK):
             yield examples.__getitems__([*range(first, min(first + BLOCK, len(examples)))])
     else:

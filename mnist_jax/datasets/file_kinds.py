@@ -1,4 +1,4 @@
-"""Names of unexpected kinds of files, found by their content."""
+"""Kinds of unexpected files, detected by their content."""
 
 import contextlib
 import zipfile
@@ -8,7 +8,7 @@ HEAD = 512  # bytes that identify a file
 CONVERT = "save it as PNG or JPEG"
 PACKED = b"PK\3\4 PK\5\6 7z\xbc\xaf Rar! \xfd7zXZ BZh \x28\xb5\x2f\xfd \x1f\x8b".split()
 UNPACK = "an archive", "unpack it"
-# A file's first bytes, its kind, and what to do with it.
+# A file's first bytes, its kind, and a remedy.
 KINDS = (
     (b"%PDF-", "a PDF file", "save its pages as images"),
     (b"\x93NUMPY", "a NumPy array (.npy)", ""),
@@ -23,7 +23,7 @@ KINDS = (
     (b"<svg", "a vector drawing (SVG)", CONVERT),
     *((head, *UNPACK) for head in PACKED),
 )
-# Members that identify a program's zip file, which is useless when unpacked.
+# Members that identify zip files that are useless when unpacked.
 ZIPPED = (
     ("/data.pkl", "a PyTorch file", "load it with torch and save its numbers as .npz"),
     ("model.weights.h5", "a Keras model", "it holds no images"),
@@ -38,7 +38,7 @@ CONTAINERS = {
     "AVIF": CONVERT,
     "video": "save a picture of it as PNG or JPEG",
 }
-# The content of ISO/IEC 14496-12 containers, by the four bytes from byte 8.
+# ISO/IEC 14496-12 containers, by their bytes 8 to 11.
 BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -46,7 +46,7 @@ BRANDS = {
 
 
 def describe_file(file: BinaryIO) -> str:
-    """Describes a file's kind and what to do with it; "" if it is unknown."""
+    """Describes a file's kind, with a remedy; "" if it is unknown."""
     file.seek(0)
     head = file.read(HEAD)
     if head[4:8] == b"ftyp":
@@ -60,7 +60,7 @@ def describe_file(file: BinaryIO) -> str:
         if head.startswith(first) or (first.startswith(b"<") and text.startswith(first)):
             found = kind
     if head.startswith(b"PK"):
-        # A damaged archive fails in many ways; it is still an archive.
+        # A damaged archive fails in many ways.
         with contextlib.suppress(Exception), zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             members = (kind for end, *kind in ZIPPED if any(n.endswith(end) for n in names))

@@ -14,24 +14,23 @@ from PIL import Image, ImageOps
 from mnist_jax.datasets.brightness import white
 from mnist_jax.datasets.file_kinds import describe_file
 
-# Formats that Pillow reads by itself. Not EPS, which is a program, run by Ghostscript.
+# Not EPS, which is a program for Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-# More than any camera takes (300 MB in colour); a small file can claim any size.
-MAX_PIXELS = 100_000_000
-# Pillow drops half the bytes of 16-bit colour; with the other byte order it drops the other half.
+MAX_PIXELS = 100_000_000  # 300 MB in colour; small files can claim any size
+# Pillow drops the low bytes of 16-bit colours, or with the other byte order the high ones.
 OTHER_BYTES = {
     f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA") for a, b in ("BL", "LB")
 }
 OTHER_BYTES["LA;16B"] = "RGBA"
-FAINT = 16  # largest value in scikit-learn's digits; an 8-bit image up to here is scaled
+FAINT = 16  # as in scikit-learn's digits; 8-bit images up to here are scaled
 
 
 class TooManyPixelsError(ValueError):
-    """An image that is too large to keep in memory; it was not decoded."""
+    """An image that is too large for memory; it was not decoded."""
 
 
 def image_suffixes() -> tuple[str, ...]:
-    """Returns the suffixes of image files, in lower case, including HEIC and AVIF."""
+    """Returns the lower-case suffixes of image files, including HEIC and AVIF."""
     Image.init()
     known = (suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)
     return (*known, ".heic", ".heif", ".avif")
@@ -40,14 +39,13 @@ def image_suffixes() -> tuple[str, ...]:
 def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     """Reads the first picture in an image file, upright by its EXIF orientation.
 
-    Fractions and numbers of more than 8 bits are scaled by `white` of the largest one. So is an
-    array saved as 8 bits: a PNG, TIFF, BMP or PPM file of several values, none above 16. Other dark
-    pictures are photographs and stay dark. Transparent parts become the grey `ground`, 0 to 255.
-    None means white, or black if the visible part is light.
+    Fractions and numbers of more than 8 bits are scaled by `white` of the largest one. So are
+    arrays saved as 8 bits: PNG, TIFF, BMP or PPM files of several values, none above 16. Other dark
+    pictures are photographs and stay dark. Transparent parts become the grey `ground`, 0 to 255; by
+    default white, or black if the visible part is light.
 
-    Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError if the file does not
-    exist, and ValueError if it is not an image in one of `FORMATS`, is damaged, or has more than
-    `MAX_PIXELS` pixels.
+    Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError if there is no file, and
+    ValueError if it is damaged, not in one of `FORMATS`, or has more than `MAX_PIXELS` pixels.
     """
     path = Path(path)
     if not path.exists():
@@ -55,23 +53,23 @@ def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected an image")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sizes, which are checked here, and odd metadata
+        warnings.simplefilter("ignore")  # checked sizes, odd metadata
         return decode_image(path, str(path), ground=ground)
 
 
 def decode_image(
     source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS, ground: int | None = None
 ) -> Image.Image:
-    """Reads an image like `read_image`, also from an open file; Pillow's warnings are shown.
+    """Reads an image like `read_image`, also from an open file, called `name` in messages.
 
-    Messages call it `name`. Raises TooManyPixelsError if it claims more than `max_pixels` pixels,
-    and ValueError if it is damaged or not an image in one of `FORMATS`.
+    Pillow's warnings are shown. Raises TooManyPixelsError if it claims more than `max_pixels`
+    pixels, and ValueError if it is damaged or not in one of `FORMATS`.
     """
     with _opened(source, name, max_pixels) as (image, raw_mode):
         is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
         is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
         if is_plain and not image.has_transparency_data:
-            # A small copy is quick and nearly always enough.
+            # The small copy is nearly always enough.
             few = image.resize((32, 32), Image.Resampling.NEAREST)
             if not is_array or any(np.max(some.getextrema()) > FAINT for some in (few, image)):
                 return image  # a large one needs no copy
@@ -80,20 +78,19 @@ def decode_image(
             ground = best_ground([lightness(pixels)]) if ground is None else ground
             pixels = on_ground(pixels, ground)
         if pixels.dtype != np.uint8 or (is_array and pixels.min() < pixels.max() <= FAINT):
-            scaled = np.nan_to_num(pixels.astype(np.float32), copy=False)  # the rest is in place
+            scaled = np.nan_to_num(pixels.astype(np.float32), copy=False)  # then in place
             scaled *= 255 / white(scaled.max())
             pixels = np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
         return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Reads the numbers stored in an image file: real [H, W, C], upright.
+    """Reads an image file's numbers: real [H, W, C], upright.
 
-    C is 1 for grey, 3 for colour, and 4 (uint8) for colour with transparent parts. Bits of a
-    bilevel picture become 0 and 255, and palette indices become colours.
+    C is 1 for grey, 3 for colour, and 4 (uint8) for colour with transparent parts. Bits become 0
+    and 255, palette indices become colours.
 
-    Raises the errors of `decode_image`, and ValueError for a file of several pictures. Pillow's
-    warnings are shown.
+    Raises the errors of `decode_image`, and ValueError for several pictures.
     """
     with _opened(path, str(path), MAX_PIXELS) as (image, raw_mode):
         if getattr(image, "is_animated", False):
@@ -124,7 +121,7 @@ def on_ground(pixels: np.ndarray, ground: int) -> np.ndarray:
 def _opened(
     source: Path | BinaryIO, name: str, max_pixels: int
 ) -> Iterator[tuple[Image.Image, str]]:
-    """Opens an image upright, with Pillow's name for its raw mode in the file."""
+    """Opens an image upright; yields it with Pillow's name for its raw mode."""
     try:
         with Image.open(source, formats=_formats()) as image:
             width, height = image.size
@@ -132,7 +129,7 @@ def _opened(
                 raise TooManyPixelsError(
                     f"it has {width}x{height} pixels, at most {max_pixels:,} fit"
                 )
-            tiles: Any = getattr(image, "tile", ())  # other packages' readers have none
+            tiles: Any = getattr(image, "tile", ())  # not all readers have them
             args = tiles[0].args if tiles else ""
             raw_mode = str(args[0] if isinstance(args, tuple) and args else args)
             _load_upright(image)
@@ -152,7 +149,7 @@ def _opened(
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Returns the readable formats, with HEIC if its extra is installed and AVIF if Pillow can."""
+    """Returns the readable formats, with HEIC and AVIF if installed."""
     Image.init()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -160,7 +157,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.ndarray:
-    """Returns an opened image's numbers like `read_pixels`."""
+    """Returns an open image's numbers like `read_pixels`."""
     if raw_mode in OTHER_BYTES and image.mode in ("RGB", "RGBA"):
         return _sixteen_bits(np.asarray(image), raw_mode, source)
     if image.mode.startswith("I") or image.mode == "F":
@@ -174,9 +171,9 @@ def _pixels(image: Image.Image, source: Path | BinaryIO, raw_mode: str) -> np.nd
 
 
 def _sixteen_bits(high: np.ndarray, raw_mode: str, source: Path | BinaryIO) -> np.ndarray:
-    """Reads also the low bytes of colours, which Pillow drops.
+    """Adds the low bytes of colours, which Pillow drops.
 
-    Transparent pictures keep 8 bits: the high ones, or the low ones if all high ones are 0.
+    Transparent pictures keep 8 bits: the high ones, or the low ones if the high ones are 0.
     """
     if not isinstance(source, Path):
         source.seek(0)

@@ -18,10 +18,9 @@ class DataInfo(NamedTuple):
     Attributes:
         image_shape: (H, W, C).
         label_names: the names of the classes, in order.
-        drawing_box: side in pixels of the square that light drawings on black fill, measured by
-            the function `drawing_box`; 0 for other images.
+        drawing_box: the result of the function `drawing_box`.
         ground: grey behind transparent pictures: 0 or 255, like most corners of the images. None
-            for drawings, which each get the ground on which they stand out.
+            for drawings, which get the ground on which they stand out.
         brightness: the result of the function `brightness`; None if unknown.
     """
 
@@ -33,10 +32,7 @@ class DataInfo(NamedTuple):
 
 
 def data_info(values: Mapping[str, Any]) -> DataInfo:
-    """Rebuilds a `DataInfo` from JSON, which has turned its tuples into lists.
-
-    Raises LookupError for a missing value and ValueError for an invalid one.
-    """
+    """Rebuilds a `DataInfo` from JSON; LookupError if a value is missing, ValueError if invalid."""
     shape, names, box = (values[name] for name in ("image_shape", "label_names", "drawing_box"))
     ground, bright = values.get("ground"), values.get("brightness")  # older networks lack them
     sizes = shape if isinstance(shape, list | tuple) else ()
@@ -73,7 +69,7 @@ def data_info(values: Mapping[str, Any]) -> DataInfo:
 
 
 def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInfo:
-    """Measures a `DataInfo` on some of the training images, uint8 or float [N, H, W, C]."""
+    """Measures a `DataInfo` on some training images, uint8 or float [N, H, W, C]."""
     images = as_bytes(images)
     box = drawing_box(images)
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -85,7 +81,7 @@ def drawing_box(images: np.ndarray) -> int:
     """Measures the square that light drawings on black fill, in images uint8 [N, H, W, C].
 
     Returns its side in pixels (20 for MNIST), or 0 if fewer than nine in ten images are such
-    drawings: grey, black at the corners and in a third of their pixels.
+    drawings: grey, and black at the corners and in a third of the pixels.
     """
     if images.shape[-1] != 1:
         return 0
@@ -99,10 +95,10 @@ def drawing_box(images: np.ndarray) -> int:
 
 
 def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
-    """Measures the brightness of images, uint8 [N, H, W, C], without the blank ones.
+    """Measures the brightness of images, uint8 [N, H, W, C], that are not blank.
 
-    Returns the 1 % and 99 % quantiles of the images' means and the 1 % quantile of their maxima, in
-    [0, 1]; or None for fewer than 100 images.
+    Returns the 1 % and 99 % quantiles of their means and the 1 % quantile of their maxima, in
+    [0, 1]; None for fewer than 100 images.
     """
     means, peaks = _means_and_peaks(images)
     if len(means) < 100:
@@ -112,11 +108,10 @@ def brightness(images: np.ndarray) -> tuple[float, float, float] | None:
 
 
 def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
-    """Describes a mismatch of images with a dataset: wrongly scaled or inverted; "" if none.
+    """Describes how images, uint8 or float32 in [0, 1] [N, H, W, C], differ from a dataset.
 
-    The images, uint8 or float32 in [0, 1], [N, H, W, C], mismatch if half of them are brighter or
-    darker than 99 % of the dataset's, whose `brightness` is given. Fewer than ten can be so by
-    chance, so they must differ by a factor of 3. Blank images do not count.
+    They do if half of them are brighter or darker than 99 % of the dataset's, whose `brightness` is
+    expected; fewer than ten, by a factor of 3. Blank images do not count. Returns "" if they match.
     """
     means, peaks = _means_and_peaks(images)
     if not len(means):
@@ -127,7 +122,7 @@ def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
     if peak * slack < least:
         remedy = "scale them to integers that fill 0 to 255, or floats 0 to 1"
     elif mean * slack < low or mean > high * slack:
-        remedy = "invert them if light and dark are exchanged, and compare them with the dataset's"
+        remedy = "invert them if light and dark are exchanged, or compare them with the dataset's"
     else:
         return ""
     return (
@@ -138,7 +133,7 @@ def unlike(images: np.ndarray, expected: tuple[float, float, float]) -> str:
 
 
 def _means_and_peaks(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and the maximum in [0, 1] of each image that is not blank."""
+    """Returns the means and maxima, in [0, 1], of images that are not blank."""
     scale = 255 if images.dtype == np.uint8 else 1
     peaks = images.max(axis=(1, 2, 3))
     return images.mean(axis=(1, 2, 3))[peaks > 0] / scale, peaks[peaks > 0] / scale

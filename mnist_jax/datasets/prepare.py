@@ -1,4 +1,4 @@
-"""Prepared datasets in tfds's data directory, made on first use."""
+"""Datasets in tfds's data directory, prepared on first use."""
 
 import contextlib
 import errno
@@ -19,15 +19,14 @@ from mnist_jax.datasets import cache
 from mnist_jax.messages import printable
 from mnist_jax.processes.file_lock import open_locked
 
-# Short names of the package's own datasets. Each is a folder here in tfds's layout:
-# datasets/NAME/NAME_dataset_builder.py with a class `Builder`.
+# The package's own datasets, in tfds's layout: NAME/NAME_dataset_builder.py has a class `Builder`.
 ALIASES = {"mnist": "mnist_idx"}
 MADE_BY = "mnist_jax import"  # in the metadata of imported datasets
-DOWNLOAD_TIMEOUT = 1800  # seconds: without a network, tfds keeps trying for very long
+DOWNLOAD_TIMEOUT = 1800  # seconds; without a network, tfds tries for very long
 
 
 def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
-    """Returns the directory of a dataset's newest version, preparing the dataset if necessary.
+    """Returns the directory of a dataset's newest version, prepared if necessary.
 
     Arguments and errors are those of `load_dataset`.
     """
@@ -38,7 +37,7 @@ def prepared_dir(name: str, data_dir: str | Path | None) -> Path:
 
 
 def data_root(data_dir: str | Path | None) -> Path:
-    """Returns tfds's data directory; ValueError if it is in an unknown home directory."""
+    """Returns tfds's data directory; ValueError if its home directory is unknown."""
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     try:
         return root.expanduser()
@@ -47,12 +46,12 @@ def data_root(data_dir: str | Path | None) -> Path:
 
 
 def is_own(name: str) -> bool:
-    """Tells whether the package itself has a dataset of this name."""
+    """Tells whether the package has a dataset of this name."""
     return (Path(__file__).parent / name / f"{name}_dataset_builder.py").is_file()
 
 
 def find(root: Path, name: str) -> Path | None:
-    """Returns the directory of a dataset's newest prepared version, or None."""
+    """Returns the directory of a dataset's newest prepared version, if any."""
     name, _, version = name.partition(":")
     infos = root.glob(f"{name}/{version or '*'}/dataset_info.json")
     versions = [path.parent for path in infos if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
@@ -64,9 +63,9 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def imported_versions(directory: Path, overwrite: bool) -> tuple[list[Path], str]:
-    """Returns a dataset's versions, oldest first, and the number of the next one.
+    """Returns a dataset's versions, oldest first, and the next version's number.
 
-    Raises ValueError if a version was not imported, or exists and may not be overwritten.
+    Raises ValueError if a version was not imported, or may not be overwritten.
     """
     inside = directory.iterdir() if directory.exists() else ()
     versions = [path for path in inside if not re.match(r"\.lock$|incomplete\.", path.name)]
@@ -90,7 +89,7 @@ def has_imported_validation(prepared: Path) -> bool:
 
 
 def was_imported(prepared: Path) -> bool:
-    """Tells whether a prepared version was made by the package's `import`."""
+    """Tells whether `import` made a prepared version."""
     try:
         return json.loads((prepared / "metadata.json").read_text("utf-8"))["made_by"] == MADE_BY
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -105,7 +104,7 @@ def _prepare_own(root: Path, name: str) -> Path:
         builder = module.Builder(data_dir=root, file_format="array_record")
         print(printable(f"preparing the dataset {name} in {root}"), file=sys.stderr)
         prepared = write(builder)
-        # The builder has decoded its arrays already; reading them again would take seconds.
+        # The builder has decoded its arrays already.
         for split, (images, labels) in getattr(builder, "arrays", {}).items():
             names = builder.info.features["label"].names
             cache.save(prepared, split, images.shape, [(images, labels)], names)
@@ -116,8 +115,8 @@ def _prepare_own(root: Path, name: str) -> Path:
 def locked(root: Path, name: str) -> Iterator[None]:
     """Lets one process at a time write a dataset, and removes leftovers of killed ones.
 
-    If an error ends the block before anything was written, no directory is left. Raises ValueError
-    if the directory cannot be written.
+    Leaves no directory if an error ends the block before anything was written. Raises ValueError if
+    the directory cannot be written.
     """
     directory = root / name
     try:
@@ -138,10 +137,9 @@ def locked(root: Path, name: str) -> Iterator[None]:
 
 
 def write(builder: Any) -> Path:
-    """Lets a tfds builder write its dataset in a temporary directory, renamed when complete.
+    """Lets a tfds builder write its dataset, renamed when complete; OSError if it cannot.
 
-    Hides tfds's messages, which do not apply to local files, except the progress bar. Raises
-    OSError if the dataset cannot be written.
+    Hides tfds's messages, which do not apply to local files, except the progress bar.
     """
     import tensorflow_datasets as tfds
 
@@ -167,11 +165,10 @@ def write(builder: Any) -> Path:
 def _prepare_with_tensorflow(root: Path, name: str) -> Path:
     if not importlib.util.find_spec("tensorflow"):
         raise ValueError(
-            f"dataset {name!r} is not prepared in {root}. mnist comes with this package; tfds "
-            "needs TensorFlow to prepare others: `pip install tensorflow`, or copy one there"
+            f"dataset {name!r} is not prepared in {root}; tfds needs TensorFlow to prepare it: "
+            "`pip install tensorflow`, or copy it there"
         )
-    # A separate process can have a time limit, and frees the memory that TensorFlow takes of every
-    # GPU.
+    # A process can have a time limit, and frees the memory that TensorFlow takes of every GPU.
     code = """
 import sys, tensorflow_datasets as tfds
 try:
@@ -187,7 +184,7 @@ except Exception as error:
         child = subprocess.run(
             [sys.executable, "-c", code, name, str(root)],
             timeout=DOWNLOAD_TIMEOUT,
-            stdout=subprocess.PIPE,  # the last line is the error; progress is on stderr
+            stdout=subprocess.PIPE,  # its last line is the error
             text=True,
             check=False,
         )
@@ -204,7 +201,7 @@ except Exception as error:
 
 
 def read_with_tensorflow(builder: Any, name: str, split: str) -> Any:
-    """Reads a dataset's examples from tfrecord files; ValueError without TensorFlow."""
+    """Reads examples from tfrecord files; ValueError without TensorFlow."""
     if not importlib.util.find_spec("tensorflow"):
         stored = f"in {builder.data_dir} is stored as {builder.info.file_format.value}"
         raise ValueError(

@@ -12,9 +12,9 @@ PIECE = 4096  # images per read when all are read
 
 
 class StreamedImages:
-    """An array [N, H, W, C] for the loader, whose rows are read on demand.
+    """An array [N, H, W, C], uint8 or float32 in [0, 1], whose rows are read on demand.
 
-    It is uint8, or float32 in [0, 1]. Threads may read it concurrently.
+    Threads may read it concurrently.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class StreamedImages:
 def stream_file(
     path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype = UINT8
 ) -> StreamedImages:
-    """Streams images (N, H, W, C) that lie in a file after `offset` bytes.
+    """Streams images (N, H, W, C) in a file after `offset` bytes, which stays open.
 
-    The file stays open while they are in use. It is read by `pread`, because touched pages of a
-    memory map would count as the process's memory. Reading raises OSError if the file was cut off.
+    `pread` reads them; pages of a memory map would count as the process's memory. Raises OSError if
+    the file was cut off.
     """
     file = os.open(path, os.O_RDONLY)
 

@@ -158,7 +158,7 @@ LINE = r"^splits[^\n]*"
         ([(X, Y), (X[:, 2:], Y)], r"one shape .* got uint8 \[8, 6, 1\] and uint8 \[6, 6, 1\]$"),
         ([(X, Y), (X / 128, Y)], "float64 0.0 to 1.9921875$"),
         ([], "train: the iterable has no batches$"),
-        (iter([(X, Y)]), "can be read only once, but resuming and verifying read the data again"),
+        (iter([(X, Y)]), "can be read only once, but resuming and verifying read it again"),
         (((x, y) for x, y in [(X, Y)]), "train: generator .* can be read only once"),
     ],
 )
@@ -172,11 +172,11 @@ def test_invalid_data_are_refused_in_one_line(data, message, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ((X, Y), 'must be {"train": .images, labels., ...}, .* got tuple of ndarray, ndarray'),
+        ((X, Y), 'must be {"train": .images, labels., ...} .* got tuple of ndarray, ndarray'),
         ({"test": (X, Y)}, 'must have "train", optionally'),
         ({"train": (X, Y), "val": (X, Y)}, r"got \['train', 'val'\]$"),
-        ({"train": (X, Y), "test": (X / 255, Y)}, "uint8 .* and those of test float32"),
-        ({"train": (X, Y), "test": (X[:, 2:], Y)}, r"those of test uint8 \[6, 6, 1\]$"),
+        ({"train": (X, Y), "test": (X / 255, Y)}, "uint8 .* in train and float32 .* in test"),
+        ({"train": (X, Y), "test": (X[:, 2:], Y)}, r"and uint8 \[6, 6, 1\] in test$"),
     ],
 )
 def test_splits_that_do_not_belong_together_are_refused(splits, message):

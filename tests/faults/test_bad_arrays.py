@@ -141,7 +141,7 @@ def test_bad_options_are_named(refuse_source, subtests):
 
 def test_two_channels_cannot_become_three(refuse_source):
     (source,) = npz(x=X.reshape(6, 2, 4, 2))()
-    assert "images of 2 channels cannot be made to have 3" in refuse_source([source], channels=3)
+    assert "images of 2 channels cannot be converted to 3" in refuse_source([source], channels=3)
 
 
 def test_an_imported_dataset_is_overwritten_only_on_demand(refuse_source):

@@ -16,7 +16,14 @@ from mnist_jax.datasets.importing.builder import create_builder
 from mnist_jax.datasets.importing.class_names import class_name
 from mnist_jax.datasets.importing.sheet import MOST, draw_sheet
 from mnist_jax.datasets.importing.sources import open_source
-from mnist_jax.datasets.importing.sources.part import MAX_CHANNELS, MAX_VALUES, Part, Source
+from mnist_jax.datasets.importing.sources.part import (
+    MAX_CHANNELS,
+    MAX_VALUES,
+    Part,
+    Shape,
+    Source,
+    some,
+)
 from mnist_jax.datasets.importing.survey import Survey, progress, survey_parts, surveyed
 
 SHEET = "first_images.png"  # beside tfds's files
@@ -26,19 +33,19 @@ FEW = 10  # images of a part; fewer may be bright or dark by chance
 class Imported(NamedTuple):
     """The dataset that was written."""
 
-    path: Path  # the directory of the dataset's version, in tfds's data directory
-    num_train: int  # number of images to train on
-    num_test: int  # number of images to test with
-    shape: tuple[int, int, int]  # an image's, [H, W, C]
-    names: list[str]  # the names of the classes, that of label 0 first
+    path: Path  # directory of its version, in tfds's data directory
+    num_train: int
+    num_test: int
+    shape: Shape  # of an image
+    names: list[str]  # of the classes, label 0's first
     only_in_test: list[str]  # names of the classes without a training image
     num_seen: int  # number of test images with the pixels of a training image
     pixel_range: tuple[float, float]  # the values that became 0 and 255
-    source: Source  # the source's description
-    num_validation: int  # number of images to validate with, or 0
-    spellings: Sequence[list[str]]  # the spellings of each class that has several
-    largest: float  # the largest pixel of the source
-    counts: Mapping[str, list[int]]  # by split: number of images per class, in order of the names
+    source: Source
+    num_validation: int
+    spellings: Sequence[list[str]]  # of each class that has several
+    largest: float  # the source's largest pixel
+    counts: Mapping[str, list[int]]  # by split: number of images per class
     firsts: Mapping[str, np.ndarray]  # by class: its first image, uint8 [H, W, C]
 
 
@@ -48,8 +55,9 @@ class Selection(NamedTuple):
     part: Part
     keep: np.ndarray  # bool [N]
     labels: np.ndarray  # int32 [n]
-    hashes: np.ndarray  # of the images, uint64 [n]; filled in while writing
-    means: np.ndarray  # of their pixels, float [n]; filled in while writing
+    # Filled in while writing.
+    hashes: np.ndarray  # the images', uint64 [n]
+    means: np.ndarray  # their pixels', float [n]
 
 
 def import_dataset(
@@ -70,35 +78,34 @@ def import_dataset(
 ) -> Imported:
     """Makes a tfds dataset from images and labels in files. TensorFlow is not needed.
 
-    A class's label is its position among the classes of all parts: integers by value, other names
-    as people sort them. A pixel of 0 is black; white is the smallest of 1, 15, 16, 255, 1023, 4095
-    and 65535 that no pixel in the dataset exceeds.
+    A class's label is its position among all classes: integers by value, other names as people sort
+    them. Black is 0, white the smallest of 1, 15, 16, 255, 1023, 4095 and 65535 that no pixel
+    exceeds.
 
     Args:
         name: the dataset's name, in lower_case.
         sources: IDX files, .npz and .npy files, or a folder of them; a .csv file; a folder with a
             folder of images for each class; or several of these with "train", "validation" and
             "test" in their names. `mnist_jax.datasets.importing.sources` describes their contents.
-        size: the height and width of the images, and of rows of pixels; None for their own.
-        channels: 1 for grey, 3 for colour. None for the images' own, or colour if they are mixed.
+        size: height and width of the images, and of rows of pixels; None for their own.
+        channels: 1 for grey, 3 for colour; None for the images' own, or colour if mixed.
         pixel_range: the values of black and white.
-        label_column: the name or number (from 1) of the label's column in a .csv file; None to find
-            it like `read_csv`.
-        part: the dataset to take if IDX files hold several, such as "letters" of EMNIST's.
-        transpose: True swaps the rows and columns of all images, as EMNIST's need.
+        label_column: name or number (from 1) of the label's column in a .csv file; None to find it.
+        part: the dataset to take from IDX files of several, such as EMNIST's "letters".
+        transpose: True to swap the rows and columns of all images, as EMNIST's need.
         test_fraction: fraction of the training part that becomes the test part, rounded up, if the
             source has none. A validation part stays unchanged.
-        seed: the seed of that draw by `train_validation_split`. Examples keep their order.
-        skip_unreadable: True leaves out unreadable image files; False makes them an error.
-        overwrite: True replaces an imported dataset of this name by a new version.
+        seed: seed of that draw by `train_validation_split`. Examples keep their order.
+        skip_unreadable: True to leave out unreadable image files; otherwise they are an error.
+        overwrite: True to replace an imported dataset of this name by a new version.
         data_dir: tfds's data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
-        A record of the dataset; `describe` turns it into words.
+        A record of the dataset, for `describe`.
 
     Raises FileNotFoundError if a source does not exist; ValueError if a source or an option is
-    invalid or the dataset cannot be written; OSError if a source cannot be read. After an error,
-    nothing is left in the data directory.
+    invalid, or the dataset cannot be written; OSError if a source cannot be read. Errors leave
+    nothing in the data directory.
     """
     if size and not (min(size) >= 1 and math.prod(size) * MAX_CHANNELS <= MAX_VALUES):
         raise ValueError(f"size must be a height and a width of 1 or more, not huge, got {size}")
@@ -134,14 +141,14 @@ def import_dataset(
     }
     metadata = {"made_by": prepare.MADE_BY, "sources": [*map(str, sources)]}
     with prepare.locked(root, name):
-        # Checked again: another process may have been faster.
+        # Another process may have been faster.
         old, version = prepare.imported_versions(root / name, overwrite)
         builder = create_builder(name, version, root, examples, survey.shape, names, metadata)
         path = prepare.write(builder)
-        for version in old:  # renamed first: half deleted, it would look complete
+        for version in old:  # renamed first, because half deleted it would look complete
             shutil.rmtree(version.rename(version.with_name(f"incomplete.{version.name}")))
         shown = {names[label]: firsts[label] for label in sorted(firsts)}
-        with contextlib.suppress(OSError):  # the dataset is complete without it
+        with contextlib.suppress(OSError):  # optional
             draw_sheet(shown).save(path / SHEET)
     counts = {
         split: np.bincount(chosen.labels, minlength=len(names)).tolist()
@@ -168,14 +175,13 @@ def import_dataset(
 
 
 def describe(imported: Imported) -> list[str]:
-    """Describes an imported dataset in lines to print."""
-    (low, high), source, validation = imported.pixel_range, imported.source, ""
-    if imported.num_validation:
-        validation = f"{imported.num_validation:,} to validate with, "
-    counts = {
-        split: dict(zip(imported.names, n, strict=True)) for split, n in imported.counts.items()
-    }
-    train = counts["train"]
+    """Describes an imported dataset, in lines to print."""
+    (low, high), source, count = imported.pixel_range, imported.source, imported.num_validation
+    validation = f"{count:,} to validate with, " if count else ""
+    train, test = (
+        dict(zip(imported.names, imported.counts[split], strict=True))
+        for split in ("train", "test")
+    )
     by_class = [f"{name} ({count:,})" for name, count in train.items()]
     if len(train) > 12:
         few, many = min(train, key=train.__getitem__), max(train, key=train.__getitem__)
@@ -187,7 +193,7 @@ def describe(imported: Imported) -> list[str]:
         f"{len(imported.names):,} classes: {some(imported.names)}",
         f"to train on, by class: {', '.join(by_class)}",
     ]
-    if absent := [name for name, count in counts["test"].items() if not count]:
+    if absent := [name for name, count in test.items() if not count]:
         lines.append(f"classes without an image to test on: {some(absent)}")
     if (imported.path / SHEET).exists():
         lines.append(f"the first image of each class: {imported.path / SHEET}")
@@ -214,7 +220,7 @@ def describe(imported: Imported) -> list[str]:
 
 
 def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
-    """Yields lines about oddities of a dataset, which may be intended."""
+    """Yields lines about oddities of a dataset."""
     hashes = np.concatenate([split.hashes for split in splits.values()])
     labels = np.concatenate([split.labels for split in splits.values()])
     pairs = np.unique(np.stack([hashes, labels.astype(np.uint64)], axis=1), axis=0)
@@ -231,17 +237,8 @@ def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
             )
 
 
-def some(words: Sequence[str], most: int = 10) -> str:
-    """Joins words, up to `most`."""
-    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
-
-
 def _check_classes(survey: Survey) -> None:
-    """Compares the classes of separate parts.
-
-    Raises ValueError if a part has no class in common with the training part, or spells one
-    differently ("Cat" and "cat").
-    """
+    """Raises ValueError if a part and the training part share no class, or spell it differently."""
     names = {
         part: [survey.label_names[label] for label in np.unique(labels)]
         for part, labels in survey.labels.items()
@@ -253,7 +250,7 @@ def _check_classes(survey: Survey) -> None:
             if alike := by_letters.get(name.casefold()):
                 raise ValueError(
                     f"the class {name!r} of the {part} part has no image to train on, but "
-                    f"{alike!r} has; spell a class the same way in all parts"
+                    f"{alike!r} has; spell classes alike in all parts"
                 )
         if not set(names[part]).intersection(trained):
             raise ValueError(
@@ -290,7 +287,7 @@ def _split(
 def _examples(
     split: Selection, survey: Survey, firsts: dict[int, np.ndarray]
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the examples to write, and records their hashes, means and first images."""
+    """Yields examples to write, and records their hashes, means and first images."""
     index = 0
     for images, names in progress(split.part.blocks(split.keep), "writing"):
         labels = split.labels[index : index + len(names)]

@@ -1,4 +1,4 @@
-"""A tfds builder that writes a dataset from iterators of examples, without TensorFlow."""
+"""A tfds builder for iterators of examples, without TensorFlow."""
 
 import functools
 import itertools
@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-# tfds keeps a shard's examples in memory until it is written.
-SHARD_BYTES = 64 << 20
-OBJECT_BYTES = 1024  # per example in Python, beside its pixels
+SHARD_BYTES = 64 << 20  # kept in memory by tfds
+OBJECT_BYTES = 1024  # per example, beside its pixels
 
 Examples = Iterator[tuple[np.ndarray, int]]  # images uint8 [H, W, C] and their labels
 
@@ -27,21 +26,15 @@ def create_builder(
 ) -> Any:
     """Creates a tfds builder whose `download_and_prepare` writes the dataset once.
 
-    Args:
-        name: the dataset's name.
-        version: the dataset's version, such as "1.0.0".
-        data_dir: tfds's data directory.
-        splits: the number of examples and the examples themselves, by split.
-        shape: the shape of an image, [H, W, C].
-        label_names: the names of the labels, from 0.
-        metadata: the content of metadata.json.
+    `splits` are numbers of examples, and the examples, by split; `shape` is an image's, [H, W, C];
+    `metadata` is for metadata.json.
     """
     import tensorflow_datasets as tfds  # slow
 
     dataset_name = name
     size = max(1, SHARD_BYTES // (math.prod(shape) + OBJECT_BYTES))
 
-    # A GeneratorBasedBuilder would collect a split in memory, and need TensorFlow from 1 GB.
+    # A GeneratorBasedBuilder would keep a split in memory, and need TensorFlow from 1 GB.
     class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         name = dataset_name
         VERSION = tfds.core.Version(version)
@@ -67,5 +60,5 @@ def create_builder(
 
 def _shards(count: int, examples: Examples, size: int):
     numbered = enumerate({"image": image, "label": label} for image, label in examples)
-    # Shards are written in order, so each takes the next examples.
+    # Shards are written in order; each takes the next examples.
     return [functools.partial(itertools.islice, numbered, size)] * -(-count // size)

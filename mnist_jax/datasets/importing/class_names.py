@@ -1,4 +1,4 @@
-"""Names of classes, normalized from a source's spellings."""
+"""Names of classes, from a source's spellings."""
 
 import functools
 import re
@@ -7,10 +7,9 @@ from collections.abc import Iterable
 
 from mnist_jax.datasets.importing.sources.part import natural
 
-LONGEST = 255  # characters of a class's name, like a folder's
-# Unicode's line and paragraph separators, control characters, and half characters.
-REFUSED = ("Cc", "Cs", "Zl", "Zp")
-# An integer as NumPy and pandas write it: 5, 05, 5.0, 5.000e+00. "1e5" may be a name.
+LONGEST = 255  # characters of a name, like a folder's
+REFUSED = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, separators of lines
+# Integers as NumPy and pandas write them: 5, 05, 5.0, 5.000e+00. "1e5" may be a name.
 INTEGER = r"([+-]?[0-9]+)(\.0*)?|[+-]?[0-9](\.[0-9]+)?e[+-][0-9]{2}"
 FULL_WIDTH = {0xFF10 + digit: str(digit) for digit in range(10)}
 MISSING = {"nan", "na", "n/a", "null", "none", "inf", "-inf", "?"}
@@ -18,10 +17,9 @@ MISSING = {"nan", "na", "n/a", "null", "none", "inf", "-inf", "?"}
 
 @functools.lru_cache(maxsize=1 << 16)
 def class_name(text: str) -> str:
-    """Returns the class's name for a source's spelling.
+    """Returns the class's name for a source's spelling; all spellings of an integer are one.
 
-    All spellings of an integer become one name. Letters are composed, because folders on a Mac have
-    them decomposed. Case matters.
+    Letters are composed, because a Mac's folders have them decomposed. Case matters.
     """
     name = unicodedata.normalize("NFC", text.strip())
     number = re.fullmatch(INTEGER, name.translate(FULL_WIDTH), re.IGNORECASE)
@@ -35,8 +33,7 @@ def class_name(text: str) -> str:
 def class_order(names: Iterable[str]) -> list[str]:
     """Sorts names: integers by value, others by `natural`.
 
-    Raises ValueError for fewer than two names, or for one that does not fit on a line or marks a
-    missing value.
+    Raises ValueError for fewer than two names, or one that is not a line or marks a missing value.
     """
     names = list(names)
     for name in names:

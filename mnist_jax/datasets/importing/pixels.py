@@ -16,12 +16,12 @@ def largest_value(
     """Checks images, real [n, H, W, C], and returns their largest pixel.
 
     Without a range, pixels may be 0 to the largest of `WHITES`. Raises ValueError if one is outside
-    or not a number; `where` names an image by its index, and the first has index `first`.
+    or not a number; `where` names images by index, from `first`.
     """
     if images.dtype == np.uint8 and not pixel_range:
         return float(images.max())
     low, high = pixel_range or (0, WHITES[-1])
-    with np.errstate(over="ignore"):  # long doubles become infinite, and an error below
+    with np.errstate(over="ignore"):  # of long doubles
         values = images.astype(np.float64)
     most = low + (high - low) * (1 + ROUNDING)
     is_good = (values >= low) & (values <= most)  # both false for nan
@@ -48,7 +48,7 @@ def to_bytes(images: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarray
 def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scales images, uint8 [n, h, w, C], to [n, H, W, C].
 
-    A pixel is the mean of all it covers, weighted by a triangle, so thin lines are kept.
+    A pixel is the mean of all that it covers, weighted by a triangle.
 
     References:
         https://pillow.readthedocs.io/en/stable/handbook/concepts.html#filters (BILINEAR)

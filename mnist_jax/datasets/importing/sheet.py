@@ -1,4 +1,4 @@
-"""Overview of an imported dataset: the first image of each class, with its name."""
+"""A sheet of each class's first image, with its name."""
 
 import itertools
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MOST = 200  # classes on a sheet
-CELL, TITLE, COLUMNS = 64, 16, 10  # pixels of an image's square and its name; images side by side
+CELL, TITLE, COLUMNS = 64, 16, 10  # pixels of an image and its name; images side by side
 GREYS = " .:-=+*#%@"
 
 
 def draw_sheet(images: Mapping[str, np.ndarray]) -> Image.Image:
-    """Draws images, uint8 [H, W, C] by class name, in rows, each below its name."""
+    """Draws images, uint8 [H, W, C] by class name, each below its name."""
     rows = -(-len(images) // COLUMNS)
     size = min(len(images), COLUMNS) * (CELL + 8) + 8, rows * (CELL + TITLE + 8) + 8
     sheet = Image.new("RGB", size, "slategrey")
@@ -31,7 +31,7 @@ def draw_sheet(images: Mapping[str, np.ndarray]) -> Image.Image:
 
 
 def as_text(images: Mapping[str, np.ndarray], width: int) -> list[str]:
-    """Draws the same images in characters, as many side by side as fit the width."""
+    """Draws images in characters, as many side by side as fit the width."""
     lines, columns = [], 28
     for first in range(0, len(images), count := max(1, width // (columns + 2))):
         some = [*images.items()][first : first + count]
@@ -42,7 +42,7 @@ def as_text(images: Mapping[str, np.ndarray], width: int) -> list[str]:
 
 
 def _characters(image: np.ndarray, columns: int) -> list[str]:
-    """Draws an image; a character is about twice as high as wide."""
+    """Draws an image in characters, which are about twice as high as wide."""
     grey = _grey(image)
     rows = max(1, min(columns, round(columns * grey.height / grey.width / 2)))
     values = np.asarray(grey.resize((columns, rows), Image.Resampling.BILINEAR)).astype(int)

@@ -1,4 +1,4 @@
-"""Survey of a source's images before any is written: their common shape, range and classes."""
+"""Survey of a source's images: their common shape, range and classes."""
 
 import array
 from collections.abc import Iterator, Mapping
@@ -10,42 +10,40 @@ from tqdm import tqdm
 from mnist_jax.datasets.brightness import ROUNDING, white
 from mnist_jax.datasets.importing.class_names import class_name, class_order
 from mnist_jax.datasets.importing.pixels import largest_value, resize, set_channels, to_bytes
-from mnist_jax.datasets.importing.sources.part import Block, Part
+from mnist_jax.datasets.importing.sources.part import Block, Part, Shape, Size
 
-RANGES = 8  # factor between the largest pixels of two parts from which their ranges differ
-FEW = 16  # grey levels of 255; images with no more are dark by mistake
+RANGES = 8  # factor between two parts' largest pixels from which their ranges differ
+FEW = 16  # levels of 255; images with fewer are dark by mistake
 MOST_SHOWN = 10  # unreadable files in a message
 
 
 class Survey(NamedTuple):
-    """The common properties of all images of a source, and their labels."""
+    """The common properties of a source's images, and their labels."""
 
-    shape: tuple[int, int, int]  # an image's, as it is written: [H, W, C]
+    shape: Shape  # of an image, as written
     pixel_range: tuple[float, float] | None  # the values that become 0 and 255; None keeps bytes
-    label_names: list[str]  # the names of the classes, that of label 0 first
+    label_names: list[str]
     labels: dict[str, np.ndarray]  # by part, int32 [N]
     largest: float  # the largest pixel
-    spellings: list[list[str]]  # the spellings of each class that has several
+    spellings: list[list[str]]  # of each class that has several
 
 
 def survey_parts(
     parts: Mapping[str, Part],
-    size: tuple[int, int] | None,
+    size: Size,
     channels: int | None,
     pixel_range: tuple[float, float] | None,
     skip_unreadable: bool,
 ) -> Survey:
-    """Reads and checks all images once.
-
-    Arguments are the source's parts and those of `import_dataset`.
+    """Reads and checks all images once; arguments are the parts and `import_dataset`'s.
 
     Raises ValueError if images are damaged, differ in size or type, or have fewer than two classes.
     """
     codes: dict[str, int] = {}  # of the classes, in order of appearance
     spellings: dict[str, set[str]] = {}
     coded: dict[str, array.array] = {title: array.array("i") for title in parts}
-    shapes: dict[tuple[int, ...], str] = {}  # with the name of an example
-    # By part and type: the largest pixel, and the name of its images.
+    shapes: dict[tuple[int, ...], str] = {}  # with an example's name
+    # By part and type: the largest pixel, and its image's name.
     values: dict[tuple[str, np.dtype], tuple[float, str]] = {}
     for title, part in parts.items():
         labels = coded[title]
@@ -81,7 +79,7 @@ def survey_parts(
             raise ValueError(f"there are no images: {part.where(0)} is missing")
     height, width, own_channels = max(shapes, key=lambda shape: shape[2])
     if channels and own_channels not in (1, 3):
-        raise ValueError(f"images of {own_channels} channels cannot be made to have {channels}")
+        raise ValueError(f"images of {own_channels} channels cannot be converted to {channels}")
     label_names = class_order(codes)
     order = np.empty(len(codes), np.int32)
     order[[codes[name] for name in label_names]] = np.arange(len(codes))
@@ -98,7 +96,7 @@ def survey_parts(
 def _found_range(
     values: Mapping[tuple[str, np.dtype], tuple[float, str]],
 ) -> tuple[float, float] | None:
-    """Returns the values of black and white; None if images are bytes to keep.
+    """Returns the values of black and white; None to keep bytes.
 
     Raises ValueError if images are black, or a part or type has a different range.
     """
@@ -112,7 +110,7 @@ def _found_range(
     if dark * RANGES <= bright:
         raise ValueError(
             f"pixels go up to {bright:g} in {bright_title}, but only to {dark:g} in {dark_title}; "
-            "scale all alike, or give the values of black and white with --pixel-range"
+            "scale all alike, or give black and white with --pixel-range"
         )
     if bright * 255 <= FEW * top * (1 - ROUNDING):
         raise ValueError(
@@ -123,7 +121,7 @@ def _found_range(
 
 
 def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:
-    """Converts images from a block of a part to uint8 [n, *survey.shape]."""
+    """Converts a block of a part's images to uint8 [n, *survey.shape]."""
     if survey.pixel_range:
         largest_value(images, survey.pixel_range, part.where)
         images = to_bytes(images, survey.pixel_range)
@@ -135,7 +133,7 @@ def surveyed(images: np.ndarray, survey: Survey, part: Part) -> np.ndarray:
 
 
 def progress(blocks: Iterator[Block], title: str) -> Iterator[Block]:
-    """Yields the blocks, with a progress bar if stderr is a terminal."""
+    """Yields blocks, with a progress bar if stderr is a terminal."""
     with tqdm(desc=title, unit=" images", leave=False, disable=None) as progress:
         for images, names in blocks:
             yield images, names

@@ -19,7 +19,7 @@ from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, mean
 from mnist_jax.datasets.importing.sources.part import BLOCK_BYTES
 from mnist_jax.datasets.importing.sources.streams import reading
 
-PARTS = ("test", "all", "validation", "train")  # of an .npz file; the first that exists is used
+PARTS = ("test", "all", "validation", "train")  # of an .npz file, by preference
 
 # Images of real numbers [n, ...], their ids [n], and their labels [n] or [].
 Block = tuple[np.ndarray, list[str], list[str]]
@@ -28,12 +28,12 @@ Block = tuple[np.ndarray, list[str], list[str]]
 class Rows(NamedTuple):
     """The images of a file, which can be read repeatedly."""
 
-    blocks: Callable[[], Iterator[Block]]  # from `read_unlabelled`, the images are uint8
-    notes: list[str]  # lines to print about the reader's choices
+    blocks: Callable[[], Iterator[Block]]  # uint8 images from `read_unlabelled`
+    notes: list[str]  # lines about the reader's choices
 
 
 def holds_rows(path: Path) -> bool:
-    """Tells whether a file holds many images: a .csv, .npy, .npz or IDX file."""
+    """Tells whether a file is a .csv, .npy, .npz or IDX file."""
     if not path.is_file():
         return False
     if path.name.lower().endswith(TABLES):
@@ -46,12 +46,11 @@ def holds_rows(path: Path) -> bool:
 def read_unlabelled(
     path: Path, image_shape: tuple[int, ...], pixel_range: tuple[float, float] | None = None
 ) -> Rows:
-    """Reads and checks all images of a file that `holds_rows`.
+    """Reads and checks all images, (H, W, C) or rows of pixels, of a file that `holds_rows`.
 
-    Rows of pixels are images (H, W, C). Ids come from the first column of a CSV file that is
-    neither a label nor a pixel, or are numbers from 1. Unless given, black is 0 and white is the
-    `white` of the largest pixel. Raises OSError if the file cannot be read, and ValueError if it
-    holds no such images.
+    Ids are a CSV file's first column that is neither a label nor a pixel, or numbers from 1. Unless
+    given, black is 0 and white is the `white` of the largest pixel. Raises OSError if the file
+    cannot be read, and ValueError if it holds no such images.
     """
     find = _csv_rows if path.name.lower().endswith(TABLES) else _array_rows
     read, notes = find(path, image_shape)
@@ -115,7 +114,7 @@ def _array_rows(path: Path, image_shape: tuple[int, ...]) -> Rows:
 
 
 def _arrays(path: Path) -> tuple[Array, Array | None, list[str]]:
-    """Returns a file's arrays of images and of labels, and notes on the unused ones."""
+    """Returns a file's images, labels, and notes on unused arrays."""
     with path.open("rb") as file:
         if is_idx(file.read(4)):
             return read_header(path), None, []

@@ -1,6 +1,6 @@
 """A tfds builder for the bundled MNIST that needs neither TensorFlow nor a network.
 
-It is not named `mnist`, so that it does not replace a dataset that tfds's own builder prepared.
+It is not named `mnist`, which tfds's own builder may have prepared.
 """
 
 import functools
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-# As tfds records them for its own builder, in tensorflow_datasets/url_checksums/mnist.txt.
+# From tensorflow_datasets/url_checksums/mnist.txt.
 SUMS = """
 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609 train-images-idx3-ubyte.gz
 3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c train-labels-idx1-ubyte.gz
@@ -29,8 +29,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # `Image` would need TensorFlow to encode an array. Pixels stay uncompressed here, because
-        # array_record compresses them; twice would double the time.
+        # `Image` would need TensorFlow to encode arrays. Pixels stay uncompressed here, because
+        # array_record compresses them.
         image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
         label = tfds.features.ClassLabel(num_classes=10)
         return self.dataset_info_from_configs(
@@ -62,7 +62,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def read_idx(name: str, header: int) -> np.ndarray:
-    """Reads a bundled file's bytes after the header, uint8 [n]; ValueError if it is damaged."""
+    """Reads a bundled file's bytes after the header, uint8 [n]; ValueError if damaged."""
     path = Path(__file__).parent / name
     compressed = path.read_bytes()
     if hashlib.sha256(compressed).hexdigest() != SHA256[name]:

@@ -1,4 +1,4 @@
-"""Sources of images, with a reader for each kind."""
+"""Sources of images, and their readers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from mnist_jax.datasets.importing.sources.csv_file import read_csv
 from mnist_jax.datasets.importing.sources.folder import read_folders
 from mnist_jax.datasets.importing.sources.idx import TRANSPOSED, idx_files, is_idx, read_idx
 from mnist_jax.datasets.importing.sources.numpy_files import MAGIC, is_npz, numpy_files, read_numpy
-from mnist_jax.datasets.importing.sources.part import ROLES, Part, Source, role
+from mnist_jax.datasets.importing.sources.part import ROLES, Part, Size, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
 __all__ = ["Part", "Source", "open_source"]
@@ -22,18 +22,17 @@ TABLES = tuple(f"{end}{packed}" for end in (".csv", ".tsv") for packed in ("", "
 
 def open_source(
     paths: Sequence[Path],
-    size: tuple[int, int] | None,
+    size: Size,
     label_column: str | None = None,
     part: str | None = None,
     transpose: bool = False,
 ) -> Source:
     """Detects a source's kind and reads its headers.
 
-    Arguments are those of `import_dataset`; `size` is H and W after a transposition.
-
-    The parts are "train" and one or both of "validation" and "test", or one of any name. Raises
-    FileNotFoundError if a file does not exist, and ValueError if the paths are not of one known
-    kind or a header is invalid.
+    Arguments are `import_dataset`'s; `size` is H and W after a transposition. The parts are "train"
+    and one or both of "validation" and "test", or one of any name. Raises FileNotFoundError if a
+    file does not exist, and ValueError if the paths are not of one known kind or a header is
+    invalid.
     """
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")
@@ -50,9 +49,7 @@ def open_source(
     return source._replace(parts=parts, notes=[*notes, "images were transposed"])
 
 
-def _read(
-    paths: Sequence[Path], size: tuple[int, int] | None, label_column: str | None, part: str | None
-) -> Source:
+def _read(paths: Sequence[Path], size: Size, label_column: str | None, part: str | None) -> Source:
     kinds = {_kind(path) for path in paths}
     if len(kinds) != 1:
         raise ValueError(f"the source must be one of {KINDS}; got {' and '.join(sorted(kinds))}")
@@ -90,7 +87,7 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         if idx_files(path):
             return "IDX files"
-        # A folder of classes may hold copies of its images as arrays, or its labels.
+        # A folder of classes may hold arrays, too.
         is_numpy = len(numpy_files(path)) > 1 and not any(map(Path.is_dir, path.glob("[!._]*")))
         return "NumPy's files" if is_numpy else "a folder"
     if not path.exists():

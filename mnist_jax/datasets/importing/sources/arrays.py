@@ -1,4 +1,4 @@
-"""Arrays of images and labels in files, read a few rows at a time."""
+"""Arrays of images and labels in files, read in blocks of rows."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,7 +12,9 @@ from mnist_jax.datasets.importing.sources.part import (
     MAX_CHANNELS,
     MAX_VALUES,
     Block,
+    Keep,
     Part,
+    Size,
     flat_shape,
 )
 from mnist_jax.datasets.importing.sources.streams import reading
@@ -21,12 +23,12 @@ from mnist_jax.datasets.importing.sources.streams import reading
 class Array(NamedTuple):
     """An array in a file, as its header describes it."""
 
-    title: str  # its name in messages
-    shape: tuple[int, ...]  # the N examples first
-    dtype: np.dtype  # including the byte order
-    offset: int  # number of bytes before the values
-    open: Callable[[], AbstractContextManager[IO[bytes]]]  # at the beginning of the file
-    by_columns: bool = False  # True for column-major (Fortran) order
+    title: str  # for messages
+    shape: tuple[int, ...]  # N examples first
+    dtype: np.dtype  # with byte order
+    offset: int  # bytes before the values
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
+    by_columns: bool = False  # in Fortran's order
 
 
 PURPOSES = {
@@ -36,12 +38,11 @@ PURPOSES = {
     "all": "train on or test with",
 }
 ONE_LABEL = "must hold one label per image, [N] or [N, 1]"
-# By part ("train", "validation", "test" or "all"), and "images" or "labels".
-Arrays = dict[tuple[str, str], Array]
+Arrays = dict[tuple[str, str], Array]  # by part (of PURPOSES), and "images" or "labels"
 
 
 def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
-    """Adds an array to a source's; ValueError if it has one of the same part and meaning."""
+    """Adds an array to a source's; ValueError if it has one of this part and meaning."""
     if what in arrays:
         raise ValueError(
             f"{arrays[what].title} and {array.title} both hold {what[1]} to {PURPOSES[what[0]]}; "
@@ -50,17 +51,15 @@ def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
     arrays[what] = array
 
 
-def array_parts(
-    arrays: Arrays, size: tuple[int, int] | None = None, first_column: bool = False
-) -> dict[str, Part]:
+def array_parts(arrays: Arrays, size: Size = None, first_column: bool = False) -> dict[str, Part]:
     """Combines arrays into the parts of a source, "train" first.
 
     Images are real [N, H, W], [N, H, W, C] or [N, pixels], of the size (H, W) or square. Labels are
     integers, integral floats or strings, [N] or [N, 1]; or one-hot rows [N, classes]; or the first
     column of [N, columns], as in QMNIST.
 
-    Raises ValueError if arrays have another shape, type or length, if labels or images are missing,
-    or if only some of the parts have names.
+    Raises ValueError if arrays have another shape, type or length, labels or images are missing, or
+    only some parts have names.
     """
     parts = sorted({part for part, _ in arrays}, reverse=True)
     if len(parts) > 1 and "all" in parts:
@@ -79,7 +78,7 @@ def array_parts(
     }
 
 
-def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_column: bool) -> Part:
+def _part(images: Array, labels: Array, size: Size, first_column: bool) -> Part:
     if images.dtype.kind not in "buif":
         raise ValueError(f"{images.title} must hold real numbers, found {images.dtype}")
     if labels.dtype.kind not in "buifUS":
@@ -118,7 +117,7 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
     row_bytes = max(array.dtype.itemsize * math.prod(array.shape[1:]) for array in both)
     rows = max(1, BLOCK_BYTES // max(1, row_bytes))
 
-    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+    def blocks(keep: Keep) -> Iterator[Block]:
         start = 0
         for pixels, values in zip(*(read_array(array, rows) for array in both), strict=True):
             chosen = slice(None) if keep is None else keep[start : start + len(pixels)]
@@ -132,7 +131,7 @@ def _part(images: Array, labels: Array, size: tuple[int, int] | None, first_colu
 
 
 def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndarray:
-    """Returns labels [n] from rows [n], [n, 1] or [n, columns]."""
+    """Converts labels, [n], [n, 1] or [n, columns], to [n]."""
     if values.ndim == 1 or values.shape[1] == 1:
         return values.reshape(-1)
     is_one_hot = ((values != 0).sum(1) == 1) & (values.max(1) == 1)
@@ -152,10 +151,10 @@ def _one_an_image(values: np.ndarray, title: str, first_column: bool) -> np.ndar
 
 
 def read_array(array: Array, rows: int) -> Iterator[np.ndarray]:
-    """Yields the array, `rows` at a time; ValueError if the file is shorter or longer."""
+    """Yields the array, `rows` at a time; ValueError if the file has another length."""
     count, *shape = array.shape
     row_bytes = math.prod(shape) * array.dtype.itemsize
-    if array.by_columns:  # a row is complete only when the last value is read
+    if array.by_columns:  # no row is complete before the last value
         flat = array._replace(shape=(math.prod(array.shape),), by_columns=False)
         (whole,) = read_array(flat, 1 << 62)
         whole = whole.reshape(array.shape, order="F")
@@ -172,12 +171,12 @@ def read_array(array: Array, rows: int) -> Iterator[np.ndarray]:
                     f"{array.title} is cut short: its header says {count:,}, it holds {held:,}"
                 )
             yield np.frombuffer(content, array.dtype).reshape(wanted, *shape)
-        if stream.read(1):  # reading to the end also checks a zip file's checksum
+        if stream.read(1):  # also checks a zip file's checksum
             raise ValueError(f"{array.title} holds more than the {count:,} its header says")
 
 
 def class_names(values: np.ndarray, title: str) -> list[str]:
-    """Converts labels [n] to strings; ValueError for numbers that are not integers."""
+    """Converts labels [n] to strings; ValueError for fractions."""
     if values.dtype.kind == "S":
         with reading(title):
             return [value.decode() for value in values.tolist()]

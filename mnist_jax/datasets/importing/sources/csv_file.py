@@ -1,4 +1,4 @@
-"""CSV files with a row for each image: its label and its pixels."""
+"""CSV files with a row per image: its label and pixels."""
 
 import contextlib
 import csv
@@ -17,7 +17,10 @@ from mnist_jax.datasets.importing.sources.part import (
     BLOCK_BYTES,
     COLOUR_ROWS,
     Block,
+    Keep,
     Part,
+    Shape,
+    Size,
     Source,
     flat_shape,
 )
@@ -27,7 +30,7 @@ LABEL_NAMES = {
     *("label", "labels", "class", "target", "y", "category", "digit", "letter", "character")
 }
 INDEX_NAMES = "|unnamed: ?[0-9]+|id|ids|index|idx|row|image_?id|row_?id"
-SAMPLE = 500  # rows compared to find the label's column if none is named
+SAMPLE = 500  # rows compared to find the label's column
 MAX_LINE = 16 << 20  # characters: a million pixels in colour
 
 
@@ -36,11 +39,11 @@ class Layout(NamedTuple):
 
     width: int  # number of columns
     label: int | None  # index of the label's column, if any
-    pixels: list[int]  # indices of the pixels' columns, in row-major order, colours side by side
-    shape: tuple[int, int, int]  # an image's, [H, W, C]
-    names: list[str]  # the columns' names; empty if the first row is an image
+    pixels: list[int]  # indices of the pixels' columns, in the order H, W, C
+    shape: Shape  # of an image
+    names: list[str]  # the columns', if any
     unused: list[int]  # indices of the other columns
-    delimiter: str | None  # the character between columns; None for blanks
+    delimiter: str | None  # None for blanks
 
     def title(self, index: int) -> str:
         """Returns a column's name for messages."""
@@ -48,8 +51,8 @@ class Layout(NamedTuple):
         return f"the column {name}"
 
 
-def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None = None) -> Source:
-    """Finds a file's columns and describes it as a source; the file may be gzipped.
+def read_csv(path: Path, size: Size, label_column: str | None = None) -> Source:
+    """Describes a file, which may be gzipped, as a source.
 
     Arguments and errors are those of `find_layout`.
     """
@@ -59,11 +62,11 @@ def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None 
     if layout.names and all(_number(name) is not None for name in layout.names):
         notes.append(
             f"the first row of {path} ({_shown(layout.names)}) was read as names; if it is an "
-            "image, add a row of names above it"
+            "image, add a row of names"
         )
     label = layout.label or 0
 
-    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+    def blocks(keep: Keep) -> Iterator[Block]:
         for images, rows in read_rows(path, layout, keep):
             yield images, [_label(path, number, row[label]) for number, row in rows]
 
@@ -74,21 +77,21 @@ def read_csv(path: Path, size: tuple[int, int] | None, label_column: str | None 
 
 def find_layout(
     path: Path,
-    size: tuple[int, int] | None,
+    size: Size,
     label_column: str | None = None,
     num_pixels: int | None = None,
 ) -> Layout:
     """Finds the columns of the label and of the pixels.
 
     The label's column has one of `LABEL_NAMES`, or is the only one not named like the others.
-    Without names it is the first or the last one, whichever is unlike the pixels beside it. Pixels
-    are in the order of the numbers in their names.
+    Without names it is the first or last one, if unlike the pixels beside it. Pixels are in the
+    order of the numbers in their names.
 
     Args:
         path: a file with or without a header; commas, semicolons, tabs or blanks separate columns.
         size: H and W; None for square images.
-        label_column: the name or the number (from 1) of the label's column; None to find it.
-        num_pixels: the number of pixels, if known; then the label may be missing.
+        label_column: name or number (from 1) of the label's column; None to find it.
+        num_pixels: number of pixels, if known; then the label may be missing.
 
     Raises ValueError if the rows are invalid, or the label is ambiguous.
     """
@@ -105,14 +108,14 @@ def find_layout(
         index: name
         for index, name in enumerate(names)
         if not (has_header and re.fullmatch(INDEX_NAMES, name.lower()))
-        and (name or index < width - 1)  # skips a comma at the end of each row
+        and (name or index < width - 1)  # not after a comma at the end
     }
     is_counted = all(_number(name) is not None for name in names)
     is_named = has_header and not is_counted and not _counts_label([*used.values()], size)
     if num_pixels and not 0 <= len(used) - num_pixels <= (len(used) if is_named else 1):
         raise ValueError(
             f"{path} has {len(used):,} columns; expected the {num_pixels:,} pixels of the "
-            "network's training images, with or without a label"
+            "network's images, with or without a label"
         )
     if label_column is not None:
         label = _chosen(path, names if has_header else [], label_column.strip(), width)
@@ -124,17 +127,16 @@ def find_layout(
         rows = [_fields(path, *line, delimiter) for line in _spread(path)[has_header:]]
         label = _unlike(path, [row for row in rows if len(row) == width], [*used])
     pixels = {index: name for index, name in used.items() if index != label}
-    order = [*pixels]
     if is_named:
         order, shape = _ordered(path, pixels, size)
     else:
-        shape = flat_shape(len(pixels), size, str(path))
+        order, shape = [*pixels], flat_shape(len(pixels), size, str(path))
     unused = sorted({*range(width)} - {*order, label})
     return Layout(width, label, order, shape, names if has_header else [], unused, delimiter)
 
 
 def _number(field: str) -> float | None:
-    """Parses a number, also with a decimal comma; None if it is not a number."""
+    """Parses a number, also with a decimal comma; None for other text."""
     try:
         return None if "_" in field else float(field.replace(",", "."))
     except ValueError:
@@ -147,9 +149,9 @@ def _is_header(names: Sequence[str]) -> bool:
     if 2 * len(words) > len(names):
         return True
     seen: Counter[str] = Counter()
-    for name in names:  # pandas renames a second column "0" to "0.1" in a header
+    for name in names:  # pandas renames a second column "0" to "0.1"
         base, _, count = name.partition(".")
-        if count != (str(seen[base]) if seen[base] else ""):
+        if count != str(seen[base] or ""):
             break
         seen[base] += 1
     else:
@@ -158,7 +160,7 @@ def _is_header(names: Sequence[str]) -> bool:
     numbers = sorted(int(name) for name in names if re.fullmatch("[0-9]{1,9}", name))
     counts = len(numbers) > 3 and numbers == [*range(numbers[0], numbers[0] + len(numbers))]
     is_label = any(name.lower() in LABEL_NAMES for name in words)
-    # A few numbers may be an image: in "y,0,1,2,3", y may be a label instead of a name.
+    # A few numbers may be an image, labelled "y" in "y,0,1,2,3".
     return counts and numbers[0] < 2 and (is_label or len(numbers) > 256 or names[0] == "0")
 
 
@@ -168,7 +170,6 @@ def _shown(names: Iterable[str]) -> str:
 
 
 def _chosen(path: Path, names: Sequence[str], column: str, width: int) -> int:
-    """Returns the index of a column given by name or number."""
     if names.count(column) == 1:
         return names.index(column)
     if column.isdecimal() and 1 <= int(column) <= width:
@@ -178,10 +179,10 @@ def _chosen(path: Path, names: Sequence[str], column: str, width: int) -> int:
 
 
 def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
-    """Splits a name into its pattern and its numbers, the last of which is its colour."""
+    """Splits a name into its pattern and its numbers, the last one for its colour."""
     name = name.lower()
     colours = [*re.finditer(r"(?<![a-z])(r|g|b|red|green|blue)(?![a-z])", name)]
-    colour = colours[-1] if colours else None  # in "r0c0_r" the first one is the row
+    colour = colours[-1] if colours else None  # in "r0c0_r" the first is a row
     channel = "rgb".index(colour[0][0]) if colour else 0
     pattern = name[: colour.start()] + "*" + name[colour.end() :] if colour else name
     numbers = [int(digits) for digits in re.findall("[0-9]{1,9}", name)]
@@ -192,12 +193,12 @@ def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _pixel_pattern(names: Mapping[int, str]) -> str | None:
-    """Returns the pattern of most names if it has a number."""
+    """Returns most names' pattern, if it has a number."""
     (pattern, count), *_ = Counter(_pattern(name)[0] for name in names.values()).most_common(1)
     return pattern if "#" in pattern and 2 * count >= len(names) else None
 
 
-def _counts_label(names: Sequence[str], size: tuple[int, int] | None) -> bool:
+def _counts_label(names: Sequence[str], size: Size) -> bool:
     """Tells whether the label is numbered like the pixels, as in V1 to V785."""
     if len({_pattern(name)[0] for name in names}) == 1:
         for num_pixels in (len(names), len(names) - 1):
@@ -208,7 +209,7 @@ def _counts_label(names: Sequence[str], size: tuple[int, int] | None) -> bool:
 
 
 def _named(path: Path, used: Mapping[int, str], may_lack: bool) -> int | None:
-    """Finds the label's column by the names; None if it `may_lack` one and does."""
+    """Finds the label's column by its name; None if there is none and it `may_lack`."""
     pattern = _pixel_pattern(used)
     others = [index for index in used if pattern and _pattern(used[index])[0] != pattern]
     known = [index for index in used if used[index].lower() in LABEL_NAMES]
@@ -224,10 +225,8 @@ def _named(path: Path, used: Mapping[int, str], may_lack: bool) -> int | None:
     )
 
 
-def _ordered(
-    path: Path, names: Mapping[int, str], size: tuple[int, int] | None
-) -> tuple[list[int], tuple[int, int, int]]:
-    """Returns the columns of the pixels in row-major order, and the shape of an image."""
+def _ordered(path: Path, names: Mapping[int, str], size: Size) -> tuple[list[int], Shape]:
+    """Returns the pixels' columns in the order H, W, C, and an image's shape."""
     pattern = _pixel_pattern(names)
     if pattern is None:
         if re.search("[0-9]", "".join(names.values())):
@@ -256,7 +255,7 @@ def _ordered(
     if len(grid) == 1:
         return order, flat_shape(len(order), size, str(path))
     in_columns = sorted(places, key=lambda index: places[index][1::-1])
-    # Files usually list pixels row by row; if by columns, either meaning is possible.
+    # Files usually list pixels by rows; otherwise either meaning is possible.
     if not re.search("[a-wyz]", pattern) and grid[0] > 1 and in_columns == [*places]:
         one, other = places[in_columns[1]][:2]
         raise ValueError(
@@ -267,14 +266,14 @@ def _ordered(
 
 
 def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> int:
-    """Decides by the values of some rows whether the first or the last column is the label."""
+    """Decides by some rows' values whether the first or last column is the label."""
     numbers = {index: [_number(row[index]) for row in rows] for index in used}
     words = [index for index in used if 2 * numbers[index].count(None) > len(rows)]
     if len(words) == 1 or len(used) < 4 or len(rows) < 2:
         return (words or used)[0]
 
     def difference(one: int, other: int) -> float:
-        """Returns the total variation distance of two columns' values."""
+        """Returns the total variation distance of two columns."""
         found = (np.array([x for x in numbers[index] if x is not None]) for index in (one, other))
         values = [column[np.isfinite(column)] for column in found]
         if not all(map(len, values)):
@@ -296,7 +295,7 @@ def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> i
 
 
 def _spread(path: Path) -> list[tuple[int, str]]:
-    """Samples lines from the whole file, because rows may be sorted by label."""
+    """Samples the whole file's lines, because they may be sorted by label."""
     kept, stride = list[tuple[int, str]](), 1
     for index, line in enumerate(_lines(path)):
         if index % stride == 0:
@@ -307,7 +306,7 @@ def _spread(path: Path) -> list[tuple[int, str]]:
 
 
 def find_delimiter(line: str) -> str | None:
-    """Detects the character that separates a line's columns; None for blanks."""
+    """Detects the character between a line's columns; None for blanks."""
     line = re.sub('"[^"]*"', "", line)
     counts = {mark: line.count(mark) for mark in "\t;,"}
     if counts[";"] and counts[";"] + 1 >= counts[","] and counts[";"] > counts["\t"]:
@@ -327,9 +326,9 @@ def _fields(path: Path, number: int, line: str, delimiter: str | None) -> list[s
 
 
 def read_rows(
-    path: Path, layout: Layout, keep: np.ndarray | None = None
+    path: Path, layout: Layout, keep: Keep = None
 ) -> Iterator[tuple[np.ndarray, list[tuple[int, list[str]]]]]:
-    """Yields images, float64 [n, H, W, C], with their lines' numbers and fields."""
+    """Yields images, float64 [n, H, W, C], with their line numbers and fields."""
     lines = enumerate(itertools.islice(_lines(path), bool(layout.names), None))
     kept = (line for index, line in lines if keep is None or keep[index : index + 1].all())
     size = max(1, BLOCK_BYTES // (len(layout.pixels) * 8))
@@ -372,12 +371,10 @@ def _label(path: Path, number: int, field: str) -> str:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the lines that are not empty, with their numbers."""
     with reading(path), open_unpacked(path) as stream:
-        begin = stream.peek(2)[:2]  # type: ignore[attr-defined]  # of a buffered reader
+        begin = stream.peek(2)[:2]  # type: ignore[attr-defined]
         encoding = "utf-16" if begin in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         text = io.TextIOWrapper(stream, encoding, "surrogateescape")
-        number = 0
-        while line := text.readline(MAX_LINE + 1):
-            number += 1
+        for number, line in enumerate(iter(lambda: text.readline(MAX_LINE + 1), ""), 1):
             problem = ""
             if len(line) > MAX_LINE:
                 problem = f"is longer than {MAX_LINE:,} bytes; expected a label and pixels"

@@ -14,19 +14,21 @@ from mnist_jax.datasets.importing.sources.part import (
     BLOCK_BYTES,
     ROLES,
     Block,
+    Keep,
     Part,
     Source,
     natural,
     role,
+    some,
 )
 from mnist_jax.messages import one_line
 
-# Names of folders that hold a whole part's images, not a class's.
+# Names of folders of a whole part's images, not a class's.
 GENERIC = {"images", "image", "imgs", "img", "jpegimages", "labels", "annotations", "masks"}
 EXPECTED = "expected CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE"
 EMPTY = " (no images)"
 BLOCK = 1024  # images per block, at most
-KEPT_BYTES = 256 << 20  # of decoded images of all parts, kept for the second pass
+KEPT_BYTES = 256 << 20  # of decoded images, kept for the second pass
 
 Examples = list[tuple[Path, str]]  # image files and their classes
 
@@ -36,30 +38,30 @@ class NoLabelsError(ValueError):
 
 
 class Folder(NamedTuple):
-    """A folder that contains images, directly or deeper."""
+    """A folder with its direct content."""
 
     path: Path
-    images: list[Path]  # the image files in it
-    folders: list["Folder"]  # its folders that contain images
-    others: list[str]  # its other files and folders
+    images: list[Path]
+    folders: list["Folder"]  # those that contain images, directly or deeper
+    others: list[str]
 
 
 class Found(NamedTuple):
     """The findings below a root so far."""
 
     root: Path
-    places: list[str]  # the sources of the labels, for messages
-    columns: set[str]  # the names of the label columns in tables
-    unused: dict[Path, set[str]]  # by table: the names without an image so far
+    places: list[str]  # of labels, for messages
+    columns: set[str]  # names of tables' label columns
+    unused: dict[Path, set[str]]  # by table: names without an image so far
     ignored: list[str]  # unused files and folders
 
 
 def read_folders(paths: Sequence[Path]) -> Source:
-    """Lists the images of folders in `natural` order of their file names, then of their classes.
+    """Lists the images of folders in `natural` order of file names, then of classes.
 
     A folder holds CLASS/IMAGE or CLASS/images/IMAGE, or one such folder for each part, or images
-    with a table of labels for `find_table`, or a single folder of one of these kinds. Several
-    folders are named by their parts. Raises ValueError if folders are missing or have no labels.
+    with a table of labels for `find_table`, or a single folder of these kinds. Several folders are
+    named by their parts. Raises ValueError if folders are missing or have no labels.
     """
     found = Found(Path(), [], set(), {}, [])
     parts: dict[str, Examples] = {}
@@ -74,8 +76,11 @@ def read_folders(paths: Sequence[Path]) -> Source:
     for files in parts.values():
         files.sort(key=lambda example: (natural(example[0].name), natural(example[1])))
     ignored = [line for line in found.ignored if Path(line) not in found.unused]
-    for path, names in found.unused.items():
-        ignored += [f"{path} ({len(names):,} rows without an image)"] if names else []
+    ignored += [
+        f"{path} ({len(names):,} rows without an image)"
+        for path, names in found.unused.items()
+        if names
+    ]
     return Source(
         "image files",
         " and ".join(dict.fromkeys(found.places)),
@@ -85,7 +90,7 @@ def read_folders(paths: Sequence[Path]) -> Source:
 
 
 def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """Lists a folder and everything in it except hidden files."""
+    """Lists a folder's content, except hidden files."""
     from mnist_jax.datasets.image_files import image_suffixes
 
     suffixes = image_suffixes()
@@ -105,7 +110,7 @@ def _scan(path: Path, around: tuple[tuple[int, int], ...] = ()) -> Folder:
                 folder.folders.append(below)
             else:
                 folder.others.append(f"{inner}{EMPTY}")
-        # Pipes and sockets are not opened; reading them might never end.
+        # Pipes and sockets are not opened: reading might never end.
         elif inner.suffix.lower() in suffixes and kind.is_file():
             folder.images.append(inner)
         else:
@@ -118,9 +123,9 @@ def _is_generic(folder: Folder) -> bool:
 
 
 def _flat(folder: Folder) -> Folder | None:
-    """Returns the folder that directly holds the images, or None if there are folders of classes.
+    """Returns the folder that directly holds all images, or None if folders of classes do.
 
-    An image beside several folders is a preview or a stray file.
+    Images beside several folders are previews or stray files.
     """
     if folder.images and len(folder.folders) < 2:
         return folder
@@ -129,7 +134,7 @@ def _flat(folder: Folder) -> Folder | None:
 
 
 def _parts(folder: Folder, found: Found) -> dict[str, Examples]:
-    """Returns the parts in a folder, named by the folders in it, or "all"."""
+    """Returns a folder's parts, named by its folders, or "all"."""
     split = [below for below in folder.folders if role(below.path) != "all"]
     is_split = split and all(map(_is_generic, folder.folders))
     if is_split or not all(map(_flat, split)):
@@ -158,7 +163,7 @@ def _split_parts(folder: Folder, split: Sequence[Folder], found: Found) -> dict[
     for line in folder.others:
         empty = Path(line.removesuffix(EMPTY))
         if line.endswith(EMPTY) and role(empty) not in ("all", *by_role):
-            raise ValueError(f"{empty} holds no images; put the part's images there, or remove it")
+            raise ValueError(f"{empty} holds no images; put the part's there, or remove it")
     unused = [str(below.path) for below in folder.folders if below not in by_role.values()]
     found.ignored.extend([*folder.others, *map(str, folder.images), *unused])
     parts = {}
@@ -173,7 +178,7 @@ def _split_parts(folder: Folder, split: Sequence[Folder], found: Found) -> dict[
 
 
 def _examples(folder: Folder, part: str, found: Found) -> Examples:
-    """Returns a part's images, labelled by folders of classes or by a table."""
+    """Returns a part's images, labelled by folders or by a table."""
     while len(folder.folders) == 1 and not folder.images and not _flat(folder.folders[0]):
         found.ignored.extend(folder.others)
         folder = folder.folders[0]
@@ -203,7 +208,7 @@ def _examples(folder: Folder, part: str, found: Found) -> Examples:
 def _labelled_by_table(flat: Folder, part: str, found: Found) -> Examples:
     if not flat.images:
         names = [below.path.name for below in flat.folders] + [*map(os.path.basename, flat.others)]
-        but = f", but {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
+        but = f", but {some(names, 3)}" if names else ""
         raise ValueError(f"{flat.path} holds no folders of classes{but}; {EXPECTED}")
     table = find_table(flat.path, found.root, flat.images, part, found.columns)
     if table is None:
@@ -230,31 +235,32 @@ class Memory:
     """The shared state of a source's parts."""
 
     def __init__(self):
-        self.room: int = KEPT_BYTES  # bytes that may still be kept
-        self.lightnesses: dict[Path, float] = {}  # of the transparent pictures, by file
+        self.room = KEPT_BYTES  # bytes that may still be kept
+        self.kept: dict[Path, np.ndarray] = {}  # decoded images
+        self.lightnesses: dict[Path, float] = {}  # of transparent pictures
 
 
 def picture_part(files: list[tuple[Path, str]], memory: Memory) -> Part:
     """Makes a part of image files and their classes.
 
-    The first pass finds unreadable files, which are left out. Transparent pictures get one ground
-    in all parts of the source: white, or black if most pictures are light.
+    The first pass leaves out unreadable files. Transparent pictures get one ground in all parts:
+    white, or black if most are light.
     """
     from mnist_jax.datasets.image_files import best_ground, lightness, on_ground, read_pixels
 
     readable, unreadable = [*files], list[str]()
-    kept: list[np.ndarray] = []  # the pixels of the first files
 
     def read(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes, which are checked, and odd metadata
+            warnings.simplefilter("ignore")  # checked sizes, odd metadata
             return read_pixels(path)
 
     def read_first() -> Iterator[tuple[np.ndarray, str]]:
-        memory.room += sum(pixels.nbytes for pixels in kept)
-        for known in (readable, unreadable, kept):
-            known.clear()
+        readable.clear()
+        unreadable.clear()
         for path, name in files:
+            if path in memory.kept:  # it may have changed
+                memory.room += memory.kept.pop(path).nbytes
             try:
                 pixels = read(path)
             except (OSError, ValueError) as error:
@@ -262,18 +268,17 @@ def picture_part(files: list[tuple[Path, str]], memory: Memory) -> Part:
                 continue
             if pixels.shape[2] == 4:
                 memory.lightnesses[path] = lightness(pixels)
-            if len(kept) == len(readable) and memory.room >= pixels.nbytes:
+            if memory.room >= pixels.nbytes:
                 memory.room -= pixels.nbytes
-                kept.append(pixels)
+                memory.kept[path] = pixels
             readable.append((path, name))
             yield pixels, name
 
     def read_again(keep: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-        examples = itertools.zip_longest(readable, kept)
-        for (path, name), pixels in itertools.compress(examples, keep):
-            yield (read(path) if pixels is None else pixels), name
+        for path, name in itertools.compress(readable, keep):
+            yield memory.kept[path] if path in memory.kept else read(path), name
 
-    def blocks(keep: np.ndarray | None) -> Iterator[Block]:
+    def blocks(keep: Keep) -> Iterator[Block]:
         lightnesses = [*memory.lightnesses.values()]
         ground = 255 if keep is None or not lightnesses else best_ground(lightnesses)
         images, names = list[np.ndarray](), list[str]()
@@ -281,7 +286,7 @@ def picture_part(files: list[tuple[Path, str]], memory: Memory) -> Part:
             if pixels.shape[2] == 4:
                 pixels = on_ground(pixels, ground)
             if pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
-                pixels = pixels[..., :1]  # grey, however it is stored
+                pixels = pixels[..., :1]  # grey
             if images and (
                 (pixels.shape, pixels.dtype) != (images[0].shape, images[0].dtype)
                 or len(images) == BLOCK

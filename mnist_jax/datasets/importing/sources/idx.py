@@ -12,12 +12,11 @@ from mnist_jax.datasets.importing.sources.arrays import Array, Arrays, add_array
 from mnist_jax.datasets.importing.sources.part import Block, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
-# A file's type by its third byte; the first two are zeros, the fourth is the number of axes.
+# Types by a file's third byte; the first two are zeros, the fourth is the number of axes.
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 USUAL_NAME = r"(?i)(?!\.).*(images|labels)[-.]idx\d-\w+(\.gz)?"
-# Folders around the files, as torchvision and EMNIST name them.
-AROUND = r"(?i)raw|gzip|\w*mnist"
-# The dataset's name in "emnist-letters-train-images-idx3-ubyte".
+AROUND = r"(?i)raw|gzip|\w*mnist"  # torchvision's and EMNIST's folders
+# For "emnist-letters" in "emnist-letters-train-images-idx3-ubyte".
 DATASET = r"(?i)(.*?)[-_. ]?(train|test|t10k|mapping|images|labels).*"
 TRANSPOSED = "EMNIST's own files hold their images transposed: --transpose turns them upright"
 
@@ -28,7 +27,7 @@ def is_idx(head: bytes) -> bool:
 
 
 def idx_files(folder: Path) -> list[Path]:
-    """Returns the files with the usual names in a folder and in the folders in it."""
+    """Returns the files with usual names in a folder and its folders."""
     inside = sorted(folder.iterdir())
     usual = [path for path in inside if re.fullmatch(USUAL_NAME, path.name)]
     around = usual or [path for path in inside if re.fullmatch(AROUND, path.name)]
@@ -40,12 +39,14 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     """Reads the headers of files or of a folder's files, gzipped or not.
 
     The number of axes distinguishes images from labels, names distinguish the parts. `part` chooses
-    one of several datasets, such as "letters" of EMNIST. Raises ValueError if labels are missing,
-    two files have one meaning, or a header is not one of images or labels.
+    one of several datasets, such as EMNIST's "letters". Raises ValueError if labels are missing,
+    two files have one meaning, or a header is invalid.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
     files, arrays = _once(found), Arrays()
-    datasets = _datasets(files)
+    datasets: dict[str, list[Path]] = {}
+    for path in files:
+        datasets.setdefault(_dataset(path).lower().removeprefix("emnist-"), []).append(path)
     if part is not None:
         name = part.lower().removeprefix("emnist-")
         if name not in datasets:
@@ -81,7 +82,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
 
 
 def _once(files: Sequence[Path]) -> list[Path]:
-    """Leaves out copies: packed files beside unpacked ones, and those in a folder of their name."""
+    """Leaves out copies: packed beside unpacked files, and those in a folder of their name."""
     chosen: dict[tuple[Path, str], tuple[bool, bool]] = {}
     kept = []
     for inside, packed, path in sorted(
@@ -101,19 +102,12 @@ def _dataset(path: Path) -> str:
     return found[1] if found else ""
 
 
-def _datasets(files: Sequence[Path]) -> dict[str, list[Path]]:
-    datasets: dict[str, list[Path]] = {}
-    for path in files:
-        datasets.setdefault(_dataset(path).lower().removeprefix("emnist-"), []).append(path)
-    return datasets
-
-
 def _listed(datasets: dict[str, list[Path]]) -> str:
     return " or ".join(filter(None, datasets)) or "none, because there is only one dataset"
 
 
 def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:
-    """Names the labels by an EMNIST mapping, with a label and its characters' codes per line."""
+    """Names labels by an EMNIST mapping, whose lines are labels and characters' codes."""
     with reading(path):
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     try:
@@ -133,7 +127,7 @@ def _named(parts: dict[str, Part], path: Path) -> dict[str, Part]:
 
 
 def read_header(path: Path) -> Array:
-    """Reads the header of an IDX file; ValueError if it is not one of images or labels."""
+    """Reads an IDX file's header; ValueError if it holds neither images nor labels."""
     with reading(path), open_unpacked(path) as stream:
         magic = stream.read(4)
         if not is_idx(magic):

@@ -1,4 +1,4 @@
-"""Tables of image files and their labels, in place of folders of classes."""
+"""Tables of image files and their labels, instead of folders of classes."""
 
 import csv
 import io
@@ -20,23 +20,23 @@ FILE_COLUMNS = {
 }
 LABEL_COLUMNS = LABEL_NAMES - {"letter", "character"}
 LABEL_COLUMNS |= {"classes", "classid", "classname", "labelname"}
-# Columns of parts, which are not read: folders name the parts.
+# Columns of parts, which must be folders instead.
 PART_COLUMNS = {
     *("split", "set", "subset", "dataset", "partition", "usage", "istrain", "isvalid", "istest")
 }
 MAX_BYTES = 256 << 20  # per table
-MAX_COLUMNS = 64  # per table; a CSV file with more holds pixels
+MAX_COLUMNS = 64  # per table; others hold pixels
 
 
 class LabelTable(NamedTuple):
     """The labels of some image files."""
 
     path: Path
-    column: str  # the name of the label's column; empty without a header
-    title: str  # the table and its column, for messages
+    column: str  # of the labels; empty without a header
+    title: str  # for messages
     labels: dict[Path, str]  # by file
     names: set[str]  # all file names in the table
-    used: set[str]  # the names that belong to these files
+    used: set[str]  # those of these files
 
 
 def find_table(
@@ -44,12 +44,11 @@ def find_table(
 ) -> LabelTable | None:
     """Finds the table of labels in the folder of the images or in one around it, up to `root`.
 
-    A table is a .csv, .tsv or .jsonl file, or a .txt file of annotations or labels, but not a
-    contest's submission. It names files by their paths, from the table or the folder, or by their
-    names, with or without the suffix.
-
-    Tables named after another part are skipped. The label is in one of `columns`, those of other
-    parts' tables. If there are none, the column is found by its name, or is the second of two.
+    A table is a .csv, .tsv or .jsonl file, or a .txt file of annotations or labels, but neither a
+    contest's submission nor named after another part. It names files by their paths, from the table
+    or the folder, or by their names, with or without suffix. The label's column is one of
+    `columns` (those of other parts' tables) if any; otherwise it has a usual name or is the second
+    of two.
 
     Raises ValueError if a table is damaged, has several columns that could be the label, or two
     labels for a file; or if two tables differ.
@@ -61,7 +60,7 @@ def find_table(
             if one.labels != other.labels:
                 raise ValueError(
                     f"{one.title} and {other.title} give the images in {folder} different labels; "
-                    "keep only one table there"
+                    "keep one table there"
                 )
         if tables or place == root:
             return next(iter(tables), None)
@@ -111,7 +110,7 @@ def _read(
             raise ValueError(f"{path} gives {image} the label {text:.40}; expected one class")
     column = header[label]
     is_other = column and not _is_label(column) and 2 * len({*labels.values()}) > len(labels)
-    if is_other or not labels:  # with hardly two images per value, it is not a class
+    if is_other or not labels:  # too many values for classes
         return None
     for i, name in enumerate(header):
         if part == "all" and _plain(name) in PART_COLUMNS and len({row[i] for row in rows}) > 1:
@@ -125,7 +124,7 @@ def _read(
 
 
 def _names(table: Path, folder: Path, images: Sequence[Path]) -> dict[str, Path]:
-    """Returns the images by all their unambiguous names."""
+    """Returns images by all their unambiguous names."""
     by_name: dict[str, Path | None] = {}
     for image in images:
         names = {os.path.relpath(image, table), os.path.relpath(image, folder), image.name}
@@ -149,7 +148,7 @@ def _json_rows(path: Path, text: str) -> list[list[str]]:
 def _file_column(
     header: Sequence[str], rows: Sequence[Sequence[str]], by_name: dict[str, Path]
 ) -> int | None:
-    """Returns the column that names most of the images, preferably one with a usual name."""
+    """Returns the column that names most images, preferably with a usual name."""
     enough = min(len(rows), len({*by_name.values()})) / 2
     found = []
     for i, name in enumerate(header):

@@ -15,21 +15,21 @@ from typing import IO
 import numpy as np
 
 from mnist_jax.datasets.importing.sources.arrays import Array, Arrays, add_array, array_parts
-from mnist_jax.datasets.importing.sources.part import COLOUR_ROWS, Source, flat_shape, role
+from mnist_jax.datasets.importing.sources.part import COLOUR_ROWS, Size, Source, flat_shape, role
 from mnist_jax.datasets.importing.sources.streams import check_ratio, reading
 from mnist_jax.messages import one_line
 
 MAGIC = b"\x93NUMPY"
 IMAGES, LABELS = "x|images?|imgs?|data|pixels", "y|labels?|targets?"
 ROLE = "train(?:ing)?|trn|valid(?:ation)?|val|dev|test(?:ing)?|t10k|tst|eval(?:uation)?"
-# x_train, train_images, images; "kmnist-train-imgs" as the name of a file.
+# x_train, train_images, images; "kmnist-train-imgs" as a file's name.
 NAME = rf"(?:({IMAGES}|{LABELS})(?:[-_. ]?({ROLE}))?|({ROLE})[-_. ]?({IMAGES}|{LABELS}))"
 FILE_NAME = rf"(?!\.)(.*?[-_. ])??{NAME}\.np[yz]"
 LONGEST_HEADER = 1 << 16  # bytes; NumPy refuses more than 10,000
 
 
 def numpy_files(folder: Path) -> list[Path]:
-    """Returns a folder's files with the usual names."""
+    """Returns a folder's files with usual names."""
     return sorted(
         path for path in folder.iterdir() if re.fullmatch(FILE_NAME, path.name, re.IGNORECASE)
     )
@@ -42,15 +42,13 @@ def is_npz(path: Path) -> bool:
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
+def read_numpy(paths: Sequence[Path], size: Size) -> Source:
     """Reads the headers of the arrays in files; names give their meanings.
 
     An .npz file holds x_train and y_train, optionally x_test and y_test, x_val and y_val; or x and
     y. "images" and "labels", or "data" and "target", mean x and y, in any case and order. A file of
-    one array has such a name itself, and the name of one of several files may give the part. `size`
-    is the size of rows of pixels.
-
-    Raises ValueError if such arrays are missing or do not hold images and labels.
+    one array has such a name itself; the name of one of several files may give the part. `size` is
+    for rows of pixels. Raises ValueError if images or labels are missing or invalid.
     """
     title = f"{', '.join(map(str, paths)):.200}"
     files, ignored = [], []
@@ -96,7 +94,7 @@ def read_numpy(paths: Sequence[Path], size: tuple[int, int] | None) -> Source:
 
 
 def meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, str] | None:
-    """Returns an array's part, and "images" or "labels"; None for other arrays."""
+    """Returns an array's part, and "images" or "labels"; None for others."""
     name = num_keys == 1 and re.fullmatch(FILE_NAME, path.name, re.IGNORECASE)
     name = name or re.fullmatch(NAME, key, re.IGNORECASE)
     if not name:
@@ -109,7 +107,7 @@ def meaning(path: Path, key: str, num_keys: int, num_files: int) -> tuple[str, s
 
 
 def read_members(path: Path) -> dict[str, Callable[[], Array]]:
-    """Returns a header reader for each array in a file, by key."""
+    """Returns functions that read the headers of a file's arrays, by key."""
     with reading(path), path.open("rb") as file:
         if file.read(len(MAGIC)) == MAGIC:
             size = path.stat().st_size
@@ -144,7 +142,7 @@ def _array(title: str, size: int, open_: Callable[[], AbstractContextManager[IO[
             warnings.simplefilter("ignore")  # headers written by Python 2
             read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
             shape, by_columns, dtype = read(head)
-    except Exception as error:  # parsing a damaged header fails in many ways
+    except Exception as error:  # damaged headers fail in many ways
         raise ValueError(f"{title} is not an array: {one_line(error):.200}") from error
     offset = head.tell()
     if dtype.hasobject:

@@ -1,4 +1,4 @@
-"""Parts of a source, which every reader returns, and which yield blocks of examples."""
+"""A source's parts, which yield blocks of examples."""
 
 import itertools
 import re
@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Images of real numbers [n, H, W, C], in order, and the names of their classes [n].
-Block = tuple[np.ndarray, list[str]]
-BLOCK_BYTES = 4 << 20  # of values in a block; a larger image is a block of its own
+Shape = tuple[int, int, int]  # H, W, C
+Size = tuple[int, int] | None  # H, W; None if not given
+Keep = np.ndarray | None  # examples to keep, bool [N]; None for all
+Block = tuple[np.ndarray, list[str]]  # real images [n, H, W, C], and their classes' names [n]
+BLOCK_BYTES = 4 << 20  # of values in a block, unless one image is larger
 MAX_CHANNELS = 16
 MAX_VALUES = 300_000_000  # per image: the largest image files, in colour
 COLOUR_ROWS = (
@@ -20,13 +22,11 @@ COLOUR_ROWS = (
 
 
 class Part(NamedTuple):
-    """A part of a source, or all of it, which can be read repeatedly."""
+    """Examples of a source, which can be read repeatedly."""
 
-    # keep -> the examples where keep (bool [N]) is true; all for None.
-    blocks: Callable[[np.ndarray | None], Iterator[Block]]
+    blocks: Callable[[Keep], Iterator[Block]]
     where: Callable[[int], str]  # index -> the example's name in messages
-    # A line for each unreadable file; complete after the first pass over all blocks.
-    unreadable: Sequence[str] = ()
+    unreadable: Sequence[str] = ()  # lines about files, after a pass over all blocks
 
     def map(self, change: Callable[[np.ndarray, list[str]], Block]) -> "Part":
         """Applies a change to each block."""
@@ -38,14 +38,12 @@ class Source(NamedTuple):
 
     kind: str  # such as "a CSV file"
     labels: str  # their place, such as "the column 'digit'"
-    # "train" and optionally "validation" and "test"; or "all" if the names do not say.
-    parts: dict[str, Part]
-    ignored: list[str]  # unused files or arrays, with a reason unless it is obvious
-    notes: Sequence[str] = ()  # lines about the images
+    parts: dict[str, Part]  # by `role`
+    ignored: list[str]  # unused files or arrays
+    notes: Sequence[str] = ()  # about the images
 
 
-# Words for each part, mostly those of Hugging Face's `datasets`. Only the long ones may begin
-# another word: "training", but not "value".
+# Mostly Hugging Face's words. Only long ones may begin another word: "training", but not "value".
 ROLES = {
     "train": r"train|trn(?![a-z])",
     "validation": r"(valid(ation)?|val|dev)(set|data|images?)?(?![a-z])",
@@ -60,10 +58,10 @@ def role(path: Path) -> str:
     return roles[0] if len(roles) == 1 else "all"
 
 
-def flat_shape(num_pixels: int, size: tuple[int, int] | None, title: str) -> tuple[int, int, int]:
+def flat_shape(num_pixels: int, size: Size, title: str) -> Shape:
     """Returns the shape [H, W, C] of an image in a row of pixels, grey or in colour.
 
-    Raises ValueError if the pixels do not fill `size`, or a square if `size` is None.
+    Raises ValueError if the pixels do not fill `size`, by default a square.
     """
     for channels in (1, 3):
         side = round((num_pixels / channels) ** 0.5)
@@ -74,6 +72,11 @@ def flat_shape(num_pixels: int, size: tuple[int, int] | None, title: str) -> tup
     raise ValueError(
         f"{title} has {num_pixels:,} pixels per image, which is not {wanted}, once or three times"
     )
+
+
+def some(words: Sequence[str], most: int = 10) -> str:
+    """Joins words, up to `most`."""
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:

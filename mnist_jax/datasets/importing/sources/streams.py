@@ -1,4 +1,4 @@
-"""Safe reading of files that may be packed, damaged or malicious."""
+"""Safe reading of packed, damaged or malicious files."""
 
 import contextlib
 import csv
@@ -13,19 +13,19 @@ from typing import IO, Any
 from mnist_jax.messages import one_line
 
 GZIP = b"\x1f\x8b"
-# A file that unpacks to more than both of these is meant to fill the memory or the disk.
+# A file that unpacks to more than both is meant to fill the memory.
 MAX_UNPACKED = 256 << 20  # bytes
-MAX_RATIO = 200  # images compress by 2 to 50; zlib itself reaches 1,000
+MAX_RATIO = 200  # images reach 50, zlib 1,000
 
 
 @contextlib.contextmanager
 def reading(title: object) -> Iterator[None]:
-    """Turns the many errors of damaged files into a ValueError of one line."""
+    """Turns the errors of damaged files into a ValueError of one line."""
     try:
         yield
     except (
         EOFError,
-        RuntimeError,  # zipfile's, for a password or an unknown compression
+        RuntimeError,  # zipfile's, for passwords and unknown compressions
         UnicodeError,
         csv.Error,
         gzip.BadGzipFile,
@@ -41,7 +41,7 @@ def reading(title: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file and unpacks it if it is gzipped, regardless of its name."""
+    """Opens a file, unpacked if it is gzipped, regardless of its name."""
     with path.open("rb") as file:
         is_packed = file.read(2) == GZIP
         file.seek(0)
