@@ -70,7 +70,7 @@ def load_splits(
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads a recipe's parts: "train", "validation", and "test" if there is one.
 
-    Imports and builders may have a split "validation", unless the recipe trains or tests on it.
+    A split "validation" of an import or a builder is used, unless the recipe trains or tests on it.
     Otherwise the validation part is drawn from the training split.
 
     Args:
@@ -157,7 +157,8 @@ def train_validation_split(
     """Draws the training and the validation examples.
 
     Returns the indices, int [n] each, of scikit-learn's
-    `train_test_split(test_size=validation_fraction, random_state=seed)`: a permutation, split.
+    `train_test_split(test_size=validation_fraction, random_state=seed)`: a permutation whose
+    beginning is for validation.
 
     References:
         https://scikit-learn.org/stable/modules/generated/sklearn.model_selection.train_test_split.html

@@ -178,7 +178,7 @@ except Exception as error:
     sys.exit(print(f"{type(error).__name__}: {error}".replace(chr(10), " ")) or 1)
 """
     print(
-        printable(f"tfds prepares the dataset {name} in {root}; it may download"), file=sys.stderr
+        printable(f"preparing the dataset {name} in {root}, which may download it"), file=sys.stderr
     )
     try:
         child = subprocess.run(

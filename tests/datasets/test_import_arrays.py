@@ -276,8 +276,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "several 1s in a row": ({"x": X, "y": np.ones((12, 3))}, "one-hot rows, found 1.0"),
     "no 1 in a row": ({"x": X, "y": np.eye(12)[:, :7]}, "found 0.0, 0.0, 0.0, 0.0, 0.0"),
     "probabilities": ({"x": X, "y": np.eye(12) * 0.9}, "one-hot rows, found 0.9, 0"),
-    "two arrays of images": ({"x": X, "pixels": X, "y": Y}, "both hold images to train on or test"),
-    "two arrays of labels": ({"x": X, "y": Y, "target": Y}, "both hold labels to train on or test"),
+    "two arrays of images": ({"x": X, "pixels": X, "y": Y}, "both hold the images of all parts"),
+    "two arrays of labels": ({"x": X, "y": Y, "target": Y}, "both hold the labels of all parts"),
     "a training part without labels": ({"x_train": X, "x_test": X, "y_test": Y}, "x_train are mis"),
     "labels without images": (WHOLE | {"y_val": Y}, "images of x.npz: y_val are missing"),
     "another length": ({"x": X, "y": Y[:9]}, "x has 12 images, but x.npz: y has 9 labels"),
@@ -308,12 +308,12 @@ def refusals(folder: Path) -> dict[str, tuple[list[Path], dict[str, Any], str]]:
     for path, values in zip(mixed, (X, Y), strict=True):
         np.savez(path, values)
     return {
-        "two plain files": ([twice], {}, "both hold images to train on"),
+        "two plain files": ([twice], {}, "both hold the images of"),
         "int32 one-hot": ([hot], {}, "must have its labels in the first column like QMNIST"),
         "a part of npz": ([folder / "x.npz"], {"part": "digits"}, "part is for IDX files"),
         "an array alone": ([lone], {}, "must hold x_train, y_train"),
         "files of two datasets": (mixed, {}, "their names begin with 'k49-' and 'kmnist-'"),
-        "two wholes": ([folder / "x.npz", lone], {}, "both hold images to train on or test with"),
+        "two wholes": ([folder / "x.npz", lone], {}, "both hold the images of all parts"),
     }
 
 

@@ -69,5 +69,5 @@ def test_an_image_with_two_labels_is_reported(small, tmp_path):
     for again, said in ((y[:3], False), ((y[:3] + 1) % 10, True)):
         np.savez(tmp_path / "x.npz", x=np.concatenate([x, x[:3]]), y=np.concatenate([y, again]))
         lines = describe(import_dataset("mine", [tmp_path / "x.npz"], overwrite=True))
-        line = "images that occur with different labels: 3; some labels are wrong"
+        line = "repeated images with different labels: 3; some labels are wrong"
         assert (line in lines) == said

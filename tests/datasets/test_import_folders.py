@@ -44,7 +44,7 @@ def test_parts_given_one_by_one_are_those_of_their_names(inner, tmp_path):
     root = tree(tmp_path / "in", *paths)
     imported = import_dataset("mine", [root / "test", root / "train", root / "val"])
     assert held(imported) == THREE
-    assert "2 images to train on, 2 to validate with, 2 to test with" in describe(imported)[1]
+    assert "2 training, 2 validation, 2 test images of" in describe(imported)[1]
 
 
 def test_a_test_part_is_cut_from_train_where_there_is_only_validation(tmp_path):
@@ -177,12 +177,12 @@ def test_a_table_labels_a_folder_that_has_no_parts(tmp_path):
 REFUSED: dict[str, tuple[Any, ...]] = {
     "flat parts": (
         "train/1.jpg train/2.jpg test/3.jpg",
-        "in/train holds 2 images such as 1.jpg, but neither folders of classes nor a table",
+        "in/train holds images such as 1.jpg, but neither folders of classes nor a table",
     ),
     "flat parts, also for validation": ("train/1.jpg dev/2.jpg eval/3.jpg", "nor a table"),
-    "classes in names": ("5_001.png 3_002.png", "2 images such as 3_002.png, but neither"),
+    "classes in names": ("5_001.png 3_002.png", "holds images such as 3_002.png, but neither"),
     "fastai's names": ("images/cat_1.jpg images/Dog_2.jpg", "put the images of each class"),
-    "YOLO": ("train/images/1.jpg train/labels/1.txt", "in/train/images holds no folders"),
+    "YOLO": ("train/images/1.jpg train/labels/1.txt", "in/train/images holds images such as"),
     "a submission": (
         "train/1.jpg train/2.jpg",
         "nor a table",
@@ -219,7 +219,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     ),
     "a class in two spellings": (
         " ".join(f"{part}/1.png" for part in ("train/Cat", "train/Dog", "val/Cat", "val/dog")),
-        "'dog' of the validation part has no image to train on, but 'Dog' has",
+        "'dog' of the validation part has no training image, but 'Dog' has",
     ),
     "a name in two parts": (
         "train/1.png train/2.png test/1.png test/3.png",

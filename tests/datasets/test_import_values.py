@@ -136,13 +136,13 @@ def test_classes_only_in_the_test_part_are_named_and_reported(tmp_path):
     assert load_dataset("mine", "train").labels.tolist() == [2, 0]
     assert describe(imported)[2:-1] == [
         "3 classes: 1, 7, 26",
-        "to train on, by class: 1 (1), 7 (0), 26 (1)",
-        "classes without an image to test on: 26",
+        "training images by class: 1 (1), 7 (0), 26 (1)",
+        "classes without a test image: 26",
         f"the first image of each class: {imported.path}/first_images.png",
-        "images that occur with different labels: 1; some labels are wrong",
+        "repeated images with different labels: 1; some labels are wrong",
         "pixels of 0 to 255 were kept",
-        "classes without an image to train on: 7",
-        "2 test images are also among those to train on",
+        "classes without a training image: 7",
+        "2 test images are also training images",
     ]
     assert describe(imported)[-1].endswith("with --data.dataset mine")
 
@@ -152,7 +152,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_counted(tmp_path):
     x = np.full((len(y), 2, 2), 200, np.uint8)
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     lines = describe(import_dataset("mine", [tmp_path / "x.npz"]))
-    assert "to train on, by class: from 3 of 0 to 9 of 11" in lines
+    assert "training images by class: from 3 of 0 to 9 of 11" in lines
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])

@@ -66,7 +66,7 @@ KINDS: dict[str, Case] = {
     ),
     "one that has both parts, and another": (
         made(("train.npz", zipped(BOTH)), ("test.npz", WHOLE)),
-        "train.npz: x_test and test.npz: x both hold images to test with",
+        "train.npz: x_test and test.npz: x both hold the images of the test part",
     ),
 }
 

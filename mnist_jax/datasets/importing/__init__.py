@@ -177,7 +177,7 @@ def import_dataset(
 def describe(imported: Imported) -> list[str]:
     """Describes an imported dataset, in lines to print."""
     (low, high), source, count = imported.pixel_range, imported.source, imported.num_validation
-    validation = f"{count:,} to validate with, " if count else ""
+    validation = f"{count:,} validation, " if count else ""
     train, test = (
         dict(zip(imported.names, imported.counts[split], strict=True))
         for split in ("train", "test")
@@ -188,13 +188,13 @@ def describe(imported: Imported) -> list[str]:
         by_class = [f"from {train[few]:,} of {few} to {train[many]:,} of {many}"]
     lines = [
         f"{source.kind}; labels from {source.labels}",
-        f"{imported.num_train:,} images to train on, {validation}{imported.num_test:,} to test "
-        f"with, of {list(imported.shape)}",
+        f"{imported.num_train:,} training, {validation}{imported.num_test:,} test images of "
+        f"{list(imported.shape)}",
         f"{len(imported.names):,} classes: {some(imported.names)}",
-        f"to train on, by class: {', '.join(by_class)}",
+        f"training images by class: {', '.join(by_class)}",
     ]
     if absent := [name for name, count in test.items() if not count]:
-        lines.append(f"classes without an image to test on: {some(absent)}")
+        lines.append(f"classes without a test image: {some(absent)}")
     if (imported.path / SHEET).exists():
         lines.append(f"the first image of each class: {imported.path / SHEET}")
     lines += source.notes
@@ -209,9 +209,9 @@ def describe(imported: Imported) -> list[str]:
             f"--pixel-range {low:g} {imported.largest:.4g} makes it white"
         )
     if imported.only_in_test:
-        lines.append(f"classes without an image to train on: {some(imported.only_in_test)}")
+        lines.append(f"classes without a training image: {some(imported.only_in_test)}")
     if imported.num_seen:
-        lines.append(f"{imported.num_seen:,} test images are also among those to train on")
+        lines.append(f"{imported.num_seen:,} test images are also training images")
     if source.ignored:
         lines.append(f"{len(source.ignored):,} ignored: {some(source.ignored)}")
     name = imported.path.parent.name
@@ -225,14 +225,14 @@ def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
     labels = np.concatenate([split.labels for split in splits.values()])
     pairs = np.unique(np.stack([hashes, labels.astype(np.uint64)], axis=1), axis=0)
     if count := int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum()):
-        yield f"images that occur with different labels: {count:,}; some labels are wrong"
+        yield f"repeated images with different labels: {count:,}; some labels are wrong"
     own = splits["train"].means
     low, high = np.quantile(own, [0.01, 0.99])
     for title, split in splits.items():
         mean = float(np.median(split.means))
         if len(split.means) >= FEW and not low <= mean <= high:
             yield (
-                f"the {title} images have a mean pixel of {mean:.0f}, those to train on "
+                f"the {title} images have a mean pixel of {mean:.0f}, the training images "
                 f"{np.median(own):.0f}: is one part inverted or scaled differently?"
             )
 
@@ -249,8 +249,8 @@ def _check_classes(survey: Survey) -> None:
         for name in set(names[part]).difference(trained):
             if alike := by_letters.get(name.casefold()):
                 raise ValueError(
-                    f"the class {name!r} of the {part} part has no image to train on, but "
-                    f"{alike!r} has; spell classes alike in all parts"
+                    f"the class {name!r} of the {part} part has no training image, but {alike!r} "
+                    "has; spell classes alike in all parts"
                 )
         if not set(names[part]).intersection(trained):
             raise ValueError(

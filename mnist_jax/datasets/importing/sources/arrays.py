@@ -31,22 +31,17 @@ class Array(NamedTuple):
     by_columns: bool = False  # in Fortran's order
 
 
-PURPOSES = {
-    "train": "train on",
-    "validation": "validate with",
-    "test": "test with",
-    "all": "train on or test with",
-}
 ONE_LABEL = "must hold one label per image, [N] or [N, 1]"
-Arrays = dict[tuple[str, str], Array]  # by part (of PURPOSES), and "images" or "labels"
+Arrays = dict[tuple[str, str], Array]  # by `role`, and "images" or "labels"
 
 
 def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
     """Adds an array to a source's; ValueError if it has one of this part and meaning."""
     if what in arrays:
+        part = "all parts" if what[0] == "all" else f"the {what[0]} part"
         raise ValueError(
-            f"{arrays[what].title} and {array.title} both hold {what[1]} to {PURPOSES[what[0]]}; "
-            "give the files of one dataset"
+            f"{arrays[what].title} and {array.title} both hold the {what[1]} of {part}; give the "
+            "files of one dataset"
         )
     arrays[what] = array
 

@@ -45,6 +45,16 @@ class Folder(NamedTuple):
     folders: list["Folder"]  # those that contain images, directly or deeper
     others: list[str]
 
+    @property
+    def only(self) -> "Folder | None":
+        """The folder in it, if there is exactly one."""
+        return self.folders[0] if len(self.folders) == 1 else None
+
+    @property
+    def files(self) -> list[str]:
+        """Everything in it except `folders`."""
+        return [*self.others, *map(str, self.images)]
+
 
 class Found(NamedTuple):
     """The findings below a root so far."""
@@ -129,8 +139,7 @@ def _flat(folder: Folder) -> Folder | None:
     """
     if folder.images and len(folder.folders) < 2:
         return folder
-    only = folder.folders[0] if len(folder.folders) == 1 else None
-    return _flat(only) if only and _is_generic(only) else None
+    return _flat(folder.only) if folder.only and _is_generic(folder.only) else None
 
 
 def _parts(folder: Folder, found: Found) -> dict[str, Examples]:
@@ -139,9 +148,9 @@ def _parts(folder: Folder, found: Found) -> dict[str, Examples]:
     is_split = split and all(map(_is_generic, folder.folders))
     if is_split or not all(map(_flat, split)):
         return _split_parts(folder, split, found)
-    if len(folder.folders) == 1 and not folder.folders[0].images:
-        found.ignored.extend([*folder.others, *map(str, folder.images)])
-        return _parts(folder.folders[0], found)
+    if folder.only and not folder.only.images:
+        found.ignored.extend(folder.files)
+        return _parts(folder.only, found)
     return {"all": _examples(folder, "all", found)}
 
 
@@ -165,7 +174,7 @@ def _split_parts(folder: Folder, split: Sequence[Folder], found: Found) -> dict[
         if line.endswith(EMPTY) and role(empty) not in ("all", *by_role):
             raise ValueError(f"{empty} holds no images; put the part's there, or remove it")
     unused = [str(below.path) for below in folder.folders if below not in by_role.values()]
-    found.ignored.extend([*folder.others, *map(str, folder.images), *unused])
+    found.ignored.extend([*folder.files, *unused])
     parts = {}
     for part, below in by_role.items():
         try:
@@ -179,19 +188,19 @@ def _split_parts(folder: Folder, split: Sequence[Folder], found: Found) -> dict[
 
 def _examples(folder: Folder, part: str, found: Found) -> Examples:
     """Returns a part's images, labelled by folders or by a table."""
-    while len(folder.folders) == 1 and not folder.images and not _flat(folder.folders[0]):
+    while folder.only and not folder.images and not _flat(folder.only):
         found.ignored.extend(folder.others)
-        folder = folder.folders[0]
+        folder = folder.only
     flat = _flat(folder)
     if flat or (
         not folder.images and all(below.path.name.lower() in GENERIC for below in folder.folders)
     ):
         return _labelled_by_table(flat or folder, part, found)
-    found.ignored.extend([*folder.others, *map(str, folder.images)])
+    found.ignored.extend(folder.files)
     found.places.append("the folders' names")
     examples, names = [], set()
     for below in folder.folders:
-        inner = below.folders[0] if len(below.folders) == 1 and not below.images else below
+        inner = below if below.images else below.only or below
         names.add("" if inner is below else inner.path.name)
         if inner.folders or len(names) > 1:
             odd = (inner.folders or below.folders or folder.folders[0].folders)[0]
@@ -213,7 +222,7 @@ def _labelled_by_table(flat: Folder, part: str, found: Found) -> Examples:
     table = find_table(flat.path, found.root, flat.images, part, found.columns)
     if table is None:
         raise NoLabelsError(
-            f"{flat.path} holds {len(flat.images):,} images such as {flat.images[0].name}, but "
+            f"{flat.path} holds images such as {flat.images[0].name}, but "
             f"neither folders of classes nor a table of labels; {EXPECTED}: put the images of each "
             "class into a folder of its name, or add a labels.csv of file_name,label"
         )
