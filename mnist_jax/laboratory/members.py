@@ -60,7 +60,7 @@ def create_members(config: Config, seeds: int, vary: Mapping[str, Sequence[float
         except (TypeError, ValueError):
             raise ValueError(f"vary {field} must be a list of numbers, got {values!r}") from None
         if not numbers or len({*numbers}) < len(numbers):
-            raise ValueError(f"vary {field} must be different values, got {values!r}")
+            raise ValueError(f"vary {field} must be distinct values, got {values!r}")
         varied_values[field] = numbers
     config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_epochs=config.epochs))
     members = []

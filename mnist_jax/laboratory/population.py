@@ -160,7 +160,7 @@ def population(
     for section, own in (("model", model), ("optimizer", tx)):
         varied = [field for field in vary or {} if field.startswith(f"{section}.")]
         if varied and own is not None:
-            raise ValueError(f"{varied[0]} cannot vary: the own {section} does not read it")
+            raise ValueError(f"{varied[0]} cannot vary: your own {section} ignores it")
     for member in members:
         check_model(**vars(member.config.model))
     result = _previous_result(workdir, config, members, parts, overwrite)
@@ -212,7 +212,7 @@ def _previous_result(
     except FileNotFoundError:
         return None
     except ValueError as error:
-        warnings.warn(f"{error}; the population is trained again", stacklevel=3)
+        warnings.warn(f"{error}; retraining the population", stacklevel=3)
         return None
     now = identity(members)
     differences = config_differences({name: result[name] for name in now}, now)
@@ -226,7 +226,7 @@ def _previous_result(
         if diverged:
             continue
         if previous_result(directory, member.config, overwrite=False) is None:
-            problem = f"{directory} is incomplete; the population is trained again"
+            problem = f"{directory} is incomplete; retraining the population"
             warnings.warn(problem, stacklevel=3)
             return None
         finished_parts(directory, member.config, parts, steps, steps)

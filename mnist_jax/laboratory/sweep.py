@@ -262,7 +262,7 @@ def _check_same_search(workdir: Path, before: dict[str, Any], made_of: dict[str,
         owns = [dict.fromkeys(own, "") for own in owns]
     if changed := {name for name, _ in owns[0].items() ^ owns[1].items()}:
         raise ValueError(
-            f"{workdir} holds a search with a different {', '.join(sorted(changed))}: hand in the "
+            f"{workdir} holds a search with a different {', '.join(sorted(changed))}: pass the "
             "same own parts, or choose another --workdir"
         )
     differences = config_differences(
@@ -424,7 +424,7 @@ def _conclude(
             values = best.params.items()
             options = [f"--{name.replace('_', '-')} {shlex.quote(str(x))}" for name, x in values]
             tell(f"train the best: mnist-jax train --config RECIPE {' '.join(options)}")
-            tell("RECIPE defines the own parts, which best.json cannot hold")
+            tell("RECIPE must define the own parts, which best.json cannot hold")
         else:
             tell(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
     for line in draw_figures(study, workdir / "plots"):

@@ -54,7 +54,7 @@ def verify(
     config = trained_config(workdir)
     result = read_result(workdir)
     if result is None:
-        raise FileNotFoundError(f"the run in {workdir} is not finished; `train` continues it")
+        raise FileNotFoundError(f"the run in {workdir} is not finished; `train` resumes it")
     saved, _ = check_checkpoints(workdir / "checkpoints")
     for step in saved[-1:]:
         own = read_progress(workdir / "checkpoints", step).origin.own

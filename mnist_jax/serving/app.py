@@ -169,19 +169,16 @@ def create_app(
     names = network.info.label_names
     uploads = Uploads(network.info)
 
-    def classify(images: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
-        return list(zip(*network.predict(np.stack(images), check=False), strict=True))
-
     batcher = Batcher(
-        classify,
+        lambda images: [*zip(*network.predict(np.stack(images), check=False), strict=True)],
         ThreadPoolExecutor(1, "network"),
         largest=min(LARGEST_BATCH, network.batch_size),
         waiting=MAX_WAITING,
     )
 
     async def answered(drawing: Drawing) -> dict[str, Any]:
-        nothing = (np.zeros(0), 0)
-        probabilities, first = nothing if drawing.blank else await batcher(drawing.pixels)
+        blank = np.zeros(0), 0
+        probabilities, first = blank if drawing.blank else await batcher(drawing.pixels)
         by_class = dict(zip(names, probabilities.tolist(), strict=not drawing.blank))
         return {**interpret(drawing, probabilities, first, names), "probabilities": by_class}
 

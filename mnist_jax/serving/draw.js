@@ -6,7 +6,7 @@ const MOST_BARS = 10;
 const SPELLED = { cnn: "CNN", mlp: "MLP", mnist: "MNIST", emnist: "EMNIST", resnet: "ResNet" };
 
 const element = (id) => document.getElementById(id);
-const canvas = element("canvas");
+const canvas = element("canvas"); // square
 const paper = canvas.getContext("2d");
 
 let strokes = []; // lists of points [x, y], in pixels of the canvas
@@ -95,9 +95,8 @@ function stop(event) {
 }
 
 function undo() {
-  if (!strokes.length) return;
   drawing = null;
-  strokes.pop();
+  if (!strokes.pop()) return;
   if (strokes.length) update();
   else clear();
 }
@@ -125,11 +124,11 @@ async function open(file) {
   try {
     const picture = await createImageBitmap(file);
     if (shown !== subject) return;
-    const scale = Math.min(canvas.width / picture.width, canvas.height / picture.height);
+    const side = canvas.width;
+    const scale = side / Math.max(picture.width, picture.height);
     const [width, height] = [picture.width * scale, picture.height * scale];
     fill(colour("--track"));
-    const [left, top] = [(canvas.width - width) / 2, (canvas.height - height) / 2];
-    paper.drawImage(picture, left, top, width, height);
+    paper.drawImage(picture, (side - width) / 2, (side - height) / 2, width, height);
   } catch {
     if (shown === subject) showName(file.name); // the server reads TIFF, browsers do not
   }
@@ -347,10 +346,10 @@ canvas.addEventListener("pointerup", stop);
 canvas.addEventListener("pointercancel", stop);
 element("undo").addEventListener("click", undo);
 element("clear").addEventListener("click", clear);
-element("file").addEventListener("change", (event) => {
-  const [file] = event.target.files;
-  if (file) open(file);
-  event.target.value = ""; // so that the same file can be opened again
+const openFirst = ([file]) => file && open(file);
+element("file").addEventListener("change", ({ target }) => {
+  openFirst(target.files);
+  target.value = ""; // so that the same file can be opened again
 });
 
 document.addEventListener("keydown", (event) => {
@@ -360,10 +359,7 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-document.addEventListener("paste", (event) => {
-  const [file] = event.clipboardData.files;
-  if (file) open(file);
-});
+document.addEventListener("paste", (event) => openFirst(event.clipboardData.files));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   element("sheet").classList.add("over");
@@ -374,8 +370,7 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   element("sheet").classList.remove("over");
-  const [file] = event.dataTransfer.files;
-  if (file) open(file);
+  openFirst(event.dataTransfer.files);
 });
 
 await introduce();

@@ -35,7 +35,7 @@ def serve(
     port: int = 8000,
     model: OwnModel = None,
 ) -> None:
-    """Serves a page to draw on until a signal ends it.
+    """Serves a page to draw on until a signal arrives.
 
     Args:
         workdir: directory written by `train`.

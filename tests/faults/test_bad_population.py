@@ -36,7 +36,7 @@ ARGUMENTS = {
     f"{NEW} --seeds 2 --vary epochs=1,2": "epochs cannot vary in a population; optimizer.learn",
     f"{NEW} --seeds 2 --vary lr=1": "lr cannot vary in a population (did you mean optimizer.learn",
     f"{NEW} --seeds 2 --vary label_smoothing=2": "label_smoothing must be at least 0 and below 1",
-    f"{NEW} --seeds 2 --vary label_smoothing=0.1,0.1": "must be different values, got [0.1, 0.1]",
+    f"{NEW} --seeds 2 --vary label_smoothing=0.1,0.1": "must be distinct values, got [0.1, 0.1]",
     f"{NEW} --seeds 2 --vary ema_decay=0 --vary ema-decay=0.5": "--vary ema_decay must be given on",
     f"{NEW} --seeds 2 --against nowhere": "there is no finished population in nowhere",
     f"{NEW} --seeds 2 --against run": "there is no finished population in run",

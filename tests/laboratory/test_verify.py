@@ -58,5 +58,5 @@ def test_only_a_finished_run_can_be_verified(tmp_path, small_run):
         verify(tmp_path)
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     (workdir / "result.json").unlink()
-    with pytest.raises(FileNotFoundError, match="is not finished; `train` continues it"):
+    with pytest.raises(FileNotFoundError, match="is not finished; `train` resumes it"):
         verify(workdir)
