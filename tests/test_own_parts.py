@@ -146,7 +146,7 @@ def test_a_population_of_own_parts_has_the_bits_of_each_seed_alone(tmp_path):
     with pytest.raises(ValueError, match="another tx than it was trained with"):
         population(CONFIG, tmp_path / "many", seeds=2, metrics={"top3": in_top3}, **other)
     vary = {"model.dropout_rate": [0.1, 0.2]}
-    with pytest.raises(ValueError, match="dropout_rate cannot vary: the own model"):
+    with pytest.raises(ValueError, match="dropout_rate cannot vary: your own model"):
         population(CONFIG, tmp_path / "varied", seeds=1, vary=vary, **own)
 
 
