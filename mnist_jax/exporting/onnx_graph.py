@@ -25,17 +25,11 @@ from mnist_jax.exporting.contract import INPUT, OUTPUT
 
 
 class Tensor(NamedTuple):
-    """An array that depends on the input.
-
-    Attributes:
-        name: name of the ONNX tensor.
-        axes: axes of the array in the tensor's order; the tensor's axis j is the array's axes[j].
-        shape: shape of the array, in its own order; 1 for axes still to be broadcast.
-    """
+    """An array that depends on the input, as an ONNX tensor with axes in another order."""
 
     name: str
-    axes: tuple[int, ...]
-    shape: tuple[Any, ...]
+    axes: tuple[int, ...]  # the tensor's axis j is the array's axes[j]
+    shape: tuple[Any, ...]  # of the array; 1 for axes still to be broadcast
 
     def places(self, axes: Sequence[int]) -> np.ndarray:
         """Returns the tensor's indices of these axes of the array, int64 [len(axes)]."""

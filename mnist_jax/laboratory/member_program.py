@@ -81,11 +81,11 @@ def compile_population(
     ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
 
     A chunk holds each member's `order` of the epoch, int32 [members, examples], and the steps
-    within the epoch, `step` int32 [k]. `MemberAxis` may pad members.
+    within the epoch, `step` int32 [k]. The axis of members may be padded, see `MemberAxis`.
 
     Args:
         build: function from a member's own numbers, traced, to its parts; from {} to shared parts.
-        splits: arrays by name, as in `compile_program`; likewise the sizes and the errors.
+        splits: arrays by name, as in `compile_program`, whose errors this function raises, too.
         seeds: root of each member's keys.
         values: members' own numbers by name, N each.
         averaged: True to keep a running mean of the parameters.
