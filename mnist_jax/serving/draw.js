@@ -214,7 +214,7 @@ function show(found) {
     setLabel(found.label);
     element("sure").textContent = `${percent(found.probability)} probability`;
     const second = percent(found.runner_up_probability);
-    const other = second === "0.0%" ? "Hardly anything else" : `or ${found.runner_up}, ${second}`;
+    const other = second === "0.0%" ? "All others below 0.05%" : `or ${found.runner_up}, ${second}`;
     element("doubt").textContent = found.problem ? sentence(found.problem) : other;
     say(`${found.label}, ${percent(found.probability)}. ${sentence(found.problem)}`);
     showBars(found.probabilities);

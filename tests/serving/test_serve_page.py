@@ -231,4 +231,6 @@ def test_a_phone_on_its_side_shows_canvas_and_answer_side_by_side(page):
     assert canvas["width"] > 200
     assert bars["x"] > canvas["x"] + canvas["width"]  # side by side
     assert max(box["y"] + box["height"] for box in (canvas, bars)) <= 320
+    first, second = (page.locator("#bars .track").nth(n).bounding_box() for n in (0, 1))
+    assert second["y"] - first["y"] - first["height"] > 2  # bars apart
     assert page.evaluate("document.documentElement.scrollWidth") <= 640
