@@ -1,6 +1,7 @@
 """Datasets in tfds's data directory, prepared on first use."""
 
 import contextlib
+import difflib
 import errno
 import importlib
 import importlib.util
@@ -162,12 +163,24 @@ def write(builder: Any) -> Path:
     return Path(builder.data_dir)
 
 
+def check_dataset_name(name: str, data_dir: str | Path | None = None) -> None:
+    """Raises ValueError if no dataset of this name is prepared, nor can be."""
+    root = data_root(data_dir)
+    own = ALIASES.get(name, name)
+    if is_own(own) or find(root, own) or importlib.util.find_spec("tensorflow"):
+        return
+    prepared = {path.parents[1].name for path in root.glob("*/*/dataset_info.json")}
+    names = sorted(prepared - {*ALIASES.values()} | {*ALIASES})
+    near = difflib.get_close_matches(name.lower(), names, 1)
+    raise ValueError(
+        f"there is no dataset {name!r}{f' (did you mean {near[0]}?)' if near else ''} in {root}; "
+        f"expected one of {', '.join(names)}. For your own images: mnist-jax import NAME FOLDER; "
+        "for others of tfds: `pip install tensorflow`"
+    )
+
+
 def _prepare_with_tensorflow(root: Path, name: str) -> Path:
-    if not importlib.util.find_spec("tensorflow"):
-        raise ValueError(
-            f"dataset {name!r} is not prepared in {root}; tfds needs TensorFlow to prepare it: "
-            "`pip install tensorflow`, or copy it there"
-        )
+    check_dataset_name(name, root)
     # A process can have a time limit, and frees the memory that TensorFlow takes of every GPU.
     code = """
 import sys, tensorflow_datasets as tfds

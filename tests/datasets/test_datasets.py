@@ -1,4 +1,5 @@
 import gzip
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -236,6 +237,17 @@ def test_a_damaged_dataset_is_named_with_the_remedy(file, tiny):
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "no_such_dataset"])
 def test_a_dataset_that_cannot_be_prepared_is_one_clear_line(tmp_path, name):
-    with pytest.raises(ValueError, match=f"{name}' is not prepared in .*pip install tensorflow"):
+    with pytest.raises(ValueError, match=f"no dataset '{name}' in .*pip install tensorflow"):
         load_dataset(name, "train", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_dataset_is_answered_with_the_prepared_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)  # no TensorFlow
+    (tmp_path / "letters" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "letters" / "1.0.0" / "dataset_info.json").touch()
+    for known in ("letters", "letters:1.0.0", "mnist", "mnist_idx"):
+        prepare.check_dataset_name(known, tmp_path)
+    for name, meant in {"leters": "letters", "MNIST": "mnist"}.items():
+        with pytest.raises(ValueError, match=rf"mean {meant}\?\) in .* one of letters, mnist\."):
+            prepare.check_dataset_name(name, tmp_path)
