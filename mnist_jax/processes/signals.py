@@ -44,7 +44,7 @@ def raise_unraisable(unraisable: Any) -> None:
 def exit_at_once(signum: int, _frame: object = None) -> NoReturn:
     """Exits without cleanup: a signal handler."""
     with contextlib.suppress(OSError):  # the terminal may be gone
-        os.write(2, f"error: {Stopped(signum)}\n".encode())
+        os.write(2, f"{Stopped(signum)}\n".encode())
     os._exit(128 + signum)
 
 

@@ -114,7 +114,7 @@ def test_a_second_signal_does_not_wait_and_does_no_harm(tmp_path):
         assert process.poll() is None  # it waits for its chunk
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate()
-    assert (process.returncode, stderr) == (128 + signal.SIGTERM, "error: stopped by SIGTERM\n")
+    assert (process.returncode, stderr) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
     assert check_checkpoints(tmp_path / "checkpoints")[1] == {}
 
 
@@ -137,7 +137,7 @@ def test_a_signal_during_the_imports_leaves_nothing(tmp_path):
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with started(*command, PYTHONPATH=paths) as process:
         _, stderr = process.communicate()
-    assert (process.returncode, stderr) == (130, "error: stopped by SIGINT\n")
+    assert (process.returncode, stderr) == (130, "stopped by SIGINT\n")
     assert not (tmp_path / "run").exists()
 
 
