@@ -403,7 +403,8 @@ def _find_recipe(path: str | Path) -> Path:
     message = f"there is no config file {str(path)!r}"
     if str(path) and (file / "config.json").is_file():
         raise FileNotFoundError(f"{message}; for that run's recipe, name {file / 'config.json'}")
-    near = did_you_mean(name, recipe_names())
+    close = difflib.get_close_matches(name.lower(), recipe_names(), 1)
+    near = f" (did you mean {close[0]}?)" if close else ""
     raise FileNotFoundError(f"{message}{near}; the recipes are {', '.join(recipe_names())}")
 
 
