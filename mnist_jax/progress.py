@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mnist_jax.config import Config
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Failed, Listener, Plateau
-from mnist_jax.machine.extras import requirements, unmet
+from mnist_jax.machine.extras import has_extra
 from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
 from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.workdir.history import Row, best_row
@@ -87,13 +87,20 @@ def show_result(workdir: Path, result: Mapping[str, Any], *, recipe: Path | None
     if guessed and (problem := no_better_than_guessing(*figures, guessed)):
         print(f"note: {problem}", f"try {TRY}", sep="\n")
         return
-    drawn = not unmet(requirements("mnist_jax").get("report", []))
+    drawn = has_extra("report")
     command = "report" if drawn else "verify"
     why = "its curves and mistakes, on a page" if drawn else "train again, and compare the bits"
-    directory = str(workdir) if not str(workdir).startswith("-") else f"./{workdir}"
-    options = f" --config {shlex.quote(str(recipe))}" if recipe else ""
-    line = f"next: {_program()} {command} {shlex.quote(directory)}{options}"
-    print(line + f"  # {why}" if len(line + why) + 4 <= _columns() else line)
+    show_next(command, workdir, *(("--config", recipe) if recipe else ()), why=why)
+
+
+def show_next(*words: str | Path, why: str = "") -> None:
+    """Prints a command of this program to call next, and the reason where the line has room."""
+    told = [
+        f"./{word}" if isinstance(word, Path) and f"{word}"[0] == "-" else f"{word}"
+        for word in words
+    ]
+    line = f"next: {_program()} {shlex.join(told)}"
+    print(f"{line}  # {why}" if why and len(line + why) + 4 <= _columns() else line)
 
 
 def _header(begin: Begin) -> list[str]:

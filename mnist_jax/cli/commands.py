@@ -1,12 +1,14 @@
 """The commands: the options of each, and the one function of the package that it calls."""
 
 import shutil
+import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_jax.cli.parser import Command, Option, path
+from mnist_jax.cli.parser import Command, Option, flag, path
 from mnist_jax.cli.recipes import describe_recipe
 from mnist_jax.config import recipe_names
 
@@ -18,36 +20,31 @@ if TYPE_CHECKING:  # JAX takes a second to import: each command does so when it 
 COMMANDS: dict[str, Command] = {}
 
 COMMON = (
-    Option("--quiet", "", "Print warnings and errors only.", default=False),
-    Option("--json", "", "Print the result as JSON, and nothing else.", default=False),
-    Option("--debug", "", "Show the traceback of an error.", default=False),
-    Option("--no-compilation-cache", "", "Compile again, without the user's cache.", default=False),
+    flag("--quiet", "Warnings and errors only."),
+    flag("--json", "The result as JSON, and nothing else."),
+    flag("--debug", "The traceback of an error."),
+    flag("--no-compilation-cache", "New compilation, without the user's cache."),
 )
 # Start the same command in each process. Slurm, Open MPI, GKE and Cloud TPU need none of these.
 PROCESSES = (
-    Option("--distributed.coordinator", "HOST:PORT", "Address where process 0 awaits the others."),
+    Option("--distributed.coordinator HOST:PORT", "Address where process 0 awaits the others."),
     Option(
-        "--distributed.num-processes",
-        "N",
+        "--distributed.num-processes N",
         "Number of processes; 1 means run alone, even under a cluster launcher.",
         int,
     ),
-    Option("--distributed.process-id", "N", "Rank of this process, from 0.", int),
+    Option("--distributed.process-id N", "Rank of this process, from 0.", int),
 )
-RECIPE = Option("--config", "RECIPE", "Recipe: a name, a .py file, or a config.json.", Path)
-OWN_PARTS = Option(
-    "--config", "RECIPE", "The recipe, if it defines parts of its own (get_model, ...).", Path
-)
-TRAINED = Path("runs/default")
-WORKDIR = Option("--workdir", "PATH", "Directory of a training run.", path, TRAINED)
-WORKDIRS = WORKDIR._replace(
-    values="PATH...", help="Directories of one training run or more.", default=[TRAINED]
-)
+RECIPE = Option("--config RECIPE", "Recipe: a name, a .py file, or a config.json.", Path)
+OWN_PARTS = RECIPE._replace(help="Recipe, if it defines parts of its own (get_model, ...).")
+WORKDIR = Option("--workdir PATH", "Directory of a training run.", path, Path("runs/default"))
+WORKDIRS = Option("--workdir PATH...", "", path, [WORKDIR.default])
+NEW_WORKDIR = Option("--workdir PATH", "Directory for the results (default: runs/RECIPE).", path)
 STEP = Option(
-    "--step", "STEP", "A saved step, latest, or best (by watch.monitor).", default="latest"
+    "--step STEP", "Saved step: a number, latest, or best (by watch.monitor).", default="latest"
 )
-SPLIT = Option("--split", "test|validation|train", "The examples.", default="test")
-NO_TEST = Option("--no-test", "", "Leave the test split to a later call.", default=False)
+SPLIT = Option("--split test|validation|train", "Examples to measure on.", default="test")
+NO_TEST = flag("--no-test", "No test; a later call can measure it.")
 
 
 def command(
@@ -69,7 +66,7 @@ def _new_workdir(args: Namespace, suffix: str = "") -> Path:
 
 
 def _own_parts(args: Namespace, *workdirs: Path) -> "Parts":
-    """The own parts of the recipe, for the config of the first run."""
+    """Returns the own parts of the recipe, for the config of the first run."""
     from mnist_jax.parts import NONE, recipe_parts
     from mnist_jax.workdir.trained import trained_config
 
@@ -78,14 +75,26 @@ def _own_parts(args: Namespace, *workdirs: Path) -> "Parts":
     return recipe_parts(args.config, trained_config(workdirs[0]))
 
 
+def _show_next(args: Namespace, extra: str, *workdirs: Path) -> None:
+    """Proposes the command `extra` for trained networks, or `predict` without its packages."""
+    from mnist_jax.machine.extras import has_extra
+    from mnist_jax.progress import show_next
+
+    recipe = ("--config", args.config) if args.config else ()
+    if has_extra(extra):
+        show_next(extra, *workdirs, *recipe)
+    else:
+        show_next("predict", "IMAGES", "--workdir", workdirs[0], *recipe)
+
+
 @command(
     RECIPE,
-    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE).", path),
-    Option("--overwrite", "", "Delete the run in the workdir and retrain.", default=False),
-    Option("--extend", "", "Train a finished run on to more --epochs.", default=False),
+    NEW_WORKDIR,
+    flag("--overwrite", "Retraining; the old run is deleted."),
+    flag("--extend", "Further training of a finished run, up to --epochs."),
     NO_TEST,
-    Option("--tensorboard", "", "Also write event files to WORKDIR/tensorboard.", default=False),
-    Option("--profile", "", "Also profile some steps into WORKDIR/profile.", default=False),
+    flag("--tensorboard", "Event files in WORKDIR/tensorboard."),
+    flag("--profile", "Profile of some steps in WORKDIR/profile."),
     *PROCESSES,
     takes_recipe=True,
     example="""\
@@ -96,13 +105,16 @@ mnist-jax train --epochs 20 --optimizer.name sgd --optimizer.learning-rate 0.1""
 def train(args: Namespace) -> dict[str, Any]:
     """Train a network, or resume the unfinished run in the workdir."""
     from mnist_jax import console, profile, tensorboard, train
+    from mnist_jax.datasets.prepare import check_dataset_name
     from mnist_jax.models import choices_of
     from mnist_jax.parts import NONE, recipe_parts
     from mnist_jax.progress import show_result
 
     own = recipe_parts(args.config, args.recipe)
-    if own.model is None:
-        choices_of(args.recipe.model.name)  # a wrong name comes before a difference to the workdir
+    if own.model is None:  # wrong names come before a difference to the workdir
+        choices_of(args.recipe.model.name)
+    if own.splits is None:
+        check_dataset_name(args.recipe.data.dataset)
     workdir = _new_workdir(args)
     listeners = [console()]
     if args.tensorboard:
@@ -149,45 +161,42 @@ def evaluate(args: Namespace) -> dict[str, Any]:
         *(f"{name} {measured[name]}" for name in own["metrics"] or {}),
         sep="  ",
     )
+    _show_next(args, "report", *args.workdir)
     return measured
+
+
+def _all_read(result: Any) -> bool:
+    answers = result if isinstance(result, list) else [result]
+    return not any(answer.get("failed") for answer in answers)
 
 
 @command(
     Option(
-        "IMAGES",
-        "PATH...",
+        "IMAGES...",
         "Image files (photographs, scans, drawings), folders of them, or a .csv, .npz, .npy or "
         "IDX file of images like those trained on.",
         path,
         [],
     ),
     WORKDIR,
-    Option("--model", "FILE", "A file that `export` has written, instead of a workdir.", Path),
+    Option("--model FILE", "File written by export, in place of a workdir.", Path),
     STEP,
+    flag("--show", "FILE.seen.png beside each image: what the network sees."),
     Option(
-        "--show", "", "Write FILE.seen.png beside each image: what the network sees.", default=False
-    ),
-    Option(
-        "--output",
-        "FILE",
-        "A .csv file for the answers. Without images, an .npz file for a split: probabilities, "
-        "classes, labels, names.",
+        "--output FILE",
+        "A .csv file for the answers; without images, an .npz file for a split's probabilities, "
+        "classes, labels and names.",
         Path,
     ),
-    SPLIT._replace(help="The examples that go to --output, without images."),
+    SPLIT._replace(help="Examples for --output, without images."),
     Option(
-        "--pixel-range",
-        "BLACK WHITE",
+        "--pixel-range BLACK WHITE",
         "Black and white in a file of many images (default: from the largest value).",
         float,
     ),
     OWN_PARTS,
     plain="images",
-    is_good=lambda result: (
-        not any(
-            answer.get("failed") for answer in (result if isinstance(result, list) else [result])
-        )
-    ),
+    is_good=_all_read,
     example="mnist-jax predict digit.png scans/ --output answers.csv",
 )
 def predict(args: Namespace) -> dict[str, Any] | list[dict[str, Any]]:
@@ -209,13 +218,18 @@ def predict(args: Namespace) -> dict[str, Any] | list[dict[str, Any]]:
     files, left_out = find_images(args.images)
     if left_out:
         print(f"{len(left_out):,} left out, not images by their names: {some(left_out)}")
+    result: dict[str, Any] | list[dict[str, Any]]
     if output is None:
-        return [answer._asdict() for answer in _answers(args, network, files)]
-    with atomic_file(output) as file:
-        only_rows = len(files) == 1 and holds_rows(files[0])
-        count, failed = write_answers(file, _answers(args, network, files), only_rows=only_rows)
-    print(f"{output}: {count:,} answers")
-    return {"output": str(output), "answers": count, "failed": failed}
+        result = [answer._asdict() for answer in _answers(args, network, files)]
+    else:
+        with atomic_file(output) as file:
+            only_rows = len(files) == 1 and holds_rows(files[0])
+            count, failed = write_answers(file, _answers(args, network, files), only_rows=only_rows)
+        print(f"{output}: {count:,} answers")
+        result = {"output": str(output), "answers": count, "failed": failed}
+    if not args.model and (output or sys.stdout.isatty()):  # a pipe gets the answers only
+        _show_next(args, "serve", args.workdir)
+    return result
 
 
 def _answers(
@@ -224,7 +238,7 @@ def _answers(
     """Yields the answers; prints them, or where they go to a file only the failures."""
     from tqdm import tqdm
 
-    from mnist_jax.handwriting.files import predict_each
+    from mnist_jax.handwriting.files import SEEN, predict_each
 
     any_good = False
     with tqdm(unit=" images", leave=False, disable=None) as bar:
@@ -235,6 +249,8 @@ def _answers(
                 raise ValueError(f"{answer.image} {answer.problem}")
             if answer.failed or not args.output:
                 bar.write(str(answer))
+            if args.show and not answer.failed and not answer.row:
+                bar.write(f"wrote {answer.image}{SEEN}")
             any_good |= not answer.failed
             bar.update()
             yield answer
@@ -264,12 +280,13 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
     options = {"split": args.split, "step": args.step, "model": own.model, "splits": own.splits}
     shape = predict_split(args.workdir, args.output, **options)
     print(f"{args.output}: probabilities {[*shape]}, classes, labels, names")
+    _show_next(args, "report", args.workdir)
     return {"output": str(args.output), "shape": [*shape]}
 
 
 @command(
     WORKDIRS._replace(help="Directories of training runs; several are compared."),
-    Option("--output", "FILE", "The .html file (default: WORKDIR/report.html).", Path),
+    Option("--output FILE", "The .html file (default: WORKDIR/report.html).", Path),
     OWN_PARTS,
     plain="workdir",
     example="mnist-jax report runs/default runs/fast --output comparison.html",
@@ -281,16 +298,19 @@ def report(args: Namespace) -> dict[str, Any]:
     own = _own_parts(args, *args.workdir)
     written = report(args.workdir, args.output, model=own.model, splits=own.splits)
     print(*written.verdicts, sep="\n")
-    print(f"{written.path}: {written.path.stat().st_size:,} bytes; open it in a browser")
+    print(f"{written.path}: {written.path.stat().st_size:,} bytes")
+    print(f"next: open {written.path} in a browser")
     return {"page": str(written.path), "networks": written.networks}
 
 
 @command(
     WORKDIR,
     Option(
-        "--host", "ADDRESS", "0.0.0.0 makes the page reachable from elsewhere.", str, "127.0.0.1"
+        "--host ADDRESS",
+        "Address of the page; 0.0.0.0: reachable from other computers.",
+        default="127.0.0.1",
     ),
-    Option("--port", "N", "The port; 0 takes any free one.", int, 8000),
+    Option("--port N", "Port of the page; 0: any free one.", int, 8000),
     STEP,
     OWN_PARTS,
     plain="workdir",
@@ -307,38 +327,29 @@ def serve(args: Namespace) -> None:
 
 
 @command(
+    Option("NAME", "Name of the dataset: lower-case letters, digits, _.", required=True),
     Option(
-        "NAME",
-        "NAME",
-        "Name of the dataset: lower-case letters, digits, underscores.",
-        required=True,
-    ),
-    Option(
-        "SOURCE",
-        "PATH...",
+        "SOURCE...",
         "IDX, .npz or .npy files (or their directory), a CSV, or a folder with one folder of "
         "images per class; or several of a kind, named train, validation and test.",
         Path,
         [],
     ),
     Option(
-        "--size",
-        "HEIGHT WIDTH",
-        "Size to scale image files to; or that of images in a CSV that are not square.",
+        "--size HEIGHT WIDTH",
+        "Size of scaled image files, or of a CSV's images if not square.",
         int,
     ),
-    Option("--channels", "1|3", "1: grey; 3: colour (default: as the files are)."),
-    Option("--pixel-range", "BLACK WHITE", "Black and white, where pixels are not 8 bits.", float),
-    Option("--label-column", "COLUMN", "Name or number (from 1) of a CSV's column of labels."),
-    Option("--part", "NAME", "One of several datasets in IDX files, such as EMNIST's letters."),
-    Option("--transpose", "", "Swap rows and columns, as EMNIST's own files need.", default=False),
-    Option("--test-fraction", "X", "Fraction for the test, if the source has none.", float, 0.2),
-    Option("--seed", "N", "Seed that draws the test images.", int, 0),
-    Option(
-        "--skip-unreadable", "", "Leave out unreadable image files, and list them.", default=False
-    ),
-    Option("--overwrite", "", "Replace the imported dataset of this name.", default=False),
-    Option("--show", "", "Draw the first image of each class, in characters.", default=False),
+    Option("--channels 1|3", "Grey (1) or colour (3); default: as the files are."),
+    Option("--pixel-range BLACK WHITE", "Black and white, unless pixels are 8 bits.", float),
+    Option("--label-column COLUMN", "Name or number (from 1) of a CSV's column of labels."),
+    Option("--part NAME", "One of several datasets in IDX files, such as EMNIST's letters."),
+    flag("--transpose", "Rows and columns swapped, as EMNIST's own files need."),
+    Option("--test-fraction X", "Fraction for the test, if the source has none.", float, 0.2),
+    Option("--seed N", "Seed that draws the test images.", int, 0),
+    flag("--skip-unreadable", "Unreadable image files left out, and listed."),
+    flag("--overwrite", "Replacement of the imported dataset of this name."),
+    flag("--show", "First image of each class, in characters."),
     plain="name source",
     example="""\
 mnist-jax import letters scans/letters --size 28 28
@@ -348,6 +359,7 @@ def import_(args: Namespace) -> dict[str, Any]:
     """Make a dataset of your own images: then train with --data.dataset NAME."""
     from mnist_jax.datasets.importing import describe, import_dataset
     from mnist_jax.datasets.importing.sheet import as_text
+    from mnist_jax.progress import show_next
 
     names = "size pixel_range label_column part transpose test_fraction seed skip_unreadable"
     options = {name: getattr(args, name) for name in (*names.split(), "overwrite")}
@@ -356,6 +368,7 @@ def import_(args: Namespace) -> dict[str, Any]:
     print(*describe(imported), sep="\n")
     if args.show:
         print(*as_text(imported.firsts, shutil.get_terminal_size().columns), sep="\n")
+    show_next("train", "--data.dataset", args.name)
     found, files = imported._asdict(), imported.source._asdict()
     del found["firsts"], files["parts"]
     return found | {"path": str(imported.path), "source": files}
@@ -363,8 +376,8 @@ def import_(args: Namespace) -> dict[str, Any]:
 
 @command(
     WORKDIR,
-    Option("--format", "stablehlo|onnx", "For JAX, or for ONNX Runtime and others.", required=True),
-    Option("--output", "FILE", "The file; FILE.md and FILE.json describe it.", Path, required=True),
+    Option("--format stablehlo|onnx", "For JAX, or for ONNX Runtime and others.", required=True),
+    Option("--output FILE", "The file; FILE.md and FILE.json describe it.", Path, required=True),
     STEP,
     OWN_PARTS,
     plain="workdir",
@@ -376,19 +389,17 @@ def export(args: Namespace) -> dict[str, Any]:
 
     model = _own_parts(args, args.workdir).model
     card = export(args.workdir, args.output, format=args.format, step=args.step, model=model)
-    print(f"{args.output}: {args.output.stat().st_size:,} bytes, card: {args.output}.md")
+    print(f"{args.output}: {args.output.stat().st_size:,} bytes")
+    print(f"next: run it as described in {args.output}.md")
     return {"output": str(args.output), "card": card}
 
 
 @command(
     RECIPE,
     Option(
-        "--image-shape",
-        "HEIGHT WIDTH CHANNELS",
-        "Shape of an image (default: that of the dataset).",
-        int,
+        "--image-shape HEIGHT WIDTH CHANNELS", "Shape of an image (default: the dataset's).", int
     ),
-    Option("--num-classes", "N", "Number of classes (default: that of the dataset).", int),
+    Option("--num-classes N", "Number of classes (default: the dataset's).", int),
     takes_recipe=True,
     example="mnist-jax summary --config fast",
 )
@@ -402,23 +413,23 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
         args.recipe, args.image_shape, args.num_classes, model=own.model, splits=own.splits
     )
     print(*format_table(layers, shape).split("\n"), sep="\n")
+    print("next: mnist-jax train, with the same options")
     return [layer._asdict() for layer in layers]
 
 
 @command(
     RECIPE,
-    Option("--seeds", "N", "Number of seeds, counted up from --seed.", int, required=True),
+    Option("--seeds N", "Number of seeds, counted up from --seed.", int, required=True),
     Option(
-        "--vary",
-        "FIELD=V1,V2",
-        "Values of a field, each with all seeds. Repeat it for every combination.",
+        "--vary FIELD=V1,V2",
+        "Values of a field, each with all seeds; repeated: all combinations.",
         default=[],
         repeated=True,
     ),
-    Option("--against", "PATH", "Finished population of the same seeds to compare with.", Path),
-    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE-population).", path),
+    Option("--against PATH", "Finished population of the same seeds to compare with.", Path),
+    NEW_WORKDIR._replace(help="Directory for the results (default: runs/RECIPE-population)."),
     NO_TEST,
-    Option("--overwrite", "", "Delete the population in the workdir and retrain.", default=False),
+    flag("--overwrite", "Retraining; the old population is deleted."),
     takes_recipe=True,
     example="mnist-jax population --config fast --seeds 10 --vary ema-decay=0,0.99",
 )
@@ -451,6 +462,8 @@ def population(args: Namespace) -> dict[str, Any]:
         print(comparison_line(comparison, "validation"))
         if comparison["test_accuracy"]["difference"] is not None:
             print(comparison_line(comparison, "test"))
+    else:
+        print(f"next: a population with one change, --workdir NEW and --against {workdir}")
     return {**result}
 
 
@@ -471,23 +484,15 @@ def _varied(options: Sequence[str]) -> dict[str, list[float]]:
 
 
 @command(
-    RECIPE._replace(help="A recipe with get_search_space(), such as sweep.", required=True),
-    Option(
-        "--trials", "N", "Number of trials; a larger number adds to a search.", int, required=True
-    ),
-    Option("--workdir", "PATH", "Where the results go (default: runs/RECIPE-sweep).", path),
-    Option(
-        "--storage",
-        "URL",
-        "Database that several machines share (default: SQLite, in the workdir).",
-    ),
+    RECIPE._replace(help="Recipe with get_search_space(), such as sweep.", required=True),
+    Option("--trials N", "Number of trials; a larger number adds to a search.", int, required=True),
+    NEW_WORKDIR._replace(help="Directory for the results (default: runs/RECIPE-sweep)."),
+    Option("--storage URL", "Database of several machines (default: SQLite, in the workdir)."),
     takes_recipe=True,
     example="mnist-jax sweep --config sweep --trials 30",
 )
 def sweep(args: Namespace) -> list[dict[str, Any]]:
     """Search for better values of a recipe's fields, or resume the search in the workdir."""
-    import functools
-
     from mnist_jax import sweep
     from mnist_jax.laboratory.sweep import load_search_space
     from mnist_jax.parts import recipe_parts
@@ -498,7 +503,7 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
         _new_workdir(args, "-sweep"),
         trials=args.trials,
         storage=args.storage,
-        parts=functools.partial(recipe_parts, args.config),
+        parts=lambda config: recipe_parts(args.config, config),
         tell=print,
     )
     return [
@@ -522,7 +527,11 @@ def verify(args: Namespace) -> dict[str, Any]:
     differences = verify(args.workdir, **_own_parts(args, args.workdir)._asdict())
     for line in differences:
         print(f"in {args.workdir} {line}")
-    print(f"the bits {'differ' if differences else 'agree'}")
+    if differences:
+        print("the bits differ")
+    else:
+        print("the bits agree")
+        _show_next(args, "report", args.workdir)
     return {"same_bits": not differences, "differences": differences}
 
 
@@ -530,9 +539,14 @@ def verify(args: Namespace) -> dict[str, Any]:
 def recipes(_: Namespace) -> list[dict[str, Any]]:
     """List the recipes of the package, with their test accuracy and training time."""
     described = [describe_recipe(name) for name in recipe_names()]
+    print("accuracy and time on a two-core CPU:")
+    width = shutil.get_terminal_size().columns
     for name, purpose, accuracy, time in described:
-        print(f"{name:<13}{accuracy:>8}  {time:<9} {purpose}".rstrip())
-    print("train one: mnist-jax train --config NAME")
+        head = f"{name:<12}{accuracy:>8}  {time:<7}"
+        behind = " " * (len(head) if width > 70 else 4)
+        lines = textwrap.wrap(purpose, width, initial_indent=head, subsequent_indent=behind)
+        print(*lines, sep="\n")
+    print("next: mnist-jax train --config NAME")
     return [recipe._asdict() for recipe in described]
 
 
@@ -540,6 +554,7 @@ def recipes(_: Namespace) -> list[dict[str, Any]]:
 def doctor(_: Namespace) -> dict[str, Any]:
     """Check accelerator, versions, devices, data and caches; and say what to fix."""
     from mnist_jax.cli.doctor import doctor
+    from mnist_jax.progress import show_next
 
     findings = []
     for finding in doctor():  # printed at once: the next one may take a while
@@ -548,5 +563,9 @@ def doctor(_: Namespace) -> dict[str, Any]:
             print(f"{'':>19}-> {finding.advice}")
         findings.append(finding)
     problems = sum(finding.problem for finding in findings)
-    print(f"{problems} to fix, marked with !" if problems else "Everything needed works.")
+    if problems:
+        print(f"{problems} to fix, marked with !")
+    else:
+        print("Everything needed works.")
+        show_next("train")
     return {"works": not problems, "findings": [finding._asdict() for finding in findings]}

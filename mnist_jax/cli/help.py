@@ -1,13 +1,12 @@
 """The texts of `--help` and `--help-all`."""
 
-import dataclasses
 import shutil
 import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 
 from mnist_jax.cli.parser import Command, Option, recipe_options
-from mnist_jax.config import Config, recipe_names
+from mnist_jax.config import Config, completed, recipe_names
 
 # The fields of a recipe that `--help` shows.
 FREQUENT = (
@@ -21,104 +20,93 @@ FREQUENT = (
     "--precision",
 )
 RARE = ("--tensorboard", "--profile", "--distributed", "--no-compilation-cache")
-INDENT = 30
 
 
 def overview(commands: Mapping[str, Command]) -> str:
     """Returns the text of `mnist-jax --help`."""
-    width = _width()
     lines = ["usage: mnist-jax COMMAND [OPTIONS]", "", "commands:"]
     for name, command in commands.items():
-        lines += _entry(name, command.run.__doc__ or "", width, 12)
-    lines += ["", "examples:", "  mnist-jax train --config fast", "  mnist-jax report runs/fast"]
-    lines += ["  mnist-jax predict digit.png --workdir runs/fast", ""]
-    lines += _wrapped(f"recipes: {', '.join(recipe_names())}", width)
-    return "\n".join([*lines, "mnist-jax COMMAND --help shows the options of a command."])
+        lines += _entry(name, command.run.__doc__ or "", 14)
+    lines += ["", "examples:", "  mnist-jax train --config fast", "  mnist-jax evaluate runs/fast"]
+    lines += ["  mnist-jax predict digit.png --workdir runs/fast", "", *_recipes()]
+    return "\n".join([*lines, *_wrapped("mnist-jax COMMAND --help shows a command's options.")])
 
 
 def command_help(command: Command, *, everything: bool) -> str:
     """Returns the text of `mnist-jax COMMAND --help`, or of `--help-all` with `everything`."""
-    width = _width()
-    arguments = [option for option in command.options if option.name[0] != "-"]
-    own = [option for option in command.options if option.name[0] == "-"]
-    words = [option.name + "..." * option.values.endswith("...") for option in arguments]
+    arguments = [option for option in command.options if option.is_plain]
+    own = [option for option in command.options if not option.is_plain]
+    words = [option.usage if option.required else f"[{option.usage}]" for option in arguments]
     if command.plain == "workdir":
-        words = ["[WORKDIR...]" if own[0].values.endswith("...") else "[WORKDIR]"]
+        words = ["[WORKDIR...]" if own[0].takes_several else "[WORKDIR]"]
     usage = " ".join(["usage: mnist-jax", command.name, *words, "[OPTIONS]"])
-    lines = [usage, "", *_wrapped(command.run.__doc__ or "", width)]
+    lines = [usage, "", *_wrapped(command.run.__doc__ or "")]
     if arguments:
-        lines += ["", "arguments:", *_entries(arguments, width)]
+        lines += ["", "arguments:", *_entries(arguments)]
     if everything:
-        lines += ["", "options:", *_entries(own, width)]
+        lines += ["", "options:", *_entries(own)]
         for title, fields in _groups() if command.takes_recipe else ():
-            lines += ["", *_wrapped(title, width), *_entries(fields, width)]
+            lines += ["", *_wrapped(title), *_entries(fields)]
     else:
         shown = [option for option in own if not option.name.startswith(RARE)]
         if command.takes_recipe:
             found = {option.name: option for option in recipe_options()}
             shown[-3:-3] = [_first_sentence(found[name]) for name in FREQUENT]
-        lines += ["", "options:", *_entries(shown, width)]
-    lines += ["", "examples:", *(f"  {line}" for line in command.example.splitlines())]
+        lines += ["", "options:", *_entries(shown)]
+    lines += ["", "examples:", *(f"  {line}" for line in command.example.splitlines()), ""]
     if command.takes_recipe:
-        lines += ["", *_wrapped(f"recipes: {', '.join(recipe_names())}", width)]
+        lines += _recipes()
     if not everything:
-        lines += [f"mnist-jax {command.name} --help-all shows all options."]
-    return "\n".join(lines)
+        lines += _wrapped(f"mnist-jax {command.name} --help-all shows all options.")
+    return "\n".join(lines).rstrip()
+
+
+def _recipes() -> list[str]:
+    return _wrapped(f"recipes: {', '.join(recipe_names())}")
 
 
 def _groups() -> Iterator[tuple[str, list[Option]]]:
     """Yields a title and the options of each part of a recipe."""
     options = [*recipe_options()]
     yield "recipe:", [option for option in options if "." not in option.name]
-    types = typing.get_type_hints(Config)
-    for field in dataclasses.fields(Config):
-        group = [option for option in options if option.name.startswith(f"--{field.name}.")]
-        if group:
-            doc = str(types[field.name].__doc__).partition("\n\nAttributes:")[0]
-            yield f"{field.name}: {' '.join(doc.split())}", group
+    for name, part in typing.get_type_hints(Config).items():
+        if group := [option for option in options if option.name.startswith(f"--{name}.")]:
+            yield f"{name}: {str(part.__doc__).partition('Attributes:')[0]}", group
 
 
 def _first_sentence(option: Option) -> Option:
     return option._replace(help=option.help.partition("; ")[0].rstrip(".") + ".")
 
 
-def _entries(options: Iterable[Option], width: int) -> Iterator[str]:
+def _entries(options: Iterable[Option]) -> Iterator[str]:
     for option in options:
-        usage = option.usage if option.name[0] == "-" else option.name
-        text = option.help
-        default = _default(option)
+        text, default = option.help, _default(option)
         if default and "default:" not in text:
             text = f"{text.rstrip('.')} (default: {default})."
-        yield from _entry(usage, text, width, INDENT)
+        yield from _entry(option.name if option.is_plain else option.usage, text, 30)
 
 
 def _default(option: Option) -> str:
-    default = option.default
-    if option.values and default is None and not option.required:
-        field = option.name.removeprefix("--").replace("-", "_")
-        part, _, name = field.rpartition(".")
-        holder = getattr(Config(), part, None) if part else Config()
-        default = getattr(holder, name, "")
-    if isinstance(default, list):
-        default = " ".join(map(str, default))
-    return "" if default is None or isinstance(default, bool) else str(default)
+    if option.is_plain or not option.values:
+        return ""
+    default = completed({}).get(option.attribute) if option.default is None else option.default
+    return " ".join(map(str, default)) if isinstance(default, list) else str(default or "")
 
 
-def _entry(name: str, text: str, width: int, indent: int) -> Iterator[str]:
-    """Yields a name and its text beside it; below it if the name is long."""
-    filled = _wrapped(text, width - indent)
-    head = f"  {name}"
+def _entry(name: str, text: str, indent: int) -> Iterator[str]:
+    """Yields a name and its text beside it; below it if the name is long, or the line short."""
+    indent = indent if indent < _width() // 2 else 6
+    head, lines = f"  {name}", [" " * indent + line for line in _wrapped(text, indent)]
     if len(head) > indent - 2:
         yield head
     else:
-        filled[0] = head.ljust(indent) + filled[0]
-        yield filled[0]
-        filled = filled[1:]
-    yield from (" " * indent + line for line in filled)
+        lines[0] = head + lines[0][len(head) :]
+    yield from lines
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), max(width, 20), break_on_hyphens=False) or [""]
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    width = max(_width() - indent, 20)
+    return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False) or [""]
 
 
 def _width() -> int:

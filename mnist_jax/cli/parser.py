@@ -3,8 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import itertools
-import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from mnist_jax.config import FIELD_DOCS, Config, load_config, recipe_names, replace_fields
 
-# Words from other programs, with the options that mean the same here.
+# Other programs' words for commands and options.
+COMMAND_ALIASES = {"fit": "train", "test": "evaluate", "classify": "predict", "plot": "report"}
 ALIASES = {
     "--lr": "--optimizer.learning-rate",
     "--learning-rate": "--optimizer.learning-rate",
@@ -28,9 +27,12 @@ ALIASES = {
     "--checkpoint": "--step",
     "--recipe": "--config",
     "--verbose": "--debug",
-    "-v": "--debug",
-    "-q": "--quiet",
+    "-b": "--batch-size",
+    "-c": "--config",
+    "-e": "--epochs",
     "-o": "--output",
+    "-q": "--quiet",
+    "-v": "--debug",
 }
 ACCELERATOR = "JAX uses a GPU or TPU if it finds one, as mnist-jax doctor reports"
 # Words for what needs no option.
@@ -40,24 +42,25 @@ NEEDLESS = {
     "--device": ACCELERATOR,
     "--cuda": ACCELERATOR,
 }
+NUMBERS = {int: "a whole number", float: "a number"}
+PLACEHOLDERS = {int: "N", float: "X", bool: "", str: "NAME"}
 
 
 class Option(NamedTuple):
     """An option of a command, or its plain arguments.
 
     Attributes:
-        name: The option with its dashes; for plain arguments a word without.
-        values: Placeholders of its values: "" for a flag, "N", "HEIGHT WIDTH", "PATH..." for
-            several, "a|b" for a choice.
-        help: What it does; the first sentence must make sense alone.
+        usage: The option with placeholders of its values: "--show" for a flag, "--port N",
+            "--size HEIGHT WIDTH", "--workdir PATH..." for several, "--channels 1|3" for a choice.
+            Plain arguments: "NAME" for one, "IMAGES..." for several.
+        help: A noun phrase; the first sentence must make sense alone.
         kind: Function from the text of a value to the value; ValueError if it is invalid.
         default: The value of an option that is not given.
         required: Whether it must be given.
         repeated: Whether it may be given several times, each adding its value.
     """
 
-    name: str
-    values: str
+    usage: str
     help: str
     kind: Callable[[str], Any] = str
     default: Any = None
@@ -65,14 +68,34 @@ class Option(NamedTuple):
     repeated: bool = False
 
     @property
+    def name(self) -> str:
+        """The option with its dashes, or the name of plain arguments."""
+        return self.usage.split()[0].removesuffix("...")
+
+    @property
+    def values(self) -> str:
+        """The placeholders; "" for a flag."""
+        return self.usage.partition(" ")[2]
+
+    @property
     def attribute(self) -> str:
         """The name of its value in the parsed arguments."""
         return self.name.lstrip("-").replace("-", "_").lower()
 
     @property
-    def usage(self) -> str:
-        """The option with its placeholders, as it is typed."""
-        return f"{self.name} {self.values}".rstrip()
+    def is_plain(self) -> bool:
+        """Whether it stands for plain arguments."""
+        return not self.usage.startswith("-")
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it takes any number of values."""
+        return self.usage.endswith("...")
+
+
+def flag(name: str, meaning: str) -> Option:
+    """Returns an option without a value, which is False unless it is given."""
+    return Option(name, meaning, default=False)
 
 
 class Command(NamedTuple):
@@ -103,7 +126,7 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
     """Reads the arguments behind `mnist-jax`.
 
     Args:
-        args: The arguments; the first one is the name of a command.
+        args: The arguments, first the name of a command.
         commands: The commands by name.
 
     Returns:
@@ -116,7 +139,7 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
     """
     name, *words = args or [""]
     if name not in commands:
-        raise ValueError(f"{_not_a_command(name, commands)} (see mnist-jax --help)")
+        raise ValueError(f"{_not_a_command(name, words, commands)} (see mnist-jax --help)")
     command = commands[name]
     fields = [*recipe_options()] if command.takes_recipe else []
     options = {option.name: option for option in (*command.options, *fields)}
@@ -124,7 +147,7 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
         values, plain = _read(words, options)
         _take_plain(command, words, values, plain, options)
         missing = [
-            option.usage if option.name[0] == "-" else option.name
+            option.usage
             for option in command.options
             if option.required and values[option.attribute] in (None, [])
         ]
@@ -132,12 +155,9 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
             raise ValueError(f"{name} needs {', '.join(missing)}")
     except ValueError as error:
         raise ValueError(f"{error} (see mnist-jax {name} --help)") from None
-    given = {option.attribute: values.pop(option.attribute, None) for option in fields}
     if command.takes_recipe:
-        recipe = Config()
-        if values["config"] is not None:
-            recipe = load_config(values["config"])
-            values["config"] = Path(values["config"])
+        given = {option.attribute: values.pop(option.attribute) for option in fields}
+        recipe = load_config(values["config"]) if values["config"] else Config()
         changes = {field: value for field, value in given.items() if value is not None}
         values["recipe"] = replace_fields(recipe, changes)
     return argparse.Namespace(command=command, **values)
@@ -160,10 +180,10 @@ def recipe_options() -> Iterator[Option]:
 def _field_option(cls: Any, field: dataclasses.Field[Any], group: str) -> Option:
     kind: Any = typing.get_type_hints(cls)[field.name]
     choices = "|".join(typing.get_args(kind)) if typing.get_origin(kind) is Literal else ""
-    values = choices or {int: "N", float: "X", bool: "", str: "NAME"}[kind]
-    doc = FIELD_DOCS[cls].get(field.name, "")
     name = f"--{group}{field.name}".replace("_", "-")
-    return Option(name, values, doc, str if choices else kind)
+    values = choices or PLACEHOLDERS[kind]
+    doc = FIELD_DOCS[cls].get(field.name, "")
+    return Option(f"{name} {values}".rstrip(), doc, str if choices else kind)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -174,58 +194,66 @@ class _Parser(argparse.ArgumentParser):
 def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any], list[str]]:
     """Returns the options' values by attribute, and the arguments that belong to no option."""
     parser = _Parser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in options.values():
-        if option.name[0] != "-":
-            parser.set_defaults(**{option.attribute: option.default})
-        elif option.values:
-            parser.add_argument(option.name, **_how(option))
-        else:
-            parser.add_argument(option.name, action="store_true", default=option.default)
-            if option.default is None:  # a field that the recipe may have switched on
-                head, dot, tail = option.name.removeprefix("--").rpartition(".")
-                off, to = f"--{head}{dot}no-{tail}", option.attribute
-                parser.add_argument(off, dest=to, action="store_false", default=None)
     typed = [word.partition("=")[0] for word in words]
     for option in options.values():
-        if option.values.endswith("...") and typed.count(option.name) > 1:
-            raise ValueError(f"{option.name} is given twice; give it once, with all its values")
+        name, to = option.name, option.attribute
+        if option.is_plain:
+            parser.set_defaults(**{to: option.default})
+        elif option.values:
+            parser.add_argument(name, **_how(option))
+        else:
+            parser.add_argument(name, dest=to, action="store_true", default=option.default)
+            if option.default is None:  # a field that the recipe may have switched on
+                off = switched_off(option)
+                parser.add_argument(off, dest=to, action="store_false", default=None)
+        if option.takes_several and typed.count(name) > 1:
+            raise ValueError(f"{name} is given twice; give it once, with all its values")
     try:
         values, rest = parser.parse_known_args([_with_hyphens(word, options) for word in words])
     except argparse.ArgumentError as error:
-        name = error.argument_name or ""
-        usage = f"; type {options[name].usage}" if "expected" in error.message else ""
-        if "ignored explicit" in error.message:
+        name, message = error.argument_name or "", error.message
+        if "ignored explicit" in message:
             raise ValueError(f"{name} takes no value") from None
-        colon = "" if error.message.startswith("must") else ":"
-        raise ValueError(f"{name}{colon} {error.message}{usage}") from None
+        if message.startswith("must"):
+            raise ValueError(f"{name} {message}") from None
+        raise ValueError(f"{name}: {message}; type {options[name].usage}") from None
     return vars(values), rest
 
 
+def switched_off(option: Option) -> str:
+    """Returns the name that switches a flag off: `--model.no-batch-norm`."""
+    head, dot, tail = option.name.removeprefix("--").rpartition(".")
+    return f"--{head}{dot}no-{tail}"
+
+
 def _how(option: Option) -> dict[str, Any]:
-    count = len(option.values.split())
+    """Returns argparse's words for an option."""
     how: dict[str, Any] = {"dest": option.attribute, "default": option.default}
-    how["type"] = _choice(option.values) if "|" in option.values else option.kind
-    if option.values.endswith("..."):
-        how["nargs"] = "+"
-    elif count > 1:
-        how["nargs"] = count
+    how["type"] = _reader(option)
+    count = len(option.values.split())
+    if option.takes_several or count > 1:
+        how["nargs"] = "+" if option.takes_several else count
     if option.repeated:
         how["action"] = "append"
     return how
 
 
-def _choice(values: str) -> Callable[[str], str]:
-    def kind(text: str) -> str:
-        choices = values.split("|")
-        if text not in choices:
+def _reader(option: Option) -> Callable[[str], Any]:
+    choices = option.values.split("|")
+
+    def read(text: str) -> Any:
+        if len(choices) > 1 and text not in choices:
             near = difflib.get_close_matches(text.lower(), choices, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise argparse.ArgumentTypeError(
-                f"must be one of {', '.join(choices)}, got {text!r}{hint}"
-            )
-        return text
+            expected = ", ".join(choices)
+            raise argparse.ArgumentTypeError(f"must be one of {expected}, got {text!r}{hint}")
+        try:
+            return option.kind(text)
+        except ValueError:
+            number = NUMBERS[option.kind]
+            raise argparse.ArgumentTypeError(f"must be {number}, got {text!r}") from None
 
-    return kind
+    return read
 
 
 def path(text: str) -> Path:
@@ -250,46 +278,49 @@ def _take_plain(
     options: dict[str, Option],
 ) -> None:
     """Gives the plain arguments to the option that takes them; ValueError for unknown options."""
-    behind = plain.index("--") if "--" in plain else len(plain)
-    for word in plain[:behind]:
-        if word.startswith("-") or not command.plain:
+    end = plain.index("--") if "--" in plain else len(plain)
+    for word in plain[:end]:
+        if word.startswith("-"):
             raise ValueError(_unknown(word, words, options))
-    plain = plain[:behind] + plain[behind + 1 :]
-    if plain and not command.plain:
-        raise ValueError(_unknown(plain[0], words, options))
+    plain = plain[:end] + plain[end + 1 :]
     for attribute in command.plain.split() if plain else ():
         option = next(each for each in command.options if each.attribute == attribute)
-        if option.name[0] == "-" and any(word.partition("=")[0] == option.name for word in words):
+        if not option.is_plain and any(word.partition("=")[0] == option.name for word in words):
             raise ValueError(f"{option.name} and {plain[0]!r} are both given; leave one out")
-        several = option.values.endswith("...")
-        taken, plain = (plain, []) if several else (plain[:1], plain[1:])
+        count = len(plain) if option.takes_several else 1
+        taken, plain = plain[:count], plain[count:]
         try:
             found = [option.kind(word) for word in taken]
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{attribute} {error}") from None
-        values[attribute] = found if several else found[0]
+        values[attribute] = found if option.takes_several else found[0]
+    if plain and command.plain:
+        raise ValueError(f"{command.name} takes one {command.plain}, got {plain[0]!r} too")
     if plain:
         raise ValueError(_unknown(plain[0], words, options))
 
 
 def _unknown(word: str, words: list[str], options: dict[str, Option]) -> str:
-    """The message for an argument that the command does not have, with what was meant."""
-    name = word.partition("=")[0]
-    before, behind = "", ""
-    for one, other in itertools.pairwise(["", *words]):
-        before = one if other == word else before
-        behind = other if one == word and other[:1] != "-" else behind
+    """Returns the message for an argument that the command lacks, with what was meant."""
+    name, _, value = word.partition("=")
+    at = words.index(word)
+    before, behind = "".join(words[at - 1 : at]), "".join(words[at + 1 : at + 2])
     if not name.startswith("-") or name == "-":
         if before in options and not options[before].values:
             return f"unexpected argument {word!r}: {before} takes no value"
         meant = "--config" if word in recipe_names() else "--workdir"
         hint = f"; did you mean {meant} {word}?" if meant in options else ""
         return f"unexpected argument {word!r}{hint}"
-    if name in NEEDLESS and name not in options:
+    if name in NEEDLESS:
         return f"unknown option {name}: {NEEDLESS[name]}"
     near = nearest_option(name, [known for known in options if known.startswith("--")])
-    value = f" {behind}" if near and options[near].values else ""
-    return f"unknown option {name}" + (f"; did you mean {near}{value.rstrip()}?" if near else "")
+    if not near:
+        return f"unknown option {name}"
+    if not options[near].values and "no-" in name and options[near].default is None:
+        near = switched_off(options[near])
+    elif options[near].values and not behind.startswith("-"):
+        near = f"{near} {value or behind}".rstrip()
+    return f"unknown option {name}; did you mean {near}?"
 
 
 def nearest_option(name: str, known: Sequence[str]) -> str:
@@ -299,9 +330,8 @@ def nearest_option(name: str, known: Sequence[str]) -> str:
     alike as a whole or in their last part.
     """
     lower = name.lower()
-    slips = [other for other in known if is_one_slip(lower, other)]
-    if slips:
-        return max(slips, key=lambda other: _alike(name, other))
+    if slips := [other for other in known if is_one_slip(lower, other)]:
+        return slips[0]
     if ALIASES.get(lower) in known:
         return ALIASES[lower]
     if len(lower) > 3 and (longer := [other for other in known if other.startswith(lower)]):
@@ -312,36 +342,36 @@ def nearest_option(name: str, known: Sequence[str]) -> str:
     word = word.removeprefix("no-")
     within = {s: o for s, o in (initials | last).items() if o.startswith(f"--{group}.")}
     for among in (within, last):
-        if close := difflib.get_close_matches(word, among, 1, 0.7):
+        if close := difflib.get_close_matches(word, among, 1, 0.75):
             return among[close[0]]
-    return next(iter(difflib.get_close_matches(lower, known, 1, 0.7)), "")
+    return next(iter(difflib.get_close_matches(lower, known, 1, 0.75)), "")
 
 
 def is_one_slip(typed: str, meant: str) -> bool:
-    """Whether one letter is missing, added or wrong, or two neighbours have changed places."""
-    start = _alike(typed, meant)
-    typed, meant = typed[start:], meant[start:]
-    end = _alike(typed[::-1], meant[::-1])
-    typed, meant = typed[: len(typed) - end], meant[: len(meant) - end]
-    return max(len(typed), len(meant)) <= 1 or (len(typed) == 2 and typed == meant[::-1])
+    """Tells whether one letter is missing, added or wrong, or two neighbours are swapped."""
+    if len(typed) != len(meant):
+        short, long = sorted((typed, meant), key=len)
+        return any(long[:place] + long[place + 1 :] == short for place in range(len(long)))
+    wrong = [place for place in range(len(typed)) if typed[place] != meant[place]]
+    if len(wrong) == 2 and wrong[1] == wrong[0] + 1:
+        return typed[wrong[0]] == meant[wrong[1]] and typed[wrong[1]] == meant[wrong[0]]
+    return len(wrong) <= 1
 
 
-def _alike(one: str, other: str) -> int:
-    """The number of letters at the start that are the same."""
-    pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _not_a_command(name: str, commands: Mapping[str, Command]) -> str:
-    if not name or name == "--":
-        return f"a command is missing; expected one of {', '.join(commands)}"
-    if name in ("help", "-h", "--h"):
-        return "help is not a command; did you mean --help?"
+def _not_a_command(name: str, words: list[str], commands: Mapping[str, Command]) -> str:
+    expected = f"expected one of {', '.join(commands)}"
+    if name in ("", "--"):
+        return f"a command is missing; {expected}"
+    if name in ("help", "--h"):
+        of_command = f"{words[0]} " if words[:1] and words[0] in commands else ""
+        return f"{name} is not a command; did you mean {of_command}--help?"
     if name in ("-v", "-V", "version"):
         return f"{name} is not a command; did you mean --version?"
-    if re.match("-", name):
+    if name.startswith("-"):
         return f"unknown option {name} before the command; a command comes first"
-    near = difflib.get_close_matches(name.lower(), commands, 1)
-    slips = [other for other in commands if is_one_slip(name.lower(), other)] or near
-    hint = f"; did you mean {slips[0]}?" if slips else ""
-    return f"unknown command {name!r}{hint or '; expected one of ' + ', '.join(commands)}"
+    lower = name.lower()
+    near = [other for other in commands if is_one_slip(lower, other)]
+    near = near or difflib.get_close_matches(lower, commands, 1)
+    meant = COMMAND_ALIASES.get(lower) or next(iter(near), "")
+    hint = f"did you mean {meant}?" if meant else expected
+    return f"unknown command {name!r}; {hint}"

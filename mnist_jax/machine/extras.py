@@ -56,3 +56,8 @@ def unmet(requirements: Sequence[Requirement]) -> list[Requirement]:
         if not (version := installed_version(requirement.name))
         or not requirement.specifier.contains(version, prereleases=True)
     ]
+
+
+def has_extra(extra: str) -> bool:
+    """Tells whether all requirements of an extra of this package are installed."""
+    return not unmet(requirements("mnist_jax").get(extra, []))

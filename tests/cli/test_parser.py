@@ -57,6 +57,14 @@ def test_help_fits_on_a_screen_with_examples(name, capsys, monkeypatch):
         assert ", ".join(recipe_names()) in " ".join(text.split())
 
 
+@pytest.mark.parametrize("words", ["", "train --help", "predict --help", "recipes"])
+def test_text_fits_a_narrow_terminal(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(words.split()) == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert len(line) <= 40 or "mnist-jax" in line or "|" in line  # a command is never divided
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_all_has_every_option_once(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -66,6 +74,7 @@ def test_help_all_has_every_option_once(name, capsys, monkeypatch):
     heads = [line.split()[0] for line in lines if line.startswith("  --")]
     assert sorted(heads) == sorted(OPTIONS[name])
     assert "None" not in "".join(lines)
+    assert "Config(" not in "".join(lines)
 
 
 def test_examples_and_usage_in_help_are_valid():
@@ -104,7 +113,7 @@ def test_a_slip_of_one_letter_is_answered_with_the_option(data):
         ("train --batch 64", "did you mean --batch-size 64?"),
         ("train --batch_siz 64", "did you mean --batch-size 64?"),
         ("train --lr 0.1", "did you mean --optimizer.learning-rate 0.1?"),
-        ("train --learning-rate=0.1", "did you mean --optimizer.learning-rate?"),
+        ("train --learning-rate=0.1", "did you mean --optimizer.learning-rate 0.1?"),
         ("train --optimizer adam", "did you mean --optimizer.name adam?"),
         ("train --model resnet", "did you mean --model.name resnet?"),
         ("train --model.dropout 0.1", "did you mean --model.dropout-rate 0.1?"),
@@ -117,10 +126,18 @@ def test_a_slip_of_one_letter_is_answered_with_the_option(data):
         ("train fast", "did you mean --config fast?"),
         ("train --overwrite yes", "'yes': --overwrite takes no value"),
         ("train --optimizer.name Adam", "lion, muon, got 'Adam' (did you mean adam?)"),
-        ("train --epochs many", "--epochs: invalid int value: 'many' (see"),
+        ("train --epochs many", "--epochs must be a whole number, got 'many' (see"),
+        ("train --label-smoothing a", "--label-smoothing must be a number, got 'a' (see"),
+        ("import x y --size 28", "--size: expected 2 arguments; type --size HEIGHT WIDTH (see"),
+        ("train --model.batch-norm=true", "--model.batch-norm takes no value"),
+        ("train --no-batch-norm", "did you mean --model.no-batch-norm?"),
+        ("train -e 3", "did you mean --epochs 3?"),
         ("report --out x.html", "did you mean --output x.html?"),
         ("report --epochs 3", "unknown option --epochs"),
+        ("verify a b", "verify takes one workdir, got 'b' too (see"),
         ("help", "did you mean --help?"),
+        ("help train", "did you mean train --help?"),
+        ("test", "unknown command 'test'; did you mean evaluate? (see"),
         ("-v", "did you mean --version?"),
         ("trian", "unknown command 'trian'; did you mean train? (see mnist-jax --help)"),
         ("Train", "did you mean train?"),
@@ -181,7 +198,7 @@ def test_recipes_are_listed_with_their_results(capsys):
     assert all(recipe["purpose"] for recipe in listed.values())
     assert all(listed[name]["time"] for name in {*listed} - {"sweep"})
     assert main(["recipes"]) == 0
-    assert "fast            99.1 %" in capsys.readouterr().out
+    assert "fast          99.1 %  2 s " in capsys.readouterr().out
 
 
 def test_a_platform_without_devices_is_named():

@@ -20,6 +20,7 @@ from helpers import TINY
 from subprocesses import options as options_of
 
 from mnist_jax.cli.main import main
+from mnist_jax.machine import extras
 from mnist_jax.progress import show_result
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -145,6 +146,37 @@ def test_the_proposed_commands_can_be_called(tmp_path, monkeypatch, capsys):
         show_result(tmp_path, result)
         command = f"{expected} report {shlex.quote(str(tmp_path))}"
         assert f"next: {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_last_line_names_a_next_command_that_is_installed(
+    smoke_run, tmp_path, monkeypatch, capsys, installed
+):
+    monkeypatch.setattr(extras, "has_extra", lambda _: installed)
+    run, predict = str(smoke_run), f"predict IMAGES --workdir {smoke_run}"
+    stablehlo = f"{tmp_path}/a.stablehlo"
+    for command, expected in {
+        f"evaluate {run}": f"report {run}" if installed else predict,
+        f"predict --workdir {run} --output {tmp_path}/a.npz": f"report {run}"
+        if installed
+        else predict,
+        f"export {run} --format stablehlo --output {stablehlo}": f"described in {stablehlo}.md",
+        "summary": "mnist-jax train, with the same options",
+        "recipes": "mnist-jax train --config NAME",
+    }.items():
+        assert main(command.split()) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("next: "), command
+        assert last.endswith(expected), command
+
+
+def test_wrong_names_come_before_a_difference_to_the_workdir(smoke_run, capsys):
+    for option, expected in {
+        "--data.dataset=MNIST": "there is no dataset 'MNIST' (did you mean mnist?)",
+        "--model.name=CNN": "model.name is 'CNN'; expected one of cnn",
+    }.items():
+        assert main(["train", option, f"--workdir={smoke_run}"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {expected}")
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_classes_only_in_the_test_part_are_named_and_reported(tmp_path):
         "classes without a training image: 7",
         "2 test images are also training images",
     ]
-    assert describe(imported)[-1].endswith("with --data.dataset mine")
+    assert describe(imported)[-1] == f"written to {imported.path}"
 
 
 def test_of_many_classes_the_smallest_and_the_largest_are_counted(tmp_path):

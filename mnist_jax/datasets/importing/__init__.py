@@ -214,8 +214,7 @@ def describe(imported: Imported) -> list[str]:
         lines.append(f"{imported.num_seen:,} test images are also training images")
     if source.ignored:
         lines.append(f"{len(source.ignored):,} ignored: {some(source.ignored)}")
-    name = imported.path.parent.name
-    lines.append(f"written to {imported.path}; train on it with --data.dataset {name}")
+    lines.append(f"written to {imported.path}")
     return lines
 
 
