@@ -162,7 +162,7 @@ class ModelConfig(Checked):
     features: Count = 32
     """Filters in the first convolution; in a transformer, the width of a token."""
     depth: Annotated[int, AT_LEAST_1, Limit(lambda n: n <= 20, "at most 20")] = 1
-    """Stages (hidden layers, blocks); each stage of convolutions has twice the filters."""
+    """Number of stages, hidden layers or blocks; each stage of convolutions doubles the filters."""
     kernel_size: Count = 3
     """Side of a filter in pixels; in a transformer, of a patch."""
     stride: Count = 1
@@ -264,7 +264,7 @@ class WatchConfig(Checked):
     plateau_patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
     """Epochs without improvement before the learning rate falls."""
     plateau_factor: Annotated[float, Limit(lambda x: 0 < x < 1, "above 0 and below 1")] = 0.1
-    """Factor that the learning rate falls by."""
+    """Factor applied to the learning rate on a plateau."""
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,11 @@ from mnist_jax.parts import OwnMetrics, OwnModel, OwnOptimizer, Parts
 from mnist_jax.processes.distributed import agreement, check_alike, from_first
 from mnist_jax.processes.signals import Stopped, stop_requests
 from mnist_jax.sharding import create_mesh, replicated
-from mnist_jax.start import (
-    create_task,
-    finished_parts,
-    initial_state,
-    last_checkpoint,
-)
+from mnist_jax.start import create_task, finished_parts, initial_state, last_checkpoint
 from mnist_jax.state import TrainState, count_params, create_train_state
 from mnist_jax.steps import LossFn
 from mnist_jax.table import run_table
-from mnist_jax.workdir.checkpoint import (
-    Saver,
-    listed,
-    open_saver,
-    prune,
-    read_progress,
-    remove_set_aside,
-    restore_state,
-)
+from mnist_jax.workdir import checkpoint
 from mnist_jax.workdir.files import write_json
 from mnist_jax.workdir.history import Progress, Row, best_row, holds_history, write_history
 from mnist_jax.workdir.lock import lock_workdir
@@ -187,7 +174,7 @@ def resumable(workdir: Path, overwrite: bool) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno and listed(workdir / "checkpoints"):
+        if error.errno and checkpoint.listed(workdir / "checkpoints"):
             error.add_note(f"saved steps stay; to resume, run {_again(overwrite)}")
         raise
 
@@ -241,7 +228,7 @@ def _train(
         start.messages,
     )
     with contextlib.ExitStack() as stack:
-        saver = stack.enter_context(open_saver(checkpoints, saved))
+        saver = stack.enter_context(checkpoint.open_saver(checkpoints, saved))
         requests = stack.enter_context(stop_requests())
         agree = agreement()
 
@@ -259,11 +246,11 @@ def _train(
         stopwatch.lap("checkpoint")
         best, state = rules.best_step(end.history), end.state
         if config.watch.patience and best:
-            state = restore_state(checkpoints, best, state, replicated(create_mesh()))
+            state = checkpoint.restore_state(checkpoints, best, state, replicated(create_mesh()))
             stopwatch.lap("checkpoint")
         tested = compiled.measure(state, "test") if test and "test" in task.splits else None
         stopwatch.lap("eval")
-        prune(checkpoints, rules.kept_steps(saved, end.history))
+        checkpoint.prune(checkpoints, rules.kept_steps(saved, end.history))
         stopwatch.lap("checkpoint")
         signum = stop_signal() or agree(0)
         if signum:
@@ -282,7 +269,7 @@ def _train(
         seconds=stopwatch.seconds,
     )
     write_json(workdir / "result.json", result)
-    remove_set_aside(checkpoints)
+    checkpoint.remove_set_aside(checkpoints)
     return Run(state, [*end.history], result)
 
 
@@ -307,7 +294,7 @@ def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite:
 def follow(
     events: Generator[Event],
     workdir: Path,
-    saver: Saver,
+    saver: checkpoint.Saver,
     saved: list[int],
     keep: Callable[[list[int], Sequence[Row]], set[int]],
     tell: Listener,
@@ -322,7 +309,7 @@ def follow(
             match event:
                 case Save(step, state, progress):
                     saver.wait()
-                    prune(workdir / "checkpoints", keep(saved, progress.history))
+                    checkpoint.prune(workdir / "checkpoints", keep(saved, progress.history))
                     saver.save(state, progress)
                     saved.append(step)
                 case Epoch():
@@ -344,7 +331,7 @@ def stopped(end: Stop, total_steps: int, overwrite: bool) -> Stopped:
 def _complete_run(config: Config, workdir: Path, parts: Parts, result: Result) -> Run:
     """Loads a finished run, without data or compilation."""
     checkpoints, last_step = workdir / "checkpoints", result["steps"]
-    history = read_progress(checkpoints, last_step).history
+    history = checkpoint.read_progress(checkpoints, last_step).history
     step: Any = result["best_step"] if config.watch.patience else last_step
     total_steps = last_step // len(history) * config.epochs  # it may have stopped early
     model, tx, info = finished_parts(workdir, config, parts, step, total_steps)
@@ -352,5 +339,5 @@ def _complete_run(config: Config, workdir: Path, parts: Parts, result: Result) -
         create_train_state, model, tx, image_shape=info.image_shape, averaged=config.ema_decay > 0
     )
     shapes = jax.eval_shape(make, rng.stream(config.seed, "init"))
-    state = restore_state(checkpoints, step, shapes, replicated(create_mesh()))
+    state = checkpoint.restore_state(checkpoints, step, shapes, replicated(create_mesh()))
     return Run(state, history, result)
