@@ -18,6 +18,7 @@ class Begin(NamedTuple):
 
     Attributes:
         num_params: number of parameters (of one member).
+        splits: images and labels by split.
         step: updates so far; above 0 in a resumed run.
         total_steps: updates in all epochs.
         history: one row per epoch so far.

@@ -35,12 +35,12 @@ class Network(NamedTuple):
     """A trained network. For an exported file, `variables` is empty, `model` and `config` are None.
 
     Attributes:
-        apply: Pure function (variables, images [B, H, W, C], uint8 or float32 in [0, 1]) ->
+        apply: pure function (variables, images [B, H, W, C], uint8 or float32 in [0, 1]) ->
             (probabilities float32 [B, num_classes], classes int32 [B]); NumPy arrays for an
             exported file, else JAX's.
-        variables: Parameters and statistics.
-        info: Facts about the training data.
-        batch_size: Largest B in `predict`.
+        variables: parameters and statistics.
+        info: facts about the training data.
+        batch_size: largest B in `predict`.
     """
 
     apply: Callable[[Variables, Any], tuple[Any, Any]]
@@ -60,7 +60,7 @@ class Network(NamedTuple):
 
         Args:
             images: uint8, or float in [0, 1], [..., H, W, C].
-            variables: Replacement for the network's own.
+            variables: replacement for the network's own.
 
         Raises ValueError for an exported file, which has probabilities only.
         """
@@ -81,7 +81,7 @@ class Network(NamedTuple):
         """Classifies images, a batch at a time.
 
         Args:
-            images: Integers 0 to 255, or floats in [0, 1], of the shape trained on: [N, H, W, C],
+            images: integers 0 to 255, or floats in [0, 1], of the shape trained on: [N, H, W, C],
                 or [N, H, W] with one channel.
             check: True to warn of images unlike the dataset's, such as inverted ones.
 
@@ -111,13 +111,13 @@ def load_network(
     """Loads a trained network.
 
     Args:
-        workdir: Directory written by `train`, or file written by `export`.
-        step: Saved step of a workdir, "latest", or "best" by `watch.monitor`.
-        model: Own module, as in `train`.
+        workdir: directory written by `train`, or file written by `export`.
+        step: saved step of a workdir, "latest", or "best" by `watch.monitor`.
+        model: own module, as in `train`.
 
     Raises:
-        FileNotFoundError: There is no trained network, or no card beside the file.
-        ValueError: The step does not exist, the network or the package that reads it cannot be
+        FileNotFoundError: there is no trained network, or no card beside the file.
+        ValueError: the step does not exist, the network or the package that reads it cannot be
             loaded, or the model is not the one trained.
     """
     if Path(workdir).is_file():

@@ -1,18 +1,15 @@
 // A convolution, pooling, a bias and a rectifier in one pass, and the gradients.
 //
-// Why by hand? Separate operations would each write their whole result to memory for the next one:
-// 11 MB for the first layer of the reference network, of which pooling keeps a quarter. A matrix
-// product would first copy each pixel once per weight. Here the outputs of a pooling window never
-// leave the processor's registers.
+// Separate operations would write their results to memory: 11 MB for the first layer of the
+// reference network, of which pooling keeps a quarter. A matrix product would copy each pixel once
+// per weight. Here the outputs of a pooling window never leave the registers.
 //
 // Vectors run along the batch, the last axis of every array: one instruction serves kLanes images.
-// Every vector is therefore full for all sizes of images and windows, and no lane needs its
-// neighbour. `Floats` is a vector type of GCC and Clang, which turn `a * b + c` into the machine's
-// widest instructions: AVX-512, AVX2 or NEON.
+// So vectors are full for all sizes, and no lane needs its neighbour. `Floats` is a vector type of
+// GCC and Clang, which turn `a * b + c` into the widest instructions: AVX-512, AVX2 or NEON.
 //
 // A task is a group of images, or some rows of one. It first copies what it reads often, so that
-// neighbouring pixels of kLanes images are adjacent instead of a whole batch apart:
-// [G / kLanes, C, H, W, kLanes]. (Gradients of few channels skip this: see `FewWeights`.)
+// neighbouring pixels of kLanes images are adjacent: [G / kLanes, C, H, W, kLanes].
 //
 // Shapes and kLanes fix the order of every sum, so the bits do not depend on the threads.
 //
@@ -48,7 +45,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));  // also the mask
 typedef int16_t Shorts __attribute__((vector_size(2 * kLanes)));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 
-// memcpy allows unaligned addresses, and compiles to one instruction.
+// memcpy allows unaligned addresses, and is one instruction.
 template <class Vector>
 inline Vector Load(const void* from) {
   Vector vector;
@@ -61,7 +58,7 @@ inline void Store(void* to, Vector vector) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
-// By way of 16 bits, because GCC converts directly lane by lane.
+// By way of 16 bits: GCC would convert lane by lane.
 inline Bytes Narrow(Ints ints) {
   return __builtin_convertvector(__builtin_convertvector(ints, Shorts), Bytes);
 }
@@ -81,8 +78,8 @@ inline int64_t Ceil(int64_t number, int64_t divisor) { return (number + divisor 
 // The buffers of a task.
 enum Purpose { kGathered, kUnpooled, kTotals };
 
-// Returns this thread's uninitialised memory. Tasks reuse it, because new pages would cost as much
-// as the work. It is aligned to a cache line, so that no vector lies in two.
+// Returns this thread's uninitialised memory, aligned to a cache line. Tasks reuse it, because new
+// pages would cost as much as the work.
 template <Purpose purpose>
 float* Scratch(int64_t size) {
   static thread_local std::vector<float> memory;
@@ -91,7 +88,7 @@ float* Scratch(int64_t size) {
   return memory.data() + (kLine - begin % kLine) % kLine;
 }
 
-// Copies some rows of the images of a group: [group / kLanes, C, rows, W, kLanes].
+// Copies some rows of a group's images: [group / kLanes, C, rows, W, kLanes].
 float* Gather(const Layer& layer, const float* images, int64_t first, int64_t rows, int64_t group) {
   const int64_t numbers = rows * layer.width, size = layer.channels * numbers * kLanes;
   float* gathered = Scratch<kGathered>(group / kLanes * size);
@@ -105,16 +102,15 @@ float* Gather(const Layer& layer, const float* images, int64_t first, int64_t ro
   return gathered;
 }
 
-// The filters and places whose outputs are computed at once, for pooling windows of P x P. Each
-// loaded pixel serves all these filters and each weight all these places. The independent sums hide
-// the four cycles of an addition; more would not fit the registers.
+// The filters and places computed at once, for pooling windows of P x P. Their independent sums
+// hide the four cycles of an addition; more would not fit the registers.
 template <int P>
 constexpr int kPlaces = P == 1 ? 4 : P * P;
 template <int P>
 constexpr int kFilters = kRegisters / (P == 3 ? 16 : 8);
 
-// Returns a kernel in the order of `Convolve`, [F / N, C, K, K, N], zero-padded, from a function
-// `weight(f, c, i, j)`.
+// Returns a kernel `weight(f, c, i, j)` in the order of `Convolve`, [F / N, C, K, K, N],
+// zero-padded.
 template <int N, class Weight>
 std::vector<float> Packed(int64_t filters, int64_t channels, int64_t size, Weight weight) {
   std::vector<float> packed;
@@ -128,7 +124,7 @@ std::vector<float> Packed(int64_t filters, int64_t channels, int64_t size, Weigh
   return packed;
 }
 
-// Images [channels, height, width, kLanes], and the rows and columns of a kernel to apply to them.
+// Images [channels, height, width, kLanes], and the rows and columns of a kernel to apply.
 struct Planes {
   int64_t channels, height, width, kernel;
   int64_t row_begin = 0, row_end = kernel, column_begin = 0, column_end = kernel;
@@ -136,7 +132,7 @@ struct Planes {
   int64_t size() const { return channels * height * width * kLanes; }
 };
 
-// Computes the convolutions of N filters at Q places; places[q] is an offset from `window`.
+// Computes the convolutions of N filters at Q places, offsets from `window`.
 template <int N, int Q>
 inline void Convolve(const Planes& planes, const float* window, const int64_t (&places)[Q],
                      const float* weights, Floats (&sums)[N][Q]) {
@@ -156,8 +152,8 @@ inline void Convolve(const Planes& planes, const float* window, const int64_t (&
       }
 }
 
-// Pools the outputs of a window, then adds the bias, which commutes with pooling, and rectifies.
-// `winner` becomes the index of the largest output, or kNone if it is rectified to 0.
+// Pools the outputs of a window, adds the bias and rectifies. `winner` becomes the index of the
+// largest output, or kNone if it is rectified to 0.
 template <int P>
 inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* winner) {
   Floats best = outputs[0];
@@ -167,7 +163,7 @@ inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* 
       best += outputs[q];
       continue;
     }
-    // The first of equal maxima wins. NaN counts as the largest; the first NaN wins.
+    // The first of equal maxima wins, and the first NaN wins over all.
     const Ints wins = ~(outputs[q] <= best) & (best == best);
     best = wins ? outputs[q] : best;
     *winner = wins ? Ints{} + q : *winner;
@@ -181,7 +177,7 @@ inline Floats Pool(const Layer& layer, const Floats* outputs, float bias, Ints* 
   return best;
 }
 
-// Computes the outputs of a group in `rows` rows from `first_row`.
+// Computes `rows` rows of a group's outputs.
 template <int P, int K>
 void ForwardGroup(const Layer& layer, const float* images, const float* packed, const float* bias,
                   float* outputs, uint8_t* winners, int64_t first_row, int64_t rows,
@@ -190,7 +186,7 @@ void ForwardGroup(const Layer& layer, const float* images, const float* packed, 
   const int64_t height = (rows * P - 1) * layer.stride + K;
   const float* gathered = Gather(layer, images, first_row * P * layer.stride, height, group);
   const Planes planes{layer.channels, height, layer.width, K};
-  const int64_t step = P == 1 ? Q : 1;  // without pooling, Q outputs of a row at once
+  const int64_t step = P == 1 ? Q : 1;  // without pooling, Q outputs at once
   for (int64_t y = 0; y < rows; ++y)
     for (int64_t x = 0; x < layer.out_width; x += step) {
       const int64_t count = std::min(step, layer.out_width - x);
@@ -214,8 +210,8 @@ void ForwardGroup(const Layer& layer, const float* images, const float* packed, 
     }
 }
 
-// Undoes the pooling and the rectifier of one output: stores the gradient of the convolution at
-// each place of a window in to[place / P * row + place % P * column].
+// Undoes the pooling and the rectifier of one output: stores the convolution's gradient at each
+// place of the window, `row` and `column` apart.
 template <int P>
 inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int64_t row,
                    int64_t column) {
@@ -226,14 +222,14 @@ inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int6
   }
 }
 
-// The gradients of weights are computed in one of two ways. With few channels, reading costs more
-// than computing: each output's gradient is read once, in place, and masked in a register. With
-// many channels, each gradient is needed for all of them, so a task first unpools it to a buffer.
+// With few channels, reading costs more than computing: `FewWeights` reads each output's gradient
+// once, in place, and masks it in a register. With many, `WeightsGroup` first unpools it to a
+// buffer.
 constexpr int64_t kFewChannels = 4;
 constexpr int64_t kFewFilters = 4;  // computed together while the images stay in the cache
 
-// Adds the terms of one pooled output to the sums of a filter, for R rows of its kernel from row
-// `i0`. A term is the gradient of the output times the pixel at the winner.
+// Adds the terms of one pooled output, its gradient times the pixel at the winner, to the sums of a
+// filter, for R rows of its kernel from row `i0`.
 template <int P, int K, int R>
 inline void AddWindow(const Layer& layer, const float* window, const float* grads,
                       const uint8_t* winners, int64_t i0, Floats* sums, Floats* bias_sum) {
@@ -261,7 +257,7 @@ inline void AddWindow(const Layer& layer, const float* window, const float* grad
   if (i0 == 0) *bias_sum = whole;
 }
 
-// Computes the gradients of kFewFilters filters from `first`, and their biases, for one channel.
+// Computes the gradients of kFewFilters filters and their biases for one channel.
 template <int P, int K>
 void FewWeights(const Layer& layer, const float* images, const uint8_t* winners, const float* grads,
                 float* kernel_grads, float* bias_grads, int64_t channel, int64_t first) {
@@ -289,11 +285,11 @@ void FewWeights(const Layer& layer, const float* images, const uint8_t* winners,
   }
 }
 
-// The filters whose gradients are computed at once, for a row of the kernel.
+// The filters whose gradients are computed at once for a row of the kernel.
 template <int K>
 constexpr int kGradients = kRegisters / (K == 3 ? 5 : 8);
 
-// Computes a group's share of the gradients of kernel and bias.
+// Computes a group's terms of the gradients of kernel and bias.
 template <int P, int K>
 void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winners,
                   const float* grads, float* kernel_grads, float* bias_grads, int64_t group) {
@@ -301,8 +297,8 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
   const float* gathered = Gather(layer, images, 0, layer.height, group);
   const int64_t plane = layer.height * layer.width * kLanes, row = layer.out_width * P * kLanes;
   const int64_t size = layer.channels * K * N * K * kLanes;
-  float* unpooled = Scratch<kUnpooled>(N * R * P * row);  // R rows stay in the cache
-  float* totals = Scratch<kTotals>(size);               // [C, K, N, K, kLanes]
+  float* unpooled = Scratch<kUnpooled>(N * R * P * row);
+  float* totals = Scratch<kTotals>(size);  // [C, K, N, K, kLanes]
   for (int64_t first = 0; first < layer.filters; first += N) {
     const int64_t filters = std::min<int64_t>(N, layer.filters - first);
     Floats bias_totals[N] = {};
@@ -358,10 +354,10 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
   }
 }
 
-// Computes the gradients of a group's images: a convolution of the outputs' gradients, with
-// stride - 1 zeros between them and a border around them, with the kernel rotated by 180 degrees.
-// Rows and columns of the kernel that meet only the border are skipped. (An infinite weight times
-// these zeros makes NaN of pixels that it does not reach; no NaN is ever hidden.)
+// Computes the gradients of a group's images: the kernel rotated by 180 degrees over the outputs'
+// gradients, with stride - 1 zeros between and a border around them. Rows and columns of the kernel
+// that meet only the border are skipped. (An infinite weight times these zeros is NaN in pixels
+// that it does not reach; no NaN is hidden.)
 template <int P>
 void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners,
                  const float* grads, float* image_grads, int64_t group) {
@@ -405,8 +401,8 @@ void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners
     }
 }
 
-// Calls `run(Sizes<P, K>())` for the pooling and the kernel of a layer. The compiler unrolls loops
-// of these constant lengths, so their sums stay in registers.
+// Calls `run(Sizes<P, K>())` for a layer. The compiler unrolls loops of these constant lengths, so
+// their sums stay in registers.
 template <int P_, int K_>
 struct Sizes {
   static constexpr int P = P_, K = K_;
@@ -424,16 +420,15 @@ void WithSizes(const Layer& layer, Run run) {
   }
 }
 
-// Returns the size of a group whose tasks copy `numbers` of each image: those that fit half of a
-// usual L2 cache, at most 32, to have work for many threads, and at least kLine, so that no two
-// threads write to the same cache line.
+// Returns the size of a group whose tasks copy `numbers` of each image: as fits half of a usual L2
+// cache, at most 32, for many threads, and at least kLine, so that no threads share a cache line.
 int64_t GroupSize(int64_t numbers) {
   int64_t size = 32;
   while (size > kLine && size * numbers * int64_t{sizeof(float)} > 256 * 1024) size /= 2;
   return size;
 }
 
-// Calls `run(network, i, j)` as one task each for all i < outer and j < inner of each network.
+// Calls `run(network, i, j)` as a task for all i < outer and j < inner of each network.
 template <class Run>
 void ForTasks(int64_t networks, int64_t outer, int64_t inner, const Parallel& parallel, Run run) {
   parallel(networks * outer * inner, [&](int64_t task) {
@@ -479,7 +474,7 @@ void WeightsGradient(const Layer& layer, int64_t networks, const float* images,
                      const uint8_t* winners, const float* grads, float* kernel_grads,
                      float* bias_grads, const Parallel& parallel) {
   const bool few = layer.channels <= kFewChannels;
-  // With many channels each group has its own sums, which are then added in order.
+  // With many channels each group has its own sums, added in order.
   const int64_t size = GroupSize(layer.channels * layer.height * layer.width);
   const int64_t groups = Ceil(layer.batch, size), length = layer.kernel_size() + layer.filters;
   const std::unique_ptr<float[]> sums(new float[few ? 0 : networks * groups * length]);
@@ -502,7 +497,7 @@ void WeightsGradient(const Layer& layer, int64_t networks, const float* images,
     });
   });
   if (few) return;
-  constexpr int64_t kBlock = 4096;  // numbers that a task adds up
+  constexpr int64_t kBlock = 4096;  // numbers of a task
   ForTasks(networks, Ceil(length, kBlock), 1, parallel, [&](int64_t n, int64_t block, int64_t) {
     for (int64_t i = block * kBlock; i < std::min((block + 1) * kBlock, length); ++i) {
       float sum = 0;

@@ -10,8 +10,8 @@ namespace conv_pool {
 constexpr uint8_t kNone = 255;  // the winner of a rectified output
 
 struct Layer {
-  int64_t channels, height, width, batch;  // of the images, padding included
-  int64_t kernel, filters;                 // a kernel is as high as it is wide
+  int64_t channels, height, width, batch;  // of the images, with padding
+  int64_t kernel, filters;                 // a kernel is square
   int64_t stride, pool;
   bool mean, rectify;
   int64_t out_height, out_width;
@@ -20,7 +20,7 @@ struct Layer {
   int64_t kernel_size() const { return kernel * kernel * channels * filters; }
   int64_t outputs_size() const { return filters * out_height * out_width * batch; }
 
-  // Offsets of a weight, and of a pixel and an output of the first image.
+  // Offsets, in the first image.
   int64_t weight(int64_t i, int64_t j, int64_t c, int64_t f) const {
     return ((i * kernel + j) * channels + c) * filters + f;
   }
@@ -32,13 +32,13 @@ struct Layer {
   }
 };
 
-// Calls a task with each number below the first argument, on several threads, and waits for all.
+// Calls a task with each number below the first argument, on several threads, and waits.
 using Parallel = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
 bool Fits(const Layer& layer);
 
-// Each computes `networks` layers of equal sizes, whose arrays are contiguous. The winners of
-// `Forward` may be nullptr, since only the gradients need them.
+// Each computes `networks` layers of equal sizes with contiguous arrays. Only gradients need
+// winners, so those of `Forward` may be nullptr.
 void Forward(const Layer& layer, int64_t networks, const float* images, const float* kernels,
              const float* biases, float* outputs, uint8_t* winners, const Parallel& parallel);
 

@@ -13,8 +13,8 @@ from jax.interpreters import ad, batching, mlir
 
 KERNEL_SIZES = (3, 5)
 POOL_SIZES = (1, 2, 3)
-LINE = 16  # numbers in a cache line, which no two threads share; a batch is a multiple of it
-NONE = 255  # the winner of a rectified output, as in conv_pool.h
+LINE = 16  # numbers in a cache line; divides the batch
+NONE = 255  # winner of a rectified output, as in conv_pool.h
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -29,10 +29,10 @@ class Options(NamedTuple):
 
 
 def fits(images: Any, kernel: Any, pool_size: int) -> bool:
-    """Returns True if there is a kernel for arrays of these shapes and types.
+    """Returns True if there is a kernel for these shapes and types.
 
-    There is none for arrays whose type differs between devices, as in a `shard_map` that checks
-    this or on a mesh with explicit axes.
+    There is none for types that differ between devices, as in some `shard_map`s or on a mesh with
+    explicit axes.
     """
     if not all(map(_is_whole, (images, kernel))):
         return False
@@ -60,14 +60,14 @@ def _is_whole(array: Any) -> bool:
 def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options) -> jax.Array:
     """Convolves, pools, adds the bias and rectifies.
 
-    The library computes the outputs and their reverse-mode gradients, also under `jax.vmap`. XLA's
-    operations compute all other derivatives, and the gradient of a mapped function.
+    The library computes the outputs, also under `jax.vmap`, and their reverse-mode gradients; XLA
+    computes all other derivatives, and the gradient of a mapped function.
 
     Args:
-        images: float32 [C, H, W, B], padded, for which `fits` is True.
+        images: float32 [C, H, W, B], padded; `fits` is True for them.
         kernel: float32 [k, k, C, F].
         bias: float32 [F].
-        options: the layer's options.
+        options: options of the layer.
 
     Returns:
         float32 [F, H', W', B].
@@ -79,7 +79,7 @@ def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Op
 def _forward(
     images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes the outputs and their winners, uint8: the place in the window of each maximum."""
+    """Computes the outputs and, as uint8, their winners: the maxima's places in the windows."""
     outputs = _output(images, kernel, options)
     winners = jax.ShapeDtypeStruct(outputs.shape, jnp.uint8)
     return tuple(_call("Forward", options, (outputs, winners))(images, kernel, bias))
@@ -133,7 +133,7 @@ def _call(name: str, options: Options, results: Any) -> Any:
 def _tangent(
     images: jax.Array, winners: jax.Array, kernel: jax.Array, bias: jax.Array, options: Options
 ) -> jax.Array:
-    """Computes the outputs at the winners: linear in the images, and in kernel and bias jointly."""
+    """Computes the outputs at the winners, linear in the images, and in kernel and bias jointly."""
     size = options.pool_size
     convolved = lax.conv_general_dilated(
         images,
@@ -157,15 +157,10 @@ def _tangent(
 
 
 def _gradient(name: str, linear: Callable[..., jax.Array]) -> Callable[..., tuple[Any, ...]]:
-    """Transposes a linear function as a call of the library.
+    """Transposes `linear`, which is `_tangent` (fixed, winners, options, *varied), by the library.
 
-    Args:
-        name: the name of the call.
-        linear: `_tangent` as a function (fixed, winners, options, *varied), linear in `varied`.
-
-    Returns:
-        A function (fixed, winners, gradient of the outputs, options, shapes of `varied`) ->
-        gradients of `varied`.
+    Returns a function (fixed, winners, gradient of the outputs, options, shapes of `varied`) ->
+    gradients of `varied`.
     """
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -202,9 +197,8 @@ _images_gradient = _gradient(
 )
 
 
-# `_tangent` is a primitive so that the library computes its two transposes, with respect to kernel
-# and bias, and to the images. Only forward mode evaluates the primitive itself. A `jax.custom_vjp`
-# would be shorter, but would forbid forward mode.
+# `_tangent` is a primitive whose two transposes, for the images, and for kernel and bias, are the
+# library's. A `jax.custom_vjp` would be shorter, but would forbid forward mode.
 tangent_p = Primitive("mnist_jax_conv_pool_tangent")
 
 

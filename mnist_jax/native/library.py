@@ -23,7 +23,7 @@ from mnist_jax.machine.user_cache import private_directory
 from mnist_jax.messages import one_line
 
 HEADER, *SOURCES = "conv_pool.h", "conv_pool.cc", "ffi.cc"
-# The machine's widest instructions; a product and the addition behind it are one instruction.
+# The widest instructions, with a product and its addition in one.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
 SEARCHED = f"$CXX or one of {', '.join(COMPILERS)} is used"
@@ -33,7 +33,7 @@ TARGETS = (
     "ConvPoolWeightsGradient",
     "ConvPoolImagesGradient",
 )
-TIMEOUT = 120  # seconds, after which a compiler is considered to hang
+TIMEOUT = 120  # seconds, after which a compiler hangs
 _lock = threading.Lock()
 
 
@@ -41,8 +41,8 @@ class Library(NamedTuple):
     """The outcome of loading the library.
 
     Attributes:
-        compiler: the version of the compiler that made the library; "" if none could be loaded.
-        problem: the reason why none could be loaded, with the remedy; "" if one was.
+        compiler: version of the compiler that made it; "" if it could not be loaded.
+        problem: reason for that, with the remedy; "" if it is loaded.
     """
 
     compiler: str
@@ -50,19 +50,18 @@ class Library(NamedTuple):
 
 
 def start_loading() -> None:
-    """Starts to compile the library in the background if it is not cached.
+    """Starts to compile the library if it is not cached, in processes without a waiting thread.
 
-    The compilers are processes, for which no thread waits. The import of TensorFlow Datasets
-    replaces `__import__` for the whole process (etils' `lazy_imports`), which would break the
-    imports of another thread.
+    The import of TensorFlow Datasets replaces `__import__` (etils' `lazy_imports`), which would
+    break the imports of another thread.
     """
-    with _lock, contextlib.suppress(Exception):  # `load` meets it again and explains it
+    with _lock, contextlib.suppress(Exception):  # `load` explains it
         _start(tuple(find_compiler()))
 
 
 def load() -> Library:
     """Compiles the library if it is not cached, and registers it with JAX."""
-    with _lock:  # the second of two callers takes the library of the first
+    with _lock:  # the second caller takes the library of the first
         return _load()
 
 
@@ -85,22 +84,21 @@ def _load() -> Library:
     except (OSError, RuntimeError, AttributeError) as error:
         return Library("", f"the library cannot be saved or loaded: {one_line(error)}")
     finally:
-        _start.cache_clear()  # a call after an interrupt starts another compilation
+        _start.cache_clear()  # an interrupted compilation starts again
     return Library(version)
 
 
 @functools.cache
 def _start(compiler: tuple[str, ...]) -> tuple[str, Callable[[], Path]]:
-    """Starts the compilation; returns the compiler's version and the function that finishes it."""
+    """Starts the compilation; returns the compiler's version and a function to finish it."""
     version = _wait(_spawn([*compiler, "--version"])).split("\n")[0]
     return version, start_compiling(private_directory("native"), compiler, version)
 
 
 def find_compiler() -> list[str]:
-    """Finds the command of the C++ compiler: $CXX, or the first of COMPILERS; [] for none.
+    """Finds the C++ compiler's command: $CXX, or the first of COMPILERS, or [].
 
-    Raises:
-        ValueError: $CXX has an unclosed quotation.
+    Raises ValueError if $CXX has an unclosed quotation.
     """
     own = shlex.split(os.environ.get("CXX", ""))
     commands = [own] if own else [[name] for name in COMPILERS]
@@ -110,23 +108,13 @@ def find_compiler() -> list[str]:
 def start_compiling(
     directory: Path, compiler: Sequence[str], version: str, flags: tuple[str, ...] = ()
 ) -> Callable[[], Path]:
-    """Starts to compile the library unless a directory has an intact one.
+    """Starts to compile the library, with further flags, unless a directory has an intact one.
 
-    The file's name has a hash of the sources and the compiler, and one of its own bytes, so a
-    damaged or outdated file is never loaded.
+    The file's name has hashes of the sources with the compiler, and of its bytes, so a damaged or
+    outdated file is never loaded. Raises OSError if the directory cannot be written.
 
-    Args:
-        directory: an existing directory.
-        compiler: the compiler's command.
-        version: the compiler's version.
-        flags: further flags, which may override FLAGS.
-
-    Returns:
-        A function to call once, which waits for the compiler and returns the library's file. It
-        raises CalledProcessError or TimeoutExpired if the compiler fails.
-
-    Raises:
-        OSError: the directory cannot be written.
+    Returns a function to call once, which waits for the compiler and returns the library's file. It
+    raises CalledProcessError or TimeoutExpired if the compiler fails.
     """
     here, options = Path(__file__).parent, (*FLAGS, *flags)
     sources = [(here / name).read_bytes() for name in (HEADER, *SOURCES)]
@@ -136,7 +124,7 @@ def start_compiling(
         if is_sound(path):
             return lambda: path
     for leftover in directory.glob("*.tmp"):  # from killed processes
-        with contextlib.suppress(OSError):  # another process has removed it
+        with contextlib.suppress(OSError):  # removed by another process
             if time.time() - leftover.stat().st_mtime > 3600:
                 shutil.rmtree(leftover)
     folder = Path(tempfile.mkdtemp(suffix=".tmp", dir=directory))
@@ -162,7 +150,7 @@ def start_compiling(
 
 
 def is_sound(path: Path) -> bool:
-    """Returns True if only the user may write a file, and its bytes match its name."""
+    """Returns True if only the user may write a file whose bytes match its name."""
     try:
         facts = path.lstat()
         return (
@@ -176,7 +164,7 @@ def is_sound(path: Path) -> bool:
 
 
 def register(path: Path) -> None:
-    """Registers a library's functions with JAX; raises OSError if it cannot be loaded."""
+    """Registers a library's functions with JAX; OSError if it cannot be loaded."""
     library = ctypes.CDLL(str(path))
     for target in TARGETS:
         jax.ffi.register_ffi_target(
@@ -194,7 +182,7 @@ def _spawn(*commands: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"LC_ALL": "C"},  # English messages, to be quoted in ours
+            env=os.environ | {"LC_ALL": "C"},  # English messages, quoted in ours
         )
         for command in commands
     ]
