@@ -3,9 +3,8 @@
     python benchmarks/accelerator.py [--sections NAME ...] [--json FILE] [--profile DIR]
     python benchmarks/accelerator.py --quick
 
-It prints tables for the documentation. The goals are for one GPU of the H200 class: 99 % within 0.1
-s of training, and a population that trains 50 networks to 99 % per second. Candidates take turns of
-a whole training, so other load affects all of them. The test images are used once, at the end.
+The goals are for one GPU of the H200 class: 99 % within 0.1 s of training, and a population that
+trains 50 networks to 99 % per second. Whole trainings alternate, so other load affects all of them.
 `--quick` tries the same code in about a minute, also on a CPU; its figures mean nothing.
 """
 
@@ -18,26 +17,27 @@ import statistics
 import subprocess
 import sys
 import time
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from machine import best_seconds, copy_bandwidth, describe, device, headline, matmul_rates
+from markdown_table import print_table
 from programs import Training, compile_members, compile_training, step_cost
 
 from mnist_jax import Config
 from mnist_jax.config import LARGEST, load_config, replace_fields
 from mnist_jax.machine.accelerator import missing_accelerator
+from mnist_jax.steps import PRECISIONS
 from mnist_jax.workdir.hashing import network_sha256
 
 RECIPES = {"reference": "default", "fast": "fast", "accurate": "accurate"}
-# Makes runs on an NVIDIA GPU repeat their bits. The gradient of XLA's own max-pooling has no such
-# implementation: https://openxla.org/xla/determinism
+# Makes runs on an NVIDIA GPU repeat their bits, but fails for the gradient of XLA's max-pooling:
+# https://openxla.org/xla/determinism
 SAME_BITS = "--xla_gpu_deterministic_ops=true"
 GOALS = {"seconds_to_99": 0.1, "networks_per_second": 50}
-# Products by name: type of the matrices, and `precision` of the product.
+# Type of the matrices, and `precision` of the product.
 PRODUCTS = {
     "float32": ("float32", "highest"),
     "tensorfloat32": ("float32", "tensorfloat32"),
@@ -49,7 +49,7 @@ Rows = list[dict[str, Any]]
 
 
 def main() -> None:
-    """Measures section after section, prints each as a table, and writes them all as JSON."""
+    """Measures the sections, prints each as a table, and writes them as JSON."""
     args = parse_arguments()
     if args.child:
         print(json.dumps(bits_and_seconds(replace_fields(recipe("reference", args), args.child))))
@@ -68,10 +68,10 @@ def main() -> None:
     for name in args.sections:
         try:
             report[name] = SECTIONS[name](args)
-        except jax.errors.JaxRuntimeError as error:  # the other sections are still useful
+        except jax.errors.JaxRuntimeError as error:
             report[name] = [{"failed": brief(error)}]
         print(f"\n## {name}\n")
-        print("\n".join(table(report[name])), flush=True)
+        print_table(report[name])
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -101,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def recipe(name: str, args: argparse.Namespace) -> Config:
-    """Loads a recipe of `RECIPES`; with --quick, a smaller one."""
+    """Loads a recipe of `RECIPES`, smaller with --quick."""
     config = load_config(str(Path(__file__).parents[1] / "configs" / f"{RECIPES[name]}.py"))
     if not args.quick:
         return config
@@ -110,22 +110,20 @@ def recipe(name: str, args: argparse.Namespace) -> Config:
 
 
 def variants(config: Config, args: argparse.Namespace) -> list[Config]:
-    """Returns a recipe, the recipe in each other precision, and with the other lowering."""
-    if args.quick:
-        return [config]
-    others = [replace_fields(config, {"precision": value}) for value in precisions(config)]
-    return [config, *others, replace_fields(config, {"model.lowering": "xla"})]
+    """Returns a recipe, and unless quick those with another precision or lowering."""
+    others = [{"precision": value} for value in PRECISIONS if value != config.precision]
+    changes = [] if args.quick else [*others, {"model.lowering": "xla"}]
+    return [config, *(replace_fields(config, change) for change in changes)]
 
 
-def precisions(config: Config) -> list[str]:
-    """Returns the other values of `precision`."""
-    values = typing.get_args(typing.get_type_hints(Config)["precision"])
-    return [value for value in values if value != config.precision]
+def labels(name: str, config: Config) -> dict[str, str]:
+    """Returns the first cells of a variant's row."""
+    return {"recipe": name, "precision": config.precision, "lowering": config.model.lowering}
 
 
 @functools.cache
 def best_rates(quick: bool) -> dict[str, float]:
-    """Measures FLOP/s of products by precision, "memory" in bytes/s and "call" in seconds."""
+    """Measures FLOP/s by precision, "memory" in bytes/s and "call" in seconds."""
     sizes = (256,) if quick else (2048, 4096, 8192)
     found = {
         name: max(matmul_rates(sizes, dtype=dtype, precision=level).values())
@@ -137,17 +135,12 @@ def best_rates(quick: bool) -> dict[str, float]:
 
 
 def measure_rates(args: argparse.Namespace) -> Rows:
-    """Measures the rates that the floors are computed from."""
+    """Measures the rates that determine the floors."""
     found = best_rates(args.quick)
-    rows: Rows = [
-        {"rate": f"matrix products, {name}", "value": found[name] / 1e12, "unit": "TFLOP/s"}
-        for name in PRODUCTS
-    ]
-    return [
-        *rows,
-        {"rate": "memory, read and written", "value": found["memory"] / 1e9, "unit": "GB/s"},
-        {"rate": "a call and its answer", "value": 1e6 * found["call"], "unit": "µs"},
-    ]
+    rates = {f"matrix products, {name}, TFLOP/s": found[name] / 1e12 for name in PRODUCTS}
+    rates["memory, read and written, GB/s"] = found["memory"] / 1e9
+    rates["a call and its answer, µs"] = 1e6 * found["call"]
+    return [{"rate": name, "value": value} for name, value in rates.items()]
 
 
 def measure_recipes(args: argparse.Namespace) -> Rows:
@@ -166,9 +159,7 @@ def measure_recipes(args: argparse.Namespace) -> Rows:
         test = run.compiled.program.measure(run.state, "test")["accuracy"]
         rows.append(
             {
-                "recipe": name,
-                "precision": config.precision,
-                "lowering": config.model.lowering,
+                **labels(name, config),
                 "compile, s": run.compiled.seconds,
                 "first training, s": first,
                 "training, s": later,
@@ -182,7 +173,7 @@ def measure_recipes(args: argparse.Namespace) -> Rows:
 
 
 def measure_steps(args: argparse.Namespace) -> Rows:
-    """Times a step beside its floor: arithmetic at the best rate, bytes at the memory's."""
+    """Times a step beside its floor by arithmetic and memory traffic."""
     best = best_rates(args.quick)
     rows = []
     for name in args.recipes:
@@ -195,9 +186,7 @@ def measure_steps(args: argparse.Namespace) -> Rows:
             step = 1e3 * statistics.median(later) / run.num_steps
             rows.append(
                 {
-                    "recipe": name,
-                    "precision": config.precision,
-                    "lowering": config.model.lowering,
+                    **labels(name, config),
                     "MFLOP needed": cost["flops_needed"] / 1e6,
                     "MFLOP compiled": cost["flops"] / 1e6,
                     "MB": cost["bytes"] / 1e6,
@@ -213,7 +202,7 @@ def measure_steps(args: argparse.Namespace) -> Rows:
 
 
 def measure_chunks(args: argparse.Namespace) -> Rows:
-    """Times steps in calls of different length, from one step to an epoch."""
+    """Times steps in calls of different lengths."""
     runs = []
     for name in args.recipes:
         own = recipe(name, args).chunk_steps
@@ -233,15 +222,11 @@ def measure_chunks(args: argparse.Namespace) -> Rows:
 
 
 def measure_population(args: argparse.Namespace) -> Rows:
-    """Times populations of the fast recipe, each member with its own seed."""
+    """Times populations of the fast recipe."""
     rows: Rows = []
     for config in variants(recipe("fast", args), args):
         for members in args.members:
-            row: dict[str, Any] = {
-                "members": members,
-                "precision": config.precision,
-                "lowering": config.model.lowering,
-            }
+            row: dict[str, Any] = {"members": members, **labels("fast", config)}
             rows.append(row)
             run = None  # frees the memory of the previous one
             try:
@@ -266,9 +251,9 @@ def measure_population(args: argparse.Namespace) -> Rows:
 
 
 def measure_same_bits(args: argparse.Namespace) -> Rows:
-    """Times an epoch in separate processes, without and with the flag for reproducible bits."""
+    """Times epochs without and with the flag for reproducible bits, in separate processes."""
     if jax.default_backend() == "tpu":
-        return [{"flag": "a TPU has none, and belongs to one process"}]
+        return [{"flag": "not on a TPU"}]
     asked = [("xla", ""), ("xla", SAME_BITS), ("auto", ""), ("auto", SAME_BITS)]
     rows = []
     for lowering, flag in asked[-1:] if args.quick else asked:
@@ -284,10 +269,10 @@ def measure_same_bits(args: argparse.Namespace) -> Rows:
 
 
 def run_child(fields: dict[str, Any], flag: str, args: argparse.Namespace) -> dict[str, Any] | str:
-    """Trains in another process; returns its result, or the last line of its error."""
+    """Trains in another process; returns its result or the last line of its error."""
     env = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
-        # This process has reserved most of the memory, and a cache would select the same kernels.
+        # This process has reserved most of the memory; a cache would select the same kernels.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
@@ -301,7 +286,7 @@ def run_child(fields: dict[str, Any], flag: str, args: argparse.Namespace) -> di
 
 
 def bits_and_seconds(config: Config) -> dict[str, Any]:
-    """Trains an epoch a few times; returns all seconds except the first, and the last hash."""
+    """Trains an epoch four times; returns the later seconds, and the last hash."""
     run = Training(compile_training(config))
     seconds = [run.run(run.num_steps) for _ in range(4)]
     return {
@@ -311,13 +296,13 @@ def bits_and_seconds(config: Config) -> dict[str, Any]:
 
 
 def rounds(args: argparse.Namespace, runs: Sequence[tuple[Training, int]]) -> list[list[float]]:
-    """Alternates trainings; returns the seconds of each, including the first round."""
+    """Alternates trainings; returns the seconds of each, with the first round."""
     found = [[run.run(steps) for run, steps in runs] for _ in range(args.rounds + 1)]
     return [list(column) for column in zip(*found, strict=True)]
 
 
 def brief(error: Exception) -> str:
-    """Returns the beginning of an error message, short enough for a table."""
+    """Shortens an error message for a table."""
     return str(error).partition("\n")[0][:80].replace("|", "/")
 
 
@@ -330,24 +315,6 @@ def profile(config: Config, directory: Path) -> None:
     with jax.profiler.trace(directory):
         run.run(steps)
     print(f"{directory}: {steps} steps, {time.perf_counter() - started:.1f} s", file=sys.stderr)
-
-
-def spelled(cell: Any) -> str:
-    """Formats a number with three significant digits, and several as "median (min-max)"."""
-    if isinstance(cell, list):
-        median, least, most = map(spelled, (float(statistics.median(cell)), min(cell), max(cell)))
-        return f"{median} ({least}-{most})"
-    if isinstance(cell, float):
-        return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
-    return str(cell)
-
-
-def table(rows: Rows) -> list[str]:
-    """Returns the lines of a Markdown table, with a column for each name in the rows."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(spelled(row.get(name, '')) for name in names)} |" for row in rows]
-    return lines
 
 
 SECTIONS = {

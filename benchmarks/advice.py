@@ -2,10 +2,9 @@
 
     python benchmarks/advice.py [--seeds 5]
 
-All recipes train in turn, seed after seed. A row has the mean difference to the reference recipe
-over pairs of runs with the same seed, its 95 % interval (paired t), and the median ratio of the
-times of training and validation. Choose by the validation column; the test column is for the
-record. A second call reads the runs that are in runs/advice/.
+A row has the mean difference to the reference recipe over pairs of runs with the same seed, its
+95 % interval (paired t), and the median ratio of the times. Choose by the validation column. A
+second call reads the runs in runs/advice/.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from machine import describe, headline
+from machine import headline
 
 from mnist_jax import Config, compare, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
@@ -27,7 +26,7 @@ AFFINE = {
     "augment.scale": 0.1,
     "augment.shear": 6.0,
 }
-# Name of each change -> fields of the reference recipe, or another recipe.
+# By name: fields of the reference recipe, or another recipe.
 CHANGES: dict[str, dict[str, Any] | str] = {
     "kernels of 5x5": {"model.kernel_size": 5},
     "twice the filters": {"model.features": 64},
@@ -74,7 +73,7 @@ def config_of(change: dict[str, Any] | str) -> Config:
 
 
 def row(name: str, reference: list[dict[str, Any]], changed: list[dict[str, Any]]) -> str:
-    """Returns a line of the table from results in the order of the seeds."""
+    """Formats results in the order of the seeds as a row."""
     found = compare(as_population(reference), as_population(changed))
     points = [
         f"{100 * found[key]['difference']:+.2f} ± {100 * found[key]['half_width']:.2f}"
@@ -85,19 +84,19 @@ def row(name: str, reference: list[dict[str, Any]], changed: list[dict[str, Any]
 
 
 def as_population(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns results in the order of the seeds in the form that `compare` takes."""
+    """Converts results in the order of the seeds for `compare`."""
     names = ("val_accuracy", "test_accuracy")
     lists = {name: [result[name] for result in results] for name in names}
     return {"seeds": list(range(len(results))), "values": {}, **lists}
 
 
 def seconds(result: dict[str, Any]) -> float:
-    """Returns the seconds that grow with the epochs, without start, compilation and checkpoints."""
+    """Returns the seconds of training and validation."""
     return result["seconds"]["train"] + result["seconds"]["eval"]
 
 
 def main() -> None:
-    """Trains all changes in turn, seed after seed, and prints the table."""
+    """Trains all changes in turn, seed after seed, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds
@@ -118,7 +117,7 @@ def main() -> None:
     print(f"| none: the reference recipe | {val:.2f} % | {test:.2f} % | 1 |")
     for name, found in results.items():
         print(row(name, reference, found))
-    print(f"\n{seeds} seeds; ± is the 95 % interval. {headline(describe())}")
+    print(f"\n{seeds} seeds; ± is the 95 % interval. {headline()}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/ahead.py [--targets NAME ...] [--recipes NAME ...] [--json FILE]
 
-It prints counts of the compiled programs and the compiler's estimates, not measurements. It needs
-the packages of the extra [ahead]; `make check-accelerators` installs them and runs it.
+Prints counts and the compilers' estimates, not measurements. `make check-accelerators` installs the
+extra [ahead] and runs it.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # otherwise libtpu asks a server about its machine
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu queries a server
 os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several may compile at once
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # for concurrent compilations
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import hlo
@@ -29,6 +29,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from machine import describe, headline
+from markdown_table import print_table
+from programs import step_rngs
 
 from mnist_jax import Config, rng
 from mnist_jax.config import load_config, replace_fields
@@ -45,59 +47,40 @@ from mnist_jax.steps import PRECISIONS, predict_step, run_eval_steps
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = [path.stem for path in sorted(CONFIGS.glob("*.py"))]
-IMAGE_SHAPE, CLASSES, IMAGES = (28, 28, 1), 10, 60_000  # of MNIST
-MEMBERS = 8  # of a population, on each device
+IMAGE_SHAPE, CLASSES, IMAGES = (28, 28, 1), 10, 60_000  # MNIST's
+MEMBERS = 8  # of a population, per device
 PROGRAMS = ("train", "evaluate", "predict", "population")
 
 
 class Chip(NamedTuple):
-    """A chip by its data sheet.
+    """A chip by its data sheet."""
 
-    Attributes:
-        flops: operations per second by precision. On a TPU, float32 takes six passes of bfloat16.
-        bandwidth: bytes per second of its memory.
-    """
-
-    flops: dict[str, float]
-    bandwidth: float
+    flops: dict[str, float]  # operations per second by precision
+    bandwidth: float  # bytes per second of memory
 
 
 class Devices(NamedTuple):
-    """Devices to compile for.
+    """Devices to compile for."""
 
-    Attributes:
-        platform: the platform, "tpu" or "cuda".
-        topology: the name of the topology, or of the description of a GPU.
-        devices: the number of its devices in use.
-    """
-
-    platform: str
-    topology: str
-    devices: int
+    platform: str  # "tpu" or "cuda"
+    topology: str  # of a TPU, or a file in `gpus/`
+    devices: int  # number in use
 
 
 class Case(NamedTuple):
-    """A program to compile.
-
-    Attributes:
-        target: one of `TARGETS`.
-        recipe: one of `RECIPES`.
-        program: one of `PROGRAMS`.
-        precision: the precision of the training; "": the recipe's own.
-        batch_size: examples per step; 0: the recipe's own.
-    """
+    """A program to compile: a target, a recipe, and one of `PROGRAMS`."""
 
     target: str
     recipe: str
     program: str = "train"
-    precision: str = ""
-    batch_size: int = 0
+    precision: str = ""  # the recipe's
+    batch_size: int = 0  # the recipe's
 
 
 # https://cloud.google.com/tpu/docs/v5e, /v6e and /v5p; the data sheets of NVIDIA's H100 (SXM), HGX
 # B200 and T4, without sparsity. A T4 multiplies neither bfloat16 nor tensorfloat32.
 def tpu(peak: float, bandwidth: float) -> Chip:
-    """Returns a TPU by its peak in bfloat16; for the other passes see `jax.lax.Precision`."""
+    """Returns a TPU by its peak in bfloat16; see `jax.lax.Precision` for passes per product."""
     return Chip({"bfloat16": peak, "tensorfloat32": peak / 3, "float32": peak / 6}, bandwidth)
 
 
@@ -129,32 +112,28 @@ TARGETS = {
 
 @functools.cache
 def mesh_of(name: str) -> Mesh:
-    """Returns a mesh of devices that are described, not present."""
-    target = TARGETS[name]
-    if target.platform == "tpu":
-        devices = topologies.get_topology_desc(
-            platform="tpu", topology_name=target.topology
-        ).devices
-    else:
+    """Returns a mesh of absent devices."""
+    platform, topology, count = TARGETS[name]
+    options = {}
+    if platform == "cuda":
         jax.devices()  # finds the plugins
-        text = (Path(__file__).parent / "gpus" / f"{target.topology}.txtpb").read_text()
-        devices = topologies.get_topology_desc(
-            platform="cuda",
-            topology_name=target.topology,
-            topology=f"1x{max(1, target.devices // 8)}x{min(8, target.devices)}",  # hosts of 8
-            target_config=text,
-        ).devices
-    chosen = np.array(devices[: target.devices])
-    return Mesh(chosen, ("data",), axis_types=(AxisType.Auto,))
+        options = {
+            "topology": f"1x{max(1, count // 8)}x{min(8, count)}",  # hosts of 8
+            "target_config": (Path(__file__).parent / f"gpus/{topology}.txtpb").read_text(),
+        }
+    devices = topologies.get_topology_desc(
+        topology_name=topology, platform=platform, **options
+    ).devices
+    return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
 
 
 def placed(tree: Any, sharding: NamedSharding) -> Any:
-    """Returns the shapes of a tree's arrays as they lie on devices that are not present."""
+    """Returns the shapes of a tree's arrays on absent devices."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def batches(steps: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a chunk, see `loader.take_chunk`."""
+    """Returns a chunk's shapes, see `loader.take_chunk`."""
     return {
         "image": jax.ShapeDtypeStruct((steps, size, *IMAGE_SHAPE), jnp.uint8),
         "label": jax.ShapeDtypeStruct((steps, size), jnp.int32),
@@ -163,11 +142,7 @@ def batches(steps: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def traced_programs(config: Config, mesh: Mesh) -> dict[str, Callable[[], Any]]:
-    """Returns functions that trace the programs of a recipe on the devices of a mesh, by name.
-
-    They are the same jitted functions, with the same options, that `train`, `evaluate`, `predict`
-    and `population` call.
-    """
+    """Returns functions that trace a recipe's `PROGRAMS`, as their commands call them."""
     examples = round(IMAGES * (1 - config.data.validation_fraction))
     num_steps = steps_per_epoch(examples, config.batch_size)
     info = DataInfo(IMAGE_SHAPE, tuple(map(str, range(CLASSES))))
@@ -182,7 +157,7 @@ def traced_programs(config: Config, mesh: Mesh) -> dict[str, Callable[[], Any]]:
             model, tx, rng.stream(0, "init"), IMAGE_SHAPE, averaged=is_averaged(options)
         )
     )
-    rngs = jax.eval_shape(lambda: {role: rng.stream(0, role) for role in ("dropout", "augment")})
+    rngs = jax.eval_shape(step_rngs)
     values = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in values}
     rate, forward = jax.ShapeDtypeStruct((), jnp.float32), Forward(model)
 
@@ -205,29 +180,25 @@ def traced_programs(config: Config, mesh: Mesh) -> dict[str, Callable[[], Any]]:
 
     def population() -> Any:
         members = Mesh(mesh.devices, ("member",), axis_types=(AxisType.Auto,))
-        shared = {
-            "images": jax.ShapeDtypeStruct((examples, *IMAGE_SHAPE), jnp.uint8),
-            "labels": jax.ShapeDtypeStruct((examples,), jnp.int32),
-            "step": jax.ShapeDtypeStruct((steps,), jnp.int32),
-        }
+        shared = (
+            jax.ShapeDtypeStruct((examples, *IMAGE_SHAPE), jnp.uint8),
+            jax.ShapeDtypeStruct((examples,), jnp.int32),
+            jax.ShapeDtypeStruct((steps,), jnp.int32),
+        )
         order = jax.ShapeDtypeStruct((examples,), jnp.int32)
         own = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((MEMBERS * mesh.size, *x.shape), x.dtype),
             (bare(state), (order, rate, rngs, values)),
         )
         own = placed(own, split_members(members))
-        shared = placed(tuple(shared.values()), replicated(members))
+        shared = placed(shared, replicated(members))
         return jit_members(build, members, config.batch_size).trace(*own, shared)
 
     return {"train": train, "evaluate": evaluate, "predict": predict, "population": population}
 
 
 def compile_ahead(config: Config, target: str, program: str = "train") -> tuple[Any, float]:
-    """Compiles a program of a recipe for a target.
-
-    Returns:
-        The compiled program, which cannot be run here, and the seconds that it took.
-    """
+    """Compiles a program of a recipe for a target; returns it and the seconds taken."""
     traced = traced_programs(config, mesh_of(target))[program]()
     start = time.perf_counter()
     lowered = traced.lower(lowering_platforms=(TARGETS[target].platform,))
@@ -235,12 +206,7 @@ def compile_ahead(config: Config, target: str, program: str = "train") -> tuple[
 
 
 def look(case: Case, folder: Path | None = None) -> dict[str, Any]:
-    """Compiles what a case names and returns what its compiler says of it.
-
-    Args:
-        case: the program.
-        folder: a directory that keeps the text of the compiled program; None: nothing is kept.
-    """
+    """Compiles a case and returns its counts; `folder` receives the compiled text."""
     fields = {"precision": case.precision, "batch_size": case.batch_size}
     config = load_config(str(CONFIGS / f"{case.recipe}.py"))
     config = replace_fields(config, {name: value for name, value in fields.items() if value})
@@ -253,7 +219,7 @@ def look(case: Case, folder: Path | None = None) -> dict[str, Any]:
     text, cost = compiled.as_text(), compiled.cost_analysis() or {}
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        name = "-".join(str(value) for value in (*case[:3], row["precision"], row["batch_size"]))
+        name = "-".join(str(row[field]) for field in Case._fields)
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     chip = CHIPS[case.target.split("-")[0]]
     flops, moved = cost.get("flops"), cost.get("bytes accessed")
@@ -270,7 +236,7 @@ def look(case: Case, folder: Path | None = None) -> dict[str, Any]:
 
 
 def cases(args: argparse.Namespace) -> list[Case]:
-    """Returns the programs to compile: every program, for the targets that it can run on."""
+    """Returns the programs to compile, by the command line."""
     return [
         Case(target, recipe, program, precision)
         for target in args.targets
@@ -282,34 +248,24 @@ def cases(args: argparse.Namespace) -> list[Case]:
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yields rows as lines of Markdown."""
-    yield (
-        "| for | recipe | program | precision | compile, s | temporary, MB | MB moved "
-        "| estimate, ms | roofline, ms | operations | scalars | exchanged, MB |"
-    )
-    yield "|---" * 12 + "|"
+def columns(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a result of `look` as cells by column."""
 
-    def number(value: float | None, scale: float, digits: int) -> str:
-        return "" if value is None else f"{value * scale:.{digits}f}"
+    def scaled(name: str, factor: float) -> float | None:
+        return row.get(name) and factor * row[name]
 
-    for row in rows:
-        names = " | ".join(row[name] for name in ("target", "recipe", "program", "precision"))
-        if "failed" in row:
-            yield f"| {names} | {row['failed']} |" + " |" * 7
-            continue
-        exchanged = [f"{name} {size / 1e6:.2f}" for name, size in row["collectives"].items()]
-        numbers = [
-            number(row["seconds"], 1, 1),
-            number(row["temporary"], 1e-6, 1),
-            number(row["bytes"], 1e-6, 1),
-            number(row["estimate"], 1e3, 3),
-            number(row["roofline"], 1e3, 3),
-            str(row["operations"]),
-            str(row["scalars"]),
-            ", ".join(exchanged),
-        ]
-        yield f"| {names} | {' | '.join(numbers)} |"
+    exchanged = (f"{name} {size / 1e6:.2f}" for name, size in row.get("collectives", {}).items())
+    return {
+        "for": row["target"],
+        **{name: row[name] for name in ("recipe", "program", "precision")},
+        "compile, s": row.get("failed", row.get("seconds")),
+        "temporary, MB": scaled("temporary", 1e-6),
+        "MB moved": scaled("bytes", 1e-6),
+        "estimate, ms": scaled("estimate", 1e3),
+        "roofline, ms": scaled("roofline", 1e3),
+        **{name: row.get(name) for name in ("operations", "scalars")},
+        "exchanged, MB": ", ".join(exchanged),
+    }
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -319,14 +275,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["train"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[""])
-    parser.add_argument("--cases", type=json.loads, help="a list of cases, each a list, as JSON")
+    parser.add_argument("--cases", type=json.loads, help="JSON list of cases, each a list")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--text", type=Path, metavar="DIR", help="where compiled programs are kept")
+    parser.add_argument("--text", type=Path, metavar="DIR", help="for the compiled programs")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Compiles case after case, prints a table, and writes it as JSON."""
+    """Compiles the cases, prints a table, and writes it as JSON."""
     args = parse_arguments()
     found = [Case(*case) for case in args.cases] if args.cases else cases(args)
     packages = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
@@ -340,7 +296,7 @@ def main() -> None:
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(table(report["rows"])))
+    print_table(map(columns, report["rows"]))
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     print(f"\nThe compilers' programs and estimates, not measured. {listed}.")
     print(headline(report["machine"]))

@@ -2,20 +2,21 @@
 
     python benchmarks/augmentation.py
 
-Each runs in a compiled loop over steps, on 128 images of MNIST's size: alone, and as part of
-training the reference network, where XLA may repeat a change for each use of its result. A library
-that is not installed is reported and left out.
+Each runs in a compiled loop over steps, on 128 images of MNIST's size: alone, and in training the
+reference network, where XLA may repeat a change for each use of its result. A library that is not
+installed is reported.
 """
 
+import functools
 import statistics
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
-from machine import describe, headline
+from machine import alternate, headline
+from markdown_table import print_table
 
 from mnist_jax.augment import augment, mixup
 from mnist_jax.config import ModelConfig
@@ -27,7 +28,7 @@ Change = Callable[[jax.Array, jax.Array], jax.Array]  # images, key -> images
 
 
 def ours() -> dict[str, Change]:
-    """Returns our changes by name."""
+    """Returns this project's changes by name."""
     affine = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "shear": 15.0}
     settings = {name: {name: strength} for name, strength in affine.items()}
     settings |= {
@@ -37,18 +38,19 @@ def ours() -> dict[str, Change]:
         "cutout": {"cutout": 8},
     }
 
-    def change(strengths: dict[str, float]) -> Change:
-        return lambda images, key: augment(images, key, **strengths)
+    changes: dict[str, Change] = {
+        f"ours: {name}": functools.partial(augment, **strengths)
+        for name, strengths in settings.items()
+    }
 
     def mix(images: jax.Array, key: jax.Array) -> jax.Array:
         return mixup(images, jnp.ones(BATCH, bool), key, alpha=0.2)
 
-    changes = {f"ours: {name}": change(strengths) for name, strengths in settings.items()}
     return {"nothing": lambda images, _: images} | changes | {"ours: mixup": mix}
 
 
 def by_jax() -> dict[str, Change]:
-    """Returns a rotation by JAX's own interpolation."""
+    """Returns a rotation by JAX's interpolation."""
 
     def rotate(images, key):
         angle = 0.26 * jax.random.uniform(key, (BATCH, 1, 1), minval=-1, maxval=1)
@@ -63,7 +65,7 @@ def by_jax() -> dict[str, Change]:
 
 
 def by_dm_pix() -> dict[str, Change]:
-    """Returns dm_pix's changes; it leaves random numbers to its caller."""
+    """Returns dm_pix's changes."""
     import dm_pix
 
     def affine(images, key):
@@ -87,7 +89,7 @@ def by_dm_pix() -> dict[str, Change]:
 
 
 def by_augmax() -> dict[str, Change]:
-    """Returns augmax's changes; it has no shear, and shifts only by a fixed number of pixels."""
+    """Returns augmax's changes; it has no shear and no random shift."""
     import augmax
 
     def change(*transforms) -> Change:
@@ -140,24 +142,23 @@ def main() -> None:
 
     images = jax.random.uniform(jax.random.key(0), (BATCH, SIDE, SIDE, 1))
     programs = {
-        (name, where): where(change)
+        (name, where): functools.partial(where(change), images)
         for name, change in changes.items()
         for where in (alone, in_training)
     }
-    seconds = {row: [] for row in programs}
-    for _ in range(1 + ROUNDS):  # the first call compiles
-        for row, run in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run(images))
-            seconds[row].append((time.perf_counter() - start) / STEPS)
-    medians = {row: 1e3 * statistics.median(values[1:]) for row, values in seconds.items()}
-    print(f"| change | alone, ms per batch of {BATCH} | in training, ms per step | added |")
-    print("|---|---|---|---|")
-    for name in changes:
-        step = medians[name, in_training]
-        more = step - medians["nothing", in_training]
-        print(f"| {name} | {medians[name, alone]:.2f} | {step:.2f} | {more:.2f} |")
-    print(f"\nMedians of {ROUNDS}. {headline(describe())}")
+    times = alternate(programs, ROUNDS, scale=1e3 / STEPS)
+    medians = {row: statistics.median(values) for row, values in times.items()}
+    rows = [
+        {
+            "change": name,
+            f"alone, ms per batch of {BATCH}": medians[name, alone],
+            "in training, ms per step": medians[name, in_training],
+            "added": medians[name, in_training] - medians["nothing", in_training],
+        }
+        for name in changes
+    ]
+    print_table(rows)
+    print(f"\nMedians of {ROUNDS}. {headline()}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@
 
 A step's arithmetic is `summary.step_flops`, at the chip's peak in bfloat16. The gradients are
 float32. Their sum is a reduce-scatter and an all-gather in rings: every chip sends 2 (n - 1) / n of
-their bytes, with one latency per hop. A torus has a ring along each axis, so the hops are
-2 (sides - 1), added over the axes; behind a switch they are those of a tree, 2 log2(n). Nothing
-overlaps. A small network stays far below the peak, so its real steps are slower and the shares of
-communication smaller: these are worst cases.
+their bytes, with one latency per hop. A torus has a ring along each axis, with 2 (sides - 1) hops;
+behind a switch a tree has 2 log2(n). Nothing overlaps. These are worst cases, since the steps of a
+small network stay far below the peak.
 
 Sources:
     TPU v5e, 197 TFLOP/s and 400 GB/s both ways, 256 chips per pod, two 100 Gbit/s cards per host of
@@ -24,17 +23,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from markdown_table import print_table
+
 from mnist_jax.config import load_config
 from mnist_jax.models import create_model
 from mnist_jax.reporting.summary import step_flops, summarize
 
-CHIPS, BATCH = (1, 8, 256, 4096), 128
+CHIPS, BATCH = (8, 256, 4096), 128
 RECIPES = Path(__file__).parent.parent / "configs"
 IMAGE = (28, 28, 1)
 
 
 def torus(axes: int) -> Callable[[int], float]:
-    """Returns the hops of a sum over n chips in a torus with equal sides."""
+    """Returns a function from n chips to the hops of a sum in a torus with equal sides."""
     return lambda n: 2 * axes * (n ** (1 / axes) - 1)
 
 
@@ -44,23 +45,14 @@ def tree(n: int) -> float:
 
 
 class Link(NamedTuple):
-    """A kind of chip and its interconnect.
-
-    Attributes:
-        name: the name of both.
-        peak: FLOP/s of a chip in bfloat16.
-        bandwidth: bytes per second out of a chip, one way, over all its links.
-        latency: seconds per hop.
-        hops: function from n chips to the hops of a sum over them.
-        largest: the largest number of chips.
-    """
+    """A kind of chip and its interconnect."""
 
     name: str
-    peak: float
-    bandwidth: float
-    latency: float
-    hops: Callable[[int], float]
-    largest: int
+    peak: float  # FLOP/s of a chip in bfloat16
+    bandwidth: float  # bytes per second out of a chip, one way
+    latency: float  # seconds per hop
+    hops: Callable[[int], float]  # of a sum over n chips
+    largest: int  # number of chips
 
 
 LINKS = [
@@ -83,26 +75,25 @@ def main() -> None:
         model = create_model(num_classes=10, **vars(load_config(RECIPES / f"{recipe}.py").model))
         parameters = sum(layer.params for layer in summarize(model, IMAGE))
         flops = step_flops(model, IMAGE, BATCH)
-        print(
-            f"\nconfigs/{recipe}.py: {parameters:,} parameters, {4 * parameters / 1e6:.2f} MB of "
-        )
+        size, rows = 4 * parameters, []
+        print(f"\nconfigs/{recipe}.py: {parameters:,} parameters, {size / 1e6:.2f} MB of")
         print(f"gradients; {flops / 1e6:,.0f} MFLOP for a step of {BATCH} images per chip\n")
-        print("| chips | link | arithmetic, µs | sum, µs | share of the sum | images per chip |")
-        print("|---|---|---|---|---|---|")
         for link in LINKS:
             compute = flops / link.peak
-            for chips in CHIPS[1:]:
-                if chips > link.largest:
-                    continue
-                seconds = all_reduce_seconds(4 * parameters, chips, link)
-                print(
-                    f"| {chips} | {link.name} | {1e6 * compute:.1f} | {1e6 * seconds:,.0f} | "
-                    f"{seconds / (seconds + compute):.0%} | {BATCH * seconds / compute:,.0f} |"
+            for chips in (n for n in CHIPS if n <= link.largest):
+                seconds = all_reduce_seconds(size, chips, link)
+                rows.append(
+                    {
+                        "chips": chips,
+                        "link": link.name,
+                        "arithmetic, µs": 1e6 * compute,
+                        "sum, µs": 1e6 * seconds,
+                        "share of the sum": f"{seconds / (seconds + compute):.0%}",
+                        "images per chip": BATCH * seconds / compute,
+                    }
                 )
-    print(
-        "\nOne chip sends nothing. The last column: images per chip above which the sum takes less"
-    )
-    print("time than the arithmetic. Computed, not measured.")
+        print_table(rows)
+    print("\nLast column: images per chip above which the arithmetic takes longer than the sum.")
 
 
 if __name__ == "__main__":

@@ -3,23 +3,22 @@
     python benchmarks/conv.py
 
 The last column is the choice of `auto`, with its cost if it is not the fastest. Times include bias
-and rectifier, since `native` computes them in the same pass. Steps run in a scan, as in training: a
-separate call would wait for new memory.
+and rectifier, which `native` computes in the same pass. Steps run in a scan, as in training.
 """
 
+import functools
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from machine import describe, headline
+from machine import alternate, headline
+from markdown_table import print_table
 
 from mnist_jax.native.conv_pool import fits
 from mnist_jax.ops import choose_lowering, conv_pool
 
-LOWERINGS = ("matmul", "xla", "native")
 STEPS = 5  # per call
 # channels, side, kernel, filters, stride, padding, pool, batch
 LAYERS = [
@@ -47,7 +46,7 @@ LAYERS = [
 
 
 def descend(lowering: str, *, images_too: bool, **options: Any) -> Callable:
-    """Returns compiled steps of gradient descent on a kernel and, if asked, on the images."""
+    """Creates compiled steps of gradient descent on a kernel, and perhaps on the images."""
 
     def layer(kernel, images):
         bias = jnp.zeros(kernel.shape[-1])
@@ -57,7 +56,7 @@ def descend(lowering: str, *, images_too: bool, **options: Any) -> Callable:
         def step(arrays, _):
             kernel, images = arrays
             d_kernel, d_images = jax.vjp(layer, kernel, images)[1](grads)
-            if images_too:  # otherwise their gradient is unused and not computed
+            if images_too:  # otherwise XLA drops their gradient
                 images -= 1e-9 * d_images
             return (kernel - 1e-9 * d_kernel, images), None
 
@@ -66,43 +65,47 @@ def descend(lowering: str, *, images_too: bool, **options: Any) -> Callable:
     return jax.jit(steps)
 
 
+def measure(
+    channels: int,
+    side: int,
+    size: int,
+    filters: int,
+    stride: int,
+    padding: str,
+    pool: int,
+    batch: int,
+) -> dict[str, Any]:
+    """Times the lowerings of a layer."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    images = jax.random.normal(keys[0], (channels, side, side, batch))
+    kernel = jax.random.normal(keys[1], (size, size, channels, filters))
+    options = {"stride": stride, "padding": padding, "pool_size": pool}
+    shape = jax.eval_shape(lambda *x: conv_pool(*x, **options), images, kernel)
+    grads = jax.random.normal(keys[2], shape.shape)
+    images_too = channels not in (1, 3)  # not in the first layer of a network
+    chosen = choose_lowering(images, kernel, stride, pool)
+
+    def times(names: Sequence[str], rounds: int) -> dict[str, float]:
+        steps = {name: descend(name, images_too=images_too, **options) for name in names}
+        runs = {name: functools.partial(steps[name], (kernel, images), grads) for name in names}
+        found = alternate(runs, rounds, scale=1e3 / STEPS)
+        return {name: statistics.median(values) for name, values in found.items()}
+
+    fast = ("matmul", "native") if fits(images, kernel, pool) else ("matmul",)
+    medians = times(fast, 5) | times(("xla",), 1)
+    loss = medians[chosen] / min(medians.values())
+    return {
+        "layer": f"{channels}x{side}x{side}, {size}x{size} to {filters}, stride {stride}, "
+        f"{padding}, pool {pool}, batch {batch}",
+        **{f"{name}, ms": medians.get(name) for name in ("native", "matmul", "xla")},
+        "auto": f"{chosen}{f', {loss:.2f} times the fastest' if loss > 1.05 else ''}",
+    }
+
+
 def main() -> None:
     """Prints a row per layer."""
-    print(f"| layer | {' | '.join(f'{name}, ms' for name in LOWERINGS)} | auto |")
-    print("|---|---|---|---|---|")
-    for channels, side, size, filters, stride, padding, pool, batch in LAYERS:
-        keys = jax.random.split(jax.random.key(0), 3)
-        images = jax.random.normal(keys[0], (channels, side, side, batch))
-        kernel = jax.random.normal(keys[1], (size, size, channels, filters))
-        # The first layer of a network needs no gradient of its images.
-        images_too = channels not in (1, 3)
-
-        chosen = choose_lowering(images, kernel, stride, pool)
-        names = LOWERINGS if fits(images, kernel, pool) else LOWERINGS[:2]
-        options = {"stride": stride, "padding": padding, "pool_size": pool}
-        shape = jax.eval_shape(lambda *x, o=options: conv_pool(*x, **o), images, kernel)
-        grads = jax.random.normal(keys[2], shape.shape)
-        programs = {name: descend(name, images_too=images_too, **options) for name in names}
-        seconds = {name: [] for name in programs}
-        for _ in range(6):
-            for name, program in programs.items():
-                if name == "xla" and len(seconds[name]) > 1:
-                    continue  # once is enough for so slow a lowering
-                start = time.perf_counter()
-                jax.block_until_ready(program((kernel, images), grads))
-                seconds[name].append((time.perf_counter() - start) / STEPS)
-        # The first call compiles.
-        medians = {
-            name: 1e3 * statistics.median(seconds[name][1:] or seconds[name]) for name in names
-        }
-        loss = medians[chosen] / min(medians.values())
-        times = " | ".join(f"{medians[name]:.2f}" if name in names else "" for name in LOWERINGS)
-        print(
-            f"| {channels}x{side}x{side}, {size}x{size} to {filters}, stride {stride}, {padding}, "
-            f"pool {pool}, batch {batch} | {times} | "
-            f"{chosen}{f', {loss:.2f} times the fastest' if loss > 1.05 else ''} |"
-        )
-    print(f"\nMedians of 5; xla once. {headline(describe())}")
+    print_table(measure(*layer) for layer in LAYERS)
+    print(f"\nMedians of 5; xla once. {headline()}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,9 @@
     python benchmarks/epochs.py --recipe fast
 
 Every peer is a separate process that trains the same network by the same recipe on the same images,
-written the usual way for its library; `peers/protocol.py` describes its commands. A round is an
-epoch of each, so other load affects all of them. The first round compiles and is not timed. The
-test images are used once, at the end.
-
-With the fast recipe a round is a whole training: each peer starts from a new network, trains all
-epochs of its recipe, validates once, and is tested.
+written the usual way for its library; see `peers/protocol.py`. A round is an epoch of each, so
+other load affects all of them. The first round compiles and is not timed. With the fast recipe a
+round is a whole training of a new network, with a validation and a test.
 """
 
 import argparse
@@ -27,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from machine import describe, matmul_rates
-from report import OURS, footer, plot, table, timed
+from markdown_table import print_table
+from report import OURS, footer, plot, rows, timed
 
 from mnist_jax.config import Config, load_config
 from mnist_jax.datasets import load_splits
@@ -36,7 +34,7 @@ from mnist_jax.reporting.summary import step_flops
 
 
 class Command(NamedTuple):
-    """The start of a peer: its script in `peers/`, its options and environment variables."""
+    """A peer's script in `peers/`, its options and environment variables."""
 
     script: str
     options: tuple[str, ...] = ()
@@ -44,7 +42,7 @@ class Command(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A comparison of whole trainings, or of the epochs of one."""
+    """A comparison of whole trainings, or of epochs."""
 
     config: str
     whole: bool
@@ -76,7 +74,7 @@ RECIPES = {
 
 
 class Peer:
-    """A peer's process, and its answers in `record`; after an error it is not asked again."""
+    """A peer's process, and its answers in `record`; an error is final."""
 
     def __init__(self, command: Command, data: Path, log: Path):
         start = time.perf_counter()
@@ -95,10 +93,10 @@ class Peer:
         self.record |= {"start_seconds": time.perf_counter() - start, **ready}
 
     def ask(self, word: str) -> dict[str, Any]:
-        """Sends a command and waits for its answer, which is empty if the peer has failed."""
+        """Sends a command and returns the answer, {} if the peer has failed."""
         if self.record["error"]:
             return {}
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(word + "\n")
             self.process.stdin.flush()
         return self._answer()
@@ -125,7 +123,7 @@ class Peer:
 
 
 def main() -> None:
-    """Runs the rounds, prints the table and writes epochs.json and epochs.png (or trainings)."""
+    """Runs the rounds, prints a table and writes epochs.json and .png, or trainings."""
     args, recipe, config = parse_arguments()
     machine = describe()
     rates = matmul_rates()
@@ -142,7 +140,8 @@ def main() -> None:
     floor = step_floor(config, records, {n: max(rates[n], later[n]) for n in rates})
 
     unit = "training" if recipe.whole else "epoch"
-    print("\n".join([*table(records, unit), "", *footer(records, unit, floor, machine)]))
+    print_table(rows(records, unit))
+    print("", *footer(records, unit, floor, machine), sep="\n")
     args.output.mkdir(parents=True, exist_ok=True)
     report = {"recipe": args.recipe, "machine": machine, "peers": records, "floor": floor}
     (args.output / f"{unit}s.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -150,7 +149,7 @@ def main() -> None:
 
 
 def parse_arguments() -> tuple[argparse.Namespace, Recipe, Config]:
-    """Reads the command line, and the recipe that it names."""
+    """Reads the command line and its recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=RECIPES, default="reference")
     parser.add_argument("--epochs", type=int, default=10, help="rounds; the first is not timed")
@@ -171,7 +170,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Recipe, Config]:
 
 
 def write_data(config: Config, path: Path) -> None:
-    """Writes the images and labels of the recipe's splits, the same for all peers."""
+    """Writes the recipe's images and labels for all peers."""
     splits, _ = load_splits(**vars(config.data))
     arrays = {f"{name}_images": split.images for name, split in splits.items()}
     arrays |= {f"{name}_labels": split.labels for name, split in splits.items()}
@@ -179,7 +178,7 @@ def write_data(config: Config, path: Path) -> None:
 
 
 def run_rounds(peers: dict[str, Peer], rounds: int, whole: bool) -> None:
-    """Lets the peers train in turn, and tests them."""
+    """Trains the peers in turn, and tests them."""
     for number in range(rounds):
         for name, peer in peers.items():
             if whole and number:
@@ -195,11 +194,11 @@ def run_rounds(peers: dict[str, Peer], rounds: int, whole: bool) -> None:
 
 
 def step_floor(config: Config, records: dict[str, Any], rates: dict[int, float]) -> dict[str, Any]:
-    """Compares a training step of this project with the arithmetic in it.
+    """Compares a training step with its arithmetic.
 
     Returns:
-        `flops` of a step; `matmul_rates` in FLOPs a second, by size; `floor_ms`, a step at the best
-        of them; and, if this project was timed, `step_ms`, its median without validation.
+        `flops` of a step; `matmul_rates` in FLOP/s, by size; `floor_ms`, a step's time at the best
+        of them; and, if measured, `step_ms`, the median without validation.
     """
     flops = step_flops(
         create_model(num_classes=10, **vars(config.model)), (28, 28, 1), config.batch_size

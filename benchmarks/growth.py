@@ -1,40 +1,35 @@
-"""The cost of training against batch size, width, amount of data, and chunk length.
+"""Times training against batch size, width, amount of data, and chunk length.
 
     python benchmarks/growth.py [--output DIR]
 
-Writes DIR/growth.json and DIR/growth.png (default: runs/benchmark), and prints a table. Settings
-alternate, round after round; the first round compiles and is not counted.
+Prints tables, and writes DIR/growth.json and DIR/growth.png (default: runs/benchmark).
 """
 
 import argparse
 import dataclasses
-import functools
 import json
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-from machine import describe, headline
+from machine import alternate, describe, headline
+from programs import initial_state, step_rngs
 
 from mnist_jax import Config, rng
 from mnist_jax.config import DataConfig
 from mnist_jax.datasets import load_splits
 from mnist_jax.loader import epoch_order, train_chunks
-from mnist_jax.models import create_model
-from mnist_jax.optimizer import create_optimizer
 from mnist_jax.sharding import create_mesh, replicated, split_batch
-from mnist_jax.state import create_train_state
 from mnist_jax.steps import run_steps
 
 ROUNDS = 5
-IMAGES = 16384  # per round: whole batches of every size, so that none is padded
+IMAGES = 16384  # per round: whole batches of every size
 REFERENCE = Config()
-# Name -> values, and a function from a value to config and number of images.
+# By name: values, and a function from a value to config and number of images.
 GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[Config, int]]]] = {
     "batch size": (
         (32, 64, 128, 256, 512, 1024, 2048, 4096),
@@ -55,8 +50,8 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[Config, int]]]] 
 }
 
 
-def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], int]:
-    """Returns a function that trains one epoch on `num_images`, and a step's temporary bytes."""
+def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], Any], int]:
+    """Creates a function that trains an epoch on `num_images`; also counts temporary bytes."""
     mesh = create_mesh()
     images, labels = load_splits(**vars(DataConfig()))[0]["train"]
     repeats = -(-num_images // len(labels))
@@ -64,30 +59,29 @@ def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], i
         (jnp.tile(images, (repeats, 1, 1, 1))[:num_images], jnp.tile(labels, repeats)[:num_images]),
         replicated(mesh),
     )
-    rngs = jax.device_put({role: rng.stream(0, role) for role in rng.ROLES}, replicated(mesh))
-    step_rngs = {role: rngs[role] for role in ("dropout", "augment")}
-    model = create_model(num_classes=10, **vars(config.model))
-    tx = create_optimizer(**vars(config.optimizer), num_steps=1)
-    state = jax.device_put(
-        create_train_state(model, tx, rngs["init"], (28, 28, 1)), replicated(mesh)
+    shuffle, rngs, state = jax.device_put(
+        (rng.stream(0, "shuffle"), step_rngs(), initial_state(config, 1)), replicated(mesh)
     )
-    chunks_of = functools.partial(
-        train_chunks,
-        images,
-        labels,
-        chunk_steps=config.chunk_steps,
-        batch_size=config.batch_size,
-        sharding=split_batch(mesh),
-    )
-    first = next(chunks_of(epoch_order(rngs["shuffle"], 0, num_images)))
+
+    def chunks() -> Iterator[Any]:
+        return train_chunks(
+            images,
+            labels,
+            epoch_order(shuffle, 0, num_images),
+            chunk_steps=config.chunk_steps,
+            batch_size=config.batch_size,
+            sharding=split_batch(mesh),
+        )
+
     run_chunk = jax.jit(run_steps, donate_argnums=0)
-    compiled = run_chunk.lower(state, first, step_rngs).compile()
+    compiled = run_chunk.lower(state, next(chunks()), rngs).compile()
 
     def epoch():
         nonlocal state
-        for chunk in chunks_of(epoch_order(rngs["shuffle"], 0, num_images)):
-            state, sums = run_chunk(state, chunk, step_rngs)
+        for chunk in chunks():
+            state, sums = run_chunk(state, chunk, rngs)
             jax.block_until_ready(sums)
+        return sums
 
     return epoch, compiled.memory_analysis().temp_size_in_bytes
 
@@ -95,26 +89,17 @@ def create_epoch(config: Config, num_images: int) -> tuple[Callable[[], None], i
 def measure(name: str) -> list[dict[str, Any]]:
     """Measures one growth: `value`, `microseconds` per image (all rounds) and `temporary_bytes`."""
     values, settings = GROWTHS[name]
-    rows = []
-    for value in values:
-        config, num_images = settings(value)
-        epoch, temporary = create_epoch(config, num_images)
-        rows.append(
-            {
-                "value": value,
-                "epoch": epoch,
-                "images": num_images,
-                "temporary_bytes": temporary,
-                "microseconds": [],
-            }
-        )
-    for number in range(ROUNDS + 1):
-        for row in rows:
-            start = time.perf_counter()
-            row["epoch"]()
-            if number:
-                row["microseconds"].append((time.perf_counter() - start) / row["images"] * 1e6)
-    return [{key: row[key] for key in row if key != "epoch"} for row in rows]
+    made = {value: create_epoch(*settings(value)) for value in values}
+    seconds = alternate({value: epoch for value, (epoch, _) in made.items()}, ROUNDS)
+    return [
+        {
+            "value": value,
+            "images": settings(value)[1],
+            "temporary_bytes": temporary,
+            "microseconds": [1e6 * s / settings(value)[1] for s in seconds[value]],
+        }
+        for value, (_, temporary) in made.items()
+    ]
 
 
 def draw(results: dict[str, list[dict[str, Any]]], file: Path, title: str) -> None:

@@ -1,4 +1,4 @@
-"""A reader of compiled programs' text: their loops and operations."""
+"""Loops and operations of compiled programs, parsed from their text."""
 
 import math
 import re
@@ -13,7 +13,7 @@ CALLED = re.compile(
     r"\b(?:calls|to_apply|\w+_computations?)=(\{[^}]*\}|%?[\w.\-]+)"  # one, or several in braces
 )
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-# Operations that name a value or an element of one, and compute nothing.
+# Operations that compute nothing.
 NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
 COLLECTIVES = (
     "all-gather",
@@ -27,53 +27,38 @@ COLLECTIVES = (
 
 
 class Operation(NamedTuple):
-    """An operation of a computation.
-
-    Attributes:
-        name: its own name in the program.
-        shape: the text of the type of its result, such as `f32[10,128]{1,0}`.
-        opcode: its kind, such as `fusion`.
-        rest: the operands and attributes.
-    """
+    """An operation of a computation."""
 
     name: str
-    shape: str
-    opcode: str
-    rest: str
+    shape: str  # type of the result, such as `f32[10,128]{1,0}`
+    opcode: str  # such as `fusion`
+    rest: str  # operands and attributes
 
     def called(self) -> list[str]:
-        """Returns the names of the computations that it calls, with a conditional's branches."""
+        """Returns the names of the computations called, including a conditional's branches."""
         return re.findall(r"[\w.\-]+", " ".join(CALLED.findall(self.rest)))
 
 
 class Program(NamedTuple):
-    """A compiled program.
-
-    Attributes:
-        computations: the operations of each computation, by its name.
-        entry: the name of the computation that the program begins with.
-    """
+    """A compiled program: the operations of its computations by name, and the first one's name."""
 
     computations: dict[str, list[Operation]]
     entry: str
 
     def within(self, name: str) -> Iterator[Operation]:
-        """Yields the operations of a computation, and of all that it calls or repeats."""
+        """Yields the operations of a computation and of those that it calls or repeats."""
         for operation in self.computations.get(name, []):
             yield operation
             for called in operation.called() + BODY.findall(operation.rest):
                 yield from self.within(called)
 
     def loops(self) -> list[str]:
-        """Returns the names of the bodies of the loops that the entry starts, largest first."""
+        """Returns the names of the bodies of the entry's loops, largest first."""
         bodies = [body for each in self.started(self.entry) for body in BODY.findall(each.rest)]
         return sorted(bodies, key=lambda body: -sum(1 for _ in self.within(body)))
 
     def started(self, name: str) -> Iterator[Operation]:
-        """Yields the operations of a computation that its device starts one after another.
-
-        A CUDA graph is a computation of its own, a `command_buffer`, whose operations are started.
-        """
+        """Yields the operations that the device starts in sequence, including CUDA graphs'."""
         for operation in self.computations.get(name, []):
             if operation.opcode == "call":
                 for called in operation.called():
@@ -83,7 +68,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-    """Parses the text of a compiled program, as `jax.stages.Compiled.as_text` returns it."""
+    """Parses a result of `jax.stages.Compiled.as_text`."""
     computations, entry = {}, ""
     for is_entry, name, body in COMPUTATION.findall(text):
         computations[name] = [Operation(*found) for found in OPERATION.findall(body)]
@@ -92,7 +77,7 @@ def parse(text: str) -> Program:
 
 
 def size_in_bytes(shape: str) -> int:
-    """Returns the bytes of all arrays in the text of a type, without the padding of its layout."""
+    """Returns the bytes of all arrays in a type, without the layout's padding."""
     total = 0
     for kind, sizes in ARRAY.findall(shape):
         bits = 8 if kind == "pred" else int(re.findall(r"\d+", kind)[0])
@@ -101,15 +86,15 @@ def size_in_bytes(shape: str) -> int:
 
 
 def is_scalar(operation: Operation) -> bool:
-    """Returns whether the result is one or two numbers, as of a random key."""
+    """Returns whether the result is one or two numbers, such as a random key."""
     sizes = [n for _, shape in ARRAY.findall(operation.shape) for n in shape.split(",") if n]
     return math.prod(map(int, sizes)) <= 2
 
 
 def collectives(program: Program, name: str) -> dict[str, int]:
-    """Returns the bytes that devices exchange in a computation, by the kind of operation.
+    """Returns the bytes that devices exchange in a computation, by opcode.
 
-    An asynchronous collective is counted at its end: the type of its start also has operands.
+    An asynchronous collective is counted at its end, since the type of its start has operands, too.
     """
     found: Counter[str] = Counter()
     for operation in program.within(name):
@@ -120,15 +105,11 @@ def collectives(program: Program, name: str) -> dict[str, int]:
 
 
 def summarize(text: str) -> dict[str, Any]:
-    """Counts what a device does in the largest loop of a program, or in all of one without loops.
-
-    Args:
-        text: the compiled program, as `jax.stages.Compiled.as_text` returns it.
+    """Counts the operations in the largest loop of a program's text, or in one without loops.
 
     Returns:
-        `operations`, which the device starts one after another, kernels on a GPU; `scalars`, those
-        of them whose result is a number or two; `collectives`, see there; and `opcodes`, the kinds
-        of operations that occur anywhere within.
+        `operations` started in sequence (kernels, on a GPU); `scalars`, those with one or two
+        numbers as result; `collectives`; and `opcodes`, the kinds that occur anywhere within.
     """
     program = parse(text)
     name = next(iter(program.loops()), program.entry)
@@ -142,11 +123,10 @@ def summarize(text: str) -> dict[str, Any]:
 
 
 def estimate(cost: Mapping[str, float]) -> float | None:
-    """Returns XLA's estimate of the seconds of a program, None where it has none.
+    """Returns XLA's estimate of a program's seconds, or None.
 
     Args:
-        cost: the result of `jax.stages.Compiled.cost_analysis`. It counts the body of a loop once.
-            XLA adds -1 for each operation unknown to it; all others take less than a second.
+        cost: result of `jax.stages.Compiled.cost_analysis`, which counts the body of a loop once.
+            XLA adds -1 per unknown operation; all others take less than a second.
     """
-    seconds = cost.get("optimal_seconds", 0.0) % 1.0
-    return seconds or None
+    return cost.get("optimal_seconds", 0.0) % 1.0 or None

@@ -1,4 +1,4 @@
-"""The machine of a benchmark, and its rates of matrix products and memory copies."""
+"""The machine of a benchmark, timing of calls, and rates of matrix products and memory copies."""
 
 import datetime
 import importlib.metadata
@@ -7,12 +7,14 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+Name = TypeVar("Name")
 
 
 def processor() -> str:
@@ -24,12 +26,7 @@ def processor() -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Describes the machine and its current load.
-
-    Returns:
-        `processor`, `cores`, `platform`, `load` (the average of the last minute), `date`, and
-        `versions` of python and jax.
-    """
+    """Returns the machine, its `load` average of the last minute, and versions."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -40,8 +37,9 @@ def describe() -> dict[str, Any]:
     }
 
 
-def headline(machine: dict[str, Any]) -> str:
-    """Returns the result of `describe` as one line for a table's caption."""
+def headline(machine: dict[str, Any] | None = None) -> str:
+    """Formats a result of `describe`, by default a new one, as a table's caption."""
+    machine = machine or describe()
     versions = machine["versions"]
     return (
         f"{machine['processor']}, {machine['cores']} cores, Python {versions['python']}, "
@@ -50,11 +48,10 @@ def headline(machine: dict[str, Any]) -> str:
 
 
 def device() -> dict[str, Any]:
-    """Describes the devices that JAX uses.
+    """Describes JAX's devices.
 
     Returns:
-        `platform`, `kind` and `count`; `driver`, by nvidia-smi or, without it, JAX's own
-        version of the platform; and `packages`, the versions of jax's packages.
+        `platform`, `kind`, `count`, `driver` and `packages`, the versions of JAX's packages.
     """
     first = jax.devices()[0]
     driver = " ".join(first.client.platform_version.split())
@@ -63,18 +60,43 @@ def device() -> dict[str, Any]:
         answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
         driver = f"NVIDIA driver {answer[0]}" if answer else driver
     installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name}
-    packages = {
-        name: version
-        for name, version in sorted(installed.items())
-        if name.startswith(("jax", "libtpu", "nvidia-cudnn"))
-    }
+    prefixes = ("jax", "libtpu", "nvidia-cudnn")
     return {
         "platform": first.platform,
         "kind": first.device_kind,
         "count": jax.device_count(),
         "driver": driver,
-        "packages": packages,
+        "packages": {n: v for n, v in sorted(installed.items()) if n.startswith(prefixes)},
     }
+
+
+def alternate(
+    runs: Mapping[Name, Callable[[], Any]], rounds: int, scale: float = 1.0
+) -> dict[Name, list[float]]:
+    """Times calls in turn, round after round, so other load affects all of them.
+
+    The first round compiles and is not counted.
+
+    Args:
+        runs: functions that return JAX arrays.
+        rounds: number of timed rounds.
+        scale: factor from seconds to the unit of the result.
+
+    Returns:
+        The times of each function, from the call until its result is computed.
+    """
+    times: dict[Name, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(scale * (time.perf_counter() - start))
+    return {name: values[1:] for name, values in times.items()}
+
+
+def best_seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Returns the seconds of the fastest call."""
+    return min(alternate({"": run}, repeats)[""])
 
 
 def matmul_rates(
@@ -83,13 +105,7 @@ def matmul_rates(
     dtype: str = "float32",
     precision: str | None = "highest",
 ) -> dict[int, float]:
-    """Measures how fast JAX multiplies two square matrices.
-
-    Args:
-        sizes: rows and columns.
-        repeats: number of products of each size.
-        dtype: type of the matrices.
-        precision: precision of the products, see `jnp.matmul`; None is JAX's default.
+    """Measures JAX's products of square matrices, with `jnp.matmul`'s precision.
 
     Returns:
         FLOPs per second by size, the best of `repeats`.
@@ -107,14 +123,3 @@ def copy_bandwidth(size: int = 2**28, repeats: int = 5) -> float:
     add = jax.jit(lambda x: x + 1)
     x = jnp.zeros(size // 4, jnp.float32)
     return 2 * x.nbytes / best_seconds(lambda: add(x), repeats)
-
-
-def best_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Returns the seconds of the fastest call, from its start until its result is computed."""
-    jax.block_until_ready(run())  # compiles
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)

@@ -5,18 +5,16 @@
 A machine without a C++ compiler uses the lowering `matmul`.
 """
 
+import functools
 import statistics
-import time
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from machine import describe, headline
+from machine import alternate, headline
+from markdown_table import print_table
+from programs import initial_state, mnist_chunk, step_rngs
 
-from mnist_jax import load_dataset, rng
 from mnist_jax.config import load_config
-from mnist_jax.models import create_model
-from mnist_jax.optimizer import create_optimizer
-from mnist_jax.state import create_train_state
 from mnist_jax.steps import run_steps
 
 # recipe, batch size (None: its own), steps per call
@@ -31,41 +29,27 @@ ROWS = [
 ROUNDS = 15
 
 
+def measure(recipe: str, batch_size: int | None, steps: int) -> dict[str, Any]:
+    """Times the steps of a recipe."""
+    config = load_config(f"configs/{recipe}.py")
+    size = batch_size or config.batch_size
+    chunk, rngs, options = mnist_chunk(steps, size), step_rngs(), vars(config.augment)
+    run, programs = jax.jit(run_steps, static_argnames=[*options]), {}
+    for lowering in ("native", "matmul"):
+        state = initial_state(config, steps, lowering=lowering)
+        compiled = run.lower(state, chunk, rngs, **options).compile()
+        programs[lowering] = functools.partial(compiled, state, chunk, rngs)
+    times = alternate(programs, ROUNDS, scale=1e3 / steps)
+    ratios = [slow / fast for fast, slow in zip(*times.values(), strict=True)]
+    medians = {f"{name}, ms per step": statistics.median(times[name]) for name in times}
+    ratio = {"matmul / native": statistics.median(ratios)}
+    return {"recipe": recipe, "batch": size} | medians | ratio
+
+
 def main() -> None:
     """Prints a row for each recipe."""
-    print("| recipe | batch | native, ms per step | matmul, ms per step | matmul / native |")
-    print("|---|---|---|---|---|")
-    for recipe, batch_size, steps in ROWS:
-        config = load_config(f"configs/{recipe}.py")
-        size = batch_size or config.batch_size
-        images, labels = load_dataset("mnist", f"train[:{steps * size}]")
-        chunk = {
-            "image": jnp.asarray(images.reshape(steps, size, 28, 28, 1)),
-            "label": jnp.asarray(labels.reshape(steps, size)),
-            "mask": jnp.ones((steps, size), bool),
-        }
-        rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
-        times: dict[str, list[float]] = {"native": [], "matmul": []}
-        programs = {}
-        for lowering in times:
-            model = create_model(num_classes=10, **vars(config.model) | {"lowering": lowering})
-            tx = create_optimizer(**vars(config.optimizer), num_steps=steps)
-            state = create_train_state(model, tx, rng.stream(0, "init"), (28, 28, 1))
-            options = vars(config.augment)
-            lowered = jax.jit(run_steps, static_argnames=[*options]).lower(
-                state, chunk, rngs, **options
-            )
-            programs[lowering] = lowered.compile(), state
-        for _ in range(ROUNDS + 1):
-            for lowering, (program, state) in programs.items():
-                start = time.perf_counter()
-                jax.block_until_ready(program(state, chunk, rngs))
-                times[lowering].append((time.perf_counter() - start) / steps * 1e3)
-        timed = {lowering: values[1:] for lowering, values in times.items()}  # the first warms up
-        native, matmul = (statistics.median(values) for values in timed.values())
-        ratio = statistics.median(slow / fast for fast, slow in zip(*timed.values(), strict=True))
-        print(f"| {recipe} | {size} | {native:.2f} | {matmul:.2f} | {ratio:.2f} |")
-    print(f"\nMedians of {ROUNDS}. {headline(describe())}")
+    print_table(measure(*row) for row in ROWS)
+    print(f"\nMedians of {ROUNDS}. {headline()}")
 
 
 if __name__ == "__main__":

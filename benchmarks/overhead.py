@@ -1,12 +1,11 @@
-"""The time of a run besides its compiled steps: the start, and the overhead around the steps.
+"""Times a run's start and its overhead around the compiled steps.
 
     python benchmarks/overhead.py           # everything
     python benchmarks/overhead.py --start   # the start only
 
-A start is `mnist-jax train` in a separate process, until it writes config.json just before the
-first step. The first start has an empty home directory, so it prepares the dataset and compiles; a
-later one finds both. For the overhead, a run of ten epochs alternates with the same compiled calls
-alone.
+A start is `mnist-jax train` until it writes config.json just before the first step. The first start
+has an empty home directory, so it prepares the dataset and compiles. For the overhead, a run of ten
+epochs alternates with the same compiled calls alone.
 """
 
 import argparse
@@ -18,7 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import describe, headline
+from machine import headline
+from markdown_table import print_table
 
 from mnist_jax import Config, train
 from mnist_jax.cli.compilation_cache import use_compilation_cache
@@ -34,7 +34,7 @@ CACHES = ("XDG_CACHE_HOME", "TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR")
 
 
 def start_up(home: str) -> dict[str, float]:
-    """Starts `mnist-jax train` for one epoch; returns seconds by phase until its first step."""
+    """Starts `mnist-jax train`; returns seconds by phase until its first step."""
     env = {name: value for name, value in os.environ.items() if name not in CACHES}
     with tempfile.TemporaryDirectory() as directory:
         command = ["-m", "mnist_jax", "train", "--epochs", "1", "--workdir", directory]
@@ -45,25 +45,26 @@ def start_up(home: str) -> dict[str, float]:
         until = Path(directory, "config.json").stat().st_mtime - start
         seconds = read_json(Path(directory, "result.json"))["seconds"]
     phases = {name: seconds[name] for name in ("import", "data", "compile")}
-    # The interpreter before the package's first line, and reading the command line.
+    # Before the package's first line, and for the command line.
     phases["Python"] = until - sum(phases.values())
     return phases | {"until the first step": until}
 
 
 def print_starts() -> None:
-    """Prints the seconds of first and later starts by phase."""
+    """Prints seconds of first and later starts by phase."""
     starts: dict[str, list[dict[str, float]]] = {"first": [], "later": []}
     for _ in range(HOMES):
         with tempfile.TemporaryDirectory() as home:
             starts["first"].append(start_up(home))
             starts["later"] += [start_up(home) for _ in range(LATER)]
-    phases = [*starts["first"][0]]
-    print(f"| start | {' | '.join(phases)} |\n|---{'|---' * len(phases)}|")
-    for name, runs in starts.items():
-        medians = (f"{statistics.median(run[phase] for run in runs):.2f}" for phase in phases)
-        print(f"| {name} | {' | '.join(medians)} |")
+    rows = [
+        {"start": name}
+        | {phase: statistics.median(run[phase] for run in runs) for phase in runs[0]}
+        for name, runs in starts.items()
+    ]
+    print_table(rows)
     print(f"Seconds, medians of {HOMES} first and {HOMES * LATER} later starts.")
-    print(f"{headline(describe())}\n")
+    print(f"{headline()}\n")
 
 
 def main() -> None:
@@ -92,7 +93,7 @@ def main() -> None:
         around = seconds["total"] - seconds["import"] - seconds["data"] - seconds["compile"]
         shares.append(around / alone - 1)
         print(f"ten epochs {around:.2f} s, the same calls alone {alone:.2f} s: {shares[-1]:+.1%}")
-    print(f"Median {statistics.median(shares):+.1%} of {PAIRS} pairs. {headline(describe())}")
+    print(f"Median {statistics.median(shares):+.1%} of {PAIRS} pairs. {headline()}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""A network's answers to images of MNIST in other files, sizes, frames and colours.
+"""Tests networks on MNIST in other files, sizes, frames and colours, read as in `predict`.
 
     python benchmarks/pictures.py --workdir runs/default runs/handwriting
 
-Each condition writes each image to a file, which is read and prepared as in `predict`. Prints the
-fractions of right answers, of pictures with no answer or a problem, and of wrong answers with more
-than 90 % probability and no problem.
+Prints fractions of right answers, of pictures with no answer or a problem, and of wrong answers
+with more than 90 % probability and no problem.
 """
 
 import argparse
@@ -12,6 +11,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ from mnist_jax.datasets.image_files import read_image
 from mnist_jax.handwriting.files import prepare
 from mnist_jax.workdir.trained import trained_config
 
-Change = Callable[[np.ndarray], np.ndarray]  # from a light digit on black, uint8 [h, w]
+Change = Callable[[np.ndarray], np.ndarray]  # of a light digit on black, uint8 [h, w]
+Make = Callable[[np.ndarray], bytes]
 FILTERS = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
 def save(picture: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
-    """Returns the file of a picture."""
+    """Converts a picture to a file."""
     file = io.BytesIO()
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
@@ -37,26 +38,26 @@ def save(picture: np.ndarray | Image.Image, kind: str = "PNG", **options) -> byt
 
 
 def cut(digit: np.ndarray, margin: int = 0) -> np.ndarray:
-    """Crops a digit, with a margin."""
+    """Crops a digit, leaving a margin."""
     rows, columns = np.nonzero(digit)
     box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     return np.pad(digit[box], margin)
 
 
 def scale(digit: np.ndarray, factor: float, kind: str = "bicubic") -> np.ndarray:
-    """Enlarges a digit, or reduces it by averaging."""
+    """Resizes a digit; averages to reduce it."""
     size = round(digit.shape[1] * factor), round(digit.shape[0] * factor)
     kind_number = Image.Resampling(FILTERS[kind] if factor > 1 else 4)
     return np.asarray(Image.fromarray(digit).resize(size, kind_number))
 
 
 def fit(digit: np.ndarray, side: int) -> np.ndarray:
-    """Scales a digit so that its longer side is so many pixels long."""
+    """Scales a digit to this longer side, in pixels."""
     return scale(digit, side / max(digit.shape))
 
 
 def put(digit: np.ndarray, height: int, width: int, down: float, right: float) -> np.ndarray:
-    """Puts a digit on a larger sheet, at a position from 0 to 1 along each side."""
+    """Puts a digit on a sheet, at a position from 0 to 1 along each side."""
     sheet = np.zeros((height, width), np.uint8)
     top, left = int(down * (height - len(digit))), int(right * (width - digit.shape[1]))
     sheet[top : top + len(digit), left : left + digit.shape[1]] = digit
@@ -64,12 +65,12 @@ def put(digit: np.ndarray, height: int, width: int, down: float, right: float) -
 
 
 def drawn(digit: np.ndarray) -> np.ndarray:
-    """Draws a digit ten times as large with a sharp outline, as a drawing program does."""
+    """Draws a digit ten times as large, with a sharp outline."""
     return np.clip((scale(digit, 10) - 110.0) * 2 + 128, 0, 255).astype(np.uint8)
 
 
 def tint(digit: np.ndarray, paper: tuple[int, ...], ink: tuple[int, ...]) -> np.ndarray:
-    """Draws a digit in colour, or in greys."""
+    """Draws a digit in two colours or greys."""
     cover = digit[..., None] / 255
     return np.round(np.array(paper) * (1 - cover) + np.array(ink) * cover).astype(np.uint8)
 
@@ -85,17 +86,15 @@ def transparent(cover: np.ndarray) -> Image.Image:
     return Image.merge("LA", [Image.new("L", cover.shape[::-1]), Image.fromarray(cover)])
 
 
-def file_conditions() -> dict[str, Callable[[np.ndarray], bytes]]:
-    """The very pixels in other files: what makes a file of a digit, uint8 [28, 28], by name."""
+def file_conditions() -> dict[str, Make]:
+    """Returns functions from a digit, uint8 [28, 28], to a file with the same pixels, by name."""
 
-    def mode(name: str, kind: str = "PNG", **options) -> Callable[[np.ndarray], bytes]:
+    def mode(name: str, kind: str = "PNG", **options) -> Make:
         return lambda digit: save(Image.fromarray(digit).convert(name), kind, **options)
 
     return {
         "grey PNG": save,
-        "RGB PNG": mode("RGB"),
-        "RGBA PNG": mode("RGBA"),
-        "LA PNG": mode("LA"),
+        **{f"{name} PNG": mode(name) for name in ("RGB", "RGBA", "LA")},
         "palette PNG": mode("P"),
         "16-bit PNG": lambda digit: save(digit.astype(np.uint16) * 257),
         "BMP": mode("L", "BMP"),
@@ -108,19 +107,21 @@ def file_conditions() -> dict[str, Callable[[np.ndarray], bytes]]:
     }
 
 
-def conditions() -> dict[str, Callable[[np.ndarray], bytes]]:
-    """The rest: what makes a file of a digit, uint8 [28, 28], by name."""
-    changes: dict[str, Change] = {f"cut out, margin {m}": lambda d, m=m: cut(d, m) for m in (0, 1)}
-    changes |= {f"cut out, margin {m}": lambda d, m=m: cut(d, m) for m in (2, 4, 10)}
+def conditions() -> dict[str, Make]:
+    """Returns functions from a digit, uint8 [28, 28], to a file with other pixels, by name."""
+    changes: dict[str, Change] = {
+        f"cut out, margin {margin}": partial(cut, margin=margin) for margin in (0, 1, 2, 4, 10)
+    }
     for kind in FILTERS:
         for factor in (2, 5, 10):
-            changes[f"x{factor}, {kind}"] = lambda d, f=factor, k=kind: scale(d, f, k)
+            changes[f"x{factor}, {kind}"] = partial(scale, factor=factor, kind=kind)
         changes[f"cut out, x5, {kind}"] = lambda d, k=kind: scale(cut(d), 5, k)
     for side in (12, 14, 16, 20):
-        changes[f"reduced to {side}x{side}"] = lambda d, s=side: fit(d, s)
+        changes[f"reduced to {side}x{side}"] = partial(fit, side=side)
         changes[f"cut out, longer side {side}"] = lambda d, s=side: fit(cut(d), s)
+    framed = partial(np.pad, pad_width=1, constant_values=255)
     changes |= {
-        "on 32x32": lambda d: np.pad(d, 2),
+        "on 32x32": partial(np.pad, pad_width=2),
         "on 64x64, aside": lambda d: put(d, 64, 64, 0.9, 0.2),
         "on 280x280, aside": lambda d: put(d, 280, 280, 0.8, 0.3),
         "in a corner of 60x100": lambda d: put(cut(d), 60, 100, 0, 1),
@@ -129,20 +130,20 @@ def conditions() -> dict[str, Callable[[np.ndarray], bytes]]:
         "fills 28x28": lambda d: fit(put(cut(d), *[max(cut(d).shape)] * 2, 0.5, 0.5), 28),
         "drawn on 280x280": drawn,
         "drawn on 700x1000, aside": lambda d: put(drawn(d), 700, 1000, 0.9, 0.1),
-        "frame of 1 pixel": lambda d: np.pad(d, 1, constant_values=255),
-        "cut out, frame of 1 pixel": lambda d: np.pad(cut(d), 1, constant_values=255),
-        "frame, x5": lambda d: scale(np.pad(d, 1, constant_values=255), 5),
+        "frame of 1 pixel": framed,
+        "cut out, frame of 1 pixel": lambda d: framed(cut(d)),
+        "frame, x5": lambda d: scale(framed(d), 5),
         "on a card in 80x60": lambda d: put(255 - np.pad(d, 2), 60, 80, 0.5, 0.3),
-        "noise": lambda d: grainy(d, 5),
+        "noise": partial(grainy, deviation=5),
         "x5, noise": lambda d: grainy(scale(d, 5), 5),
         "cut out, x5, noise": lambda d: grainy(scale(cut(d), 5), 5),
     }
-    files: dict[str, Callable[[np.ndarray], bytes]] = {}
+    files: dict[str, Make] = {}
     for name, change in changes.items():
         files[f"{name}, light"] = lambda d, c=change: save(c(d))
         files[f"{name}, dark"] = lambda d, c=change: save(255 - c(d))
     for quality in (95, 75, 50):
-        files[f"JPEG {quality}, light"] = lambda d, q=quality: save(d, "JPEG", quality=q)
+        files[f"JPEG {quality}, light"] = partial(save, kind="JPEG", quality=quality)
         files[f"JPEG {quality}, dark"] = lambda d, q=quality: save(255 - d, "JPEG", quality=q)
     blue, yellow, red, green = (20, 40, 160), (255, 230, 90), (200, 60, 60), (40, 150, 60)
     return files | {
@@ -163,7 +164,7 @@ def conditions() -> dict[str, Callable[[np.ndarray], bytes]]:
 
 def main() -> None:
     """Prints a row per condition."""
-    from machine import describe, headline
+    from machine import headline
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, nargs="+", default=[Path("runs/default")])
@@ -196,7 +197,7 @@ def main() -> None:
             values += [f"{(~stated & is_right).mean():.1%}"]
             values += [f"{(~stated & ~is_right & is_sure).mean():.1%}"]
         print(f"| {name} | {' | '.join(values)} |".replace("%", ""), flush=True)
-    print(f"\n{headline(describe())}")
+    print(f"\n{headline()}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""The time of a population's members in turn and vectorised, beside a single training.
+"""Times a population's members in turn and vectorised, beside a single training.
 
     python benchmarks/population.py
 
-Milliseconds per member and step of the reference network, in alternating rounds. On a CPU
-`member_program.over_members` runs the members in turn; here it also vectorises them.
+On a CPU `member_program.over_members` runs the members in turn; here it also vectorises them.
 """
 
-import statistics
-import time
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
-import jax
-from machine import describe, headline
+from machine import alternate, headline
+from markdown_table import print_table
 
 from mnist_jax import Config
 from mnist_jax.datasets import load_splits
@@ -20,24 +18,24 @@ from mnist_jax.laboratory import member_program
 from mnist_jax.laboratory.member_program import compile_population
 from mnist_jax.models import create_model
 from mnist_jax.optimizer import create_optimizer
-from mnist_jax.program import StepParts, compile_program
+from mnist_jax.program import Program, StepParts, compile_program
 from mnist_jax.sharding import Target
 
 MEMBERS, ROUNDS, STEPS = (2, 4, 8), 5, 75
 
 
 def main() -> None:
-    """Prints a row for each way."""
+    """Prints a row for each way and number of members."""
     config = Config()
     splits, _ = load_splits(**vars(config.data))
     # The lowering of a CPU, also for vectorised members.
     model = create_model(num_classes=10, **vars(config.model) | {"lowering": "matmul"})
     tx = create_optimizer(**vars(config.optimizer), num_steps=STEPS)
     sizes = {"batch_size": config.batch_size, "chunk_steps": STEPS}
-    runs: dict[str, Callable[[], float]] = {}
+    runs: dict[str, Callable[[], Any]] = {}
 
     alone = compile_program(model, tx, splits, seed=0, **sizes)
-    runs["alone"] = timed(alone.state, next(alone.train_chunks(0, STEPS)), alone.run_chunk, 1.0, 1)
+    runs["alone"] = trained(alone, 1.0)
     for count in MEMBERS:
         for way, platform in (("in turn", "cpu"), ("vectorised", "gpu")):
             there = Target(platform, 1)
@@ -50,24 +48,25 @@ def main() -> None:
                     averaged=False,
                     **sizes,
                 )
-            chunk, scales = next(many.train_chunks(0, STEPS)), [1.0] * count
-            runs[f"{count} {way}"] = timed(many.state, chunk, many.run_chunk, scales, count)
-    rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS + 1)][1:]
-    print("| members | ms per member and step |\n|---|---|")
-    for name in runs:
-        print(f"| {name} | {statistics.median(found[name] for found in rounds):.2f} |")
-    print(f"\nMedians of {ROUNDS}. {headline(describe())}")
+            runs[f"{count} {way}"] = trained(many, [1.0] * count)
+    times = alternate(runs, ROUNDS, scale=1e3 / STEPS)
+    each = {name: 1 if name == "alone" else int(name.split()[0]) for name in runs}
+    rows = [
+        {"members": name, "ms per member and step": [x / each[name] for x in values]}
+        for name, values in times.items()
+    ]
+    print_table(rows)
+    print(f"\nMedians (min-max) of {ROUNDS}. {headline()}")
 
 
-def timed(state, chunk, run_chunk, scales, count: int) -> Callable[[], float]:
-    """Returns a function that trains a chunk and returns milliseconds per member and step."""
+def trained(program: Program, rate_factors: Any) -> Callable[[], Any]:
+    """Creates a function that trains a chunk."""
+    state, chunk = program.state, next(program.train_chunks(0, STEPS))
 
-    def run() -> float:
+    def run() -> Any:
         nonlocal state
-        start = time.perf_counter()
-        state, sums = run_chunk(state, chunk, scales)
-        jax.block_until_ready(sums)
-        return 1e3 * (time.perf_counter() - start) / STEPS / count
+        state, sums = program.run_chunk(state, chunk, rate_factors)
+        return sums
 
     return run
 

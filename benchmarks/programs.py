@@ -1,6 +1,6 @@
-"""The compiled programs of `train` and `population`, timed without the rest of a run.
+"""The parts of a training that benchmarks time: a chunk, a state, and compiled programs.
 
-Checkpoints, history and validation between epochs are left out.
+`Training` leaves out checkpoints, history and validation.
 """
 
 import functools
@@ -11,33 +11,51 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from hlo import estimate, summarize
 
-from mnist_jax import Config, population, program, rng, train
+from mnist_jax import Config, load_dataset, population, program, rng, train
 from mnist_jax.forward import Forward
 from mnist_jax.laboratory import member_program
 from mnist_jax.loader import steps_per_epoch, take_chunk
+from mnist_jax.models import create_model
+from mnist_jax.optimizer import create_optimizer
 from mnist_jax.reporting.summary import step_flops
+from mnist_jax.state import TrainState, create_train_state
 from mnist_jax.steps import run_steps
 
 
-class Compiled(NamedTuple):
-    """A compiled program, its arguments, and the time to compile it.
+def mnist_chunk(steps: int, batch_size: int) -> dict[str, jax.Array]:
+    """Loads a chunk of MNIST, see `loader.take_chunk`."""
+    images, labels = load_dataset("mnist", f"train[:{steps * batch_size}]")
+    return {
+        "image": jnp.asarray(images.reshape(steps, batch_size, 28, 28, 1)),
+        "label": jnp.asarray(labels.reshape(steps, batch_size)),
+        "mask": jnp.ones((steps, batch_size), bool),
+    }
 
-    Attributes:
-        program: the result of `program.compile_training` or `member_program.compile_population`.
-        arguments: the arguments of that function.
-        seconds: the time to place the data, compile and initialise.
-        num_steps: steps per epoch.
-        beginning: the state before the first step, on the host: training donates the program's own.
-    """
+
+def step_rngs() -> dict[str, jax.Array]:
+    """Returns the keys of a training."""
+    return {role: rng.stream(0, role) for role in ("dropout", "augment")}
+
+
+def initial_state(config: Config, num_steps: int, **model_fields: Any) -> TrainState:
+    """Initialises a recipe's network for MNIST, with some fields of the model changed."""
+    model = create_model(num_classes=10, **vars(config.model) | model_fields)
+    tx = create_optimizer(**vars(config.optimizer), num_steps=num_steps)
+    return create_train_state(model, tx, rng.stream(0, "init"), (28, 28, 1))
+
+
+class Compiled(NamedTuple):
+    """A result of `program.compile_training` or `member_program.compile_population`."""
 
     program: Any
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    seconds: float
-    num_steps: int
-    beginning: Any
+    seconds: float  # to place the data, compile and initialise
+    num_steps: int  # per epoch
+    beginning: Any  # initial state, on the host, since training donates the program's own
 
 
 class _EnoughError(Exception):
@@ -76,11 +94,11 @@ def _compiled(verb: Callable[..., Any], name: str, config: Config, **options: An
             verb(config, workdir, **options)
         except _EnoughError:
             return found[0]
-    raise AssertionError(f"{verb.__name__} has compiled nothing")
+    raise AssertionError(f"{verb.__name__} compiled nothing")
 
 
 class Training:
-    """A training that can be repeated; `state` is the last one's result."""
+    """A repeatable training; `state` is the last result."""
 
     def __init__(self, compiled: Compiled, members: int = 0):
         self.compiled, self.num_steps = compiled, compiled.num_steps
@@ -89,7 +107,7 @@ class Training:
         self.state: Any = None
 
     def run(self, steps: int) -> float:
-        """Trains from the beginning; returns the seconds until the last step is computed."""
+        """Trains from the initial state; returns the seconds."""
         program, sums = self.compiled.program, []
         state = jax.block_until_ready(jax.device_put(self.compiled.beginning, self.shardings))
         self.state = None  # frees its memory
@@ -105,12 +123,11 @@ class Training:
 
 
 def step_cost(compiled: Compiled) -> dict[str, Any]:
-    """Counts the arithmetic that a step needs, and the compiled step's cost.
+    """Counts the arithmetic of a step, and XLA's cost of the compiled one.
 
     Returns:
-        `flops_needed`, see `summary.step_flops`; by XLA's count `flops` and `bytes`; its `estimate`
-        of the seconds, None where it has none; and `kernels`, the operations that the device starts
-        one after another.
+        `flops_needed`, by `summary.step_flops`; XLA's `flops`, `bytes` and `estimate` of the
+        seconds (or None); and `kernels`, the operations started in sequence.
     """
     (build, numbers, splits), fields = compiled.arguments
     model, tx, options = build(numbers)
@@ -119,11 +136,10 @@ def step_cost(compiled: Compiled) -> dict[str, Any]:
     chunk = take_chunk(
         images, labels, np.arange(8 * batch_size), 0, chunk_steps=8, batch_size=batch_size
     )
-    rngs = {role: rng.stream(0, role) for role in ("dropout", "augment")}
-    # XLA counts the body of a loop once, however often it is repeated.
+    # XLA counts the body of a loop once.
     run = jax.jit(functools.partial(run_steps, **options), donate_argnums=0)
     state = compiled.program.state.replace(apply_fn=Forward(model), tx=tx)
-    made = run.lower(state, chunk, rngs, np.float32(1)).compile()
+    made = run.lower(state, chunk, step_rngs(), np.float32(1)).compile()
     cost = made.cost_analysis() or {}
     return {
         "flops_needed": step_flops(model, images.shape[1:], batch_size),

@@ -1,7 +1,6 @@
-"""The results of `epochs.py` as a Markdown table, its footer, and a plot.
+"""The results of `epochs.py` as a Markdown table and a plot.
 
-`records` are the peers' records by name, see `epochs.Peer`; `unit` is an "epoch" or a whole
-"training".
+`records` are the peers' records by name, see `epochs.Peer`; `unit` is "epoch" or "training".
 """
 
 import statistics
@@ -15,51 +14,46 @@ OURS = "mnist_jax"
 
 
 def timed(record: dict[str, Any], key: str = "seconds") -> list[float]:
-    """Returns a figure for each timed round; none for a peer that failed."""
+    """Returns a figure per timed round; none after an error."""
     return [] if record["error"] else [epoch[key] for epoch in record["epochs"][1:]]
 
 
 def ratios(records: dict[str, Any], name: str) -> list[float]:
-    """Returns the peer's seconds over this project's, round by round."""
+    """Returns a peer's seconds over this project's, round by round."""
     ours = timed(records[OURS]) if OURS in records else []
     return [a / b for a, b in zip(timed(records[name]), ours, strict=False)]
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Returns "median (min-max)"."""
+    """Formats values as "median (min-max)"."""
     median, low, high = statistics.median(values), min(values), max(values)
     return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
-def table(records: dict[str, Any], unit: str) -> list[str]:
-    """Returns the lines of a Markdown table with a row per peer."""
-    rows = [
-        f"| peer | versions | start, first {unit}, s | {unit}, s | steps/s | times mnist_jax "
-        "| test accuracy, % |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def rows(records: dict[str, Any], unit: str) -> list[dict[str, Any]]:
+    """Returns a table's cells by column, with a row per peer."""
+    found = []
     for name, record in records.items():
         if record["error"]:
-            rows.append(f"| {name} | {record['error']} | | | | | |")
+            found.append({"peer": name, "versions": record["error"]})
             continue
-        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
         first, *_, last = record["epochs"]
         seconds, times = timed(record), ratios(records, name)
-        cells = [
-            name,
-            versions,
-            f"{record['start_seconds']:.1f}, {first['seconds']:.1f}",
-            spread(seconds),
-            f"{last['steps'] / statistics.median(seconds):.0f}",
-            "1" if name == OURS else spread(times) if times else "",
-            accuracy([100 * value for value in record["test_accuracies"]]),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+        row = {
+            "peer": name,
+            "versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
+            f"start, first {unit}, s": f"{record['start_seconds']:.1f}, {first['seconds']:.1f}",
+            f"{unit}, s": spread(seconds),
+            "steps/s": f"{last['steps'] / statistics.median(seconds):.0f}",
+            "times mnist_jax": "1" if name == OURS else spread(times) if times else "",
+            "test accuracy, %": accuracy([100 * value for value in record["test_accuracies"]]),
+        }
+        found.append(row)
+    return found
 
 
 def accuracy(values: list[float]) -> str:
-    """Formats one accuracy, or several as mean, deviation and the number that reach 99 %."""
+    """Formats one accuracy, or several as mean, deviation and number above 99 %."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     reached = sum(value >= 99 for value in values)
@@ -72,11 +66,11 @@ def accuracy(values: list[float]) -> str:
 def footer(
     records: dict[str, Any], unit: str, floor: dict[str, Any], machine: dict[str, Any]
 ) -> list[str]:
-    """Returns the lines below the table: its meaning, the floor, the machine."""
+    """Returns the lines below the table."""
     rounds = max(len(timed(record)) for record in records.values())
     lines = [
-        f"Median (least-most) of {rounds} rounds after the first; each {unit} with its validation. "
-        "Times mnist_jax: the peer's seconds over this project's, round by round."
+        f"Median (min-max) of {rounds} rounds after the first; each {unit} with its validation. "
+        "Times mnist_jax: ratio of seconds within a round."
     ]
     for name, record in records.items():
         if not record["error"] and "train_seconds" in record["epochs"][0]:
@@ -85,9 +79,9 @@ def footer(
     rates = floor["matmul_rates"]
     size = max(rates, key=rates.get)
     lines.append(
-        f"A step of mnist_jax is {floor['flops'] / 1e6:.0f} MFLOP of arithmetic, "
-        f"{floor['floor_ms']:.2f} ms at the rate of this machine's best float32 matrix product "
-        f"({rates[size] / 1e9:.0f} GFLOP/s, {size} x {size})."
+        f"A step of mnist_jax has {floor['flops'] / 1e6:.0f} MFLOP, {floor['floor_ms']:.2f} ms at "
+        f"the rate of the best float32 matrix product ({rates[size] / 1e9:.0f} GFLOP/s, "
+        f"{size} x {size})."
     )
     if "step_ms" in floor:
         lines[-1] += (
@@ -102,7 +96,7 @@ def footer(
 
 
 def plot(records: dict[str, Any], unit: str, machine: dict[str, Any], path: Path) -> None:
-    """Draws each peer's median time as a bar, and each timed round as a dot."""
+    """Draws each peer's median as a bar, and its rounds as dots."""
     finished = [name for name in records if timed(records[name])]
     finished.sort(key=lambda name: statistics.median(timed(records[name])))
     figure = Figure(figsize=(8, 1.5 + 0.5 * len(finished)), layout="constrained")

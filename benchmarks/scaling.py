@@ -3,11 +3,10 @@
     python benchmarks/scaling.py
     python benchmarks/scaling.py --processes 1 2 4
 
-Weak scaling gives every device a batch of 128, strong scaling divides one batch of 128. Every row
-has its own processes, which wait during the turns of other rows. With GPUs, a row uses that many of
-them; otherwise the devices are fake: FAKE DEVICES SHARE THE CORES of one processor, so their times
-show the overhead of sharding, not a speedup. The same holds for processes on one machine, with a
-device each, joined as by `mnist-jax train --distributed...`: on a CPU they sum over Gloo.
+Weak scaling gives every device a batch of 128, strong scaling divides one batch of 128. Rows
+alternate. Without GPUs the devices are fake and SHARE THE CORES of one processor: their times show
+the overhead of sharding, not a speedup. The same holds for processes, with a device each, joined as
+by `mnist-jax train --distributed...`: on a CPU they sum over Gloo.
 """
 
 import argparse
@@ -23,7 +22,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from machine import describe, headline
+from machine import headline
+from markdown_table import print_table
 
 from mnist_jax import Config, load_dataset
 from mnist_jax.models import create_model
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def train_rounds(row: Row) -> None:
-    """Trains a chunk for each line on stdin, and prints its seconds, losses and devices."""
+    """Trains a chunk per line on stdin; prints seconds, losses and devices."""
     config = Config()
     images, labels = load_dataset("mnist", f"train[:{8 * BATCH * STEPS}]")
     few = images[:BATCH], labels[:BATCH]
@@ -65,42 +65,35 @@ def train_rounds(row: Row) -> None:
 
 
 def start(row: Row) -> list[subprocess.Popen[str]]:
-    """Starts the processes of a row."""
+    """Starts a row's processes."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         coordinator = f"localhost:{found.getsockname()[1]}"
-    each = row.devices // row.processes
-    fake = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={each}"}
-    gpus = [*map(str, range(row.devices))]
-    return [
-        subprocess.Popen(
-            [sys.executable, __file__, "--row", *map(str, row), coordinator, str(process)],
-            env=os.environ
-            | fake
-            | {"CUDA_VISIBLE_DEVICES": ",".join(gpus[process * each : (process + 1) * each])},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(row.processes)
-    ]
+    command = [sys.executable, __file__, "--row", *map(str, row), coordinator]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    each, processes = row.devices // row.processes, []
+    for process in range(row.processes):
+        gpus = map(str, range(process * each, (process + 1) * each))
+        env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={each}"}
+        env |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        processes.append(subprocess.Popen([*command, str(process)], env=os.environ | env, **pipes))
+    return processes
 
 
 def turn(processes: list[subprocess.Popen[str]]) -> Any:
-    """Trains a chunk in the processes of a row; returns the slowest one's output."""
+    """Trains a chunk in a row's processes; returns the slowest one's output."""
     for process in processes:
-        assert process.stdin
-        with contextlib.suppress(BrokenPipeError):  # its output is above
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.write("\n")
             process.stdin.flush()
-    lines = [process.stdout.readline() for process in processes if process.stdout]
+    lines = [process.stdout.readline() for process in processes]
     if not all(lines):
         raise SystemExit("error: a process ended, see above")
     return max(map(json.loads, lines))
 
 
 def main() -> None:
-    """Prints a row for each number of devices or processes, and kind of scaling."""
+    """Prints a row per number of devices or processes and kind of scaling."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--processes", type=int, nargs="+")
@@ -120,9 +113,8 @@ def main() -> None:
     finally:
         processes = [process for group in groups.values() for process in group]
         for process in processes:
-            assert process.stdin
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()  # ends it with the others of its row
+                process.stdin.close()  # ends the process
         for process in processes:
             process.wait()
 
@@ -136,29 +128,25 @@ def main() -> None:
     what = "processes" if args.processes else "devices"
     how = ", joined by jax.distributed, a device each" if args.processes else " of one process"
     print(f"Steps of the reference network in float32, on {what}{how}.\n")
-    print(
-        f"| scaling | {what} | global batch | images/s | times one | efficiency | loss difference |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    lines = []
     for name, one in (("weak", rows[0]), ("strong", Row(1, BATCH))):
         for row in rows:
             devices, size, _ = row
             if size != (BATCH * devices if name == "weak" else BATCH):
                 continue
+            lines.append({"scaling": name, what: devices, "global batch": size})
             if rounds[0][row][2] != devices:
-                print(f"| {name} | {devices} | {size} | not measured: too few devices | | | |")
+                lines[-1]["images/s"] = "too few devices"
                 continue
             speed = rate(row) / rate(one)
-            differs = f"{np.abs(losses(row) / losses(one) - 1).max():.0e}" if size == BATCH else ""
-            print(
-                f"| {name} | {devices} | {size} | {rate(row):,.0f} | {speed:.2f} | "
-                f"{speed / devices:.2f} | {differs} |"
-            )
-    print(f"\nMedians of {ROUNDS} rounds of {STEPS} steps. {headline(describe())}")
+            lines[-1] |= {"images/s": rate(row), "times one": speed, "efficiency": speed / devices}
+            if size == BATCH:
+                difference = np.abs(losses(row) / losses(one) - 1).max()
+                lines[-1]["loss difference"] = f"{difference:.0e}"
+    print_table(lines)
+    print(f"\nMedians of {ROUNDS} rounds of {STEPS} steps. {headline()}")
     if {found[3] for found in rounds[0].values()} == {"cpu"}:
-        print(
-            "All share one processor's cores: this shows the overhead of sharding, not a speedup."
-        )
+        print("All share one processor: this shows the overhead of sharding, not a speedup.")
     return None
 
 

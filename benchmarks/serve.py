@@ -1,10 +1,8 @@
-"""The page of `serve` under load: many clients at once, each sending image after image.
+"""Times the page of `serve` under load, beside the shortest server, peers/minimal_serve.py.
 
     python benchmarks/serve.py --workdir runs/default
 
-The server and the shortest server that does the same, peers/minimal_serve.py, run in separate
-processes on loopback, the clients in this one. Prints medians of rounds: answers per second and
-latencies. Any error ends it.
+Servers run in separate processes on loopback, clients in this one. Prints medians of rounds.
 """
 
 import argparse
@@ -21,17 +19,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from machine import describe, headline
+from machine import headline
 from PIL import Image
 
 from mnist_jax.datasets import load_dataset
 from mnist_jax.reporting.pictures import png
 
-SHEET = 280  # pixels per side of a drawing, as on the page's canvas
+SHEET = 280  # pixels per side of a drawing
 
 
 def drawings(count: int) -> list[bytes]:
-    """Returns PNG files of test images as dark drawings on white sheets."""
+    """Returns test images as PNG files of dark drawings on white sheets."""
     images = load_dataset("mnist", f"test[:{count}]").images
     files = []
     for image in images:
@@ -43,9 +41,9 @@ def drawings(count: int) -> list[bytes]:
 
 
 async def load(url: str, files: list[bytes], clients: int, requests: int) -> list[float]:
-    """Lets each client send its requests; returns the seconds that each of them took.
+    """Sends each client's requests in sequence; returns the seconds of each.
 
-    The clients are bare sockets: HTTPX would take as much of the processor as the server.
+    Clients are bare sockets, since HTTPX would need as much time as the server.
     """
     host, port = url.removeprefix("http://").split(":")
     seconds = []
@@ -83,7 +81,6 @@ def running(*command: str | Path) -> Iterator[tuple[str, int]]:
     """Yields the URL of a server and its process."""
     server = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     try:
-        assert server.stdout
         match = re.match(r"(http://\S+)/ ", server.stdout.readline())
         if not match:
             raise SystemExit("the server does not start")
@@ -94,7 +91,7 @@ def running(*command: str | Path) -> Iterator[tuple[str, int]]:
 
 
 def photographs() -> list[bytes]:
-    """Returns a JPEG file of a drawing on a sheet of 6 megapixels."""
+    """Returns a JPEG file of a drawing, of 6 megapixels."""
     with Image.open(io.BytesIO(drawings(1)[0])) as digit:
         file = io.BytesIO()
         digit.resize((2450, 2450)).save(file, "JPEG")
@@ -102,7 +99,7 @@ def photographs() -> list[bytes]:
 
 
 def main() -> None:
-    """Prints a row for each kind of image, number of clients and server."""
+    """Prints a row per kind of image, number of clients and server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/default"))
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 100])
@@ -117,13 +114,13 @@ def main() -> None:
     }
     serve = ("-m", "mnist_jax", "serve", "--workdir", args.workdir, "--port", "0")
     minimal = (Path(__file__).parent / "peers" / "minimal_serve.py", "--workdir", args.workdir)
-    print(headline(describe()))
+    print(headline())
     print("| of | clients | server | answers/s | p50, ms | p95, ms | p99, ms |")
     print("|---|---|---|---|---|---|---|")
     with running(*serve) as (url, process), running(*minimal) as (peer, _):
         for (kind, files), clients in itertools.product(kinds.items(), args.clients):
             requests = max(1, args.requests // clients)
-            rounds = [  # alternating, since other load may vary
+            rounds = [
                 [measure(server, files, clients, requests) for server in (url, peer)]
                 for _ in range(args.rounds)
             ]

@@ -1,7 +1,7 @@
-"""The public record for 99 % in one epoch: a small network, Adam and a one-cycle learning rate.
+"""The public record for 99 % in one epoch: a small network, Adam and a one-cycle schedule.
 
-Network, recipe and normalisation are those of https://github.com/tuomaso/train_mnist_fast
-(8_Final_00s76.ipynb: 99.04 % on average after 60,000 images).
+As in https://github.com/tuomaso/train_mnist_fast (8_Final_00s76.ipynb: 99.04 % on average after
+60,000 images).
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The shortest server that does what `mnist-jax serve` does for an image, without its bounds.
+"""The shortest server that classifies as `mnist-jax serve` does, without limits.
 
 python benchmarks/peers/minimal_serve.py --workdir runs/default
 """

@@ -1,9 +1,8 @@
-"""This project: an epoch by the calls of `mnist_jax/loop.py`.
+"""This project: an epoch by the calls of `mnist_jax/loop.py`, without checkpoints and history.
 
     python mnist_jax_epochs.py DATA.npz CONFIG [--whole]
 
-With `--whole` an epoch is all epochs of the recipe, validated once after the last. Checkpoints and
-history are left out, since the peers write none.
+With `--whole` an epoch is all epochs of the recipe, validated once.
 """
 
 import functools
@@ -25,7 +24,7 @@ from mnist_jax.start import create_build, numbers
 
 
 def create(data: Data, seed: int, config: Config, epochs: int = 1) -> Peer:
-    """Compiles the chunks of the recipe; `epoch()` will train `epochs` of them, then validate."""
+    """Compiles the recipe; `epoch()` trains `epochs` of it, then validates."""
     num_steps = steps_per_epoch(len(data["train"][1]), config.batch_size)
     splits = check_parts(data)
     info = DataInfo(splits["train"].images.shape[1:], tuple("0123456789"))

@@ -2,17 +2,15 @@
 
     python PEER.py DATA.npz [OPTIONS]
 
-A peer builds its network, reports its versions, and waits. Every command is a word on its standard
-input, every answer a line of JSON on its standard output. The end of the input ends it. So peers
-train in turn while the others sleep.
+A peer builds its network, reports its versions, and waits for commands. A command is a word on
+standard input, an answer a line of JSON on standard output. So peers train in turn.
 
     (ready)  {"versions": {...}}
     epoch    {"seconds": s, "steps": n, "val_accuracy": a}     train an epoch, then validate
     test     {"test_accuracy": a}
     reset    {}                                                a new network, with the next seed
 
-If whole trainings are compared, `epoch` trains all epochs, and the answer also has `train_seconds`,
-the seconds before validation.
+In whole trainings, `epoch` trains all epochs. `train_seconds` in its answer excludes validation.
 """
 
 import json
@@ -33,9 +31,9 @@ def serve(create: Callable[[Data, int], Peer], *modules: ModuleType) -> None:
 
     Args:
         create: function (data, seed) -> (epoch, test). The data are images uint8 [N, 28, 28, 1] and
-            labels int32 [N] of "train", "validation" and "test". `epoch()` returns `steps` and
-            `val_accuracy`, `test()` the accuracy.
-        modules: the packages whose versions are reported.
+            labels int32 [N] by split. `epoch()` returns `steps` and `val_accuracy`, `test()` the
+            accuracy.
+        modules: packages whose versions are reported.
     """
     with np.load(sys.argv[1]) as file:
         data = {
