@@ -15,12 +15,15 @@ from unittest import mock
 
 import pytest
 from helpers import ROOT, TINY
+from PIL import Image
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import mnist_jax
 from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import main, parse
+from mnist_jax.config import Config, recipe_names
+from mnist_jax.datasets import load_dataset
 
 PAGES = [
     *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
@@ -50,12 +53,16 @@ def run_examples(path: Path, *more: Any) -> None:
             example.evaluate()
 
 
+RECIPES = recipe_names()
+RUN = ("look_at_it", "laboratory", "your_data", "reproducibility")
+FEW = ["--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"]
+
+
 def run_commands(example: Example) -> None:
     """Runs the `mnist-jax` lines of a shell block; trainings see 1,280 images."""
     for line in re.findall(r"^mnist-jax (.*)$", example.parsed, re.MULTILINE):
         args = shlex.split(line, comments=True)
-        few = ["--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"]
-        assert main(args + few * (args[0] == "train")) == 0, line
+        assert main(args + FEW * (args[0] == "train")) == 0, line
 
 
 # README's takes half a minute on all images; own parts are tried with the wheel, in test_wheel.py.
@@ -114,6 +121,11 @@ def test_examples_in_docstrings_run():
             assert doctest.testmod(importlib.import_module(name)).failed == 0, name
 
 
+def python_of(path: Path) -> list[str]:
+    """The blocks of Python of a page."""
+    return [block for kind, block in FENCE.findall(path.read_text("utf-8")) if kind == "python"]
+
+
 def commands_of(path: Path) -> list[str]:
     """The `mnist-jax` lines of a page's shell blocks, or of a recipe's docstring."""
     text = path.read_text(encoding="utf-8")
@@ -121,8 +133,21 @@ def commands_of(path: Path) -> list[str]:
     return [
         line
         for block in ([text] if path.suffix == ".py" else shell)
-        for line in re.findall(r"^ *(mnist-jax .*?) *(?:#.*)?$", block, re.MULTILINE)
+        for line in re.findall(
+            r"^ *(?:[A-Z_]+=\S+ )?(mnist-jax .*?) *(?:#.*)?$", block, re.MULTILINE
+        )
     ]
+
+
+def arguments(line: str) -> list[str]:
+    """The arguments of a command; a recipe of the reader's is written as the reference recipe."""
+    args = shlex.split(line)[1:]
+    for before, arg in itertools.pairwise(args):
+        if before == "--config" and arg.removeprefix("configs/").removesuffix(".py") not in RECIPES:
+            Path(arg).parent.mkdir(parents=True, exist_ok=True)
+            text = "{}" if arg.endswith(".json") else "from mnist_jax import Config as get_config"
+            Path(arg).write_text(text, encoding="utf-8")
+    return args
 
 
 def test_commands_of_pages_and_recipes_are_understood(subtests, tmp_path, monkeypatch):
@@ -132,18 +157,67 @@ def test_commands_of_pages_and_recipes_are_understood(subtests, tmp_path, monkey
     assert len(lines) > 50
     for line, page in lines.items():
         with subtests.test(msg=f"{page}: {line}"):
-            args = shlex.split(line)[1:]
-            for before, arg in itertools.pairwise(args):
-                # A recipe of the reader's, where it is none of ours.
-                if before == "--config" and Path(arg).parent.name != "configs":
-                    Path(arg).parent.mkdir(parents=True, exist_ok=True)
-                    python = "from mnist_jax import Config as get_config"
-                    text = "{}" if arg.endswith(".json") else python
-                    Path(arg).write_text(text, encoding="utf-8")
+            args = arguments(line)
             if "--help" in args:
                 assert main(args) == 0
             else:
                 parse(args)
+
+
+def test_no_two_trainings_of_the_pages_share_a_work_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained: dict[str, Any] = {"runs/default": (Config(), [])}  # by `make train`
+    for path in PAGES:
+        for line in commands_of(path):
+            args = arguments(line)
+            if args[0] not in ("train", "population") or {"--extend", "--help"} & {*args}:
+                continue
+            given = parse(args)
+            recipe = Path(given.config or "default").stem
+            workdir = given.workdir or f"runs/{recipe}{'-population' * (args[0] == 'population')}"
+            run = (given.recipe, [arg for arg in args if arg in ("--tensorboard", "--profile")])
+            assert trained.setdefault(str(workdir), run) == run, (path, line)
+        for workdir in {*re.findall(r'"(runs/[\w-]+)"', "".join(python_of(path)))}:
+            assert trained.setdefault(workdir, path) == path, (path, workdir)
+
+
+def made_for_commands() -> None:
+    """Files that the commands of pages read: photographs, a folder of them, a table."""
+    images, labels = load_dataset("mnist", "test[:60]")
+    for number, (image, label) in enumerate(zip(images[..., 0], labels, strict=True)):
+        Path(f"photos/{label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(f"photos/{label}/{number}.png")
+    Path("scans").mkdir()
+    for name in ("photo.jpg", "scan.png", "new.jpg", "scans/1.png"):
+        Image.fromarray(255 - images[0, :, :, 0]).resize((140, 140)).save(name)
+    rows = [",".join(f"pixel{i}" for i in range(784))]
+    rows += [",".join(map(str, image.reshape(-1))) for image in images[:3]]
+    Path("test.csv").write_text("\n".join(rows), encoding="utf-8")
+
+
+def as_run(line: str) -> list[str]:
+    """The arguments of a command after the shell's patterns; trainings see few images and seeds."""
+    args = []
+    for arg in arguments(line):
+        found = sorted(map(str, Path().glob(arg))) if "*" in arg else []
+        args += found or ["2" if args and args[-1] == "--seeds" else arg]
+    return args + FEW * (args[0] in ("train", "population") and "letters" not in args)
+
+
+# Not run: a server, and what takes minutes or needs its result.
+NOT_RUN = re.compile("serve|sweep|accurate|--seeds 5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in RUN)])
+def test_commands_of_a_page_run_after_make_train(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    made_for_commands()
+    assert main(["train", *FEW]) == 0
+    for line in commands_of(ROOT / page):
+        if not NOT_RUN.search(line):
+            assert main(as_run(line)) == 0, line
 
 
 def options_of(command: str) -> set[str]:
@@ -196,6 +270,12 @@ def test_files_and_targets_of_make_that_pages_name_exist():
             assert {*named} <= targets, (path, line)
 
 
-def test_every_page_is_on_the_site():
+def test_every_page_is_on_the_site_and_leads_to_the_next():
     listed = re.findall(r"^\w+$", (ROOT / "docs/index.md").read_text("utf-8"), re.MULTILINE)
     assert {*listed} == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    for page, following in itertools.pairwise(["index", *listed, "index"]):
+        if page not in ("commands", "api"):  # written by `make reference`
+            text = (ROOT / f"docs/{page}.md").read_text("utf-8")
+            assert re.findall(r"^Next: \[[^]]+\]\((\w+)\.md\)\.$", text, re.MULTILINE) == [
+                following
+            ]
