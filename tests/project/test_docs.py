@@ -109,8 +109,8 @@ def test_the_reference_has_every_public_name_and_what_pages_import():
     modules = {*re.findall(r"^In \[`mnist_jax\.([\w.]+)`\]", text, re.MULTILINE)} | {"events"}
     assert {*mnist_jax.__all__} - modules <= described
     for path in PAGES:
-        lines = re.findall(r"from (mnist_jax\S*) import ([^(\n]+)", path.read_text("utf-8"))
-        for module, names in lines:
+        imports = re.compile(r"^(?:>>> )?from (mnist_jax\S*) import ([^(\n]+)", re.MULTILINE)
+        for module, names in imports.findall(path.read_text("utf-8")):
             assert {*names.strip().split(", ")} <= described | modules, (path, module)
 
 
