@@ -1,7 +1,7 @@
 """A work directory of an earlier version is read and resumed.
 
-earlier_version.tar.xz is what commit 6a3fcff, whose loop was another, left when it was stopped at
-step 6 of 12, in the middle of its second epoch. This made it, in a checkout of that commit:
+earlier_version.tar.xz is a run of commit 6a3fcff, which had another loop, stopped at step 6 of 12,
+in its second epoch. This made it, in a checkout of that commit:
 
     import dataclasses, sys
     sys.path.insert(0, "tests")
@@ -14,29 +14,24 @@ step 6 of 12, in the middle of its second epoch. This made it, in a checkout of 
     tar --sort=name --owner=0 --group=0 --mtime=@0 -cJf earlier_version.tar.xz -C earlier .
 """
 
+import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import subprocesses
 from helpers import rows, stop_after
 
-from mnist_jax import Config, evaluate, train
-from mnist_jax.config import DataConfig, ModelConfig, OptimizerConfig
+from mnist_jax import evaluate, train
+from mnist_jax.config import ModelConfig
 from mnist_jax.training import Run
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.trained import load_trained
 
-CONFIG = Config(
-    seed=1,
-    epochs=3,
-    batch_size=64,
-    chunk_steps=2,
-    data=DataConfig(train_split="train[:320]", test_split="test[:100]"),
-    model=ModelConfig(features=1, hidden_size=2, pool_size=8),
-    optimizer=OptimizerConfig(learning_rate=0.03),
+CONFIG = dataclasses.replace(
+    subprocesses.CONFIG, epochs=3, model=ModelConfig(features=1, hidden_size=2, pool_size=8)
 )
 # The archive was made on one machine, with one version of JAX.
 pytestmark = pytest.mark.filterwarnings("ignore:.* resumes in a different environment")
@@ -44,15 +39,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* resumes in a different enviro
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    shutil.unpack_archive(
-        Path(__file__).with_name("earlier_version.tar.xz"), tmp_path / "earlier", filter="data"
-    )
+    archive = Path(__file__).with_name("earlier_version.tar.xz")
+    shutil.unpack_archive(archive, tmp_path / "earlier", filter="data")
     return tmp_path / "earlier"
 
 
 @pytest.fixture(scope="module")
 def today(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """Provides the same run by this version: one stopped at the same step, and a whole one."""
+    """Provides this version's run: one stopped at the same step, and a whole one."""
     root = tmp_path_factory.mktemp("today")
     stop_after(3, train, CONFIG, root / "stopped")
     return root / "stopped", train(CONFIG, root / "whole")
@@ -77,18 +71,15 @@ def test_the_network_of_an_earlier_version_is_read(earlier, today):
 
 
 def test_a_run_of_an_earlier_version_is_resumed_as_if_this_one_had_begun_it(earlier, today):
-    """Another machine rounds differently, so its own run differs from the resumed one."""
+    """The bits differ where the machine rounds differently."""
     stopped, whole = today
-    same = tree_sha256(load_trained(earlier).variables) == tree_sha256(
-        load_trained(stopped).variables
-    )
+    ours, theirs = (tree_sha256(load_trained(run).variables) for run in (stopped, earlier))
+    same = ours == theirs
     resumed = train(CONFIG, earlier)
     assert_same(resumed.state.params, whole.state.params, to_the_bit=same)
-    older, newer = [*rows(earlier)], [*rows(stopped.parent / "whole")]
-    seen: list[Any] = [
-        [{name: row[name] for name in older[0]} for row in each] for each in (older, newer)
-    ]
-    assert_same(*seen, to_the_bit=same)  # it had no norm of the gradients
+    runs, names = (earlier, stopped.parent / "whole"), rows(earlier)[0]  # no gradient_norm
+    older, newer = ([{name: row[name] for name in names} for row in rows(run)] for run in runs)
+    assert_same(older, newer, to_the_bit=same)
     if same:
         assert resumed.result["params_sha256"] == whole.result["params_sha256"]
     assert resumed.result.keys() == whole.result.keys()

@@ -16,14 +16,8 @@ from mnist_jax.workdir.checkpoint import SAVING, Saver, open_saver
 from mnist_jax.workdir.run import delete_leftovers, delete_run
 
 NAMES = ("config.json", "metrics.jsonl", "result.json", "population.json")
-KEPT: dict[str, Any] = {
-    **dict.fromkeys(NAMES, "{}"),
-    "notes.txt": "mine",
-    ".config.json.tmp": "mine",
-    ".other.json.12.tmp": "mine",
-    "config.json.12.tmp": "mine",
-    "members/.config.json.12.tmp": "of a member",
-}
+MINE = ("notes.txt", ".config.json.tmp", ".other.json.12.tmp", "config.json.12.tmp")
+KEPT: dict[str, Any] = dict.fromkeys((*NAMES, *MINE, "members/.config.json.12.tmp"), "{}")
 
 
 def test_leftovers_of_every_file_are_deleted_and_nothing_else(tmp_path):
@@ -34,7 +28,7 @@ def test_leftovers_of_every_file_are_deleted_and_nothing_else(tmp_path):
     assert listing(tmp_path) == before
 
 
-def test_deleting_a_run_leaves_its_config_and_what_is_not_of_it(tmp_path):
+def test_deleting_a_run_leaves_its_config_and_foreign_files(tmp_path):
     own = ["report.html", "result.json", "metrics.jsonl", "tensorboard/events"]
     own += ["checkpoints/8/a", "checkpoints/0/a"]
     theirs = [f"checkpoints/{name}/a" for name in ("007", "12345678901", "-1", "1.5", "x")]
@@ -66,8 +60,7 @@ def test_an_overwriting_run_that_is_stopped_has_no_older_result(tmp_path):
 def test_an_overwriting_population_that_is_stopped_has_no_older_result(tmp_path):
     with scripted():
         population(LESSON, tmp_path, seeds=2)
-    (tmp_path / ".population.json.7.tmp").write_text("{", encoding="utf-8")
-    with scripted():
+        (tmp_path / ".population.json.7.tmp").write_text("{", encoding="utf-8")
         stop_after(1, population, LESSON, tmp_path, seeds=2, overwrite=True)
     assert files(tmp_path) == {"config.json", "metrics.jsonl", "checkpoints", "members"}
     assert not [*(tmp_path / "members").iterdir()]
@@ -76,10 +69,13 @@ def test_an_overwriting_population_that_is_stopped_has_no_older_result(tmp_path)
     assert result["test_accuracy"] == [0.9, 0.9]
 
 
-@pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 1})])
-def test_a_finished_run_leaves_these_files_also_where_it_was_killed_at_the_end(
-    tmp_path, run, options
-):
+train_or_population = pytest.mark.parametrize(
+    ("run", "options"), [(train, {}), (population, {"seeds": 1})]
+)
+
+
+@train_or_population
+def test_a_finished_run_leaves_these_files_even_if_killed_at_its_end(tmp_path, run, options):
     with scripted():
         run(LESSON, tmp_path, **options)
     own = {"result.json", "checkpoints"} if run is train else {"population.json", "members"}
@@ -93,7 +89,7 @@ def test_a_finished_run_leaves_these_files_also_where_it_was_killed_at_the_end(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("saves", [0, 1])
-@pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 1})])
+@train_or_population
 def test_an_error_of_the_disk_has_a_hint_only_where_something_is_saved(
     tmp_path, monkeypatch, run, options, saves, overwrite
 ):
@@ -144,6 +140,5 @@ def test_every_opening_sets_aside_damaged_checkpoints(tmp_path):
 def test_a_population_is_overwritten_before_it_is_finished(tmp_path):
     with scripted():
         stop_after(1, population, LESSON, tmp_path, seeds=1)
-    with scripted():
         population(LESSON, tmp_path, seeds=2, overwrite=True)
     assert sorted(path.name for path in (tmp_path / "members").iterdir()) == ["seed-0", "seed-1"]
