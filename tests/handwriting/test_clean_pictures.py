@@ -2,19 +2,18 @@
 
 import io
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from PIL import Image
 
 from mnist_jax import load_dataset, load_network
-from mnist_jax.datasets.image_files import read_image
+from mnist_jax.datasets.image_files import decode_image
 from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.drawing import Drawing, prepare_drawing
 from mnist_jax.handwriting.files import predict_files, prepare
 
-ROOT = Path(__file__).parents[2]
 BENCHMARK = runpy.run_path(str(ROOT / "benchmarks/pictures.py"))
 FILES, CONDITIONS = BENCHMARK["file_conditions"](), BENCHMARK["conditions"]()
 INFO = DataInfo((28, 28, 1), tuple("0123456789"), 20)
@@ -36,30 +35,28 @@ def drawing(pixels: np.ndarray | Image.Image) -> Drawing:
     return prepare_drawing(picture, INFO.image_shape, INFO.drawing_box)
 
 
-def prepared(content: bytes, tmp_path: Path):
-    path = tmp_path / "picture"
-    path.write_bytes(content)
-    return prepare(read_image(path), INFO)
+def prepared(content: bytes):
+    return prepare(decode_image(io.BytesIO(content), "a picture"), INFO)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_pixels_of_an_image_are_read_from_any_file(name, digits, tmp_path):
+def test_the_pixels_of_an_image_are_read_from_any_file(name, digits):
     for digit in digits:
-        found = prepared(FILES[name](digit), tmp_path)
+        found = prepared(FILES[name](digit))
         np.testing.assert_array_equal(found.pixels[..., 0], digit)
         assert not found.problem
 
 
-def test_an_image_of_two_levels_is_not_changed(digits, tmp_path):
+def test_an_image_of_two_levels_is_not_changed(digits):
     for digit in digits[:10]:
         levels = np.where(digit >= 128, np.uint8(255), np.uint8(0))
         bits = BENCHMARK["save"](Image.fromarray(levels).convert("1"))
-        np.testing.assert_array_equal(prepared(bits, tmp_path).pixels[..., 0], levels)
+        np.testing.assert_array_equal(prepared(bits).pixels[..., 0], levels)
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_other_pictures_of_an_image_get_its_answer(name, digits, network, tmp_path):
-    drawings = [prepared(CONDITIONS[name](digit), tmp_path) for digit in digits]
+def test_other_pictures_of_an_image_get_its_answer(name, digits, network):
+    drawings = [prepared(CONDITIONS[name](digit)) for digit in digits]
     found = network.predict(np.stack([drawing.pixels for drawing in drawings])).classes
     stated = np.array([bool(drawing.problem) for drawing in drawings])
     same = (found == network.predict(digits[..., None]).classes) | stated
@@ -87,8 +84,9 @@ def test_pictures_of_one_colour_are_blank(size, colour):
     plain.save(noisy, "JPEG", quality=40)
     pictures = [plain, plain.convert("RGB"), Image.open(noisy)] + [frame] * (min(size) > 2)
     for picture in pictures:
-        assert drawing(picture).blank
-        assert not drawing(picture).pixels.any()
+        found = drawing(picture)
+        assert found.blank
+        assert not found.pixels.any()
 
 
 @pytest.mark.parametrize("size", [28, 200])
@@ -96,8 +94,7 @@ def test_a_picture_without_strokes_is_blank(size):
     ramp = np.tile(np.linspace(0, 255, size).astype(np.uint8), (size, 1))
     block = np.full((size, size), 255, np.uint8)
     block[size // 4 : size // 2, size // 4 : size // 2] = 0
-    for pixels in (ramp, ramp.T, block, 255 - block):
-        assert drawing(pixels).blank
+    assert all(drawing(pixels).blank for pixels in (ramp, ramp.T, block, 255 - block))
 
 
 def test_a_bar_is_a_one_and_an_angular_zero_has_its_hole():
@@ -111,11 +108,8 @@ def test_a_bar_is_a_one_and_an_angular_zero_has_its_hole():
             assert (seen[14, 14] < 128) == hole
 
 
-def test_several_digits_on_a_clean_picture_are_counted(digits):
+def test_several_digits_and_few_pixels_on_a_clean_picture_are_reported(digits):
     assert "3 things" in drawing(255 - np.concatenate(digits[:3], axis=1)).problem
-
-
-def test_a_drawing_of_few_pixels_is_reported(digits):
     tiny = BENCHMARK["put"](BENCHMARK["fit"](digits[0], 8), 40, 40, 0.5, 0.5)
     assert "pixels large" in drawing(tiny).problem
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from mnist_jax import load_dataset, load_network
 from mnist_jax.cli.main import main
-from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.files import predict_files
 from mnist_jax.network import Network
 
@@ -32,10 +31,9 @@ def seven(tmp_path):
 
 def test_the_predict_command_prints_class_and_runner_up(small_run, seven, capsys):
     assert main(["predict", str(seven), f"--workdir={small_run[0]}"]) == 0
-    line = capsys.readouterr().out
+    (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{seven}: 7 (")
     assert "%), or " in line
-    assert line.count("\n") == 1
 
 
 def test_the_predict_command_prints_json_for_programs(small_run, seven, capsys):
@@ -46,54 +44,25 @@ def test_the_predict_command_prints_json_for_programs(small_run, seven, capsys):
     assert 1 >= first["probability"] > first["runner_up_probability"] > 0
     assert first["runner_up"] in {*"012345689"}
     assert (second["label"], second["probability"]) == (None, 0.0)
-    assert "blank" in second["problem"]
+    assert second["problem"].startswith("blank")
 
 
-def test_a_blank_sheet_gets_no_answer(network, seven):
-    (found,) = predict_files(network, [seven.parent / "blank.png"])
-    assert found.label is None
-    assert "no answer: blank" in str(found)
-
-
-def test_show_writes_the_network_input(network, seven):
-    predict_files(network, [seven], show=True)
-    with Image.open(seven.with_name("seven.png.seen.png")) as picture:
-        assert picture.width > picture.height
-    names = {path.name for path in seven.parent.iterdir()}
-    assert names == {"seven.png", "seven.png.seen.png", "blank.png"}
-
-
-def test_an_answer_that_the_network_is_not_sure_of_is_marked(network, seven):
-    unsure = network._replace(
-        apply=lambda _, batch: (np.full((len(batch), 10), 0.1), np.zeros(len(batch), int))
-    )
-    (found,) = predict_files(unsure, [seven])
-    assert "not sure" in found.problem
-    assert str(found).endswith(f"; but {found.problem}")
-
-
-def test_one_bad_file_among_good_ones_has_no_answer(network, seven):
+def test_show_writes_the_network_input_except_of_bad_files(network, seven):
     bad = seven.with_name("bad.png")
     bad.write_bytes(seven.read_bytes()[:100])
     first, failed, last = predict_files(network, [seven, bad, seven], show=True)
     assert (first.label, first.failed, first) == ("7", False, last)
-    assert (failed.label, failed.failed) == (None, True)
     assert failed.problem.startswith("cannot be read as an image: ")
-    assert len([*seven.parent.glob("*.seen.png")]) == 1
+    with Image.open(seven.with_name("seven.png.seen.png")) as picture:
+        assert picture.width > picture.height
+    names = {path.name for path in seven.parent.iterdir()}
+    assert names == {"seven.png", "seven.png.seen.png", "blank.png", "bad.png"}
 
 
-def test_colour_pictures_are_scaled_for_a_colour_dataset(network, tmp_path):
-    """They are neither cropped nor centred."""
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    given = []
-
+def test_an_answer_that_the_network_is_not_sure_of_is_marked(network, seven):
     def apply(_, batch):
-        given.append(batch)
-        return np.full((len(batch), 2), 0.5), np.zeros(len(batch), int)
+        return np.full((len(batch), 10), 0.1), np.zeros(len(batch), int)
 
-    info = DataInfo(image_shape=(8, 12, 3), label_names=("a", "b"), drawing_box=0)
-    colour = network._replace(apply=apply, info=info)
-    (found,) = predict_files(colour, [tmp_path / "a.png"])
-    np.testing.assert_array_equal(given[0][0], pixels)
-    assert {found.label, found.runner_up} == {"a", "b"}
+    (found,) = predict_files(network._replace(apply=apply), [seven])
+    assert "not sure" in found.problem
+    assert str(found).endswith(f"; but {found.problem}")

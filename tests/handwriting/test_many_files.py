@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import contents
 from PIL import Image
 
 from mnist_jax import load_dataset, load_network
@@ -20,7 +21,6 @@ from mnist_jax.datasets.info import DataInfo
 from mnist_jax.handwriting.files import find_images, predict_each
 from mnist_jax.network import Network
 
-SHAPE = (28, 28, 1)
 PIXELS = [f"pixel{i}" for i in range(784)]
 DIGITS, LABELS = (np.asarray(part) for part in load_dataset("mnist", "test[:40]"))
 FLAT = DIGITS.reshape(40, 784)
@@ -37,8 +37,8 @@ def _here(tmp_path, monkeypatch):
 
 
 def table(rows: Any, names: Sequence[str] = ()) -> Path:
-    with Path("x.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([*([names] if names else []), *rows])
+    lines = [",".join(map(str, row)) + "\n" for row in [*([names] if names else []), *rows]]
+    Path("x.csv").write_text("".join(lines), encoding="utf-8")
     return Path("x.csv")
 
 
@@ -89,13 +89,11 @@ SOURCES: dict[str, Callable[[], Path]] = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_rows_of_a_file_get_the_answers_of_the_array(network, name):
     notes: list[str] = []
-    path = SOURCES[name]()
-    answers = [*predict_each(network, [path], note=notes.append)]
+    answers = [*predict_each(network, [SOURCES[name]()], note=notes.append)]
     expected = network.predict(DIGITS)
     assert [answer.label for answer in answers] == [str(c) for c in expected.classes]
-    np.testing.assert_allclose(
-        [answer.probability for answer in answers], expected.probabilities.max(axis=1), rtol=1e-3
-    )
+    probabilities = [answer.probability for answer in answers]
+    np.testing.assert_allclose(probabilities, expected.probabilities.max(axis=1), rtol=1e-3)
     assert [answer.row for answer in answers] == [str(number) for number in range(1, 41)]
     accuracy = np.mean(expected.classes == LABELS)
     labelled = any(word in name.lower() for word in ("label", "train.csv", "train", "npz"))
@@ -113,16 +111,19 @@ def test_rows_unlike_the_dataset_get_one_warning(network):
     assert len(warned) == 1
 
 
-def test_the_label_column_and_scaling_of_a_file_are_reported():
-    for name, note in {
-        "fractions": "x.csv: pixels of 0 to 1 became 0 to 255",
-        "npy, bits of 16": "x.npy: pixels of 0 to 65535 became 0 to 255",
-        "label last": "x.csv: the label is the column 'digit' (785)",
-        "no header, labels": "x.csv: the label is the column 1",
-        "npz, a training part too": "x.npz: x_test is used, not x_train",
-        "Kaggle's test.csv": "",
-    }.items():
-        assert "\n".join(read_unlabelled(SOURCES[name](), SHAPE).notes) == note
+NOTES = {
+    "fractions": "x.csv: pixels of 0 to 1 became 0 to 255",
+    "npy, bits of 16": "x.npy: pixels of 0 to 65535 became 0 to 255",
+    "label last": "x.csv: the label is the column 'digit' (785)",
+    "no header, labels": "x.csv: the label is the column 1",
+    "npz, a training part too": "x.npz: x_test is used, not x_train",
+    "Kaggle's test.csv": "",
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_the_label_column_and_scaling_of_a_file_are_reported(name):
+    assert "\n".join(read_unlabelled(SOURCES[name](), (28, 28, 1)).notes) == NOTES[name]
 
 
 def test_black_and_white_can_be_given(network):
@@ -134,11 +135,8 @@ def test_black_and_white_can_be_given(network):
 
 
 BAD: dict[str, tuple[Callable[[], Path], str]] = {
-    "a pixel less": (
-        lambda: table(FLAT[:, 1:], PIXELS[1:]),
-        "has 783 columns; expected the 784 pix",
-    ),
-    "two more": (lambda: table(np.c_[FLAT, FLAT[:, :2]]), "has 786 columns of pixels"),
+    "a pixel less": (lambda: table(FLAT[:, 1:], PIXELS[1:]), "has 783 columns; expected the 784"),
+    "two more": (lambda: table(np.c_[FLAT, FLAT[:, :2]]), "has 786 columns; expected the 784"),
     "a short row": (lambda: table([*FLAT[:3], FLAT[0, :9]], PIXELS), "line 5: it has 9 columns"),
     "a word": (lambda: table([FLAT[0], ["x", *FLAT[0, 1:]]], PIXELS), "line 3: the pixel 'x' is"),
     "nan": (lambda: table([[math.nan] * 784], PIXELS), "image 1 of x.csv has a pixel of nan"),
@@ -193,50 +191,53 @@ def test_folders_are_read_in_natural_order_and_other_files_reported():
         find_images([Path("empty")])
 
 
-def predict(capsys: pytest.CaptureFixture[str], run: Path, *args: str) -> tuple[int, list[str]]:
-    code = main(["predict", "--workdir", str(run), *args])
-    return code, capsys.readouterr().out.splitlines()
+@pytest.fixture
+def predict(small_run, capsys) -> Callable[..., tuple[int, list[str], str]]:
+    """Runs the command `predict`; returns its exit code, lines and errors."""
+
+    def run(*args: str) -> tuple[int, list[str], str]:
+        code = main(["predict", "--workdir", str(small_run[0]), *args])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return run
 
 
-def test_a_bad_file_costs_only_its_own_line_and_the_exit_code(small_run, capsys):
+def test_a_bad_file_costs_only_its_own_line_and_the_exit_code(predict):
     pictures("d", 0, 1, 2)
     Path("d/image1.PNG").write_bytes(b"x")
     Path("d/a.txt").write_bytes(b"x")
-    code, lines = predict(capsys, small_run[0], "d", "missing.png")
+    code, lines, _ = predict("d", "missing.png")
     assert code == 4
     begins = (
-        "1 left out, no images by their names: d/a.txt",
+        "1 left out, not images by their names: d/a.txt",
         "d/image0.PNG: 7 (",
         "d/image1.PNG: no answer: is not a readable image; expected",
         "d/image2.PNG: 1 (",
         "missing.png: no answer: there is no image 'missing.png'",
     )
     assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
-    code, text = predict(capsys, small_run[0], "d", "--json")
+    code, text, _ = predict("d", "--json")
     assert [found["failed"] for found in json.loads("\n".join(text))] == [False, True, False]
     assert code == 4
-    code, lines = predict(capsys, small_run[0], "d/image0.PNG")
-    assert code == 0
-    assert main(["predict", "d/a.txt", "missing.png", "--workdir", str(small_run[0])]) == 2
-    assert capsys.readouterr().err == "error: none of the 2 files can be read\n"
+    assert predict("d/image0.PNG")[0] == 0
+    code, _, err = predict("d/a.txt", "missing.png")
+    assert (code, err) == (2, "error: none of the 2 files can be read\n")
 
 
-def test_answers_are_written_in_kaggle_format(small_run, capsys, network):
+def test_answers_are_written_in_kaggle_format(predict, network):
     table(FLAT, PIXELS)
-    code, lines = predict(capsys, small_run[0], "x.csv", "--output", "answers.csv")
-    assert (code, lines) == (0, ["answers.csv: 40 answers"])
-    rows = [*csv.reader(Path("answers.csv").read_text(encoding="utf-8").splitlines())]
-    assert rows[0] == ["ImageId", "Label"]
+    assert predict("x.csv", "--output", "answers.csv")[:2] == (0, ["answers.csv: 40 answers"])
+    lines = Path("answers.csv").read_text(encoding="utf-8").splitlines()
     classes = network.predict(DIGITS).classes
-    assert rows[1:] == [[str(i), str(c)] for i, c in enumerate(classes, 1)]
+    assert lines == ["ImageId,Label", *(f"{i},{c}" for i, c in enumerate(classes, 1))]
 
 
-def test_answers_for_files_are_written_with_their_probabilities(small_run, capsys, network):
+def test_answers_for_files_are_written_with_their_probabilities(predict, network):
     pictures("d, e", 0)
     Path("bad.png").write_bytes(b"x")
     array(DIGITS[:2])
-    sources = ("d, e", "bad.png", "x.npy")
-    code, lines = predict(capsys, small_run[0], *sources, "--output", "answers.csv")
+    code, lines, _ = predict("d, e", "bad.png", "x.npy", "--output", "answers.csv")
     assert (code, lines[-1]) == (4, "answers.csv: 3 answers")
     assert lines[0].startswith("bad.png: no answer: ")
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
@@ -250,7 +251,7 @@ def test_answers_for_files_are_written_with_their_probabilities(small_run, capsy
 
 
 REFUSED = {
-    "x.csv --output x.csv": "--output would replace x.csv, which is to be read",
+    "x.csv --output x.csv": "--output would replace x.csv, one of the images",
     "x.csv --output answers.npz": "--output must end in .csv for the given files, got answers.npz",
     "x.csv --output no/a.csv": "--output: there is no directory no",
     "missing.csv --output answers.csv": "there is no image 'missing.csv'",
@@ -258,12 +259,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("args", REFUSED)
-def test_an_invalid_output_is_refused_and_nothing_is_written(small_run, capsys, args):
+def test_an_invalid_output_is_refused_and_nothing_is_written(predict, args):
     table(FLAT[:2], PIXELS)
-    before = {path: path.read_bytes() for path in Path().iterdir()}
-    assert main(["predict", "--workdir", str(small_run[0]), *args.split()]) == 2
-    assert REFUSED[args] in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+    before = contents(Path())
+    code, _, err = predict(*args.split())
+    assert code == 2
+    assert REFUSED[args] in err
+    assert contents(Path()) == before
 
 
 def test_many_images_are_classified_some_at_a_time():
