@@ -1,4 +1,4 @@
-"""The layer table of a network, read off the module itself."""
+"""The layer table of a network, traced from its module."""
 
 import collections
 import math
@@ -19,41 +19,40 @@ from mnist_jax.models.layers import ConvPool
 from mnist_jax.parts import OwnModel, Parts, own_model
 from mnist_jax.workdir.hashing import named_leaves
 
-BATCH = LARGEST + 1  # nothing else in a network is as large: an axis of this size is the batch
-SCOPE = "mnist_jax_call_"  # with the number of a call, in the names of what is computed there
+BATCH = LARGEST + 1  # only the batch's axis is as large
+SCOPE = "mnist_jax_call_"  # with the call's number, in the names of its operations
 RESHAPED = ("",)
 
 Shape = tuple[int, ...]
 Path = tuple[str, ...]  # of a module, from the model down
-# A module's call: the previous output's shape, that given, and that returned, of one image each.
+# A module's call, and shapes of one image: of the previous output, the input and the output.
 Call = tuple[nn.Module, Shape, Shape, Shape]
 
 PURPOSES = {
-    "attention": "mixes all tokens, each after its own choice: what one is, another can use",
-    "conv": "finds small patterns: each filter slides over the image and answers where it fits",
+    "attention": "lets each token gather what it needs from all tokens",
+    "conv": "finds small patterns: each filter slides over the image and responds where it fits",
     "dense": "combines all patterns into evidence; every output sees every input",
-    "dropout": "in training, silences units at random, so none is relied upon alone",
-    "flatten": "lines the feature maps up as one vector",
-    "key": "what each token offers; attention looks where a query meets a key",
-    "max_pool": "keeps the strongest answer of each window: fewer numbers, small shifts forgiven",
-    "mean": "averages over all places: where something was found matters no more",
-    "mean_pool": "keeps the mean answer of each window: fewer numbers, small shifts forgiven",
-    "norm": "shifts and scales to mean 0 and variance 1, then to what suits: steadier training",
-    "output": "one score (logit) a class; softmax turns them into probabilities",
+    "dropout": "in training, silences units at random, so that none is indispensable",
+    "flatten": "turns the feature maps into one vector",
+    "key": "what each token offers: attention is high where it matches a query",
+    "max_pool": "keeps the strongest response of each window: fewer numbers, small shifts forgiven",
+    "mean": "averages over all places: where a pattern was found no longer matters",
+    "mean_pool": "keeps the mean response of each window: fewer numbers, small shifts forgiven",
+    "norm": "normalises to mean 0 and variance 1, then scales and shifts: steadier training",
+    "output": "one score (logit) per class; softmax turns them into probabilities",
     "patches": "cuts the image into squares and describes each by a vector, a token",
     "position": "tells each token where it is",
-    "projection": "fits what attention has gathered to what it is added to",
-    "query": "what each token asks for",
-    "shortcut": "fits what a block is given to the shape of what it adds",
-    "value": "what each token hands on when asked",
+    "projection": "maps what attention has gathered back to the tokens' size",
+    "query": "what each token looks for",
+    "shortcut": "maps a block's input to the shape of its output",
+    "value": "what each token passes on where it is attended to",
 }
 
 
 class Layer(NamedTuple):
     """A row of the table.
 
-    `flops` are those of the forward pass of one image. `lowering` says how a convolution is
-    computed here, see `ops.conv_pool`; other layers have "".
+    `flops` count one image's forward pass. `lowering` names a convolution's, see `ops.conv_pool`.
     """
 
     name: str
@@ -74,9 +73,9 @@ def summarize_recipe(
 ) -> tuple[Shape, list[Layer]]:
     """Summarizes a recipe's model, by default for the images and classes of its dataset.
 
-    Model and splits are own ones in place of the recipe's, as in `train`. Returns the shape of the
-    images, (H, W, C), and the layers. Raises ValueError if a size is not 1 to LARGEST, or the
-    model does not fit the images.
+    An own model and splits replace the recipe's, as in `train`. Returns the images' shape,
+    (H, W, C), and the layers. Raises ValueError if a size is not 1 to LARGEST, or the model does
+    not fit the images.
     """
     if image_shape is None or num_classes is None:
         splits, label_names = load_splits(**vars(config.data), own=splits)
@@ -86,7 +85,7 @@ def summarize_recipe(
         if not all(1 <= size <= LARGEST for size in sizes):
             raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
     info = DataInfo(image_shape, tuple(map(str, range(num_classes))))
-    # Of arrays the classes have no names: an own model may know more of them.
+    # Arrays have no names of classes; an own model may know more classes.
     module = own_model(Parts(model=model, splits=splits), info) or create_model(
         num_classes=num_classes, **vars(config.model)
     )
@@ -96,14 +95,13 @@ def summarize_recipe(
 
 
 def summarize(model: nn.Module, image_shape: Shape) -> list[Layer]:
-    """Returns the layers of a model of images (H, W, C), in the order of the data.
+    """Returns the layers of a model of images (H, W, C), in the order of their calls.
 
-    The model is traced, not run. A layer is a module that has parameters or products of its own, or
-    that calls no other module; the model is one, too, where it has some. Each is listed once,
-    however often it is called. A multiplication and an addition are two FLOPs; only those of matrix
-    products and convolutions are counted.
+    The model is traced, not run. A layer is a module with parameters or products of its own, or one
+    that calls no other module; each is listed once. A multiplication and an addition are two FLOPs;
+    only those of matrix products and convolutions count.
     """
-    # The other lowerings of the same convolutions have more products.
+    # Other lowerings of the same convolutions have more products.
     forward = Forward(model.clone(lowering="xla") if hasattr(model, "lowering") else model)
     images = jax.ShapeDtypeStruct((BATCH, *image_shape), jnp.float32)
     variables = jax.eval_shape(forward.init, jax.random.key(0), images)
@@ -111,7 +109,7 @@ def summarize(model: nn.Module, image_shape: Shape) -> list[Layer]:
     sizes: collections.Counter[Path] = collections.Counter()
     for name, leaf in named_leaves(variables["params"]).items():
         path = tuple(name.split("/"))
-        while path not in calls:  # at last of the model, whose path is empty
+        while path not in calls:  # ends at the model, ()
             path = path[:-1]
         sizes[path] += leaf.size
     layers: list[Layer] = []
@@ -141,7 +139,7 @@ def summarize(model: nn.Module, image_shape: Shape) -> list[Layer]:
 
 
 def _lowerings(model: nn.Module, shape: Shape) -> dict[str, str]:
-    """Returns the lowering of each `ConvPool` by its name, for batches of images of a shape."""
+    """Returns each `ConvPool`'s lowering by name, for batches of a shape."""
     found = {}
 
     def record(next_fun, args, kwargs, context):
@@ -161,8 +159,8 @@ def _trace(
     """Traces a model.
 
     Returns:
-        By the path of each module its first call, and before it, at RESHAPED with that path, one
-        where vectors are made first; its own FLOPs, of a batch; and its own primitives.
+        By module's path: its first call, preceded by one at RESHAPED + path if the caller turned
+        maps into its vector; its own FLOPs for a batch; and its own primitives.
     """
     calls: dict[Path, Call] = {}
     paths: list[Path] = []
@@ -196,9 +194,9 @@ def _trace(
 
 
 def _equations(jaxpr: Any, scope: str = "", times: int = 1) -> Iterator[tuple[str, str, int]]:
-    """Yields the primitive, the scope and the FLOPs of each equation of a program.
+    """Yields each equation's primitive, scope and FLOPs.
 
-    What a loop repeats counts as often as it is known to be; of several branches, each counts.
+    Loops count as often as is known; of several branches, each counts.
     """
     for eqn in jaxpr.eqns:
         inside = f"{scope}/{eqn.source_info.name_stack}"
@@ -222,9 +220,9 @@ def _is_program(value: Any) -> bool:
 
 
 def _one(values: Any, default: Shape = ()) -> Shape:
-    """Returns the shape that the first array of several has for one image.
+    """Returns the first array's shape for one image.
 
-    That is [B, ...] -> (...), and [C, H, W, B], as between convolutions, -> (H, W, C).
+    [B, ...] becomes (...), and [C, H, W, B], as between convolutions, (H, W, C).
     """
     shapes = (leaf.shape for leaf in jax.tree.leaves(values) if hasattr(leaf, "shape"))
     shape = next(shapes, default)
@@ -234,7 +232,7 @@ def _one(values: Any, default: Shape = ()) -> Shape:
 
 
 def _purpose(name: str, module: nn.Module) -> str:
-    """Says what a layer is for: by its name, or in the first line of its class's docstring."""
+    """Describes a layer's purpose by its name, or by its class's docstring."""
     kind_of = re.sub(r"^(batch|group|layer)(?=norm)|_?\d+$", "", name.lower())
     if kind_of in PURPOSES:
         return PURPOSES[kind_of]
@@ -247,7 +245,7 @@ def _purpose(name: str, module: nn.Module) -> str:
 
 
 def _reshaping(shape: Shape, previous: Shape, primitives: set[str]) -> str:
-    """Names what a model does itself to get a vector, "" where that is not known."""
+    """Names the model's own step from maps to a vector, "" if unknown."""
     if math.prod(shape) == math.prod(previous):
         return "flatten"
     is_mean = "reduce_sum" in primitives and "reduce_max" not in primitives
@@ -255,21 +253,21 @@ def _reshaping(shape: Shape, previous: Shape, primitives: set[str]) -> str:
 
 
 def step_flops(model: nn.Module, image_shape: Shape, batch_size: int) -> int:
-    """Returns the FLOPs that a training step on a batch cannot do without.
+    """Returns the FLOPs that a training step on a batch needs, counted as in `summarize`.
 
-    Two products of the same size as the forward one give the gradients of a layer's weights and of
-    its inputs; the first layer's inputs are the images, which need none. Counted as in `summarize`.
+    The gradients of a layer's weights and of its inputs take two more products of the forward
+    one's size; the first layer's inputs, the images, need no gradient.
     """
     flops = [layer.flops for layer in summarize(model, image_shape) if layer.flops]
     return batch_size * (3 * sum(flops) - sum(flops[:1]))
 
 
 def format_table(layers: list[Layer], image_shape: Shape) -> str:
-    """Lays the layers out as text, with the totals below."""
+    """Writes the layers as text, with their totals."""
     image = Layer("image", image_shape, 0, 0, "pixels, scaled to 0..1")
     params, flops = (sum(getattr(layer, name) for layer in layers) for name in ("params", "flops"))
     total = Layer("total", (), params, flops, "FLOPs: one image, forward")
-    rows = [("layer", "output", "parameters", "FLOPs", "what it is for")]
+    rows = [("layer", "output", "parameters", "FLOPs", "purpose")]
     rows += [
         (
             each.name,

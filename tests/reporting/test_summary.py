@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -111,7 +110,15 @@ def test_a_summary_tells_how_a_network_pools():
     assert [layer[:2] for layer in strided[:2]] == [("conv1", (13, 13, 8)), ("flatten", (1352,))]
 
 
-def test_the_readme_shows_the_table_as_it_is():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    image_shape = (28, 28, 1)
-    assert format_table(summarize(create_reference(), image_shape), image_shape) in readme
+def test_the_table_is_aligned_and_ends_with_the_totals():
+    layers = summarize(create_reference(), (28, 28, 1))
+    first, image, *rows, total, lowered = format_table(
+        [layers[0]._replace(lowering="fused"), *layers[1:]], (28, 28, 1)
+    ).splitlines()
+    assert first.split() == ["layer", "output", "parameters", "FLOPs", "purpose"]
+    places = {line.index(word) for line, word in ((first, "purpose"), (image, "pixels"))}
+    places |= {line.index(layer.purpose) for line, layer in zip(rows, layers, strict=True)}
+    assert len(places) == 1
+    counts = (sum(layer.params for layer in layers), sum(layer.flops for layer in layers))
+    assert total.split()[:3] == ["total", *(f"{count:,}" for count in counts)]
+    assert lowered == "lowered here: conv1 fused"
