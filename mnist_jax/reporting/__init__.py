@@ -1,1 +1,1 @@
-"""What reports are made of: what is measured, how networks are compared, and the pages."""
+"""Reports: measurements, comparisons, figures and pages."""

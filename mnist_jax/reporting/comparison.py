@@ -1,4 +1,4 @@
-"""The content of a page that compares several networks."""
+"""Content of a comparison of several networks."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,18 +18,18 @@ DISAGREEMENTS = 25  # pictures
 
 
 def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Returns the figures of each run, and what the page of their comparison is filled with.
+    """Returns each run's figures, and the values of the template.
 
     All are measured on the test images if every run has measured its test, otherwise on the
-    validation images. Those whose images are the first one's are compared with it, image by image,
-    whatever they were trained on. The validation images rank them.
+    validation images. Validation ranks them. Those with the first one's images are compared with
+    it, image by image.
     """
     split = "test" if all(run.split == "test" for run in runs) else "validation"
     numbers = range(len(runs))  # A, B, ... Z, A1, B1, ...
     letters = [ascii_uppercase[n % 26] + (str(n // 26) if n > 25 else "") for n in numbers]
     networks, rows, judged, tasks = [], [], [], []
     names = [f"{letter} ({name})" for letter, name in zip(letters, _tails(runs), strict=True)]
-    paired: dict[str, Measured] = {}  # the answers for the images of the first
+    paired: dict[str, Measured] = {}  # answers for A's images
     histories = {}
     for letter, name, run in zip(letters, names, runs, strict=True):
         measured, splits = measure(run, split)
@@ -70,7 +70,7 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
             figure(
                 plots.compare_curves(histories, metric),
                 f"curves-{metric}",
-                f"A curve a network: the {metric} in validation by epoch.",
+                f"Each network's validation {metric} by epoch.",
             )
             for metric in ("accuracy", "loss")
             if histories
@@ -88,7 +88,7 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
 
 
 def _tails(runs: Sequence[RunRecord]) -> list[str]:
-    """Returns the ends of the workdirs' paths, without the directories that all have in common."""
+    """Returns the workdirs' paths without their common directories."""
     paths = [run.workdir.absolute().parts for run in runs]
     common = 0
     while len({path[common] for path in paths}) == 1 and common < min(map(len, paths)) - 1:
@@ -97,7 +97,7 @@ def _tails(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:
-    """The other's accuracy less the first's, in points, and the ends of its 95 % interval."""
+    """The other's accuracy less the first's, with its 95 % interval, in points."""
     only_first = int((first.right & ~other.right).sum())
     only_other = int((other.right & ~first.right).sum())
     low, high = paired_interval(only_first, only_other, len(first.labels))
@@ -108,7 +108,7 @@ def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> tupl
     """Names the network that is best in validation, if the difference is detectable.
 
     Each entry is a name, the answers for the same validation images, and those for the same test
-    images or None. The order of the entries has no effect. Returns headline and details.
+    images or None. Their order has no effect. Returns headline and detail.
     """
     if len(measured) < 2:
         return "", ""
@@ -133,9 +133,9 @@ def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> tupl
 
 
 def _disagreements(paired: Mapping[str, Measured], names: Sequence[str]) -> dict[str, Any]:
-    """Returns the images that the networks answer differently, those first where they are surest.
+    """Returns the images with different answers, the surest first.
 
-    `paired` has answers for the same images, by the letter of the network; `names` are the classes.
+    `paired` has the answers for the same images by letter of the network; `names` are the classes.
     """
     first = paired["A"]
     answers = np.stack([measured.answers for measured in paired.values()])

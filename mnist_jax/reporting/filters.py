@@ -1,4 +1,4 @@
-"""What a network looks for, and what it finds: its filters and feature maps."""
+"""Pictures of a network's filters and feature maps."""
 
 import functools
 import re
@@ -20,15 +20,14 @@ from mnist_jax.workdir.hashing import named_leaves
 
 KINDS = (ConvPool, nn.Conv)
 COLUMNS = 8  # of a sheet
-MOST = 64  # pictures on a sheet
+MOST = 64  # pictures of a sheet
 
 
 @functools.cache
 def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bool]:
     """Finds the convolutions of a model of images (H, W, C), in the order of their calls.
 
-    Returns:
-        By the name of each, whether the batch is the last axis of its answers, not the first.
+    Returns whether the batch is the last axis of each one's output (not the first), by name.
     """
     found: dict[str, bool] = {}
 
@@ -46,9 +45,9 @@ def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bo
 def first_filters(
     model: nn.Module, variables: Variables, image_shape: tuple[int, ...]
 ) -> jax.Array | None:
-    """Returns the filters that slide over the image (H, W, C) itself.
+    """Returns the filters over the image itself, float32 [features, k, k, C].
 
-    They are float32 [features, k, k, C], or None where the network has no such convolution.
+    Returns None if no convolution takes the image (H, W, C).
     """
     first = next(iter(convolutions(Forward(model), image_shape)), None)
     kernel = named_leaves(variables["params"]).get(f"{first}/kernel")
@@ -58,13 +57,12 @@ def first_filters(
 
 
 def feature_maps(model: nn.Module, variables: Variables, images: Any) -> dict[str, jax.Array]:
-    """Computes where on images each filter of each convolution finds its pattern.
+    """Computes the outputs of each convolution for images, float32 [B, H, W, C] in [0, 1].
 
-    The images are float32 [B, H, W, C] in [0, 1]. By the name of each convolution the result has
-    its answers, float [B, H', W', features]. Those of this project's own layers are taken behind
-    the pooling and the rectifier, and before any normalisation. A rectifier passes the positive
-    answers; with a normalisation before it, those above a threshold. Convolutions inside `nn.scan`
-    and `nn.vmap` are left out.
+    The result has float [B, H', W', features] by the convolution's name. The output of this
+    package's own layers is taken after pooling and rectifier, and before any normalisation. With a
+    normalisation, the rectifier comes later. Convolutions inside `nn.scan` and `nn.vmap` are left
+    out.
     """
     return _feature_maps(Forward(model), variables, images)
 
@@ -89,10 +87,10 @@ def _feature_maps(forward: Forward, variables: Variables, images: Any) -> dict[s
 
 
 def filter_sheet(filters: jax.Array, *, clear: bool = False) -> np.ndarray:
-    """Draws `first_filters`, or the first of many: grey is 0, lighter is positive.
+    """Draws `first_filters`, at most `MOST`: grey is 0, lighter is positive.
 
-    The result is uint8 [H, W, C], C = 1 or 3; of other channels the mean is drawn. With `clear`,
-    C = 4, and what lies between the filters is transparent.
+    The result is uint8 [H, W, C], C = 1 or 3; other channels are averaged. With `clear`, C = 4, and
+    the gaps are transparent.
     """
     if filters.shape[-1] not in (1, 3):
         filters = filters.mean(axis=-1, keepdims=True)
@@ -104,12 +102,12 @@ def filter_sheet(filters: jax.Array, *, clear: bool = False) -> np.ndarray:
 
 
 def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Draws the first `feature_maps` of a single image, B = 1: black is 0 or less.
+    """Draws the `feature_maps` of a single image, at most `MOST` per layer: black is 0 or less.
 
-    The result is a sheet for each convolution, uint8 [H, W, 1], the first layer before the blocks.
+    The result has a sheet by layer, uint8 [H, W, 1], those outside of blocks first.
     """
 
-    def order(name: str) -> Any:  # the tenth after the ninth
+    def order(name: str) -> Any:  # conv10 after conv9
         parts = re.split(r"(\d+)", name)
         return name.count("/"), [int(part) if part.isdigit() else part for part in parts]
 
@@ -122,11 +120,10 @@ def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
 
 
 def drawn(model: nn.Module, variables: Variables, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Draws an image, the filters of a network, and what they find on it.
+    """Draws an image, the filters of a network, and their feature maps.
 
-    The image is uint8, or float in [0, 1], [H, W, C]. The pictures are uint8 [H, W, C], C = 1 or 3,
-    by name: "image", "filters", and "maps/" with the name of each convolution. What the network or
-    an image of so many channels has not is left out.
+    The image is uint8, or float in [0, 1], [H, W, C]. The pictures are uint8 [H, W, C], C = 1 or 3:
+    "image" if it has 1 or 3 channels, "filters" if there are any, and "maps/NAME" by convolution.
     """
     maps = feature_maps(model, variables, to_float(jnp.asarray(image[None])))
     filters = first_filters(model, variables, image.shape)

@@ -1,4 +1,4 @@
-"""A run as a report sees it: its files, and each answer of its network."""
+"""The measurements of a report: a run's history, and its network's answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +21,18 @@ from mnist_jax.workdir.history import Row, read_history
 from mnist_jax.workdir.run import Result, is_tested, read_result
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
-PROBABILITIES = 1 << 24  # in memory at a time: of thousands of classes, all would fill it
-TOO_LARGE = 1e39  # float32, which losses are, has no such number
+PROBABILITIES = 1 << 24  # in memory at a time, as thousands of classes would fill it
+TOO_LARGE = 1e39  # above any float32 loss
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-# Older versions had neither.
+# Unknown in runs of older versions.
 STEP_CURVES = {"learning_rate": "learning rate", "gradient_norm": "gradient norm"}
 
 
 class RunRecord(NamedTuple):
-    """What `train` has left in a directory; with early stopping, its best network."""
+    """A run's files; with early stopping, its best network."""
 
     trained: Trained
-    result: Result | None  # None of a run that is not finished
+    result: Result | None  # None of an unfinished run
     history: list[Row]
 
     @property
@@ -41,36 +41,36 @@ class RunRecord(NamedTuple):
 
     @property
     def split(self) -> str:
-        """The split that a page may show: the test is unseen until it is measured."""
+        """The split to show: "validation" until the test is measured."""
         return "test" if is_tested(self.result) else "validation"
 
 
 class Measured(NamedTuple):
-    """The answers of a network for the "test" or "validation" split: the likeliest classes."""
+    """A network's answers, its likeliest classes, for a split."""
 
-    split: str
+    split: str  # "test" or "validation"
     images: Any  # uint8 [N, H, W, C], or `StreamedImages`
-    labels: np.ndarray  # int [N], the true classes
+    labels: np.ndarray  # int [N], true classes
     answers: np.ndarray  # int [N]
-    confidence: np.ndarray  # float [N], the probabilities of the answers
+    confidence: np.ndarray  # float [N], probabilities of the answers
 
     @property
     def right(self) -> np.ndarray:
-        """Bool [N], whether the answer is the true class."""
+        """Bool [N], True for right answers."""
         return self.answers == self.labels
 
     @property
     def reliability(self) -> Reliability:
-        """Whether it is as often right as it is sure."""
+        """The answers by bin of probability."""
         return reliability(self.confidence, self.right)
 
     def answer(self, number: int, names: Sequence[str]) -> tuple[str, str]:
-        """Returns the name and the probability of the answer for an image, as they are written."""
+        """Returns the name and the probability of an image's answer, as written."""
         return names[int(self.answers[number])], in_percent(float(self.confidence[number]))
 
 
 def read_run(workdir: str | Path, **own: Any) -> RunRecord:
-    """Reads what `train` has left; arguments and errors as of `load_trained`."""
+    """Reads a run; arguments and errors as of `load_trained`."""
     trained = load_trained(workdir, **own)
     history = read_history(trained.workdir)
     for number, row in enumerate(history, 1):
@@ -81,7 +81,7 @@ def read_run(workdir: str | Path, **own: Any) -> RunRecord:
 
 
 def _is_row(row: Any, epoch: int) -> bool:
-    """Tells whether a row can be drawn: hostile numbers are larger than a figure is wide."""
+    """Checks whether a row can be drawn: hostile numbers would exceed a figure."""
     if not isinstance(row, dict):
         return False
     values = [row.get(name) for name in CURVES]
@@ -98,9 +98,9 @@ def _is_drawable(value: Any) -> bool:
 
 
 def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
-    """Returns the network's answer for each image of a split, and all splits of its own data.
+    """Measures the network on a split; returns its answers and all splits of its data.
 
-    Raises ValueError if the data are no longer those that it was trained on.
+    Raises ValueError if the data have changed since the training.
     """
     splits, _ = own_splits(run.trained)
     images, labels = splits[split]
@@ -115,13 +115,12 @@ def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
 
 
 def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
-    """Returns the numbers that a report begins with, as JSON can hold them.
+    """Returns the numbers of a report, ready for JSON.
 
-    `workdir` and `split`; `accuracy` in [0, 1] with `ci95`, its 95 % interval; `count` and `errors`
-    in images; `expected_calibration_error`, `chance_calibration_error`, which a perfectly
-    calibrated network would have, and `mean_confidence` in [0, 1]; `step`, `params`,
-    `params_sha256`; `seconds` of all epochs, however often the run was stopped, or None; and the
-    `classes`, see `class_figures`.
+    Fractions in [0, 1]: `accuracy` with its 95 % interval `ci95`, `mean_confidence`,
+    `expected_calibration_error`, and `chance_calibration_error`, that of a perfectly calibrated
+    network. Images: `count`, `errors`. `seconds` are those of all epochs, or None. `classes` are
+    `class_figures`. The others are `workdir`, `split`, `step`, `params` and `params_sha256`.
     """
     count, right = len(measured.labels), int(measured.right.sum())
     seconds: list[Any] = [row.get("seconds") for row in run.history]
@@ -144,9 +143,9 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
 
 
 def class_figures(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the `name`, `precision`, `recall`, `f1` and `support` of each class.
+    """Returns each class's `name`, `precision`, `recall`, `f1` and `support`.
 
-    A fraction is None for a class without an image or an answer that would define it.
+    A fraction without an image or an answer to define it is None.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -162,7 +161,7 @@ def class_figures(measured: Measured, names: Sequence[str]) -> list[dict[str, An
 
 
 def verdict(numbers: dict[str, Any]) -> str:
-    """Sums `figures` up in one line."""
+    """Writes `figures` as one line."""
     low, high = numbers["ci95"]
     return (
         "{workdir}: {split} accuracy {accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "

@@ -1,4 +1,4 @@
-"""A page that is one file: a template of this folder, with its figures and pictures inside."""
+"""Pages of one file each: a template with its figures and pictures inside."""
 
 import io
 import re
@@ -13,24 +13,24 @@ from mnist_jax.datasets.arrays import as_bytes
 from mnist_jax.reporting import plots
 from mnist_jax.reporting.pictures import data_url, to_image
 
-if TYPE_CHECKING:  # extras, and slow to import
+if TYPE_CHECKING:  # slow extras
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-LARGEST_SIDE = 128  # pixels; a larger picture would only make the page heavy
+LARGEST_SIDE = 128  # pixels; larger pictures would make the page heavy
 LONGEST = 32  # characters of a class
 SPELLED = {
     **{name: name.upper() for name in ("cnn", "mlp", "mnist", "emnist", "sgd")},
     **{"resnet": "ResNet", "adam": "Adam", "adamw": "AdamW", "nadam": "Nadam"},
     **{"lion": "Lion", "muon": "Muon"},
 }
-SHEET_SIDE = 1024  # of a sheet, which is eight pictures wide
+SHEET_SIDE = 1024  # pixels, of eight pictures side by side
 
 
 def render(template: str, **values: Any) -> bytes:
-    """Fills in a template of this folder; a value that is missing there is an error.
+    """Fills in a template of this folder. Values are escaped, except those of `figure`.
 
-    Whatever is given is text, and is escaped; only what `figure` returns is markup.
+    Raises jinja2.UndefinedError if a value is missing.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -42,7 +42,7 @@ def render(template: str, **values: Any) -> bytes:
         lstrip_blocks=True,
     )
     pages.filters["listed"] = listed
-    # A name of a file or a class may hold what UTF-8 cannot.
+    # Names of files and classes may hold surrogates, which UTF-8 cannot encode.
     return pages.get_template(template).render(values).encode("utf-8", "replace")
 
 
@@ -55,8 +55,8 @@ def figure(
         drawn: figure.
         name: prefix of its ids, unique on the page.
         description: text for readers who cannot see it.
-        tips: tooltip of each linked shape, by the link without its "#", and whether the page has
-            that place; the shape otherwise stops being a link.
+        tips: tooltip of each linked shape, by its link without "#", and whether the page has that
+            place; otherwise the link is removed.
     """
     from markupsafe import Markup, escape
 
@@ -70,20 +70,20 @@ def figure(
     text = re.sub(rf'(?s)<a xlink:href="#{name}-([\d-]+)"[^>]*>(.*?)</a>', tipped, text)
     role = "group" if tips else "img"  # an image would hide its links
     label = f'<svg role="{role}" aria-label="{escape(description)}" '
-    return Markup(text.replace("<svg ", label, 1))  # Matplotlib has escaped the names in it
+    return Markup(text.replace("<svg ", label, 1))  # Matplotlib escapes names
 
 
 def svg(figure: "Figure", name: str) -> str:
-    """Returns a figure as an `<svg>` element for the middle of a page; its ids begin with `name`.
+    """Returns a figure as an `<svg>` element of a page; its ids begin with `name`.
 
-    It has no ground, its letters have the page's own font and colour, its blue is the page's
-    `--accent`, and it is as wide as its place. Figures made alike give the same characters.
+    It is transparent, in the page's font, colour and `--accent`, and as wide as its place. Equal
+    figures give equal text.
     """
     import matplotlib as mpl
 
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the browser has letters that this font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # missing here, not in browsers
         figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
@@ -102,10 +102,9 @@ def svg(figure: "Figure", name: str) -> str:
 
 
 def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
-    """Returns an image as a URL that holds it, made smaller to `largest` pixels a side.
+    """Returns an image as a data URL, at most `largest` pixels a side.
 
-    The image is uint8, or float in [0, 1], [H, W, C]; where C is neither 1 nor 3, the mean of the
-    channels is what is seen.
+    The image is uint8, or float in [0, 1], [H, W, C]; its channels are averaged unless 1 or 3.
     """
     image = as_bytes(image)
     if image.shape[-1] not in (1, 3):
@@ -119,10 +118,7 @@ def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
 
 
 def readable(names: Iterable[str]) -> list[str]:
-    """Returns the names of classes, long ones without their middle.
-
-    Of a name that shows nothing, these are the escapes of its characters.
-    """
+    """Shortens long names of classes in their middle, and escapes invisible ones."""
     shown = [
         name
         if any(letter.isprintable() and not letter.isspace() for letter in name)

@@ -1,4 +1,4 @@
-"""Arrays as pictures: sheets of many, and the PNG files of them that a page or a log can hold."""
+"""Arrays as pictures: sheets of several, and PNG files."""
 
 import base64
 import io
@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def sheet(pictures: np.ndarray, columns: int, *, gap: int = 1, ground: int = 128) -> np.ndarray:
-    """Lays pictures, uint8 [N, H, W, C], at least one, out in rows, in order.
+    """Lays pictures, uint8 [N, H, W, C], N > 0, out in rows, `gap` pixels apart.
 
-    `gap` pixels lie between two; `ground` is the grey of the gaps and of places without a picture.
-    The result is uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, C].
+    `ground` is the grey of gaps and empty places. The result is uint8
+    [rows * (H + gap) - gap, columns * (W + gap) - gap, C].
     """
     count, height, width, channels = pictures.shape
     rows = math.ceil(count / columns)
@@ -24,10 +24,9 @@ def sheet(pictures: np.ndarray, columns: int, *, gap: int = 1, ground: int = 128
 
 
 def visible(values: np.ndarray, *, signed: bool = False) -> np.ndarray:
-    """Makes float numbers of any size visible, all on one scale, so that they can be compared.
+    """Scales floats to pixels, uint8, by their largest magnitude.
 
-    The largest magnitude becomes white (or black), uint8. With `signed`, 0 is grey and negative
-    numbers are darker; otherwise they are black as 0 is, which is what a rectifier makes of them.
+    With `signed`, 0 is grey and negative numbers are darker; otherwise both are black.
     """
     values = np.asarray(values, np.float32)
     if not signed:
@@ -38,17 +37,17 @@ def visible(values: np.ndarray, *, signed: bool = False) -> np.ndarray:
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """Returns a picture, uint8 [H, W, C], C = 1 or 3, as Pillow's."""
+    """Converts a picture, uint8 [H, W, C], C = 1, 3 or 4, to Pillow's."""
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Returns the PNG file of a picture, uint8 [H, W, C], C = 1 or 3."""
+    """Encodes a picture, uint8 [H, W, C], as PNG."""
     file = io.BytesIO()
     to_image(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def data_url(pixels: np.ndarray) -> str:
-    """Returns a picture, uint8 [H, W, C], as a URL that holds it: `<img src="...">`."""
+    """Encodes a picture, uint8 [H, W, C], as a data URL for `<img src="...">`."""
     return f"data:image/png;base64,{base64.b64encode(png(pixels)).decode()}"

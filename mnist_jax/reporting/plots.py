@@ -1,7 +1,7 @@
 """Figures of a training and its network: pure functions that return Matplotlib's `Figure`.
 
-They are drawn without pyplot, which keeps figures alive, in colours that the colour blind can tell
-apart, with letters readable at the width of a phone. `page.svg` makes them parts of a page.
+They avoid pyplot, which keeps figures alive, and are legible for the colour blind and on phones.
+`page.svg` makes them parts of a page.
 """
 
 import contextlib
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:  # Matplotlib is an extra, and takes a third of a second
+if TYPE_CHECKING:  # an extra, and slow
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito, "Color Universal Design", 2008, https://jfly.uni-koeln.de/color/; a page
-# has its accent in place of the blue.
+# replaces the blue by its accent, and INK by its own.
 BLUE, VERMILION = "#0072b2", "#d55e00"
-# A third one of theirs, and darker ones than their others: 3:1 on white, and on a dark page.
+# Theirs, some darker for a contrast of 3:1 on white and on a dark page.
 COLOURS = (BLUE, VERMILION, "#009e73", "#b8558f", "#8a6d00", "#7a7a80")
-INK = "#1b1b1d"  # of letters and lines; a page has the colour of its own letters in its place
-TINY = 1e-9  # of accuracies, a difference that no images make
-WRITTEN = 10  # classes up to which each cell holds its count
-DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # of the numbers on a logarithmic axis; or finer
-LINKED = 50  # classes up to which each cell is a link, see `confusion`
-NAMED = 20  # classes up to which the axes name each
-FEW = 10  # answers; a bin of fewer is drawn faint
+INK = "#1b1b1d"  # letters and lines
+TINY = 1e-9  # smaller than any difference of accuracies
+WRITTEN = 10  # classes up to which cells show counts
+DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # of a logarithmic axis, coarse or fine
+LINKED = 50  # classes up to which cells are links, see `confusion`
+NAMED = 20  # classes up to which axes name each
+FEW = 10  # answers; smaller bins are faint
 Row = Mapping[str, Any]  # of a history
 STYLE: Any = {  # of Matplotlib's rcParams
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
@@ -49,10 +49,10 @@ STYLE: Any = {  # of Matplotlib's rcParams
 def learning_curves(
     history: Sequence[Row], metrics: Sequence[str] = ("accuracy", "loss"), *, gap: bool = True
 ) -> "Figure":
-    """Draws each epoch's metrics in training and validation, and shades the gap between them.
+    """Draws each epoch's metrics in training and validation, one panel each, and shades their gap.
 
     The rows have `epoch`, and `train_` and `val_` of each metric: "accuracy" (fractions), "loss"
-    (nats an example), one panel each. Where the two are not of the same kind, a gap says nothing.
+    (nats per example). Omit the gap if the two are not comparable.
     """
     with _panels(len(metrics)) as (figure, panels):
         for axes, metric in zip(panels, metrics, strict=True):
@@ -60,7 +60,7 @@ def learning_curves(
                 names = ("epoch", f"train_{metric}", f"val_{metric}")
                 epochs, train, val = ([row[name] for row in history] for name in names)
                 axes.fill_between(epochs, train, val, color=INK, alpha=0.1, lw=0, label="gap")
-            # Dashed: in grey print, too, the two are told apart.
+            # Dashed for grey print.
             _curve(axes, history, f"train_{metric}", "--", color=VERMILION, label="training")
             _curve(axes, history, f"val_{metric}", color=BLUE, label="validation")
             _by_epoch(axes, metric)
@@ -69,7 +69,7 @@ def learning_curves(
 
 
 def epoch_curve(history: Sequence[Row], name: str) -> "Figure":
-    """Draws one number of each epoch, such as its "gradient_norm"; an unknown one leaves a gap."""
+    """Draws a number by epoch, such as "gradient_norm"; unknown values leave gaps."""
     with _panels(1, height=1.8) as (figure, (axes,)):
         _curve(axes, history, name, color=BLUE)
         _by_epoch(axes, name.replace("_", " "))
@@ -77,34 +77,32 @@ def epoch_curve(history: Sequence[Row], name: str) -> "Figure":
 
 
 def compare_curves(histories: Mapping[str, Sequence[Row]], metric: str) -> "Figure":
-    """Draws each epoch's "accuracy" or "loss" in validation, of several trainings by name."""
+    """Draws several trainings' validation "accuracy" or "loss" by epoch."""
     with _panels(1, height=2.7 + 0.18 * math.ceil(len(histories) / 2)) as (figure, (axes,)):
         for number, (name, history) in enumerate(histories.items()):
             again, colour = divmod(number, len(COLOURS))
             style = ("-", "--", ":", "-.")[again % 4]
-            label = _short(name, 24).lstrip("_")  # what begins so is left out of a legend
+            label = _short(name, 24).lstrip("_")  # legends omit names that begin so
             _curve(axes, history, f"val_{metric}", style, color=COLOURS[colour], label=label)
         _by_epoch(axes, f"validation {metric}")
-        figure.legend(loc="outside lower left", ncols=2)  # inside, many would hide the curves
+        figure.legend(loc="outside lower left", ncols=2)  # inside, it would hide curves
     return figure
 
 
 def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
-    """Draws which class was taken for which.
+    """Draws a confusion matrix.
 
-    Right answers and mistakes have scales of their own, as most answers are right. The colour of a
-    mistake grows with the logarithm of its count, so that the rare ones are seen.
-
-    The counts, int [K, K], are by true class and by answer; those of thousands of classes come as a
-    sparse array of SciPy, because a dense one fills the memory. Of many names only some appear.
-    Each cell links to "#TRUE-ANSWER", two indices, for `page.figure` to resolve.
+    The counts, int [K, K], are by true class and answer; of thousands of classes, a sparse array of
+    SciPy saves memory. Right answers and mistakes have scales of their own, mistakes a logarithmic
+    one that shows rare ones. Of many names only some appear. Each cell links to "#TRUE-ANSWER", two
+    indices, for `page.figure` to resolve.
     """
     from matplotlib.collections import PolyCollection
     from scipy.sparse import csr_array
 
     counts = csr_array(counts)
     classes = counts.shape[0]
-    side = max(0.96, classes / 110)  # of a thousand classes, one cell could not be seen
+    side = max(0.96, classes / 110)  # keeps cells of a thousand classes visible
     filled: Any = counts.tocoo()
     rows, columns, values = filled.row, filled.col, filled.data
     wrong = rows != columns
@@ -118,7 +116,7 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
         ):
             cells = [*(np.stack([columns, rows], 1)[part][:, None] + corners)]
             fills = [(colour, float(alpha)) for alpha in strength[part]]
-            # Thousands of cells are one picture, which is smaller.
+            # One picture is smaller than thousands of cells.
             many = len(cells) > 3000
             drawn = PolyCollection(cells, facecolors=fills, lw=0, rasterized=many)
             if classes <= LINKED:
@@ -144,11 +142,10 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
 def reliability(
     confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, intervals: np.ndarray
 ) -> "Figure":
-    """Draws how often the network was right where it was so sure.
+    """Draws a reliability diagram, with a histogram of the counts below.
 
-    Mean probability, fraction that was right, and count are of the answers of each bin [B]; the
-    intervals hold the bounds of the true fraction [B, 2]. An empty bin is left out, one of fewer
-    than `FEW` answers is faint. The counts are a histogram below.
+    The arguments are each bin's mean probability, fraction of right answers and count, [B], and
+    bounds of the true fraction, [B, 2]. Empty bins are omitted, those under `FEW` answers faint.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -182,7 +179,7 @@ def reliability(
 
 
 def phases(seconds: Mapping[str, float]) -> "Figure":
-    """Draws times by phase, at least one, as bars."""
+    """Draws times by phase as bars."""
     with _panels(1, height=0.6 + 0.24 * len(seconds)) as (figure, (axes,)):
         bars = axes.barh([*seconds], [*seconds.values()], color=BLUE, alpha=0.75, height=0.6)
         axes.bar_label(bars, fmt="%.2f s", padding=4)
@@ -197,20 +194,17 @@ def phases(seconds: Mapping[str, float]) -> "Figure":
 def picture_grid(
     pictures: np.ndarray, titles: Sequence[str] | None = None, columns: int = 5
 ) -> "Figure":
-    """Draws pictures in rows, in order, each with its title above.
-
-    The pictures are uint8 [N, H, W, C], C = 1 or 3, at least one.
-    """
+    """Draws pictures, uint8 [N, H, W, C], C = 1 or 3, N > 0, in rows, with titles above."""
     columns = min(columns, len(pictures))
     height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05))
     titles = [_short(title, 24) for title in titles or [""] * len(pictures)]
-    width = max(0.95, 0.07 * max(map(len, titles)))  # no title touches the next one
+    width = max(0.95, 0.07 * max(map(len, titles)))  # keeps titles apart
     rows = math.ceil(len(pictures) / columns)
     with _panels(columns, height, width=width, rows=rows) as (figure, panels):
         for axes in panels:
             axes.set_axis_off()
         for axes, picture, title in zip(panels, pictures, titles, strict=False):
-            # Grey images become colours here: there is then no scale to be guessed.
+            # As colours, grey images are not rescaled.
             axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
             axes.set_title(title, loc="center", fontsize=8)
     return figure
@@ -225,10 +219,9 @@ def _panels(
     rows: int = 1,
     ratios: Sequence[float] | None = None,
 ) -> Iterator[tuple["Figure", "list[Axes]"]]:
-    """Yields a figure in the common style, with its panels.
+    """Yields a figure in the common style, with its panels; `ratios` are the rows' heights.
 
-    A page for a phone, 358 pixels inside, draws a panel of 4 inches with letters of 11 pixels.
-    `ratios` are the relative heights of the rows.
+    On a phone, 358 pixels inside, letters of a panel of 4 inches have 11 pixels.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -240,13 +233,13 @@ def _panels(
 
 
 def _curve(axes: "Axes", history: Sequence[Row], name: str, style: str = "-", **line: Any) -> None:
-    values = np.array([row.get(name) for row in history], float)  # NaN where it is not known
-    marker = "o" if len(history) < 20 else ""  # one epoch is a point, not a line
+    values = np.array([row.get(name) for row in history], float)  # NaN if unknown
+    marker = "o" if len(history) < 20 else ""  # shows a single epoch
     axes.plot([row["epoch"] for row in history], values, style, marker=marker, ms=3, **line)
 
 
 def _by_epoch(axes: "Axes", title: str) -> None:
-    """Names the axes, and spreads the last epochs, which the first would press flat otherwise."""
+    """Names the axes, and scales them so that the first epochs do not flatten the last."""
     from matplotlib.ticker import MaxNLocator
 
     epochs, values = np.concatenate([line.get_xydata() for line in axes.lines]).T
@@ -266,9 +259,9 @@ def _by_epoch(axes: "Axes", title: str) -> None:
 
 
 def _by_error(axes: "Axes", accuracies: np.ndarray) -> None:
-    """Makes the axis logarithmic in the errors: from 90% to 99% is as far as to 99.9%.
+    """Makes the axis logarithmic in the errors: 90% to 99% is as far as 99% to 99.9%.
 
-    Where nothing is wrong, the logarithm has no end: a little is added to each fraction.
+    If some accuracy is 100%, a small number is added to each error.
     """
     errors = 1 - accuracies
     least = float(errors.min(initial=1, where=errors > TINY))
@@ -290,9 +283,9 @@ def _by_error(axes: "Axes", accuracies: np.ndarray) -> None:
 
 
 def _label(axes: "Axes", height: Callable[[float], float] = float, unit: str = "") -> None:
-    """Writes round numbers beside the axis, in `unit` ("" or "%"); where too few fit, others.
+    """Labels the axis with round numbers in `unit` ("" or "%"); if too few fit, others.
 
-    `height` gives the value at which a round number is written.
+    `height` maps a round number to its value on the axis.
     """
     from matplotlib.ticker import AutoLocator
 
@@ -310,7 +303,7 @@ def _label(axes: "Axes", height: Callable[[float], float] = float, unit: str = "
 
 
 def _short(text: str, length: int) -> str:
-    """One line of at most so many characters; what is left out is in the middle."""
+    """Shortens text to one line of `length` characters, in its middle."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(text) <= length:
         return text

@@ -1,4 +1,4 @@
-"""Some chunks of a training as a trace of JAX's profiler."""
+"""Training chunks as a trace of JAX's profiler."""
 
 import warnings
 from pathlib import Path
@@ -10,12 +10,12 @@ from mnist_jax.processes.distributed import by_first_process
 
 
 def profile(workdir: str | Path, *, chunks: int = 3) -> Listener:
-    """Creates a listener that records chunks of the training in `workdir`, in its profile/.
+    """Creates a listener that records `chunks` chunks of a training in WORKDIR/profile.
 
-    The first chunk, which warms up, is left out. Of a training that ends earlier the trace is
-    shorter; where it has one chunk or none, there is a warning and no trace.
+    The first chunk, a warm-up, is left out. A training without a second one gives a warning and no
+    trace.
 
-    Raises ValueError if `chunks`, the number of chunks to record, is less than 1.
+    Raises ValueError if `chunks` is less than 1.
     """
     if chunks < 1:
         raise ValueError(f"chunks must be at least 1, got {chunks}")
@@ -30,13 +30,13 @@ def profile(workdir: str | Path, *, chunks: int = 3) -> Listener:
         if isinstance(event, Chunk):
             begun += 1
             if begun in (1, 1 + chunks):
-                jax.block_until_ready(event.sums)  # until then the device computes this chunk
+                jax.block_until_ready(event.sums)  # until the device is done
             if begun == 1 and event.step < last_step:
                 jax.profiler.start_trace(directory)
                 is_recording = True
         is_over = isinstance(event, Stop | Failed) or begun == 1 + chunks
         if is_recording and is_over:
-            is_recording = False  # also if it cannot be written
+            is_recording = False  # even if writing fails
             jax.profiler.stop_trace()
         if isinstance(event, Done) and begun < 2:
             warnings.warn(

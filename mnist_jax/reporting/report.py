@@ -1,4 +1,4 @@
-"""A page about a trained network, or a comparison of several: one file, without a network."""
+"""A page about a trained network, or a comparison of several: one file that works offline."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ from mnist_jax.workdir.files import atomic_file
 
 
 class WrittenReport(NamedTuple):
-    """A page that was written.
+    """A written page.
 
     Attributes:
         path: file of the page.
         verdicts: line for each network: its accuracy with the interval.
-        networks: numbers of each network, as JSON can hold them, see `measured.figures`.
+        networks: numbers of each network, see `measured.figures`.
     """
 
     path: Path
@@ -34,16 +34,16 @@ def report(
     model: OwnModel = None,
     splits: Any = None,
 ) -> WrittenReport:
-    """Writes a page about a trained network, or about several beside each other.
+    """Writes a page about a trained network, or a comparison of several.
 
-    It shows the test images; of a run without a measured test, the validation images, so that the
-    test split stays unseen until the end. The same runs give the same bytes.
+    It shows the test images, or the validation images if a run has not measured its test. The same
+    runs give the same bytes.
 
     Args:
-        workdirs: directory that `train` has written, or several.
+        workdirs: directory written by `train`, or several.
         output: .html file (default: report.html in the workdir; of several, comparison.html).
-        model: module of networks that were trained with their own one, as in `train`.
-        splits: data of networks that were trained on their own, as in `train`.
+        model: own module of the networks, as in `train`.
+        splits: own data of the networks, as in `train`.
 
     Raises:
         FileNotFoundError: there is no trained network, or no directory for the output.

@@ -1,4 +1,4 @@
-"""The content of a page about one network."""
+"""Content of a report about one network."""
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -19,11 +19,11 @@ from mnist_jax.reporting.page import SHEET_SIDE, figure, picture, readable, spel
 from mnist_jax.reporting.pictures import data_url
 from mnist_jax.steps import to_float
 
-MISTAKES = 25  # pictures of the most confident ones
-OTHERS = 35  # pictures at most of other confusions
-CONFUSIONS = 6  # pairs of classes that are said in words
-ROWS = 30  # classes in a table; of more, those found worst
-EXAMPLES = 6  # training images that are shown augmented
+MISTAKES = 25  # most confident ones
+OTHERS = 35  # at most, of other confusions
+CONFUSIONS = 6  # in words
+ROWS = 30  # classes in the table
+EXAMPLES = 6  # augmented training images
 PHASES = {
     "import": "import packages",
     "data": "load data",
@@ -35,10 +35,7 @@ PHASES = {
 
 
 def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Returns the figures of a run, and what its page is filled with.
-
-    They are of the test images; of a run without a test, of the validation images.
-    """
+    """Returns a run's figures, and the values of the template."""
     measured, splits = measure(run, run.split)
     trained, config, names = run.trained, run.trained.config, readable(run.trained.info.label_names)
     numbers = figures(run, measured)
@@ -91,7 +88,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
 
 
 def _early_stop(run: RunRecord) -> str:
-    """Says which epoch's network this is, where it may be another one than the last."""
+    """Names the epoch of the network, if it may not be the last."""
     watch, epochs = run.trained.config.watch, run.trained.config.epochs
     shown = [row["epoch"] for row in run.history if row.get("step") == run.trained.step]
     if not watch.patience or not shown or len(run.history) == 1:
@@ -113,15 +110,15 @@ def _curves(run: RunRecord) -> list[Any]:
         figure(
             plots.learning_curves(run.history, [metric], gap=gap),
             f"curves-{metric}",
-            f"Curves of the {metric} by epoch; after the last one {last[f'train_{metric}']:.4g} in "
-            f"training and {last[f'val_{metric}']:.4g} in validation.",
+            f"The {metric} by epoch; at the end {last[f'train_{metric}']:.4g} in training and "
+            f"{last[f'val_{metric}']:.4g} in validation.",
         )
         for metric, gap in (("accuracy", not mixed), ("loss", not (mixed or smoothed)))
     ]
 
 
 def _what_training_figures_are(config: Config) -> str:
-    """Says why the figures in training are not those that validation would give."""
+    """Explains why training figures differ from validation ones."""
     changed = ", on changed images" if config.augment != AugmentConfig() else ""
     silenced = ", with units silenced" if config.model.dropout_rate else ""
     said = (
@@ -138,7 +135,7 @@ def _what_training_figures_are(config: Config) -> str:
 def _confusion(
     measured: Measured, names: Sequence[str], places: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Draws the matrix; `places` are the confusions "TRUE-ANSWER" with a picture on the page."""
+    """Draws the matrix; `places` are the confusions, "TRUE-ANSWER", with a picture."""
     from scipy.sparse import csr_array
 
     ones, pairs = np.ones(len(measured.labels), int), (measured.labels, measured.answers)
@@ -154,7 +151,7 @@ def _confusion(
         )
         for true, said, count in (found if len(names) <= plots.LINKED else ())
     }
-    description = "A table of colours: which class was taken for which, and how often."
+    description = "Number of images by true class and answer."
     return {
         "figure": figure(plots.confusion(counts, names), "confusion", description, tips),
         "most": [
@@ -165,7 +162,7 @@ def _confusion(
 
 
 def _classes(figures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the rows of the table of classes; of many classes, those with the lowest F1."""
+    """Returns the table's rows; of many classes, those with the lowest F1."""
     rows = [{**row, "short": name} for row, name in zip(figures, names, strict=True)]
     if len(rows) > ROWS:
         rows.sort(key=lambda row: 1 if row["f1"] is None else row["f1"])
@@ -183,7 +180,7 @@ def _reliability(measured: Measured) -> Any:
 
 
 def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the most confident mistakes, and the most confident one of each other confusion.
+    """Returns the most confident mistakes, then that of each other confusion.
 
     The first of each confusion has a `place`, "TRUE-ANSWER", to link to.
     """
@@ -212,7 +209,7 @@ def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[str, Any] | None:
-    """Filters, and what they find on the first image; None where there is no convolution."""
+    """Filters, and their maps of the first image; None without a convolution."""
     trained = run.trained
     filters = first_filters(trained.model, trained.variables, trained.info.image_shape)
     if filters is None:
@@ -239,7 +236,7 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
 
 
 def _augmented(config: Config, images: Any) -> list[list[str]]:
-    """Some training images, and below them what the network was given in their place."""
+    """A row of training images, and rows of variants."""
     if config.augment == AugmentConfig():
         return []
     options = dict(vars(config.augment))
@@ -254,7 +251,7 @@ def _augmented(config: Config, images: Any) -> list[list[str]]:
 
 
 def _phases(run: RunRecord) -> dict[str, Any]:
-    """Draws where the time went; {} of a run that is not finished."""
+    """Draws times by phase; {} for an unfinished run."""
     recorded = run.result["seconds"] if run.result else {}
     seconds = {PHASES.get(name, name): s for name, s in recorded.items() if name != "total"}
     said = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
@@ -265,7 +262,7 @@ def _phases(run: RunRecord) -> dict[str, Any]:
 
 
 def _command(config: Config) -> str:
-    """The command that trains by this config, an option a line."""
+    """Writes the command for a config, an option a line."""
     words = ["mnist-jax train"]
     for name, (value, default) in fields_with_defaults(config).items():
         if value != default:

@@ -1,4 +1,4 @@
-"""A training as TensorBoard's event files, written by tensorboardX, without TensorFlow."""
+"""TensorBoard's event files of a training, written without TensorFlow."""
 
 import contextlib
 import shutil
@@ -20,23 +20,23 @@ from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import is_tested, read_config
 
 NOT_PLOTTED = ("epoch", "step")
-# TensorBoard draws the curves of one tag in one chart, whatever directory they are from.
+# TensorBoard draws a tag's curves in one chart, one by directory.
 DIRECTORIES = {"train": "train", "val": "validation", "test": "test"}
-# It groups charts by what stands before a slash.
+# It groups charts by the word before a slash.
 GROUPS: dict[str, str] = {
     **dict.fromkeys(TIMES, "time/"),
     **dict.fromkeys(("learning_rate", "gradient_norm"), "steps/"),
 }
-# In the table of hyperparameters; others where they differ from the default.
+# Of the table of hyperparameters, like all others that differ from their default.
 ALWAYS_SHOWN = ("seed", "epochs", "batch_size", "model.name", "optimizer.learning_rate")
-WIDTH = 400  # pixels, at least: filters of 3x3 are to be seen
+WIDTH = 400  # pixels, at least: makes 3x3 filters visible
 
 
 def tensorboard(workdir: str | Path) -> Listener:
     """Creates a listener that writes the training in `workdir` to its directory tensorboard/.
 
-    A run that was complete before gets its curves, too, where they are missing. Each member of a
-    population is a run of its own, in a directory with the member's name, without pictures.
+    A complete run gets its missing curves. Each member of a population has a directory of its own,
+    named like the member, without pictures.
 
     Raises ValueError if tensorboardX is not installed.
     """
@@ -74,13 +74,13 @@ def tensorboard(workdir: str | Path) -> Listener:
 
 
 def _test_row(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a result holds of the test, as a row; a step alone where it is not measured."""
+    """Returns a result's test metrics as a row; its step alone if they are not measured."""
     tested = {name: result[name] for name in result if name.startswith("test_")}
     return {"step": result["steps"], **(tested if is_tested(result) else {})}
 
 
 def _placed(name: str) -> tuple[str, str]:
-    """Returns the directory and the tag of a row's number: "val_loss" is validation's "loss"."""
+    """Returns a number's directory and tag: "validation", "loss" for "val_loss"."""
     split, _, metric = name.partition("_")
     if split in DIRECTORIES:
         return DIRECTORIES[split], metric
@@ -88,7 +88,7 @@ def _placed(name: str) -> tuple[str, str]:
 
 
 def _is_finished(directory: Path, test_row: Mapping[str, Any]) -> bool:
-    """Tells whether a directory has the curves of a finished run, which end with its test."""
+    """Checks whether a directory has all curves of a finished run, which end with its test."""
     tags = [_placed(name)[1].encode() for name in test_row if name not in NOT_PLOTTED]
     found = b"".join(path.read_bytes() for path in directory.glob("test/events*"))
     return any(directory.glob("train/events*")) and all(tag in found for tag in tags)
@@ -98,16 +98,14 @@ def _is_finished(directory: Path, test_row: Mapping[str, Any]) -> bool:
 def event_writer(
     directory: Path, history: Sequence[Row], config: Config, members: Sequence[str] = ()
 ) -> Iterator[Callable[..., None]]:
-    """Yields a function that appends the numbers of a row, and pictures, under the row's step.
+    """Yields a function that appends a row's numbers, and pictures, under the row's step.
 
-    It begins with files of the rows so far in place of what was in the directory, so that a run
-    which was stopped has each step once, in order. Their pictures are then gone, and their time is
-    that of writing. The table of hyperparameters has the fields that tell the config from others.
+    The directory is first rewritten with the rows so far, so a resumed run has each step
+    once, in order. Earlier pictures are lost, and the rows' times are those of writing.
 
-    The event files lie in `DIRECTORIES` of the directory, whose content is deleted. The function is
-    write(row, pictures): pictures are uint8 [H, W, C] by name, C = 1 or 3; they may be missing.
-    In the rows of a population, whose `members` are named, a metric is a list. Raises OSError if
-    the directory cannot be written to.
+    The function is write(row, pictures); pictures are uint8 [H, W, C] by name, C = 1 or 3. In the
+    rows of a population, whose `members` are named, a metric is a list. Raises OSError if the
+    directory cannot be written to.
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore (made at run time)
@@ -121,7 +119,7 @@ def event_writer(
         def add(place: str, step: int, summary: Any) -> None:
             if place not in files:
                 (directory / place).mkdir(parents=True, exist_ok=True)
-                # Not SummaryWriter: its errors, as of a full disk, end in a thread of its own.
+                # SummaryWriter would lose errors, such as a full disk, in its thread.
                 files[place] = EventsWriter(str(directory / place / "events"))
                 stack.callback(files[place].close)
             files[place].write_event(Event(wall_time=time.time(), step=step, summary=summary))
@@ -146,7 +144,7 @@ def event_writer(
             for name, (value, default) in fields_with_defaults(config).items()
             if name in ALWAYS_SHOWN or value != default
         }
-        # Without the first summary, which lists measures, the table has all that is written below.
+        # Without the first summary, which lists metrics, the table has all that are written.
         for summary in hparams(chosen, {})[1:]:
             add("", 0, summary)
         for row in history:
