@@ -196,9 +196,9 @@ def picture_grid(
 ) -> "Figure":
     """Draws pictures, uint8 [N, H, W, C], C = 1 or 3, N > 0, in rows, with titles above."""
     columns = min(columns, len(pictures))
-    height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.3 if titles else 0.05))
+    height = 0.95 * (pictures.shape[1] / pictures.shape[2] + (0.4 if titles else 0.05))
     titles = [_short(title, 24) for title in titles or [""] * len(pictures)]
-    width = max(0.95, 0.07 * max(map(len, titles)))  # keeps titles apart
+    width = max(0.95, 0.08 * max(map(len, titles)))  # keeps titles apart
     rows = math.ceil(len(pictures) / columns)
     with _panels(columns, height, width=width, rows=rows) as (figure, panels):
         for axes in panels:
@@ -206,7 +206,7 @@ def picture_grid(
         for axes, picture, title in zip(panels, pictures, titles, strict=False):
             # As colours, grey images are not rescaled.
             axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
-            axes.set_title(title, loc="center", fontsize=8)
+            axes.set_title(title, loc="center", fontsize=8, pad=3)
     return figure
 
 

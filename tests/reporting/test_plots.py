@@ -230,11 +230,14 @@ def test_pictures_keep_their_pixels_and_titles(subtests):
 
 
 def test_titles_of_pictures_do_not_touch():
-    figure = plots.picture_grid(np.zeros((5, 28, 28, 1), np.uint8), ["8, not 0 (>99.9%)"] * 5)
+    figure = plots.picture_grid(np.zeros((10, 28, 28, 1), np.uint8), ["8, not 0 (>99.9%)"] * 10)
     figure.draw_without_rendering()
     titles = [axes.title.get_window_extent() for axes in figure.axes]
-    gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(titles)]
-    assert min(gaps) > 10
+    gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(titles[:5])]
+    assert min(gaps) > 15
+    above = figure.axes[0].get_window_extent().y0 - titles[5].y1
+    below = titles[5].y0 - figure.axes[5].get_window_extent().y1
+    assert above > 2 * below > 0  # a title belongs to the picture below it
 
 
 def test_long_names_in_figures_keep_their_ends():
