@@ -1,4 +1,4 @@
-"""The commands: the options of each, and the one function of the package that it calls."""
+"""The commands: their options, and the function of the package that each calls."""
 
 import shutil
 import sys
@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mnist_jax
 from mnist_jax.cli.parser import Command, Option, flag, path
 from mnist_jax.cli.recipes import describe_recipe
 from mnist_jax.config import recipe_names
 
-if TYPE_CHECKING:  # JAX takes a second to import: each command does so when it runs
+if TYPE_CHECKING:  # slow: each command imports JAX when it runs
     from mnist_jax.handwriting.files import FilePrediction
     from mnist_jax.network import Network
     from mnist_jax.parts import Parts
@@ -21,18 +22,14 @@ COMMANDS: dict[str, Command] = {}
 
 COMMON = (
     flag("--quiet", "Warnings and errors only."),
-    flag("--json", "The result as JSON, and nothing else."),
-    flag("--debug", "The traceback of an error."),
+    flag("--json", "The result as JSON only."),
+    flag("--debug", "Traceback of an error."),
     flag("--no-compilation-cache", "New compilation, without the user's cache."),
 )
-# Start the same command in each process. Slurm, Open MPI, GKE and Cloud TPU need none of these.
+# Not needed under Slurm, Open MPI, GKE and Cloud TPU.
 PROCESSES = (
     Option("--distributed.coordinator HOST:PORT", "Address where process 0 awaits the others."),
-    Option(
-        "--distributed.num-processes N",
-        "Number of processes; 1 means run alone, even under a cluster launcher.",
-        int,
-    ),
+    Option("--distributed.num-processes N", "Number of processes; 1: alone, in any job.", int),
     Option("--distributed.process-id N", "Rank of this process, from 0.", int),
 )
 RECIPE = Option("--config RECIPE", "Recipe: a name, a .py file, or a config.json.", Path)
@@ -40,9 +37,7 @@ OWN_PARTS = RECIPE._replace(help="Recipe, if it defines parts of its own (get_mo
 WORKDIR = Option("--workdir PATH", "Directory of a training run.", path, Path("runs/default"))
 WORKDIRS = Option("--workdir PATH...", "", path, [WORKDIR.default])
 NEW_WORKDIR = Option("--workdir PATH", "Directory for the results (default: runs/RECIPE).", path)
-STEP = Option(
-    "--step STEP", "Saved step: a number, latest, or best (by watch.monitor).", default="latest"
-)
+STEP = Option("--step STEP", "Saved step, latest, or best (by watch.monitor).", default="latest")
 SPLIT = Option("--split test|validation|train", "Examples to measure on.", default="test")
 NO_TEST = flag("--no-test", "No test; a later call can measure it.")
 
@@ -50,7 +45,7 @@ NO_TEST = flag("--no-test", "No test; a later call can measure it.")
 def command(
     *options: Option, example: str, **how: Any
 ) -> Callable[[Callable[[Namespace], Any]], Callable[[Namespace], Any]]:
-    """Registers a function as the command of its name; its docstring is the help's first line."""
+    """Registers a function as a command; its docstring is the help's first line."""
 
     def register(run: Callable[[Namespace], Any]) -> Callable[[Namespace], Any]:
         name = run.__name__.rstrip("_")
@@ -66,7 +61,7 @@ def _new_workdir(args: Namespace, suffix: str = "") -> Path:
 
 
 def _own_parts(args: Namespace, *workdirs: Path) -> "Parts":
-    """Returns the own parts of the recipe, for the config of the first run."""
+    """Returns the recipe's own parts, for the first run's config."""
     from mnist_jax.parts import NONE, recipe_parts
     from mnist_jax.workdir.trained import trained_config
 
@@ -76,7 +71,7 @@ def _own_parts(args: Namespace, *workdirs: Path) -> "Parts":
 
 
 def _show_next(args: Namespace, extra: str, *workdirs: Path) -> None:
-    """Proposes the command `extra` for trained networks, or `predict` without its packages."""
+    """Proposes the command of an extra, or `predict` if the extra is not installed."""
     from mnist_jax.machine.extras import has_extra
     from mnist_jax.progress import show_next
 
@@ -104,7 +99,6 @@ mnist-jax train --epochs 20 --optimizer.name sgd --optimizer.learning-rate 0.1""
 )
 def train(args: Namespace) -> dict[str, Any]:
     """Train a network, or resume the unfinished run in the workdir."""
-    from mnist_jax import console, profile, tensorboard, train
     from mnist_jax.datasets.prepare import check_dataset_name
     from mnist_jax.models import choices_of
     from mnist_jax.parts import NONE, recipe_parts
@@ -116,12 +110,12 @@ def train(args: Namespace) -> dict[str, Any]:
     if own.splits is None:
         check_dataset_name(args.recipe.data.dataset)
     workdir = _new_workdir(args)
-    listeners = [console()]
+    listeners = [mnist_jax.console()]
     if args.tensorboard:
-        listeners.append(tensorboard(workdir))
+        listeners.append(mnist_jax.tensorboard(workdir))
     if args.profile:
-        listeners.append(profile(workdir))
-    run = train(
+        listeners.append(mnist_jax.profile(workdir))
+    run = mnist_jax.train(
         args.recipe,
         workdir,
         **own._asdict(),
@@ -145,16 +139,13 @@ def train(args: Namespace) -> dict[str, Any]:
 )
 def evaluate(args: Namespace) -> dict[str, Any]:
     """Measure a trained network, or several as an ensemble, on a split of their dataset."""
-    from mnist_jax import evaluate
-
     own = _own_parts(args, *args.workdir)._asdict()
     del own["tx"]
-    measured = evaluate(args.workdir, args.split, args.step, **own)
-    steps = measured["step"]
-    if isinstance(steps, list):
-        networks = f"{len(steps)} networks, steps {', '.join(map(str, steps))}"
-    else:
-        networks = f"step {steps}"
+    measured = mnist_jax.evaluate(args.workdir, args.split, args.step, **own)
+    steps, count = measured["step"], len(args.workdir)
+    networks = (
+        f"{count} networks, steps {', '.join(map(str, steps))}" if count > 1 else f"step {steps}"
+    )
     print(
         f"{args.split} loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.2%} of "
         f"{measured['count']:,} images  ({networks})",
@@ -293,10 +284,8 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
 )
 def report(args: Namespace) -> dict[str, Any]:
     """Write a page about a trained network, or a comparison of several: one HTML file."""
-    from mnist_jax import report
-
     own = _own_parts(args, *args.workdir)
-    written = report(args.workdir, args.output, model=own.model, splits=own.splits)
+    written = mnist_jax.report(args.workdir, args.output, model=own.model, splits=own.splits)
     print(*written.verdicts, sep="\n")
     print(f"{written.path}: {written.path.stat().st_size:,} bytes")
     print(f"next: open {written.path} in a browser")
@@ -318,12 +307,10 @@ def report(args: Namespace) -> dict[str, Any]:
 )
 def serve(args: Namespace) -> None:
     """Serve a page to draw on, where the network classifies the drawing; and a JSON API."""
-    from mnist_jax import serve
-
     if args.quiet or args.json:
         raise ValueError("serve prints its address; leave --quiet and --json out")
     model = _own_parts(args, args.workdir).model
-    serve(args.workdir, args.step, host=args.host, port=args.port, model=model)
+    mnist_jax.serve(args.workdir, args.step, host=args.host, port=args.port, model=model)
 
 
 @command(
@@ -340,7 +327,7 @@ def serve(args: Namespace) -> None:
         "Size of scaled image files, or of a CSV's images if not square.",
         int,
     ),
-    Option("--channels 1|3", "Grey (1) or colour (3); default: as the files are."),
+    Option("--channels 1|3", "Grey (1) or colour (3); default: as the files are.", int),
     Option("--pixel-range BLACK WHITE", "Black and white, unless pixels are 8 bits.", float),
     Option("--label-column COLUMN", "Name or number (from 1) of a CSV's column of labels."),
     Option("--part NAME", "One of several datasets in IDX files, such as EMNIST's letters."),
@@ -357,14 +344,14 @@ mnist-jax train --data.dataset letters""",
 )
 def import_(args: Namespace) -> dict[str, Any]:
     """Make a dataset of your own images: then train with --data.dataset NAME."""
-    from mnist_jax.datasets.importing import describe, import_dataset
+    from mnist_jax.datasets.importing import describe
     from mnist_jax.datasets.importing.sheet import as_text
     from mnist_jax.progress import show_next
 
-    names = "size pixel_range label_column part transpose test_fraction seed skip_unreadable"
-    options = {name: getattr(args, name) for name in (*names.split(), "overwrite")}
-    channels: Any = args.channels and int(args.channels)
-    imported = import_dataset(args.name, args.source, channels=channels, **options)
+    names = "size channels pixel_range label_column part transpose test_fraction seed"
+    options = {name: getattr(args, name) for name in names.split()}
+    options |= {"skip_unreadable": args.skip_unreadable, "overwrite": args.overwrite}
+    imported = mnist_jax.import_dataset(args.name, args.source, **options)
     print(*describe(imported), sep="\n")
     if args.show:
         print(*as_text(imported.firsts, shutil.get_terminal_size().columns), sep="\n")
@@ -385,10 +372,10 @@ def import_(args: Namespace) -> dict[str, Any]:
 )
 def export(args: Namespace) -> dict[str, Any]:
     """Write a trained network as one file that runs without this package."""
-    from mnist_jax import export
-
     model = _own_parts(args, args.workdir).model
-    card = export(args.workdir, args.output, format=args.format, step=args.step, model=model)
+    card = mnist_jax.export(
+        args.workdir, args.output, format=args.format, step=args.step, model=model
+    )
     print(f"{args.output}: {args.output.stat().st_size:,} bytes")
     print(f"next: run it as described in {args.output}.md")
     return {"output": str(args.output), "card": card}
@@ -435,7 +422,6 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
 )
 def population(args: Namespace) -> dict[str, Any]:
     """Train many seeds as one program: mean, deviation and interval of their accuracy."""
-    from mnist_jax import compare, console, population
     from mnist_jax.laboratory.comparison import check_pairs, comparison_line
     from mnist_jax.laboratory.members import create_members, identity
     from mnist_jax.laboratory.population import read_population
@@ -446,7 +432,7 @@ def population(args: Namespace) -> dict[str, Any]:
     other = read_population(args.against) if args.against else None
     if other:
         check_pairs(other, identity(create_members(args.recipe, args.seeds, vary)))
-    result = population(
+    result = mnist_jax.population(
         args.recipe,
         workdir,
         seeds=args.seeds,
@@ -454,11 +440,11 @@ def population(args: Namespace) -> dict[str, Any]:
         **recipe_parts(args.config, args.recipe)._asdict(),
         test=not args.no_test,
         overwrite=args.overwrite,
-        listeners=[console()],
+        listeners=[mnist_jax.console()],
     )
     if other:
         print(f"A is {args.against}, B is {workdir}")
-        comparison = compare(other, result)
+        comparison = mnist_jax.compare(other, result)
         print(comparison_line(comparison, "validation"))
         if comparison["test_accuracy"]["difference"] is not None:
             print(comparison_line(comparison, "test"))
@@ -493,11 +479,10 @@ def _varied(options: Sequence[str]) -> dict[str, list[float]]:
 )
 def sweep(args: Namespace) -> list[dict[str, Any]]:
     """Search for better values of a recipe's fields, or resume the search in the workdir."""
-    from mnist_jax import sweep
     from mnist_jax.laboratory.sweep import load_search_space
     from mnist_jax.parts import recipe_parts
 
-    trials = sweep(
+    trials = mnist_jax.sweep(
         args.recipe,
         load_search_space(args.config),
         _new_workdir(args, "-sweep"),
@@ -522,15 +507,11 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
 )
 def verify(args: Namespace) -> dict[str, Any]:
     """Train a finished run again, in a temporary directory, and compare the bits."""
-    from mnist_jax import verify
-
-    differences = verify(args.workdir, **_own_parts(args, args.workdir)._asdict())
+    differences = mnist_jax.verify(args.workdir, **_own_parts(args, args.workdir)._asdict())
     for line in differences:
         print(f"in {args.workdir} {line}")
-    if differences:
-        print("the bits differ")
-    else:
-        print("the bits agree")
+    print(f"the bits {'differ' if differences else 'agree'}")
+    if not differences:
         _show_next(args, "report", args.workdir)
     return {"same_bits": not differences, "differences": differences}
 
@@ -557,7 +538,7 @@ def doctor(_: Namespace) -> dict[str, Any]:
     from mnist_jax.progress import show_next
 
     findings = []
-    for finding in doctor():  # printed at once: the next one may take a while
+    for finding in doctor():  # printed at once: the next one may take long
         print(f"{'!' if finding.problem else ' '} {finding.what:<19} {finding.value}")
         if finding.advice:
             print(f"{'':>19}-> {finding.advice}")

@@ -10,10 +10,9 @@ from mnist_jax.machine.user_cache import private_directory
 def use_compilation_cache() -> None:
     """Makes JAX keep compiled programs in $XDG_CACHE_HOME/mnist_jax/compiled, or below ~/.cache.
 
-    The programs run as they are read, so the directory is the user's alone; it has no size limit,
-    and may be deleted at any time. Where it cannot be made, or the user has named another one
-    ($JAX_COMPILATION_CACHE_DIR), this does nothing. It changes JAX's settings for the whole
-    process: a command may do so, a library may not.
+    Programs run as they are read, so the directory is private to the user. It has no size limit,
+    and may be deleted at any time. Without a writable one, or with $JAX_COMPILATION_CACHE_DIR,
+    nothing changes.
 
     References:
         https://docs.jax.dev/en/latest/persistent_compilation_cache.html
@@ -22,11 +21,10 @@ def use_compilation_cache() -> None:
         return
     try:
         directory = private_directory("compiled")
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
         return
-    # What cannot be read or kept is compiled: that costs time, and is nothing to tell.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    # Everything: many small programs make a slow start, too.
+    # Small programs, too: they are many.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

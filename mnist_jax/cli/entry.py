@@ -1,4 +1,4 @@
-"""The start of the command: it handles signals before the imports."""
+"""The start of the command, which handles signals before the imports."""
 
 import os
 import signal
@@ -17,15 +17,12 @@ def run() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Opens /dev/null in place of what was closed, as by `>&-`.
-
-    Otherwise the next files would have these numbers: what libraries print would be in them.
-    """
+    """Opens /dev/null in place of closed streams: the next files would have their numbers."""
     for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

@@ -1,4 +1,4 @@
-"""The parser of the command line: options as data, values by argparse, mistakes in one line."""
+"""The parser of the command line: argparse, with mistakes answered in one line."""
 
 import argparse
 import dataclasses
@@ -42,7 +42,6 @@ NEEDLESS = {
     "--device": ACCELERATOR,
     "--cuda": ACCELERATOR,
 }
-NUMBERS = {int: "a whole number", float: "a number"}
 PLACEHOLDERS = {int: "N", float: "X", bool: "", str: "NAME"}
 
 
@@ -50,14 +49,13 @@ class Option(NamedTuple):
     """An option of a command, or its plain arguments.
 
     Attributes:
-        usage: The option with placeholders of its values: "--show" for a flag, "--port N",
-            "--size HEIGHT WIDTH", "--workdir PATH..." for several, "--channels 1|3" for a choice.
-            Plain arguments: "NAME" for one, "IMAGES..." for several.
-        help: A noun phrase; the first sentence must make sense alone.
+        usage: Name and placeholders: "--show" for a flag, "--size HEIGHT WIDTH", "--channels 1|3"
+            for a choice, "--workdir PATH..." for several; of plain arguments "NAME" or "IMAGES...".
+        help: Noun phrase; its first sentence makes sense alone.
         kind: Function from the text of a value to the value; ValueError if it is invalid.
-        default: The value of an option that is not given.
-        required: Whether it must be given.
-        repeated: Whether it may be given several times, each adding its value.
+        default: Value of an option that is not given.
+        required: True if it must be given.
+        repeated: True if it may be given several times, each adding its value.
     """
 
     usage: str
@@ -102,14 +100,14 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-        name: The word after `mnist-jax`.
-        run: Function of the parsed arguments that prints for people, and returns the JSON result.
-        options: Its options, those of a recipe apart.
+        name: Word after `mnist-jax`.
+        run: Function of the parsed arguments that prints lines and returns the JSON result.
+        options: Its options without those of a recipe.
         example: Command lines that show its use.
-        plain: Attributes of the options whose values its plain arguments are, such as "workdir".
-        takes_recipe: Whether a recipe's fields are options.
-        is_good: Function of the result: whether the exit code is 0.
-        needs_jax: Whether it uses JAX.
+        plain: Attributes of the options that plain arguments stand for, such as "workdir".
+        takes_recipe: True if a recipe's fields are options.
+        is_good: Function of the result: True for exit code 0.
+        needs_jax: True if it uses JAX.
     """
 
     name: str
@@ -123,15 +121,11 @@ class Command(NamedTuple):
 
 
 def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Namespace:
-    """Reads the arguments behind `mnist-jax`.
-
-    Args:
-        args: The arguments, first the name of a command.
-        commands: The commands by name.
+    """Reads the arguments behind `mnist-jax`, first the name of one of the commands.
 
     Returns:
-        The values of the command's options by name, `command`, and for one that takes a recipe
-        `recipe`, a Config.
+        The `command`, the values of its options by attribute, and if it takes a recipe `recipe`, a
+        Config.
 
     Raises:
         ValueError: An argument is unknown, missing or invalid.
@@ -164,10 +158,7 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
 
 
 def recipe_options() -> Iterator[Option]:
-    """Yields an option for each field of a recipe, such as `--optimizer.learning-rate`.
-
-    Its value stays None where it is not given: the recipe has the default.
-    """
+    """Yields an option for each field of a recipe, by default None: the recipe has the value."""
     for field in dataclasses.fields(Config):
         if field.default is not dataclasses.MISSING:
             yield _field_option(Config, field, "")
@@ -200,7 +191,15 @@ def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any],
         if option.is_plain:
             parser.set_defaults(**{to: option.default})
         elif option.values:
-            parser.add_argument(name, **_how(option))
+            count = len(option.values.split())
+            parser.add_argument(
+                name,
+                dest=to,
+                default=option.default,
+                type=_reader(option),
+                nargs="+" if option.takes_several else count if count > 1 else None,
+                action="append" if option.repeated else "store",
+            )
         else:
             parser.add_argument(name, dest=to, action="store_true", default=option.default)
             if option.default is None:  # a field that the recipe may have switched on
@@ -226,18 +225,6 @@ def switched_off(option: Option) -> str:
     return f"--{head}{dot}no-{tail}"
 
 
-def _how(option: Option) -> dict[str, Any]:
-    """Returns argparse's words for an option."""
-    how: dict[str, Any] = {"dest": option.attribute, "default": option.default}
-    how["type"] = _reader(option)
-    count = len(option.values.split())
-    if option.takes_several or count > 1:
-        how["nargs"] = "+" if option.takes_several else count
-    if option.repeated:
-        how["action"] = "append"
-    return how
-
-
 def _reader(option: Option) -> Callable[[str], Any]:
     choices = option.values.split("|")
 
@@ -250,17 +237,20 @@ def _reader(option: Option) -> Callable[[str], Any]:
         try:
             return option.kind(text)
         except ValueError:
-            number = NUMBERS[option.kind]
-            raise argparse.ArgumentTypeError(f"must be {number}, got {text!r}") from None
+            message = f"must be {EXPECTED[option.kind]}, got {text!r}"
+            raise argparse.ArgumentTypeError(message) from None
 
     return read
 
 
 def path(text: str) -> Path:
-    """Returns the path; ArgumentTypeError for "", which a Path would make "."."""
+    """Returns the path; ValueError for "", which a Path would make "."."""
     if not text:
-        raise argparse.ArgumentTypeError("must be a path, got ''")
+        raise ValueError
     return Path(text)
+
+
+EXPECTED: dict[Any, str] = {int: "a whole number", float: "a number", path: "a path"}
 
 
 def _with_hyphens(word: str, options: Mapping[str, Option]) -> str:
@@ -277,7 +267,7 @@ def _take_plain(
     plain: list[str],
     options: dict[str, Option],
 ) -> None:
-    """Gives the plain arguments to the option that takes them; ValueError for unknown options."""
+    """Adds the plain arguments to the values; ValueError if they or an option are unknown."""
     end = plain.index("--") if "--" in plain else len(plain)
     for word in plain[:end]:
         if word.startswith("-"):
@@ -290,7 +280,7 @@ def _take_plain(
         count = len(plain) if option.takes_several else 1
         taken, plain = plain[:count], plain[count:]
         try:
-            found = [option.kind(word) for word in taken]
+            found = [_reader(option)(word) for word in taken]
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{attribute} {error}") from None
         values[attribute] = found if option.takes_several else found[0]
@@ -326,8 +316,7 @@ def _unknown(word: str, words: list[str], options: dict[str, Option]) -> str:
 def nearest_option(name: str, known: Sequence[str]) -> str:
     """Returns the option that was meant by an unknown one, or "".
 
-    Slips of one letter come first, then other programs' words, abbreviations, and names that are
-    alike as a whole or in their last part.
+    Slips of one letter come first, then other programs' words, abbreviations, and similar names.
     """
     lower = name.lower()
     if slips := [other for other in known if is_one_slip(lower, other)]:
@@ -337,12 +326,10 @@ def nearest_option(name: str, known: Sequence[str]) -> str:
     if len(lower) > 3 and (longer := [other for other in known if other.startswith(lower)]):
         return min(longer, key=len)
     last = {other.lstrip("-").rpartition(".")[2]: other for other in reversed(known)}
-    initials = {"".join(word[:1] for word in short.split("-")): it for short, it in last.items()}
     group, _, word = lower.lstrip("-").rpartition(".")
-    word = word.removeprefix("no-")
-    within = {s: o for s, o in (initials | last).items() if o.startswith(f"--{group}.")}
+    within = {part: other for part, other in last.items() if other.startswith(f"--{group}.")}
     for among in (within, last):
-        if close := difflib.get_close_matches(word, among, 1, 0.75):
+        if close := difflib.get_close_matches(word.removeprefix("no-"), among, 1, 0.75):
             return among[close[0]]
     return next(iter(difflib.get_close_matches(lower, known, 1, 0.75)), "")
 
