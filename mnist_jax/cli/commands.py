@@ -39,6 +39,19 @@ WORKDIRS = Option("--workdir PATH...", "", path, [WORKDIR.default])
 NEW_WORKDIR = Option("--workdir PATH", "Directory for the results (default: runs/RECIPE).", path)
 STEP = Option("--step STEP", "Saved step, latest, or best (by watch.monitor).", default="latest")
 SPLIT = Option("--split test|validation|train", "Examples to measure on.", default="test")
+IMAGES = Option(
+    "IMAGES...",
+    "Image files, folders of them, or a .csv, .npz, .npy or IDX file of images as trained on.",
+    path,
+    [],
+)
+SOURCE = Option(
+    "SOURCE...",
+    "IDX, .npz or .npy files (or their directory), a CSV, or a folder with a folder of images per "
+    "class; or several of a kind, named train, validation and test.",
+    Path,
+    [],
+)
 NO_TEST = flag("--no-test", "No test; a later call can measure it.")
 
 
@@ -162,29 +175,14 @@ def _all_read(result: Any) -> bool:
 
 
 @command(
-    Option(
-        "IMAGES...",
-        "Image files (photographs, scans, drawings), folders of them, or a .csv, .npz, .npy or "
-        "IDX file of images like those trained on.",
-        path,
-        [],
-    ),
+    IMAGES,
     WORKDIR,
     Option("--model FILE", "File written by export, in place of a workdir.", Path),
     STEP,
     flag("--show", "FILE.seen.png beside each image: what the network sees."),
-    Option(
-        "--output FILE",
-        "A .csv file for the answers; without images, an .npz file for a split's probabilities, "
-        "classes, labels and names.",
-        Path,
-    ),
+    Option("--output FILE", "A .csv file for the answers; of a split, an .npz file.", Path),
     SPLIT._replace(help="Examples for --output, without images."),
-    Option(
-        "--pixel-range BLACK WHITE",
-        "Black and white in a file of many images (default: from the largest value).",
-        float,
-    ),
+    Option("--pixel-range BLACK WHITE", "Black and white in a file of many images.", float),
     OWN_PARTS,
     plain="images",
     is_good=_all_read,
@@ -294,11 +292,7 @@ def report(args: Namespace) -> dict[str, Any]:
 
 @command(
     WORKDIR,
-    Option(
-        "--host ADDRESS",
-        "Address of the page; 0.0.0.0: reachable from other computers.",
-        default="127.0.0.1",
-    ),
+    Option("--host ADDRESS", "0.0.0.0: reachable from other computers.", default="127.0.0.1"),
     Option("--port N", "Port of the page; 0: any free one.", int, 8000),
     STEP,
     OWN_PARTS,
@@ -315,18 +309,8 @@ def serve(args: Namespace) -> None:
 
 @command(
     Option("NAME", "Name of the dataset: lower-case letters, digits, _.", required=True),
-    Option(
-        "SOURCE...",
-        "IDX, .npz or .npy files (or their directory), a CSV, or a folder with one folder of "
-        "images per class; or several of a kind, named train, validation and test.",
-        Path,
-        [],
-    ),
-    Option(
-        "--size HEIGHT WIDTH",
-        "Size of scaled image files, or of a CSV's images if not square.",
-        int,
-    ),
+    SOURCE,
+    Option("--size HEIGHT WIDTH", "Size of images: scaled files, or not square in a CSV.", int),
     Option("--channels 1|3", "Grey (1) or colour (3); default: as the files are.", int),
     Option("--pixel-range BLACK WHITE", "Black and white, unless pixels are 8 bits.", float),
     Option("--label-column COLUMN", "Name or number (from 1) of a CSV's column of labels."),
@@ -383,9 +367,7 @@ def export(args: Namespace) -> dict[str, Any]:
 
 @command(
     RECIPE,
-    Option(
-        "--image-shape HEIGHT WIDTH CHANNELS", "Shape of an image (default: the dataset's).", int
-    ),
+    Option("--image-shape HEIGHT WIDTH CHANNELS", "Shape (default: the dataset's).", int),
     Option("--num-classes N", "Number of classes (default: the dataset's).", int),
     takes_recipe=True,
     example="mnist-jax summary --config fast",
@@ -409,12 +391,12 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
     Option("--seeds N", "Number of seeds, counted up from --seed.", int, required=True),
     Option(
         "--vary FIELD=V1,V2",
-        "Values of a field, each with all seeds; repeated: all combinations.",
+        "Values of a field; repeated: combinations.",
         default=[],
         repeated=True,
     ),
     Option("--against PATH", "Finished population of the same seeds to compare with.", Path),
-    NEW_WORKDIR._replace(help="Directory for the results (default: runs/RECIPE-population)."),
+    NEW_WORKDIR._replace(help="Directory (default: runs/RECIPE-population)."),
     NO_TEST,
     flag("--overwrite", "Retraining; the old population is deleted."),
     takes_recipe=True,

@@ -1,4 +1,4 @@
-"""The checks of `mnist-jax doctor`: whether everything the package needs works here."""
+"""The checks of `mnist-jax doctor`."""
 
 import contextlib
 import os
@@ -24,32 +24,23 @@ from mnist_jax.native import library
 from mnist_jax.processes.clusters import cluster_job
 from mnist_jax.workdir.origin import PACKAGES, cpu_count
 
-PYTHON = "Programming Language :: Python :: "  # a classifier of pyproject.toml, before the version
+PYTHON = "Programming Language :: Python :: "  # a classifier of pyproject.toml
 EXTRAS = ("report", "serve", "export", "tensorboard", "sweep")
 
 
 class Finding(NamedTuple):
-    """A line of the doctor's report.
+    """A line of the doctor's report."""
 
-    Attributes:
-        what: the name of what was checked.
-        value: the result.
-        advice: the user's next step, "" for none.
-        problem: True if something is wrong, and the advice must be followed.
-    """
-
-    what: str
-    value: str
-    advice: str = ""
-    problem: bool = False
+    what: str  # subject of the check
+    value: str  # its result
+    advice: str = ""  # the user's next step
+    problem: bool = False  # True if the advice must be followed
 
 
 def doctor() -> Iterator[Finding]:
-    """Checks the machine, and what is installed; changes nothing but JAX's cache of programs.
+    """Yields findings about the machine and the installation, each as soon as it is made.
 
-    Yields:
-        The findings, each as soon as it is made: if one hangs or crashes, the line after the last
-        one shown is why. The first one says whether JAX uses this machine's accelerator.
+    Changes nothing but JAX's cache of programs.
     """
     devices, error = local_devices()
     yield find_accelerator(devices, error, accelerator.present_accelerator())
@@ -66,22 +57,22 @@ def doctor() -> Iterator[Finding]:
     for name, section in sections.items():
         try:
             yield from section
-        except Exception as error:  # a broken package, say: the rest is worth a look
+        except Exception as error:  # such as a broken package's
             yield Finding(name, f"{type(error).__name__}: {one_line(error)}", problem=True)
 
 
 def local_devices() -> tuple[Sequence[Any], str]:
-    """Returns this process's devices and "", or none and the reason why JAX does not start."""
+    """Returns this process's devices, and the error if JAX does not start."""
     try:
         return jax.local_devices(), ""
-    except Exception as error:  # RuntimeError, or without a GPU an AssertionError with no message
+    except Exception as error:  # without a GPU an AssertionError with no message
         return [], one_line(error) or "there is no device of the kind that JAX_PLATFORMS names"
 
 
 def wrong_on(device: Any) -> str:
-    """Computes a matrix product and a gradient on a device; returns what is wrong, "" if nothing.
+    """Computes a matrix product and a gradient on a device; returns the problem, "" for none.
 
-    The device must give exactly NumPy's results: bfloat16, to which a TPU rounds, holds them.
+    The results must be exactly NumPy's: bfloat16, to which a TPU rounds, holds them.
     """
     inputs, weights, targets = np.random.default_rng(0).integers(-1, 2, (3, 16, 16)).astype("f4")
 
@@ -101,7 +92,7 @@ def wrong_on(device: Any) -> str:
 
 
 def find_accelerator(devices: Sequence[Any], error: str, present: str) -> Finding:
-    """Checks whether JAX, with these devices or an error, uses the accelerator that is present."""
+    """Checks whether JAX, with these devices or an error, uses the present accelerator."""
     what = "accelerator"
     if error:
         advice = "" if present == "cpu" else f"{accelerator.remedy(present)}; "
@@ -121,7 +112,7 @@ def find_accelerator(devices: Sequence[Any], error: str, present: str) -> Findin
 
 
 def find_versions() -> Iterator[Finding]:
-    """Reports the versions that the bits depend on, and whether Python's is one that is tested."""
+    """Reports the versions that the bits depend on; Python's must be a tested one."""
     python = platform.python_version()
     classifiers = metadata("mnist_jax", "Classifier")
     tested = [line.removeprefix(PYTHON) for line in classifiers if line.startswith(PYTHON)]
@@ -134,10 +125,7 @@ def find_versions() -> Iterator[Finding]:
 
 
 def find_requirements(*extras: str) -> Iterator[Finding]:
-    """Compares the installed packages with the requirements of mnist_jax's extras.
-
-    The extra "" stands for the requirements without any, which alone are needed.
-    """
+    """Checks that the requirements of extras are installed; "" names those of the package."""
     required = requirements("mnist_jax")
     for extra in extras:
         what = f"extra {extra}" if extra else "requirements"
@@ -150,11 +138,11 @@ def find_requirements(*extras: str) -> Iterator[Finding]:
 
 
 def find_devices(devices: Sequence[Any]) -> Iterator[Finding]:
-    """Checks that each of JAX's devices, of which there is one at least, computes correctly."""
+    """Checks that each device computes correctly."""
     yield Finding("devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     yield Finding("cores", f"{cpu_count()} of {os.cpu_count()} for this process")
-    wrong = {device: problem for device in devices if (problem := wrong_on(device))}
-    for device, problem in wrong.items():
+    wrong = [(device, problem) for device in devices if (problem := wrong_on(device))]
+    for device, problem in wrong:
         advice = "another process may use it; if not, update its driver"
         yield Finding("computation", f"on {device}: {problem}", advice, problem=True)
     if not wrong:
@@ -163,7 +151,7 @@ def find_devices(devices: Sequence[Any]) -> Iterator[Finding]:
 
 
 def find_native(devices: Sequence[Any]) -> Iterator[Finding]:
-    """Compiles or loads the package's kernel for CPUs, which makes them faster."""
+    """Compiles or loads the package's kernel for CPUs."""
     if not devices or devices[0].platform != "cpu":
         return
     found = library.load()
@@ -174,7 +162,7 @@ def find_native(devices: Sequence[Any]) -> Iterator[Finding]:
 
 
 def find_data() -> Iterator[Finding]:
-    """Checks that the bundled MNIST is whole, and looks for the prepared one."""
+    """Checks the bundled and the prepared MNIST."""
     from mnist_jax.datasets.mnist_idx import mnist_idx_dataset_builder as bundled  # slow: tfds
 
     what = "bundled MNIST"
@@ -200,7 +188,7 @@ def find_data() -> Iterator[Finding]:
 
 
 def find_caches() -> Iterator[Finding]:
-    """Reports the caches' places and sizes. Without them everything works, but slower."""
+    """Reports the caches' places and sizes; without them, starts are slower."""
     try:
         root = cache_root()
     except RuntimeError:
@@ -221,14 +209,14 @@ def find_caches() -> Iterator[Finding]:
 
 
 def find_cluster(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Finds this process's rank in a cluster's job."""
+    """Reports this process's rank in a cluster's job."""
     job = cluster_job(environ)
     rank = job and f"process {job.rank} of {job.processes} of {job.cluster} (the first is 0)"
     yield Finding("cluster", rank or "none: a process of its own")
 
 
 def can_write(directory: Path) -> bool:
-    """Tries whether a directory can be written, or made, and leaves nothing there."""
+    """Tells whether a directory can be made and written; leaves nothing there."""
     try:
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         with tempfile.TemporaryDirectory(dir=there):
@@ -240,6 +228,6 @@ def can_write(directory: Path) -> bool:
 def _size(directory: Path) -> int:
     total = 0
     for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):  # another process has deleted it
+        with contextlib.suppress(OSError):  # deleted by another process
             total += path.stat().st_size
     return total

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, turn errors into one line and an exit code."""
+"""The command line: arguments, a call of one function, errors as one line and an exit code."""
 
 import contextlib
 import gc
@@ -24,11 +24,11 @@ from mnist_jax.cli.help import command_help, overview
 from mnist_jax.messages import PrintableStream, one_line
 from mnist_jax.processes.signals import SIGNALS, Stopped, raise_stopped, raise_unraisable
 
-# Exit codes: 0 done; 128 + N stopped by signal N; LOST if one of several processes was lost; and
+# Exit codes: 0 done; 128 + N stopped by signal N; and
 UNEXPECTED, BAD_INPUT, DIVERGED, CLOSED_PIPE = 1, 2, 3, 141
 DIFFERENT = 4  # `verify` found different bits, `doctor` a problem, `predict` an unreadable file
-LOST = 5  # as `processes.group` has it, which imports JAX
-# With these set otherwise, JAX refuses what the libraries do.
+LOST = 5  # one of several processes, as in `processes.group`, which imports JAX
+# JAX's libraries fail with other values.
 PINNED = {
     "jax_disable_jit": False,
     "jax_numpy_dtype_promotion": "standard",
@@ -37,10 +37,7 @@ PINNED = {
 
 
 def main(args: Sequence[str] | None = None, *, own_process: bool = False) -> int:
-    """Runs `mnist-jax ARGS` and returns the exit code.
-
-    With `own_process`, it sets up signals and JAX's settings for the whole process.
-    """
+    """Runs `mnist-jax ARGS`, in a process set up for it if it is its own; returns the exit code."""
     args = list(sys.argv[1:] if args is None else args)
     try:
         if text := help_text(args):
@@ -52,7 +49,7 @@ def main(args: Sequence[str] | None = None, *, own_process: bool = False) -> int
         return _run(command)
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        print(one_line(stopped), file=sys.stderr)  # it was asked for: not an error
+        print(one_line(stopped), file=sys.stderr)
         return 128 + stopped.signum
     except BrokenPipeError:  # `| head` has read enough
         return CLOSED_PIPE
@@ -65,7 +62,7 @@ def main(args: Sequence[str] | None = None, *, own_process: bool = False) -> int
 
 
 def help_text(args: Sequence[str]) -> str:
-    """Returns the text that the arguments ask for: the version, a help, or "" for none."""
+    """Returns the version or the help that the arguments ask for, "" for none."""
     if list(args) == ["--version"]:
         return f"mnist-jax {mnist_jax.__version__}"
     if not args or args[0] in ("--help", "-h", "--help-all"):
@@ -77,7 +74,7 @@ def help_text(args: Sequence[str]) -> str:
 
 
 def parse(args: Sequence[str]) -> Namespace:
-    """Turns arguments into a command and its values; raises ValueError for wrong ones."""
+    """Reads a command and the values of its options; ValueError if they are invalid."""
     return parser.parse(args, COMMANDS)
 
 
@@ -92,13 +89,12 @@ def _run(args: Namespace) -> int:
 
             if not args.no_compilation_cache:
                 use_compilation_cache()
+            prefix, given = "distributed.", vars(args).items()
             processes: dict[str, Any] = {
-                name.removeprefix("distributed."): value
-                for name, value in vars(args).items()
-                if name.startswith("distributed.")
+                name.removeprefix(prefix): value for name, value in given if prefix in name
             }
-            silence = _streams(out=False, err=False, warn=False)  # one process speaks for all
             processes = processes or {"num_processes": 1}  # alone
+            silence = _streams(out=False, err=False, warn=False)  # one process prints for all
             with joined(**processes) as first, nullcontext() if first else silence:
                 result = command.run(args)
     if args.json and first:
@@ -109,22 +105,22 @@ def _run(args: Namespace) -> int:
 def run() -> NoReturn:
     """The `mnist-jax` command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # At once, also in a pipe or a file; and a name that it has no letters for is spelled out.
+        # Lines at once, also in a pipe; letters that it lacks are escaped.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     code = main(own_process=True)
     if code:
-        # At once: threads that were saving, or compiling, would hold up or crash a tidy exit.
+        # At once: threads that save or compile would delay or crash a tidy exit.
         sys.stderr.flush()
         os._exit(code)
     for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)  # it is done
+        signal.signal(signum, signal.SIG_IGN)
     sys.exit(code)
 
 
 def _set_up_process(*, jax_too: bool) -> None:
-    """Imports JAX and the training, and sets up what belongs to the whole process."""
+    """Imports JAX and the training; sets up signals, JAX's settings and the logs."""
     if jax_too:
-        gc.disable()  # what the imports make stays: the collector would search it in vain
+        gc.disable()  # objects of imports stay: the collector would search them in vain
         clock.timed_import("mnist_jax.training")
         import jax
 
@@ -132,25 +128,22 @@ def _set_up_process(*, jax_too: bool) -> None:
 
         gc.freeze()
         gc.enable()
-        # Whatever the JAX_* variables of the shell are for, the command has the same bits.
+        # The same bits, whatever the shell's JAX_* variables are.
         for name, value in (JAX_SETTINGS | PINNED).items():
             jax.config.update(name, value)
     for signum in SIGNALS:  # until here, `entry` ends the process at once
         signal.signal(signum, raise_stopped)
     sys.unraisablehook = raise_unraisable
-    for name in ("PIL", "absl"):  # what Pillow and Orbax log, they also raise
+    for name in ("PIL", "absl"):  # Pillow and Orbax also raise what they log
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(  # of Orbax's writes that fail after the first one has
+    logging.getLogger("asyncio").addFilter(  # Orbax's writes that fail after the first failure
         lambda record: not record.getMessage().startswith("Task exception was never retrieved")
     )
 
 
 @contextlib.contextmanager
 def _streams(*, out: bool, err: bool, warn: bool = True) -> Iterator[None]:
-    """Warnings go to standard error, a line each; progress and messages nowhere, if so wanted.
-
-    A progress bar shows itself on a terminal: standard error.
-    """
+    """Prints warnings in one line each; hides standard output or error if so wanted."""
     stderr = sys.stderr
 
     def show_warning(message: Warning | str, *_: object) -> None:
@@ -169,7 +162,7 @@ def _streams(*, out: bool, err: bool, warn: bool = True) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """The exit code and the message for an error."""
+    """Returns the exit code and the message for an error."""
     if isinstance(error, FloatingPointError):
         return DIVERGED, str(error)
     if type(error).__name__ == "LostError":

@@ -11,12 +11,14 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from mnist_jax.config import FIELD_DOCS, Config, load_config, recipe_names, replace_fields
 
 # Other programs' words for commands and options.
-COMMAND_ALIASES = {"fit": "train", "test": "evaluate", "classify": "predict", "plot": "report"}
+COMMANDS = {"fit": "train", "test": "evaluate", "classify": "predict", "plot": "report"}
+COMMANDS |= {"help": "--help", "version": "--version", "-v": "--version", "-V": "--version"}
 ALIASES = {
     "--lr": "--optimizer.learning-rate",
     "--learning-rate": "--optimizer.learning-rate",
     "--model": "--model.name",
     "--arch": "--model.name",
+    "--optim": "--optimizer.name",
     "--optimizer": "--optimizer.name",
     "--dataset": "--data.dataset",
     "--bs": "--batch-size",
@@ -306,59 +308,45 @@ def _unknown(word: str, words: list[str], options: dict[str, Option]) -> str:
     near = nearest_option(name, [known for known in options if known.startswith("--")])
     if not near:
         return f"unknown option {name}"
-    if not options[near].values and "no-" in name and options[near].default is None:
-        near = switched_off(options[near])
-    elif options[near].values and not behind.startswith("-"):
+    if options[near].values and behind[:1] != "-":
         near = f"{near} {value or behind}".rstrip()
+    elif "no-" in name and options[near].default is None and not options[near].values:
+        near = switched_off(options[near])
     return f"unknown option {name}; did you mean {near}?"
 
 
 def nearest_option(name: str, known: Sequence[str]) -> str:
-    """Returns the option that was meant by an unknown one, or "".
-
-    Slips of one letter come first, then other programs' words, abbreviations, and similar names.
-    """
-    lower = name.lower()
-    if slips := [other for other in known if is_one_slip(lower, other)]:
-        return slips[0]
-    if ALIASES.get(lower) in known:
-        return ALIASES[lower]
-    if len(lower) > 3 and (longer := [other for other in known if other.startswith(lower)]):
-        return min(longer, key=len)
-    last = {other.lstrip("-").rpartition(".")[2]: other for other in reversed(known)}
-    group, _, word = lower.lstrip("-").rpartition(".")
-    within = {part: other for part, other in last.items() if other.startswith(f"--{group}.")}
-    for among in (within, last):
-        if close := difflib.get_close_matches(word.removeprefix("no-"), among, 1, 0.75):
-            return among[close[0]]
-    return next(iter(difflib.get_close_matches(lower, known, 1, 0.75)), "")
-
-
-def is_one_slip(typed: str, meant: str) -> bool:
-    """Tells whether one letter is missing, added or wrong, or two neighbours are swapped."""
-    if len(typed) != len(meant):
-        short, long = sorted((typed, meant), key=len)
-        return any(long[:place] + long[place + 1 :] == short for place in range(len(long)))
-    wrong = [place for place in range(len(typed)) if typed[place] != meant[place]]
-    if len(wrong) == 2 and wrong[1] == wrong[0] + 1:
-        return typed[wrong[0]] == meant[wrong[1]] and typed[wrong[1]] == meant[wrong[0]]
-    return len(wrong) <= 1
+    """Returns the option that was meant by an unknown one, or ""."""
+    name = name.lower()
+    if ALIASES.get(name) in known:
+        return ALIASES[name]
+    if close := difflib.get_close_matches(name, known, 1, 0.8):
+        return close[0]
+    group, _, word = name.lstrip("-").replace("no-", "").rpartition(".")
+    last = {option.lstrip("-").rpartition(".")[2]: option for option in reversed(known)}
+    for starts in (name, f"--{group}.{word}", word):
+        longer = [
+            option
+            for part, option in last.items()
+            if (option if starts[0] == "-" else part).startswith(starts)
+        ]
+        if len(word) > 2 and longer:
+            return min(longer, key=len)
+    near = difflib.get_close_matches(word, last, 1, 0.75)
+    return last[near[0]] if near else ""
 
 
 def _not_a_command(name: str, words: list[str], commands: Mapping[str, Command]) -> str:
     expected = f"expected one of {', '.join(commands)}"
     if name in ("", "--"):
         return f"a command is missing; {expected}"
-    if name in ("help", "--h"):
-        of_command = f"{words[0]} " if words[:1] and words[0] in commands else ""
-        return f"{name} is not a command; did you mean {of_command}--help?"
-    if name in ("-v", "-V", "version"):
-        return f"{name} is not a command; did you mean --version?"
-    if name.startswith("-"):
+    near = (
+        [COMMANDS[name]]
+        if name in COMMANDS
+        else difflib.get_close_matches(name.lower(), commands, 1)
+    )
+    if name.startswith("-") and not near:
         return f"unknown option {name} before the command; a command comes first"
-    lower = name.lower()
-    near = [other for other in commands if is_one_slip(lower, other)]
-    near = near or difflib.get_close_matches(lower, commands, 1)
-    meant = COMMAND_ALIASES.get(lower) or next(iter(near), "")
-    hint = f"did you mean {meant}?" if meant else expected
-    return f"unknown command {name!r}; {hint}"
+    if near == ["--help"] and words[:1] and words[0] in commands:
+        near = [f"{words[0]} --help"]
+    return f"unknown command {name!r}; {f'did you mean {near[0]}?' if near else expected}"

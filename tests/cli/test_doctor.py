@@ -52,7 +52,7 @@ def test_doctor_tells_of_everything_a_line_each(command, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     first, *lines, last = done.stdout.splitlines()
     assert first.startswith("  accelerator ")
-    assert last == "All that is needed works."
+    assert last == "next: mnist-jax train"
     assert not any(line.startswith("!") for line in lines)
     told = [line[2:21].strip() for line in lines if not line.lstrip().startswith("->")]
     packages = ["python", "mnist_jax", *PACKAGES, "requirements"]
@@ -126,7 +126,7 @@ def test_data_that_can_never_be_prepared_is_a_fault(tmp_path, monkeypatch, capsy
     [line] = [line for line in out.splitlines() if line.startswith("!")]
     assert "prepared MNIST" in line
     assert "\\x1b[31m\\nred" in line
-    assert out.endswith("1 to mend, marked with !\n")
+    assert out.endswith("1 to fix, marked with !\n")
 
 
 def test_without_a_home_directory_a_variable_is_advised(monkeypatch):
