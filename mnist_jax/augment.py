@@ -28,8 +28,8 @@ def augment(
 ) -> jax.Array:
     """Shifts, rotates, scales, shears and bends each image at random, then blanks a square.
 
-    `warp` does the first five in one resampling, the first four uniformly up to their strength.
-    Strengths may be traced; the Python number 0 costs nothing.
+    `warp` does the first five in one resampling. The first four are uniform up to their strength,
+    in either direction. Strengths may be traced; the Python number 0 costs nothing.
 
     Args:
         images: float32 [B, H, W, C] in [0, 1], as is the result.

@@ -43,9 +43,9 @@ def conv_pool(
     because XLA's, a select-and-scatter, is slow.
 
     `matmul` makes both one matrix product, see docs/network.md: the window of a pooled output,
-    stride * (p - 1) + k pixels a side, times the kernel at its p * p offsets, of which the pooling
-    keeps one. This is more arithmetic in less time, because XLA's CPU back end runs the gradients
-    of convolutions and max-pools as plain loops.
+    stride * (p - 1) + k pixels a side, times the kernel at its p * p offsets, which are then
+    pooled. This is more arithmetic in less time, because XLA's CPU back end runs the gradients of
+    convolutions and max-pools as plain loops.
 
     `rows`, for TPUs, is a convolution down the image. It multiplies whole rows of pixels and
     channels by a matrix with a band of the kernel for each column of outputs: even more arithmetic,
