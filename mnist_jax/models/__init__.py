@@ -43,7 +43,7 @@ def create_model(name: str, num_classes: int, **fields: Any) -> nn.Module:
 def choices_of(name: str) -> set[str]:
     """Returns an architecture's fields of `ModelConfig`; ValueError for an unknown name."""
     fields = {field.name for field in dataclasses.fields(_architecture(name))}
-    return fields - {"num_classes", "name", "parent"}  # two are Linen's
+    return fields - {"num_classes", "name", "parent"}  # Linen's, the last two
 
 
 def _architecture(name: str) -> Any:

@@ -1,8 +1,8 @@
 """A first convolution, then stages of two, and one hidden layer; each stage ends with a pooling.
 
 Every stage doubles the filters. Two small filters in a row see as much of the image as a large one,
-with fewer weights and another rectifier. The first convolution has filters two pixels larger, which
-are cheap on few channels; its pooling makes all later layers four times cheaper.
+with fewer weights and another rectifier. The first filters are two pixels larger, which is cheap on
+few channels; their pooling makes later layers four times cheaper.
 
 References:
     K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image

@@ -11,7 +11,7 @@ glorot_uniform = nn.initializers.glorot_uniform()
 
 
 def stage_features(features: int, depth: int) -> list[int]:
-    """Doubles the features from stage to stage; ValueError if the last has too many."""
+    """Doubles the features from stage to stage; ValueError if there are too many."""
     last = features << depth - 1
     if last > LARGEST:
         raise ValueError(
@@ -26,7 +26,7 @@ def batch_last(images: jax.Array) -> jax.Array:
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """Flattens each image, without a copy: [C, H, W, B] -> [C * H * W, B]."""
+    """Flattens each image: [C, H, W, B] -> [C * H * W, B]."""
     return x.reshape(-1, x.shape[-1])
 
 

@@ -78,7 +78,7 @@ class Model(nn.Module):
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         del mask  # images do not interact
-        # A filter as large as its stride sees each patch once.
+        # The stride is the filter's size: one patch at a time.
         patches = layers.ConvPool(
             self.features,
             self.kernel_size,
