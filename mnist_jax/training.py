@@ -227,9 +227,7 @@ def _train(
         history,
         start.messages,
     )
-    with contextlib.ExitStack() as stack:
-        saver = stack.enter_context(checkpoint.open_saver(checkpoints, saved))
-        requests = stack.enter_context(stop_requests())
+    with checkpoint.open_saver(checkpoints, saved) as saver, stop_requests() as requests:
         agree = agreement()
 
         def stop_signal() -> int:
