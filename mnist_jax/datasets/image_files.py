@@ -40,9 +40,9 @@ def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     """Reads the first picture in an image file, upright by its EXIF orientation.
 
     Fractions and numbers of more than 8 bits are scaled by `white` of the largest one. So are
-    arrays saved as 8 bits: PNG, TIFF, BMP or PPM files of several values, none above 16. Other dark
-    pictures are photographs and stay dark. Transparent parts become the grey `ground`, 0 to 255; by
-    default white, or black if the visible part is light.
+    PNG, TIFF, BMP or PPM files of several values, none above 16. Other dark pictures are
+    photographs and stay dark. Transparent parts become the grey `ground`, 0 to 255; by default
+    white, or black if the visible part is light.
 
     Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError if there is no file, and
     ValueError if it is damaged, not in one of `FORMATS`, or has more than `MAX_PIXELS` pixels.

@@ -116,8 +116,8 @@ def _prepare_own(root: Path, name: str) -> Path:
 def locked(root: Path, name: str) -> Iterator[None]:
     """Lets one process at a time write a dataset, and removes leftovers of killed ones.
 
-    Leaves no directory if an error ends the block before anything was written. Raises ValueError if
-    the directory cannot be written.
+    Errors before anything was written leave no directory. Raises ValueError if it cannot be
+    written.
     """
     directory = root / name
     try:

@@ -49,10 +49,10 @@ class StreamedImages:
 def stream_file(
     path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype = UINT8
 ) -> StreamedImages:
-    """Streams images (N, H, W, C) in a file after `offset` bytes, which stays open.
+    """Streams images (N, H, W, C) after `offset` bytes of a file, which stays open.
 
-    `pread` reads them; pages of a memory map would count as the process's memory. Raises OSError if
-    the file was cut off.
+    Pages of a memory map would count as the process's memory. Reading raises OSError if the file
+    was cut off.
     """
     file = os.open(path, os.O_RDONLY)
 

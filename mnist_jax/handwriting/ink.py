@@ -81,8 +81,8 @@ def length(drawn: np.ndarray, picture: Image.Image) -> float:
 def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.ndarray, float]:
     """Cuts a drawing, bool [h, w] of the overview, with its surroundings out of a picture.
 
-    Returns the part, `CLOSE_UP` pixels long; the drawing's rough place on it, bool [H, W]; and its
-    scale relative to the overview.
+    Returns the part, `CLOSE_UP` pixels long; the drawing's rough place, bool [H, W]; and the scale
+    relative to the overview.
     """
     height, width = drawn.shape
     top, left, bottom, right = bounds(drawn)
@@ -131,9 +131,9 @@ def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarra
 
 
 def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
-    """Finds parallel lines from left to right, with slopes up to 8 degrees.
+    """Finds parallel lines from left to right, sloping up to 8 degrees.
 
-    Returns the strength of the line at each pixel, or 0, and their thickness.
+    Returns the line's strength at each pixel, or 0, and the thickness.
     """
     height, width = ink.shape
     thick = ndimage.maximum_filter1d(ink, 3, axis=0)
@@ -252,13 +252,8 @@ def _isolated(blob: _Candidate) -> float:
 def parts(labels: np.ndarray, first: int, others: np.ndarray) -> tuple[np.ndarray, int]:
     """Joins the parts of a drawing, such as a five's top, and counts the drawings.
 
-    Args:
-        labels: each pixel's component, int [h, w]; 0 is the ground.
-        first: label of the drawing.
-        others: labels of components that may be ink, too.
-
-    Returns:
-        The drawing, bool [h, w], and the number of drawings.
+    `labels` are each pixel's component, int [h, w]; `first` is the drawing's, `others` may be ink,
+    too. Returns the drawing, bool [h, w], and the number of drawings.
     """
     boxes = ndimage.find_objects(labels)
     main = boxes[first - 1]

@@ -27,5 +27,5 @@ def private_directory(name: str) -> Path:
     for each in (private, directory):
         if each.stat().st_uid != os.getuid():
             raise PermissionError(f"{each} belongs to another user")
-        each.chmod(0o700)
+        each.chmod(0o700)  # its programs are run unchecked
     return directory

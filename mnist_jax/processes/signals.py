@@ -31,8 +31,8 @@ def raise_stopped(signum: int, _frame: object) -> NoReturn:
 def raise_unraisable(unraisable: Any) -> None:
     """Sends a lost signal again: the command's `sys.unraisablehook`.
 
-    Signals are lost in callbacks of the garbage collector, such as JAX's. Ignores Orbax's errors of
-    a closed event loop, which follow a failed save.
+    Callbacks of the garbage collector, such as JAX's, lose signals. Ignores Orbax's errors of a
+    closed event loop, which follow failed saves.
     """
     stopped = unraisable.exc_value
     if isinstance(stopped, Stopped):
@@ -59,7 +59,7 @@ def stop_requests() -> Iterator[list[int]]:
     """Yields a list that collects stop signals.
 
     A second signal, after `REPEAT_SECONDS`, ends the command at once, even in compiled code; in
-    another program, the previous handler runs. Outside the main thread, Python allows no handlers
+    other programs, the previous handler runs. Outside the main thread, Python allows no handlers
     and the list stays empty. If an error ends the `with` block, an earlier request is raised.
     """
     requests: list[int] = []

@@ -21,8 +21,7 @@ from mnist_jax.datasets.importing.sources.streams import reading
 
 PARTS = ("test", "all", "validation", "train")  # of an .npz file, by preference
 
-# Images of real numbers [n, ...], their ids [n], and their labels [n] or [].
-Block = tuple[np.ndarray, list[str], list[str]]
+Block = tuple[np.ndarray, list[str], list[str]]  # real images [n, ...], ids [n], labels [n] or []
 
 
 class Rows(NamedTuple):

@@ -29,10 +29,9 @@ def open_source(
 ) -> Source:
     """Detects a source's kind and reads its headers.
 
-    Arguments are `import_dataset`'s; `size` is H and W after a transposition. The parts are "train"
-    and one or both of "validation" and "test", or one of any name. Raises FileNotFoundError if a
-    file does not exist, and ValueError if the paths are not of one known kind or a header is
-    invalid.
+    Arguments are `import_dataset`'s; `size` is H and W after a transposition. Raises
+    FileNotFoundError if a file does not exist, and ValueError if the paths are not of one known
+    kind or a header is invalid.
     """
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")

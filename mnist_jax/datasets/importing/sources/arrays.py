@@ -53,8 +53,7 @@ def array_parts(arrays: Arrays, size: Size = None, first_column: bool = False) -
     integers, integral floats or strings, [N] or [N, 1]; or one-hot rows [N, classes]; or the first
     column of [N, columns], as in QMNIST.
 
-    Raises ValueError if arrays have another shape, type or length, labels or images are missing, or
-    only some parts have names.
+    Raises ValueError if arrays are different or missing, or only some parts have names.
     """
     parts = sorted({part for part, _ in arrays}, reverse=True)
     if len(parts) > 1 and "all" in parts:

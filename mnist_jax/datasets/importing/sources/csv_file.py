@@ -30,7 +30,7 @@ LABEL_NAMES = {
     *("label", "labels", "class", "target", "y", "category", "digit", "letter", "character")
 }
 INDEX_NAMES = "|unnamed: ?[0-9]+|id|ids|index|idx|row|image_?id|row_?id"
-SAMPLE = 500  # rows compared to find the label's column
+SAMPLE = 500  # rows to find the label's column
 MAX_LINE = 16 << 20  # characters: a million pixels in colour
 
 
@@ -38,11 +38,11 @@ class Layout(NamedTuple):
     """The places of a table's columns."""
 
     width: int  # number of columns
-    label: int | None  # index of the label's column, if any
-    pixels: list[int]  # indices of the pixels' columns, in the order H, W, C
+    label: int | None  # the label's index, if any
+    pixels: list[int]  # the pixels' indices, in the order H, W, C
     shape: Shape  # of an image
     names: list[str]  # the columns', if any
-    unused: list[int]  # indices of the other columns
+    unused: list[int]  # the other indices
     delimiter: str | None  # None for blanks
 
     def title(self, index: int) -> str:
@@ -84,16 +84,11 @@ def find_layout(
     """Finds the columns of the label and of the pixels.
 
     The label's column has one of `LABEL_NAMES`, or is the only one not named like the others.
-    Without names it is the first or last one, if unlike the pixels beside it. Pixels are in the
-    order of the numbers in their names.
+    Without a header it is the first or last one, if unlike the pixels beside it. Pixels are in the
+    order of the numbers in their names. Commas, semicolons, tabs or blanks separate columns.
 
-    Args:
-        path: a file with or without a header; commas, semicolons, tabs or blanks separate columns.
-        size: H and W; None for square images.
-        label_column: name or number (from 1) of the label's column; None to find it.
-        num_pixels: number of pixels, if known; then the label may be missing.
-
-    Raises ValueError if the rows are invalid, or the label is ambiguous.
+    Arguments are `import_dataset`'s; if `num_pixels` is given, the label may be missing. Raises
+    ValueError if the rows are invalid, or the label is ambiguous.
     """
     first = next(_lines(path), None)
     if first is None:

@@ -38,9 +38,9 @@ def idx_files(folder: Path) -> list[Path]:
 def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     """Reads the headers of files or of a folder's files, gzipped or not.
 
-    The number of axes distinguishes images from labels, names distinguish the parts. `part` chooses
-    one of several datasets, such as EMNIST's "letters". Raises ValueError if labels are missing,
-    two files have one meaning, or a header is invalid.
+    The number of axes distinguishes images from labels, names the parts. `part` chooses one of
+    several datasets, such as EMNIST's "letters". Raises ValueError if labels are missing, two files
+    have one meaning, or a header is invalid.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
     files, arrays = _once(found), Arrays()

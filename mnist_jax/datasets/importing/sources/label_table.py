@@ -45,13 +45,11 @@ def find_table(
     """Finds the table of labels in the folder of the images or in one around it, up to `root`.
 
     A table is a .csv, .tsv or .jsonl file, or a .txt file of annotations or labels, but neither a
-    contest's submission nor named after another part. It names files by their paths, from the table
-    or the folder, or by their names, with or without suffix. The label's column is one of
-    `columns` (those of other parts' tables) if any; otherwise it has a usual name or is the second
-    of two.
+    contest's submission nor another part's. It names files by their paths, from the table or the
+    folder, or by their names, with or without suffix. The label's column is one of `columns` (those
+    of other parts' tables) if any; otherwise it has a usual name or is the second of two.
 
-    Raises ValueError if a table is damaged, has several columns that could be the label, or two
-    labels for a file; or if two tables differ.
+    Raises ValueError if a table is damaged, its label is ambiguous, or two tables differ.
     """
     for place in (folder, *folder.parents):
         paths = sorted(path for path in place.iterdir() if _may_be_table(path, part))
