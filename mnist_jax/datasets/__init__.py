@@ -73,16 +73,9 @@ def load_splits(
     A split "validation" of an import or a builder is used, unless the recipe trains or tests on it.
     Otherwise the validation part is drawn from the training split.
 
-    Args:
-        dataset: the dataset's name; this and the next five are fields of `DataConfig`.
-        train_split: the split to train on.
-        test_split: the split to test on.
-        validation_fraction: fraction of the training split to validate on.
-        split_seed: seed of that draw.
-        loader: "stream" for `StreamedImages`.
-        own: the user's own data instead: an argument of `arrays.as_parts`, a tfds builder, or a
-            function that returns one of them.
-        num_classes: minimum number of classes without names.
+    The first six arguments are fields of `DataConfig`; the loader "stream" gives `StreamedImages`.
+    `own` is the user's own data instead: an argument of `arrays.as_parts`, a tfds builder, or a
+    function that returns one of them. `num_classes` is the minimum number of classes without names.
 
     Returns:
         The splits by name, and the names of the classes, by default their numbers.

@@ -34,10 +34,8 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
     side fills the box, and its centre of mass is centred. Unusually thin or thick strokes are
     adjusted. A picture that is already such an image is not changed.
 
-    Args:
-        picture: a picture of mode "L" or "RGB" and any size.
-        image_shape: (H, W, 1).
-        box: side in pixels of the square that drawings fill, from `drawing_box`.
+    The picture has mode "L" or "RGB" and any size; `image_shape` is (H, W, 1); drawings fill a
+    square of the side `box`, from `drawing_box`.
     """
     is_size = picture.size == (image_shape[1], image_shape[0])
     if is_size and (pixels := _as_it_is(picture, box)) is not None:

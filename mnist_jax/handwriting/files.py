@@ -76,15 +76,8 @@ def predict_each(
 ) -> Iterator[FilePrediction]:
     """Classifies image files like `predict_files`, and files of many images.
 
-    Args:
-        network: a trained network.
-        paths: image files, and .csv, .npy, .npz and IDX files for `read_unlabelled`.
-        show: True to write FILE.seen.png beside each image file.
-        pixel_range: the values of black and white in files of many images; None to find them.
-        note: a function for lines about files of many images.
-
-    Yields:
-        A prediction per image or unreadable file, in order.
+    The latter are .csv, .npy, .npz and IDX files for `read_unlabelled`, with `pixel_range`; `note`
+    is called with lines about them. Yields a prediction per image or unreadable file, in order.
     """
     for many, group in itertools.groupby(paths, holds_rows):
         if not many:

@@ -234,10 +234,7 @@ def _candidates(
 
 
 def _isolated(blob: _Candidate) -> float:
-    """Returns the fraction of a ring around a component that looks like the ground.
-
-    It is 1 around a stroke, and less around a shadow's edge.
-    """
+    """Returns the fraction of a ring around a component that is ground: 1 around strokes."""
     top, left, bottom, right = bounds(blob.labels == blob.number)
     box = np.s_[max(0, top - 4) : bottom + 4, max(0, left - 4) : right + 4]
     labels, grey, ground = (np.pad(x[box], 4) for x in (blob.labels, blob.grey, blob.ground))

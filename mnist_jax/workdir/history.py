@@ -111,7 +111,7 @@ def holds_history(workdir: Path, history: Sequence[Row]) -> bool:
 
 
 def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops the times of a row or a result, which differ between equal runs."""
+    """Drops a row's or result's times, which differ between equal runs."""
     return {name: value for name, value in values.items() if name not in TIMES}
 
 

@@ -187,8 +187,7 @@ def may_use_kernel(config: dict[str, Any]) -> bool:
 def environment(config: dict[str, Any]) -> dict[str, Any]:
     """Describes this machine and its software, on which the bits of a run depend.
 
-    `native_compiler` is the version of the kernel's compiler, or "" if the recipe `config` (nested
-    dicts) does not use the kernel.
+    `native_compiler` is "" if the recipe `config` (nested dicts) does not use the kernel.
     """
     return {
         "platform": jax.default_backend(),

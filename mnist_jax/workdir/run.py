@@ -67,11 +67,7 @@ def create_result(
     origin: Origin,
     seconds: dict[str, float],
 ) -> Result:
-    """Creates the `Result` of a network.
-
-    `test` has loss, accuracy and own metrics on the test split, if measured; `measured` is the
-    epoch's row.
-    """
+    """Creates the `Result` of a network from its test metrics, if any, and its epoch's row."""
     own = sorted({name[4:] for name in measured if name.startswith("val_")} - {"loss", "accuracy"})
     names = ["loss", "accuracy", *own]
     tested = test or dict.fromkeys(names)
@@ -160,7 +156,7 @@ def holds_run(
 
     With `extend`, the run must exist and may have fewer epochs. Raises NotADirectoryError for a
     file; ValueError if another program or kind of run wrote the directory, or its run has another
-    config and may be neither overwritten nor extended.
+    config.
     """
     previous = read_config(workdir)
     if previous is None:

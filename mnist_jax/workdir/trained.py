@@ -86,8 +86,8 @@ def load_trained(
         workdir: a directory written by `train`.
         step: a saved step, "latest", or "best" by `watch.monitor` (the newest of equal ones). With
             early stopping, "latest" means "best".
-        model: the user's own module, like `parts.Parts.model`; None if the config names the model.
-        splits: the user's own data; None if unneeded, or if the config names a dataset.
+        model: the user's own module, like `parts.Parts.model`, if any.
+        splits: the user's own data, if any and needed.
         one_of_several: True to ignore own parts that this network was trained without.
 
     Raises:
