@@ -60,7 +60,6 @@ TINY = dataclasses.replace(
 
 
 def create_reference(**fields: float | str) -> nn.Module:
-    """Creates the reference network, with some fields changed."""
     num_classes = fields.pop("num_classes", 10)
     return create_model(num_classes=num_classes, **vars(ModelConfig(**fields)))  # type: ignore[arg-type]
 
@@ -73,11 +72,14 @@ def trained_network(
     return Trained(config, model, variables, 3750, Origin({}, "b" * 64, info, examples, {}))
 
 
+def some_slow(quick: Iterable[Any], names: Iterable[Any]) -> list[Any]:
+    """Returns parameters for a test, those that are not quick marked as slow."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 def strict_json(path: Path) -> Any:
     """Reads JSON, and fails on NaN."""
-    return json.loads(
-        path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{path}: {name}")
-    )
+    return json.loads(path.read_text("utf-8"), parse_constant=lambda x: pytest.fail(f"{path}: {x}"))
 
 
 def write_recipe(path: Path, config: Config) -> Path:
@@ -87,12 +89,10 @@ def write_recipe(path: Path, config: Config) -> Path:
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
-    """Reads a run's history, without times."""
     return [without_times(row) for row in read_history(workdir)]
 
 
 def results(run: Run) -> list[dict[str, Any]]:
-    """Returns a run's result and rows, without times."""
     return [without_times(values) for values in (run.result, *run.history)]
 
 
@@ -130,7 +130,6 @@ def contents(root: Path) -> dict[Path, str | bytes | None]:
 
 
 def times(root: Path) -> dict[Path, int]:
-    """Returns when each path below `root` was last changed."""
     return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
@@ -161,7 +160,6 @@ def make_files(root: Path, files: dict[str, str | bytes]) -> None:
 
 
 def python(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs this interpreter in a separate process, to its end."""
     return subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=cwd,
@@ -175,13 +173,7 @@ def python(*args: object, cwd: Path | None = None, **env: str) -> subprocess.Com
 def wait_until(
     condition: Callable[[], object], processes: Iterable[Any] = (), seconds: float = 120
 ) -> None:
-    """Waits until the condition holds, as long as the processes live.
-
-    Args:
-        condition: a function that is asked every few milliseconds.
-        processes: those that have to live on; the test fails, with their errors, if one ends.
-        seconds: the time after which something hangs. No test is about being faster than this.
-    """
+    """Waits until the condition holds; fails if a process ends first, or after some seconds."""
     end = time.monotonic() + seconds
     while not condition():
         for process in processes:

@@ -74,7 +74,6 @@ class Mutant(NamedTuple):
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
-    """Yields all mutants of a file below the root."""
     source = (ROOT / path).read_bytes()
     starts = [0, *(match.end() for match in re.finditer(b"\n", source))]
     for old, new in changes(ast.parse(source)):

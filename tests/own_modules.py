@@ -13,7 +13,6 @@ from optax import contrib
 
 
 def vectors(images: jax.Array) -> jax.Array:
-    """Flattens each image to a row of pixels."""
     return images.reshape(len(images), -1)
 
 
@@ -114,62 +113,6 @@ def sequential(num_classes: int = 10) -> nn.Module:
     return nn.Sequential([*layers, nn.Dense(num_classes)])
 
 
-class Layer(nn.Module):
-    @nn.compact
-    def __call__(self, x, _):
-        return x + nn.tanh(nn.Dense(8)(x)), None
-
-
-class Scanned(nn.Module):
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        del train
-        x = nn.Dense(8)(vectors(x))
-        layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
-        x, _ = layers(name="layers")(x, None)
-        return nn.Dense(self.num_classes)(x)
-
-
-class Rematerialised(nn.Module):
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        del train
-        x = nn.remat(nn.Conv)(4, (3, 3), 2)(x)
-        return nn.remat(nn.Dense)(self.num_classes)(vectors(nn.relu(x)))
-
-
-class Heads(nn.Module):
-    """Five heads, whose logits are averaged."""
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        del train
-        x = nn.relu(nn.Dense(8)(vectors(x)))
-        heads = nn.vmap(
-            nn.Dense,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=None,  # type: ignore[arg-type]
-            axis_size=5,
-        )
-        return heads(self.num_classes, name="heads")(x).mean(axis=0)
-
-
-class Spectral(nn.Module):
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x, training: bool = False):
-        x = nn.SpectralNorm(nn.Dense(8))(vectors(x), update_stats=training)
-        return nn.WeightNorm(nn.Dense(self.num_classes))(nn.leaky_relu(x))
-
-
 class Net(nnx.Module):
     def __init__(self, num_classes, *, rngs):
         self.conv = nnx.Conv(1, 4, (3, 3), strides=2, rngs=rngs)
@@ -194,8 +137,6 @@ class FromNNX(nn.Module):
 
 
 class Keyed(nn.Module):
-    """Keeps its own random key, and parameters of bfloat16."""
-
     num_classes: int = 10
 
     @nn.compact
@@ -217,10 +158,6 @@ MODULES: dict[str, Callable[..., nn.Module]] = {
     "counter": Counting,
     "no train": Plain,
     "sequential": sequential,
-    "scan": Scanned,
-    "remat": Rematerialised,
-    "vmap": Heads,
-    "spectral norm": Spectral,
     "nnx": FromNNX,
     "key": Keyed,
 }
@@ -277,10 +214,6 @@ def clipped_lion(num_steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.lion(rate))
 
 
-def is_matrix(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
 def by_rank(params: Any) -> Any:
     return jax.tree.map(lambda leaf: "matrix" if leaf.ndim > 1 else "vector", params)
 
@@ -306,11 +239,6 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "adam": lambda: optax.adam(1e-3),
     "every second step": lambda: optax.MultiSteps(optax.adam(1e-3), 2),
     "injected": lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
-    "masked decay": lambda: optax.chain(
-        optax.scale_by_adam(),
-        optax.masked(optax.add_decayed_weights(1e-4), is_matrix),
-        optax.scale(-1e-3),
-    ),
     "plateau": lambda: optax.chain(optax.adam(1e-3), contrib.reduce_on_plateau(patience=3)),
     "polyak": lambda: optax.polyak_sgd(max_learning_rate=0.1),
     "lbfgs": lambda: optax.lbfgs(memory_size=3),

@@ -40,7 +40,6 @@ class Clock:
         return self.now
 
     def slow(self, seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Makes a function take some seconds."""
 
         def slowly(*args: Any, **fields: Any) -> Any:
             self.now += seconds
@@ -54,18 +53,16 @@ class Script:
     """The course of a run.
 
     Attributes:
-        accuracies: validation accuracy after each epoch; the last one repeats. In a population each
-            may be a sequence over the members.
+        accuracies: validation accuracy after each epoch, in a population perhaps of each member;
+            the last one repeats.
         losses: validation loss, likewise. The test loss is larger by 1.
         averaged: True adds a running mean of the parameter.
-        diverges: the step, from 0, at which a member's losses end; {} means never.
-        broken: the number of steps after which a member's parameter is not finite.
-        seconds: the time that calls of the program (`data`, `compile`, `run`, `eval`), of the saver
-            (`save`, `wait`), loading (`load`) and restoring (`restore`) take. By default a chunk
-            takes one second, and all else none.
-        clock: the run's clock.
-        rates: the factor of the learning rate of each chunk that was run.
-        open_chunks: the number of generators of chunks that were started and not closed.
+        diverges: step, from 0, at which a member's losses end.
+        broken: number of steps after which a member's parameter is not finite.
+        seconds: time that calls take, by names such as `data`, `run`, `eval` and `save`; by default
+            a chunk takes one second, and all else none.
+        rates: factor of the learning rate of each chunk that was run.
+        open_chunks: number of generators of chunks that were started and not closed.
     """
 
     accuracies: Sequence[Any] = (0.5,)
@@ -140,7 +137,6 @@ class Script:
             self.open_chunks -= 1
 
     def sums(self, steps: np.ndarray, member: int) -> dict[str, np.ndarray]:
-        """Computes the metric sums of steps of two examples each."""
         end = self.diverges.get(member, np.inf)
         losses = np.where(steps < end, 1 / (steps + 3 + member), np.nan)
         return {

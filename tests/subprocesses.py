@@ -47,9 +47,7 @@ def options(config: Config) -> list[str]:
     """Returns a config as options of the command `train`."""
     default, fields = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (Config(), config))
     return [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in fields.items()
-        if value != default[name]
+        f"--{n.replace('_', '-')}={value}" for n, value in fields.items() if value != default[n]
     ]
 
 
@@ -97,10 +95,8 @@ def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
 def be_process(rank: int, *, waits_for_loss: bool) -> None:
     """Makes a program one of several processes, without their timeouts.
 
-    Args:
-        rank: Rank of the process. Where the first one is to end last, it does when its input ends.
-        waits_for_loss: Whether an error in it comes from the loss of another one; it then waits for
-            that to be named. Otherwise all end alike.
+    Where the first process is to end last, it does when its input ends. With `waits_for_loss`, an
+    error in it comes from the loss of another one, which is to be named first.
     """
 
     def sleep(seconds: float) -> None:
@@ -127,7 +123,6 @@ def be_process(rank: int, *, waits_for_loss: bool) -> None:
 
 
 def free_port(low: int = 20000, high: int = 30000) -> int:
-    """Finds a free port outside the ranges of the system and of other workers."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
     low, high = low + worker * (high - low) // 4, low + (worker + 1) * (high - low) // 4
     while True:

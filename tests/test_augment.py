@@ -31,7 +31,6 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def warped(images: np.ndarray, **moves: float | tuple[float, float]) -> np.ndarray:
-    """Warps every image by the same numbers."""
     count, height, width, _ = images.shape
     moves = {"shift": (0, 0), "angle": 0, "factor": 1, "slant": 0} | moves
     drawn = {name: np.tile(np.array(m, np.float32), (count, 1)) for name, m in moves.items()}
@@ -77,15 +76,12 @@ def blobs(rows: float, columns: float) -> np.ndarray:
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes each image's centre of mass and the covariance about it."""
     pixels = images[..., 0].astype(np.float64)
-    rows, columns = np.indices(SHAPE[1:3]) - 13.5
-    places = np.stack([rows, columns], axis=-1)
+    places = np.stack(np.indices(SHAPE[1:3]) - 13.5, axis=-1)
     mass = pixels / pixels.sum(axis=(1, 2), keepdims=True)
     centre = np.einsum("byx,yxi->bi", mass, places)
-    return centre, np.einsum("byx,yxi,yxj->bij", mass, places, places) - np.einsum(
-        "bi,bj->bij", centre, centre
-    )
+    squares = np.einsum("byx,yxi,yxj->bij", mass, places, places)
+    return centre, squares - centre[:, :, None] * centre[:, None]
 
 
 def assert_uniform(found: np.ndarray, low: float, high: float, slack: float) -> None:
@@ -134,41 +130,24 @@ def test_elastic_displacements_are_smooth_and_of_the_stated_size():
     assert abs(np.corrcoef(fields.reshape(2, -1))[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("size", [1, 4, 5])
-def test_cutout_blanks_a_square_and_nothing_else(size):
-    images = 0.5 + noise(*SHAPE) / 2
+def test_cutout_blanks_a_square_anywhere_and_nothing_else():
+    images, size = 0.5 + noise(*SHAPE) / 2, 4
     found = augmented(images, cutout=size)
     blanked = found[..., 0] == 0
     np.testing.assert_array_equal(found[~blanked], images[~blanked])
-    whole = []
-    for square in blanked:
-        sides = [np.flatnonzero(square.any(axis=axis)) for axis in (0, 1)]
-        assert square.sum() == len(sides[0]) * len(sides[1])
-        for side in sides:
-            assert len(side) == side[-1] - side[0] + 1
-            assert len(side) == size or 0 in side or 27 in side  # the border cuts it
-        whole.append(square.sum() == size**2)
-    assert blanked.any(axis=(0, 1)).all()  # anywhere
+    assert blanked.any(axis=(0, 1)).all()
     assert blanked.any(axis=(0, 2)).all()
-    assert np.mean(whole) == pytest.approx(((28 - size + 1) / 28) ** 2, abs=0.08)
+    whole = blanked.sum(axis=(1, 2)) == size**2
+    assert whole.mean() == pytest.approx(((28 - size + 1) / 28) ** 2, abs=0.08)
 
 
 def test_strength_zero_is_the_identity_at_no_cost():
-    images = noise(*SHAPE)
+    images, mask = noise(*SHAPE), np.ones(SHAPE[0], bool)
     off = functools.partial(augment, **dict.fromkeys(STRENGTHS, 0))
     assert not jax.make_jaxpr(off)(images, KEY).eqns
+    assert not jax.make_jaxpr(functools.partial(mixup, alpha=0))(images, mask, KEY).eqns
     np.testing.assert_array_equal(augmented(images), images)  # traced zeros
-
-
-def test_a_draw_does_not_depend_on_the_other_augmentations():
-    alone, _ = moments(augmented(blobs(1.5, 1.5), shift=3.0))
-    together, _ = moments(
-        augmented(blobs(1.5, 1.5), shift=3.0, rotation=30.0, scale=0.1, shear=10.0)
-    )
-    np.testing.assert_allclose(alone, together, atol=0.05)
-    images = 0.5 + noise(*SHAPE) / 2
-    squares = augmented(images, cutout=3) == 0
-    np.testing.assert_array_equal(augmented(images, rotation=1e-3, cutout=3)[squares], 0)
+    np.testing.assert_array_equal(jax.jit(mixup)(images, mask, KEY, alpha=0.0), images)
 
 
 def test_python_strengths_give_the_values_of_traced_ones():
@@ -180,25 +159,20 @@ def test_python_strengths_give_the_values_of_traced_ones():
 
 
 def test_vmapped_strengths_agree_with_each_strength_alone():
-    images = noise(*SHAPE)
-    shifts, cutouts = np.array([0.0, 3.0], np.float32), np.array([5, 2])
-    population = jax.jit(
-        jax.vmap(lambda s, c: augment_jit(images, KEY, shift=s, elastic=s, cutout=c))
-    )
-    for found, s, c in zip(population(shifts, cutouts), shifts, cutouts, strict=True):
+    images, shifts, cutouts = noise(*SHAPE), np.array([0.0, 3.0], np.float32), np.array([5, 2])
+    each = jax.vmap(lambda s, c: augment_jit(images, KEY, shift=s, elastic=s, cutout=c))
+    for found, s, c in zip(jax.jit(each)(shifts, cutouts), shifts, cutouts, strict=True):
         expected = augmented(images, shift=float(s), elastic=float(s), cutout=int(c))
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 MOST = {"shift": 100, "rotation": 360, "scale": 0.99, "shear": 80, "elastic": 50}
-strengths = {name: st.floats(0, most) for name, most in MOST.items()}
+ANY = {name: st.floats(0, most) for name, most in MOST.items()} | {"cutout": st.integers(0, 40)}
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    shape=st.sampled_from([(3, 5, 8, 3), (1, 1, 1, 1)]),
-    seed=st.integers(0, 2**32 - 1),
-    strengths=st.fixed_dictionaries(strengths | {"cutout": st.integers(0, 40)}),
+    st.sampled_from([(3, 5, 8, 3), (1, 1, 1, 1)]), st.integers(0, 9999), st.fixed_dictionaries(ANY)
 )
 def test_augmentation_keeps_shapes_and_values_in_zero_to_one(shape, seed, strengths):
     images = np.round(noise(*shape), 1)  # with ones and zeros among them
@@ -209,22 +183,10 @@ def test_augmentation_keeps_shapes_and_values_in_zero_to_one(shape, seed, streng
 
 @pytest.mark.parametrize("alpha", [0.3, 2.0])
 def test_mixup_weights_follow_the_beta_distribution(alpha):
-    targets, mask = jnp.eye(2), jnp.ones(2, bool)
-
-    def weight(key):
-        return mixup(targets, mask, key, alpha=alpha)[0, 0]
-
-    weights = jax.jit(jax.vmap(weight))(jax.random.split(KEY, 1000))
+    mix = jax.vmap(lambda key: mixup(jnp.eye(2), jnp.ones(2, bool), key, alpha=alpha)[0, 0])
+    weights = jax.jit(mix)(jax.random.split(KEY, 1000))
     assert weights.mean() == pytest.approx(0.5, abs=0.05)
     assert weights.var() == pytest.approx(1 / (8 * alpha + 4), rel=0.1)
-
-
-def test_mixup_of_alpha_zero_is_the_identity():
-    images = noise(8, 4, 4, 1)
-    traced = jax.jit(mixup)(images, np.ones(8, bool), KEY, alpha=0.0)
-    np.testing.assert_array_equal(traced, images)
-    nothing = functools.partial(mixup, alpha=0)
-    assert not jax.make_jaxpr(nothing)(images, np.ones(8, bool), KEY).eqns
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])

@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from helpers import create_reference, python
+from helpers import create_reference, python, some_slow
 
 from mnist_jax.cli.compilation_cache import use_compilation_cache
 from mnist_jax.config import OptimizerConfig
@@ -47,20 +47,17 @@ def numbered_splits() -> dict[str, Any]:
 
 
 def numbers(chunk: dict[str, jax.Array]) -> np.ndarray:
-    """Returns the numbers of a chunk's real examples."""
     pixels = np.asarray(chunk["image"])[np.asarray(chunk["mask"])].astype(int)
     return pixels[:, 0, 0, 0] * 256 + pixels[:, 0, 1, 0]
 
 
 def image_buffers() -> set[tuple[int, int]]:
-    """Returns device and address of the training images."""
     arrays = [x for x in jax.live_arrays() if x.shape == (EXAMPLES, 28, 28, 1)]
     shards = [shard for array in arrays for shard in array.addressable_shards]
     return {(shard.device.id, shard.data.unsafe_buffer_pointer()) for shard in shards}
 
 
 def collectives(program: str) -> list[str]:
-    """Lists the operations between devices in a compiled program."""
     kinds = "all-gather|all-reduce|all-to-all|collective-[a-z]+|reduce-scatter|ragged-all-to-all"
     return re.findall(rf" ({kinds})(?:-start)?\(", program)
 
@@ -139,17 +136,15 @@ def see_population(splits: dict[str, Any]) -> dict[str, Any]:
 
 
 def see() -> dict[str, Any]:
-    """Observes all trainings and the gathering of a chunk."""
     splits, mesh = numbered_splits(), create_mesh()
     images, labels = jax.device_put(splits["train"], replicated(mesh))
     layout = {"chunk_steps": 2, "batch_size": BATCH_SIZE, "sharding": split_batch(mesh)}
     gather = take_chunk.lower(images, labels, labels, 0, **layout)
-    chunk_collectives = collectives(gather.compile().as_text() or "")
     del images
     return {
+        "chunk_collectives": collectives(gather.compile().as_text() or ""),
         "training": see_training(splits),
         "population": see_population(splits),
-        "chunk_collectives": chunk_collectives,
     }
 
 
@@ -158,17 +153,12 @@ def see_on(*numbers_of_devices: int) -> dict[int, dict[str, Any]]:
     flags = "--xla_force_host_platform_device_count=8"
     done = python(__file__, *numbers_of_devices, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr
-    logs = done.stderr.split(MARK)[1:]
-    copied = [re.findall(r"host-to-device transfer: aval=ShapedArray\((.*?\])", x) for x in logs]
-    printed = json.loads(done.stdout)
-    return {
-        number: printed[str(number)] | {"copied": of_number}
-        for number, of_number in zip(numbers_of_devices, copied, strict=True)
-    }
+    seen, transfer = json.loads(done.stdout), r"host-to-device transfer: aval=ShapedArray\((.*?\])"
+    logs = zip(numbers_of_devices, done.stderr.split(MARK)[1:], strict=True)
+    return {n: seen[str(n)] | {"copied": re.findall(transfer, log)} for n, log in logs}
 
 
 def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
-    """Asserts the promises, given observations on some devices and on one."""
     training, members = many["training"], many["population"]
 
     def promise(text: str) -> contextlib.AbstractContextManager[Any]:
@@ -212,9 +202,7 @@ def check(subtests: pytest.Subtests, devices: int, many: Any, one: Any) -> None:
             np.testing.assert_allclose(members[name], one["population"][name], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "numbers", [(1, 2), pytest.param((1, 4, 8), marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize("numbers", some_slow([(1, 2)], [(1, 2), (1, 4, 8)]), ids=str)
 def test_many_devices_train_as_one_does(subtests, numbers):
     seen = see_on(*numbers)
     for devices in numbers:

@@ -1,6 +1,7 @@
 """The loop that `train` and `population` share: signals, divergence, listeners."""
 
 import dataclasses
+import itertools
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,6 @@ from mnist_jax.processes.signals import Stopped
 from mnist_jax.workdir.checkpoint import check_checkpoints
 from mnist_jax.workdir.history import read_history
 
-Run = Callable[..., Any]
 both = pytest.mark.parametrize(
     ("run", "options"), [(train, {}), (population, {"seeds": 2})], ids=["train", "population"]
 )
@@ -27,12 +27,10 @@ EPOCH = ["Chunk", "Chunk", "Chunk", "Save", "Epoch"]
 
 
 def raise_at(kind: type, number: int = 1) -> Callable[[Event], None]:
-    """Makes a listener that raises at an event of a kind, counted from 1."""
-    heard = []
+    heard = itertools.count(1)
 
     def listen(event: Event) -> None:
-        heard.append(event)
-        if sum(isinstance(one, kind) for one in heard) == number and isinstance(event, kind):
+        if isinstance(event, kind) and next(heard) == number:
             raise InterruptedError(f"at {kind.__name__}")
 
     return listen
@@ -69,9 +67,7 @@ def test_a_listener_hears_every_event_in_order(tmp_path, run, options):
 
 @both
 @pytest.mark.parametrize("kind", [Begin, Chunk, Save, Epoch, Stop], ids=lambda kind: kind.__name__)
-def test_a_listener_that_raises_ends_the_run_which_resumes_to_the_same_bits(
-    tmp_path, run, options, kind
-):
+def test_a_run_that_a_listener_ended_resumes_to_the_same_bits(tmp_path, run, options, kind):
     whole, ended = tmp_path / "whole", tmp_path / "run"
     script: dict[str, Any] = {"losses": [1.0, 2.0], "accuracies": [0.5, 0.75]}
     with scripted(**script):
@@ -138,14 +134,13 @@ def test_a_diverging_member_is_reported_before_the_save_and_the_others_continue(
     assert [event for event in heard if isinstance(event, Diverged)] == [Diverged(1, epoch, step)]
 
 
-def interrupt(event: Event) -> None:
-    if isinstance(event, Chunk):
-        signal.raise_signal(signal.SIGTERM)
-
-
 @both
 @pytest.mark.parametrize(
-    ("culprit", "kind"), [(lambda: interrupt, Stopped), (lambda: raise_at(Epoch), InterruptedError)]
+    ("culprit", "kind"),
+    [
+        (lambda: at_chunk(1, lambda: signal.raise_signal(signal.SIGTERM)), Stopped),
+        (lambda: raise_at(Epoch), InterruptedError),
+    ],
 )
 def test_every_listener_hears_the_failure_last_and_the_caller_gets_the_first_error(
     tmp_path, capfd, run, options, culprit, kind

@@ -15,13 +15,12 @@ from jax import lax
 
 from mnist_jax import rng
 from mnist_jax.models import create_model, model_names
-from mnist_jax.models.layers import ConvPool, Dropout, batch_last, batch_norm, flatten
+from mnist_jax.models.layers import ConvPool, Dropout, batch_last, batch_norm
 
 SMALL = {"features": 8, "depth": 2, "padding": "SAME", "hidden_size": 32}
 
 
 def choices(name: str) -> set[str]:
-    """Returns the fields of an architecture."""
     return {field.name for field in dataclasses.fields(create_model(name, 10))}
 
 
@@ -35,10 +34,6 @@ NORMALISED = [name for name in model_names() if "batch_norm" in choices(name)]
 NETWORKS = [(name, False) for name in model_names()] + [(name, True) for name in NORMALISED]
 
 
-def random_images(count: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(1).random((count, *shape), np.float32))
-
-
 def random_normal(*shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
 
@@ -49,9 +44,7 @@ def init(model: nn.Module, images: jax.Array) -> dict[str, Any]:
 
 
 def networks_quick_if(quick: Callable[[str, bool], bool]) -> pytest.MarkDecorator:
-    """Parametrises by all networks, and marks those that are not quick as slow."""
-    slow = [() if quick(*network) else pytest.mark.slow for network in NETWORKS]
-    cases = [pytest.param(*n, marks=m) for n, m in zip(NETWORKS, slow, strict=True)]
+    cases = [n if quick(*n) else pytest.param(*n, marks=pytest.mark.slow) for n in NETWORKS]
     return pytest.mark.parametrize(("name", "batch_norm"), cases)
 
 
@@ -100,7 +93,7 @@ def test_every_network_learns_64_examples_by_heart(name, batch_norm, mnist):
 @networks_quick_if(lambda *network: network in [("transformer", False), ("cnn", True)])
 def test_logits_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name, batch_norm):
     model = create_small(name, batch_norm=batch_norm, dropout_rate=0.0)
-    images = random_images(8, 14, 14, 1)
+    images = jnp.abs(random_normal(8, 14, 14, 1)) / 3
     variables = init(model, images)
 
     @jax.jit
@@ -131,11 +124,8 @@ def test_logits_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name, batch
     [
         ("cnm", {}, "model.name is 'cnm'; expected one of cnn, deep_cnn, mlp, resnet, transformer"),
         ("layers", {}, "model.name is 'layers'; expected one of cnn, deep_cnn, mlp, resnet, trans"),
-        (
-            "mlp",
-            {"pool_size": 3, "pool": "max"},  # a default is accepted
-            "model.pool_size has no effect on mlp, which has depth, dropout_rate, hidden_size",
-        ),
+        # A default is accepted.
+        ("mlp", {"pool_size": 3, "pool": "max"}, "model.pool_size has no effect on mlp, which"),
     ],
 )
 def test_an_unknown_model_and_a_field_without_effect_are_refused(name, fields, message):
@@ -143,33 +133,30 @@ def test_an_unknown_model_and_a_field_without_effect_are_refused(name, fields, m
         create_model(name, 10, **fields)
 
 
-def test_too_many_features_are_refused_before_memory_is_allocated(subtests):
+@pytest.mark.parametrize("name", ["cnn", "deep_cnn", "resnet"])
+def test_too_many_features_are_refused_before_memory_is_allocated(name):
+    model = create_model(name, 10, depth=20, kernel_size=1)
     message = r"model.features \* 2\*\*\(model.depth - 1\) must be at most"
-    for name in ("cnn", "deep_cnn", "resnet"):
-        model = create_model(name, 10, depth=20, kernel_size=1)
-        with subtests.test(msg=name), pytest.raises(ValueError, match=message):
-            model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    with pytest.raises(ValueError, match=message):
+        model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
 
 
-def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(subtests):
-    for features, heads in ((7, 1), (32, 2), (49, 1), (50, 2), (96, 6)):
-        model = create_model("transformer", 10, features=features)
-        found = []
+@pytest.mark.parametrize(("features", "heads"), [(7, 1), (32, 2), (49, 1), (50, 2), (96, 6)])
+def test_a_transformers_heads_are_of_one_size_and_have_about_16_features(features, heads):
+    model, found = create_model("transformer", 10, features=features), []
 
-        def record(next_fun, args, kwargs, context, found=found):
-            if context.module.name == "attention":
-                found.append(context.module.heads)
-            return next_fun(*args, **kwargs)
+    def record(next_fun, args, kwargs, context):
+        if context.module.name == "attention":
+            found.append(context.module.heads)
+        return next_fun(*args, **kwargs)
 
-        with subtests.test(msg=f"{features} features"):
-            with nn.intercept_methods(record):
-                jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
-            assert found == [heads]
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
+    assert found == [heads]
 
 
 def test_the_conv_pool_layer_agrees_with_lax(subtests):
-    images = random_images(2, 13, 16, 3)
-    kernel = random_normal(3, 3, 3, 4)
+    images, kernel = random_normal(2, 13, 16, 3), random_normal(3, 3, 3, 4)
     variables = {"params": {"kernel": kernel, "bias": jnp.arange(4.0)}}
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -182,10 +169,8 @@ def test_the_conv_pool_layer_agrees_with_lax(subtests):
             reduce = nn.max_pool if pool == "max" else nn.avg_pool
             expected = reduce(expected, (2, 2), (2, 2))
         layer = ConvPool(4, 3, stride, padding, pool, 2)
-        return (
-            layer.apply(variables, batch_last(images)),
-            batch_last(expected + jnp.arange(4.0).reshape(1, 1, 1, 4)),
-        )
+        expected = batch_last(expected + jnp.arange(4.0).reshape(1, 1, 1, 4))
+        return layer.apply(variables, batch_last(images)), expected
 
     for options in itertools.product(["max", "mean", "stride"], [1, 2], ["VALID", "SAME"]):
         with subtests.test(msg=str(options)):
@@ -207,26 +192,22 @@ def test_batch_norm_agrees_with_numpy():
     real = np.asarray(x)[..., :6]
     mean, var = real.mean(axis=(1, 2, 3)), real.var(axis=(1, 2, 3))
     model = Named(lambda x, **kwargs: batch_norm(x, name="norm", **kwargs))
-    params = {"norm": {"scale": jnp.array([1.0, 2, 3]), "bias": jnp.array([0.0, 1, 2])}}
-    stats = {"norm": {"mean": jnp.ones(3), "var": jnp.full(3, 2.0)}}
-    variables = {"params": params, "batch_stats": stats}
+    scale, bias, means, variances = np.array([[1, 2, 3], [0, 1, 2], [1, 1, 1], [2, 2, 2]], "f4")
+    params = {"norm": {"scale": scale, "bias": bias}}
+    variables = {"params": params, "batch_stats": {"norm": {"mean": means, "var": variances}}}
 
-    def expected(mean, var):
-        scale, bias = (params["norm"][name].reshape(3, 1, 1, 1) for name in ("scale", "bias"))
-        normalised = (x - mean.reshape(3, 1, 1, 1)) / np.sqrt(var.reshape(3, 1, 1, 1) + 1e-5)
-        return normalised * scale + bias
+    def expected(*statistics):
+        s, b, m, v = (each.reshape(3, 1, 1, 1) for each in (scale, bias, *statistics))
+        return (x - m) / np.sqrt(v + 1e-5) * s + b
 
-    y, updated = model.apply(
-        variables, x, train=True, mask=jnp.arange(8) < 6, mutable=["batch_stats"]
-    )
+    options = {"train": True, "mask": jnp.arange(8) < 6, "mutable": ["batch_stats"]}
+    y, updated = model.apply(variables, x, **options)
     np.testing.assert_allclose(jnp.asarray(y), expected(mean, var), rtol=1e-4, atol=1e-5)
     running = dict(updated)["batch_stats"]["norm"]
     np.testing.assert_allclose(running["mean"], 0.9 * 1 + 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(running["var"], 0.9 * 2 + 0.1 * var, rtol=1e-5)
-    y = model.apply(variables, x, train=False, mask=None)
-    np.testing.assert_allclose(
-        jnp.asarray(y), expected(stats["norm"]["mean"], stats["norm"]["var"]), rtol=1e-4, atol=1e-5
-    )
+    y = jnp.asarray(model.apply(variables, x, train=False, mask=None))
+    np.testing.assert_allclose(y, expected(means, variances), rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_has_the_bits_of_flax(subtests):
@@ -247,11 +228,6 @@ def test_dropout_has_the_bits_of_flax(subtests):
             # A traced rate is a float32, and so is 1 - rate.
             np.testing.assert_allclose(traced(jnp.float32(rate), x), theirs, rtol=1e-6)
             assert Named(Dropout(rate, name="dropout")).apply({}, x, train=False) is x
-
-
-def test_flatten_lines_up_one_channel_after_another():
-    x = jnp.arange(5 * 3 * 4 * 2).reshape(5, 3, 4, 2)
-    np.testing.assert_array_equal(flatten(x), np.transpose(x, (3, 0, 1, 2)).reshape(2, 5 * 3 * 4).T)
 
 
 @pytest.fixture(scope="module")

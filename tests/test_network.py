@@ -1,7 +1,6 @@
 """A trained network as a value: from its workdir, or from an exported file with its card."""
 
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +24,9 @@ def images() -> np.ndarray:
     return load_dataset("mnist", "test[:300]").images
 
 
-def test_a_network_knows_its_data(network):
-    assert network.info[:2] == ((28, 28, 1), tuple("0123456789"))
-    assert network.info.drawing_box == 20
-
-
 def test_every_kind_of_array_gives_the_same_predictions(small_run, network, images, subtests):
-    expected = predict(small_run[0], images)
-    for name, same in {
+    bits = images >= 128
+    kinds = {
         "bytes": images,
         "without channels": images[..., 0],
         "int64": images.astype(np.int64),
@@ -41,36 +35,29 @@ def test_every_kind_of_array_gives_the_same_predictions(small_run, network, imag
         "float32": images[..., 0] / np.float32(255),
         "float64": images / 255,
         "strided": images[::-1][::-1],
-    }.items():
-        with subtests.test(msg=name):
-            found = network.predict(same)
-            np.testing.assert_array_equal(found.classes, expected.classes)
-            np.testing.assert_allclose(
-                found.probabilities, expected.probabilities, rtol=1e-5, atol=1e-7
-            )
+    }
+    black_and_white = {
+        "bool": bits,
+        "bool without channels": bits[..., 0],
+        "jax bool": jnp.asarray(bits),
+        "bfloat16": bits.astype(jnp.bfloat16),
+        "float16": bits.astype(np.float16),
+    }
+    for pixels, same in ((images, kinds), (np.uint8(255) * bits, black_and_white)):
+        expected = predict(small_run[0], pixels)
+        for name, array in same.items():
+            with subtests.test(msg=name):
+                found = network.predict(array)
+                np.testing.assert_array_equal(found.classes, expected.classes)
+                np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-7)
 
 
-def test_boolean_images_are_black_and_white(network, images):
-    bits = images >= 128
-    expected = network.predict(bits.astype(np.uint8) * 255)
-    for same in (
-        bits,
-        bits[..., 0],
-        jnp.asarray(bits),
-        bits.astype(jnp.bfloat16),
-        bits.astype(np.float16),
-    ):
-        np.testing.assert_allclose(network.predict(same).probabilities, expected.probabilities)
-
-
-def test_any_number_of_images_is_classified_in_batches(network, images, subtests):
-    expected = network.predict(images).classes
-    for count in (0, 1, 127, 128, 129, 300):
-        with subtests.test(msg=f"{count} images"):
-            probabilities, classes = network.predict(images[:count])
-            assert (probabilities.shape, probabilities.dtype) == ((count, 10), np.float32)
-            assert (classes.shape, classes.dtype) == ((count,), np.int32)
-            np.testing.assert_array_equal(classes, expected[:count])
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 300])
+def test_any_number_of_images_is_classified_in_batches(network, images, count):
+    probabilities, classes = network.predict(images[:count])
+    assert (probabilities.shape, probabilities.dtype) == ((count, 10), np.float32)
+    assert (classes.shape, classes.dtype) == ((count,), np.int32)
+    np.testing.assert_array_equal(classes, network.predict(images).classes[:count])
 
 
 def test_apply_is_a_pure_function_of_variables_and_images(network, images):
@@ -88,13 +75,10 @@ TOO_DARK, INVERTED = "scale them to integers that fill 0 to 255", "invert them i
 UNLIKE = {
     "bits": (lambda x: (x > 127).astype(np.uint8), TOO_DARK),
     "int64 bits": (lambda x: (x > 127).astype(INT), TOO_DARK),
-    "floats cut to integers": (lambda x: (x / x.max()).astype(np.uint8), TOO_DARK),
     "divided twice": (lambda x: x / 255 / 255, TOO_DARK),
-    "0 to 16": (lambda x: x // 16, TOO_DARK),
     "a tenth": (lambda x: x / 255 * 0.1, TOO_DARK),
     "halves": (lambda x: (x / 510).astype(HALF), TOO_DARK),
     "inverted": (lambda x: 255 - x, INVERTED),
-    "inverted floats": (lambda x: 1 - x / 255, INVERTED),
     "the middle row alone": (lambda x: x * (np.arange(28)[:, None, None] == 14), "invert"),
 }
 
@@ -108,31 +92,20 @@ def test_images_that_cannot_be_of_the_dataset_get_a_warning(network, images, nam
     assert network.predict(change(images[:10]), check=False).classes.shape == (10,)
 
 
-def test_images_of_the_dataset_never_get_a_warning(network, subtests):
-    """Few images, one class, black and white, blank, and none."""
-    expected, test = network.info.brightness, load_dataset("mnist", "test")
+def test_images_of_the_dataset_never_get_a_warning(network):
+    expected, (test, labels) = network.info.brightness, load_dataset("mnist", "test")
     random = np.random.default_rng(0)
     for count in (1, 2, 5, 9, 10, 100):
         for _ in range(300):
-            chosen = test.images[random.choice(len(test.images), count)]
-            assert not unlike(chosen, expected), count
-    for name, some in {
-        "all": test.images,
-        "floats": test.images / np.float32(255),
-        "bits": test.images > 127,
-        "blank": np.zeros_like(test.images[:20]),
-        "none": test.images[:0],
-        **{f"class {n}": test.images[test.labels == n] for n in range(10)},
-    }.items():
-        with subtests.test(msg=name):  # a warning is an error in tests
-            network.predict(some)
+            assert not unlike(test[random.choice(len(test), count)], expected), count
+    some = [test, test / np.float32(255), test > 127, np.zeros_like(test[:20]), test[:0]]
+    for images in [*some, *(test[labels == n] for n in range(10))]:
+        network.predict(images)  # a warning is an error in tests
 
 
 def test_a_dataset_of_few_images_gives_no_warning(network, images):
-    assert brightness(images[:99]) is None
-    assert brightness(np.zeros_like(images)) is None
-    old = network._replace(info=network.info._replace(brightness=None))
-    old.predict(255 - images)
+    assert brightness(images[:99]) is brightness(np.zeros_like(images)) is None
+    network._replace(info=network.info._replace(brightness=None)).predict(255 - images)
 
 
 class OnAnotherDevice:
@@ -149,18 +122,13 @@ BAD_IMAGES = [
     (np.zeros((28, 28)), r"a single one needs another axis: images\[None\]"),
     (np.zeros((28, 28, 1)), "a single one needs another axis"),
     (full(255.0), "floats 0 to 1, got float64 255.0 to 255.0; divide them by 255"),
-    (full(-0.1), "floats 0 to 1, got float64 -0.1 to -0.1$"),
     (full(np.nan), "got float64 nan"),
-    (full(np.inf, np.float16), "got float16 inf"),
     (full(256), "integers 0 to 255, .* got int64 256 to 256$"),
-    (full(-1, np.int8), "integers 0 to 255, .* got int8 -1"),
     (full("7"), "must be integers 0 to 255, or floats 0 to 1, got <U1"),
     (["a.png", "b.png"], r"got <U5 \[2\]; predict_files takes image files$"),
     ("a.png", "predict_files takes image files"),
     (full(0, complex), r"got complex128 \[2, 28, 28\]$"),
-    (full(0, object), r"got object \[2, 28, 28\]$"),
     ([[1, 2], [3]], "must be an array"),
-    (7, "images must be"),
     (None, "images must be"),
     (OnAnotherDevice(), r"must be an array.*cuda:0 device type [^\n]*cpu\(\)$"),
 ]
@@ -177,15 +145,12 @@ GREY, COLOUR = (28, 28, 1), (8, 12, 3)
 OTHER_SHAPES = [
     (GREY, (5, 1, 28, 28), "np.moveaxis(images, 1, -1)"),
     (GREY, (784,), "images.reshape(-1, 28, 28, 1)"),
-    (GREY, (28, 28, 5), "np.moveaxis(images, -1, 0)"),
     (GREY, (28, 28, 1, 5), "np.moveaxis(images, -1, 0)"),
     (COLOUR, (5, 3, 8, 12), "np.moveaxis(images, 1, -1)"),
     (COLOUR, (3, 8, 12), "np.moveaxis(images, 0, -1)[None]"),
     (COLOUR, (8, 12, 3), "images[None]"),
-    (COLOUR, (8, 12, 3, 5), "np.moveaxis(images, -1, 0)"),
     (COLOUR, (5, 288), "images.reshape(-1, 8, 12, 3)"),
     (COLOUR, (5, 8, 12), "np.repeat(images.reshape(-1, *[8, 12, 1]), 3, axis=-1)"),
-    (COLOUR, (5, 8, 12, 1), "np.repeat(images.reshape(-1, *[8, 12, 1]), 3, axis=-1)"),
     (COLOUR, (5, 8, 12, 4), "images[..., :3]"),
 ]
 
@@ -194,7 +159,6 @@ HOPELESS = [
     (GREY, (5, 28, 28, 3), 'they are in colour: make them grey, as convert("L") of Pillow does'),
     (GREY, (28, 28, 4), "they are in colour: make them grey"),
     (GREY, (5, 32, 32), "scale them to 28x28; predict_files does that for image files"),
-    (COLOUR, (5, 32, 32, 3), "scale them to 8x12"),
     (GREY, (5, 28, 28, 7), "got uint8 [5, 28, 28, 7]"),
     (GREY, (1, 1, 1, 28, 28), "got uint8 [1, 1, 1, 28, 28]"),
 ]
@@ -212,27 +176,18 @@ def test_the_suggested_remedy_for_a_wrong_shape_works(wanted, shape, said):
         assert _as_images(right, wanted).shape[1:] == wanted
 
 
-@pytest.fixture(scope="module", params=["stablehlo", "onnx"])
-def exported(request, small_run, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("exported") / f"digits.{request.param}"
-    export(small_run[0], path, format=request.param)
-    return path
-
-
-def test_an_exported_file_predicts_like_its_workdir(exported, network):
-    images, found = load_dataset("mnist", "test").images, load_network(exported)
+@pytest.mark.parametrize("file_format", ["stablehlo", "onnx"])
+def test_an_exported_file_predicts_like_its_workdir(file_format, small_run, network, tmp_path):
+    export(small_run[0], tmp_path / "digits", format=file_format)
+    images, found = load_dataset("mnist", "test").images, load_network(tmp_path / "digits")
     assert found.info == network.info
+    assert found.info[:2] == ((28, 28, 1), tuple("0123456789"))
+    assert found.info.drawing_box == 20
     expected, got = network.predict(images), found.predict(images)
     np.testing.assert_array_equal(got.classes, expected.classes)
     np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=1e-5)
     np.testing.assert_array_equal(found.predict(images[:9, ..., 0] / 255).classes, got.classes[:9])
     assert found.predict(images[:0]).probabilities.shape == (0, 10)
-
-
-def test_a_card_has_no_figures_of_another_step(small_run, tmp_path):
-    card = export(small_run[0], tmp_path / "early.stablehlo", format="stablehlo", step=8)
-    assert card["step"] == 8
-    assert "test_accuracy" not in card["figures"]
 
 
 @pytest.mark.slow

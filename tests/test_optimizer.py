@@ -34,7 +34,6 @@ GRADS = [drawn(seed) for seed in range(STEPS)]
 
 
 def run(*, grads: Any = GRADS, freeze: str = "", **fields: Any) -> list[dict[str, Any]]:
-    """Returns the parameters after each step."""
     config = OptimizerConfig(learning_rate=RATE, **fields)
     tx = create_optimizer(**vars(config), num_steps=STEPS, freeze=freeze)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), drawn(100))
@@ -149,7 +148,6 @@ def norm(tree: Any) -> float:
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_all_gradients_are_clipped_together_before_the_optimizer(name):
-    """All norms but the first exceed the limit."""
     first = jax.tree.map(lambda x: x / 100, GRADS[0])
     found = run(name=name, clip_norm=0.5, grads=[first, *GRADS[1:]], **FIELDS[name])
     clipped = [jax.tree.map(lambda x, g=g: 0.5 * x / norm(g), g) for g in GRADS[1:]]

@@ -10,22 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import stop_after
+from flax import linen as nn
+from helpers import some_slow, stop_after
 from optuna.distributions import FloatDistribution
 from own_modules import MODULES, OPTIMIZERS, REFUSED
 
-from mnist_jax import evaluate, export, load_network, predict, report, train
-from mnist_jax.config import Config, ModelConfig, OptimizerConfig
+from mnist_jax import evaluate, export, load_network, predict, report, rng, train, train_step
+from mnist_jax.config import Config, replace_fields
+from mnist_jax.forward import FLAGS, Forward, check_module
 from mnist_jax.laboratory.population import population
 from mnist_jax.laboratory.sweep import sweep
 from mnist_jax.laboratory.verify import verify
-from mnist_jax.parts import Parts
+from mnist_jax.parts import Parts, own_optimizer
+from mnist_jax.state import create_train_state
 from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import read_history
 
 CONFIG = Config(epochs=2, batch_size=16, chunk_steps=2)
-# The others are left to `make test-all`.
-SLOW_BUT = ("batch norm", "two rngs", "sequential", "key", "noise")
+QUICK = ("batch norm", "two rngs", "sequential", "key", "noise")
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,17 +43,12 @@ SPLITS = {"train": drawn(100, 0), "test": drawn(40, 1)}  # 80 to train on: 5 ste
 
 
 def squared(logits: jax.Array, labels: jax.Array, params: Any) -> jax.Array:
-    """Computes the Brier score, with a penalty."""
     errors = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
     return jnp.sum(errors**2, axis=-1) + 1e-4 * optax.tree.norm(params, squared=True)
 
 
 def in_top3(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (jax.lax.top_k(logits, 3)[1] == labels[:, None]).any(axis=-1)
-
-
-def some_slow(names: Any) -> list[Any]:
-    return [n if n in SLOW_BUT else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def assert_resumes(workdir: Path, **own: Any) -> Any:
@@ -66,7 +63,7 @@ def assert_resumes(workdir: Path, **own: Any) -> Any:
     return whole
 
 
-@pytest.mark.parametrize("name", some_slow(MODULES))
+@pytest.mark.parametrize("name", some_slow(QUICK, MODULES))
 def test_any_module_goes_through_everything(tmp_path, name):
     model, workdir = MODULES[name](), tmp_path / "whole"
     run = assert_resumes(tmp_path, model=model, splits=SPLITS)
@@ -81,7 +78,7 @@ def test_any_module_goes_through_everything(tmp_path, name):
     assert (network.model, network.config) == (model, CONFIG)
 
 
-@pytest.mark.parametrize("name", some_slow(OPTIMIZERS))
+@pytest.mark.parametrize("name", some_slow(QUICK, OPTIMIZERS))
 def test_any_optimizer_resumes_and_verifies_to_the_bit(tmp_path, name):
     run = assert_resumes(tmp_path, model=MODULES["shared"](), tx=OPTIMIZERS[name](), splits=SPLITS)
     if name == "injected":
@@ -102,8 +99,6 @@ def test_an_own_loss_and_metric_are_in_history_result_and_evaluation(tmp_path):
 
 @dataclasses.dataclass
 class Weighted:
-    """An unhashable loss or metric."""
-
     weights: Any
 
     def __call__(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -123,13 +118,11 @@ def test_unhashable_functions_and_nan_metrics_are_accepted(tmp_path):
         evaluate(tmp_path, metrics={"accuracy": weighted}, **own)
 
 
-def test_the_projects_own_network_and_optimizer_as_parts_give_the_same_bits(tmp_path):
+def test_the_projects_own_network_as_a_part_gives_the_same_bits(tmp_path):
     """Own parts have constant numbers, so the recipe varies none but the learning rate."""
-    config = dataclasses.replace(
-        CONFIG,
-        model=ModelConfig(features=2, hidden_size=8, dropout_rate=0.0),
-        optimizer=OptimizerConfig(name="sgd", learning_rate=0.5, momentum=0.0),
-    )
+    fields = {"model.features": 2, "model.hidden_size": 8, "model.dropout_rate": 0.0}
+    fields |= {"optimizer.name": "sgd", "optimizer.momentum": 0.0}
+    config = replace_fields(CONFIG, fields)
     named = train(config, tmp_path / "named", splits=SPLITS)
     model = named.state.apply_fn.model  # type: ignore[attr-defined]
     handed = train(config, tmp_path / "handed", model=model, splits=SPLITS)
@@ -154,13 +147,8 @@ def test_a_search_keeps_its_own_parts_and_names_them_in_its_last_command(tmp_pat
     lines: list[str] = []
     own = Parts(model=MODULES["no train"](), splits=SPLITS, metrics={"top3": in_top3})
     search: Any = {"optimizer.learning_rate": FloatDistribution(1e-3, 1e-2)}
-
-    def searched(parts: Parts, trials: int) -> Any:
-        return sweep(
-            CONFIG, search, tmp_path, trials=trials, parts=lambda _: parts, tell=lines.append
-        )
-
-    [trial] = searched(own, 1)
+    how: Any = {"tell": lines.append}
+    [trial] = sweep(CONFIG, search, tmp_path, trials=1, parts=lambda _: own, **how)
     assert "val_top3" in read_history(tmp_path / "trials" / "0")[-1]
     [line] = [line for line in lines if line.startswith("train the best")]
     rate = trial.params["optimizer.learning_rate"]
@@ -171,7 +159,7 @@ def test_a_search_keeps_its_own_parts_and_names_them_in_its_last_command(tmp_pat
         (own._replace(loss_fn=squared), "loss_fn"),
     ):
         with pytest.raises(ValueError, match=f"holds a search with a different {name}"):
-            searched(other, 2)
+            sweep(CONFIG, search, tmp_path, trials=2, parts=lambda _, x=other: x, **how)
 
 
 OWN: dict[str, Any] = {
@@ -199,10 +187,7 @@ def run_of_own(tmp_path_factory):
         ({"metrics": None}, r"its own metric top3: pass it again \(metrics= in"),
         ({"model": MODULES["no train"]()}, "another model than it was trained with"),
         ({"tx": optax.adam(0.02)}, "another tx than it was trained with"),
-        (
-            {"loss_fn": lambda logits, labels: 2 * squared(logits, labels, {})},
-            "another loss_fn than it was",
-        ),
+        ({"loss_fn": lambda *args: 2 * squared(*args, {})}, "another loss_fn than it was"),
         ({"splits": {"train": SPLITS["test"]}}, "another splits than it was trained with"),
         ({"splits": None}, "holds a run with its own splits"),
     ],
@@ -262,14 +247,88 @@ def test_logits_and_probabilities_are_pure_functions_of_batches_and_single_image
     model = MODULES["batch norm"]()
     train(CONFIG, tmp_path, model=model, splits=SPLITS)
     network, images = load_network(tmp_path, model=model), SPLITS["test"][0][:4]
+    floats, close = jnp.asarray(images) / 255, np.testing.assert_allclose
     logits = jax.jit(network.logits)(images)
-    np.testing.assert_allclose(jax.vmap(network.logits)(images), logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(network.logits(images[0]), logits[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        network.probabilities(jnp.asarray(images) / 255), network.predict(images)[0], atol=1e-6
-    )
-    gradient = jax.grad(lambda image: network.probabilities(image)[3])(jnp.asarray(images[0]) / 255)
+    close(jax.vmap(network.logits)(images), logits, rtol=1e-4, atol=1e-5)
+    close(network.logits(images[0]), logits[0], rtol=1e-4, atol=1e-5)
+    close(network.probabilities(floats), network.predict(images)[0], atol=1e-6)
+    gradient = jax.grad(lambda image: network.probabilities(image)[3])(floats[0])
     assert gradient.shape == (12, 12, 1)
     assert float(jnp.abs(gradient).max()) > 0
     of_params = jax.grad(lambda variables: network.logits(images, variables).sum())
     assert jax.tree.structure(of_params(network.variables)) == jax.tree.structure(network.variables)
+
+
+SHAPE = (12, 12, 1)
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(20, *SHAPE)), jnp.float32)
+LABELS = jnp.arange(20) % 10
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_any_module_learns_in_a_loop_of_plain_jax(name):
+    assert check_module(Forward(MODULES[name](3)), SHAPE) == 3
+    first, last, before, after = learn(MODULES[name](), optax.adam(0.01))
+    assert last < first
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (before, after))
+    assert described[0] == described[1]
+    if name == "counter":
+        assert (before["counter"]["calls"], after["counter"]["calls"]) == (0, 8)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_lowers_the_loss_in_a_loop_of_plain_jax(name):
+    first, last, _, _ = learn(MODULES["shared"](), OPTIMIZERS[name]())
+    assert last < first
+
+
+def test_a_running_mean_keeps_the_types_of_counters_keys_and_small_floats():
+    state = create_train_state(MODULES["key"](), optax.sgd(0.1), rng.streams(0)["init"], SHAPE)
+    state = state.replace(average=state.variables)
+    batch = {"image": IMAGES, "label": LABELS, "mask": jnp.ones(20, bool)}
+    new, _ = train_step(state, batch, rng.streams(0), ema_decay=0.9)
+    types = (jax.tree.map(jnp.result_type, tree) for tree in (new.average, new.variables))
+    assert next(types) == next(types)
+    assert new.average["noise"]["key"] == new.variables["noise"]["key"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_usual_flag_tells_a_module_to_train(flag):
+    model = type("Flagged", (nn.Module,), {"__call__": eval(f"lambda self, x, {flag}=0: {flag}")})
+    told = [Forward(model())({}, IMAGES, train=train) for train in (True, False)]
+    assert told == [FLAGS[flag], not FLAGS[flag]]
+
+
+def learn(model: Any, tx: Any, steps: int = 8) -> tuple[Any, Any, Any, Any]:
+    tx = tx if hasattr(tx, "update") else tx(steps)
+    tx = tx.gradient_transformation() if isinstance(tx, optax.MultiSteps) else tx
+    tx, forward = optax.with_extra_args_support(tx), Forward(model)
+
+    def loss_fn(params: Any, others: Any, key: jax.Array) -> Any:
+        variables, names, rngs = {"params": params, **others}, [*others], {"params": key}
+        logits, new = forward(variables, IMAGES, train=True, rngs=rngs, mutable=names)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
+        return losses.mean(), dict(new)
+
+    def step(carry: Any, number: jax.Array) -> Any:
+        params, others, opt_state = carry
+        key = jax.random.fold_in(jax.random.key(1), number)
+        (value, new), grad = jax.value_and_grad(loss_fn, has_aux=True)(params, others, key)
+        extra = {"value_fn": lambda params: loss_fn(params, others, key)[0]}
+        updates, opt_state = tx.update(grad, opt_state, params, value=value, grad=grad, **extra)
+        return (optax.apply_updates(params, updates), new, opt_state), value
+
+    others: Any = jax.jit(forward.init)(jax.random.key(0), IMAGES)
+    params = others.pop("params")
+    carry = (params, others, tx.init(params))
+    (_, after, _), losses = jax.jit(lambda c: jax.lax.scan(step, c, jnp.arange(steps)))(carry)
+    return losses[0], losses[-1], others, after
+
+
+def test_a_function_without_a_module_can_make_an_optimizer():
+    """Notebooks and tests of the docs define functions by `exec`."""
+    defined: dict[str, Any] = {"optax": optax}
+    exec("def make(num_steps): return optax.sgd(1 / num_steps)", defined)
+    assert defined["make"].__module__ in (None, "builtins")
+    defined["make"].__module__ = None
+    for tx in (defined["make"], functools.partial(defined["make"])):
+        assert isinstance(own_optimizer(Parts(tx=tx), 3), optax.GradientTransformation)

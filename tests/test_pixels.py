@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from mnist_jax.augment import blank, mixup, warp
+from mnist_jax.augment import blank, warp
 from mnist_jax.ops import conv_pool
 from mnist_jax.state import TrainState
 from mnist_jax.steps import batch_loss, run_ensemble_steps, train_step
@@ -61,14 +61,6 @@ def test_the_gradient_of_a_maximum_of_more_than_256_goes_to_one_place():
         return conv_pool(images, jnp.ones((1, 1, 1, 1)), pool_size=17, lowering="matmul").sum()
 
     np.testing.assert_array_equal(gradient(window), window)
-
-
-def test_mixup_takes_only_neighbours_that_are_not_padding(monkeypatch):
-    monkeypatch.setattr(jax.random, "beta", lambda *_: jnp.float32(0.25))
-    mask = jnp.array([True, True, True, False, False])
-    found = mixup(jnp.arange(5.0) * 4, mask, jax.random.key(0), alpha=1.0)
-    # The fourth is padding, and so is the first's neighbour.
-    assert found.tolist() == [0.0, 1.0, 5.0, 12.0, 16.0]
 
 
 def linear_state(classes: int) -> TrainState:

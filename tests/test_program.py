@@ -50,7 +50,6 @@ TX = optax.sgd(0.1)
 
 @functools.cache
 def compiled() -> tuple[Any, Any]:
-    """Makes a state, and a step of one batch."""
 
     def create(key: jax.Array) -> Any:
         return create_train_state(Small(), TX, key, (4, 4, 1), averaged=True)
@@ -68,7 +67,6 @@ def test_parameters_have_the_bits_that_xla_draws_with_all_its_passes(name):
 
 
 def by_hand(seed: int, steps: int = 10) -> tuple[Any, list[Any]]:
-    """Returns the state after some steps, and the sums of each."""
     create, step = compiled()
     keys = {role: rng.stream(seed, role) for role in ("dropout", "augment")}
     state, sums = create(rng.stream(seed, "init")), []
@@ -123,21 +121,17 @@ def test_a_program_makes_the_steps_of_its_seed():
 
 
 def test_a_population_program_makes_the_steps_of_every_seed():
-    seeds = [SEED, 3]
+    seeds, rates = [SEED, 3], {"rate": [0.1, 0.1]}
 
     def build(values: Mapping[str, Any]) -> StepParts:
         return StepParts(Small(), optax.sgd(values.get("rate", 7.0)), OPTIONS)
 
-    program = compile_population(
-        build, SPLITS, seeds=seeds, values={"rate": [0.1, 0.1]}, averaged=True, **LAYOUT
-    )
+    program = compile_population(build, SPLITS, seeds=seeds, values=rates, averaged=True, **LAYOUT)
     state, sums = program.state, []
     chunks = [*program.train_chunks(0, 10)]
     assert [chunk["step"].tolist() for chunk in chunks] == [[0, 1], [2, 3], [4]] * 2
     for number, chunk in enumerate(chunks):
-        state, step_sums = program.run_chunk(
-            state, chunk, [1.0, 1.0] if number < 3 else [0.25, 0.25]
-        )
+        state, step_sums = program.run_chunk(state, chunk, [1.0 if number < 3 else 0.25] * 2)
         sums.append(jax.device_get(step_sums))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(program.state))  # it is used up
     again = program.place(program.collect(state))
@@ -162,19 +156,15 @@ def test_an_index_names_the_examples_of_each_batch_and_masks_the_rest():
     assert chunk_index(order, 0, chunk_steps=1, batch_size=3)[0].tolist() == [[10, 11, 12]]
 
 
-def test_evaluation_chunks_have_at_most_eval_images(monkeypatch, subtests):
-    images, labels = SPLITS["train"]
-    for size, batch_size, shapes in (
-        (8, 4, [(2, 4)] * 3),
-        (7, 4, [(1, 4)] * 5),
-        (2, 4, [(1, 4)] * 5),  # at least one batch
-        (100, 4, [(25, 4)]),
-    ):
-        monkeypatch.setattr(loader, "EVAL_IMAGES", size)
-        layout = {"batch_size": batch_size, "sharding": split_batch(create_mesh())}
-        for put in (np.asarray, jax.device_put):  # on the host, and on the device
-            with subtests.test(msg=f"{size} {put.__name__}"):
-                chunks = [*eval_chunks(put(images), put(labels), **layout)]
-                assert [chunk["mask"].shape for chunk in chunks] == shapes
-                real = [np.asarray(chunk["label"])[np.asarray(chunk["mask"])] for chunk in chunks]
-                np.testing.assert_array_equal(np.concatenate(real), labels)
+@pytest.mark.parametrize("put", [np.asarray, jax.device_put], ids=["host", "device"])
+@pytest.mark.parametrize(
+    ("size", "shapes"), [(8, [(2, 4)] * 3), (7, [(1, 4)] * 5), (2, [(1, 4)] * 5), (100, [(25, 4)])]
+)
+def test_evaluation_chunks_have_at_most_eval_images(monkeypatch, put, size, shapes):
+    """But at least one batch."""
+    images, labels = map(put, SPLITS["train"])
+    monkeypatch.setattr(loader, "EVAL_IMAGES", size)
+    chunks = [*eval_chunks(images, labels, batch_size=4, sharding=split_batch(create_mesh()))]
+    assert [chunk["mask"].shape for chunk in chunks] == shapes
+    real = [np.asarray(chunk["label"])[np.asarray(chunk["mask"])] for chunk in chunks]
+    np.testing.assert_array_equal(np.concatenate(real), labels)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scripted import LESSON, scripted
 
 from mnist_jax import evaluate, population, train
-from mnist_jax.config import CheckpointConfig, WatchConfig, config_from_dict, replace_fields
+from mnist_jax.config import WatchConfig, config_from_dict, replace_fields
 from mnist_jax.events import Save
 from mnist_jax.progress import console
 from mnist_jax.rules import Rules, is_scheduled, rate_factor, stops_early
@@ -29,6 +29,7 @@ from mnist_jax.workdir.hashing import tree_sha256
 from mnist_jax.workdir.history import best_row, check_monitors
 
 ACCURACY = "val_accuracy"
+EVERY_5 = {"checkpoint.every_epochs": 3, "checkpoint.every_steps": 5}
 
 
 def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]:
@@ -39,26 +40,13 @@ def chunk_ends(epochs: int, steps_per_epoch: int, chunk_steps: int) -> list[int]
     ]
 
 
-def scheduled(**fields: int) -> list[int]:
-    """Decides for 5 epochs of 10 steps, in chunks of 4, 4 and 2."""
-    run = {"epochs": 5, "steps_per_epoch": 10, "chunk_steps": 4}
-    when = {"every_epochs": 1, "every_steps": 0}
-    run, when = ({name: fields.get(name, part[name]) for name in part} for part in (run, when))
-    return [step for step in chunk_ends(**run) if is_scheduled(step, **run, **when)]
-
-
 @settings(max_examples=200)
-@given(
-    epochs=st.integers(1, 5),
-    steps_per_epoch=st.integers(1, 12),
-    chunk_steps=st.integers(1, 14),
-    every_epochs=st.integers(1, 6),
-    every_steps=st.integers(0, 30),
-)
+@given(*(st.integers(*ends) for ends in ((1, 5), (1, 12), (1, 14), (1, 6), (0, 30))))
 def test_the_schedule_agrees_with_a_walk_along_the_run(
     epochs, steps_per_epoch, chunk_steps, every_epochs, every_steps
 ):
     run = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "chunk_steps": chunk_steps}
+    when = {"every_epochs": every_epochs, "every_steps": every_steps}
     ends, saved = chunk_ends(**run), []
     for start, end in itertools.pairwise([0, *ends]):
         steps = range(start + 1, end + 1)
@@ -66,11 +54,10 @@ def test_the_schedule_agrees_with_a_walk_along_the_run(
         finished = [n for n in range(1, epochs + 1) if n * steps_per_epoch == end]
         if passes or any(n % every_epochs == 0 or n == epochs for n in finished):
             saved.append(end)
-    assert scheduled(**run, every_epochs=every_epochs, every_steps=every_steps) == saved
+    assert [step for step in ends if is_scheduled(step, **run, **when)] == saved
 
 
 def epochs_at(accuracies: dict[int, float]) -> Any:
-    """Makes a history of epochs that end at these steps."""
     return [{"step": step, ACCURACY: value} for step, value in accuracies.items()]
 
 
@@ -112,15 +99,14 @@ def test_pruning_keeps_the_best_and_the_two_newest_checkpoints(subtests):
 @pytest.mark.parametrize(
     ("fields", "accuracies", "saved", "kept"),
     [
-        ({"every_epochs": 2}, [0.1, 0.2, 0.3], [16, 24], [16, 24]),
-        ({"every_epochs": 3, "every_steps": 5}, [0.1, 0.2, 0.3], [6, 11, 16, 22, 24], [22, 24]),
+        ({"checkpoint.every_epochs": 2}, [0.1, 0.2, 0.3], [16, 24], [16, 24]),
+        (EVERY_5, [0.1, 0.2, 0.3], [6, 11, 16, 22, 24], [22, 24]),
         ({}, [0.3, 0.9, 0.4, 0.5, 0.1], [8, 16, 24, 32, 40], [16, 32, 40]),
     ],
 )
 def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
     tmp_path, monkeypatch, fields, accuracies, saved, kept
 ):
-    """Epochs of 8 steps in chunks of 3, 3 and 2."""
     heard, wait = [], Saver.wait
 
     def checked(self: Saver) -> None:
@@ -128,9 +114,7 @@ def test_a_training_saves_by_the_schedule_and_keeps_the_best_and_the_newest(
         assert not [*(tmp_path / "checkpoints").glob("*.deleted")]
 
     monkeypatch.setattr(Saver, "wait", checked)
-    config = dataclasses.replace(
-        LESSON, epochs=len(accuracies), checkpoint=CheckpointConfig(**fields)
-    )
+    config = replace_fields(LESSON, {"epochs": len(accuracies), **fields})
     with scripted(accuracies=accuracies):
         run = train(config, tmp_path, listeners=[heard.append])
     assert [event.step for event in heard if isinstance(event, Save)] == saved
@@ -146,7 +130,6 @@ def test_a_stopped_population_keeps_the_two_newest_of_the_schedule(tmp_path, chu
 
 
 def epochs_of(accuracies: Sequence[float]) -> Any:
-    """Makes a history of epochs of 8 steps."""
     return [{"epoch": n, "step": 8 * n, ACCURACY: value} for n, value in enumerate(accuracies, 1)]
 
 
@@ -239,21 +222,17 @@ def test_early_stopping_ends_with_the_best_network_and_the_run_is_complete(tmp_p
     changes = {"epochs": 30, "optimizer.learning_rate": 0.03, "watch.patience": 1}
     config = replace_fields(TINY, changes)
     run = train(config, tmp_path)
-    result, best = run.result, best_row(run.history, ACCURACY)
+    best = best_row(run.history, ACCURACY)
     assert len(run.history) == best["epoch"] + 1 < config.epochs
-    assert result["best_step"] == best["step"] == run.state.step
-    assert result["val_accuracy"] == max(row[ACCURACY] for row in run.history)
-    assert result["params_sha256"] == tree_sha256(run.state.params)
-    for step in ("latest", "best"):
-        tested = evaluate(tmp_path, step=step)
-        assert (tested["step"], tested["accuracy"]) == (best["step"], result["test_accuracy"])
-    assert evaluate(tmp_path, "validation")["accuracy"] == result["val_accuracy"]
-
+    assert run.result["best_step"] == best["step"] == run.state.step
+    assert run.result["val_accuracy"] == max(row[ACCURACY] for row in run.history)
+    tested = evaluate(tmp_path)
+    assert (tested["step"], tested["accuracy"]) == (best["step"], run.result["test_accuracy"])
     before = times(tmp_path)
     again = train(config, tmp_path, listeners=[console()])
     assert "is already trained: test accuracy" in capsys.readouterr().out
     assert times(tmp_path) == before
-    assert (again.history, again.result) == (run.history, result)
+    assert (again.history, again.result) == (run.history, run.result)
     assert tree_sha256(again.state) == tree_sha256(run.state)
 
 

@@ -1,6 +1,5 @@
 """The seconds of a run, measured with a scripted clock."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,6 @@ TRAINED = phases(9, 3, 512)
 RESUMED = phases(4, 2, 512 + 256)
 
 
-def with_total(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {**seconds, "total": sum(seconds.values())}
-
-
 def assert_seconds_of_epochs(workdir: Path, members: int = 1) -> None:
     """An epoch starts after the previous validation, so the save in between counts in it."""
     seconds, rows = [EPOCH, SAVE + EPOCH, SAVE + EPOCH], read_history(workdir)
@@ -56,7 +51,6 @@ def test_saves_within_an_epoch_count_in_its_seconds(tmp_path):
 
 
 def test_the_time_of_listeners_counts_as_evaluation(tmp_path):
-    """Such as TensorBoard's pictures."""
     with scripted(seconds=SECONDS) as script:
 
         def draw(event: Event) -> None:
@@ -64,36 +58,27 @@ def test_the_time_of_listeners_counts_as_evaluation(tmp_path):
                 script.clock.now += 64
 
         run = train(LESSON, tmp_path, listeners=[draw])
-    assert run.result["seconds"] == with_total(TRAINED | {"eval": 4 * 16 + 3 * 64})
+    assert run.result["seconds"]["eval"] == 4 * 16 + 3 * 64
+    assert run.result["seconds"]["total"] == sum(TRAINED.values()) + 3 * 64
     assert_seconds_of_epochs(tmp_path)
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["at once", "resumed"])
-def test_the_seconds_of_a_training_are_those_of_its_phases_and_epochs(tmp_path, stopped):
-    if stopped:
-        with scripted(seconds=SECONDS):
-            stop_after(5, train, LESSON, tmp_path)
-    with scripted(seconds=SECONDS):
-        run = train(LESSON, tmp_path)
-    assert run.result["seconds"] == with_total(RESUMED if stopped else TRAINED)
-    assert read_json(tmp_path / "result.json")["seconds"] == run.result["seconds"]
-    assert_seconds_of_epochs(tmp_path)
-
-
-@pytest.mark.parametrize("stopped", [False, True], ids=["at once", "resumed"])
-def test_the_seconds_of_a_population_are_those_of_its_phases_and_epochs(tmp_path, stopped):
+@pytest.mark.parametrize("before", [TRAINED, RESUMED], ids=["at once", "resumed"])
+@pytest.mark.parametrize("members", [0, 2], ids=["train", "population"])
+def test_the_seconds_of_a_run_are_those_of_its_phases_and_epochs(tmp_path, before, members):
     """A member's seconds end when its directory is written."""
-    if stopped:
+    run, options = (population, {"seeds": members}) if members else (train, {})
+    if before is RESUMED:
         with scripted(seconds=SECONDS):
-            stop_after(5, population, LESSON, tmp_path, seeds=2)
+            stop_after(5, run, LESSON, tmp_path, **options)
     with scripted(seconds=SECONDS):
-        result = population(LESSON, tmp_path, seeds=2)
-    assert_seconds_of_epochs(tmp_path, members=2)
-    directories = [tmp_path / "members" / f"seed-{number}" for number in (0, 1)]
-    found = [read_json(member / "result.json")["seconds"] for member in directories]
-    before = RESUMED if stopped else TRAINED
-    for number, seconds in enumerate([*found, result["seconds"]]):
-        checkpoint = before["checkpoint"] + number * 4
-        assert seconds == with_total(before | {"checkpoint": checkpoint})
+        run(LESSON, tmp_path, **options)
+    assert_seconds_of_epochs(tmp_path, max(1, members))
+    directories = [tmp_path / "members" / f"seed-{number}" for number in range(members)]
+    files = [*(member / "result.json" for member in directories)]
+    files.append(tmp_path / ("population.json" if members else "result.json"))
+    for number, file in enumerate(files):
+        phases = before | {"checkpoint": before["checkpoint"] + number * 4}
+        assert read_json(file)["seconds"] == phases | {"total": sum(phases.values())}
     rows = [[row["seconds"] for row in read_history(x)] for x in (tmp_path, *directories)]
-    assert rows[0] == rows[1] == rows[2]
+    assert rows == rows[:1] * (members + 1)

@@ -42,9 +42,8 @@ def test_the_command_has_the_same_bits_whatever_jax_variables_are_set(tmp_path, 
     options = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
     done = command("train", *options, "--no-compilation-cache", **SET)
     assert (done.returncode, done.stderr) == (0, "")
-    assert results(train(AUGMENTED, tmp_path / "run")) == results(
-        train(AUGMENTED, tmp_path / "expected")
-    )
+    found, expected = (results(train(AUGMENTED, tmp_path / name)) for name in ("run", "expected"))
+    assert found == expected
 
 
 @pytest.mark.parametrize(("run", "options"), [(train, {}), (population, {"seeds": 1})])
@@ -79,7 +78,6 @@ def test_only_settings_that_change_bits_are_recorded(monkeypatch, name, value, r
 
 
 def test_verify_and_a_resumed_run_warn_of_other_settings(tmp_path, monkeypatch, command):
-    """Fast mathematics changes bits."""
     workdir = tmp_path / "run"
     train(AUGMENTED, workdir)
     flags = "--xla_cpu_enable_fast_math=true"
@@ -89,7 +87,6 @@ def test_verify_and_a_resumed_run_warn_of_other_settings(tmp_path, monkeypatch, 
     assert re.search(f"warning: .*{said}.*bits may differ", done.stderr)
     (workdir / "result.json").unlink()
     monkeypatch.setenv("XLA_FLAGS", flags)
-    with pytest.warns(
-        UserWarning, match=f"resumes in a different environment .{said}.: its bits may"
-    ):
+    message = f"resumes in a different environment .{said}.: its bits may"
+    with pytest.warns(UserWarning, match=message):
         train(AUGMENTED, workdir)

@@ -34,7 +34,6 @@ def untested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture
 def without_test(monkeypatch):
-    """Removes the test split from all data."""
     for module in (start, trained_module):
         load: Any = module.load_splits
 
