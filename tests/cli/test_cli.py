@@ -1,19 +1,16 @@
 """The command as a user types it."""
 
 import dataclasses
-import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from helpers import bits, write_recipe
+from helpers import RECIPES, bits, strict_json, write_recipe
 from sklearn.metrics import accuracy_score
 from subprocesses import CONFIG
 
@@ -22,7 +19,6 @@ from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import main
 
 SMALL_MODEL = ["--model.features", "4", "--model.hidden-size", "16"]
-RECIPES = Path(__file__).parents[2] / "configs"
 
 
 def test_the_smoke_recipe_from_start_to_scikit_learn(tmp_path, command, capsys):
@@ -30,8 +26,11 @@ def test_the_smoke_recipe_from_start_to_scikit_learn(tmp_path, command, capsys):
     trained = command("train", "--config", RECIPES / "smoke.py", "--workdir", workdir)
     assert (trained.returncode, trained.stderr) == (0, "")
     lines = trained.stdout.splitlines()
-    assert [line[:5] for line in lines[:5]] == ["epoch"] * 4 + ["test "]
-    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    begins = [line[:5] for line in lines]
+    assert [begin for begin in begins if begin in ("epoch", "test ")] == ["epoch"] * 4 + ["test "]
+    assert "".join(lines).isprintable()  # a pipe gets plain lines
+    assert "│" not in trained.stdout
+    result = strict_json(workdir / "result.json")
     assert result["test_accuracy"] > 0.8
 
     def run(*args: object) -> str:
@@ -52,9 +51,7 @@ def test_the_smoke_recipe_from_start_to_scikit_learn(tmp_path, command, capsys):
 def test_the_workdir_is_named_after_the_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", f"--config={RECIPES / 'smoke.py'}", "--epochs=1", *SMALL_MODEL]) == 0
-    assert (
-        json.loads((tmp_path / "runs/smoke/config.json").read_text(encoding="utf-8"))["epochs"] == 1
-    )
+    assert strict_json(tmp_path / "runs/smoke/config.json")["epochs"] == 1
 
 
 def test_summary_prints_the_table(capsys):
@@ -64,41 +61,16 @@ def test_summary_prints_the_table(capsys):
     assert "10x10x8" in capsys.readouterr().out
 
 
-def test_help_lists_every_command_and_every_option_of_a_recipe(capsys, subtests):
+def test_help_lists_every_command_and_every_option_of_a_recipe(capsys):
     assert main(["--help"]) == 0
     commands = capsys.readouterr().out
-    for name in COMMANDS:
-        with subtests.test(name):
-            assert name in commands
-            assert main([name, "--help"]) == 0
-            assert "--debug" in capsys.readouterr().out
+    assert all(name in commands for name in COMMANDS)
     assert main(["train", "--help-all"]) == 0
     options = {*re.findall(r"--[\w.-]+", capsys.readouterr().out)}
     fields = flatten_dict(dataclasses.asdict(Config()), sep=".")
     assert {f"--{field.replace('_', '-')}" for field in fields} <= options
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_a_warning_of_one_line_for_every_command(
-    tmp_path, capfd, small_run
-):
-    workdir = tmp_path / "run"
-    shutil.copytree(small_run[0], workdir)
-    (workdir / "checkpoints" / "16" / "variables" / "manifest.ocdbt").write_bytes(b"")
-    small = ["--data.train-split", "train[:1280]", "--data.test-split", "test[:500]"]
-    options = {
-        "evaluate": [],
-        "predict": ["--output", str(tmp_path / "p.npz")],
-        "train": ["--epochs", "2", "--chunk-steps", "4", *small],
-    }
-    for name, extra in options.items():
-        assert main([name, "--workdir", str(workdir), *extra]) == 0
-        error = capfd.readouterr().err
-        assert error.startswith(f"warning: the checkpoint {workdir / 'checkpoints' / '16'} is dam")
-        assert "variables/manifest.ocdbt does not match SHA256SUMS" in error
-        assert error.count("\n") == 1
-    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
-    assert result["params_sha256"] == small_run[1].result["params_sha256"]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mnist-jax 0.")
 
 
 def test_the_last_config_counts_like_every_option(tmp_path, monkeypatch, capsys):
@@ -126,48 +98,29 @@ def test_debug_shows_where_an_error_is_raised(tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_the_version_is_printed(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("mnist-jax 0.")
-
-
-ON_A_RUN = (
-    "train --overwrite",
-    "train --epochs=0",
-    "verify",
-    "evaluate --json",
-    "report",
-    "doctor",
-)
-
-
 @pytest.mark.parametrize(
     ("closed", "command"),
     [
         (">&-", "train --overwrite"),
         (">&- 2>&- <&-", "train --epochs=0"),
-        *(
-            pytest.param(closed, command, marks=pytest.mark.slow)
-            for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-")
-            for command in ON_A_RUN
-        ),
+        pytest.param("2>&-", "verify", marks=pytest.mark.slow),
+        pytest.param("<&-", "evaluate --json", marks=pytest.mark.slow),
+        pytest.param(">&- 2>&- <&-", "report", marks=pytest.mark.slow),
+        pytest.param(">&-", "train --epochs=0", marks=pytest.mark.slow),
     ],
 )
 def test_closed_standard_streams_change_neither_result_nor_exit_code(tmp_path, closed, command):
-    recipe = write_recipe(tmp_path / "recipe.json", dataclasses.replace(CONFIG, epochs=1))
-    workdir = tmp_path / "run"
-    train(dataclasses.replace(CONFIG, epochs=1), workdir, listeners=())
+    config = dataclasses.replace(CONFIG, epochs=1)
+    recipe, workdir = write_recipe(tmp_path / "recipe.json", config), tmp_path / "run"
+    train(config, workdir, listeners=())
     before = bits(workdir)
-    name, *options = command.split()
+    name, *options = [*command.split(), f"--workdir={workdir}"]
     if name == "train":
         options.append(f"--config={recipe}")
-    if name != "doctor":
-        options.append(f"--workdir={workdir}")
     call = shlex.join([sys.executable, "-m", "mnist_jax", name, *options])
     done = subprocess.run(f"{call} {closed}", shell=True, capture_output=True, text=True)
     fails = "--epochs=0" in command
     assert done.returncode == (2 if fails else 0), done
-    assert done.stderr == (
-        "error: epochs must be at least 1, got 0\n" if fails and "2" not in closed else ""
-    )
+    said = "error: epochs must be at least 1, got 0\n" if fails and "2" not in closed else ""
+    assert done.stderr == said
     assert {name: value for name, value in bits(workdir).items() if name != "report.html"} == before

@@ -11,9 +11,8 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 
 def programs(cache: Path) -> dict[Path, float]:
-    """The files of compiled programs, and when they were written."""
-    compiled = cache / "mnist_jax" / "compiled"
-    return {path: path.stat().st_mtime_ns for path in compiled.glob("*/*-cache")}
+    paths = (cache / "mnist_jax" / "compiled").glob("*/*-cache")
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 @pytest.mark.slow
@@ -46,21 +45,17 @@ def test_programs_are_kept_for_the_user_alone_and_give_the_same_bits(tmp_path, c
 @pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_time_and_no_more(tmp_path, command, small_run):
     (tmp_path / "file").touch()
-    workdir = f"--workdir={small_run[0]}"
-    done = command("evaluate", workdir, XDG_CACHE_HOME=str(tmp_path / "file"), XLA_FLAGS=QUICK)
+    options = {"XDG_CACHE_HOME": str(tmp_path / "file"), "XLA_FLAGS": QUICK}
+    done = command("evaluate", f"--workdir={small_run[0]}", **options)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
 def test_a_directory_that_the_user_has_named_is_kept(tmp_path, command, small_run):
-    done = command(
-        "evaluate",
-        f"--workdir={small_run[0]}",
-        XDG_CACHE_HOME=str(tmp_path / "cache"),
-        JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"),
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        XLA_FLAGS=QUICK,
-    )
+    cache, own = tmp_path / "cache", tmp_path / "own"
+    options = {"XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": str(own)}
+    options |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": QUICK}
+    done = command("evaluate", f"--workdir={small_run[0]}", **options)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "own").is_dir()
-    assert not programs(tmp_path / "cache")
+    assert own.is_dir()
+    assert not programs(cache)

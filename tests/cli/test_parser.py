@@ -24,19 +24,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("words", ["", "--version", "--help", "train --help-all", "recipes"])
-def test_help_needs_no_jax(words):
-    run_without_jax(words, 0)
-
-
 @pytest.mark.parametrize(
-    "words", ["trian", "train --epoch 3", "train --epochs many", "train --epochs 0 --config fast"]
+    ("words", "code"),
+    [
+        *[(words, 0) for words in ("", "--version", "--help", "train --help-all", "recipes")],
+        *[(words, 2) for words in ("trian", "train --epochs many", "train --epochs 0")],
+    ],
 )
-def test_the_answer_to_a_mistake_needs_no_jax(words):
-    run_without_jax(words, 2)
-
-
-def run_without_jax(words: str, code: int) -> None:
+def test_help_and_the_answer_to_a_mistake_need_no_jax(words, code):
     check = (
         f"import sys; from mnist_jax.cli.main import main; code = main({shlex.split(words)});"
         "print([name for name in ('jax', 'flax', 'numpy', 'tyro') if name in sys.modules], code)"
@@ -100,16 +95,10 @@ def test_a_slip_of_one_letter_is_answered_with_the_option(data):
     name = data.draw(st.sampled_from(known))
     place = data.draw(st.integers(3, len(name)))
     letter = data.draw(st.sampled_from("abcdefghijklmnopqrstuvwxyz-."))
-    slip = data.draw(
-        st.sampled_from(
-            [
-                name[:place] + letter + name[place:],
-                name[: place - 1] + letter + name[place:],
-                name[: place - 1] + name[place:],
-                name[: place - 2] + name[place - 1] + name[place - 2] + name[place:],
-            ]
-        )
-    )
+    begin, last, end = name[: place - 1], name[place - 1], name[place:]
+    slips = [begin + last + letter + end, begin + letter + end, begin + end]
+    slips.append(begin[:-1] + last + begin[-1:] + end)
+    slip = data.draw(st.sampled_from(slips))
     assume(slip not in known and name[-3:] not in (".b1", ".b2"))
     assert is_one_slip(slip, nearest_option(slip, known))
 
@@ -117,11 +106,7 @@ def test_a_slip_of_one_letter_is_answered_with_the_option(data):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            "train --epoch 3",
-            "unknown option --epoch; did you mean --epochs 3? (see mnist-jax train",
-        ),
-        ("train --batch 64", "did you mean --batch-size 64?"),
+        ("train --epoch 3", "unknown option --epoch; did you mean --epochs 3? (see mnist-jax tr"),
         ("train --batch_siz 64", "did you mean --batch-size 64?"),
         ("train --lr 0.1", "did you mean --optimizer.learning-rate 0.1?"),
         ("train --learning-rate=0.1", "did you mean --optimizer.learning-rate 0.1?"),
@@ -173,10 +158,8 @@ def test_a_workdir_is_a_plain_argument_or_an_option():
         assert parse([name]).workdir == Path("runs/default")
         assert parse([name, "a"]).workdir == parse([name, "--workdir=a"]).workdir == Path("a")
     predict = parse(["predict", "a.png", "--workdir", "run", "b.png", "--", "-c.png"])
-    assert (predict.workdir, predict.images) == (
-        Path("run"),
-        [*map(Path, ("a.png", "b.png", "-c.png"))],
-    )
+    assert predict.workdir == Path("run")
+    assert predict.images == [*map(Path, ("a.png", "b.png", "-c.png"))]
 
 
 def test_underscores_may_stand_for_hyphens_and_a_flag_switches_a_recipe_off():
