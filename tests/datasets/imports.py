@@ -1,4 +1,4 @@
-"""Shared by the tests of imports: a data directory, writers of sources, and reading back."""
+"""Shared by the tests of imports: writers of sources, and reading back."""
 
 import csv
 import gzip
@@ -9,43 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mnist_jax.datasets import Split, load_dataset
-from mnist_jax.datasets.importing import Imported
+from mnist_jax.datasets import load_dataset
+from mnist_jax.datasets.importing import Imported, import_dataset
 from mnist_jax.datasets.importing.sources.idx import TYPES
 
 Arrays = dict[str, np.ndarray]
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Provides an empty data directory."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def small(mnist: dict[str, Split]) -> Arrays:
-    """Provides the beginning of MNIST, with the usual names in .npz files."""
-    return {
-        "x_train": mnist["train"].images[:120, ..., 0],
-        "y_train": mnist["train"].labels[:120],
-        "x_test": mnist["test"].images[:40, ..., 0],
-        "y_test": mnist["test"].labels[:40],
-    }
-
-
 def split_rows(x: np.ndarray, y: np.ndarray, train: Any, test: Any) -> dict[str, Any]:
-    """Returns the rows of two splits, with the usual names in .npz files."""
     return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
 
 
 def class_names(imported: Imported) -> list[str]:
-    """Reads the class names with tfds."""
     read: Any = tfds.builder_from_directory(imported.path)
     return read.info.features["label"].names
 
@@ -61,6 +39,12 @@ def assert_holds(imported: Imported, expected: Arrays) -> None:
     np.testing.assert_array_equal(names, imported.names)
 
 
+def import_arrays(folder: Path, arrays: Arrays, **options: Any) -> Imported:
+    """Imports an .npz file of these arrays as `mine`."""
+    np.savez(folder / "x.npz", **arrays)
+    return import_dataset("mine", [folder / "x.npz"], overwrite=True, **options)
+
+
 def write_idx(path: Path, values: np.ndarray, kind: int = 8, packed: bool = False) -> Path:
     content = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape)
     content += values.astype(TYPES[kind]).tobytes()
@@ -69,7 +53,6 @@ def write_idx(path: Path, values: np.ndarray, kind: int = 8, packed: bool = Fals
 
 
 def write_csv(path: Path, images: np.ndarray, labels: Iterable[object]) -> Path:
-    """Writes rows of a label and pixels."""
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = zip(labels, images.reshape(len(images), -1).tolist(), strict=True)
         csv.writer(file).writerows([label, *pixels] for label, pixels in rows)
@@ -77,7 +60,6 @@ def write_csv(path: Path, images: np.ndarray, labels: Iterable[object]) -> Path:
 
 
 def write_images(folder: Path, images: np.ndarray, labels: Iterable[object]) -> Path:
-    """Writes CLASS/NUMBER.png."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / str(label) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +84,6 @@ def write_source(kind: str, folder: Path, images: np.ndarray, labels: Any) -> li
 
 
 def all_images(name: str = "mine") -> np.ndarray:
-    """Loads a dataset's images: training, then test."""
     return np.concatenate([load_dataset(name, split).images for split in ("train", "test")])
 
 

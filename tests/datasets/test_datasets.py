@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from helpers import wait_until
+from helpers import make_files, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
@@ -71,19 +71,16 @@ def test_reference_split_is_48000_12000_10000(mnist):
     np.testing.assert_array_equal(splits["validation"].labels, mnist["train"].labels[validation])
 
 
-def test_slices_of_splits_are_those_of_tfds(mnist):
-    images, labels = load_dataset("mnist", "train[100:350]")
-    np.testing.assert_array_equal(images, mnist["train"].images[100:350])
-    np.testing.assert_array_equal(labels, mnist["train"].labels[100:350])
-
-
-def test_a_prepared_dataset_is_a_real_one_of_tfds(mnist):
+def test_a_prepared_dataset_is_one_of_tfds_and_has_its_slices(mnist):
     data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     builder: Any = tfds.builder_from_directory(Path(data_dir, "mnist_idx/1.0.0").expanduser())
     source = builder.as_data_source("test")
     assert (len(source), source[7]["label"]) == (10000, mnist["test"].labels[7])
     assert builder.info.features["label"].num_classes == 10
     assert "LeCun" in builder.info.citation
+    images, labels = load_dataset("mnist", "train[100:350]")  # a slice
+    np.testing.assert_array_equal(images, mnist["train"].images[100:350])
+    np.testing.assert_array_equal(labels, mnist["train"].labels[100:350])
 
 
 def test_preparing_keeps_the_arrays_that_the_dataset_holds(mnist, tmp_path, monkeypatch):
@@ -109,16 +106,14 @@ def test_preparing_keeps_the_arrays_that_the_dataset_holds(mnist, tmp_path, monk
 
 def start_preparing(data_dir: Path, home: Path, code: str = PREPARE) -> subprocess.Popen[str]:
     env = os.environ | {"TFDS_DATA_DIR": str(data_dir), "XDG_CACHE_HOME": str(home)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True
-    )
+    args, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    return subprocess.Popen(args, env=env, stdout=pipe, text=True)
 
 
 @pytest.mark.slow
 def test_two_processes_prepare_at_once_and_others_data_is_left_alone(tmp_path, mnist):
     theirs = tmp_path / "data" / "mnist" / "3.0.1" / "dataset_info.json"
-    theirs.parent.mkdir(parents=True)
-    theirs.write_text("prepared by tfds before", encoding="utf-8")
+    make_files(tmp_path, {"data/mnist/3.0.1/dataset_info.json": "prepared by tfds before"})
     processes = [start_preparing(tmp_path / "data", tmp_path / str(n)) for n in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert outputs == [f"{mnist['test'].labels.sum()}\n"] * 2
@@ -179,7 +174,7 @@ def prepare_tiny(data_dir: Path) -> None:
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> Path:
-    """Provides a data directory with the dataset `tiny`, and an empty cache directory."""
+    """A data directory with the dataset `tiny`, and an empty cache directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     prepare_tiny(tmp_path / "data")
     return tmp_path / "data"
@@ -189,9 +184,7 @@ def values(tiny: Path) -> list[int]:
     return load_dataset("tiny", "train", data_dir=tiny).images[:, 1, 2, 0].tolist()
 
 
-def test_decoded_arrays_are_kept_until_the_dataset_or_the_cache_changes(
-    tiny, tmp_path, monkeypatch
-):
+def test_decoded_arrays_are_kept_until_dataset_or_cache_changes(tiny, tmp_path, monkeypatch):
     assert values(tiny) == [0, 1, 2]
     with monkeypatch.context() as patch:  # the second time nothing is decoded
         patch.setattr(tfds, "builder_from_directory", None)
@@ -216,15 +209,12 @@ def test_an_unwritable_cache_is_no_error(tiny, monkeypatch):
     assert cache.load(tiny / "tiny" / "1.0.0", "train") is None
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [([0.0, 0.9, 1.8], "one integer label per image"), ([[0], [1], [2]], "one integer label")],
-)
-def test_labels_that_are_not_one_integer_each_are_refused(labels, message, tiny, monkeypatch):
+@pytest.mark.parametrize("labels", [[0.0, 0.9, 1.8], [[0], [1], [2]]])
+def test_labels_that_are_not_one_integer_each_are_refused(labels, tiny, monkeypatch):
     source = [{"picture": np.zeros((2, 3), np.uint8), "digit": np.asarray(x)} for x in labels]
     builder = type(tfds.builder_from_directory(tiny / "tiny" / "1.0.0"))
     monkeypatch.setattr(builder, "as_data_source", lambda *_: source)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="one integer label per image"):
         load_dataset("tiny", "train", data_dir=tiny)
 
 

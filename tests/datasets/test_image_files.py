@@ -21,29 +21,25 @@ SHEET[:, :2] = 40
 
 
 def test_files_of_every_format_and_colour_are_read(tmp_path, subtests):
-    formats = ("png", "bmp", "tif", "gif", "webp", "ppm", "jpg")
+    formats = ["png", "bmp", "tif", "gif", "webp", "ppm", "jpg"]
+    formats += ["avif"] * bool(features.check("avif"))
     for suffix, mode in itertools.product(formats, ("L", "RGB")):
         with subtests.test(suffix=suffix, mode=mode):
             path = tmp_path / f"a.{suffix}"
-            options: Any = {"webp": {"lossless": True}, "jpg": {"quality": 100}}.get(suffix, {})
+            options: Any = {"lossless": True} if suffix == "webp" else {"quality": 100}
             Image.fromarray(SHEET).convert(mode).save(path, **options)
             found = read_image(path)
             assert found.mode in ("L", "RGB")
-            np.testing.assert_allclose(np.asarray(found.convert("L"), int), SHEET, atol=3)
+            np.testing.assert_allclose(np.asarray(found.convert("L"), int), SHEET, atol=4)
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK", "I", "I;16", "F"])
 def test_pixels_of_every_mode_are_read(tmp_path, mode):
-    suffix = "tif" if mode in ("CMYK", "I", "F") else "png"
-    if mode in ("I", "I;16"):
-        picture = Image.fromarray(SHEET.astype(np.uint16) * 257).convert(mode)
-    elif mode == "1":
-        picture = Image.fromarray(np.where(SHEET > 100, 255, 0).astype(np.uint8)).convert("1")
-    else:
-        picture = Image.fromarray(SHEET).convert(mode)
-    picture.save(tmp_path / f"a.{suffix}")
-    expected = np.where(SHEET > 100, 255, 0) if mode == "1" else SHEET
-    found = np.asarray(read_image(tmp_path / f"a.{suffix}").convert("L"), int)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I", "F") else "a.png")
+    expected = np.where(SHEET > 100, 255, 0).astype(np.uint8) if mode == "1" else SHEET
+    stored = SHEET.astype(np.uint16) * 257 if mode in ("I", "I;16") else expected
+    Image.fromarray(stored).convert(mode).save(path)
+    found = np.asarray(read_image(path).convert("L"), int)
     np.testing.assert_allclose(found, expected, atol=2)
 
 
@@ -56,7 +52,6 @@ def deep_png(pixels: np.ndarray) -> bytes:
 
 
 def test_no_file_of_sixteen_bits_loses_bits(tmp_path, subtests):
-    """Pillow itself keeps only the high bytes of colours."""
     rng = np.random.default_rng(0)
     for channels, largest in itertools.product((1, 2, 3, 4), (255, 65535)):
         pixels = rng.integers(0, largest, (5, 4, channels), np.uint16, endpoint=True)
@@ -102,32 +97,24 @@ def test_white_of_a_single_picture_is_found_from_its_largest_value(tmp_path, sub
 
 @pytest.mark.parametrize(("ink", "ground"), [(0, 255), (255, 0)])
 def test_a_transparent_ground_contrasts_with_what_is_drawn(tmp_path, ink, ground):
-    pixels = np.zeros((6, 9, 4), np.uint8)
-    pixels[..., :3] = ink
-    pixels[:, :2, 3] = 255
+    pixels = np.full((6, 9, 4), ink, np.uint8)
+    pixels[..., 3] = np.where(np.arange(9) < 2, 255, 0)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     found = np.asarray(read_image(tmp_path / "a.png").convert("L"))
-    assert (found[:, :2] == ink).all()
-    assert (found[:, 2:] == ground).all()
+    np.testing.assert_array_equal(found, np.where(pixels[..., 3], ink, ground))
 
 
-def test_pictures_are_upright_by_exif(tmp_path, subtests):
-    undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of Pillow's transpositions
-    for orientation, transposition in undo.items():
-        with subtests.test(orientation=orientation):
-            picture = Image.fromarray(SHEET)
-            if transposition is not None:
-                picture = picture.transpose(Image.Transpose(transposition))
-            exif = Image.Exif()
-            exif[0x0112] = orientation
-            picture.save(tmp_path / "a.png", exif=exif)
-            np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), SHEET)
-
-
-def test_the_first_picture_of_an_animation_is_read(tmp_path):
-    frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (10, 200)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert np.asarray(read_image(tmp_path / "a.gif").convert("L")).max() < 20
+@pytest.mark.parametrize(
+    ("orientation", "transposition"),
+    [(1, None), (2, 0), (3, 3), (4, 1), (5, 5), (6, 2), (7, 6), (8, 4)],  # that of Pillow undoes it
+)
+def test_pictures_are_upright_by_exif(tmp_path, orientation, transposition):
+    picture, exif = Image.fromarray(SHEET), Image.Exif()
+    if transposition is not None:
+        picture = picture.transpose(Image.Transpose(transposition))
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), SHEET)
 
 
 def png_file(header: bytes, rows: bytes) -> bytes:
@@ -139,11 +126,6 @@ def png_file(header: bytes, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + content
 
 
-def bomb() -> bytes:
-    """Makes a PNG of a few bytes that claims 50,000 x 50,000 pixels."""
-    return png_file(struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0), b"")
-
-
 def zipped(*names: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -152,21 +134,17 @@ def zipped(*names: str) -> bytes:
     return file.getvalue()
 
 
-def container(brand: bytes) -> bytes:
-    return b"\0\0\0\x18ftyp" + brand + bytes(40)
-
-
+# A PNG of a few bytes that claims 50,000 x 50,000 pixels.
+BOMB = png_file(struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0), b"")
+FTYP = b"\0\0\0\x18ftyp%s" + bytes(40)
 BAD = {
     "empty": (b"", "is not a readable image; expected PNG, JPEG"),
     "text": (b"a, b, c\n", "is not a readable image; expected PNG, JPEG"),
     "svg": (b"<svg xmlns='http://w3.org/2000/svg'/>", r"is a vector drawing \(SVG\): save it"),
     "svg of a program": (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>", "is a vector drawing"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a readable image"),
-    "bomb": (bomb(), "exceeds limit of .* pixels"),
-    "pytorch": (
-        zipped("net/data.pkl", "net/data/0"),
-        "is a PyTorch file: load it with torch",
-    ),
+    "bomb": (BOMB, "exceeds limit of .* pixels"),
+    "pytorch": (zipped("net/data.pkl", "net/data/0"), "is a PyTorch file: load it with torch"),
     "old pytorch": (b"\x80\x02\x8a\nl\xfc", "is a Python pickle: save the numbers"),
     "keras": (zipped("metadata.json", "model.weights.h5"), "is a Keras model: it holds no im"),
     "word": (zipped("[Content_Types].xml", "word/document.xml"), "is a Microsoft Office document"),
@@ -182,23 +160,14 @@ BAD = {
     "parquet": (b"PAR1\x15", "is a Parquet file: read it with pandas"),
     "login page": (b"\n<!DOCTYPE html><html>", "is a web page: the download has failed"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer: run: git lfs p"),
-    "heic": (container(b"heic"), r"is HEIC: pip install \"mnist_jax\[heic\]\", or save it as PNG"),
-    "heic of several": (container(b"mif1"), "is HEIC: pip install"),
-    "damaged avif": (container(b"avif"), "is AVIF: save it as PNG or JPEG|cannot be read"),
-    "video": (container(b"qt  "), "is video: save a picture of it"),
+    "heic": (FTYP % b"heic", r"is HEIC: pip install \"mnist_jax\[heic\]\", or save it as PNG"),
+    "heic of several": (FTYP % b"mif1", "is HEIC: pip install"),
+    "damaged avif": (FTYP % b"avif", "is AVIF: save it as PNG or JPEG|cannot be read"),
+    "video": (FTYP % b"qt  ", "is video: save a picture of it"),
 }
 
 
-def test_an_avif_file_is_read_where_pillow_reads_it(tmp_path):
-    if not features.check("avif"):
-        pytest.skip("this Pillow reads no AVIF")
-    Image.fromarray(SHEET).convert("RGB").save(tmp_path / "a.avif", quality=100)
-    found = np.asarray(read_image(tmp_path / "a.avif").convert("L"), int)
-    np.testing.assert_allclose(found, SHEET, atol=4)
-
-
 def test_a_heic_file_is_read_where_the_extra_is_installed(tmp_path, monkeypatch):
-    """A stand-in for pillow-heif registers a Pillow format."""
     registered = []
 
     def register() -> None:
@@ -211,7 +180,7 @@ def test_a_heic_file_is_read_where_the_extra_is_installed(tmp_path, monkeypatch)
     monkeypatch.setattr(image_files, "_formats", image_files._formats.__wrapped__)
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.setattr(Image, "ID", [*Image.ID])
-    (tmp_path / "a.heic").write_bytes(container(b"heic"))
+    (tmp_path / "a.heic").write_bytes(FTYP % b"heic")
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.heic")), SHEET)
     assert registered
 
@@ -225,17 +194,13 @@ def test_a_file_that_is_not_an_image_is_an_error_of_one_line(tmp_path, subtests)
             assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_image_is_named(tmp_path, subtests):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    for suffix in ("png", "jpg", "tif", "webp"):
-        path = tmp_path / f"a.{suffix}"
-        Image.fromarray(pixels).save(path)
-        path.write_bytes(path.read_bytes()[:-200])
-        with (
-            subtests.test(suffix),
-            pytest.raises(ValueError, match=r"cannot be read|is not a readable image"),
-        ):
-            read_image(path)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_a_truncated_image_is_named(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"cannot be read|is not a readable image"):
+        read_image(path)
 
 
 def test_a_path_that_is_not_a_file_is_not_opened(tmp_path):
@@ -248,10 +213,10 @@ def test_a_path_that_is_not_a_file_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp", ".png"])
-def test_a_file_of_several_pictures_is_not_imported_as_one(suffix, tmp_path):
-    pages = [Image.fromarray(SHEET), Image.fromarray(255 - SHEET)]
+def test_of_several_pictures_the_first_is_read_and_none_is_imported(suffix, tmp_path):
+    pages = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (10, 200)]
     path = tmp_path / f"all{suffix}"
     pages[0].save(path, save_all=True, append_images=pages[1:])
     with pytest.raises(ValueError, match="it holds several pictures; save each as a sep"):
         read_pixels(path)
-    assert read_image(path).size == pages[0].size
+    assert np.asarray(read_image(path).convert("L")).max() < 20

@@ -2,14 +2,13 @@
 
 import csv
 import gzip
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from imports import all_images, assert_holds
-from imports import data_dir as data_dir
-from imports import small as small
 
 from mnist_jax.datasets.importing import describe, import_dataset
 
@@ -36,45 +35,33 @@ def numbered(rows: Rows, first: int = 0) -> Rows:
 
 def mangled(row: Sequence[object]) -> list[object]:
     """Writes a row of data like pandas, when it has read the row as a header."""
-    return [
-        f"{value}.{count}" if (count := [*row[:index]].count(value)) else str(value)
-        for index, value in enumerate(row)
-    ]
+    return [f"{x}.{n}" if (n := [*row[:place]].count(x)) else str(x) for place, x in enumerate(row)]
 
 
 SHUFFLED = [int(i) for i in np.random.default_rng(0).permutation(784)]
-LEXICOGRAPHIC = sorted(range(784), key=lambda i: PIXELS[i])
-BY_COLUMNS = [i % 28 * 28 + i // 28 for i in range(784)]
+# Rows of a label and 784 pixels as tables that hold the same.
 # Rows of a label and 784 pixels as tables that hold the same.
 TABLES: dict[str, Callable[[Rows], Rows]] = {
     "names": lambda rows: [["label", *PIXELS], *rows],
-    "label last, by another name": lambda rows: [
+    "label last, other name": lambda rows: [
         [*PIXELS, "digit"],
         *([*row[1:], row[0]] for row in rows),
     ],
-    "label in the middle": lambda rows: [
-        [*PIXELS[:300], "Label ", *PIXELS[300:]],
-        *([*row[1:301], row[0], *row[301:]] for row in rows),
-    ],
     "a name nobody knows": lambda rows: [["Ziffer", *PIXELS], *rows],
     "numbers from 1": lambda rows: [["category", *(f"p_{i + 1:03}" for i in range(784))], *rows],
-    "numbers alone": lambda rows: [["klasse", *range(784)], *rows],
     "numbered label": lambda rows: [[*range(785)], *rows],
-    "pandas' index": lambda rows: [["", "label", *PIXELS], *numbered(rows)],
     "pandas' index, saved twice": lambda rows: [
         ["Unnamed: 0", *PIXELS, "letter"],
         *([*row[:1], *row[2:], row[1]] for row in numbered(rows)),
     ],
     "an id": lambda rows: [["id", "label", *PIXELS], *numbered(rows, 7)],
-    "another column beside the label": lambda rows: [
-        ["writer", "label", *PIXELS],
+    "another column beside it": lambda rows: [
+        ["a", "label", *PIXELS],
         *(["w1", *row] for row in rows),
     ],
     "pandas took a row for the header": lambda rows: [mangled(rows[0]), *rows],
     "R": lambda rows: [[f"V{i + 1}" for i in range(785)], *rows],
     "shuffled": permuted(PIXELS, SHUFFLED),
-    "lexicographic": permuted(PIXELS, LEXICOGRAPHIC),
-    "rows and columns": permuted(GRID, range(784)),
     "rows and columns, shuffled": permuted(GRID, SHUFFLED),
     "columns first": permuted([f"x{i % 28}_y{i // 28}" for i in range(784)], SHUFFLED),
     "no names, label first": lambda rows: rows,
@@ -153,47 +140,34 @@ def test_every_way_to_write_a_table_gives_the_same(how, tmp_path):
     assert (imported.names, sorted(images)) == (["x", "y"], [[128, 0, 255, 64], [255, 0, 0, 128]])
 
 
-def test_a_column_of_labels_can_be_named_or_numbered(tmp_path, subtests):
-    header = ["class", "p0", "p1", "p2", "p3", "label"]
-    rows = [header, ["a", 1, 2, 3, 4, "x"], ["b", 2, 3, 4, 5, "y"]]
-    write_table(tmp_path / "x.csv", rows)
-    for column, names in {"label": ["x", "y"], "1": ["a", "b"], "6": ["x", "y"]}.items():
-        with subtests.test(column):
-            options = {"label_column": column, "test_fraction": 0.5, "overwrite": True}
-            assert import_dataset("mine", [tmp_path / "x.csv"], **options).names == names
+@pytest.mark.parametrize(("column", "names"), [("label", "xy"), ("1", "ab"), ("6", "xy")])
+def test_a_column_of_labels_can_be_named_or_numbered(tmp_path, column, names):
+    rows = [["class", "p0", "p1", "p2", "p3", "label"]]
+    rows += [["a", 1, 2, 3, 4, "x"], ["b", 2, 3, 4, 5, "y"]]
+    table = write_table(tmp_path / "x.csv", rows)
+    imported = import_dataset("mine", [table], label_column=column, test_fraction=0.5)
+    assert imported.names == [*names]
 
 
-NOISE = np.random.default_rng(0).integers(0, 4, (40, 17)).tolist()
+ZEROS = [0] * 784
 UNKNOWN: dict[str, tuple[Rows, str]] = {
-    "no label": (
-        [PIXELS, [0] * 784],
-        "x.csv has no column that could be the label: 'pixel0', 'pixe",
-    ),
+    "no label": ([PIXELS, ZEROS], "x.csv has no column that could be the label: 'pixel0', 'pixe"),
     "two labels": (
-        [["label", "class", *PIXELS], ["a", 1, *[0] * 784]],
+        [["label", "class", *PIXELS], ["a", 1, *ZEROS]],
         "several columns that could be the label: 'label', 'class'; name it with --label-column",
-    ),
-    "two columns": (
-        [["writer", "age", *PIXELS], ["a", 1, *[0] * 784]],
-        "several columns that could be the label: 'writer', 'age'; name it with --label-column",
-    ),
-    "words": (
-        [[*"abcde"], [1, 2, 3, 4, 5]],
-        "no column that could be the label: 'a', 'b', 'c', 'd', 'e'; name it with --label-column",
     ),
     "a pixel missing": (
         [["label", *PIXELS[:5], *PIXELS[6:10]], ["a", *[0] * 9]],
         "pixels with a number missing or twice, between 'pixel0' and 'pixel9'",
     ),
-    "a pixel twice": (
-        [["label", *PIXELS[:3], "pixel2"], ["a", *[0] * 4]],
-        "pixels with a number missing or twice",
-    ),
     "rows or columns": (
         [["label", "0_0", "1_0", "0_1", "1_1"], ["a", *[0] * 4]],
         "does not say whether the row or the column is first in '1_0'; name it r1c0 or x1y0",
     ),
-    "no names and noise": (NOISE, "does not name its columns, and the first ("),
+    "no names and noise": (
+        np.random.default_rng(0).integers(0, 4, (40, 17)).tolist(),
+        "does not name its columns, and the first (",
+    ),
     "a fraction as label": (
         [["label", *PIXELS[:4]], [1, 0, 0, 0, 0], [0.5, 0, 0, 0, 0]],
         "x.csv, line 3: the label '0.5' is neither an integer nor a name",
@@ -202,20 +176,16 @@ UNKNOWN: dict[str, tuple[Rows, str]] = {
 }
 
 
-def test_columns_that_cannot_be_known_are_shown_in_an_error(tmp_path, subtests):
-    for name, (rows, message) in UNKNOWN.items():
-        with subtests.test(name):
-            column = "x" if name == "no such column" else None
-            with pytest.raises(ValueError) as refused:  # noqa: PT011
-                import_dataset("mine", [write_table(tmp_path / "x.csv", rows)], label_column=column)
-            assert message in str(refused.value)
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_columns_that_cannot_be_known_are_shown_in_an_error(name, tmp_path):
+    rows, message = UNKNOWN[name]
+    column = "x" if name == "no such column" else None
+    with pytest.raises(ValueError, match=re.escape(message)):
+        import_dataset("mine", [write_table(tmp_path / "x.csv", rows)], label_column=column)
 
 
 NOTES = {
-    "colours without names": (
-        [["label", *PIXELS[:12]], *[[i, *range(i, 12 + i)] for i in (0, 1)]],
-        "H, W, C",
-    ),
+    "colours": ([["label", *PIXELS[:12]], *[[i, *range(i, 12 + i)] for i in (0, 1)]], "H, W, C"),
     "an image as names": (
         [[5, *(f"0.{i}" if i else 0 for i in range(784))], *([i, *[9 + i] * 784] for i in (0, 1))],
         "was read as names; if it is an image",

@@ -14,8 +14,6 @@ import pytest
 import tensorflow_datasets as tfds
 from helpers import contents, wait_until
 from imports import assert_holds
-from imports import data_dir as data_dir
-from imports import small as small
 
 from mnist_jax.datasets import importing, load_dataset, prepare
 from mnist_jax.datasets.importing import Imported, import_dataset
@@ -26,7 +24,6 @@ pytestmark = pytest.mark.usefixtures("data_dir")
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """Two images of two classes."""
     np.savez(tmp_path / "x.npz", x=np.full((2, 1, 1), 200, np.uint8), y=[0, 1])
     return tmp_path / "x.npz"
 
@@ -35,9 +32,7 @@ def import_small(source: Path, **options: Any) -> Imported:
     return import_dataset("mine", [source], test_fraction=0.5, **options)
 
 
-def test_overwrite_writes_the_next_version_and_then_deletes_the_others(
-    source, data_dir, monkeypatch
-):
+def test_overwrite_writes_the_next_version_then_deletes_the_others(source, data_dir, monkeypatch):
     assert import_small(source).path == data_dir / "mine/1.0.0"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", stop)  # at the first deletion
@@ -53,22 +48,22 @@ def stop(*_: object) -> None:
     raise Stopped(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("at", ["first write", "end"])
-def test_a_signal_during_an_import_leaves_nothing(at, source, data_dir, monkeypatch):
+@pytest.mark.parametrize(
+    ("place", "name"), [(importing, "surveyed"), (tfds.core.DatasetInfo, "write_to_directory")]
+)
+def test_a_signal_during_an_import_leaves_nothing(place, name, source, data_dir, monkeypatch):
     data_dir.mkdir()
     with monkeypatch.context() as patch:
-        if at == "end":
-            patch.setattr(tfds.core.DatasetInfo, "write_to_directory", stop)
-        else:
-            patch.setattr(importing, "surveyed", stop)
+        patch.setattr(place, name, stop)
         with pytest.raises(Stopped):
             import_small(source)
     assert not list(data_dir.iterdir())
     import_small(source)
 
 
-def test_a_signal_during_an_overwrite_keeps_the_old_dataset(source, data_dir, monkeypatch):
+def test_a_signal_during_an_overwrite_keeps_the_old_dataset(source, data_dir, monkeypatch, capfd):
     import_small(source)
+    assert capfd.readouterr() == ("", "")  # no bar where there is no terminal
     before = contents(data_dir)
     monkeypatch.setattr(importing, "surveyed", stop)
     with pytest.raises(Stopped):
@@ -115,10 +110,7 @@ def test_the_second_of_two_concurrent_imports_waits_and_then_refuses(source, dat
     assert prepare.prepared_dir("mine", data_dir) == data_dir / "mine/1.0.0"
 
 
-def test_an_import_that_waited_for_one_that_failed_has_a_lock_that_others_see(
-    data_dir, monkeypatch
-):
-    """The failed one has removed the lock file with the directory."""
+def test_an_import_that_waited_for_one_that_failed_has_a_lock_others_see(data_dir, monkeypatch):
     locked_by = []
 
     def wait() -> None:
@@ -143,16 +135,9 @@ def test_an_import_that_waited_for_one_that_failed_has_a_lock_that_others_see(
     assert locked_by == ["the one that waited"]
 
 
-def test_no_bar_is_drawn_where_there_is_no_terminal(source, capfd):
-    import_small(source)
-    assert capfd.readouterr() == ("", "")
-
-
 def test_an_import_to_a_full_disk_is_an_error_of_one_line(source, monkeypatch):
-    monkeypatch.setattr(
-        "tensorflow_datasets.core.utils.has_sufficient_disk_space", lambda *_, **__: False
-    )
-    with pytest.raises(
-        ValueError, match=r"No space left on device: .*; set TFDS_DATA_DIR to a wri"
-    ):
+    enough = "tensorflow_datasets.core.utils.has_sufficient_disk_space"
+    monkeypatch.setattr(enough, lambda *_, **__: False)
+    message = r"No space left on device: .*; set TFDS_DATA_DIR to a wri"
+    with pytest.raises(ValueError, match=message):
         import_small(source)

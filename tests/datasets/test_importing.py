@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import make_files
 from imports import all_images, assert_holds, split_rows, write_csv, write_idx, write_images
-from imports import data_dir as data_dir
-from imports import small as small
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -25,17 +24,12 @@ pytestmark = pytest.mark.usefixtures("data_dir")
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("how", ["folder", "files in any order"])
 def test_idx_files_are_read(small, tmp_path, how, packed):
-    suffix = "ubyte.gz" if packed else "ubyte"
-    folder = tmp_path / "idx"
+    suffix, folder = "ubyte.gz" if packed else "ubyte", tmp_path / "idx"
     folder.mkdir()
+    names = {"y_test": "t10k-labels-idx1", "x_train": "train-images-idx3"}
+    names |= {"y_train": "train-labels-idx1", "x_test": "t10k-images.idx3"}
     files = [
-        write_idx(folder / f"letters-{name}-{suffix}", small[key], packed=packed)
-        for name, key in [
-            ("t10k-labels-idx1", "y_test"),
-            ("train-images-idx3", "x_train"),
-            ("train-labels-idx1", "y_train"),
-            ("t10k-images.idx3", "x_test"),
-        ]
+        write_idx(folder / f"{n}-{suffix}", small[key], packed=packed) for key, n in names.items()
     ]
     (folder / "README.md").write_text("about", encoding="utf-8")
     imported = import_dataset("letters", [folder] if how == "folder" else files)
@@ -44,18 +38,16 @@ def test_idx_files_are_read(small, tmp_path, how, packed):
     assert (imported.num_train, imported.num_test) == (120, 40)
 
 
-def test_idx_files_of_every_type_are_read(tmp_path, subtests):
+@pytest.mark.parametrize("kind", TYPES)
+def test_idx_files_of_every_type_are_read(tmp_path, kind):
     images = np.arange(5 * 2 * 3 * 3).reshape(5, 2, 3, 3)
-    for kind in TYPES:
-        with subtests.test(kind=kind):
-            files = [
-                write_idx(tmp_path / "any name", images, kind),
-                write_idx(tmp_path / "and another", np.array([0, 1, 0, 1, 2]), kind),
-            ]
-            imported = import_dataset("colour", files, pixel_range=(0, 255), overwrite=True)
-            assert imported.shape == (2, 3, 3)
-            both = all_images("colour")
-            np.testing.assert_array_equal(both[np.argsort(both[:, 0, 0, 0])], images)
+    files = [
+        write_idx(tmp_path / "any name", images, kind),
+        write_idx(tmp_path / "and another", np.array([0, 1, 0, 1, 2]), kind),
+    ]
+    assert import_dataset("mine", files, pixel_range=(0, 255)).shape == (2, 3, 3)
+    both = all_images()
+    np.testing.assert_array_equal(both[np.argsort(both[:, 0, 0, 0])], images)
 
 
 def test_digits_of_scikit_learn_split_as_it_splits_them(tmp_path):
@@ -73,20 +65,11 @@ def test_digits_of_scikit_learn_split_as_it_splits_them(tmp_path):
 @pytest.mark.parametrize("how", ["one", "two", "testing"])
 def test_a_folder_of_images_is_read(how, small, tmp_path):
     """The files are numbered across classes, so their order is that of the images."""
-    root = tmp_path / "images"
-    names = {"train": "training", "test": "testing"} if how == "testing" else {}
-    folders = [
-        write_images(
-            root / names.get(split, split) / ("png" if how == "two" else ""),
-            small[f"x_{split}"],
-            small[f"y_{split}"],
-        )
-        for split in ("train", "test")
-    ]
-    if how == "two":
-        folders = [folder.rename(tmp_path / folder.parent.name) for folder in folders]
-    imported = import_dataset("mine", folders if how == "two" else [root])
-    assert_holds(imported, small)
+    parts = ("training", "testing") if how == "testing" else ("train", "test")
+    for split, part in zip(("train", "test"), parts, strict=True):
+        write_images(tmp_path / part, small[f"x_{split}"], small[f"y_{split}"])
+    sources = [tmp_path / part for part in parts] if how == "two" else [tmp_path]
+    assert_holds(import_dataset("mine", sources), small)
 
 
 def test_a_folder_of_classes_is_split_by_the_seed(small, tmp_path):
@@ -121,18 +104,13 @@ def test_images_that_are_grey_have_one_channel_however_they_are_stored(tmp_path)
 def test_other_files_beside_images_are_ignored_and_reported(tmp_path):
     pixels = np.full((4, 2, 2), 200, np.uint8)
     folder = write_images(tmp_path / "images", pixels, ["cat", "dog", "cat", "dog"])
-    cats = folder / "cat"
-    (folder / ".git").mkdir()
-    (cats / ".DS_Store").write_bytes(b"x")
-    (cats / "notes.txt").write_text("x", encoding="utf-8")
+    cats, odd = folder / "cat", os.fsdecode(b"\xff\x1b")  # in Latin-1, the first one is a letter
+    files: dict[str, str | bytes] = {"cat/loop.png": "@loop.png", "cat/2.PNG": "@2.png"}
+    make_files(folder, files | dict.fromkeys([".git/", "cat/.DS_Store", "cat/notes.txt"], "x"))
+    make_files(folder, dict.fromkeys(["README", odd], "x"))
     os.mkfifo(cats / "pipe.png")
     with socket.socket(socket.AF_UNIX) as plug, contextlib.chdir(cats):
         plug.bind("plug.png")
-    (cats / "loop.png").symlink_to("loop.png")
-    (cats / "2.PNG").symlink_to("2.png")
-    (folder / "README").write_text("x", encoding="utf-8")
-    odd = os.fsdecode(b"\xff\x1b")  # in a Latin-1 locale, the first one is a letter
-    (folder / odd).write_text("x", encoding="utf-8")
     imported = import_dataset("mine", [folder])
     assert (imported.num_train, imported.num_test) == (4, 1)
     ignored = ["README", odd, "cat/loop.png", "cat/notes.txt", "cat/pipe.png", "cat/plug.png"]
@@ -175,12 +153,8 @@ def test_a_source_is_read_block_by_block_and_written_shard_by_shard(small, tmp_p
 
 def test_three_files_are_parts_by_their_names(small, tmp_path):
     parts = {"train": slice(0, 80), "val": slice(80, 100), "test": slice(100, 120)}
-    files = []
-    for part, rows in parts.items():
-        x, y = small["x_train"][rows], small["y_train"][rows]
-        files.append(write_csv(tmp_path / f"mnist_{part}.csv", x, y))
+    x, y = small["x_train"], small["y_train"]
+    files = [write_csv(tmp_path / f"a_{part}.csv", x[r], y[r]) for part, r in parts.items()]
     assert import_dataset("mine", files).num_validation == 20
     for split, rows in zip(("train", "validation", "test"), parts.values(), strict=True):
-        np.testing.assert_array_equal(
-            load_dataset("mine", split).images[..., 0], small["x_train"][rows]
-        )
+        np.testing.assert_array_equal(load_dataset("mine", split).images[..., 0], x[rows])

@@ -63,7 +63,6 @@ FORMS: dict[str, Any] = {
     "a pair": lambda x, y: (x, y),
     "a Split": Split,
     "lists": lambda x, y: [x.tolist(), y.tolist()],
-    "tuples": lambda x, y: (tuple(x), tuple(y)),
     "JAX arrays": lambda x, y: (jnp.asarray(x), jnp.asarray(y)),
     "a dict": lambda x, y: {"image": x, "label": y},
     "float labels": lambda x, y: (x, y.astype(np.float64)),
@@ -71,7 +70,6 @@ FORMS: dict[str, Any] = {
     "no axis of channels": lambda x, y: (x[..., 0], y),
     "a loader": Loader,
     "a list of dicts": lambda x, y: Loader(x, y, kind=as_dict).batches,
-    "a list of two pairs": lambda x, y: Loader(x, y, size=10).batches,
     "a list of two lists": lambda x, y: Loader(x, y, size=10, kind=list).batches,
     "a tuple of one pair": lambda x, y: (*Loader(x, y, size=20).batches,),
 }
@@ -126,37 +124,27 @@ LINE = r"^splits[^\n]*"
     ("data", "message"),
     [
         ((X.astype(float), Y), "floats 0 to 1, got float64 0.0 to 255.0; divide them by 255$"),
-        ((X / 255 * 16, Y), "divide them by 16$"),
         ((X.astype(np.uint16) * 257, Y), "got uint16 0 to 65535; divide them by 65535$"),
         ((X / -255, Y), "got float64 -1.0 to -0.0$"),
-        ((X - 1.0, Y), "got float64 -1.0 to 254.0$"),
         ((np.where(X > 9, X / 255, np.nan), Y), "got float64 nan to nan$"),
-        ((X * 1j, Y), "got complex128"),
         ((np.moveaxis(X, -1, 1), Y), r"channels first; use np.moveaxis\(images, 1, -1\)$"),
-        ((np.zeros((20, 3, 8, 8), np.uint8), Y), "channels first"),
         ((X.reshape(20, 48), Y), r"\[N, H, W, C\] or \[N, H, W\], got \[20, 48\]$"),
         ((X[:0], Y[:0]), r"got \[0, 8, 6, 1\]$"),
         (([X[0], X[1, :4]], [0, 1]), "images must be an array of one size"),
         ((X, Y[:-1]), r"whole numbers, \[20\] like the images, got int64 \[19\]$"),
         ((X, np.eye(4)[Y]), r"float64 \[20, 4\]; convert one-hot labels by .argmax\(axis=1\)$"),
         ((X, Y + 0.5), "train: labels must be whole numbers"),
-        ((X, np.where(Y, Y, np.nan)), "train: labels must be whole numbers"),
         ((X, np.where(Y, Y, np.inf)), "got 1.0 to inf$"),
         ((X, [[1], [1, 2]] * 10), "train: setting an array element with a sequence"),
-        ((X, Y.astype(str)), "train: labels must be whole numbers"),
         ((X, Y - 1), r"0 or more, and below 2\*\*31, got -1 to 2$"),
         ((X, Y, Y), "train: expected .images, labels. or an iterable of batches, got tuple of nd"),
-        ((X,), "got tuple of ndarray$"),
         (X, r"or an iterable of batches, got ndarray \[20, 8, 6, 1\]$"),
-        (None, "or an iterable of batches, got NoneType None$"),
         ("mnist", "or an iterable of batches, got str mnist$"),
         ({"images": X, "labels": Y}, "got dict of 'images', 'labels'$"),
         ([1, 2, 3], "train: a batch must be .* got int 1$"),
-        ([X[:7], X[7:]], "floats 0 to 1|got ndarray|like the images"),
         ([*zip(X, Y, strict=True)], "give batches of examples$"),
         ([(X, Y), (X / 255, Y)], "and type, got uint8 .* and float32"),
         ([(X, Y), (X[:, 2:], Y)], r"one shape .* got uint8 \[8, 6, 1\] and uint8 \[6, 6, 1\]$"),
-        ([(X, Y), (X / 128, Y)], "float64 0.0 to 1.9921875$"),
         ([], "train: the iterable has no batches$"),
         (iter([(X, Y)]), "can be read only once, but resuming and verifying read it again"),
         (((x, y) for x, y in [(X, Y)]), "train: generator .* can be read only once"),
@@ -188,7 +176,6 @@ def test_splits_that_do_not_belong_together_are_refused(splits, message):
     ("data", "message"),
     [
         ((X >> 4, Y), "almost black: their maximum is 15, but white is 255; scale them"),
-        ((X >> 7, Y), "almost black: their maximum is 1, but white is 255"),
         (Loader(X / 255 / 255, Y), "almost black: their maximum is 0.0039, but white is 1"),
         ((X, Y + 1), "label 0 does not occur in train; if classes are numbered from 1, subtract 1"),
     ],
@@ -201,9 +188,8 @@ def test_suspicious_data_are_warned_of(data, message):
 def test_batches_on_a_full_disk_are_refused_and_leave_nothing(small_disk, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     large = Loader(np.zeros((12, 1000, 1000), np.uint8), np.arange(12), size=2)
-    with pytest.raises(
-        ValueError, match=f"train: {small_disk} is too full for the images; set TMPDIR"
-    ):
+    message = f"train: {small_disk} is too full for the images; set TMPDIR"
+    with pytest.raises(ValueError, match=message):
         as_parts({"train": large})
     assert [*small_disk.iterdir()] == []
 
@@ -211,8 +197,7 @@ def test_batches_on_a_full_disk_are_refused_and_leave_nothing(small_disk, monkey
 def test_validation_is_drawn_from_train_and_a_test_may_be_missing():
     splits, names = load_splits(**RECIPE, own={"train": (X, Y)})
     sizes = {name: len(split.labels) for name, split in splits.items()}
-    assert sizes == {"train": 15, "validation": 5}
-    assert names == ("0", "1", "2", "3")
+    assert (sizes, names) == ({"train": 15, "validation": 5}, (*"0123",))
     streamed, _ = load_splits(**RECIPE, own=lambda: {"train": Loader(X, Y)})
     for name, split in splits.items():
         np.testing.assert_array_equal(streamed[name].images[np.arange(5)], split.images[:5])
@@ -230,17 +215,16 @@ def builder_of(data_dir: Path, splits: Sequence[str]) -> Any:
 def test_a_builder_gives_the_splits_and_names_that_it_has(tmp_path, monkeypatch, loader):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for own, expected in (
-        (("train",), [7, 3, 0]),
-        (("train", "validation"), [10, 10, 0]),
-        (("train", "test"), [7, 3, 10]),
+        (("train",), {"train": 7, "validation": 3}),
+        (("train", "validation"), {"train": 10, "validation": 10}),
+        (("train", "test"), {"train": 7, "validation": 3, "test": 10}),
     ):
         builder = builder_of(tmp_path / "-".join(own), own)
         with pytest.raises(ValueError, match=r"has not prepared .* download_and_prepare"):
             load_splits(**RECIPE, own=builder)
         builder.download_and_prepare()
         splits, names = load_splits(**RECIPE, loader=loader, own=builder)
-        sizes = [len(splits[name].labels) if name in splits else 0 for name in splits]
-        assert sizes == [size for size in expected if size]
+        assert {name: len(split.labels) for name, split in splits.items()} == expected
         assert names == ("none", "one", "two", "three")
         assert isinstance(splits["train"].images, StreamedImages) == (loader == "stream")
 
@@ -251,37 +235,34 @@ CONFIG = Config(
     chunk_steps=2,
     model=ModelConfig(features=4, hidden_size=16, dropout_rate=0.0),
 )
-TRAIN, TEST = drawn(80), drawn(30, seed=1)
+BOTH: Any = {"train": drawn(80), "test": drawn(30, seed=1)}
 
 
 @pytest.fixture(scope="module")
 def of_arrays(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("arrays") / "run"
-    return workdir, train(CONFIG, workdir, splits={"train": TRAIN, "test": TEST})
+    return workdir, train(CONFIG, workdir, splits=BOTH)
 
 
 @pytest.mark.parametrize("streamed", [("train",), ("test",), ("train", "test")])
 def test_streamed_batches_have_the_bits_of_arrays(of_arrays, tmp_path, streamed):
-    splits: Any = {"train": TRAIN, "test": TEST}
-    splits = {name: Loader(*data) if name in streamed else data for name, data in splits.items()}
+    splits: Any = {name: Loader(*x) if name in streamed else x for name, x in BOTH.items()}
     run = train(CONFIG, tmp_path, splits=splits)
     for name in ("params_sha256", "data_sha256", "test_loss", "val_accuracy"):
         assert run.result[name] == of_arrays[1].result[name]
     for name in ("validation", "test"):
         found = evaluate(tmp_path, name, splits=splits)
-        assert found == evaluate(of_arrays[0], name, splits={"train": TRAIN, "test": TEST})
+        assert found == evaluate(of_arrays[0], name, splits=BOTH)
     assert verify(tmp_path, splits=splits) == []
     with pytest.raises(ValueError, match="splits must be arrays in a population"):
         population(CONFIG, tmp_path / "many", seeds=2, splits=splits)
     assert not (tmp_path / "many" / "config.json").exists()
 
 
-@pytest.mark.parametrize("kind", ["arrays", "batches"])
+@pytest.mark.parametrize("kind", [tuple, Loader])
 def test_floats_train_and_are_reported_as_the_bytes_that_they_stand_for(of_arrays, tmp_path, kind):
-    splits: Any = {"train": TRAIN, "test": TEST}
-    splits = {name: (x / np.float32(255), y) for name, (x, y) in splits.items()}
-    if kind == "batches":
-        splits = {name: Loader(*data) for name, data in splits.items()}
+    floats = {name: (x / np.float32(255), y) for name, (x, y) in BOTH.items()}
+    splits: Any = {n: data if kind is tuple else kind(*data) for n, data in floats.items()}
     run, expected = train(CONFIG, tmp_path, splits=splits), of_arrays[1]
     assert run.history[-1]["val_loss"] == pytest.approx(expected.history[-1]["val_loss"], rel=1e-4)
     assert run.result["test_loss"] == pytest.approx(expected.result["test_loss"], rel=1e-4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from imports import data_dir as data_dir
+from helpers import strict_json
 from imports import write_images
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -31,7 +31,7 @@ def test_an_imported_dataset_is_trained_reported_and_exported(capsys):
     run("import digits digits.npz")
     assert "pixels of 0 to 16 became 0 to 255" in capsys.readouterr().out
     run("train --data.dataset digits --workdir run --batch-size 32 --epochs 6")
-    result = json.loads(Path("run/result.json").read_text(encoding="utf-8"))
+    result = strict_json(Path("run/result.json"))
     assert result["test_accuracy"] > 0.9
     run("evaluate --workdir run --split validation")
     run("predict --workdir run --output answers.npz")
@@ -40,9 +40,7 @@ def test_an_imported_dataset_is_trained_reported_and_exported(capsys):
         right = answers["classes"] == answers["labels"]
     assert right.mean() == result["test_accuracy"]
     run("report --workdir run")
-    assert f"{result['test_accuracy']:.2%}</p>" in Path("run/report.html").read_text(
-        encoding="utf-8"
-    )
+    assert f"{result['test_accuracy']:.2%}</p>" in Path("run/report.html").read_text("utf-8")
 
     picture = np.full((300, 300), 240, np.uint8)
     enlarged = Image.fromarray((images[0].reshape(8, 8) * 15).astype(np.uint8)).resize((150, 150))
@@ -75,23 +73,21 @@ def test_every_command_reports_class_names(capsys):
     run("predict --workdir run photos/test/Grün/0.png")
     assert capsys.readouterr().out.startswith("photos/test/Grün/0.png: Grün (")
     run("export --workdir run --format onnx --output net.onnx")
-    assert json.loads(Path("net.onnx.json").read_text(encoding="utf-8"))["labels"] == [
-        "Grün",
-        "red apple",
-    ]
+    assert strict_json(Path("net.onnx.json"))["labels"] == ["Grün", "red apple"]
 
 
 @pytest.mark.slow
 def test_a_dataset_imported_again_is_not_measured_with_the_old_network(capsys):
     images, labels = load_digits(return_X_y=True)
-    np.savez("digits.npz", x=images[:300], y=labels[:300])
+    first, second = slice(0, 300), slice(300, 600)
+    np.savez("digits.npz", x=images[first], y=labels[first])
     run("import digits digits.npz")
     run(f"train --data.dataset digits --workdir run --epochs 1 {SMALL_MODEL}")
-    for images_now, labels_now, what in (
-        (images[300:600], labels[300:600], "images"),
-        (images[:300], labels[:300] + 1, "classes"),
+    for x, y, what in (
+        (images[second], labels[second], "images"),
+        (images[first], labels[first] + 1, "classes"),
     ):
-        np.savez("digits.npz", x=images_now, y=labels_now)
+        np.savez("digits.npz", x=x, y=y)
         run("import digits digits.npz --overwrite")
         with pytest.raises(ValueError, match=f"the {what} of digits have changed"):
             evaluate("run")
