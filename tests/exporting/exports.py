@@ -39,7 +39,6 @@ NETWORKS = {
 
 @functools.cache
 def network(name: str) -> tuple[nn.Module, dict[str, Any], np.ndarray]:
-    """Creates a model, its variables, and some images."""
     shape, options = NETWORKS[name]
     architecture = name.partition(",")[0]
     fields = {field.name for field in dataclasses.fields(create_model(architecture, num_classes=5))}
@@ -64,7 +63,6 @@ def network(name: str) -> tuple[nn.Module, dict[str, Any], np.ndarray]:
 
 @functools.cache
 def probabilities(name: str) -> np.ndarray:
-    """Computes the model's answers for the images."""
     model, variables, images = network(name)
     outputs, _ = jax.jit(predict_step, static_argnums=1)(variables, model.apply, images)
     assert outputs.min() < outputs.max() < 0.99

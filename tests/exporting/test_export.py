@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from own_modules import MODULES
 
 from mnist_jax.datasets.info import DataInfo
-from mnist_jax.exporting.contract import BATCH, Classify
+from mnist_jax.exporting.contract import BATCH
 from mnist_jax.exporting.export import export_model
 from mnist_jax.exporting.onnx_file import from_onnx
 from mnist_jax.exporting.reading import READERS
@@ -26,27 +26,17 @@ from mnist_jax.forward import Forward
 from mnist_jax.models import model_names
 from mnist_jax.steps import predict_step, to_float
 
-
-def load(name: str, file_format: str) -> Classify:
-    return READERS[file_format](exported(name, file_format))
-
-
-def test_every_architecture_is_exported_here():
-    assert {name.partition(",")[0] for name in NETWORKS} == set(model_names())
-
-
 FAST = ("cnn", "transformer, two heads")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in FAST]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in NETWORKS],
-)
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_exported_files_compute_the_same_as_the_model(name, subtests):
-    expected = probabilities(name)
-    for file_format in READERS:
+    assert {name.partition(",")[0] for name in NETWORKS} == set(model_names())
+    expected, images = probabilities(name), network(name)[2]
+    for file_format, read in READERS.items():
         with subtests.test(msg=file_format):
-            classify, images = load(name, file_format), network(name)[2]
+            classify = read(exported(name, file_format))
             for count in (1, 3, BATCH, len(images)):
                 computed = classify(images[:count])
                 assert (computed.dtype, computed.shape) == (np.float32, expected[:count].shape)
@@ -56,19 +46,14 @@ def test_exported_files_compute_the_same_as_the_model(name, subtests):
 
 def test_exported_files_refuse_other_images_with_the_shape_expected(subtests):
     message = r"images must be uint8 \[N, 7, 5, 3\], N at least 1, got"
-    for file_format in READERS:
-        classify = load("mlp", file_format)
-        for shape, dtype in (
-            ((2, 7, 5, 1), np.uint8),
-            ((0, 7, 5, 3), np.uint8),
-            ((7, 5, 3), np.uint8),
-            ((2, 7, 5, 3), np.float32),
-        ):
-            with (
-                subtests.test(msg=f"{file_format}, {np.dtype(dtype)} {shape}"),
-                pytest.raises(ValueError, match=message),
-            ):
-                classify(np.zeros(shape, dtype))
+    shapes = [(2, 7, 5, 1), (0, 7, 5, 3), (7, 5, 3)]
+    bad = [*(np.zeros(shape, np.uint8) for shape in shapes), np.zeros((2, 7, 5, 3), np.float32)]
+    for file_format, read in READERS.items():
+        classify = read(exported("mlp", file_format))
+        for images in bad:
+            msg = f"{file_format}, {images.dtype} {images.shape}"
+            with subtests.test(msg=msg), pytest.raises(ValueError, match=message):
+                classify(images)
 
 
 EXPORT_IN_ANOTHER_PROCESS = """
@@ -92,20 +77,15 @@ def test_the_same_network_gives_the_same_bytes_in_another_process_with_more_devi
     assert ran.stdout.split() == [hashlib.sha256(data).hexdigest() for data in files]
 
 
-def test_exported_files_hold_nothing_of_the_machine(subtests):
+def test_exported_files_hold_the_parameters_once_and_nothing_of_the_machine(subtests):
+    paths = (str(Path(__file__).parents[2]), sys.prefix, ".py", "/usr", "/home")
     for file_format in READERS:
-        data = exported("resnet", file_format)
-        for path in (str(Path(__file__).parents[2]), sys.prefix, ".py", "/usr", "/home"):
-            with subtests.test(msg=f"{file_format}: {path}"):
-                assert path.encode() not in data
-
-
-def test_exported_files_hold_the_parameters_once(subtests):
-    for file_format in READERS:
-        for name in ("cnn", "transformer, two heads"):
+        for name in ("cnn", "transformer, two heads", "resnet"):
             with subtests.test(msg=f"{file_format}: {name}"):
+                data = exported(name, file_format)
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves(network(name)[1]))
-                assert size < len(exported(name, file_format)) < size + 50_000
+                assert size < len(data) < size + 50_000
+                assert not [path for path in paths if path.encode() in data]
 
 
 def test_a_missing_package_is_named_with_the_remedy(subtests, monkeypatch):
@@ -149,7 +129,6 @@ def test_any_module_is_exported_in_both_formats(name):
     variables: Any = jax.jit(forward.init)(jax.random.key(0), to_float(images[:1]))
     trained = trained_network(model, variables, DataInfo((12, 12, 1), ("a", "b", "c")))
     expected, _ = predict_step(variables, forward, images)
-    formats: tuple[Literal["stablehlo", "onnx"], ...] = ("stablehlo", "onnx")
-    for file_format in formats:
-        computed = READERS[file_format](export_model(trained, file_format))(images)
+    for file_format, read in READERS.items():
+        computed = read(export_model(trained, file_format))(images)  # type: ignore[arg-type]
         np.testing.assert_allclose(computed, expected, atol=1e-6)

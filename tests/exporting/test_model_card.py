@@ -22,12 +22,8 @@ from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.origin import environment
 
 VARIABLES = {"params": {"kernel": np.zeros((2, 3), np.float32)}}
-RESULT = {
-    "test_accuracy": 0.9858,
-    "test_loss": 0.04321,
-    "val_accuracy": 0.9875,
-    "params_sha256": network_sha256(VARIABLES),
-}
+RESULT = {"test_accuracy": 0.9858, "test_loss": 0.04321, "val_accuracy": 0.9875}
+RESULT |= {"params_sha256": network_sha256(VARIABLES)}
 DIGITS, CONFIG = tuple("0123456789"), Config()
 
 
@@ -43,7 +39,7 @@ def create(
     return create_card(data, name, name.rpartition(".")[2], trained, result)
 
 
-# Whoever imports one of these is not alone.
+# Importing one of these would fail.
 ALONE = "import sys; sys.modules.update(dict.fromkeys(['mnist_jax', 'flax', 'optax', 'orbax']))\n"
 SAVE = "np.save('computed.npy', probabilities)\n"
 
@@ -114,7 +110,6 @@ def test_the_same_network_has_the_same_card_wherever_it_is_made(tmp_path):
     card = create(config=config)
     assert card == json.loads(json.dumps(card)) == create(config=config)
     assert card["recipe"]["init_from"] == "base"
-    assert config.init_from == str(tmp_path / "base")
     assert str(tmp_path) not in json.dumps(card) + format_card(card)
 
 

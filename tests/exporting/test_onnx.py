@@ -120,9 +120,8 @@ FUNCTIONS = {
     "absolute, minus": lambda x: -jnp.abs(x),
     "division, error function": lambda x: lax.erf(x) / (2 + x),
     "minimum": lambda x: jnp.minimum(x, 0.3) - jnp.maximum(x, 0.1),
-    "comparisons": lambda x: (
-        jnp.where(x > 0, x, 1) + jnp.where(x < 0.5, x, 2) * jnp.where(x == x, 1.0, 3.0)
-    ),
+    "comparisons": lambda x: jnp.where(x > 0, x, 1) + jnp.where(x < 0.5, x, 2),
+    "equality": lambda x: jnp.where(x == x, x, 3.0),
     "more comparisons": lambda x: jnp.where(x >= 0, x, 1) + jnp.where(x <= 0.5, x, 2),
     "roots and logarithms": lambda x: jnp.sqrt(x + 2) + lax.rsqrt(x + 2) + jnp.log(x + 2),
     "powers": lambda x: x**3 - x**2 + jnp.square(x),
@@ -131,13 +130,9 @@ FUNCTIONS = {
     "a function with gradients of its own": doubled,
     "operands in one order": lambda x: (x.swapaxes(0, 3) + x.swapaxes(0, 3)).swapaxes(0, 3),
     "operands in two orders": lambda x: x.swapaxes(1, 2) + x.reshape(-1, 6, 4, 2),
-    "a constant in another order": lambda x: (
-        x.swapaxes(1, 3) * jnp.arange(24.0).reshape(1, 1, 6, 4)
-    ),
+    "a constant in other order": lambda x: x.swapaxes(1, 3) * jnp.arange(24.0).reshape(1, 1, 6, 4),
     "reductions": lambda x: x.max(axis=(1, 3)) + x.sum(axis=(1, 3)) * x.min(axis=(1, 3)),
-    "a sum of what is still to be broadcast": lambda x: jnp.broadcast_to(
-        x.sum(axis=1, keepdims=True), x.shape
-    ).sum(axis=1),
+    "a sum of what is broadcast": lambda x: jnp.broadcast_to(x[:, :1], x.shape).sum(axis=1),
     "a constant for each image": lambda x: jnp.broadcast_to(jnp.arange(2.0), x.shape) * x,
     "only a constant": lambda x: jnp.broadcast_to(jnp.arange(2.0), (*x.shape[:1], 2)) + 1,
     "a class token": with_class_token,
@@ -150,7 +145,6 @@ FUNCTIONS = {
     "sum of windows": lambda x: pool(
         x.swapaxes(0, 3), 0.0, lax.add, (1, 2, 3, 1), (1, 2, 1, 1), ((0, 0), (0, 1), (1, 1), (0, 0))
     ).swapaxes(0, 3),
-    "windows of rows": lambda x: pool(x, 0.0, lax.add, (1, 2, 1, 1), (1, 2, 1, 1), "VALID"),
     "convolution, batch first": lambda x: convolved(x, ("NHWC", "HWIO", "NCHW")),
     "convolution, batch last": lambda x: convolved(x.swapaxes(0, 3), ("CHWN", "HWIO", "NHWC")),
     "convolution, dilated": lambda x: convolved(x, ("NHWC", "HWIO", "NHWC"), rhs_dilation=(2, 1)),
@@ -166,12 +160,8 @@ FUNCTIONS = {
     "products of pairs": lambda x: jnp.einsum("nhwc,nhvc->nhwv", x, x),
     "products of pairs, transposed": lambda x: jnp.einsum("nhwc,nvhc->nhwv", x, x.swapaxes(1, 2)),
     "products over several axes": lambda x: jnp.einsum("nhwc,hwk->nck", x, jnp.ones((4, 6, 5))),
-    "products that keep several axes": lambda x: jnp.einsum(
-        "nhwc,nwkl->nhckl", x, x.swapaxes(1, 2)
-    ),
-    "products of all images": lambda x: jnp.einsum("nhwc,mhwc->nm", x, x).sum(
-        axis=1, keepdims=True
-    ),
+    "products that keep axes": lambda x: jnp.einsum("nhwc,nwkl->nhckl", x, x.swapaxes(1, 2)),
+    "products of images": lambda x: jnp.einsum("nhwc,mhwc->nm", x, x).sum(axis=1, keepdims=True),
     "waves": lambda x: jnp.sin(x) + jnp.cos(x) * jnp.sign(x),
     "a power that is no integer": lambda x: jnp.abs(x) ** 1.5,
     "smooth rectifiers": lambda x: nn.elu(x) + nn.softplus(x),
@@ -183,12 +173,6 @@ FUNCTIONS = {
     "recomputed": jax.checkpoint(jnp.abs),
     "a loop over layers": lambda x: lax.scan(
         lambda y, layer: (jnp.tanh(y @ layer), None), x, jnp.arange(12.0).reshape(3, 2, 2) / 12
-    )[0],
-    "a loop over layers, from the last": lambda x: lax.scan(
-        lambda y, layer: (jnp.tanh(y @ layer), None),
-        x,
-        jnp.arange(12.0).reshape(3, 2, 2) / 12,
-        reverse=True,
     )[0],
     "a loop over rows of images": lambda x: lax.scan(
         lambda y, row: (y + row, y * row), x.sum(axis=1), x.swapaxes(0, 1), reverse=True
@@ -224,7 +208,6 @@ def test_every_translation_is_tested():
 @given(data=st.data())
 @settings(max_examples=30)
 def test_reshapes_and_transposes_compute_the_same_in_any_sequence(data):
-    """Reshapes that keep axes in place give the same numbers as those that move them."""
     steps = []
     shape: tuple[int, ...] = (-1, *SHAPE)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -246,7 +229,6 @@ def test_reshapes_and_transposes_compute_the_same_in_any_sequence(data):
 
 
 def factors(number: int) -> list[tuple[int, ...]]:
-    """Lists shapes of one or two axes for this many numbers."""
     pairs = [(i, number // i) for i in range(1, number + 1) if number % i == 0]
     return [(number,), *pairs]
 
@@ -259,23 +241,14 @@ UNTRANSLATED = [
     (lambda x: (x > 0).astype(jnp.int32) & 1, "^the network has no translation to ONNX"),
     (lambda x: lax.pad(x, 0.0, [(0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0)]), "pad with pad"),
     (lambda x: pool(x, 0.0, lax.add, (1, 2, 2, 2), (1, 1, 1, 1), "VALID"), "with windows over"),
-    (
-        lambda x: convolved(x, ("NHWC", "HWIO", "NHWC"), lhs_dilation=(2, 1)),
-        "conv_general_dilated with dilated images",
-    ),
+    (lambda x: convolved(x, ("NHWC", "HWIO", "NHWC"), lhs_dilation=(2, 1)), " dilated images"),
     (
         lambda x: convolved(x, ("NHWC", "HWIO", "NHWC"), padding=((-1, 0), (0, 0))),
-        "conv_general_dilated with crops",
+        "dilated with crops",
     ),
     (lambda x: lax.slice_in_dim(x, 0, -1), "slice with a number of images"),
-    (
-        lambda x: (x.reshape(-1, 48) @ x.reshape(-1, 48).T)[:, :, None].sum(axis=1),
-        "has no shape",
-    ),
-    (
-        lambda x: jnp.broadcast_to(jnp.arange(2.0), (2 * x.shape[0], 2)).reshape(-1, 4),
-        r"has no size 2\*N",
-    ),
+    (lambda x: (x.reshape(-1, 48) @ x.reshape(-1, 48).T)[:, :, None].sum(axis=1), "has no shape"),
+    (lambda x: jnp.broadcast_to(jnp.arange(2.0), (2 * x.shape[0], 2)).reshape(-1, 4), r"no size 2"),
 ]
 
 
