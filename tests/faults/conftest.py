@@ -20,7 +20,6 @@ from mnist_jax.datasets.importing import import_dataset
 
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
-    """Provides a recipe that trains in no time."""
     return {
         "epochs": 1,
         "data": {"train_split": "train[:1280]", "test_split": "test[:500]"},
@@ -30,19 +29,13 @@ def tiny() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provides a finished run of 100 kB."""
     workdir = tmp_path_factory.mktemp("tiny") / "run"
     train(config_from_dict(tiny), workdir)
     return workdir
 
 
 @pytest.fixture(scope="module")
-def tree(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny: dict[str, Any],
-    tiny_run: Path,
-) -> Iterator[Path]:
+def tree(request: Any, tmp_path_factory: Any, tiny: dict[str, Any], tiny_run: Path) -> Any:
     """Fills the current directory: FILES of the module, tiny.json, and a finished run in run/."""
     root = tmp_path_factory.mktemp("bad-input") / "tree"
     shutil.copytree(tiny_run, root / "run")
@@ -72,9 +65,7 @@ def refuse(capfd: pytest.CaptureFixture[str], tree: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def refuse_each(
-    refuse: Callable[..., str], subtests: pytest.Subtests
-) -> Callable[[Mapping[str, str]], None]:
+def refuse_each(refuse: Callable[..., str], subtests: pytest.Subtests) -> Any:
     """Runs commands, each of whose messages must contain a given part."""
 
     def run(messages: Mapping[str, str]) -> None:
@@ -85,15 +76,9 @@ def refuse_each(
     return run
 
 
-@pytest.fixture(params=["ARGUMENTS", pytest.param("VARIATIONS", marks=pytest.mark.slow)])
-def table(request: pytest.FixtureRequest) -> Mapping[str, str]:
-    """Provides the module's commands, each with a part of its message."""
-    return getattr(request.module, request.param)
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Provides a current directory, beside a data directory that contains a dataset."""
+    """A current directory, beside a data directory that contains a dataset."""
     make_files(tmp_path, {"here/": "", "data/cats/1.0.0/dataset_info.json": "{}"})
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     with contextlib.chdir(tmp_path / "here"):
@@ -119,9 +104,7 @@ def refuse_source(here: Path) -> Callable[..., str]:  # noqa: ARG001
 
 
 @pytest.fixture
-def refuse_each_source(
-    refuse_source: Callable[..., str], here: Path, subtests: pytest.Subtests
-) -> Callable[[Mapping[str, tuple[Callable[[], list[str]], str]]], None]:
+def refuse_each_source(refuse_source: Callable[..., str], here: Path, subtests: Any) -> Any:
     """Imports sources, each of whose messages must contain a given part."""
 
     def run(cases: Mapping[str, tuple[Callable[[], list[str]], str]]) -> None:

@@ -35,13 +35,9 @@ LIMIT = 600.0  # seconds after which the command hangs; it needs 3
 KILLED = -signal.SIGKILL
 
 # Why none of this can run here, or nothing.
-MISSING = (
-    "shim.c is for 64-bit Linux"
-    if sys.platform != "linux" or sys.maxsize < 2**32
-    else f"there is no C compiler {COMPILER} here"
-    if not shutil.which(COMPILER.split()[0])
-    else ""
-)
+MISSING = "" if shutil.which(COMPILER.split()[0]) else f"there is no C compiler {COMPILER} here"
+if sys.platform != "linux" or sys.maxsize < 2**32:
+    MISSING = "shim.c is for 64-bit Linux"
 
 
 class Outcome(NamedTuple):
@@ -55,8 +51,6 @@ class Outcome(NamedTuple):
 
 
 class Undisturbed(NamedTuple):
-    """An uninterrupted run."""
-
     bits: dict[str, Any]
     outcome: Outcome
 
@@ -71,7 +65,6 @@ def scratch() -> Path:
 
 @functools.cache
 def shim() -> Path:
-    """Compiles shim.c, once per process."""
     library, options = scratch() / "mnist_jax_shim.so", ["-Wall", "-Wextra", "-shared", "-fPIC"]
     subprocess.run([*COMPILER.split(), *options, "-o", library, HERE / "shim.c"], check=True)
     return library
@@ -91,17 +84,13 @@ def environment(root: Path, log: Path, **fault: str) -> dict[str, str]:
 
 
 def train_command(root: Path) -> list[str]:
-    """Returns the command under test, with the workdir `root`/run."""
     return [sys.executable, "-m", "mnist_jax", "train", *OPTIONS, "--workdir", str(root / "run")]
 
 
 def run(root: Path, fault: dict[str, str], kill_after: float | None = None) -> Outcome:
     """Runs the command until it ends, or until `kill_after` seconds after its first change.
 
-    Args:
-        root: a directory. It holds the workdir and nothing else.
-        fault: environment variables of shim.c; none for a run without a fault.
-        kill_after: seconds until SIGKILL; None sends none.
+    `root` holds the workdir and nothing else; `fault` has environment variables of shim.c.
     """
     root.mkdir(exist_ok=True)
     log = root.with_name(f"{root.name}.log")
@@ -139,7 +128,6 @@ def read_log(log: Path) -> list[str]:
 
 @functools.cache
 def undisturbed() -> Undisturbed:
-    """Runs the command once without a fault, and checks the run."""
     root = scratch() / "undisturbed"
     outcome = run(root, {})
     assert (outcome.code, outcome.stderr) == (0, ""), outcome
@@ -194,15 +182,11 @@ def random_faults(rng: random.Random) -> Iterator[tuple[dict[str, str], float | 
             yield {"FAULT_KILL": f"{number}{side}"}, None
 
 
-def kill_and_resume(
-    root: Path, faults: Iterable[tuple[dict[str, str], float | None]], kills: int
-) -> Counter[str]:
+def kill_and_resume(root: Path, faults: Iterable[tuple[dict, Any]], kills: int) -> Counter[str]:
     """Runs the command with one fault after another until `kills` have hit, then to its end.
 
     A run that ends before its kill is compared with an undisturbed one, and another one begins.
-
-    Returns:
-        The numbers of kills at random `times` and at `calls`, of `resumes` and of runs `compared`.
+    Returns the numbers of kills at random `times` and at `calls`, of `resumes` and runs `compared`.
     """
     seen, killed = Counter[str](), False
     for fault, kill_after in faults:

@@ -23,7 +23,6 @@ def file(name: str, content: bytes | str) -> str:
 
 
 def made(*names_and_contents: tuple[str, bytes | str]) -> Callable[[], list[str]]:
-    """Returns a maker of files with these contents."""
     return lambda: [file(name, content) for name, content in names_and_contents]
 
 
@@ -92,7 +91,6 @@ def table(*rows: str) -> Callable[[], list[str]]:
 
 
 def damaged(content: bytes, position: int) -> bytes:
-    """Changes one bit of the content."""
     changed = bytearray(content)
     changed[position] ^= 1
     return bytes(changed)

@@ -14,33 +14,22 @@ from mnist_jax import Config
 MANY_DIGITS = "9" * 5000
 ANYTHING = bytes(range(256))
 IMPORT = "from mnist_jax import Config\n"
+GOOD = IMPORT + "def get_config(): return Config()\n"
 ZEROS = "0" * 400
 # Files with a part of the message.
 BAD_RECIPES: dict[str, tuple[str | bytes, str]] = {
     "raises.py": ("1 / 0", "raises.py: ZeroDivisionError: division by zero"),
     "raises-lines.py": ("raise ValueError('a\\nb\\r\\n\\nc')", "lines.py: ValueError: a b c"),
-    "raises-text.py": ("raise 'x'", "raises-text.py: TypeError"),
     "raises-all.py": ("class E(BaseException): pass\nraise E('x')", "raises-all.py: E: x"),
     "exits.py": ("import sys; sys.exit(0)", "exits.py: SystemExit: 0"),
-    "exits-late.py": ("def get_config(): raise SystemExit(3)", "exits-late.py: SystemExit: 3"),
     "empty.py": ("", "empty.py must define get_config() -> Config"),
-    "none.py": ("def get_config(): pass", "none.py must define get_config() -> Config"),
-    "class.py": (IMPORT + "def get_config(): return Config", "class.py must define get_config()"),
     "argument.py": ("def get_config(x): pass", "argument.py: TypeError: get_config() missing"),
-    "key.py": ("def get_config(): return {}['lr']", "key.py: KeyError: 'lr'"),
     "keyword.py": (IMPORT + "def get_config(): return Config(epoch=3)", "no field epoch (did"),
     "value.py": (IMPORT + "def get_config(): return Config(epochs='3')", "value.py: ValueError"),
     "forever.py": ("def get_config(): return get_config()", "forever.py: RecursionError"),
-    "slip.py": (
-        IMPORT + "def get_config(): return Config()\ndef get_modle(config, info): pass",
-        "slip.py defines get_modle, which has no effect; call it get_model",
-    ),
-    "plural.py": (
-        IMPORT + "def get_config(): return Config()\ndef get_loss_fn(): pass",
-        "plural.py defines get_loss_fn, which has no effect; call it get_loss",
-    ),
+    "slip.py": (GOOD + "def get_modle(): pass", "get_modle, which has no effect; call it get_"),
+    "plural.py": (GOOD + "def get_loss_fn(): pass", "plural.py defines get_loss_fn, which has"),
     "imports.py": ("import nothing_there", "imports.py: ModuleNotFoundError"),
-    "relative.py": ("from . import x", "relative.py: ImportError"),
     "syntax.py": ("x = (", "syntax.py: SyntaxError"),
     "nested.py": ("x = " + "(" * 1000, "nested.py: SyntaxError"),
     "latin.py": (b"x = '\xff'", "latin.py: SyntaxError"),
@@ -49,9 +38,7 @@ BAD_RECIPES: dict[str, tuple[str | bytes, str]] = {
     "unreadable.py": ("@/proc/self/mem", "unreadable.py: OSError"),
     "recipe.toml": ("epochs = 3", "recipe.toml is not a recipe; expected a .py file or"),
     "open.json": ("{", "open.json: JSONDecodeError"),
-    "quotes.json": ("{'epochs': 3}", "quotes.json: JSONDecodeError"),
     "bom.json": ("\ufeff{}", "bom.json: JSONDecodeError"),
-    "binary.json": (b"\xff" + ANYTHING, "binary.json: UnicodeDecodeError"),
     "utf16.json": ("{}".encode("utf-16"), "utf16.json: UnicodeDecodeError"),
     "directory.json/": ("", "there is no config file 'directory.json/'"),
     "unreadable.json": ("@/proc/self/mem", "unreadable.json: OSError"),
@@ -60,11 +47,9 @@ BAD_RECIPES: dict[str, tuple[str | bytes, str]] = {
     "unknown.json": ('{"epoch": 3}', "unknown config field epoch (did you mean epochs?)"),
     "unknown-inside.json": ('{"model": {"x": 3}}', "unknown config field model.x"),
     "unknown-lines.json": ('{"a\\nb": 1}', "unknown config field a b"),
-    "unknown-surrogate.json": ('{"\\ud800": 1}', "unknown config field"),
     "nan.json": ('{"optimizer": {"eps": NaN}}', "optimizer.eps must be above 0 and finite"),
     "overflow.json": ('{"epochs": 1e999}', "Config.epochs must be of type int, got inf"),
     "huge-seed.json": (f'{{"seed": 1{ZEROS}}}', "seed must be 0 to 2**32 - 1"),
-    "huge-rate.json": (f'{{"optimizer": {{"learning_rate": 1{ZEROS}}}}}', ".learning_rate"),
     "digits.json": (f'{{"seed": {MANY_DIGITS}}}', "digits.json: ValueError"),
 }
 FILES = {name: content for name, (content, _) in BAD_RECIPES.items()}
@@ -76,7 +61,7 @@ def test_bad_files_are_named(command, refuse_each):
 
 
 def types(config: type = Config, prefix: str = "") -> dict[str, type]:
-    """The fields of the recipe with their types: {"seed": int, "data.dataset": str, ...}."""
+    """Returns the fields of a recipe with their types: {"seed": int, "data.dataset": str, ...}."""
     found: dict[str, type] = {}
     for name, kind in typing.get_type_hints(config).items():
         if dataclasses.is_dataclass(kind):
@@ -89,10 +74,11 @@ def types(config: type = Config, prefix: str = "") -> dict[str, type]:
 TYPES = types()
 text = st.text(st.characters(exclude_characters="\0"))
 not_finite = st.sampled_from([float("nan"), float("inf")])
+below_0 = st.integers(max_value=-1)
 not_above_0 = st.floats(max_value=0) | not_finite
 not_from_0 = st.floats(max_value=0, exclude_max=True) | not_finite
 RANGES = {
-    "seed data.split_seed": st.integers(max_value=-1) | st.integers(min_value=2**32),
+    "seed data.split_seed": below_0 | st.integers(min_value=2**32),
     "epochs batch_size chunk_steps checkpoint.every_epochs model.features model.depth "
     "model.kernel_size model.stride model.pool_size model.hidden_size": st.integers(max_value=0),
     "model.dropout_rate label_smoothing ema_decay optimizer.b1 optimizer.b2 optimizer.warmup "
@@ -100,9 +86,7 @@ RANGES = {
     "optimizer.learning_rate optimizer.eps": not_above_0,
     "optimizer.weight_decay optimizer.clip_norm augment.shift augment.elastic "
     "augment.mixup_alpha": not_from_0,
-    "augment.cutout checkpoint.every_steps watch.patience watch.plateau_patience": st.integers(
-        max_value=-1
-    ),
+    "augment.cutout checkpoint.every_steps watch.patience watch.plateau_patience": below_0,
     "augment.rotation": not_from_0 | st.floats(min_value=180),
     "augment.shear": not_from_0 | st.floats(min_value=90),
     "data.dataset": text.map("../{}".format),
@@ -112,7 +96,6 @@ OUT_OF_RANGE = {name: values for names, values in RANGES.items() for name in nam
 
 
 def recipe(tree: Path, field: str, value: object) -> str:
-    """Writes a recipe with one field beside the tree, and returns its path."""
     for name in reversed(field.split(".")):
         value = {name: value}
     path = tree.parent / "recipe.json"
@@ -120,7 +103,7 @@ def recipe(tree: Path, field: str, value: object) -> str:
     return str(path)
 
 
-# The fixtures are made once a test; that suits examples that leave nothing behind.
+# The fixtures are made once a test, which suits examples that leave nothing behind.
 shared = [HealthCheck.function_scoped_fixture]
 examples = settings(max_examples=5, suppress_health_check=shared)
 

@@ -21,7 +21,6 @@ from sources import (
     Case,
     X,
     Y,
-    damaged,
     file,
     folder,
     idx,
@@ -53,11 +52,9 @@ KINDS: dict[str, Case] = {
     "an empty file": (made(("x.npz", b"")), "x.npz is empty"),
     "an image": (made(("x.png", png())), "x.png is of an unknown kind; expected the"),
     "an unknown file": (made(("x.h5", b"\x89HDF\r\n")), "x.h5 is an HDF5 file: read it with h5py"),
-    "a file of PyTorch": (made(("x.pt", zipped({"x/data.pkl": b""}))), "a PyTorch file: load"),
     "text": (made(("x.txt", GOOD_CSV)), "x.txt is of an unknown kind"),
     "a zip of images": (made(("x.zip", zipped({"a/1.png": png()}))), "x.zip is an archive: unpack"),
     "an empty zip": (made(("x.npz", zipped({}))), "x.npz is an archive"),
-    "a tar": (made(("x.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(250)))), "an archive"),
     "two kinds": (made(("x.csv", GOOD_CSV), ("x.npz", WHOLE)), "NumPy's .npz or .npy files"),
     "two of unclear names": (made(("a.csv", GOOD_CSV), ("b.csv", GOOD_CSV)), "validation and test"),
     "three": (
@@ -75,11 +72,8 @@ IDX: dict[str, Case] = {
     "cut short": (idx_pair(idx(X)[:-1]), "images is cut short: its header says 6, it holds 5"),
     "too long": (idx_pair(idx(X) + b"0"), "images holds more than the 6 its header says"),
     "gzip cut short": (idx_pair(gzip.compress(idx(X))[:-9]), "images is damaged: Compressed file"),
-    "gzip damaged": (idx_pair(damaged(gzip.compress(idx(X)), -5)), "images is damaged: CRC check"),
     "gzip of nothing": (idx_pair(gzip.compress(b"")), "images is empty"),
     "gzip and more": (idx_pair(gzip.compress(idx(X)) + b"more"), "images is damaged: Not a gzip"),
-    "header cut short": (idx_pair(idx(X)[:10]), "images has 3 axes; expected 1 (labels)"),
-    "two axes": (idx_pair(idx(X[0])), "images has 2 axes; expected 1 (labels), 3 (images)"),
     "255 axes": (idx_pair(b"\0\0\x08\xff" + bytes(1020)), "images has 255 axes"),
     "an unknown type": (idx_pair(idx(X, kind=7)), "images is of an unknown kind"),
     "no images": (idx_pair(idx(X[:0]), idx(Y[:0])), "images must hold images"),
@@ -122,9 +116,7 @@ IDX: dict[str, Case] = {
 PNG = png()
 FOLDERS: dict[str, Case] = {
     "empty": (folder(), "images holds no folders of classes; expected CLASS/IMAGE, or train/CLASS"),
-    "images without classes": (folder(a_png=PNG), "neither folders of classes nor a table"),
     "a class without images": (folder(a__1_png=PNG, b__1_txt="x"), "two or more classes, found"),
-    "a class in a class": (folder(a__1_png=PNG, a__b__1_png=PNG), "images/a/b is a folder inside"),
     "a loop": (
         lambda: [*folder(a__1_png=PNG)(), Path("images/a/b").symlink_to("..")][:1],
         "images/a/b is a link to a folder around it",
@@ -148,36 +140,20 @@ CSV: dict[str, Case] = {
     "only a header": (table("label,a,b,c,d\n"), "there are no images: image 0 of x.csv is missing"),
     "one column": (table("a\n"), "x.csv must have rows of a label and pixels, separated by commas"),
     "no square": (table(row("a", 0, 0, 0, 0, 0)), "has 5 pixels per image, which is not a sq"),
-    "a row too short": (
-        table(GOOD_CSV, row("a", 0, 0, 0)),
-        "x.csv, line 3: it has 4 columns, the first line has 5",
-    ),
-    "a row too long": (table(GOOD_CSV, row("a", 0, 0, 0, 0, 0)), "x.csv, line 3: it has 6 columns"),
-    "text": (table(GOOD_CSV, row("a", 0, "x", 0, 0)), "line 3: the pixel 'x' is not a number"),
-    "text in the first line": (table(row("a", 0, "x", 0, 0), GOOD_CSV), "x.csv, line 1: the pixel"),
+    "a row too short": (table(GOOD_CSV, row("a", 0, 0, 0)), "x.csv, line 3: it has 4 columns, the"),
     "a pixel missing": (table(GOOD_CSV, row("a", 0, "", 0, 0)), "3: the pixel '' is not a number"),
-    "two headers": (table("label,a,b,c,d\n" * 2), "x.csv, line 2: the pixel 'a' is not a number"),
-    "two labels": (table("label,class,a,b,c,d\n", GOOD_CSV), "columns that could be the lab"),
-    "no number": (table(GOOD_CSV, row("a", 0, "nan", 0, 0)), "image 2 of x.csv has a pixel of nan"),
-    "negative": (table(GOOD_CSV, row("a", 0, -1, 0, 0)), "image 2 of x.csv has a pixel of -1.0"),
     "a huge number": (table(GOOD_CSV, row("a", 0, "9" * 999, 0, 0)), "has a pixel of inf"),
     "no label": (table(GOOD_CSV, row("", 0, 0, 0, 0)), "x.csv, line 3: the label is missing"),
-    "NUL": (table(GOOD_CSV, row("a", 0, "\0", 0, 0)), "line 3: it has NUL bytes, so it is no"),
     "UTF-16": (made(("x.csv", GOOD_CSV.encode("utf-16-le"))), "x.csv, line 1: it has NUL bytes"),
     "Latin-1": (made(("x.csv", "é,0,1,2,3\n".encode("latin-1"))), "x.csv, line 1: it is not UTF-8"),
     "a quote without an end": (table(GOOD_CSV, '"a,0,0,0,0\n', GOOD_CSV), "line 3: unexpected"),
     "a long field": (table(row('"' + "a" * 200_000 + '"', 0, 0, 0, 0)), "line 1: field larger"),
-    "gzip cut short": (
-        made(("x.csv.gz", gzip.compress(GOOD_CSV.encode())[:-5])),
-        "x.csv.gz is dam",
-    ),
+    "gzip cut short": (made(("x.csv.gz", gzip.compress(GOOD_CSV.encode())[:-5])), "x.csv.gz is da"),
     "an image as CSV": (made(("x.csv", PNG)), "x.csv, line 1: "),
 }
 
 
-@pytest.mark.parametrize(
-    "cases", [KINDS, IDX, FOLDERS, CSV], ids=["kinds", "idx", "folders", "csv"]
-)
+@pytest.mark.parametrize("cases", [KINDS, IDX, FOLDERS, CSV], ids=["kinds", "idx", "folder", "csv"])
 def test_bad_sources_are_named(cases, refuse_each_source):
     refuse_each_source(cases)
 
@@ -205,18 +181,21 @@ def test_decompression_bombs_are_not_unpacked(refuse_each_source, monkeypatch):
     refuse_each_source(BOMBS)
 
 
-@pytest.mark.parametrize("how", ["labels", "pixels", "gone"])
-def test_a_source_that_changes_while_it_is_imported_is_refused(how, refuse_source, monkeypatch):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        GOOD_CSV * 5 + row("b", 0, 1, 2, 3) + GOOD_CSV * 5,
+        GOOD_CSV * 5 + GOOD_CSV.replace("3", "300") * 5,
+        GOOD_CSV * 5,
+    ],
+    ids=["labels", "pixels", "gone"],
+)
+def test_a_source_that_changes_while_it_is_imported_is_refused(changed, refuse_source, monkeypatch):
     file("x.csv", GOOD_CSV * 10)
-    changed = {
-        "labels": GOOD_CSV * 5 + row("b", 0, 1, 2, 3) + GOOD_CSV * 5,
-        "pixels": GOOD_CSV * 5 + GOOD_CSV.replace("3", "300") * 5,
-        "gone": GOOD_CSV * 5,
-    }
     create = importing.create_builder
 
     def change_first(*args: Any) -> Any:
-        file("x.csv", changed[how])
+        file("x.csv", changed)
         return create(*args)
 
     monkeypatch.setattr(importing, "create_builder", change_first)
@@ -228,9 +207,7 @@ def test_a_source_that_changes_while_it_is_imported_is_refused(how, refuse_sourc
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["x.npz", "x.csv", "images"]),
-    st.floats(0, 1, exclude_max=True),
-    st.integers(0, 7),
-    st.booleans(),
+    *(st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.booleans()),
 )
 def test_random_damage_is_an_error_of_one_line_or_none(kind, position, bit, cut):
     """A changed bit may still make a dataset; what may not be is an error of another kind."""

@@ -9,9 +9,7 @@ from mnist_jax import Config
 from mnist_jax.config import DataConfig
 
 def get_config():
-    return Config(
-        epochs=1, data=DataConfig(train_split="train[:640]", test_split="test[:100]")
-    )
+    return Config(epochs=1, data=DataConfig(train_split="train[:640]", test_split="test[:100]"))
 
 """
 
@@ -21,7 +19,7 @@ def space(body: str) -> str:
 
 
 def of(**distributions: str) -> str:
-    """A recipe with distributions; "__" stands for a dot."""
+    """Returns a recipe with distributions; "__" stands for a dot."""
     pairs = (f"'{name.replace('__', '.')}': {kind}" for name, kind in distributions.items())
     return space(f"return {{{', '.join(pairs)}}}")
 
@@ -51,24 +49,25 @@ BAD_RECIPES = {
     ),
     "data.py": (of(data__validation_fraction="FloatDistribution(0.1, 0.5)"), OTHER_DATA),
 }
+START = "sweep --config good.py --trials 1"
 ARGUMENTS = {
     "sweep": "--config",
     "sweep --trials 3": "--config",
     "sweep --config good.py": "--trials",
     "sweep --config good.py --trials 0": "trials must be at least 1, got 0",
-    "sweep --config good.py --trials 1 --epochs 0": "epochs must be at least 1, got 0",
-    "sweep --config good.py --trials 1 --workdir ''": "--workdir must be a path",
-    "sweep --config good.py --trials 1 --workdir a-file": "the workdir a-file is a file",
-    "sweep --config good.py --trials 1 --workdir a-file/x": "a-file/x: Not a directory",
-    "sweep --config good.py --trials 1 --workdir of-train": "holds a run of `train`: choose",
-    "sweep --config good.py --trials 1 --workdir lost": "holds trials but no sweep.db: give the",
-    "sweep --config good.py --trials 1 --workdir broken": "sweep.db cannot be opened: file is",
-    "sweep --config good.py --trials 1 --workdir broken --storage x": "leave out --storage",
-    "sweep --config good.py --trials 1 --storage ''": "--storage cannot be opened: Could not parse",
-    "sweep --config good.py --trials 1 --storage a://b": "--storage cannot be opened: Can't load",
-    "sweep --config good.py --trials 1 --storage oracle://b/c": "--storage cannot be opened: ",
-    "sweep --config good.py --trials 1 --storage sqlite:///no/x.db": "unable to open database file",
-    "sweep --config good.py --trials 1 --storage sqlite:///{x}.db": "--storage cannot be opened: ",
+    f"{START} --epochs 0": "epochs must be at least 1, got 0",
+    f"{START} --workdir ''": "--workdir must be a path",
+    f"{START} --workdir a-file": "the workdir a-file is a file",
+    f"{START} --workdir a-file/x": "a-file/x: Not a directory",
+    f"{START} --workdir of-train": "holds a run of `train`: choose",
+    f"{START} --workdir lost": "holds trials but no sweep.db: give the",
+    f"{START} --workdir broken": "sweep.db cannot be opened: file is",
+    f"{START} --workdir broken --storage x": "leave out --storage",
+    f"{START} --storage ''": "--storage cannot be opened: Could not parse",
+    f"{START} --storage a://b": "--storage cannot be opened: Can't load",
+    f"{START} --storage oracle://b/c": "--storage cannot be opened: ",
+    f"{START} --storage sqlite:///no/x.db": "unable to open database file",
+    f"{START} --storage sqlite:///{{x}}.db": "--storage cannot be opened: ",
 }
 
 
@@ -91,9 +90,8 @@ def test_bad_arguments_of_a_sweep_are_named(refuse_each):
 
 
 def test_without_optuna_one_line_says_what_to_install(refuse, monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "optuna" else find_spec(name)
-    )
-    message = refuse(["sweep", "--config", "good.py", "--trials", "1"])
+    find = importlib.util.find_spec
+    without = lambda name: None if name == "optuna" else find(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    message = refuse(START)
     assert "a sweep needs optuna: `pip install optuna`, or the extra `sweep`" in message

@@ -26,7 +26,6 @@ AS_DAEMONS_DO = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # SIGINT is igno
 
 @contextlib.contextmanager
 def started(*command: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Starts a program, and kills it at the end of the block."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     options = pipes | {"cwd": TESTS, "env": os.environ | environment}
     with subprocess.Popen([*map(str, command)], **options) as process:
@@ -37,7 +36,6 @@ def started(*command: object, **environment: str) -> Iterator[subprocess.Popen[s
 
 
 def train_with(code: str, workdir: Path, *options: str) -> list[str]:
-    """Returns the command, with some code before it."""
     program = f"import subprocesses\n{code}\nsubprocesses.run()"
     return [sys.executable, "-c", program, "train", *OPTIONS, *options, f"--workdir={workdir}"]
 
@@ -49,26 +47,25 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("signum", "launcher", "option"),
+    [(signal.SIGINT, AS_DAEMONS_DO, ""), (signal.SIGTERM, [], " --overwrite")],
+)
 def test_a_signal_saves_and_the_same_command_resumes_to_the_same_bits(
-    signum, undisturbed, tmp_path, capsys
+    signum, launcher, option, undisturbed, tmp_path, capsys
 ):
     """SIGINT stops the command even if it was ignored when the command started."""
-    launcher, options, without = AS_DAEMONS_DO, [], ""
-    if signum == signal.SIGTERM:
-        launcher, options, without = [], ["--overwrite"], " without --overwrite"
-    workdir = tmp_path / "run"
-    code = "subprocesses.at_chunk(5, subprocesses.wait_for_signal)"
-    with started(*launcher, *train_with(code, workdir, *options)) as process:
+    workdir, code = tmp_path / "run", "subprocesses.at_chunk(5, subprocesses.wait_for_signal)"
+    with started(*launcher, *train_with(code, workdir, *option.split())) as process:
         wait_for_line(process, "ready")
         process.send_signal(signum)
         _, stderr = process.communicate()
-    assert process.returncode == 128 + signum
-    assert stderr == (
+    without = option and f" without{option}"
+    assert (process.returncode, stderr) == (
+        128 + signum,
         f"stopped by {signum.name} at step 10 of 16 (saved); to resume, run the same "
-        f"command again{without}\n"
+        f"command again{without}\n",
     )
-
     assert main(["train", f"--workdir={workdir}", *OPTIONS]) == 0
     resumed = capsys.readouterr()
     assert resumed.err == ""
@@ -202,13 +199,9 @@ def test_a_second_signal_in_a_notebook_interrupts_and_does_not_exit(monkeypatch)
 
 
 def test_a_pending_interrupt_is_raised_when_the_work_fails():
-    def fail_when_asked() -> None:
-        with stop_requests():
-            signal.raise_signal(signal.SIGINT)
-            raise ValueError
-
-    with pytest.raises(KeyboardInterrupt):
-        fail_when_asked()
+    with pytest.raises(KeyboardInterrupt), stop_requests():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError
 
 
 @pytest.mark.slow
