@@ -3,11 +3,12 @@ import shutil
 from typing import Any
 
 import pytest
-from helpers import times
+from helpers import strict_json, times
 
 from mnist_jax.cli.main import main
 from mnist_jax.events import Epoch
 from mnist_jax.laboratory.verify import verify
+from mnist_jax.workdir.files import write_json
 
 
 def test_a_run_agrees_with_itself_and_is_left_alone(small_run, capsys):
@@ -23,32 +24,28 @@ def test_a_run_agrees_with_itself_and_is_left_alone(small_run, capsys):
 
 def test_verify_names_what_differs(small_run, tmp_path, capsys):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
-    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
-    (workdir / "result.json").write_text(
-        json.dumps(result | {"params_sha256": "0" * 64}), encoding="utf-8"
-    )
-    rows = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    first = json.loads(rows[0])
-    rows[0] = json.dumps(first | {"train_loss": 2.5})
-    (workdir / "metrics.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    result, history = strict_json(workdir / "result.json"), workdir / "metrics.jsonl"
+    write_json(workdir / "result.json", result | {"params_sha256": "0" * 64})
+    first, *others = history.read_text(encoding="utf-8").splitlines()
+    loss = json.loads(first)["train_loss"]
+    first = json.dumps(json.loads(first) | {"train_loss": 2.5})
+    history.write_text("\n".join([first, *others, ""]), encoding="utf-8")
     assert main(["verify", "--workdir", str(workdir)]) == 4
-    lines = capsys.readouterr().out.splitlines()
-    assert lines.pop() == "the bits differ"
-    assert lines == [
+    assert capsys.readouterr().out.splitlines() == [
         f"in {workdir} params_sha256 is '{'0' * 64}', not '{result['params_sha256']}'",
-        f"in {workdir} epoch 1.train_loss is 2.5, not {first['train_loss']}",
+        f"in {workdir} epoch 1.train_loss is 2.5, not {loss}",
+        "the bits differ",
     ]
 
 
 @pytest.mark.slow
 def test_a_different_environment_causes_a_warning_but_no_difference(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
-    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    result = strict_json(workdir / "result.json")
     del result["process_count"], result["guessing"]  # as in older versions
-    (workdir / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    write_json(workdir / "result.json", result)
     assert verify(workdir) == []
-    result["versions"]["jax"] = "0.1"
-    (workdir / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    write_json(workdir / "result.json", result | {"versions": {"jax": "0.1"}})
     with pytest.warns(UserWarning, match=r"versions.jax is '0.1', not .*bits may differ"):
         assert verify(workdir) == []
 
