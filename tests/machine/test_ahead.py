@@ -44,25 +44,19 @@ ON_GPU = [
     ("t4", "default", "train"),
     ("t4", "default", "train", "bfloat16"),
 ]
-SHAPES = {
-    "params": jax.eval_shape(create_reference().init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-}
+IMAGES = jnp.zeros((1, 28, 28, 1))
+PARAMS = jax.eval_shape(create_reference().init, jax.random.key(0), IMAGES)
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not PYTHON.exists(), reason="there is no .venv-ahead: make .venv-ahead/.installed"
-    ),
+    pytest.mark.skipif(not PYTHON.exists(), reason="make .venv-ahead/.installed makes it"),
 ]
 
 
 def compile_all(cases: list[tuple[Any, ...]], path: Any, **environ: str) -> dict[Any, Any]:
-    """Returns the compilers' counts by case."""
     command = [PYTHON, ROOT / "benchmarks/ahead.py", "--cases", json.dumps(cases), "--json", path]
-    others = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    done = subprocess.run(
-        command, env=others | environ, capture_output=True, text=True, check=False
-    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    done = subprocess.run(command, env=env | environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(path.read_text(encoding="utf-8"))["rows"]
     found = dict(zip(cases, report, strict=True))
@@ -89,7 +83,7 @@ def test_no_step_scatters(subtests, tpu, gpu):
 
 
 def test_devices_exchange_the_sums_of_gradients_and_metrics_and_nothing_else(subtests, tpu, gpu):
-    params = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(SHAPES))
+    params = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(PARAMS))
     for case, row in {**tpu, **gpu}.items():
         with subtests.test(msg=" ".join(map(str, case))):
             exchanged = row["collectives"]

@@ -36,14 +36,10 @@ needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="JAX finds
 def with_flags(*flags: str) -> dict[str, Any]:
     """Returns the environment of a command beside this process, which keeps its GPU memory."""
     others = os.environ.get("XLA_FLAGS", "")
-    return {
-        "XLA_FLAGS": " ".join([others, *flags]).strip(),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    }
+    return {"XLA_FLAGS": " ".join([others, *flags]), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def small(recipe: str, **fields: Any) -> Config:
-    """Shortens a recipe to two epochs of 1,024 images."""
     config = load_config(str(ROOT / f"configs/{recipe}.py"))
     few = {"data.train_split": "train[:1280]", "data.test_split": "test[:500]"}
     few |= {"epochs": 2, "chunk_steps": 3}
