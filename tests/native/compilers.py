@@ -36,8 +36,6 @@ cp "$here/library" "$output"
 
 
 class Compiler(NamedTuple):
-    """A directory with a program `c++` in it."""
-
     directory: Path
 
     @property
@@ -49,7 +47,6 @@ class Compiler(NamedTuple):
         return [str(self.program)]
 
     def calls(self) -> int:
-        """Counts the libraries that it has made."""
         log = self.directory / "calls"
         return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
 

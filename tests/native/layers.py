@@ -91,9 +91,7 @@ def in_numpy(layer: Layer) -> tuple[Arrays, Arrays]:
     size, stride, pool = len(kernel), options["stride"], options["pool_size"]
     filters, height, width, batch = grads.shape
     windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
-    windows = windows[:, ::stride, ::stride][
-        :, : height * pool, : width * pool
-    ]  # [C, H, W, B, k, k]
+    windows = windows[:, ::stride, ::stride][:, : height * pool, : width * pool]
     convolved = np.einsum("chwbij,ijcf->fhwb", windows, kernel)
     pools = convolved.reshape(filters, height, pool, width, pool, batch)
     pools = pools.transpose(0, 1, 3, 5, 2, 4).reshape(*grads.shape, pool * pool)

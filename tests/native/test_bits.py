@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import TESTS, python
+from helpers import TESTS, python, some_slow
 
 from mnist_jax.native import library
 
 HERE = Path(__file__).parent
 PATHS: dict[str, Any] = {"PYTHONPATH": os.pathsep.join([str(HERE), str(TESTS), str(TESTS.parent)])}
 pytestmark = pytest.mark.usefixtures("native")
-many_cores = pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
-    reason="there is one core here, or no choice of cores",
-)
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def run(script: str, *args: object) -> str:
@@ -27,27 +24,15 @@ def run(script: str, *args: object) -> str:
     return done.stdout
 
 
-def on_cores(workdir: Path | None = None) -> list[str]:
-    """Runs `same_bits.py` with one core and with all."""
-    cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
-    return [
-        run("same_bits.py", ",".join(some), *([workdir / str(len(some))] if workdir else []))
-        for some in (cores[:1], cores)
-    ]
-
-
-@many_cores
-def test_one_core_gives_the_bits_of_many():
-    one, many = on_cores()
-    assert one == many
-
-
-@many_cores
-@pytest.mark.slow
-def test_a_training_on_one_core_gives_the_bits_of_one_on_many(tmp_path):
-    one, many = on_cores(tmp_path)
-    assert one == many
-    assert len(one.splitlines()) == 2
+@pytest.mark.skipif(len(CORES) < 2, reason="there is one core here, or no choice of cores")
+@pytest.mark.parametrize("what", some_slow(["layers"], ["layers", "a training"]))
+def test_one_core_gives_the_bits_of_many(what, tmp_path):
+    found = []
+    for cores in (CORES[:1], CORES):
+        workdir = [tmp_path / str(len(cores))] if what == "a training" else []
+        found.append(run("same_bits.py", ",".join(map(str, cores)), *workdir))
+    assert found[0] == found[1]
+    assert len(found[0].splitlines()) == (2 if what == "a training" else 1)
 
 
 def test_two_devices_agree_with_one():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import enable_x64
+from helpers import enable_x64, some_slow
 from hypothesis import given, settings
 from layers import Layer, create_layer, in_numpy, layers
 
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.usefixtures("native")
 
 
 def compute(layer: Layer, lowering: str) -> dict[str, jax.Array]:
-    """Computes a layer's outputs, and the gradients of its arrays."""
     names = ["outputs", "images", "kernel", "bias"]
     arrays = [array for array in layer[:3] if array is not None]
 
@@ -53,17 +52,9 @@ def check_against_xla(layer: Layer) -> None:
             np.testing.assert_allclose(value, expected[name], 1e-6, 1e-4, err_msg=name)
 
 
-@settings(max_examples=8)
-@given(layers())
-def test_values_and_gradients_equal_those_of_xla_in_float64(layer):
-    check_against_xla(layer)
-
-
-@pytest.mark.slow
-@settings(max_examples=150)
-@given(layers())
-def test_values_and_gradients_of_many_layers_equal_those_of_xla_in_float64(layer):
-    check_against_xla(layer)
+@pytest.mark.parametrize("examples", some_slow(["8"], ["8", "150"]))
+def test_values_and_gradients_equal_those_of_xla_in_float64(examples):
+    settings(max_examples=int(examples))(given(layers())(check_against_xla))()
 
 
 @pytest.mark.parametrize("pool", ["max", "mean"])
