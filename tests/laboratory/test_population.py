@@ -216,7 +216,7 @@ def test_a_population_with_a_missing_member_is_trained_again(tmp_path, lost):
     assert played.rates == []
     for path in workdir.glob(lost):
         path.rename(tmp_path / path.name)
-    warned = pytest.warns(UserWarning, match="seed-. is incomplete; the pop")
+    warned = pytest.warns(UserWarning, match="seed-. is incomplete; retraining")
     with scripted(**script), warned:
         population(LESSON, workdir, seeds=3)
     assert bits(workdir) == before
