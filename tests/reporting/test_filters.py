@@ -21,23 +21,24 @@ def images_of_mnist(count: int) -> jax.Array:
     return jnp.asarray(load_dataset("mnist", "test[:8]").images[:count], jnp.float32) / 255
 
 
-def test_each_convolution_has_its_maps(subtests):
-    for name, expected in {
-        "cnn": ["conv1", "conv2"],
-        "deep_cnn": ["conv1", "conv2", "conv3"],
-        "mlp": [],
-        "transformer": ["patches"],
-        "resnet": ["block1/conv1", "block1/conv2"],
-    }.items():
-        with subtests.test(msg=name):
-            model = create_reference(name=name, depth=2)
-            images = images_of_mnist(2)
-            shapes: Any = jax.eval_shape(model.init, jax.random.key(0), images)
-            variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
-            maps = jax.eval_shape(partial(feature_maps, model), variables, images)
-            assert {*expected} <= {*maps}
-            assert all(found.shape[0] == 2 and found.ndim == 4 for found in maps.values())
-            assert (first_filters(model, variables, (28, 28, 1)) is None) == (not maps)
+MAPS = {
+    "cnn": {"conv1", "conv2"},
+    "deep_cnn": {"conv1", "conv2", "conv3"},
+    "mlp": {},
+    "transformer": {"patches"},
+    "resnet": {"block1/conv1", "block1/conv2"},
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_each_convolution_has_its_maps(name):
+    model, images = create_reference(name=name, depth=2), images_of_mnist(2)
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+    maps = jax.eval_shape(partial(feature_maps, model), variables, images)
+    assert {*MAPS[name]} <= {*maps}
+    assert all(found.shape[0] == 2 and found.ndim == 4 for found in maps.values())
+    assert (first_filters(model, variables, (28, 28, 1)) is None) == (not maps)
 
 
 CONVOLUTIONS = {
@@ -74,11 +75,9 @@ def test_maps_are_the_answers_of_the_filters():
     model = create_reference(features=4)
     images = images_of_mnist(3)
     variables: Any = jax.jit(model.init)(jax.random.key(0), images)
-    filters = first_filters(model, variables, (28, 28, 1))
-    assert filters is not None
+    filters: Any = first_filters(model, variables, (28, 28, 1))
     kernel = filters.transpose(1, 2, 3, 0)
     answers = conv_pool(images.swapaxes(0, -1), kernel, pool_size=2, rectify=True)
-    expected = answers.transpose(3, 1, 2, 0)
     (maps,) = feature_maps(model, variables, images).values()
-    np.testing.assert_allclose(maps, expected, atol=1e-6)
+    np.testing.assert_allclose(maps, answers.transpose(3, 1, 2, 0), atol=1e-6)
     assert maps.shape == (3, 13, 13, 4)

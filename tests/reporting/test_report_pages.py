@@ -1,6 +1,7 @@
 """Reports of other data than MNIST, and of other networks, and how a browser shows pages."""
 
-import dataclasses
+import base64
+import io
 import re
 import shutil
 from pathlib import Path
@@ -9,40 +10,35 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import SMALL
+from PIL import Image
 from playwright.sync_api import Browser, Page
 from reports import HOSTILE, check_command, check_page, import_images, own_config
-from reports import easy as easy
-from reports import hostile as hostile
-from reports import other as other
-from reports import own_data as own_data
-from reports import small as small
 
 from mnist_jax import report, train
-from mnist_jax.config import ModelConfig
+from mnist_jax.config import replace_fields
 
 pytestmark = pytest.mark.slow
 
 
+def assert_says(path: Path, *parts: str) -> None:
+    said = check_page(path)
+    assert [part for part in parts if part not in said] == []
+
+
 def test_hostile_names_of_classes_are_text_in_a_report(hostile):
     check_command(hostile)
-    said = check_page(report(hostile).path)
-    assert HOSTILE[0] in said
-    assert HOSTILE[1] in said
-    assert "classified as" in said
-    assert "Augmentation Training images are changed" in said
-    assert "--augment.mixup-alpha 0.2" in said
-    assert "colour images of 12x16 pixels, 3 classes" in said
+    augmented = "Augmentation Training images are changed", "--augment.mixup-alpha 0.2"
+    kind = "colour images of 12x16 pixels, 3 classes"
+    assert_says(report(hostile).path, *HOSTILE[:2], "classified as", *augmented, kind)
 
 
 def test_the_report_of_a_network_without_mistakes_says_so(easy):
     written = report(easy)
-    said = check_page(written.path)
     assert written.networks[0]["errors"] == 0
-    assert "Test accuracy 100.00%" in said
-    assert "None: every answer is right" in said
-    assert "None among these 26 images" in said
-    assert "This network has no convolution over the image" in said
-    assert "which was the best in validation" in said
+    none = "None: every answer is right", "None among these 26 images"
+    no_maps = "This network has no convolution over the image"
+    best = "which was the best in validation"
+    assert_says(written.path, "Test accuracy 100.00%", *none, no_maps, best)
 
 
 def test_an_epoch_that_was_chosen_by_the_images_shown_is_said_to_be(easy, small, tmp_path):
@@ -57,27 +53,24 @@ def test_a_report_of_a_thousand_classes_shows_those_with_the_lowest_f1(own_data,
     images = np.random.default_rng(0).integers(0, 256, (3000, 8, 8), np.uint8)
     import_images(own_data, "many", images, np.arange(3000) % 1000)
     train(own_config("many"), tmp_path)
-    written = report(tmp_path)
-    said = check_page(written.path)
-    assert "The 30 of 1,000 classes with the lowest F1" in said
-    assert "1,000 classes" in said
-    assert written.path.stat().st_size < 1_500_000
+    path = report(tmp_path).path
+    assert_says(path, "The 30 of 1,000 classes with the lowest F1")
+    assert path.stat().st_size < 1_500_000
 
 
-@pytest.mark.parametrize(("name", "layers"), [("resnet", 3), ("transformer", 1)])
-def test_each_layer_has_its_maps_in_a_report(name, layers, tmp_path):
-    model = ModelConfig(name=name, features=4, kernel_size=7 if name == "transformer" else 3)
-    data = dataclasses.replace(SMALL.data, train_split="train[:256]", test_split="test[:100]")
-    train(dataclasses.replace(SMALL, epochs=1, model=model, data=data), tmp_path)
+def test_each_layer_has_its_maps_in_a_report(tmp_path):
+    changes = {"model.name": "resnet", "model.features": 4, "epochs": 1}
+    changes |= {"data.train_split": "train[:256]", "data.test_split": "test[:100]"}
+    train(replace_fields(SMALL, changes), tmp_path)
     said = check_page(report(tmp_path).path)
     assert "Filters of the first layer" in said
-    assert said.count("Feature maps of") == layers
+    assert said.count("Feature maps of") == 3
     assert "after the convolution and its pooling." in said
 
 
 @pytest.fixture
 def show(browser: Browser):
-    """Opens a file in the browser; whatever it asks for, says or pops up is an error."""
+    """Opens a file in the browser; requests, messages and dialogs of the page are errors."""
     contexts = []
 
     def open_page(path: Path, **options: Any) -> Page:
@@ -99,13 +92,19 @@ def show(browser: Browser):
 
 @pytest.fixture(scope="module")
 def pages(small, other, hostile, tmp_path_factory) -> list[Path]:
-    """Of one run, of several, and of one with names that are long."""
+    """Writes pages of one run, of several, and of one with long names."""
     root = tmp_path_factory.mktemp("pages")
-    return [
-        report(small, root / "one.html").path,
-        report([small, other, hostile], root / "three.html").path,
-        report(hostile, root / "hostile.html").path,
-    ]
+    runs = [small, [small, other, hostile], hostile]
+    return [report(run, root / f"{number}.html").path for number, run in enumerate(runs)]
+
+
+def of_all(page: Page, selector: str, expression: str) -> list[Any]:
+    """Evaluates an expression of `e` for each element, or a style's name."""
+    code = expression if "." in expression else f"getComputedStyle(e).{expression}"
+    return page.eval_on_selector_all(selector, f"all => all.map(e => {code})")
+
+
+SCALE = "Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)"
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
@@ -113,30 +112,30 @@ def test_a_report_is_never_wider_than_the_screen(pages, show, width):
     for path in pages:
         page = show(path, viewport={"width": width, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
-        sizes = page.eval_on_selector_all(
-            "figure > svg", "all => all.map(svg => svg.getBoundingClientRect().width)"
+        sizes = of_all(page, "figure > svg", "e.getBoundingClientRect().width")
+        assert width * 0.3 < min(sizes) <= max(sizes) <= width
+
+
+def test_on_a_phone_letters_have_eleven_pixels_and_the_table_of_classes_fits(pages, show):
+    one, *others = (show(path, viewport={"width": 390, "height": 844}) for path in pages)
+    for page in (one, *others):
+        sizes = of_all(
+            page, "figure svg text", f"{SCALE} * parseFloat(getComputedStyle(e).fontSize)"
         )
-        assert sizes
-        assert all(width * 0.3 < size <= width for size in sizes)
+        assert min(sizes) >= 11, page.url
+    assert of_all(one, "#classes .scroll", "e.scrollWidth <= e.clientWidth") == [True]
 
 
-def test_letters_of_figures_have_eleven_pixels_on_a_phone(pages, show):
-    for path in pages:
-        page = show(path, viewport={"width": 390, "height": 844})
-        sizes = page.eval_on_selector_all(
-            "figure svg text",
-            """all => all.map(text => {
-                const { a, b } = text.getScreenCTM()
-                return Math.hypot(a, b) * parseFloat(getComputedStyle(text).fontSize)
-            })""",
-        )
-        assert min(sizes) >= 11, path.name
-
-
-def test_the_table_of_classes_fits_a_phone(pages, show):
-    page = show(pages[0], viewport={"width": 390, "height": 844})
-    box = page.locator("#classes .scroll")
-    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+def test_a_comparison_on_a_phone_shows_the_test_and_the_difference(small, show, tmp_path):
+    page = show(
+        report([small, small], tmp_path / "page.html").path, viewport={"width": 390, "height": 844}
+    )
+    for heading in ("validation", "test", "difference to A"):
+        box = page.get_by_role("columnheader", name=heading, exact=True).bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= 390 - 16, heading
+    shown = page.locator("td small").first
+    assert shown.evaluate("shown => getComputedStyle(shown).display") == "block"
 
 
 def test_a_comparison_on_a_phone_shows_the_test_and_the_difference(small, show, tmp_path):
@@ -166,52 +165,31 @@ def test_contents_and_confusions_lead_to_their_places(pages, show):
 
 def test_filters_of_a_report_have_transparent_gutters(pages, show):
     page = show(pages[0], color_scheme="dark")
-    image = page.locator("#filters figure:nth-of-type(2) img")
-    assert image.evaluate("image => getComputedStyle(image).backgroundColor") == "rgba(0, 0, 0, 0)"
-    alphas = image.evaluate(
-        """image => {
-            const paper = new OffscreenCanvas(image.naturalWidth, image.naturalHeight)
-            const drawing = paper.getContext("2d")
-            drawing.drawImage(image, 0, 0)
-            const { data } = drawing.getImageData(0, 0, paper.width, paper.height)
-            return [...data.filter((_, i) => i % 4 == 3)]
-        }"""
-    )
-    assert {*alphas} == {0, 255}
+    image = "#filters figure:nth-of-type(2) img"
+    assert of_all(page, image, "backgroundColor") == ["rgba(0, 0, 0, 0)"]
+    (source,) = of_all(page, image, "e.src")
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as picture:
+        assert {*np.unique(np.asarray(picture.convert("RGBA"))[..., 3])} == {0, 255}
 
 
 def test_letters_of_a_report_are_legible_in_the_dark(pages, show):
     page = show(pages[0], color_scheme="dark")
-    ground, ink = page.evaluate(
-        "(style => [style.backgroundColor, style.color])(getComputedStyle(document.body))"
-    )
+    ground, ink = (of_all(page, "body", style)[0] for style in ("backgroundColor", "color"))
     assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 150
     assert sum(map(int, re.findall(r"\d+", ink)[:3])) > 600
-    fills = page.eval_on_selector_all(
-        "figure svg text", "all => all.map(text => getComputedStyle(text).fill)"
-    )
-    assert {*fills} == {ink}
-    backgrounds = page.eval_on_selector_all(
-        "figure svg", "all => all.map(svg => getComputedStyle(svg).backgroundColor)"
-    )
-    assert {*backgrounds} == {"rgba(0, 0, 0, 0)"}
+    assert {*of_all(page, "figure svg text", "fill")} == {ink}
+    assert {*of_all(page, "figure svg", "backgroundColor")} == {"rgba(0, 0, 0, 0)"}
 
 
 def test_a_name_that_turns_the_text_around_ends_with_itself_in_a_report(pages, show):
     page = show(pages[2])
     for part in ("strong", "h3", "tbody .name", ".pictures span"):
-        found = page.eval_on_selector_all(
-            part, "all => all.map(each => getComputedStyle(each).unicodeBidi)"
-        )
-        assert {*found} == {"isolate"}, part
+        assert {*of_all(page, part, "unicodeBidi")} == {"isolate"}, part
 
 
 def test_no_figure_of_a_report_is_cut_in_print(pages, show):
     page = show(pages[0], color_scheme="dark")
     page.emulate_media(media="print")
-    breaks = page.eval_on_selector_all(
-        "figure, .pictures li, tr", "all => all.map(each => getComputedStyle(each).breakInside)"
-    )
-    assert {*breaks} == {"avoid"}
-    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert {*of_all(page, "figure, .pictures li, tr", "breakInside")} == {"avoid"}
+    assert of_all(page, "body", "color") == ["rgb(0, 0, 0)"]
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")

@@ -16,7 +16,7 @@ from mnist_jax.reporting.summary import format_table, step_flops, summarize
 
 
 def product_flops(jaxpr: Any) -> int:
-    """FLOPs of the convolutions and matrix products of a traced function."""
+    """Counts the FLOPs of convolutions and matrix products in a traced function."""
     total = 0
     for eqn in jaxpr.eqns:
         shapes = [var.aval.shape for var in eqn.invars]
@@ -71,7 +71,7 @@ def test_a_summary_counts_every_parameter_and_product(name):
     assert all(layer.purpose for layer in layers)
 
 
-def test_a_summary_is_computed_from_the_module():
+def test_layers_and_step_flops_of_the_reference_are_those_counted_by_hand():
     layers = summarize(create_reference(), (28, 28, 1))
     assert [(layer.name, layer.shape, layer.params) for layer in layers] == [
         ("conv1", (26, 26, 32), 320),
@@ -83,23 +83,15 @@ def test_a_summary_is_computed_from_the_module():
     ]
     # Multiplications and additions of one image: 26*26*32 outputs of 9 products each, and so on.
     assert [layer.flops for layer in layers] == [389376, 0, 0, 692224, 0, 1280]
-    assert all(layer.purpose for layer in layers)
-
-
-def test_a_step_needs_no_gradient_of_the_images():
-    # Forward, and the gradients of the weights and of the inputs; of the convolution only two.
-    assert step_flops(create_reference(), (28, 28, 1), 128) == 128 * (
-        2 * 389376 + 3 * (692224 + 1280)
-    )
+    # Forward, and the gradients of weights and inputs; the images need none.
+    expected = 128 * (2 * 389376 + 3 * (692224 + 1280))
+    assert step_flops(create_reference(), (28, 28, 1), 128) == expected
 
 
 def test_a_summary_follows_the_fields():
     layers = summarize(create_reference(features=8, kernel_size=5, pool_size=1), (12, 10, 3))
     assert layers[0][:3] == ("conv1", (8, 6, 8), 5 * 5 * 3 * 8 + 8)
     assert layers[1][:2] == ("flatten", (8 * 6 * 8,))
-
-
-def test_a_summary_tells_how_a_network_pools():
     mean = create_reference(features=8, pool="mean", stride=2, padding="SAME", batch_norm=True)
     assert [layer[:3] for layer in summarize(mean, (28, 28, 1))[:3]] == [
         ("conv1", (14, 14, 8), 72),

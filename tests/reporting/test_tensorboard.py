@@ -22,7 +22,7 @@ from mnist_jax.workdir.history import TIMES, read_history
 
 
 def sure(logits: jax.Array, labels: jax.Array) -> jax.Array:  # noqa: ARG001
-    """A metric of one's own: the largest probability."""
+    """Returns the largest probability, as a metric of one's own."""
     return jax.nn.softmax(logits).max(axis=-1)
 
 
@@ -31,7 +31,7 @@ def train_and_draw(workdir: Path) -> Run:
 
 
 def points(workdir: Path, member: str = "") -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The curves by directory and tag: steps and values."""
+    """Reads the steps and values of curves, by directory and tag."""
     found = {}
     for directory in sorted((workdir / "tensorboard" / member).iterdir()):
         if directory.is_dir():
@@ -89,12 +89,9 @@ def test_pictures_show_what_the_network_looks_for_and_finds(drawn_run):
     workdir, run = drawn_run
     events = EventAccumulator(str(workdir / "tensorboard" / "validation")).Reload()
     assert set(events.Tags()["images"]) == {"image", "filters", "maps/conv1"}
-    expected = drawn(
-        create_reference(features=4, hidden_size=16),
-        run.state.eval_variables,
-        load_splits(**vars(TINY.data))[0]["validation"].images[0],
-    )
-    for name, picture in expected.items():
+    model = create_reference(features=4, hidden_size=16)
+    image = load_splits(**vars(TINY.data))[0]["validation"].images[0]
+    for name, picture in drawn(model, run.state.eval_variables, image).items():
         found = events.Images(name)
         assert [event.step for event in found] == [8, 16]
         pixels = np.asarray(Image.open(io.BytesIO(found[-1].encoded_image_string)).convert("L"))
@@ -113,30 +110,32 @@ def test_hyperparameters_are_what_the_config_chooses(drawn_run):
     assert "augment.cutout" not in found
 
 
-def test_a_finished_run_gets_its_curves_later(drawn_run, tmp_path):
-    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "tensorboard")
-    run = train_and_draw(tmp_path)
-    assert_each_step_once(tmp_path, run)
+@pytest.fixture
+def copied(drawn_run, tmp_path) -> Path:
+    return Path(shutil.copytree(drawn_run[0], tmp_path / "copied"))
 
 
-def test_a_finished_run_keeps_its_pictures_and_repairs_its_curves(drawn_run, tmp_path):
-    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
-    before = contents(tmp_path / "tensorboard")
-    train_and_draw(tmp_path)
-    assert contents(tmp_path / "tensorboard") == before
-    (event_file,) = (tmp_path / "tensorboard" / "test").iterdir()
-    event_file.write_bytes(event_file.read_bytes()[:-70])  # killed while it wrote the test
-    train_and_draw(tmp_path)
-    assert_each_step_once(tmp_path, drawn_run[1])
+def cut_off(directory: Path, size: int) -> None:
+    """Removes the end of an event file, as a kill may."""
+    (file,) = directory.iterdir()
+    file.write_bytes(file.read_bytes()[:-size])
 
 
-def test_a_resumed_run_has_each_step_once_in_its_curves(drawn_run, tmp_path):
-    """What was written before it was stopped, and after its last checkpoint, is not doubled."""
-    shutil.copytree(drawn_run[0], tmp_path, dirs_exist_ok=True)
-    (tmp_path / "result.json").unlink()
-    shutil.rmtree(tmp_path / "checkpoints" / "16")
-    (event_file,) = (tmp_path / "tensorboard" / "train").iterdir()
-    event_file.write_bytes(event_file.read_bytes()[:-7])  # killed in the middle of a point
-    run = train_and_draw(tmp_path)
-    assert_each_step_once(tmp_path, run)
+def test_a_finished_run_keeps_its_pictures_and_gets_the_curves_it_lacks(copied):
+    before = contents(copied / "tensorboard")
+    run = train_and_draw(copied)
+    assert contents(copied / "tensorboard") == before
+    cut_off(copied / "tensorboard" / "test", 70)
+    train_and_draw(copied)
+    assert_each_step_once(copied, run)
+    shutil.rmtree(copied / "tensorboard")
+    train_and_draw(copied)
+    assert_each_step_once(copied, run)
+
+
+def test_a_resumed_run_has_each_step_once_in_its_curves(copied):
+    """Points between the last checkpoint and the kill are not doubled."""
+    (copied / "result.json").unlink()
+    shutil.rmtree(copied / "checkpoints" / "16")
+    cut_off(copied / "tensorboard" / "train", 7)  # in the middle of a point
+    assert_each_step_once(copied, train_and_draw(copied))
