@@ -36,20 +36,17 @@ ONE = ((0.5, 0.2), (0.5, 0.5), (0.5, 0.85))
 
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory) -> Path:
-    """A small network that knows digits."""
-    config = Config(
-        epochs=1,
-        batch_size=96,
-        data=DataConfig(train_split="train[:20000]"),
-        model=ModelConfig(features=8, kernel_size=5, hidden_size=64, dropout_rate=0.0),
-        optimizer=OptimizerConfig(learning_rate=0.01, schedule="one_cycle", b1=0.7, b2=0.9),
-    )
+    """Trains a small network that knows digits."""
+    data = DataConfig(train_split="train[:20000]")
+    model = ModelConfig(features=8, kernel_size=5, hidden_size=64, dropout_rate=0.0)
+    optimizer = OptimizerConfig(learning_rate=0.01, schedule="one_cycle", b1=0.7, b2=0.9)
+    config = Config(epochs=1, batch_size=96, data=data, model=model, optimizer=optimizer)
     path = tmp_path_factory.mktemp("serve") / "run"
     assert (train(config, path).result["test_accuracy"] or 0) > 0.93
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(workdir) -> Trained:
     return load_trained(workdir)
 
@@ -81,7 +78,7 @@ class Client:
 
 @pytest.fixture
 def connect(trained, workdir) -> Iterator[Callable[..., Client]]:
-    """Makes an application of a network, and a client of it."""
+    """Makes a client of an application with a network."""
     with asyncio.Runner() as loop:
 
         def make(network: Network, *allowed_hosts: str, host: str = "localhost") -> Client:
@@ -109,16 +106,13 @@ def drawn(strokes: tuple = SEVEN, size: int = 300, ink: Any = 20, mode: str = "L
     return picture
 
 
-def exif(orientation: int) -> Image.Exif:
-    found = Image.Exif()
-    found[0x0112] = orientation
-    return found
-
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # Orientation
 
 FILES = {
     "grey": lambda: file_of(drawn()),
     "colour": lambda: file_of(drawn(mode="RGB", ink="navy"), "JPEG"),
-    "turned": lambda: file_of(drawn().rotate(90), "JPEG", exif=exif(6)),
+    "turned": lambda: file_of(drawn().rotate(90), "JPEG", exif=TURNED),
     "transparent": lambda: file_of(drawn(mode="RGBA", ink="black")),
     "white on transparent": lambda: file_of(drawn(mode="RGBA", ink="white")),
     "animated": lambda: file_of(drawn(), "GIF", save_all=True, append_images=[drawn(ONE)]),
@@ -136,26 +130,18 @@ def pixels_of(data_url: str) -> np.ndarray:
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says that it is so large."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        crc = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + crc
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + content
+    """Makes a PNG of a few bytes whose header claims this size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    small = file_of(Image.new("L", (1, 1)))
+    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
 BAD = {
     "nothing": (b"", 400, "no body"),
     "text": (b"a, b, c\n", 422, "is not a readable image; expected PNG"),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "is a vector drawing (SVG)"),
-    "PostScript": (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        422,
-        "is not a readable image",
-    ),
+    "PostScript": (EPS, 422, "is not a readable image"),
     "cut off": (FILES["grey"]()[:-60], 422, "cannot be read as an image"),
     "a bomb": (claiming(50_000, 50_000), 413, "pixels"),
     "more than a page takes": (claiming(10_000, 5_001), 413, "at most 50,000,000 fit"),
@@ -165,7 +151,7 @@ BAD = {
 
 @contextlib.contextmanager
 def served(trained: Trained, workdir: Path) -> Iterator[str]:
-    """The URL of a server in a thread of this process."""
+    """Runs a server in a thread of this process, and yields its URL."""
     page = feature_sheets(trained), about(trained, workdir)
     server = create_server(create_app(as_network(trained), *page))
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,4 +1,4 @@
-"""Batches of what waits: order, limits, errors, and those who go away."""
+"""Batches of waiting items: order, limits, errors and cancellation."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from mnist_jax.serving.batching import Batcher, BusyError
 
 
 class Doubler:
-    """Doubles numbers, the first batch only when it is let go; it keeps what it was given."""
+    """Doubles numbers, the first batch only when it is let go; keeps its batches."""
 
     def __init__(self):
         self.batches: list[list[int]] = []
@@ -37,7 +37,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 
 async def started(batcher: Batcher, doubler: Doubler, items: list[int]) -> list[asyncio.Task]:
-    """Lets items wait behind a first one, 0, that is being computed."""
+    """Lets items wait behind item 0, which is being computed."""
     tasks = [asyncio.create_task(batcher(0))]
     while not doubler.batches:
         await asyncio.sleep(0.001)
@@ -76,8 +76,8 @@ def test_cancelled_items_are_not_computed_and_the_others_are(doubler, executor):
     async def run():
         batcher = Batcher(doubler, executor, largest=4, waiting=9)
         first, gone, second = await started(batcher, doubler, [1, 2])
-        gone.cancel()
-        first.cancel()  # it is being computed: its result is dropped
+        for task in (first, gone):  # the first is being computed: its result is dropped
+            task.cancel()
         await asyncio.sleep(0)
         doubler.go.set()
         assert await second == 4

@@ -1,4 +1,4 @@
-"""The API of `serve`, in this process: it answers as `predict` does; and what cannot be served."""
+"""The API of `serve`, in this process, and the arguments that it refuses."""
 
 import io
 import itertools
@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from servers import FILES, pixels_of
-from servers import client as client
-from servers import connect as connect
-from servers import trained as trained
-from servers import workdir as workdir
 
 from mnist_jax.cli.main import main
 from mnist_jax.datasets.info import DataInfo
@@ -21,24 +17,23 @@ from mnist_jax.reporting.pictures import png
 from mnist_jax.serving import app as app_module
 
 
-def test_the_api_answers_as_predict_does_to_the_last_digit(client, trained, tmp_path, subtests):
-    for name, make in FILES.items():
-        with subtests.test(msg=name):
-            content = make()
-            (tmp_path / "a").write_bytes(content)
-            (expected,) = predict_files(as_network(trained), [tmp_path / "a"])
-            found = client.post("/api/predict", content=content).json()
-            probabilities = found.pop("probabilities")
-            assert found.items() < expected._asdict().items()
-            if name == "blank":
-                assert (found["label"], probabilities) == (None, {})
-            else:
-                assert found["label"] == "7"
-                assert max(probabilities.values()) == found["probability"]
-                assert sum(probabilities.values()) == pytest.approx(1)
+@pytest.mark.parametrize("name", FILES)
+def test_the_api_answers_as_predict_does_to_the_last_digit(name, client, trained, tmp_path):
+    content = FILES[name]()
+    (tmp_path / "a").write_bytes(content)
+    (expected,) = predict_files(as_network(trained), [tmp_path / "a"])
+    found = client.post("/api/predict", content=content).json()
+    probabilities = found.pop("probabilities")
+    assert found.items() < expected._asdict().items()
+    if name == "blank":
+        assert (found["label"], probabilities) == (None, {})
+    else:
+        assert found["label"] == "7"
+        assert max(probabilities.values()) == found["probability"]
+        assert sum(probabilities.values()) == pytest.approx(1)
 
 
-def test_explain_returns_what_the_network_is_given(client, trained):
+def test_explain_returns_the_network_input_and_the_feature_maps(client, trained):
     content = FILES["colour"]()
     found = client.post("/api/explain", content=content).json()
     with Image.open(io.BytesIO(content)) as picture:
@@ -55,9 +50,7 @@ def test_the_api_serves_a_network_of_colour_pictures_with_other_classes(connect,
 
     def apply(_, images):
         given.append(images)
-        return np.tile(np.array([0.25, 0.75], np.float32), (len(images), 1)), np.ones(
-            len(images), int
-        )
+        return np.array([[0.25, 0.75]] * len(images), np.float32), np.ones(len(images), int)
 
     client = connect(as_network(trained)._replace(apply=apply, info=info))
     pixels = np.random.default_rng(0).integers(0, 256, info.image_shape, np.uint8)
@@ -118,15 +111,15 @@ def test_serve_refuses_bad_arguments_in_one_line(workdir, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused = {
-            ("--port", port): f"port {port}: Address already in use; choose another",
-            ("--port", port, "--workdir", "nowhere"): "Address already in use",  # told at once
-            ("--quiet",): "serve prints its address; leave --quiet and --json out",
-            ("--json",): "serve prints its address; leave --quiet and --json out",
-            ("--port", "70000"): "--port must be 0 to 65535, got 70000",
-            ("--host", "no.such.host.invalid"): "cannot listen at 'no.such.host.invalid'",
+            f"--port {port}": f"port {port}: Address already in use; choose another",
+            f"--port {port} --workdir nowhere": "Address already in use",  # before it is read
+            "--quiet": "serve prints its address; leave --quiet and --json out",
+            "--json": "serve prints its address; leave --quiet and --json out",
+            "--port 70000": "--port must be 0 to 65535, got 70000",
+            "--host no.such.host.invalid": "cannot listen at 'no.such.host.invalid'",
         }
         for arguments, message in refused.items():
-            assert main(["serve", f"--workdir={workdir}", *arguments]) == 2
+            assert main(["serve", f"--workdir={workdir}", *arguments.split()]) == 2
             captured = capsys.readouterr()
             assert message in captured.err
             assert (captured.out, len(captured.err.splitlines())) == ("", 1)

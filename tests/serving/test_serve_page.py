@@ -1,8 +1,9 @@
-"""The page of `serve`, in a real browser: drawing, photos, phones, and a server that is lost."""
+"""The page of `serve` in a real browser: drawings, photos, phones and lost servers."""
 
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,6 @@ from helpers import wait_until
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 from servers import FILES, HANGS, ONE, SEVEN, pixels_of, served
-from servers import trained as trained
-from servers import workdir as workdir
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def url(trained, workdir) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, url: str, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page, at rest. It must load nothing from elsewhere, and report no error."""
+    """Opens the page; fails if it loads anything from elsewhere or reports an error."""
     context = browser.new_context(**getattr(request, "param", {}))
     page = context.new_page()
     page.set_default_timeout(1000 * HANGS)
@@ -38,14 +37,25 @@ def page(browser: Browser, url: str, request: pytest.FixtureRequest) -> Iterator
     context.close()
 
 
-def draw(page: Page, stroke: tuple) -> None:
+def on_canvas(page: Page, stroke: tuple) -> list[tuple[float, float]]:
+    """Returns the points of a stroke in pixels of the page."""
     box = page.locator("#canvas").bounding_box()
     assert box
-    for number, (x, y) in enumerate(stroke):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
-        if number == 0:
-            page.mouse.down()
+    return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+
+
+def draw(page: Page, stroke: tuple) -> None:
+    first, *others = on_canvas(page, stroke)
+    page.mouse.move(*first)
+    page.mouse.down()
+    for x, y in others:
+        page.mouse.move(x, y, steps=5)
     page.mouse.up()
+
+
+def answer(page: Page, path: str, **options: Any) -> None:
+    """Answers requests for a path in place of the server."""
+    page.route(f"**{path}", lambda route: route.fulfill(**options))
 
 
 def test_a_digit_drawn_with_the_mouse_is_read(page):
@@ -99,27 +109,19 @@ def test_a_photo_is_read_and_a_bad_one_is_told(page):
 
 
 @pytest.mark.slow
-def test_a_lost_server_is_told_and_the_page_continues_when_it_is_back(page):
-    page.route("**/api/explain", lambda route: route.abort())
-    page.route("**/health", lambda route: route.abort())
+@pytest.mark.parametrize("problem", ["The server does not answer", "The server is busy."])
+def test_a_lost_or_busy_server_is_reported_and_asked_again(page, problem):
+    if "busy" in problem:
+        answer(page, "/api/explain", status=503, json={"detail": "busy"})
+    else:
+        page.route(re.compile("/(api/explain|health)"), lambda route: route.abort())
     draw(page, SEVEN)
-    expect(page.locator("#notice")).to_contain_text("The server does not answer")
+    expect(page.locator("#notice")).to_contain_text(problem)
     page.keyboard.press("Escape")
     draw(page, SEVEN)
     expect(page.locator("#sure")).to_have_text("Asking…")
-    expect(page.locator("#notice")).to_contain_text("The server does not answer")
-    page.unroute("**/api/explain")
-    page.unroute("**/health")
-    expect(page.locator("#label")).to_have_text("7")
-    expect(page.locator("#notice")).to_be_hidden()
-
-
-@pytest.mark.slow
-def test_a_busy_server_is_told_and_asked_again(page):
-    page.route("**/api/explain", lambda route: route.fulfill(status=503, json={"detail": "busy"}))
-    draw(page, SEVEN)
-    expect(page.locator("#notice")).to_have_text("The server is busy.")
-    page.unroute("**/api/explain")
+    expect(page.locator("#notice")).to_contain_text(problem)
+    page.unroute_all()
     expect(page.locator("#label")).to_have_text("7")
     expect(page.locator("#notice")).to_be_hidden()
 
@@ -130,10 +132,7 @@ def test_a_server_that_fails_at_the_start_is_asked_again(page):
 
     def fail(route: Route) -> None:
         status = next(problems, None)
-        if status:
-            route.fulfill(status=status, json={"detail": "not yet"})
-        else:
-            route.continue_()
+        route.fulfill(status=status, json={"detail": "not yet"}) if status else route.continue_()
 
     page.route("**/api/network", fail)
     page.reload()
@@ -141,21 +140,20 @@ def test_a_server_that_fails_at_the_start_is_asked_again(page):
     expect(page.locator("#notice")).to_be_hidden()
 
 
+LATE_FRAMES = """window.requestAnimationFrame = (draw) => {
+    window.frames_to_come++
+    return setTimeout(() => { window.frames_to_come--; draw() }, 300)
+}
+window.frames_to_come = 0"""
+
+
 @pytest.mark.slow
 def test_the_last_answer_is_of_all_that_is_drawn(page):
-    """Also where a point comes after the canvas was redrawn, and before the next request."""
+    """A point may come after the canvas was redrawn and before the next request."""
     asked, held = [], []
     page.on("request", lambda request: asked.append(request.post_data_buffer))
     page.route("**/api/explain", lambda route: route.continue_() if held else held.append(route))
-    page.evaluate(
-        """() => {
-            window.frames_to_come = 0
-            window.requestAnimationFrame = (draw) => {
-                window.frames_to_come++
-                return setTimeout(() => { window.frames_to_come--; draw() }, 300)
-            }
-        }"""
-    )
+    page.evaluate(LATE_FRAMES)
     draw(page, ONE)
     wait_until(lambda: page.wait_for_timeout(50) or held)
     draw(page, SEVEN)  # while the first drawing is being asked about
@@ -176,12 +174,11 @@ def test_the_likeliest_of_many_classes_are_shown(page):
     probabilities = {name: number / sum(range(300)) for number, name in enumerate(names)}
     network = {"architecture": "resnet", "dataset": "things", "params": 1, "step": 1}
     network |= {"label_names": names, "image_shape": [32, 32, 3], "drawings": False}
-    network |= {"test_accuracy": None}
-    answer = {"label": "class 299", "probability": 0.01, "problem": "the network is not sure"}
-    answer |= {"runner_up": "class 298", "runner_up_probability": 0.009}
-    answer |= {"probabilities": probabilities, "seen": "data:,", "feature_maps": {}}
-    page.route("**/api/network", lambda route: route.fulfill(json=network))
-    page.route("**/api/explain", lambda route: route.fulfill(json=answer))
+    found = {"label": "class 299", "probability": 0.01, "problem": "the network is not sure"}
+    found |= {"runner_up": "class 298", "runner_up_probability": 0.009}
+    found |= {"probabilities": probabilities, "seen": "data:,", "feature_maps": {}}
+    answer(page, "/api/network", json=network | {"test_accuracy": None})
+    answer(page, "/api/explain", json=found)
     page.reload()
     expect(page.locator("#about")).to_contain_text("300 classes. It was trained on pictures")
     expect(page.locator("#bars .share")).to_have_text([""] * 10)
@@ -198,24 +195,17 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [PHONE, PHONE | {"color_scheme": "dark"}], indirect=True)
 def test_a_digit_drawn_on_a_phone_with_a_finger_is_read(page):
-    box = page.locator("#canvas").bounding_box()
-    points = [
-        {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in SEVEN
-    ]
     finger = page.context.new_cdp_session(page)
-    for number, point in enumerate(points):
-        kind = "touchMove" if number else "touchStart"
-        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
-    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    moves = [("touchMove", [{"x": x, "y": y}]) for x, y in on_canvas(page, SEVEN)]
+    for kind, points in (("touchStart", moves[0][1]), *moves[1:], ("touchEnd", [])):
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     expect(page.locator("#label")).to_have_text("7")
     assert page.evaluate("scrollY") == 0  # the finger draws
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     bottom = page.locator("#bars li").last.bounding_box()
     assert bottom["y"] + bottom["height"] <= 844  # canvas and answer are seen together
-    share = page.locator("#bars .best .share")
-    assert share.evaluate(
-        "box => { box.textContent = '>99.9%'; return box.scrollWidth <= box.clientWidth }"
-    )
+    fits = "box => { box.textContent = '>99.9%'; return box.scrollWidth <= box.clientWidth }"
+    assert page.locator("#bars .best .share").evaluate(fits)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     is_dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert (max(map(int, re.findall(r"\d+", ground))) < 64) == is_dark
