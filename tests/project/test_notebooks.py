@@ -1,10 +1,9 @@
 """The notebooks, run from top to bottom on little data, and checked for their contents."""
 
-import ast
 import os
 import re
-import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +20,14 @@ from nbclient.exceptions import CellExecutionError
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+each_notebook = pytest.mark.parametrize("name", PATHS)
 SMOKE = {
     "mnist": """
 EPOCHS, EXPERIMENT_EPOCHS, SEEDS, SEED = 2, 1, 2, 0
 TRAIN_SPLIT = EXPERIMENT_SPLIT = "train[:1280]"
 TEST_SPLIT = "test[:500]"
 """,
-    "tpu_pod": """
-EPOCHS, TRAIN_SPLIT, TEST_SPLIT = 2, "train[:640]", "test[:200]"
-""",
+    "tpu_pod": 'EPOCHS, TRAIN_SPLIT, TEST_SPLIT = 2, "train[:640]", "test[:200]"',
 }
 EDITED_IDEA = """
 ideas["the reference"] = dataclasses.replace(short, label_smoothing=0.1)
@@ -37,10 +35,16 @@ show_ideas([try_out("the reference", ideas["the reference"])])
 """
 BOX = "No accelerator in use"
 COUNTED = 'fake = platform == "cpu"'
-OWN = "A network of your own"  # the section in which a reader writes what the package has
-LIBRARIES = {"IPython", "PIL", "jax", "matplotlib", "mnist_jax", "numpy", "sklearn"}
-LIBRARIES |= sys.stdlib_module_names
+OWN = "A network of your own"  # the section in which a reader writes parts of the package
+PARTS = re.compile(
+    r"(?m)^class (\w+)|^import (optax)|^from (flax)|def (\w*step\w*)"
+    r"|(value_and_grad|jax\.grad|lax\.scan)"
+)
 MISSING = "pip could not install mnist_jax beside jax=="
+
+
+def read_all(paths: Iterable[Path]) -> str:
+    return "\n".join(path.read_text("utf-8") for path in paths)
 
 
 def read(name: str) -> Any:
@@ -50,33 +54,37 @@ def read(name: str) -> Any:
 def first_cells(name: str, text: str) -> list[Any]:
     """Returns the cells of a notebook up to the one with this text."""
     cells = read(name).cells
-    (last,) = (number for number, cell in enumerate(cells) if text in cell.source)
-    return cells[: last + 1]
+    return cells[: cells.index(cell_with(cells, text)) + 1]
 
 
-def execute(notebook: Any, directory: Path) -> Any:
-    """Runs the cells in a process of this interpreter; the first error is raised."""
+def cell_with(cells: list[Any], text: str) -> Any:
+    (cell,) = (cell for cell in cells if text in cell.source)
+    return cell
+
+
+def execute(cells: list[Any], directory: Path) -> Any:
+    """Runs cells in a process of this interpreter, and returns the notebook of them."""
+    notebook = nbformat.v4.new_notebook(cells=cells)
     place = {"metadata": {"path": str(directory)}}
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place)
     return client.execute(env=os.environ | {"TMPDIR": str(directory)})
 
 
-def run_smoke(name: str, directory: Path, edits: dict[str, str] | None = None) -> Any:
-    """Runs a notebook with the smoke settings; `edits` replaces texts that occur once."""
-    notebook = read(name)
-    for old, new in (edits or {}).items():
-        (cell,) = (cell for cell in notebook.cells if old in cell.source)
+def run_smoke(name: str, directory: Path, old: str = "", new: str = "") -> Any:
+    """Runs a notebook with the smoke settings; `old` is the text of one cell, made `new`."""
+    cells = read(name).cells
+    if old:
+        cell = cell_with(cells, old)
         cell.source = cell.source.replace(old, new)
-    (settings,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
+    (settings,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", ()))
     settings.source = SMOKE[name]
     if name == "mnist":
-        (place,) = (n for n, cell in enumerate(notebook.cells) if "def try_out(" in cell.source)
-        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(EDITED_IDEA))
-    else:  # as somebody does who runs the first cells again
-        cells = first_cells(name, "jax.device_count()} {")
-        codes = [cell.source for cell in cells if cell.cell_type == "code"]
-        notebook.cells[len(cells) : len(cells)] = map(nbformat.v4.new_code_cell, codes)
-    return execute(notebook, directory)
+        added, place = [EDITED_IDEA], cells.index(cell_with(cells, "def try_out(")) + 1
+    else:  # a reader may run the first cells again
+        first = first_cells(name, "jax.device_count()} {")
+        added, place = [cell.source for cell in first if cell.cell_type == "code"], len(first)
+    cells[place:place] = map(nbformat.v4.new_code_cell, added)
+    return execute(cells, directory)
 
 
 def outputs(notebook: Any, kind: str) -> list[Any]:
@@ -86,7 +94,7 @@ def outputs(notebook: Any, kind: str) -> list[Any]:
 
 def displayed(notebook: Any, source: str) -> list[Any]:
     """Returns the displays of the one cell with this text."""
-    (cell,) = (cell for cell in notebook.cells if source in cell.source)
+    cell = cell_with(notebook.cells, source)
     return [output for output in cell.outputs if output.output_type == "display_data"]
 
 
@@ -94,45 +102,11 @@ def stream(notebook: Any, name: str) -> str:
     return "".join(out.text for out in outputs(notebook, "stream") if out.name == name)
 
 
-def shown(notebook: Any) -> list[str]:
-    """Returns the kinds of all displays: text/html, image/png."""
-    found = outputs(notebook, "display_data") + outputs(notebook, "execute_result")
-    return [kind for output in found for kind in output.data]
-
-
-def code_cells(notebook: Any) -> dict[str, list[str]]:
-    """Returns the code by the heading of its section, without IPython's magic."""
-    transform, found, heading = TransformerManager().transform_cell, {}, ""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            found.setdefault(heading, []).append(transform(cell.source))
-        else:
-            heading = (re.findall(r"^## (?:\d+\. )?(.*)$", cell.source, re.M) or [heading])[-1]
-    return found
-
-
-def definitions(code: str) -> list[str]:
-    """Finds what belongs in the package: classes, steps, gradients, and their libraries."""
-    found = []
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ClassDef):
-            found.append(node.name)
-        elif isinstance(node, ast.FunctionDef):
-            found += [node.name] * ("step" in node.name)
-        elif isinstance(node, ast.Attribute):
-            found += [node.attr] * (node.attr in ("grad", "value_and_grad", "scan"))
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            modules = names if isinstance(node, ast.Import) else [str(node.module)]
-            found += [name for name in modules if name.split(".")[0] not in LIBRARIES]
-    return found
-
-
 @pytest.mark.slow
 def test_the_pod_notebook_uses_the_one_chip_that_there_is(tmp_path):
     one = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}  # it takes the CPU for a chip
-    edits = {COUNTED: f"fake, platform = False, 'chip'\n    os.environ |= {one}"}
-    printed = stream(run_smoke("tpu_pod", tmp_path, edits), "stdout")
+    real = f"fake, platform = False, 'chip'\n    os.environ |= {one}"
+    printed = stream(run_smoke("tpu_pod", tmp_path, COUNTED, real), "stdout")
     assert printed.count(" on 1 chip\n") == 2
     assert "all-reduce in the compiled program: False\n" in printed
     assert "different networks: True\n" in printed
@@ -141,21 +115,17 @@ def test_the_pod_notebook_uses_the_one_chip_that_there_is(tmp_path):
 
 def test_the_pod_notebook_says_why_jax_could_not_start(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "no_such_chip")
-    notebook = read("tpu_pod")
-    notebook.cells = first_cells("tpu_pod", BOX)
     with pytest.raises(CellExecutionError, match=r"(?s)JAX could not start:.*no_such_chip"):
-        execute(notebook, tmp_path)
+        execute(first_cells("tpu_pod", BOX), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PATHS)
+@each_notebook
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="JAX finds the accelerator")
 def test_a_notebook_warns_of_a_tpu_that_jax_does_not_find(name, tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setenv("COLAB_TPU_1VM", "1")
-    notebook = read(name)
-    notebook.cells = first_cells(name, BOX)
-    (box,) = outputs(execute(notebook, tmp_path), "display_data")
+    (box,) = outputs(execute(first_cells(name, BOX), tmp_path), "display_data")
     assert BOX in box.data["text/html"]
     assert "this machine has a TPU" in box.data["text/html"]
 
@@ -179,9 +149,7 @@ def test_the_mnist_notebook_runs_and_what_it_claims_is_so(tmp_path):
     notebook = run_smoke("mnist", tmp_path)
     printed = stream(notebook, "stdout")
     assert [line for line in CLAIMS.splitlines(keepends=True) if line not in printed] == []
-    found = re.search(r"scikit-learn: (\S+)  mnist_jax: (\S+)  equal", printed)
-    assert found
-    theirs, ours = found.groups()
+    [(theirs, ours)] = re.findall(r"scikit-learn: (\S+)  mnist_jax: (\S+)  equal", printed)
     assert theirs == ours
     assert 0.5 < float(ours) < 1
     assert f"diagonal / all: {ours}\n" in printed
@@ -192,11 +160,12 @@ def test_the_mnist_notebook_runs_and_what_it_claims_is_so(tmp_path):
     # The curves replace the message while it trains.
     (curves,) = displayed(notebook, "picture.update(")
     assert "image/png" in curves.data
-    kinds = shown(notebook)
+    results = outputs(notebook, "execute_result")
+    kinds = [kind for out in outputs(notebook, "display_data") + results for kind in out.data]
     assert kinds.count("image/png") == 19
     assert kinds.count("text/markdown") == 4  # dimensions, advice, the edited idea, transfer
     assert "| the reference |" in displayed(notebook, EDITED_IDEA)[0].data["text/markdown"]
-    (frame,) = (o for o in outputs(notebook, "execute_result") if "text/html" in o.data)
+    (frame,) = (out for out in results if "text/html" in out.data)
     assert '<iframe srcdoc="&lt;!' in frame.data["text/html"]
 
 
@@ -204,9 +173,8 @@ def test_the_mnist_notebook_runs_and_what_it_claims_is_so(tmp_path):
 def test_the_pod_notebook_trains_the_same_network_on_more_devices(tmp_path):
     notebook = run_smoke("tpu_pod", tmp_path)
     printed = stream(notebook, "stdout")
-    found = re.search(r"largest difference of a loss: (\S+)", printed)
-    assert found
-    assert float(found[1]) < (1e-5 if jax.default_backend() == "cpu" else 0.05)
+    [difference] = re.findall(r"largest difference of a loss: (\S+)", printed)
+    assert float(difference) < (1e-5 if jax.default_backend() == "cpu" else 0.05)
     assert "all-reduce in the compiled program: True" in printed
     assert "different networks: True" in printed
     assert stream(notebook, "stderr") == ""
@@ -217,9 +185,6 @@ def test_the_pod_notebook_trains_the_same_network_on_more_devices(tmp_path):
         assert "| cpu 7 | `[0:2, 112:128, 0:28, 0:28, 0:1]` |" in table.data["text/markdown"]
 
 
-each_notebook = pytest.mark.parametrize("name", PATHS)
-
-
 @each_notebook
 def test_a_stored_notebook_is_clean(name):
     notebook = read(name)
@@ -228,24 +193,26 @@ def test_a_stored_notebook_is_clean(name):
     assert {*notebook.metadata} == {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
-    assert all({*cell.metadata} <= {"tags"} for cell in notebook.cells)
-    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.execution_count is None for cell in codes)
-    assert all(cell.outputs == [] for cell in codes)
+    for cell in notebook.cells:
+        assert {*cell.metadata} <= {"tags"}
+        assert (cell.get("execution_count"), cell.get("outputs", [])) == (None, [])
 
 
 @each_notebook
 def test_a_notebook_defines_a_model_and_a_gradient_only_where_a_reader_writes_them(name):
-    own = {OWN: ["flax", "MyNetwork", "optax", "value_and_grad"]} if name == "mnist" else {}
-    sections = code_cells(read(name))
-    found = {part: definitions("\n".join(codes)) for part, codes in sections.items()}
-    assert {part: names for part, names in found.items() if names} == own
-    assert definitions("def train_step(state): ...")
+    found, heading = {}, ""
+    for cell in read(name).cells:
+        if cell.cell_type == "code":
+            found.setdefault(heading, set()).update(*PARTS.findall(cell.source))
+        else:
+            heading = (re.findall(r"(?m)^## (?:\d+\. )?(.*)$", cell.source) or [heading])[-1]
+    own = {OWN: {"flax", "MyNetwork", "optax", "value_and_grad"}} if name == "mnist" else {}
+    assert {part: names - {""} for part, names in found.items() if names - {""}} == own
 
 
 def install(name: str, monkeypatch, *, installed: bool, works: bool = True) -> list[str]:
     """Runs the cell that installs the package; returns what it asks of pip."""
-    (cell,) = (cell for cell in read(name).cells if "%pip install" in cell.source)
+    cell = cell_with(read(name).cells, "%pip install")
     asked, names = [], {"get_ipython": lambda: SimpleNamespace(run_line_magic=pip)}
 
     def pip(magic: str, arguments: str) -> None:
@@ -284,21 +251,16 @@ def test_the_badge_and_the_links_of_a_notebook_lead_to_files_of_the_repository(n
     slug = ADDRESS.removeprefix("https://github.com/")
     badge = f"(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}.ipynb)"
     assert badge in cells[0].source
-    text = "\n".join(cell.source for cell in cells)
-    targets = re.findall(r"/blob/main/([^)\s]+)", text)
+    targets = [t for cell in cells for t in re.findall(r"/blob/main/([^)\s]+)", cell.source)]
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
 def test_the_address_of_the_repository_is_that_of_pyproject_everywhere():
-    anywhere = re.compile(r"github(?:\.com)?/([\w.-]+/[\w-]+)")
-    ours = re.compile(
-        r"(?:research\.google\.com/github|(?:git\+|git clone |REPOSITORY = \")https://github\.com)"
-        r"/([\w.-]+/[\w-]+)"
-    )
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.*"), *(ROOT / "benchmarks").glob("*.md")]
-    texts = [path for path in pages if path.suffix in {".md", ".py"}]
-    found = {path: ours.findall(path.read_text("utf-8")) for path in texts}
-    found |= {path: anywhere.findall(path.read_text("utf-8")) for path in PATHS.values()}
-    assert sum(map(len, found.values())) > 20
-    addresses = {f"https://github.com/{slug}" for slugs in found.values() for slug in slugs}
-    assert addresses == {ADDRESS}
+    slug = r"/([\w.-]+/[\w-]+)"
+    ours = r"(?:git\+|git clone |REPOSITORY = \")https://github\.com|research\.google\.com/github"
+    pages = [ROOT.glob("*.md"), ROOT.glob("docs/*.md"), ROOT.glob("docs/*.py")]
+    found = re.findall(rf"github(?:\.com)?{slug}", read_all(PATHS.values()))
+    for texts in (*pages, ROOT.glob("benchmarks/*.md")):
+        found += re.findall(rf"(?:{ours}){slug}", read_all(texts))
+    assert len(found) > 20
+    assert {f"https://github.com/{name}" for name in found} == {ADDRESS}

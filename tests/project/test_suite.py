@@ -1,4 +1,4 @@
-"""The promises about the tests themselves, see CONTRIBUTING.md."""
+"""The promises of CONTRIBUTING.md about the tests themselves."""
 
 import ast
 import re
@@ -45,9 +45,8 @@ def test_each_file_of_tests_is_short_enough_for_one_subject():
 
 
 def test_each_name_of_a_test_can_be_read_alone():
-    vague = re.compile(
-        r"test_(so|it|its|they|that|these|this|also|what|elsewhere)_|test_[a-z0-9]*$"
-    )
+    pronouns = "so|it|its|they|that|these|this|also|what|elsewhere"
+    vague = re.compile(rf"test_({pronouns})_|test_[a-z0-9]*$")
     names = [test.name for path in FILES for test in functions_of(path)]
     assert not [name for name in names if vague.match(name)]
 
