@@ -1,6 +1,6 @@
-"""A run that is stopped on n devices and continued on m, by the same call in another process.
+"""A run that is stopped on n devices and resumed on m, by the same call in another process.
 
-Run as a program, this file trains on the devices there are: each argument is ACTION:KIND:WORKDIR.
+As a program this file trains on the available devices: each argument is ACTION:KIND:WORKDIR.
 """
 
 import sys
@@ -22,9 +22,9 @@ from mnist_jax.workdir.trained import load_trained
 # Batches that 8 devices do not divide, 6 an epoch; and keys for dropout and for augmentation.
 TESTS = str(Path(__file__).parents[1])
 CONFIG = replace_fields(TINY, {"epochs": 3, "batch_size": 100, "augment.shift": 1.0})
-SEEDS, STOPPED_AFTER_CHUNKS = 3, 4  # two epochs
+MANY = {"seeds": 3}
 MOVES = [(8, 1), (1, 4), (8, 4)]
-# What a process on so many devices begins and stops, finishes, and does from beginning to end.
+# Actions of a process, by its number of devices.
 PLAN = {
     8: ["stop:train:8-1", "stop:train:8-4"],
     1: [
@@ -37,16 +37,15 @@ PLAN = {
 
 def act(action: str, kind: str, workdir: str) -> None:
     function: Any = train if kind == "train" else population
-    options = {} if kind == "train" else {"seeds": SEEDS}
-    if action != "stop":
-        function(CONFIG, workdir, **options)
-    else:
-        chunks = STOPPED_AFTER_CHUNKS if kind == "train" else 1
+    options, chunks = ({}, 4) if kind == "train" else (MANY, 1)
+    if action == "stop":
         stop_after(chunks, function, CONFIG, workdir, **options)
+    else:
+        function(CONFIG, workdir, **options)
 
 
 def follow_plan(root: Path) -> dict[int, str]:
-    """Follows the plan; returns the warnings by number of devices."""
+    """Runs the processes of the plan; returns their warnings by number of devices."""
     warned = {}
     for devices, actions in PLAN.items():
         flags = f"--xla_force_host_platform_device_count={devices}"
@@ -95,7 +94,7 @@ def test_a_run_resumes_on_other_numbers_of_devices_with_the_same_data_and_keys(t
         assert ours["device_count"] == 4
         np.testing.assert_allclose(ours["test_accuracy"], theirs["test_accuracy"], atol=0.01)
         assert_losses_agree(moved, still, "train_loss")
-        assert len([*(moved / MEMBERS).iterdir()]) == SEEDS
+        assert len([*(moved / MEMBERS).iterdir()]) == 3
 
 
 if __name__ == "__main__":
