@@ -100,7 +100,7 @@ NO_NETWORK = {
     "negative-step": "negative-step/checkpoints holds no checkpoint yet",
     "empty-step": "empty-step/checkpoints/8 is damaged and left out: its SHA256SUMS cannot be read",
     "step-0": "step-0/checkpoints/0 is damaged",
-    **dict.fromkeys(["padded-step", "arabic-step", "huge-step"], "holds no step latest"),
+    **dict.fromkeys(["padded-step", "arabic-step", "huge-step"], "holds no checkpoint yet"),
 }
 
 
