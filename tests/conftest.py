@@ -1,4 +1,4 @@
-"""The same start for every test, whoever runs it, and what they share: MNIST, a small run."""
+"""The same start for every test, and the fixtures they share: MNIST, a small run."""
 
 import contextlib
 import ctypes

@@ -77,7 +77,7 @@ def blobs(rows: float, columns: float) -> np.ndarray:
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pixels = images[..., 0].astype(np.float64)
-    places = np.stack(np.indices(SHAPE[1:3]) - 13.5, axis=-1)
+    places = np.moveaxis(np.indices(SHAPE[1:3]) - 13.5, 0, -1)
     mass = pixels / pixels.sum(axis=(1, 2), keepdims=True)
     centre = np.einsum("byx,yxi->bi", mass, places)
     squares = np.einsum("byx,yxi,yxj->bij", mass, places, places)

@@ -187,7 +187,10 @@ def run_of_own(tmp_path_factory):
         ({"metrics": None}, r"its own metric top3: pass it again \(metrics= in"),
         ({"model": MODULES["no train"]()}, "another model than it was trained with"),
         ({"tx": optax.adam(0.02)}, "another tx than it was trained with"),
-        ({"loss_fn": lambda *args: 2 * squared(*args, {})}, "another loss_fn than it was"),
+        (
+            {"loss_fn": lambda logits, labels: 2 * squared(logits, labels, {})},
+            "another loss_fn than it was",
+        ),
         ({"splits": {"train": SPLITS["test"]}}, "another splits than it was trained with"),
         ({"splits": None}, "holds a run with its own splits"),
     ],

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_a_run_without_its_config_is_refused(small_run, tmp_path):
 
 
 def test_overwrite_keeps_foreign_files_and_a_run_until_the_new_one_compiles(small_run, tmp_path):
-    theirs = {"checkpoints/model.pt": "precious", "config.json": '{"name": "other tool"}'}
+    theirs: Any = {"checkpoints/model.pt": "precious", "config.json": '{"name": "other tool"}'}
     make_files(tmp_path / "theirs", theirs)
     with pytest.raises(ValueError, match="unknown config field name"):
         train(SMALL, tmp_path / "theirs", overwrite=True)

@@ -41,7 +41,8 @@ def assert_holds(imported: Imported, expected: Arrays) -> None:
 
 def import_arrays(folder: Path, arrays: Arrays, **options: Any) -> Imported:
     """Imports an .npz file of these arrays as `mine`."""
-    np.savez(folder / "x.npz", **arrays)
+    held: dict[str, Any] = {**arrays}
+    np.savez(folder / "x.npz", **held)
     return import_dataset("mine", [folder / "x.npz"], overwrite=True, **options)
 
 

@@ -168,7 +168,7 @@ NPZ: dict[str, dict[str, np.ndarray]] = {
     "other arrays": WHOLE | {"label_names": np.array(["a"]), "x": X[:1], "classes": Y},
     "a test without labels is left out": WHOLE | {"x_val": X[:2]},
     "columns": {key: np.asfortranarray(values) for key, values in WHOLE.items()},
-    "one-hot": WHOLE | {y: np.float32(HOT)[WHOLE[y]] for y in ("y_train", "y_test")},
+    "one-hot": WHOLE | {y: HOT.astype("f4")[WHOLE[y]] for y in ("y_train", "y_test")},
     "one-hot columns": WHOLE | {y: np.asfortranarray(HOT[WHOLE[y]]) for y in ("y_train", "y_test")},
 }
 

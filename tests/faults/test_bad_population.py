@@ -41,7 +41,7 @@ ARGUMENTS = {
     f"{NEW} --seeds 2 --against nowhere": "there is no finished population in nowhere",
     f"{NEW} --seeds 2 --against run": "there is no finished population in run",
     f"{NEW} --seeds 2 --against broken": "broken/population.json is not a result of a population",
-    f"{NEW} --seeds 3 --against many": "the seeds must be the same, got [0, 1] and [0, 1, 2]",
+    f"{NEW} --seeds 3 --against many": "the same seeds to be compared, got [0, 1] and [0, 1, 2]",
     f"{START} --seeds 2 --workdir ''": "--workdir must be a path, got ''",
     f"{START} --seeds 2 --workdir a-file": "the workdir a-file is a file",
     f"{START} --seeds 2 --workdir run": "run holds a single run: choose another --workdir",

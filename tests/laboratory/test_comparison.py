@@ -58,5 +58,5 @@ def test_a_comparison_without_a_test_compares_validation():
 
 
 def test_populations_of_different_seeds_are_not_compared():
-    with pytest.raises(ValueError, match=r"the same seeds to be compared, got \[0, 1\] and \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"the same seeds to be compared, got \[0, 1\] and"):
         compare(made_up([0.5, 0.6], [0.5, 0.6]), made_up([0.5, 0.6], [0.5, 0.6], [1, 2]))

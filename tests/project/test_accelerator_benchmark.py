@@ -1,6 +1,7 @@
 """`make benchmark-accelerator`, at a small size and without an accelerator."""
 
 import json
+from typing import Any
 
 import jax
 import pytest
@@ -21,7 +22,7 @@ def test_the_benchmark_says_what_to_run_where_there_is_no_accelerator():
 
 
 def test_the_benchmark_has_a_table_for_every_section_and_reports_its_device(tmp_path):
-    env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # this process has taken its part
+    env: Any = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # this process has taken its part
     if cache := jax.config.values["jax_compilation_cache_dir"]:
         env["JAX_COMPILATION_CACHE_DIR"] = cache
         env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -76,7 +76,8 @@ def test_reported_figures_are_those_of_the_run_and_of_scikit_learn(small, mnist)
     assert links == {*zip(*(axis.tolist() for axis in counts.nonzero()), strict=True)}
     assert f"<title>{shown} classified as {answer}: {counts.max()}</title>" in figure
     assert "epochs of 1,024 grey images (28x28 pixels, 10 classes), Adam with learning rate" in said
-    train, val = (round(100 * history[-1][f"{split}_accuracy"], 2) for split in ("train", "val"))
+    last: Any = history[-1]
+    train, val = (round(100 * last[f"{split}_accuracy"], 2) for split in ("train", "val"))
     gap = f"{abs(val - train):.2f} points {'higher' if val > train else 'lower'}."
     assert f"accuracy is {train:.2f}% in training and {val:.2f}% in validation, {gap}" in said
     assert f"mnist-jax verify --workdir {shlex.quote(str(small))}" in said

@@ -138,18 +138,6 @@ def test_a_comparison_on_a_phone_shows_the_test_and_the_difference(small, show, 
     assert shown.evaluate("shown => getComputedStyle(shown).display") == "block"
 
 
-def test_a_comparison_on_a_phone_shows_the_test_and_the_difference(small, show, tmp_path):
-    page = show(
-        report([small, small], tmp_path / "page.html").path, viewport={"width": 390, "height": 844}
-    )
-    for heading in ("validation", "test", "difference to A"):
-        box = page.get_by_role("columnheader", name=heading, exact=True).bounding_box()
-        assert box
-        assert box["x"] + box["width"] <= 390 - 16, heading
-    shown = page.locator("td small").first
-    assert shown.evaluate("shown => getComputedStyle(shown).display") == "block"
-
-
 def test_contents_and_confusions_lead_to_their_places(pages, show):
     page = show(pages[0])
     assert page.locator("nav a").count() == page.locator("section").count()

@@ -61,8 +61,8 @@ def raw(url: str, content: bytes) -> bytes:
 
 def rest(connection: socket.socket) -> bytes:
     """Returns the bytes that come until the other side ends the connection."""
+    found = b""
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        found = b""
         while part := connection.recv(65536):
             found += part
     return found

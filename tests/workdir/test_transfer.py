@@ -1,6 +1,7 @@
 """Networks that begin with the parameters of another one, some of them frozen."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,9 @@ def test_frozen_parameters_keep_their_bits_and_the_others_do_not(small_run, tmp_
     out = capsys.readouterr().out
     assert f"loaded, from {source}: conv1, dense, output\n" in out
     assert "frozen: conv1/bias, conv1/kernel, dense/bias\n" in out
-    before, after = (flatten_dict(each.state.params, sep="/") for each in (trained, run))
+    before, after = (
+        dict[str, Any](flatten_dict(each.state.params, sep="/")) for each in (trained, run)
+    )
     kept = {name for name in after if np.array_equal(before[name], after[name])}
     assert kept == {"conv1/kernel", "conv1/bias", "dense/bias"}
     # It begins where the other one ended.
