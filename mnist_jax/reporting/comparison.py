@@ -1,6 +1,7 @@
 """Content of a comparison of several networks."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
@@ -88,12 +89,12 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
 
 
 def _tails(runs: Sequence[RunRecord]) -> list[str]:
-    """Returns the workdirs' paths without their common directories."""
-    paths = [run.workdir.absolute().parts for run in runs]
+    """Returns the workdirs' paths without their common directories, or "FIELD=" of members."""
+    paths = [re.split("(?<=[/=])", run.workdir.absolute().as_posix()) for run in runs]
     common = 0
     while len({path[common] for path in paths}) == 1 and common < min(map(len, paths)) - 1:
         common += 1
-    return readable("/".join(path[common:]) for path in paths)
+    return readable("".join(path[common:]) for path in paths)
 
 
 def _difference(first: Measured, other: Measured) -> tuple[float, float, float]:

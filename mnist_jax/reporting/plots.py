@@ -78,14 +78,16 @@ def epoch_curve(history: Sequence[Row], name: str) -> "Figure":
 
 def compare_curves(histories: Mapping[str, Sequence[Row]], metric: str) -> "Figure":
     """Draws several trainings' validation "accuracy" or "loss" by epoch."""
-    with _panels(1, height=2.7 + 0.18 * math.ceil(len(histories) / 2)) as (figure, (axes,)):
-        for number, (name, history) in enumerate(histories.items()):
+    labels = [_short(name, 24).lstrip("_") for name in histories]  # legends omit those with one
+    columns = 2 if max(map(len, labels)) <= 16 else 1
+    height = 2.7 + 0.18 * math.ceil(len(labels) / columns)
+    with _panels(1, height) as (figure, (axes,)):
+        for number, (label, history) in enumerate(zip(labels, histories.values(), strict=True)):
             again, colour = divmod(number, len(COLOURS))
             style = ("-", "--", ":", "-.")[again % 4]
-            label = _short(name, 24).lstrip("_")  # legends omit names that begin so
             _curve(axes, history, f"val_{metric}", style, color=COLOURS[colour], label=label)
         _by_epoch(axes, f"validation {metric}")
-        figure.legend(loc="outside lower left", ncols=2)  # inside, it would hide curves
+        figure.legend(loc="outside lower left", ncols=columns)  # inside, it would hide curves
     return figure
 
 

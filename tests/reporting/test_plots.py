@@ -132,6 +132,16 @@ def test_each_training_has_a_curve_and_a_name():
     assert len(styles) == 8
 
 
+def test_a_legend_of_long_names_stays_within_its_figure(subtests):
+    for length in (3, 16, 17, 60):
+        with subtests.test(msg=f"{length} letters"):
+            names = [f"{number}{'n' * (length - 1)}" for number in range(4)]
+            figure = plots.compare_curves({name: history(2) for name in names}, "accuracy")
+            figure.draw_without_rendering()
+            (legend,) = figure.legends
+            assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_counts_of_a_confusion_stand_in_their_cells():
     counts = np.array([[1200, 0, 3], [0, 45, 0], [7, 0, 6]])
     figure = plots.confusion(counts, ["a", "b", "c"])

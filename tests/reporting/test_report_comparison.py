@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from reports import check_page, table
 
 from mnist_jax import predict, report, train
 from mnist_jax.metrics import paired_interval
-from mnist_jax.reporting.comparison import _headline
+from mnist_jax.reporting.comparison import _headline, _tails
 from mnist_jax.reporting.measured import Measured
 from mnist_jax.reporting.page import listed
 
@@ -37,8 +39,25 @@ def test_networks_are_compared_image_by_image(small, other, mnist, tmp_path):
     assert len(written.networks) == 2
 
 
+def test_networks_are_named_by_what_differs_in_their_paths(subtests):
+    for paths, names in (
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["runs/fast", "runs/faster"], ["fast", "faster"]),
+        (["runs/a", "runs/a/b"], ["a", "a/b"]),
+        (["runs/x/1", "runs/y/1"], ["x/1", "y/1"]),
+        (["m/rate=0.1_seed-0", "m/rate=0.12_seed-0"], ["0.1_seed-0", "0.12_seed-0"]),
+        (["runs/a", "runs/a"], ["a", "a"]),
+    ):
+        with subtests.test(msg=f"{paths}"):
+            assert _tails([Named(Path(path)) for path in paths]) == names  # type: ignore[misc]
+
+
 def test_names_are_joined_as_in_a_sentence():
     assert [listed("ABC"[:count]) for count in (1, 2, 3)] == ["A", "A and B", "A, B and C"]
+
+
+class Named(NamedTuple):
+    workdir: Path
 
 
 def answers(right: str) -> Measured:
