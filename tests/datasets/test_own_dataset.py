@@ -40,7 +40,7 @@ def test_an_imported_dataset_is_trained_reported_and_exported(capsys):
         right = answers["classes"] == answers["labels"]
     assert right.mean() == result["test_accuracy"]
     run("report --workdir run")
-    assert f"{result['test_accuracy']:.2%}</p>" in Path("run/report.html").read_text("utf-8")
+    assert f"{result['test_accuracy']:.2%}</span>" in Path("run/report.html").read_text("utf-8")
 
     picture = np.full((300, 300), 240, np.uint8)
     enlarged = Image.fromarray((images[0].reshape(8, 8) * 15).astype(np.uint8)).resize((150, 150))

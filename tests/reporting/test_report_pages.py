@@ -28,7 +28,7 @@ def assert_says(path: Path, *parts: str) -> None:
 def test_hostile_names_of_classes_are_text_in_a_report(hostile):
     check_command(hostile)
     augmented = "Augmentation Training images are changed", "--augment.mixup-alpha 0.2"
-    kind = "colour images of 12x16 pixels, 3 classes"
+    kind = "colour images (12x16 pixels, 3 classes"
     assert_says(report(hostile).path, *HOSTILE[:2], "classified as", *augmented, kind)
 
 
