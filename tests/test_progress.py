@@ -133,7 +133,7 @@ def test_the_lines_of_a_run_fit_the_terminal(tmp_path, monkeypatch, capsys, colu
 def test_the_next_command_can_run_as_installed(tmp_path, monkeypatch, capsys):
     """Without the packages that `report` needs, another command is proposed."""
     result: Any = {"seconds": {}, "test_loss": 0.5, "test_accuracy": 0.5}
-    for missing, command in (([], "report"), (["matplotlib"], "verify")):
-        monkeypatch.setattr(progress, "unmet", lambda _, missing=missing: missing)
+    for installed, command in ((True, "report"), (False, "verify")):
+        monkeypatch.setattr(progress, "has_extra", lambda _, there=installed: there)
         show_result(tmp_path, result)
         assert f" {command} {tmp_path}" in capsys.readouterr().out
