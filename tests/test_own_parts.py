@@ -150,7 +150,7 @@ def test_a_search_keeps_its_own_parts_and_names_them_in_its_last_command(tmp_pat
     how: Any = {"tell": lines.append}
     [trial] = sweep(CONFIG, search, tmp_path, trials=1, parts=lambda _: own, **how)
     assert "val_top3" in read_history(tmp_path / "trials" / "0")[-1]
-    [line] = [line for line in lines if line.startswith("train the best")]
+    [line] = [line for line in lines if line.startswith("next: ")]
     rate = trial.params["optimizer.learning_rate"]
     assert line.endswith(f"--config RECIPE --optimizer.learning-rate {rate}")
     for other, name in (

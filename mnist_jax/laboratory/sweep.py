@@ -417,16 +417,16 @@ def _conclude(
         return []
     for line in format_trials(finished[:LISTED]).split("\n"):
         tell(line)
+    for line in draw_figures(study, workdir / "plots"):
+        tell(line)
     best = finished[0]
     if best.value:
         write_json(workdir / "best.json", dataclasses.asdict(replace_fields(config, best.params)))
         if own_names(parts(config)):
             values = best.params.items()
             options = [f"--{name.replace('_', '-')} {shlex.quote(str(x))}" for name, x in values]
-            tell(f"train the best: mnist-jax train --config RECIPE {' '.join(options)}")
-            tell("RECIPE must define the own parts, which best.json cannot hold")
+            tell("best.json cannot hold the own parts, which RECIPE defines")
+            tell(f"next: mnist-jax train --config RECIPE {' '.join(options)}")
         else:
-            tell(f"train the best: mnist-jax train --config {workdir / 'best.json'}")
-    for line in draw_figures(study, workdir / "plots"):
-        tell(line)
+            tell(f"next: mnist-jax train --config {workdir / 'best.json'}")
     return finished
