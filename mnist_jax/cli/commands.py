@@ -4,7 +4,7 @@ import shutil
 import sys
 import textwrap
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,14 @@ def _own_parts(args: Namespace, *workdirs: Path) -> "Parts":
     if not (args.config and workdirs):
         return NONE
     return recipe_parts(args.config, trained_config(workdirs[0]))
+
+
+def _print_rows(rows: Iterable[str], column: int) -> None:
+    """Prints rows, whose last column is wrapped to the terminal's width."""
+    width = shutil.get_terminal_size((200, 24)).columns
+    behind = " " * (column if column < width - 30 else 4)
+    for row in rows:
+        print(*textwrap.wrap(row, width, subsequent_indent=behind), sep="\n")
 
 
 def _show_next(args: Namespace, extra: str, *workdirs: Path) -> None:
@@ -381,7 +389,8 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
     shape, layers = summarize_recipe(
         args.recipe, args.image_shape, args.num_classes, model=own.model, splits=own.splits
     )
-    print(*format_table(layers, shape).split("\n"), sep="\n")
+    lines = format_table(layers, shape).split("\n")
+    _print_rows(lines, lines[0].index("what it is for"))
     print("next: mnist-jax train, with the same options")
     return [layer._asdict() for layer in layers]
 
@@ -503,12 +512,8 @@ def recipes(_: Namespace) -> list[dict[str, Any]]:
     """List the recipes of the package, with their test accuracy and training time."""
     described = [describe_recipe(name) for name in recipe_names()]
     print("accuracy and time on a two-core CPU:")
-    width = shutil.get_terminal_size().columns
-    for name, purpose, accuracy, time in described:
-        head = f"{name:<12}{accuracy:>8}  {time:<7}"
-        behind = " " * (len(head) if width > 70 else 4)
-        lines = textwrap.wrap(purpose, width, initial_indent=head, subsequent_indent=behind)
-        print(*lines, sep="\n")
+    rows = (f"{name:<12}{accuracy:>8}  {time:<7}{what}" for name, what, accuracy, time in described)
+    _print_rows(rows, 29)
     print("next: mnist-jax train --config NAME")
     return [recipe._asdict() for recipe in described]
 

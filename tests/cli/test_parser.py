@@ -52,7 +52,7 @@ def test_help_fits_on_a_screen_with_examples(name, capsys, monkeypatch):
         assert ", ".join(recipe_names()) in " ".join(text.split())
 
 
-@pytest.mark.parametrize("words", ["", "train --help", "predict --help", "recipes"])
+@pytest.mark.parametrize("words", ["", "train --help", "predict --help", "recipes", "summary"])
 def test_text_fits_a_narrow_terminal(words, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     assert main(words.split()) == 0
