@@ -32,7 +32,7 @@ PROCESSES = (
     Option("--distributed.num-processes N", "Number of processes; 1: alone, in any job.", int),
     Option("--distributed.process-id N", "Rank of this process, from 0.", int),
 )
-RECIPE = Option("--config RECIPE", "Recipe: a name, a .py file, or a config.json.", Path)
+RECIPE = Option("--config RECIPE", "Recipe: a name, a .py file, or a config.json.", path)
 OWN_PARTS = RECIPE._replace(help="Recipe, if it defines parts of its own (get_model, ...).")
 WORKDIR = Option("--workdir PATH", "Directory of a training run.", path, Path("runs/default"))
 WORKDIRS = Option("--workdir PATH...", "", path, [WORKDIR.default])
@@ -293,7 +293,6 @@ def report(args: Namespace) -> dict[str, Any]:
     own = _own_parts(args, *args.workdir)
     written = mnist_jax.report(args.workdir, args.output, model=own.model, splits=own.splits)
     print(*written.verdicts, sep="\n")
-    print(f"{written.path}: {written.path.stat().st_size:,} bytes")
     print(f"next: open {written.path} in a browser")
     return {"page": str(written.path), "networks": written.networks}
 

@@ -213,8 +213,8 @@ def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any],
         values, rest = parser.parse_known_args([_with_hyphens(word, options) for word in words])
     except argparse.ArgumentError as error:
         name, message = error.argument_name or "", error.message
-        if "ignored explicit" in message:
-            raise ValueError(f"{name} takes no value") from None
+        if "ignored explicit argument" in message:
+            raise ValueError(f"{name} takes no value, got {message.split(' ', 3)[-1]}") from None
         if message.startswith("must"):
             raise ValueError(f"{name} {message}") from None
         raise ValueError(f"{name}: {message}; type {options[name].usage}") from None

@@ -24,7 +24,7 @@ ARGUMENTS = {
     "train --config tiny.json --init-from run --model.hidden-size 2": "[2] here, but [1]",
     f"train --epochs {MANY_DIGITS}": "--epochs",
     "train --optimizer.learning-rate 0,001": "--optimizer.learning-rate",
-    "train --config ''": "there is no config file '",
+    "train --config ''": "--config must be a path, got ''",
     f"train --config {LONG}{LONG}": LONG,
     "train --config tiny.json --workdir ''": "--workdir",
     "evaluate": "there is no trained network in runs/default",

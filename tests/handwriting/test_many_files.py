@@ -227,7 +227,8 @@ def test_a_bad_file_costs_only_its_own_line_and_the_exit_code(predict):
 
 def test_answers_are_written_in_kaggle_format(predict, network):
     table(FLAT, PIXELS)
-    assert predict("x.csv", "--output", "answers.csv")[:2] == (0, ["answers.csv: 40 answers"])
+    code, lines, _ = predict("x.csv", "--output", "answers.csv")
+    assert (code, lines[0], lines[1][:5]) == (0, "answers.csv: 40 answers", "next:")
     lines = Path("answers.csv").read_text(encoding="utf-8").splitlines()
     classes = network.predict(DIGITS).classes
     assert lines == ["ImageId,Label", *(f"{i},{c}" for i, c in enumerate(classes, 1))]
@@ -238,7 +239,7 @@ def test_answers_for_files_are_written_with_their_probabilities(predict, network
     Path("bad.png").write_bytes(b"x")
     array(DIGITS[:2])
     code, lines, _ = predict("d, e", "bad.png", "x.npy", "--output", "answers.csv")
-    assert (code, lines[-1]) == (4, "answers.csv: 3 answers")
+    assert (code, lines[-2]) == (4, "answers.csv: 3 answers")
     assert lines[0].startswith("bad.png: no answer: ")
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         rows = [*csv.DictReader(file)]
