@@ -20,6 +20,13 @@ if TYPE_CHECKING:  # slow: each command imports JAX when it runs
 
 COMMANDS: dict[str, Command] = {}
 
+
+def varied(text: str) -> tuple[str, list[float]]:
+    """Reads "ema-decay=0,0.99"."""
+    field, _, values = text.partition("=")
+    return field.replace("-", "_"), [float(value) for value in values.split(",")]
+
+
 COMMON = (
     flag("--quiet", "Warnings and errors only."),
     flag("--json", "The result as JSON only."),
@@ -38,6 +45,7 @@ WORKDIR = Option("--workdir PATH", "Directory of a training run.", path, Path("r
 WORKDIRS = Option("--workdir PATH...", "", path, [WORKDIR.default])
 NEW_WORKDIR = Option("--workdir PATH", "Directory for the results (default: runs/RECIPE).", path)
 STEP = Option("--step STEP", "Saved step, latest, or best (by watch.monitor).", default="latest")
+TRAINED = (WORKDIR, STEP, OWN_PARTS)
 SPLIT = Option("--split test|validation|train", "Examples to measure on.", default="test")
 IMAGES = Option(
     "IMAGES...",
@@ -51,6 +59,9 @@ SOURCE = Option(
     "class; or several of a kind, named train, validation and test.",
     Path,
     [],
+)
+VARY = Option(
+    "--vary FIELD=V1,V2", "Numbers for a field; repeated: combinations.", varied, [], repeated=True
 )
 NO_TEST = flag("--no-test", "No test; a later call can measure it.")
 
@@ -184,14 +195,12 @@ def _all_read(result: Any) -> bool:
 
 @command(
     IMAGES,
-    WORKDIR,
+    *TRAINED,
     Option("--model FILE", "File written by export, in place of a workdir.", Path),
-    STEP,
     flag("--show", "FILE.seen.png beside each image: what the network sees."),
     Option("--output FILE", "A .csv file for the answers; of a split, an .npz file.", Path),
     SPLIT._replace(help="Examples for --output, without images."),
     Option("--pixel-range BLACK WHITE", "Black and white in a file of many images.", float),
-    OWN_PARTS,
     plain="images",
     is_good=_all_read,
     example="mnist-jax predict digit.png scans/ --output answers.csv",
@@ -283,7 +292,7 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
 
 @command(
     WORKDIRS._replace(help="Directories of training runs; several are compared."),
-    Option("--output FILE", "The .html file (default: WORKDIR/report.html).", Path),
+    Option("--output FILE", "An .html file (default: WORKDIR/report.html).", Path),
     OWN_PARTS,
     plain="workdir",
     example="mnist-jax report runs/default runs/fast --output comparison.html",
@@ -298,11 +307,9 @@ def report(args: Namespace) -> dict[str, Any]:
 
 
 @command(
-    WORKDIR,
-    Option("--host ADDRESS", "0.0.0.0: reachable from other computers.", default="127.0.0.1"),
+    *TRAINED,
+    Option("--host ADDRESS", "Address; 0.0.0.0: open to other computers.", default="127.0.0.1"),
     Option("--port N", "Port of the page; 0: any free one.", int, 8000),
-    STEP,
-    OWN_PARTS,
     plain="workdir",
     example="mnist-jax serve runs/fast --port 8080",
 )
@@ -353,11 +360,11 @@ def import_(args: Namespace) -> dict[str, Any]:
 
 
 @command(
-    WORKDIR,
-    Option("--format stablehlo|onnx", "For JAX, or for ONNX Runtime and others.", required=True),
-    Option("--output FILE", "The file; FILE.md and FILE.json describe it.", Path, required=True),
-    STEP,
-    OWN_PARTS,
+    *TRAINED,
+    Option(
+        "--format stablehlo|onnx", "Format: for JAX; for ONNX Runtime and others.", required=True
+    ),
+    Option("--output FILE", "File, described by FILE.md and FILE.json.", Path, required=True),
     plain="workdir",
     example="mnist-jax export runs/fast --format onnx --output fast.onnx",
 )
@@ -397,12 +404,7 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
 @command(
     RECIPE,
     Option("--seeds N", "Number of seeds, counted up from --seed.", int, required=True),
-    Option(
-        "--vary FIELD=V1,V2",
-        "Values of a field; repeated: combinations.",
-        default=[],
-        repeated=True,
-    ),
+    VARY,
     Option("--against PATH", "Finished population of the same seeds to compare with.", Path),
     NEW_WORKDIR._replace(help="Directory (default: runs/RECIPE-population)."),
     NO_TEST,
@@ -418,7 +420,9 @@ def population(args: Namespace) -> dict[str, Any]:
     from mnist_jax.parts import recipe_parts
 
     workdir = _new_workdir(args, "-population")
-    vary = _varied(args.vary)
+    vary = dict(args.vary)
+    if len(vary) < len(args.vary):
+        raise ValueError("--vary must be given once for a field, with all its values")
     other = read_population(args.against) if args.against else None
     if other:
         check_pairs(other, identity(create_members(args.recipe, args.seeds, vary)))
@@ -441,22 +445,6 @@ def population(args: Namespace) -> dict[str, Any]:
     else:
         print(f"next: a population with one change, --workdir NEW and --against {workdir}")
     return {**result}
-
-
-def _varied(options: Sequence[str]) -> dict[str, list[float]]:
-    """Reads each FIELD=V1,V2 of --vary."""
-    varied = {}
-    for option in options:
-        field, _, values = option.partition("=")
-        field = field.replace("-", "_")
-        try:
-            numbers = [float(value) for value in values.split(",")]
-        except ValueError:
-            raise ValueError(f"--vary must be FIELD=V1,V2 with numbers, got {option!r}") from None
-        if field in varied:
-            raise ValueError(f"--vary {field} must be given once, with all its values")
-        varied[field] = numbers
-    return varied
 
 
 @command(
@@ -482,8 +470,12 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
         tell=print,
     )
     return [
-        {"number": trial.number, "state": trial.state.name.lower()}
-        | {"val_accuracy": trial.value, "fields": trial.params}
+        {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "val_accuracy": trial.value,
+            "fields": trial.params,
+        }
         for trial in trials
     ]
 
@@ -530,9 +522,7 @@ def doctor(_: Namespace) -> dict[str, Any]:
             print(f"{'':>19}-> {finding.advice}")
         findings.append(finding)
     problems = sum(finding.problem for finding in findings)
-    if problems:
-        print(f"{problems} to fix, marked with !")
-    else:
-        print("Everything needed works.")
+    print(f"{problems} to fix, marked with !" if problems else "Everything needed works.")
+    if not problems:
         show_next("train")
     return {"works": not problems, "findings": [finding._asdict() for finding in findings]}

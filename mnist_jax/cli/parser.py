@@ -6,7 +6,7 @@ import difflib
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from mnist_jax.config import FIELD_DOCS, Config, load_config, recipe_names, replace_fields
 
@@ -161,32 +161,20 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
 
 def recipe_options() -> Iterator[Option]:
     """Yields an option for each field of a recipe, by default None: the recipe has the value."""
-    for field in dataclasses.fields(Config):
-        if field.default is not dataclasses.MISSING:
-            yield _field_option(Config, field, "")
-        else:
-            part = typing.get_type_hints(Config)[field.name]
-            for inner in dataclasses.fields(part):
-                yield _field_option(part, inner, f"{field.name}.")
-
-
-def _field_option(cls: Any, field: dataclasses.Field[Any], group: str) -> Option:
-    kind: Any = typing.get_type_hints(cls)[field.name]
-    choices = "|".join(typing.get_args(kind)) if typing.get_origin(kind) is Literal else ""
-    name = f"--{group}{field.name}".replace("_", "-")
-    values = choices or PLACEHOLDERS[kind]
-    doc = FIELD_DOCS[cls].get(field.name, "")
-    return Option(f"{name} {values}".rstrip(), doc, str if choices else kind)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+    fields_of = typing.get_type_hints
+    for group, cls in {"": Config, **fields_of(Config)}.items():
+        for field, kind in fields_of(cls).items() if dataclasses.is_dataclass(cls) else ():
+            if dataclasses.is_dataclass(kind):
+                continue
+            choices = "|".join(typing.get_args(kind))
+            name = f"--{group}.{field}".replace("--.", "--").replace("_", "-")
+            usage = f"{name} {choices or PLACEHOLDERS[kind]}".rstrip()
+            yield Option(usage, FIELD_DOCS[cls].get(field, ""), str if choices else kind)
 
 
 def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any], list[str]]:
     """Returns the options' values by attribute, and the arguments that belong to no option."""
-    parser = _Parser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     typed = [word.partition("=")[0] for word in words]
     for option in options.values():
         name, to = option.name, option.attribute
@@ -231,16 +219,15 @@ def _reader(option: Option) -> Callable[[str], Any]:
     choices = option.values.split("|")
 
     def read(text: str) -> Any:
-        if len(choices) > 1 and text not in choices:
-            near = difflib.get_close_matches(text.lower(), choices, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            expected = ", ".join(choices)
-            raise argparse.ArgumentTypeError(f"must be one of {expected}, got {text!r}{hint}")
         try:
-            return option.kind(text)
+            if len(choices) == 1 or text in choices:
+                return option.kind(text)
+            expected = f"one of {', '.join(choices)}"
         except ValueError:
-            message = f"must be {EXPECTED[option.kind]}, got {text!r}"
-            raise argparse.ArgumentTypeError(message) from None
+            expected = EXPECTED.get(option.kind, option.values)
+        near = difflib.get_close_matches(text.lower(), choices, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}{hint}")
 
     return read
 
@@ -322,16 +309,12 @@ def nearest_option(name: str, known: Sequence[str]) -> str:
         return ALIASES[name]
     if close := difflib.get_close_matches(name, known, 1, 0.8):
         return close[0]
-    group, _, word = name.lstrip("-").replace("no-", "").rpartition(".")
+    word = name.lstrip("-").rpartition(".")[2].removeprefix("no-")
     last = {option.lstrip("-").rpartition(".")[2]: option for option in reversed(known)}
-    for starts in (name, f"--{group}.{word}", word):
-        longer = [
-            option
-            for part, option in last.items()
-            if (option if starts[0] == "-" else part).startswith(starts)
-        ]
-        if len(word) > 2 and longer:
-            return min(longer, key=len)
+    longer = [option for option in known if option.startswith(name)]
+    longer = longer or [option for part, option in last.items() if part.startswith(word)]
+    if len(word) > 2 and longer:
+        return min(longer, key=len)
     near = difflib.get_close_matches(word, last, 1, 0.75)
     return last[near[0]] if near else ""
 
