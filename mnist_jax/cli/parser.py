@@ -162,7 +162,8 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
 def recipe_options() -> Iterator[Option]:
     """Yields an option for each field of a recipe, by default None: the recipe has the value."""
     fields_of = typing.get_type_hints
-    for group, cls in {"": Config, **fields_of(Config)}.items():
+    groups: dict[str, Any] = {"": Config, **fields_of(Config)}
+    for group, cls in groups.items():
         for field, kind in fields_of(cls).items() if dataclasses.is_dataclass(cls) else ():
             if dataclasses.is_dataclass(kind):
                 continue
