@@ -89,11 +89,10 @@ def _run(args: Namespace) -> int:
 
             if not args.no_compilation_cache:
                 use_compilation_cache()
-            prefix, given = "distributed.", vars(args).items()
-            processes: dict[str, Any] = {
-                name.removeprefix(prefix): value for name, value in given if prefix in name
-            }
-            processes = processes or {"num_processes": 1}  # alone
+            processes: dict[str, Any] = {"num_processes": 1}
+            if "distributed.process_id" in args:
+                names = ("coordinator", "num_processes", "process_id")
+                processes = {name: getattr(args, f"distributed.{name}") for name in names}
             silence = _streams(out=False, err=False, warn=False)  # one process prints for all
             with joined(**processes) as first, nullcontext() if first else silence:
                 result = command.run(args)
@@ -173,15 +172,10 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, ValueError | OSError):
         return BAD_INPUT, str(error)
     platforms = os.environ.get("JAX_PLATFORMS")
-    if platforms and "jax" in sys.modules and not _has_devices():
-        return BAD_INPUT, (
-            f"JAX_PLATFORMS is {platforms}, but JAX finds no such device; unset it "
-            "(see mnist-jax doctor)"
-        )
+    if platforms and "jax" in sys.modules:
+        from mnist_jax.cli.doctor import local_devices
+
+        if not local_devices()[0]:
+            message = f"JAX_PLATFORMS is {platforms}, but JAX finds no such device"
+            return BAD_INPUT, f"{message}; unset it (see mnist-jax doctor)"
     return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-
-
-def _has_devices() -> bool:
-    from mnist_jax.cli.doctor import local_devices
-
-    return bool(local_devices()[0])

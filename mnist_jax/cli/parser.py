@@ -164,13 +164,14 @@ def recipe_options() -> Iterator[Option]:
     fields_of = typing.get_type_hints
     groups: dict[str, Any] = {"": Config, **fields_of(Config)}
     for group, cls in groups.items():
+        docs = FIELD_DOCS.get(cls, {})
         for field, kind in fields_of(cls).items() if dataclasses.is_dataclass(cls) else ():
             if dataclasses.is_dataclass(kind):
                 continue
             choices = "|".join(typing.get_args(kind))
             name = f"--{group}.{field}".replace("--.", "--").replace("_", "-")
             usage = f"{name} {choices or PLACEHOLDERS[kind]}".rstrip()
-            yield Option(usage, FIELD_DOCS[cls].get(field, ""), str if choices else kind)
+            yield Option(usage, docs.get(field, ""), str if choices else kind)
 
 
 def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any], list[str]]:
