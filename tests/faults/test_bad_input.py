@@ -91,7 +91,7 @@ VARIATIONS = {
     "train —epochs 3": "unexpected argument '—epochs'",
     "train --precision float16": "--precision",
     "train --config tiny.json --workdir new --init-from a-file": "a-file is a file",
-    "train --config tiny.json --workdir new --init-from new": "new, in the workdir itself",
+    "train --config tiny.json --workdir new --init-from new": "init_from is new, inside",
     "evaluate --workdir": "expected at least one argument",
 }
 
