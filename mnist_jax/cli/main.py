@@ -37,7 +37,7 @@ PINNED = {
 
 
 def main(args: Sequence[str] | None = None, *, own_process: bool = False) -> int:
-    """Runs `mnist-jax ARGS`, in a process set up for it if it is its own; returns the exit code."""
+    """Runs `mnist-jax ARGS`, with JAX and signals set up in its `own_process`; returns its code."""
     args = list(sys.argv[1:] if args is None else args)
     try:
         if text := help_text(args):
