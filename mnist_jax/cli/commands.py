@@ -278,10 +278,8 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
 
     if args.output is None:
         raise ValueError("give image files, or --output FILE.npz for those of a split")
-    if args.show:
-        raise ValueError("--show is for image files, not for --output")
-    if args.model:
-        raise ValueError("--output needs --workdir, which names the dataset, not --model")
+    if args.show or args.model:
+        raise ValueError("without images, --output needs --workdir, not --model, and no --show")
     own = _own_parts(args, args.workdir)
     options = {"split": args.split, "step": args.step, "model": own.model, "splits": own.splits}
     shape = predict_split(args.workdir, args.output, **options)
@@ -499,14 +497,14 @@ def verify(args: Namespace) -> dict[str, Any]:
 
 
 @command(needs_jax=False, example="mnist-jax recipes --json")
-def recipes(_: Namespace) -> list[dict[str, Any]]:
+def recipes(_: Namespace) -> list[dict[str, str]]:
     """List the recipes of the package, with their test accuracy and training time."""
     described = [describe_recipe(name) for name in recipe_names()]
     print("accuracy and time on a two-core CPU:")
-    rows = (f"{name:<12}{accuracy:>8}  {time:<7}{what}" for name, what, accuracy, time in described)
-    _print_rows(rows, 29)
+    row = "{name:<12}{accuracy:>8}  {time:<7}{purpose}"
+    _print_rows([row.format(**recipe) for recipe in described], 29)
     print("next: mnist-jax train --config NAME")
-    return [recipe._asdict() for recipe in described]
+    return described
 
 
 @command(is_good=lambda result: result["works"], example="mnist-jax doctor --json")
