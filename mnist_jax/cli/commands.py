@@ -59,6 +59,7 @@ SOURCE = Option(
     "class; or several of a kind, named train, validation and test.",
     Path,
     [],
+    required=True,
 )
 VARY = Option(
     "--vary FIELD=V1,V2", "Numbers for a field; repeated: combinations.", varied, [], repeated=True
@@ -166,7 +167,6 @@ def train(args: Namespace) -> dict[str, Any]:
     STEP,
     OWN_PARTS,
     *PROCESSES,
-    plain="workdir",
     example="mnist-jax evaluate runs/fast --split validation",
 )
 def evaluate(args: Namespace) -> dict[str, Any]:
@@ -201,7 +201,6 @@ def _all_read(result: Any) -> bool:
     Option("--output FILE", "A .csv file for the answers; of a split, an .npz file.", Path),
     SPLIT._replace(help="Examples for --output, without images."),
     Option("--pixel-range BLACK WHITE", "Black and white in a file of many images.", float),
-    plain="images",
     is_good=_all_read,
     example="mnist-jax predict digit.png scans/ --output answers.csv",
 )
@@ -292,7 +291,6 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
     WORKDIRS._replace(help="Directories of training runs; several are compared."),
     Option("--output FILE", "An .html file (default: WORKDIR/report.html).", Path),
     OWN_PARTS,
-    plain="workdir",
     example="mnist-jax report runs/default runs/fast --output comparison.html",
 )
 def report(args: Namespace) -> dict[str, Any]:
@@ -308,7 +306,6 @@ def report(args: Namespace) -> dict[str, Any]:
     *TRAINED,
     Option("--host ADDRESS", "Address; 0.0.0.0: open to other computers.", default="127.0.0.1"),
     Option("--port N", "Port of the page; 0: any free one.", int, 8000),
-    plain="workdir",
     example="mnist-jax serve runs/fast --port 8080",
 )
 def serve(args: Namespace) -> None:
@@ -333,7 +330,6 @@ def serve(args: Namespace) -> None:
     flag("--skip-unreadable", "Unreadable image files left out, and listed."),
     flag("--overwrite", "Replacement of the imported dataset of this name."),
     flag("--show", "First image of each class, in characters."),
-    plain="name source",
     example="""\
 mnist-jax import letters scans/letters --size 28 28
 mnist-jax train --data.dataset letters""",
@@ -363,7 +359,6 @@ def import_(args: Namespace) -> dict[str, Any]:
         "--format stablehlo|onnx", "Format: for JAX; for ONNX Runtime and others.", required=True
     ),
     Option("--output FILE", "File, described by FILE.md and FILE.json.", Path, required=True),
-    plain="workdir",
     example="mnist-jax export runs/fast --format onnx --output fast.onnx",
 )
 def export(args: Namespace) -> dict[str, Any]:
@@ -479,11 +474,7 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
 
 
 @command(
-    WORKDIR,
-    OWN_PARTS,
-    plain="workdir",
-    is_good=lambda result: result["same_bits"],
-    example="mnist-jax verify runs/fast",
+    WORKDIR, OWN_PARTS, is_good=lambda it: it["same_bits"], example="mnist-jax verify runs/fast"
 )
 def verify(args: Namespace) -> dict[str, Any]:
     """Train a finished run again, in a temporary directory, and compare the bits."""

@@ -152,13 +152,11 @@ def find_devices(devices: Sequence[Any]) -> Iterator[Finding]:
 
 def find_native(devices: Sequence[Any]) -> Iterator[Finding]:
     """Compiles or loads the package's kernel for CPUs."""
-    if not devices or devices[0].platform != "cpu":
-        return
-    found = library.load()
-    if found.problem:
-        yield Finding("native kernel", "none: convolutions are matrix products", found.problem)
-    else:
-        yield Finding("native kernel", f"compiled by {found.compiler}")
+    if devices and devices[0].platform == "cpu":
+        found = library.load()
+        compiled = f"compiled by {found.compiler}"
+        value = "none: convolutions are matrix products" if found.problem else compiled
+        yield Finding("native kernel", value, found.problem)
 
 
 def find_data() -> Iterator[Finding]:

@@ -36,9 +36,10 @@ def command_help(command: Command, *, everything: bool) -> str:
     """Returns the text of `mnist-jax COMMAND --help`, or of `--help-all` with `everything`."""
     arguments = [option for option in command.options if option.is_plain]
     own = [option for option in command.options if not option.is_plain]
-    words = [option.usage if option.required else f"[{option.usage}]" for option in arguments]
-    if command.plain == "workdir":
-        words = ["[WORKDIR...]" if own[0].takes_several else "[WORKDIR]"]
+    words = []
+    for option in command.plain:
+        word = option.attribute.upper() + "..." * option.takes_several
+        words.append(word if option.required else f"[{word}]")
     usage = " ".join(["usage: mnist-jax", command.name, *words, "[OPTIONS]"])
     lines = [usage, "", *_wrapped(command.run.__doc__ or "")]
     if arguments:

@@ -106,7 +106,6 @@ class Command(NamedTuple):
         run: Function of the parsed arguments that prints lines and returns the JSON result.
         options: Its options without those of a recipe.
         example: Command lines that show its use.
-        plain: Attributes of the options that plain arguments stand for, such as "workdir".
         takes_recipe: True if a recipe's fields are options.
         is_good: Function of the result: True for exit code 0.
         needs_jax: True if it uses JAX.
@@ -116,10 +115,16 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], Any]
     options: tuple[Option, ...]
     example: str
-    plain: str = ""
     takes_recipe: bool = False
     is_good: Callable[[Any], bool] = lambda _: True
     needs_jax: bool = True
+
+    @property
+    def plain(self) -> list[Option]:
+        """Options that plain arguments stand for: of a trained network, its workdir."""
+        own = [option for option in self.options if option.is_plain]
+        trained = [] if self.takes_recipe else self.options
+        return own or [option for option in trained if option.name == "--workdir"]
 
 
 def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Namespace:
@@ -264,8 +269,7 @@ def _take_plain(
         if word.startswith("-"):
             raise ValueError(_unknown(word, words, options))
     plain = plain[:end] + plain[end + 1 :]
-    for attribute in command.plain.split() if plain else ():
-        option = next(each for each in command.options if each.attribute == attribute)
+    for option in command.plain if plain else ():
         if not option.is_plain and any(word.partition("=")[0] == option.name for word in words):
             raise ValueError(f"{option.name} and {plain[0]!r} are both given; leave one out")
         count = len(plain) if option.takes_several else 1
@@ -273,10 +277,12 @@ def _take_plain(
         try:
             found = [_reader(option)(word) for word in taken]
         except argparse.ArgumentTypeError as error:
-            raise ValueError(f"{attribute} {error}") from None
-        values[attribute] = found if option.takes_several else found[0]
+            raise ValueError(f"{option.attribute} {error}") from None
+        values[option.attribute] = found if option.takes_several else found[0]
     if plain and command.plain:
-        raise ValueError(f"{command.name} takes one {command.plain}, got {plain[0]!r} too")
+        raise ValueError(
+            f"{command.name} takes one {command.plain[-1].attribute}, got {plain[0]!r} too"
+        )
     if plain:
         raise ValueError(_unknown(plain[0], words, options))
 

@@ -131,6 +131,7 @@ def test_a_slip_of_one_letter_is_answered_with_the_option(data):
         ("train -e 3", "did you mean --epochs 3?"),
         ("report --out x.html", "did you mean --output x.html?"),
         ("report --epochs 3", "unknown option --epochs"),
+        ("import", "import needs NAME, SOURCE... (see mnist-jax import --help)"),
         ("verify a b", "verify takes one workdir, got 'b' too (see"),
         ("help", "did you mean --help?"),
         ("help train", "did you mean train --help?"),

@@ -51,7 +51,7 @@ ARGUMENTS = {
     "report --workdir run --output tiny.json": "--output must end in .html, got 'tiny.json'",
     "export --workdir run --output new.onnx": "--format",
     "export --workdir run --output new.onnx --format pb": "pb",
-    "import letters": "there is no source; expected the IDX files",
+    "import letters": "import needs SOURCE... (see",
     "import letters missing": "there is no file or folder 'missing'",
     "import letters a-file": "a-file is of an unknown kind",
     "import Letters a-file": "the name of a dataset must be",
