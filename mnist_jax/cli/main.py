@@ -74,7 +74,7 @@ def help_text(args: Sequence[str]) -> str:
 
 
 def parse(args: Sequence[str]) -> Namespace:
-    """Reads a command and the values of its options; ValueError if they are invalid."""
+    """Reads a command and its options' values; ValueError if they are invalid."""
     return parser.parse(args, COMMANDS)
 
 

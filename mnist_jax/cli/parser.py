@@ -36,36 +36,26 @@ ALIASES = {
     "-q": "--quiet",
     "-v": "--debug",
 }
-ACCELERATOR = "JAX uses a GPU or TPU if it finds one, as mnist-jax doctor reports"
 # Words for what needs no option.
-NEEDLESS = {
-    "--resume": "to resume, run the same command again",
-    "--gpu": ACCELERATOR,
-    "--device": ACCELERATOR,
-    "--cuda": ACCELERATOR,
-}
+ACCELERATOR = "JAX uses a GPU or TPU if it finds one, as mnist-jax doctor reports"
+NEEDLESS = dict.fromkeys(("--gpu", "--device", "--cuda"), ACCELERATOR)
+NEEDLESS["--resume"] = "to resume, run the same command again"
 PLACEHOLDERS = {int: "N", float: "X", bool: "", str: "NAME"}
 
 
 class Option(NamedTuple):
     """An option of a command, or its plain arguments.
 
-    Attributes:
-        usage: Name and placeholders: "--show" for a flag, "--size HEIGHT WIDTH", "--channels 1|3"
-            for a choice, "--workdir PATH..." for several; of plain arguments "NAME" or "IMAGES...".
-        help: Noun phrase; its first sentence makes sense alone.
-        kind: Function from the text of a value to the value; ValueError if it is invalid.
-        default: Value of an option that is not given.
-        required: True if it must be given.
-        repeated: True if it may be given several times, each adding its value.
+    The usage has placeholders: "--show" for a flag, "--size HEIGHT WIDTH", "--channels 1|3" for a
+    choice, "--workdir PATH..." for several; for plain arguments "NAME" or "IMAGES...".
     """
 
     usage: str
-    help: str
-    kind: Callable[[str], Any] = str
+    help: str  # a noun phrase, whose first sentence makes sense alone
+    kind: Callable[[str], Any] = str  # from text to value; ValueError if invalid
     default: Any = None
     required: bool = False
-    repeated: bool = False
+    repeated: bool = False  # may be given several times, each adding a value
 
     @property
     def name(self) -> str:
@@ -99,24 +89,14 @@ def flag(name: str, meaning: str) -> Option:
 
 
 class Command(NamedTuple):
-    """A command.
-
-    Attributes:
-        name: Word after `mnist-jax`.
-        run: Function of the parsed arguments that prints lines and returns the JSON result.
-        options: Its options without those of a recipe.
-        example: Command lines that show its use.
-        takes_recipe: True if a recipe's fields are options.
-        is_good: Function of the result: True for exit code 0.
-        needs_jax: True if it uses JAX.
-    """
+    """A command."""
 
     name: str
-    run: Callable[[argparse.Namespace], Any]
-    options: tuple[Option, ...]
+    run: Callable[[argparse.Namespace], Any]  # prints lines, and returns the JSON result
+    options: tuple[Option, ...]  # without those of a recipe
     example: str
-    takes_recipe: bool = False
-    is_good: Callable[[Any], bool] = lambda _: True
+    takes_recipe: bool = False  # has a recipe's fields as options
+    is_good: Callable[[Any], bool] = lambda _: True  # of a result: exit code 0
     needs_jax: bool = True
 
     @property
