@@ -214,7 +214,7 @@ def find_cluster(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def can_write(directory: Path) -> bool:
-    """Tells whether a directory can be made and written; leaves nothing there."""
+    """Tells whether a directory can be made and written."""
     try:
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         with tempfile.TemporaryDirectory(dir=there):

@@ -33,7 +33,7 @@ def overview(commands: Mapping[str, Command]) -> str:
 
 
 def command_help(command: Command, *, everything: bool) -> str:
-    """Returns the text of `mnist-jax COMMAND --help`, or of `--help-all` with `everything`."""
+    """Returns the text of `COMMAND --help`, or with `everything` of `--help-all`."""
     arguments = [option for option in command.options if option.is_plain]
     own = [option for option in command.options if not option.is_plain]
     words = []
@@ -67,7 +67,7 @@ def _recipes() -> list[str]:
 
 
 def _groups() -> Iterator[tuple[str, list[Option]]]:
-    """Yields a title and the options of each part of a recipe."""
+    """Yields title and options of each part of a recipe."""
     options = [*recipe_options()]
     yield "recipe:", [option for option in options if "." not in option.name]
     for name, part in typing.get_type_hints(Config).items():
@@ -95,7 +95,7 @@ def _default(option: Option) -> str:
 
 
 def _entry(name: str, text: str, indent: int) -> Iterator[str]:
-    """Yields a name and its text beside it; below it if the name is long, or the line short."""
+    """Yields a name and its text, beside it if there is room."""
     indent = indent if indent < _width() // 2 else 6
     head, lines = f"  {name}", [" " * indent + line for line in _wrapped(text, indent)]
     if len(head) > indent - 2:
