@@ -40,9 +40,10 @@ def by_name(findings):
 def test_doctor_tells_of_everything_a_line_each(command, tmp_path):
     done = command("doctor", JAX_PLATFORMS="cpu", TFDS_DATA_DIR=str(tmp_path / "tfds"))
     assert (done.returncode, done.stderr) == (0, "")
-    first, *lines, last = done.stdout.splitlines()
+    first, *lines, verdict, last = done.stdout.splitlines()
     assert first.startswith("  accelerator ")
-    assert last == "next: mnist-jax train"
+    assert verdict == "Everything needed works."
+    assert last.endswith(" train")
     assert not any(line.startswith("!") for line in lines)
     told = [line[2:21].strip() for line in lines if not line.lstrip().startswith("->")]
     packages = ["python", "mnist_jax", *PACKAGES, "requirements"]
