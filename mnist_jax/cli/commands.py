@@ -389,7 +389,7 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
         args.recipe, args.image_shape, args.num_classes, model=own.model, splits=own.splits
     )
     lines = format_table(layers, shape).split("\n")
-    _print_rows(lines, lines[0].index("what it is for"))
+    _print_rows(lines, lines[0].index("purpose"))
     print("next: mnist-jax train, with the same options")
     return [layer._asdict() for layer in layers]
 

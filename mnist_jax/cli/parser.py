@@ -38,7 +38,7 @@ ALIASES = {
 }
 # Words for what needs no option.
 ACCELERATOR = "JAX uses a GPU or TPU if it finds one, as mnist-jax doctor reports"
-NEEDLESS = dict.fromkeys(("--gpu", "--device", "--cuda"), ACCELERATOR)
+NEEDLESS: dict[str, str] = dict.fromkeys(("--gpu", "--device", "--cuda"), ACCELERATOR)
 NEEDLESS["--resume"] = "to resume, run the same command again"
 PLACEHOLDERS = {int: "N", float: "X", bool: "", str: "NAME"}
 

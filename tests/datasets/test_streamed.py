@@ -146,4 +146,4 @@ def test_an_error_of_reading_ends_the_training():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        [*prefetch(broken())]
+        list(prefetch(broken()))
