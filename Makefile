@@ -64,8 +64,8 @@ seeds: $(VENV)/.installed
 	$(BIN)/mnist-jax population --seeds 10
 	$(BIN)/mnist-jax population --seeds 10 --precision bfloat16 --workdir runs/bfloat16 \
 	    --against runs/default-population
-	$(BIN)/mnist-jax population --config configs/fast.py --seeds 30
-	$(BIN)/mnist-jax population --config configs/accurate.py --seeds 5
+	$(BIN)/mnist-jax population --config fast --seeds 30
+	$(BIN)/mnist-jax population --config accurate --seeds 5
 
 # The table in docs/laboratory.md: single changes to the reference recipe, five seeds each.
 advice: $(VENV)/.installed-dev

@@ -49,7 +49,7 @@ def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"there is no image {str(path)!r}")
+        raise FileNotFoundError(f"{path} does not exist; expected an image file")
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected an image")
     with warnings.catch_warnings():

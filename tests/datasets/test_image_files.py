@@ -208,7 +208,7 @@ def test_a_path_that_is_not_a_file_is_not_opened(tmp_path):
     for path in (tmp_path, tmp_path / "pipe.png"):
         with pytest.raises(ValueError, match="is not a file; expected an image"):
             read_image(path)
-    with pytest.raises(FileNotFoundError, match="there is no image"):
+    with pytest.raises(FileNotFoundError, match="does not exist; expected an image"):
         read_image(tmp_path / "missing.png")
 
 

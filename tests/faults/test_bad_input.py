@@ -38,7 +38,7 @@ ARGUMENTS = {
     f"evaluate --workdir run --step {MANY_DIGITS}": "holds no step 999",
     "predict": "give image files, or --output FILE.npz",
     "predict --workdir run a.png --output p.npz": "--output must end in .csv for the given files",
-    "predict --workdir run missing.png": "there is no image 'missing.png'",
+    "predict --workdir run missing.png": "missing.png does not exist; expected an image file",
     "predict --workdir run ''": "images must be a path, got ''",
     "predict --workdir run a-file": "a-file is not a readable image",
     "predict --model missing.onnx a.png": "there is no trained network in missing.onnx",

@@ -214,7 +214,7 @@ def test_a_bad_file_costs_only_its_own_line_and_the_exit_code(predict):
         "d/image0.PNG: 7 (",
         "d/image1.PNG: no answer: is not a readable image; expected",
         "d/image2.PNG: 1 (",
-        "missing.png: no answer: there is no image 'missing.png'",
+        "missing.png: no answer: does not exist; expected an image file",
     )
     assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
     code, text, _ = predict("d", "--json")
@@ -255,7 +255,7 @@ REFUSED = {
     "x.csv --output x.csv": "--output would replace x.csv, one of the images",
     "x.csv --output answers.npz": "--output must end in .csv for the given files, got answers.npz",
     "x.csv --output no/a.csv": "--output: there is no directory no",
-    "missing.csv --output answers.csv": "there is no image 'missing.csv'",
+    "missing.csv --output answers.csv": "missing.csv does not exist; expected an image file",
 }
 
 
