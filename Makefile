@@ -103,6 +103,7 @@ $(VENV)/.created:
 # A stamp is written after its step succeeds, so an interrupted step is repeated.
 # The extras that the last lines of `train` propose: a report and a page to draw on.
 $(VENV)/.installed: $(VENV)/.created pyproject.toml
+	@echo "installing JAX, Flax and what they need into $(VENV): about a gigabyte, some minutes"
 	$(BIN)/python -m pip install --quiet --editable ".[report,serve]"
 	touch $@
 

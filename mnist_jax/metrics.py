@@ -157,8 +157,8 @@ def no_better_than_guessing(
     if "loss" in guessed and (loss is None or loss >= guessed["loss"]):
         own = "not finite" if loss is None else f"{loss:.4g}"
         return (
-            f"it is no better than guessing: test loss {own}, and {guessed['loss']:.4g} by equal "
-            "probabilities of all classes"
+            f"it is surer than it is right: test accuracy {accuracy:.2%}, but test loss {own}, and "
+            f"{guessed['loss']:.4g} by equal probabilities of all classes"
         )
     return None
 

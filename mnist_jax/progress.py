@@ -29,6 +29,7 @@ BAR: Any = {  # shown on a terminal only
     "bar_format": "{desc}{percentage:3.0f}% {bar} {n}/{total}, {rate_fmt}, {remaining} left"
     "{postfix}",
 }
+OVERFIT = "fewer --epochs, a lower --optimizer.learning-rate, or more images"
 TRY = "a lower --optimizer.learning-rate, and check that the labels are right"
 
 
@@ -85,7 +86,8 @@ def show_result(workdir: Path, result: Mapping[str, Any], *, recipe: Path | None
     guessed = result.get("guessing")
     figures = result["test_loss"], result["test_accuracy"]
     if guessed and (problem := no_better_than_guessing(*figures, guessed)):
-        print(f"note: {problem}", f"try {TRY}", sep="\n")
+        advice = OVERFIT if figures[1] > guessed["accuracy"] else TRY
+        print(f"note: {problem}", f"try {advice}", sep="\n")
         return
     drawn = has_extra("report")
     command = "report" if drawn else "verify"
@@ -180,7 +182,7 @@ def _epoch_line(row: Any, config: Config) -> str:
         losses = f"{row['train_loss']:.4f}", f"{row['val_loss']:.4f}"
         full = "train loss {} accuracy {}  validation loss {} accuracy {}"
         full = full.format(losses[0], train, losses[1], val)
-        middle = f"loss {losses[0]} accuracy {train}  validation {losses[1]} {val}"
+        middle = f"loss {losses[0]} acc {train}  val loss {losses[1]} acc {val}"
     forms = [
         f"epoch {epoch}  {full}  {rate}",
         f"epoch {epoch}  {middle}  {took}",
@@ -264,6 +266,6 @@ def _with_interval(what: str, spread: dict[str, Any], count: int) -> str:
         return f"{what} not measured"
     interval = "one seed: no spread, no interval"
     if spread["ci95"]:
-        low, high = (100 * end for end in spread["ci95"])
-        interval = f"95 % interval {low:.2f} to {high:.2f}, {count} seeds"
-    return f"{what} {_spelled(spread)} ({interval})"
+        std, low, high = (100 * x for x in (spread["std"], *spread["ci95"]))
+        interval = f"std {std:.2f}, 95 % interval {low:.2f} to {high:.2f}, {count} seeds"
+    return f"{what} {100 * spread['mean']:.2f} % ({interval})"

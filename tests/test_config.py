@@ -102,7 +102,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: config_from_dict({"optimizer": {"lr": 1}}), "optimizer.lr (did you mean optimizer.l"),
     (lambda: create_members(Config(), 1, {"lr": [1]}), "(did you mean optimizer.learning_rate?)"),
     (lambda: create_members(Config(), 1, {"ema_decay": 0.1}), "must be a list of numbers, got 0.1"),  # type: ignore
-    (lambda: create_members(Config(), 1, {"ema_decay": "12"}), "different values, got '12'"),  # type: ignore
+    (lambda: create_members(Config(), 1, {"ema_decay": "12"}), "distinct values, got '12'"),  # type: ignore
     (lambda: create_members(Config(), [0, 1], {}), "seeds must be a whole number"),  # type: ignore
     (lambda: sweep(Config(), {"epochs": [1, 2]}, "x", trials=1), "Optuna's distributions, such"),  # type: ignore
 ]

@@ -164,17 +164,17 @@ EXTEND = {"epochs": 5, "extend": True}
 REFUSED = [
     # directory, changes and options, message
     ("plain", {"epochs": 5}, r"\(epochs is 3, not 5\): add --extend to train on to 5 epochs,"),
-    ("plain", {"epochs": 2}, r"epochs is 3, not 2\): choose another --workdir, or retrain with"),
+    ("plain", {"epochs": 2}, r"epochs is 3, not 2\): choose another --workdir \(with"),
     ("plain", {"epochs": 2, "extend": True}, "epochs must be more than 3, got 2; choose another"),
     ("plain", {"seed": 1, **EXTEND}, "may change, but seed is 0, not 1; choose"),
-    ("plain", {"seed": 1}, "retrain with --overwrite; there --init-from .*plain would begin"),
+    ("plain", {"seed": 1}, "with --init-from .*plain to begin with its parameters"),
     ("plain", {"model.features": 9}, r"not 9\): choose another .* retrain with --overwrite$"),
     ("plain", {"overwrite": True, **EXTEND}, "give only one"),
     ("nothing", EXTEND, "no run in .*nothing to extend: leave out --ext"),
     ("cosine", {"epochs": 5}, "cannot be extended, as optimizer.schedule is 'cosine', so "),
     ("cosine", EXTEND, "optimizer.schedule is 'cosine', so every step"),
     ("warmup", EXTEND, "extended: optimizer.warmup is 0.1, so every"),
-    ("decay", {"epochs": 5}, "--init-from .*decay would begin with its parameters"),
+    ("decay", {"epochs": 5}, "with --init-from .*decay to begin with its parameters"),
     ("many", EXTEND, "many holds a population: choose another"),
     ("many/members/seed-0", EXTEND, "it is a member of a population"),
 ]

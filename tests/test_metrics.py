@@ -111,9 +111,17 @@ def test_guessing_is_the_largest_class_and_equal_probabilities():
         (0.5, 0.6, "it has learned nothing: test accuracy 60.00%, and 60.00% by always"),
         (2.3, 0.1, "it has learned nothing: test accuracy 10.00%, and 60.00% by always"),
         (3482.0, 0.2, "it has learned nothing"),
-        (math.log(10), 0.61, "it is no better than guessing: test loss 2.303, and 2.303 by equal"),
-        (3482.123, 0.7, "it is no better than guessing: test loss 3482, and 2.303 by equal"),
-        (None, 0.7, "it is no better than guessing: test loss not finite, and 2.303"),
+        (
+            math.log(10),
+            0.61,
+            "it is surer than it is right: test accuracy 61.00%, but test loss 2.303",
+        ),
+        (
+            3482.123,
+            0.7,
+            "it is surer than it is right: test accuracy 70.00%, but test loss 3482, and",
+        ),
+        (None, 0.7, "it is surer than it is right: test accuracy 70.00%, but test loss not finite"),
     ],
 )
 def test_a_network_that_is_no_better_than_guessing_is_found(loss, accuracy, said):

@@ -24,20 +24,20 @@ def test_a_population_prints_the_number_of_seeds_of_each_combination(tmp_path, c
         result: Any = population(config, tmp_path / "two", **how)
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert lines[1] == (
-        "label_smoothing=0.2 augment.shift=2.0 validation accuracy 25.00 ± 0.00 % "
-        "(95 % interval 25.00 to 25.00, 2 seeds)"
+        "label_smoothing=0.2 augment.shift=2.0 validation accuracy 25.00 % "
+        "(std 0.00, 95 % interval 25.00 to 25.00, 2 seeds)"
     )
     first = "label_smoothing=0.1 augment.shift=2.0"
-    assert lines[0].startswith(f"{first} validation accuracy 62.50 ± 17.68 % (95 % interval ")
-    assert lines[2].startswith(f"best in validation: {first}; test accuracy 62.50 ± 17.68 %")
+    assert lines[0].startswith(f"{first} validation accuracy 62.50 % (std 17.68, 95 % interval ")
+    assert lines[2].startswith(f"best in validation: {first}; test accuracy 62.50 % (std 17.68, ")
     assert [one["mean"] for one in result["combinations"]] == [0.625, 0.25]
     assert [one["validation"]["mean"] for one in result["combinations"]] == [0.625, 0.25]
     with scripted(accuracies=[[0.5, 0.5, 0.25]]):
         result: Any = population(config, tmp_path / "three", seeds=3, listeners=[console()])
     lines = capsys.readouterr().out.splitlines()[-5:]
     assert lines[0] == "seed-0  validation 50.00%  test 50.00%"
-    assert lines[3].startswith("validation accuracy 41.67 ± 14.43 % (95 % interval ")
-    assert re.fullmatch(r"test accuracy 41.67 ± 14.43 % \(95 % interval .*, 3 seeds\)", lines[4])
+    assert lines[3].startswith("validation accuracy 41.67 % (std 14.43, 95 % interval ")
+    assert re.fullmatch(r"test accuracy 41.67 % \(std 14.43, 95 % interval .*, 3 seeds\)", lines[4])
     assert result["validation"] == {name: result[name] for name in ("mean", "std", "ci95")}
 
 

@@ -1,5 +1,6 @@
 """The commands: their options, and the function of the package that each calls."""
 
+import math
 import shutil
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mnist_jax
 from mnist_jax.cli.parser import Command, Option, flag, path
 from mnist_jax.cli.recipes import describe_recipe
-from mnist_jax.config import recipe_names
+from mnist_jax.config import Config, recipe_names
 
 if TYPE_CHECKING:  # slow: each command imports JAX when it runs
     from mnist_jax.handwriting.files import FilePrediction
@@ -289,7 +290,11 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
 
 @command(
     WORKDIRS._replace(help="Directories of training runs; several are compared."),
-    Option("--output FILE", "An .html file (default: WORKDIR/report.html).", Path),
+    Option(
+        "--output FILE",
+        "An .html file (default: WORKDIR/report.html; of several, comparison.html).",
+        Path,
+    ),
     OWN_PARTS,
     example="mnist-jax report runs/default runs/fast --output comparison.html",
 )
@@ -332,7 +337,7 @@ def serve(args: Namespace) -> None:
     flag("--show", "First image of each class, in characters."),
     example="""\
 mnist-jax import letters scans/letters --size 28 28
-mnist-jax train --data.dataset letters""",
+mnist-jax train --data.dataset letters --workdir runs/letters""",
 )
 def import_(args: Namespace) -> dict[str, Any]:
     """Make a dataset of your own images: then train with --data.dataset NAME."""
@@ -347,7 +352,10 @@ def import_(args: Namespace) -> dict[str, Any]:
     print(*describe(imported), sep="\n")
     if args.show:
         print(*as_text(imported.firsts, shutil.get_terminal_size().columns), sep="\n")
-    show_next("train", "--data.dataset", args.name)
+    # An epoch has 16 steps or more: with the default of 128, few images make few updates.
+    batch_size = 2 ** int(math.log2(max(1, imported.num_train / 16)))
+    small = ("--batch-size", str(batch_size)) if batch_size < Config().batch_size else ()
+    show_next("train", "--data.dataset", args.name, *small, "--workdir", f"runs/{args.name}")
     found, files = imported._asdict(), imported.source._asdict()
     del found["firsts"], files["parts"]
     return found | {"path": str(imported.path), "source": files}

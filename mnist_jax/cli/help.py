@@ -17,6 +17,7 @@ FREQUENT = (
     "--model.name",
     "--data.dataset",
     "--seed",
+    "--watch.patience",
     "--precision",
 )
 RARE = ("--tensorboard", "--profile", "--distributed", "--no-compilation-cache")

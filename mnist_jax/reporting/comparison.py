@@ -116,9 +116,7 @@ def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> tupl
     ordered = sorted(measured, key=lambda each: (-int(each[1].right.sum()), each[0]))
     (best, first, first_test), (second, other, other_test) = ordered[:2]
     points, low, high = _difference(other, first)
-    detail = (
-        f"Validation accuracy of {best} less that of {second}, in points with the 95% interval: "
-    )
+    detail = f"{best} minus {second}, validation accuracy in points with the 95% interval: "
     detail += f"{points:+.2f} ({low:+.2f} to {high:+.2f})"
     if first_test and other_test:
         tested = _difference(other_test, first_test)

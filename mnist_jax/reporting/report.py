@@ -18,7 +18,8 @@ class WrittenReport(NamedTuple):
 
     Attributes:
         path: file of the page.
-        verdicts: line for each network: its accuracy with the interval.
+        verdicts: line for each network: its accuracy with the interval; of several, also their
+            comparison by validation.
         networks: numbers of each network, see `measured.figures`.
     """
 
@@ -66,4 +67,5 @@ def report(
     page = render("comparison.html" if several else "report.html", **values)
     with atomic_file(target) as file:
         file.write(page)
-    return WrittenReport(target, [*map(verdict, networks)], networks)
+    compared = [values[name] for name in ("headline", "detail") if several and values[name]]
+    return WrittenReport(target, [*map(verdict, networks), *compared], networks)

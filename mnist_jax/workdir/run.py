@@ -194,7 +194,8 @@ def holds_run(
     if not problem:
         choices = f"add --extend to train on to {config.epochs} epochs, {choices}"
     elif not re.search(r"\b(model|data|init_from)\b", " ".join(differences)):
-        choices += f"; there --init-from {workdir} would begin with its parameters"
+        begun = f"--workdir (with --init-from {workdir} to begin with its parameters)"
+        choices = choices.replace("--workdir", begun)
     if len(differences) == 1 and config.epochs > previous.epochs and problem:
         choices = f"it cannot be extended, as {problem}; {choices}"
     raise ValueError(another + choices)

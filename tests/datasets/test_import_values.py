@@ -137,7 +137,7 @@ def test_classes_only_in_the_test_part_are_named_and_reported(tmp_path):
         "repeated images with different labels: 1; some labels are wrong",
         "pixels of 0 to 255 were kept",
         "classes without a training image: 7",
-        "2 test images are also training images",
+        "2 test images are also training images; remove them",
     ]
     assert describe(imported)[-1] == f"written to {imported.path}"
 

@@ -88,7 +88,7 @@ def test_the_headline_names_the_best_in_validation_whatever_the_test_says():
     b = ("b", answers("1" * 100), answers("1" * 90 + "0" * 10))
     headline, detail = _headline([a, b])
     assert headline == "b is better than a by 10.00 points in validation"
-    assert "of b less that of a, in points with the 95% interval: +10.00 (+" in detail
+    assert "b minus a, validation accuracy in points with the 95% interval: +10.00 (+" in detail
     assert "; on the test images -10.00 (-" in detail
 
 

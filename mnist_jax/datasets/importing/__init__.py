@@ -211,7 +211,7 @@ def describe(imported: Imported) -> list[str]:
     if imported.only_in_test:
         lines.append(f"classes without a training image: {some(imported.only_in_test)}")
     if imported.num_seen:
-        lines.append(f"{imported.num_seen:,} test images are also training images")
+        lines.append(f"{imported.num_seen:,} test images are also training images; remove them")
     if source.ignored:
         lines.append(f"{len(source.ignored):,} ignored: {some(source.ignored)}")
     lines.append(f"written to {imported.path}")
