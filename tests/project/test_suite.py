@@ -20,7 +20,7 @@ COMMAND_TESTS = {
     "serve": "test_a_server_process_answers_as_predict_does_and_ends_with_a_signal",
     "import": "test_an_imported_dataset_is_trained_reported_and_exported",
     "export": "test_an_imported_dataset_is_trained_reported_and_exported",
-    "population": "test_a_population_answers_in_json",
+    "population": "test_commands_answer_in_json",
     "sweep": "test_the_sweep_command_answers_in_json",
     "verify": "test_a_run_agrees_with_itself_and_is_left_alone",
     "summary": "test_summary_prints_the_table",
