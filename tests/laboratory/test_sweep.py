@@ -140,7 +140,7 @@ def test_the_test_split_is_not_measured_until_train_finishes_the_run(finished, t
     best = shutil.copytree(workdir / "trials" / str(trials[0].number), tmp_path / "best")
     run = train(load_config(workdir / "best.json"), best, listeners=[console()])
     assert run.result["val_accuracy"] == trials[0].value
-    assert re.match(".*\nresuming after step.*\n(?!epoch)", capsys.readouterr().out)
+    assert re.search("\nresuming after step.*\n(?!epoch)", capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from mnist_jax.cli.commands import COMMANDS
 from mnist_jax.cli.main import main, parse
 from mnist_jax.config import Config, recipe_names
 from mnist_jax.datasets import load_dataset
+from mnist_jax.datasets.prepare import prepared_dir
 
 PAGES = [
     *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
@@ -75,6 +76,11 @@ WITH_EXAMPLES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name)
 def test_examples_of_a_page_run(path, tmp_path, monkeypatch):
+    """What a page imports is not left in the user's data directory."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "mnist_idx").symlink_to(prepared_dir("mnist", None).parent)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data))
     monkeypatch.chdir(tmp_path)
     run_examples(path)
 
