@@ -81,7 +81,7 @@ def test_transfer_gives_every_member_the_same_parameters_and_freezes_them(run, t
     config = dataclasses.replace(TINY, epochs=1, init_from=str(source), freeze="conv*")
     population(config, tmp_path / "run", seeds=2, listeners=[console()])
     out = capsys.readouterr().out
-    assert out.count("loaded, of ") == 1
+    assert out.count("loaded, from ") == 1
     assert "frozen: conv1/bias, conv1/kernel\n" in out
     assert_members_are_solo_runs(tmp_path / "run", config, 2, tmp_path)
 
@@ -181,7 +181,7 @@ def test_a_population_killed_and_stopped_in_turn_resumes_with_the_same_bits(tmp_
     killed = tmp_path / "killed"
     command = ["population", f"--config={recipe}", f"--workdir={killed}", "--seeds=2"]
     for signum, module, function, number in [
-        (signal.SIGKILL, "mnist_jax.training", "prune", 3),
+        (signal.SIGKILL, "mnist_jax.workdir.checkpoint", "prune", 3),
         (signal.SIGTERM, "mnist_jax.rules", "mean_metrics", 1),
         (signal.SIGKILL, "mnist_jax.training", "write_history", 2),
         (signal.SIGKILL, "mnist_jax.laboratory.members", "open_saver", 2),
