@@ -68,7 +68,7 @@ class StepOptions(LossOptions, total=False):
             the first steps, to forget the initial parameters soon:
             https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
         freeze: patterns of running batch statistics to keep, see `optimizer.is_frozen`; `state.tx`
-            freezes the parameters.
+            freezes the parameters. A batch is still normalised by its own statistics.
     """
 
     ema_decay: Number
@@ -181,7 +181,7 @@ def train_step(
 
     Args:
         state: state, whose `step` counts the updates so far.
-        batch: `image` uint8 [B, H, W, C], `label` int32 [B], `mask` bool [B].
+        batch: `image` uint8 (or float in [0, 1]) [B, H, W, C], `label` int32 [B], `mask` bool [B].
         rngs: streams "dropout" and "augment" of the run, into which the step is folded.
         rate_factor: factor of the learning rate.
         **options: options of `StepOptions`.

@@ -25,6 +25,8 @@ COMMANDS: dict[str, Command] = {}
 def varied(text: str) -> tuple[str, list[float]]:
     """Reads "ema-decay=0,0.99"."""
     field, _, values = text.partition("=")
+    if not field:
+        raise ValueError
     return field.replace("-", "_"), [float(value) for value in values.split(",")]
 
 
@@ -58,7 +60,7 @@ SOURCE = Option(
     "SOURCE...",
     "IDX, .npz or .npy files (or their directory), a CSV, or a folder with a folder of images per "
     "class; or several of a kind, named train, validation and test.",
-    Path,
+    path,
     [],
     required=True,
 )
@@ -197,9 +199,9 @@ def _all_read(result: Any) -> bool:
 @command(
     IMAGES,
     *TRAINED,
-    Option("--model FILE", "File written by export, in place of a workdir.", Path),
+    Option("--model FILE", "File written by export, in place of a workdir.", path),
     flag("--show", "FILE.seen.png beside each image: what the network sees."),
-    Option("--output FILE", "A .csv file for the answers; of a split, an .npz file.", Path),
+    Option("--output FILE", "A .csv file for the answers; of a split, an .npz file.", path),
     SPLIT._replace(help="Examples for --output, without images."),
     Option("--pixel-range BLACK WHITE", "Black and white in a file of many images.", float),
     is_good=_all_read,
@@ -293,7 +295,7 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
     Option(
         "--output FILE",
         "An .html file (default: WORKDIR/report.html; of several, comparison.html).",
-        Path,
+        path,
     ),
     OWN_PARTS,
     example="mnist-jax report runs/default runs/fast --output comparison.html",
@@ -366,7 +368,7 @@ def import_(args: Namespace) -> dict[str, Any]:
     Option(
         "--format stablehlo|onnx", "Format: for JAX; for ONNX Runtime and others.", required=True
     ),
-    Option("--output FILE", "File, described by FILE.md and FILE.json.", Path, required=True),
+    Option("--output FILE", "File, described by FILE.md and FILE.json.", path, required=True),
     example="mnist-jax export runs/fast --format onnx --output fast.onnx",
 )
 def export(args: Namespace) -> dict[str, Any]:

@@ -41,8 +41,9 @@ def command_help(command: Command, *, everything: bool) -> str:
     for option in command.plain:
         word = option.attribute.upper() + "..." * option.takes_several
         words.append(word if option.required else f"[{word}]")
+    words += [option.usage for option in own if option.required]
     usage = " ".join(["usage: mnist-jax", command.name, *words, "[OPTIONS]"])
-    lines = [usage, "", *_wrapped(command.run.__doc__ or "")]
+    lines = [*_wrapped(usage), "", *_wrapped(command.run.__doc__ or "")]
     if arguments:
         lines += ["", "arguments:", *_entries(arguments)]
     if everything:

@@ -185,7 +185,9 @@ def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any],
         if option.takes_several and typed.count(name) > 1:
             raise ValueError(f"{name} is given twice; give it once, with all its values")
     try:
-        values, rest = parser.parse_known_args([_with_hyphens(word, options) for word in words])
+        end = words.index("--") if "--" in words else len(words)
+        spelled = [_with_hyphens(word, options) for word in words[:end]]
+        values, rest = parser.parse_known_args(spelled + words[end:])
     except argparse.ArgumentError as error:
         name, message = error.argument_name or "", error.message
         if "ignored explicit argument" in message:
@@ -233,7 +235,8 @@ def _with_hyphens(word: str, options: Mapping[str, Option]) -> str:
     """Spells `--batch_size=3` as the option is: `--batch-size=3`."""
     name, equals, value = word.partition("=")
     spelled = name.replace("_", "-")
-    return spelled + equals + value if spelled in options else word
+    known = spelled in options or spelled.replace("no-", "", 1) in options
+    return spelled + equals + value if known else word
 
 
 def _take_plain(
@@ -248,7 +251,8 @@ def _take_plain(
     for word in plain[:end]:
         if word.startswith("-"):
             raise ValueError(_unknown(word, words, options))
-    plain = plain[:end] + plain[end + 1 :]
+    behind = plain[end + 1 :]
+    plain = plain[:end] + behind
     for option in command.plain if plain else ():
         if not option.is_plain and any(word.partition("=")[0] == option.name for word in words):
             raise ValueError(f"{option.name} and {plain[0]!r} are both given; leave one out")
@@ -263,6 +267,8 @@ def _take_plain(
         raise ValueError(
             f"{command.name} takes one {command.plain[-1].attribute}, got {plain[0]!r} too"
         )
+    if plain and plain[0] in behind:
+        raise ValueError(f"unexpected argument {plain[0]!r}")
     if plain:
         raise ValueError(_unknown(plain[0], words, options))
 

@@ -77,13 +77,14 @@ def summarize_recipe(
     (H, W, C), and the layers. Raises ValueError if a size is not 1 to LARGEST, or the model does
     not fit the images.
     """
+    classes = () if num_classes is None else (num_classes,)
+    for name, sizes in (("image-shape", image_shape or ()), ("num-classes", classes)):
+        if not all(1 <= size <= LARGEST for size in sizes):
+            raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
     if image_shape is None or num_classes is None:
         splits, label_names = load_splits(**vars(config.data), own=splits)
         image_shape = image_shape or (*splits["train"].images.shape[1:],)
         num_classes = len(label_names) if num_classes is None else num_classes
-    for name, sizes in (("image-shape", image_shape), ("num-classes", (num_classes,))):
-        if not all(1 <= size <= LARGEST for size in sizes):
-            raise ValueError(f"--{name} must be 1 to {LARGEST}, got {sizes}")
     info = DataInfo(image_shape, tuple(map(str, range(num_classes))))
     # Arrays have no names of classes; an own model may know more classes.
     module = own_model(Parts(model=model, splits=splits), info) or create_model(

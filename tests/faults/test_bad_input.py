@@ -60,6 +60,11 @@ ARGUMENTS = {
     "serve --workdir run --port http": "--port must be a whole number, got 'http'",
     "serve --workdir run --host nowhere.invalid": "cannot listen at 'nowhere.invalid'",
     "summary --image-shape 28 28 0": "--image-shape must be 1 to",
+    "summary --num-classes 0": "--num-classes must be 1 to",
+    "train --model.no_batch_norm=3": "--model.no-batch-norm takes no value",
+    "train -- --seed": "unexpected argument '--seed'",
+    "report --workdir run --output ''": "--output must be a path, got ''",
+    "import letters ''": "source must be a path, got ''",
     "summary --model.kernel-size 30": "images of 28x28 pixels are too small",
 }
 ARGUMENTS |= {
@@ -67,7 +72,7 @@ ARGUMENTS |= {
     for file in ("a-file/x.py", "missing.py", "run", "loop", "dangling", "/dev/null")
 }
 ARGUMENTS |= {
-    f"export --workdir run --format onnx --output {output}": "--output must be a file"
+    f"export --workdir run --format onnx --output {output}": "--output must be a path, got ''"
     for output in (".", "''", "directory.npz", "no/such")
 }
 ARGUMENTS |= {

@@ -52,7 +52,7 @@ ARGUMENTS = {
     "train --config tiny.json --workdir many": "many holds a population: choose another --workdir",
     "train --config tiny.json --workdir many --overwrite": "many holds a population: choose",
     "evaluate --workdir many": "a member of it, such as many/members/seed-0",
-    f"{NEW} --seeds 2 --vary =1": " cannot vary in a population; optimizer.learning_rate",
+    f"{NEW} --seeds 2 --vary =1": "--vary must be FIELD=V1,V2, got '=1'",
     f"{NEW} --seeds 2 --vary label_smoothing=nan": "label_smoothing must be at least 0",
     f"{NEW} --seeds 2 --vary optimizer.weight_decay=0,1": "weight_decay has no effect with",
     f"{NEW} --seeds 2 --against cut": "cut/population.json is not JSON",

@@ -46,7 +46,7 @@ class Imported(NamedTuple):
     spellings: Sequence[list[str]]  # of each class that has several
     largest: float  # the source's largest pixel
     counts: Mapping[str, list[int]]  # by split: number of images per class
-    firsts: Mapping[str, np.ndarray]  # by class: its first image, uint8 [H, W, C]
+    firsts: Mapping[str, np.ndarray]  # by class, of the first few: its first image, uint8
 
 
 class Selection(NamedTuple):
