@@ -101,6 +101,7 @@ def test_the_wait_for_images_is_measured_and_reported(monkeypatch, tmp_path, cap
         return read(self, index)
 
     monkeypatch.setattr(StreamedImages, "__getitem__", slow)
+    monkeypatch.setenv("COLUMNS", "200")  # narrow lines leave the wait out
     run = train(replace_fields(STREAM, {"epochs": 1}), tmp_path, listeners=[console()])
     # Reading begins with the wait for the first chunk; the second may be there in time.
     assert run.history[0]["input_seconds"] >= 0.2
