@@ -73,7 +73,7 @@ def test_validation_is_shown_if_the_test_is_not_measured(untested, capsys):
     assert f"validation accuracy {accuracy:.2%}, test not measured" in capsys.readouterr().out
     (found,) = report(workdir, workdir.parent / "page.html").networks
     assert (found["split"], found["accuracy"]) == ("validation", pytest.approx(accuracy))
-    assert "The test is not measured." in (workdir.parent / "page.html").read_text("utf-8")
+    assert "The test has not been measured." in (workdir.parent / "page.html").read_text("utf-8")
     both = report([workdir, workdir], workdir.parent / "both.html").networks
     assert {each["split"] for each in both} == {"validation"}
     trained = load_trained(workdir)
