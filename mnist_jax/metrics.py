@@ -145,6 +145,11 @@ def guessing(labels: np.ndarray, num_classes: int) -> dict[str, float]:
     }
 
 
+def spelled_loss(loss: float | None) -> str:
+    """Spells a loss, None if it is not finite."""
+    return "not finite" if loss is None else f"{loss:.4f}"
+
+
 def no_better_than_guessing(
     loss: float | None, accuracy: float, guessed: dict[str, float]
 ) -> str | None:

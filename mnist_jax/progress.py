@@ -15,7 +15,12 @@ from tqdm import tqdm
 from mnist_jax.config import Config
 from mnist_jax.events import Begin, Chunk, Diverged, Done, Epoch, Event, Failed, Listener, Plateau
 from mnist_jax.machine.extras import has_extra
-from mnist_jax.metrics import mean_and_spread, mean_metrics, no_better_than_guessing
+from mnist_jax.metrics import (
+    mean_and_spread,
+    mean_metrics,
+    no_better_than_guessing,
+    spelled_loss,
+)
 from mnist_jax.processes.distributed import by_first_process
 from mnist_jax.workdir.history import Row, best_row
 from mnist_jax.workdir.origin import length_dependence
@@ -218,7 +223,7 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
     if begin and is_tested(result):
         count = len(begin.splits["test"].labels)
         accuracy = f"accuracy {result['test_accuracy']:.2%} of {count:,} images"
-        lines += _joined([f"test loss {result['test_loss']:.4f}", accuracy], "  ")
+        lines += _joined([f"test loss {spelled_loss(result['test_loss'])}", accuracy], "  ")
     elif begin:
         lines.append(_accuracy(result))
     if begin:

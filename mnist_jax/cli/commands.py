@@ -174,16 +174,20 @@ def train(args: Namespace) -> dict[str, Any]:
 )
 def evaluate(args: Namespace) -> dict[str, Any]:
     """Measure a trained network, or several as an ensemble, on a split of their dataset."""
+    from mnist_jax.metrics import spelled_loss
+    from mnist_jax.workdir.files import json_number
+
     own = _own_parts(args, *args.workdir)._asdict()
     del own["tx"]
     measured = mnist_jax.evaluate(args.workdir, args.split, args.step, **own)
+    measured["loss"] = json_number(measured["loss"])
     steps, count = measured["step"], len(args.workdir)
     networks = (
         f"{count} networks, steps {', '.join(map(str, steps))}" if count > 1 else f"step {steps}"
     )
     print(
-        f"{args.split} loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.2%} of "
-        f"{measured['count']:,} images  ({networks})",
+        f"{args.split} loss {spelled_loss(measured['loss'])}",
+        f"accuracy {measured['accuracy']:.2%} of {measured['count']:,} images  ({networks})",
         *(f"{name} {measured[name]}" for name in own["metrics"] or {}),
         sep="  ",
     )

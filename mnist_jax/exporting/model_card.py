@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.exporting.contract import INPUT, OUTPUT
-from mnist_jax.metrics import wilson_interval
+from mnist_jax.metrics import spelled_loss, wilson_interval
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.origin import environment
 from mnist_jax.workdir.trained import Trained
@@ -103,7 +103,7 @@ def format_card(card: Mapping[str, Any]) -> str:
         lines += [
             f"- Test accuracy: {figures['test_accuracy']:.2%} of {examples['test']:,} images "
             f"(95 % interval {low:.2%} to {high:.2%})",
-            f"- Test loss: {figures['test_loss']:.4f} nats per image",
+            f"- Test loss: {spelled_loss(figures.get('test_loss'))} nats per image",
         ]
     if "val_accuracy" in figures:
         lines.append(f"- Validation accuracy: {figures['val_accuracy']:.2%}")

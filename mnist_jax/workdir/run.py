@@ -15,7 +15,7 @@ from mnist_jax.config import Config, config_differences, config_from_dict
 from mnist_jax.processes.distributed import by_first_process, from_first
 from mnist_jax.state import Variables
 from mnist_jax.workdir.checkpoint import check_checkpoints, delete_checkpoints, read_progress
-from mnist_jax.workdir.files import read_json
+from mnist_jax.workdir.files import json_number, read_json
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.origin import CHOICES, Origin, length_dependence
 
@@ -70,7 +70,7 @@ def create_result(
     """Creates the `Result` of a network from its test metrics, if any, and its epoch's row."""
     own = sorted({name[4:] for name in measured if name.startswith("val_")} - {"loss", "accuracy"})
     names = ["loss", "accuracy", *own]
-    tested = test or dict.fromkeys(names)
+    tested = {**test, "loss": json_number(test["loss"])} if test else dict.fromkeys(names)
     values: Any = {
         **{f"test_{name}": tested[name] for name in names},
         **{f"val_{name}": measured[f"val_{name}"] for name in names[1:]},
@@ -132,9 +132,9 @@ def read_result(workdir: Path) -> Result | None:
     if [values.get(name, 0) for name in ("test_loss", "test_accuracy")] == [None, None]:
         accuracy = "val_accuracy"
     else:
-        accuracy, kinds["test_loss"] = "test_accuracy", float
+        accuracy, kinds["test_loss"] = "test_accuracy", float | None
     if (
-        any(not isinstance(values.get(name), kind) for name, kind in kinds.items())
+        any(not isinstance(values.get(name, ()), kind) for name, kind in kinds.items())
         or not isinstance(values.get(accuracy), float)
         or not all(isinstance(value, int | float) for value in values["seconds"].values())
         or not (0 <= values[accuracy] <= 1 and values["steps"] >= 1)

@@ -7,10 +7,13 @@ import optax
 import pytest
 import subprocesses
 
-from mnist_jax import start
+from mnist_jax import Config, console, start, train
 from mnist_jax.cli.main import main
+from mnist_jax.exporting.model_card import create_card, format_card
+from mnist_jax.metrics import cross_entropy
 from mnist_jax.sharding import create_mesh, replicated
 from mnist_jax.workdir.checkpoint import check_checkpoints, restore_variables
+from mnist_jax.workdir.trained import load_trained
 
 EVERY_2 = ["--checkpoint.every-steps=2"]
 LOSS = "the loss is nan; nothing of it is saved. Try a smaller optimizer.learning_rate\n"
@@ -53,3 +56,21 @@ def test_a_diverging_run_keeps_finite_checkpoints_and_fails_again_alike(
         for step in kept:
             variables = restore_variables(tmp_path / "checkpoints", step, replicated(create_mesh()))
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+def test_a_loss_that_is_infinite_in_the_test_only_loses_no_result(tmp_path, capsys):
+    images = np.random.default_rng(0).random((40, 28, 28, 1), np.float32)
+    splits = {"train": (images, np.arange(40) % 2), "test": (images[:8], np.arange(8) % 3)}
+
+    def loss_fn(logits, labels):
+        return jnp.where(labels == 2, jnp.inf, cross_entropy(logits, labels))
+
+    for _ in range(2):  # when it is trained, and when it is complete
+        own = {"splits": splits, "loss_fn": loss_fn, "listeners": [console()]}
+        result = train(Config(epochs=1, batch_size=8), tmp_path, **own).result
+        assert result["test_loss"] is None
+        assert result["test_accuracy"] >= 0
+        assert "Infinity" not in (tmp_path / "result.json").read_text("utf-8")
+    assert "test loss not finite  accuracy " in capsys.readouterr().out
+    card = create_card(b"", "file", "onnx", load_trained(tmp_path, splits=splits), result)
+    assert "- Test loss: not finite" in format_card(card)
