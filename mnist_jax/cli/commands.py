@@ -358,8 +358,9 @@ def import_(args: Namespace) -> dict[str, Any]:
     print(*describe(imported), sep="\n")
     if args.show:
         print(*as_text(imported.firsts, shutil.get_terminal_size().columns), sep="\n")
-    # An epoch has 16 steps or more: with the default of 128, few images make few updates.
-    batch_size = 2 ** int(math.log2(max(1, imported.num_train / 16)))
+    # With batches of 128, few images make few updates. This makes 16 or more of an epoch, which has
+    # the 80 % that are not for validation.
+    batch_size = 2 ** int(math.log2(max(1, imported.num_train / 20)))
     small = ("--batch-size", str(batch_size)) if batch_size < Config().batch_size else ()
     show_next("train", "--data.dataset", args.name, *small, "--workdir", f"runs/{args.name}")
     found, files = imported._asdict(), imported.source._asdict()

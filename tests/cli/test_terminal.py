@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ import termios
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import RECIPES, TINY, strict_json
 from subprocesses import options as options_of
@@ -153,6 +155,27 @@ def test_a_run_that_has_learned_nothing_says_so_in_place_of_what_comes_next(tmp_
         advice = "try a lower --optimizer.learning-rate, and check that the labels are right"
         assert lines[-1] == advice
         assert not any(line.startswith("next") for line in lines)
+
+
+def test_an_overfit_network_gets_other_advice_than_one_that_has_learned_nothing(tmp_path, capsys):
+    result: Any = {"test_loss": 1.28, "test_accuracy": 0.66}
+    show_result(tmp_path, result | {"guessing": {"loss": math.log(3), "accuracy": 0.34}})
+    note, advice = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: it is surer than it is right: test accuracy 66.00%")
+    assert advice.startswith("try fewer --epochs")
+
+
+@pytest.mark.parametrize(("count", "batch"), [(72, " --batch-size 2"), (2560, "")])
+def test_import_proposes_a_batch_size_for_few_images_and_a_workdir(
+    tmp_path, monkeypatch, capsys, count, batch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    x, y = np.zeros((count, 4, 4), np.uint8), np.arange(count) % 3
+    x[:, 0, 0] = 255
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    assert main(["import", "mine", str(tmp_path / "x.npz")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f" train --data.dataset mine{batch} --workdir runs/mine")
 
 
 @pytest.mark.slow

@@ -220,6 +220,16 @@ def test_the_report_command_says_where_the_page_is(small, capsys):
     assert printed == {"page": str(small / "report.html"), "networks": [found]}
 
 
+def test_a_comparison_prints_its_verdict(small, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["report", str(small), str(small), "--output", str(page)]) == 0
+    *accuracies, headline, detail, last = capsys.readouterr().out.splitlines()
+    assert len(accuracies) == 2
+    assert headline.startswith("A tie: ")
+    assert "in points with the 95% interval: +0.00 (-" in detail
+    assert last == f"next: open {page} in a browser"
+
+
 def test_bad_places_of_reports_are_refused(small, tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.html"):
         report(small, tmp_path / "page.txt")
