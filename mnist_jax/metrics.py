@@ -153,7 +153,7 @@ def spelled_loss(loss: float | None) -> str:
 def no_better_than_guessing(
     loss: float | None, accuracy: float, guessed: dict[str, float]
 ) -> str | None:
-    """Describes how a network is no better than `guessing`; None if it is better."""
+    """Describes how a network fails to beat `guessing`; None if it beats it."""
     if accuracy <= guessed["accuracy"]:
         return (
             f"it has learned nothing: test accuracy {accuracy:.2%}, and {guessed['accuracy']:.2%} "
