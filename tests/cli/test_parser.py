@@ -34,7 +34,7 @@ OPTIONS = {
 def test_help_and_the_answer_to_a_mistake_need_no_jax(words, code):
     check = (
         f"import sys; from mnist_jax.cli.main import main; code = main({shlex.split(words)});"
-        "print([name for name in ('jax', 'flax', 'numpy', 'tyro') if name in sys.modules], code)"
+        "print([name for name in ('jax', 'flax', 'numpy') if name in sys.modules], code)"
     )
     done = python("-c", check)
     assert done.stdout.splitlines()[-1] == f"[] {code}", done.stderr
