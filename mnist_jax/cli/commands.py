@@ -222,6 +222,9 @@ def predict(args: Namespace) -> dict[str, Any] | list[dict[str, Any]]:
 
     if not args.images:
         return _predict_split(args)
+    _check_used(args, "split", "with images; leave it out")
+    if args.model:
+        _check_used(args, "workdir step config", "with --model; leave it out")
     output = args.output
     if output:
         _check_output(output, args.images)
@@ -270,6 +273,13 @@ def _answers(
         raise ValueError(f"none of the {len(files):,} files can be read")
 
 
+def _check_used(args: Namespace, names: str, where: str) -> None:
+    """Refuses options of `predict` that have no effect."""
+    for option in COMMANDS["predict"].options:
+        if option.attribute in names.split() and getattr(args, option.attribute) != option.default:
+            raise ValueError(f"{option.name} has no effect {where}")
+
+
 def _check_output(output: Path, images: Sequence[Path]) -> None:
     if output.suffix != ".csv":
         raise ValueError(f"--output must end in .csv for the given files, got {output}")
@@ -284,8 +294,7 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
 
     if args.output is None:
         raise ValueError("give image files, or --output FILE.npz for those of a split")
-    if args.show or args.model:
-        raise ValueError("without images, --output needs --workdir, not --model, and no --show")
+    _check_used(args, "model show pixel_range", "without images; give some, or leave it out")
     own = _own_parts(args, args.workdir)
     options = {"split": args.split, "step": args.step, "model": own.model, "splits": own.splits}
     shape = predict_split(args.workdir, args.output, **options)
