@@ -116,7 +116,8 @@ def _header(begin: Begin) -> list[str]:
     name = module.rpartition(".")[2]  # every architecture's class is `Model`
     name = name if module.startswith("mnist_jax.models.") else type(begin.model).__name__
     count, kind = jax.device_count(), jax.devices()[0].device_kind
-    devices = f"{count} {kind.upper() if kind == 'cpu' else kind}{'s' * (count > 1)}"
+    kind = kind.upper() if kind == "cpu" else kind
+    devices = f"{count} x {kind}" if count > 1 else kind
     sizes = [f"{len(begin.splits[split].labels):,}" for split in begin.splits]
     members = f"{len(begin.members)} x " if begin.members else ""
     workdir, here = begin.workdir, Path.cwd()

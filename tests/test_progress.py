@@ -48,7 +48,7 @@ def test_train_prints_a_line_per_epoch_a_plateau_and_the_test_result(tmp_path, c
     with scripted(accuracies=[0.5, 0.625], seconds={"data": 0.25, "run": 4.0}):
         train(config, tmp_path, listeners=[console()])
     first, *lines, took = capsys.readouterr().out.splitlines()
-    assert first == f"cnn (1 parameters) on 1 CPU, mnist 16/4/4, in {tmp_path}"
+    assert first == f"cnn (1 parameters) on CPU, mnist 16/4/4, in {tmp_path}"
     assert len(lines) == 13 + 2 + 1
     for number, factor in ((5, 0.5), (10, 0.25)):  # after epochs 5 and 9
         assert lines[number] == f"plateau: learning rate times {factor} from here on"
