@@ -89,7 +89,7 @@ def test_the_example_of_the_readme_runs_on_few_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mnist_jax, "Config", functools.partial(dataclasses.replace, TINY))
     run_examples(ROOT / "README.md")
-    assert (tmp_path / "runs" / "small" / "result.json").exists()
+    assert (tmp_path / "runs" / "demo" / "result.json").exists()
 
 
 @pytest.mark.slow
