@@ -110,7 +110,7 @@ def warp(
     x = x / factor + (width - 1) / 2 + field[1]
 
     if target().platform != "cpu" and images.size * max(height, width) <= MOST_PRODUCTS:
-        # A TPU reads single pixels slowly, and is fast at products with mostly zeros.
+        # TPUs read single pixels slowly, but multiply fast, even by zeros.
         weights = [
             jnp.maximum(0, 1 - jnp.abs(place[..., None] - jnp.arange(side).reshape(1, 1, 1, -1)))
             for place, side in ((y, height), (x, width))
@@ -129,8 +129,8 @@ def warp(
         )
         return total + weight[..., None] * pixels, None
 
-    # A scan stores its result, which XLA's CPU back end would otherwise compute for each use of the
-    # images (`benchmarks/augmentation.py`).
+    # A scan stores its result; XLA's CPU back end would compute it again for each use
+    # (`benchmarks/augmentation.py`).
     corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     total, _ = lax.scan(add_corner, jnp.zeros_like(images), corners)
     return jnp.minimum(total, 1)  # the rounded weights may sum to more than one
@@ -172,8 +172,8 @@ def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
 def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength) -> jax.Array:
     """Mixes each example of a batch with its neighbour.
 
-    Batches are shuffled, so the neighbour is random. Two calls with one key mix images and targets
-    alike. Nothing is mixed with padding. A batch has one weight, as in the authors' program.
+    Batches are shuffled, so the neighbour is random. One key mixes images and targets alike, and
+    nothing with padding. A batch has one weight, as in the authors' program.
 
     Args:
         values: images, or targets (distributions over the classes), float32 [B, ...].
@@ -195,7 +195,7 @@ def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength
 
 
 def is_off(strength: Strength) -> bool:
-    """Returns True if a strength is the Python number 0."""
+    """Tells whether a strength is the Python number 0."""
     return isinstance(strength, int | float) and strength == 0
 
 

@@ -18,10 +18,9 @@ def timed_import(name: str) -> ModuleType:
 
 
 class Stopwatch:
-    """Assigns every second since its creation to a named phase.
+    """Divides the wall-clock seconds since its creation among named phases, in `seconds`.
 
-    `seconds` maps each phase to wall-clock seconds. JAX is asynchronous: a phase must wait for its
-    own results, or the next one is charged for them.
+    JAX is asynchronous: a phase must wait for its own results, or the next one is charged for them.
     """
 
     def __init__(self, phases: tuple[str, ...]):

@@ -24,19 +24,13 @@ def text_sha256(lowered: jax.stages.Lowered) -> str:
 def compile_once(
     lowered: jax.stages.Lowered, options: dict[str, Any] | None = None
 ) -> tuple[Any, str]:
-    """Compiles a program unless this process has compiled it before.
+    """Compiles a program, with XLA's options by name, unless this process has done so before.
 
-    Args:
-        lowered: the program.
-        options: XLA's options by name; None for its defaults.
-
-    Returns:
-        The compiled program and its `text_sha256`.
+    Returns the compiled program and its `text_sha256`.
     """
     key = lowered.as_text(), lowered.in_tree, lowered.out_tree, str(options)
-    if key not in _programs:
-        _programs[key] = lowered.compile(options)
-    _programs[key] = _programs.pop(key)  # the newest is the last
+    # The newest is the last.
+    _programs[key] = _programs.pop(key, None) or lowered.compile(options)
     while len(_programs) > KEPT:
         del _programs[next(iter(_programs))]
     return _programs[key], text_sha256(lowered)

@@ -73,8 +73,8 @@ def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns " (did you mean X?)" with the most similar known name, or "".
 
-    It compares the last parts of dotted names and their initials (lr: learning_rate), first within
-    the same group.
+    It compares last parts of dotted names and their initials (lr: learning_rate), first within the
+    group.
     """
     group, _, last = str(name).rpartition(".")
     known = [*known]
@@ -348,7 +348,7 @@ PART_FUNCTIONS = ("get_model", "get_optimizer", "get_loss", "get_splits", "get_m
 def load_config(path: str | Path) -> Config:
     """Reads a recipe: a Python file with `get_config() -> Config`, a `config.json`, or a name.
 
-    Raises FileNotFoundError if there is no such recipe, ValueError if it has no valid Config.
+    Raises FileNotFoundError without such a recipe, ValueError without a valid Config.
     """
     function = recipe_function(path, "get_config")
     config = function() if function else None
@@ -358,9 +358,9 @@ def load_config(path: str | Path) -> Config:
 
 
 def recipe_function(path: str | Path, name: str) -> Callable[..., Any] | None:
-    """Returns a function of a recipe, or None if the recipe does not define it.
+    """Returns a function of a recipe, None if it is undefined. Raises like `load_config`.
 
-    An error in the function becomes a ValueError that names the file. Raises like `load_config`.
+    An error in the function becomes a ValueError that names the file.
     """
     file = _find_recipe(path)
 
@@ -439,7 +439,7 @@ def config_from_dict(values: Any) -> Config:
 def replace_fields(config: Config, values: dict[str, Any]) -> Config:
     """Returns the config with new values, such as {"optimizer.learning_rate": 0.01}.
 
-    Raises ValueError if a field does not exist or a value is invalid.
+    Raises ValueError for an unknown field or invalid value.
     """
     nested = dataclasses.asdict(config)
     known = flattened(nested)

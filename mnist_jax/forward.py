@@ -30,8 +30,8 @@ class Forward:
     A module maps images [B, H, W, C] to logits [B, num_classes]. It may take the arguments of
     `FLAGS`, and `mask`, bool [B], False for padding.
 
-    Two are equal if their modules are, so JAX compiles once for both. A module with an unhashable
-    field, such as a list, equals only itself.
+    JAX compiles once for equal modules. One with an unhashable field, such as a list, equals only
+    itself.
     """
 
     model: nn.Module
@@ -74,13 +74,11 @@ class Forward:
         kept = [name for name in variables if name != "params"]
         if not kept:
             return variables
-        before = {name: variables[name] for name in kept}
-        rngs = {"params": rng}
         _, after = jax.eval_shape(
-            lambda: self(variables, images, train=True, rngs=rngs, mutable=kept)
+            lambda: self(variables, images, train=True, rngs={"params": rng}, mutable=kept)
         )
         for name in kept:
-            if jax.tree.structure(before[name]) != jax.tree.structure(dict(after)[name]):
+            if jax.tree.structure(variables[name]) != jax.tree.structure(dict(after)[name]):
                 del variables[name]
         return variables
 
@@ -96,8 +94,8 @@ class Forward:
 def check_module(forward: Forward, image_shape: tuple[int, ...]) -> int:
     """Returns a module's number of classes, given images of shape (H, W, C).
 
-    Raises ValueError if the module cannot be applied to them, has nothing to train, or does not
-    return logits [B, num_classes].
+    Raises ValueError if it cannot be applied to them, has nothing to train, or does not return
+    logits [B, num_classes].
     """
     model = forward.model
     if not isinstance(model, nn.Module):

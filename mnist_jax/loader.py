@@ -109,9 +109,10 @@ def take_chunk(
     Returns:
         `image` uint8 [k, B', H, W, C], `label` int32 [k, B'] and `mask` bool [k, B'].
     """
-    sizes = {"chunk_steps": chunk_steps, "batch_size": batch_size}
     devices = sharding.mesh.size if sharding else 1
-    index, mask = chunk_index(order, first_step, **sizes, devices=devices)
+    index, mask = chunk_index(
+        order, first_step, chunk_steps=chunk_steps, batch_size=batch_size, devices=devices
+    )
     chunk = {"image": images[index], "label": labels[index], "mask": mask}
     return jax.lax.with_sharding_constraint(chunk, sharding) if sharding else chunk
 

@@ -26,8 +26,8 @@ def training_events(
     The order is a promise: `Save` comes before `Epoch`, so every epoch shown is saved, and only
     states whose losses and values are finite are saved. The first chunk consumes the start's state.
 
-    `program` and `rules` may be a population's. `stop_signal` returns the signal that asks to stop,
-    or 0. Raises FloatingPointError if the network diverged.
+    `stop_signal` returns the signal that asks to stop, or 0. Raises FloatingPointError if the
+    network diverged.
     """
     state, step, progress, _ = start
     history, sums = (*progress.history,), [*progress.sums]

@@ -49,7 +49,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns the cross-entropy of each example in nats, float [B]; arguments as in `Metric`."""
     if target().platform == "cpu":
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    # Optax gathers the label's logit, whose gradient is a scatter, slow on accelerators. A sum of
+    # Optax gathers the label's logit; the gradient, a scatter, is slow on accelerators. A sum of
     # that logit and zeros is equal up to rounding.
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.sum(logits, axis=-1, where=is_label)
@@ -91,7 +91,7 @@ def metric_sums(
 
 
 def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
-    """Returns values as float32 [B]; raises ValueError unless they are one number per example."""
+    """Returns values as float32 [B]; ValueError unless they are a number per example."""
     shape = getattr(values, "shape", None)
     if shape != mask.shape:
         got = type(values).__name__ if shape is None else f"the shape {[*shape]}"
@@ -104,8 +104,8 @@ def each_example(what: str, values: Any, mask: jax.Array) -> jax.Array:
 def mean_metrics(sums: Iterable[Sums]) -> dict[str, Any]:
     """Turns results of `metric_sums`, of any shape, into means per example.
 
-    These are `loss`, `accuracy` in [0, 1], and each metric by name (None if not finite).
-    `math.fsum` rounds once, so chunk sizes do not change them.
+    These are `loss`, `accuracy` in [0, 1], and metrics by name (None if not finite). `math.fsum`
+    rounds once, so chunk sizes do not matter.
     """
     total = total_sums(sums)
     count = total["count"]
@@ -169,11 +169,11 @@ def no_better_than_guessing(
 
 
 def mean_and_spread(values: Sequence[Any]) -> dict[str, Any]:
-    """Describes the numbers of trainings that differ only by their seed, by Student's t.
+    """Describes numbers of trainings that differ only by their seed, by Student's t.
 
     The result is `mean`, the sample standard deviation `std` (ddof 1) and `ci95`, the 95 % interval
-    [low, high] of the mean. The last two are None for one number; all are if any number is None
-    (not measured). Student, "The Probable Error of a Mean", Biometrika 6, 1908.
+    [low, high] of the mean. The last two are None for one number; all are if one is None (not
+    measured). Student, "The Probable Error of a Mean", Biometrika 6, 1908.
     """
     from scipy.special import stdtrit  # the import takes a tenth of a second
 

@@ -14,7 +14,7 @@ from mnist_jax.native.library import load
 from mnist_jax.sharding import target
 
 MOST_WEIGHTS = 2**17  # with more, a matrix product is faster
-SMALL_WINDOW = 16  # numbers; to copy larger windows costs more than the products of `rows`
+SMALL_WINDOW = 16  # numbers; copying larger windows costs more than the products of `rows`
 LARGEST_BANDS = 2**18  # numbers in the matrix of `rows`, which grows with the width squared
 
 
@@ -44,12 +44,12 @@ def conv_pool(
 
     `matmul` makes both one matrix product, see docs/network.md: the window of a pooled output,
     stride * (p - 1) + k pixels a side, times the kernel at its p * p offsets, which are then
-    pooled. This is more arithmetic in less time, because XLA's CPU back end runs the gradients of
+    pooled. It is more arithmetic in less time: XLA's CPU back end runs the gradients of
     convolutions and max-pools as plain loops.
 
-    `rows`, for TPUs, is a convolution down the image. It multiplies whole rows of pixels and
-    channels by a matrix with a band of the kernel for each column of outputs: even more arithmetic,
-    but no copies of windows. Pooling is as in `matmul`.
+    `rows`, for TPUs, is a convolution down the image. It multiplies rows of pixels and channels by
+    a matrix with a band of the kernel for each column of outputs: even more arithmetic, but no
+    copies of windows. It pools like `matmul`.
 
     `native` is the package's kernel for CPUs, `native/conv_pool.cc`, which keeps the values before
     pooling in registers. A layer that `native.conv_pool.fits` excludes takes the next choice of
@@ -126,13 +126,13 @@ def choose_lowering(
 ) -> str:
     """Chooses the lowering of `conv_pool` for a layer.
 
-    `auto` picks the one expected to be the fastest on `sharding.target`: on GPUs and TPUs, those of
+    `auto` picks the one expected to be fastest on `sharding.target`: on GPUs and TPUs, those of
     docs/accelerators.md; on CPUs (`benchmarks/conv.py`) `native` if a compiler is found, one device
     has the whole batch, and the layer is small and of stride 1, else `matmul`, because XLA's
     convolutions are plain loops within a scan.
 
-    The padded images and the kernel may be shapes with types. Raises ValueError if the lowering is
-    `native`, and its library cannot be compiled.
+    The padded images and the kernel may be shapes with types. Raises ValueError if `native` cannot
+    be compiled.
     """
     if lowering in ("matmul", "xla", "rows"):
         return lowering
@@ -160,7 +160,7 @@ def choose_lowering(
 
 
 def _in_parts() -> bool:
-    """Returns True if a TPU composes float32 products of bfloat16 ones."""
+    """Tells whether a TPU composes float32 products of bfloat16 ones."""
     config: Any = jax.config
     return config.jax_default_matmul_precision not in (None, "default", "bfloat16", "fastest")
 

@@ -29,7 +29,7 @@ def create_optimizer(
     patterns for `keep_frozen`. `nadam` decays weights as AdamW does; `sgd` has Nesterov momentum,
     and its decay is part of the gradient. `muon` orthogonalises the updates of kernels
     (convolutions as matrices [kh * kw * C, F]) and leaves the rest to Adam; its authors leave it
-    the output layer, too. The default `eps` is that of Keras, 1e-7; Optax takes 1e-8.
+    the output layer, too. The default `eps` is Keras's, 1e-7; Optax takes 1e-8.
 
     References:
         D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", 2015,
@@ -79,7 +79,7 @@ def create_optimizer(
 
 
 def keep_frozen(tx: optax.GradientTransformation, freeze: str) -> optax.GradientTransformation:
-    """Returns an optimizer that keeps the parameters unchanged that `is_frozen` finds."""
+    """Returns an optimizer that does not change the parameters that `is_frozen` finds."""
     if not freeze:
         return tx
     return optax.multi_transform(
@@ -125,9 +125,9 @@ def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedul
 
 
 def is_frozen(path: tuple[Any, ...], freeze: str) -> bool:
-    """Returns True if the parameter at a path of `jax.tree_util` matches one of the patterns.
+    """Tells whether the parameter at a path of `jax.tree_util` matches a pattern.
 
-    These are shell patterns, separated by commas, of parameters (`*/bias`) or layers (`conv*`).
+    `freeze` are shell patterns, separated by commas, of parameters (`*/bias`) or layers (`conv*`).
     """
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     patterns = [pattern.strip() for pattern in freeze.split(",") if freeze]

@@ -44,9 +44,7 @@ def recipe_parts(path: str | Path | None, config: Config) -> Parts:
     The file may define `get_model(config, info)`, `get_optimizer(config, num_steps)`, `get_loss()`,
     `get_splits(config)` and `get_metrics()`, which receive the config with the command's options.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: one of the functions fails.
+    Raises FileNotFoundError if there is no such file, ValueError if a function fails.
     """
     if path is None:
         return NONE
@@ -88,7 +86,7 @@ def own_optimizer(parts: Parts, num_steps: int) -> optax.GradientTransformation 
         # A function of a notebook may belong to no module.
         home = getattr(getattr(tx, "func", tx), "__module__", None) or ""
         if home.startswith("optax.") or "learning_rate" in first:
-            raise ValueError(  # it would take the number of steps for its learning rate
+            raise ValueError(  # it would take num_steps for its learning rate
                 "tx must be an Optax transformation, or a function num_steps -> one, got a "
                 f"function of {first}: call it, as in optax.adam(1e-3)"
             )
@@ -115,8 +113,8 @@ def own_sha256(
 ) -> dict[str, str]:
     """Returns the SHA-256 of each own part except data, by its name in `Parts`.
 
-    It hashes the part as StableHLO for two images, so constants matter, but names of functions and
-    files do not. `model` and `tx` are those of the run, own or not.
+    Each is hashed as StableHLO for two images, so constants matter, but names of functions and
+    files do not. `model` and `tx` are the run's, own or not.
     """
     if parts._replace(splits=None) == NONE:
         return {}

@@ -30,7 +30,7 @@ class Program(NamedTuple):
         train_chunks: (first_step, last_step) -> the chunks between them.
         run_chunk: (state, chunk, rate_factor) -> (state, sums), see `steps.run_steps`; consumes the
             state. A population has N rate factors, and sums [N, k].
-        measure: (state, split) -> mean `loss`, `accuracy` and metrics; lists of N in a population.
+        measure: (state, split) -> result of `metrics.mean_metrics`; lists of N in a population.
         place: function that puts a checkpoint's state on the devices.
         collect: inverse of `place`.
         step_sha256: `compiled.text_sha256` of the training steps.
@@ -155,7 +155,7 @@ def compile_training(
 
 
 def jit_chunk(build: Build, mesh: Mesh) -> Any:
-    """Jits the training of a chunk on a mesh, with streams by role and traced numbers by name.
+    """Jits `train_chunk` on a mesh.
 
     The function (state, chunk, rate_factor, rngs, values) -> (state, sums) consumes the state.
     """
@@ -177,7 +177,7 @@ def compile_initial_state(
         return bare(create_train_state(parts.model, parts.tx, key, **options))
 
     jitted = jax.jit(create_arrays, out_shardings=sharding)
-    # It runs once; all of LLVM's passes would take as long as for the steps.
+    # It runs once; all LLVM passes would take as long as for the steps.
     fast = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
     def create(key: jax.Array) -> TrainState:
@@ -195,7 +195,7 @@ def train_chunk(
     rngs: Any,
     rate_factor: Any,
 ) -> tuple[TrainState, Sums]:
-    """Runs `steps.run_steps` on a `bare` state with the parts of traced values."""
+    """Runs `steps.run_steps` on a `bare` state, with streams by role and traced values by name."""
     model, tx, options = build(values)
     state, sums = run_steps(
         state.replace(apply_fn=Forward(model), tx=tx), chunk, rngs, rate_factor, **options
@@ -209,7 +209,7 @@ def bare(state: TrainState) -> TrainState:
 
 
 def is_averaged(options: Mapping[str, Any]) -> bool:
-    """Returns True if a running mean is kept; `ema_decay` may be traced."""
+    """Tells whether a running mean is kept; `ema_decay` may be traced."""
     decay = options.get("ema_decay", 0.0)
     return isinstance(decay, jax.Array) or decay > 0
 
@@ -248,7 +248,7 @@ def compile_eval(
     """Compiles the evaluation of chunks, of one size in all splits.
 
     `lower` lowers a function of a state's `eval_variables` and a chunk; `layout` are the options of
-    `loader.eval_chunks`. The result is a function (state, split) -> the metric sums of each chunk.
+    `loader.eval_chunks`. Returns a function (state, split) -> the metric sums of each chunk.
     """
 
     def chunks(split: str) -> Generator[Batch]:

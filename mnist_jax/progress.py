@@ -86,7 +86,7 @@ def console() -> Listener:
 def show_result(workdir: Path, result: Mapping[str, Any], *, recipe: Path | None = None) -> None:
     """Prints the next command for a workdir, or the problem of a network that learned nothing.
 
-    The command names a `recipe` that defines parts of the run.
+    `recipe` defines parts of the run.
     """
     guessed = result.get("guessing")
     figures = result["test_loss"], result["test_accuracy"]
@@ -101,7 +101,7 @@ def show_result(workdir: Path, result: Mapping[str, Any], *, recipe: Path | None
 
 
 def show_next(*words: str | Path, why: str = "") -> None:
-    """Prints a command of this program to call next, and the reason where the line has room."""
+    """Prints a command to call next, and the reason if the line has room."""
     told = [
         f"./{word}" if isinstance(word, Path) and f"{word}"[0] == "-" else f"{word}"
         for word in words
@@ -155,7 +155,7 @@ def _accuracy(result: Mapping[str, Any]) -> str:
 
 
 def _program() -> str:
-    """Returns the words that call this program, also outside its environment."""
+    """Returns the words that call this program, even outside its environment."""
     if shutil.which("mnist-jax"):
         return "mnist-jax"
     called = Path(sys.argv[0])
@@ -217,22 +217,22 @@ def _end(done: Done, begin: Begin | None) -> list[str]:
         lines = [f"{done.workdir} is already trained{accuracy}", *_joined(ways, "; ")]
     if of_population:
         return [*lines, *_members(result)]
-    if begin and result["steps"] < begin.total_steps:
+    if not begin:
+        return lines
+    if result["steps"] < begin.total_steps:
         last = done.history[-1]["epoch"]
         best = best_row(done.history, begin.config.watch.monitor)["epoch"]
         lines.append(f"stopped early after epoch {last}; the best was epoch {best}")
-    if begin and is_tested(result):
+    if is_tested(result):
         count = len(begin.splits["test"].labels)
         accuracy = f"accuracy {result['test_accuracy']:.2%} of {count:,} images"
         lines += _joined([f"test loss {spelled_loss(result['test_loss'])}", accuracy], "  ")
-    elif begin:
+    else:
         lines.append(_accuracy(result))
-    if begin:
-        seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
-        total = seconds.pop("total", 0.0)
-        phases = [f"{name} {value:.1f}" for name, value in seconds.items()] or ["all"]
-        lines += _joined([f"{total:.1f} s: {phases[0]}", *phases[1:]], ", ")
-    return lines
+    seconds = {name: value for name, value in result["seconds"].items() if value >= 0.05}
+    total = seconds.pop("total", 0.0)
+    phases = [f"{name} {value:.1f}" for name, value in seconds.items()] or ["all"]
+    return lines + _joined([f"{total:.1f} s: {phases[0]}", *phases[1:]], ", ")
 
 
 def _members(result: dict[str, Any]) -> list[str]:

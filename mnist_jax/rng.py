@@ -48,8 +48,8 @@ _vectorised = random.define_prng_impl(
 def vectorised(key: jax.Array) -> jax.Array:
     """Returns a key whose `fold_in` has the same bits, but computes on vectors.
 
-    A TPU starts the hundred scalar operations of JAX's own `fold_in` one by one. Here eight keys
-    are derived at once, and the first is kept. Keys of other generators stay unchanged.
+    A TPU starts the hundred scalar operations of JAX's own `fold_in` one by one; this derives
+    eight keys at once, and keeps the first. Keys of other generators stay unchanged.
     """
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return key

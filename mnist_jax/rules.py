@@ -63,8 +63,8 @@ def first_bad_step(losses: Any, last_step: int) -> int | None:
 def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
     """Returns the leaves of a state that must be finite, by name.
 
-    An optimizer's scalars, with only the `axes` of members, may be infinite, such as an initial
-    best loss.
+    An optimizer's scalars, with only the `axes` of members, may be infinite, as an initial best
+    loss.
     """
     return {
         name: leaf
@@ -75,24 +75,18 @@ def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
 
 
 class Rules(NamedTuple):
-    """The decisions of a training of one network; `laboratory.members` has a population's.
+    """The decisions of a training of one network; `laboratory.members` has a population's."""
 
-    Attributes:
-        num_examples: number of training images.
-        is_scheduled: function step -> True if a checkpoint is due.
-        learning_rate: function, updates so far -> learning rate of the next one, without
-            `rate_factor`; None if unknown.
-    """
-
-    num_examples: int
+    num_examples: int  # training images
     steps_per_epoch: int
     total_steps: int
-    is_scheduled: Callable[[int], bool]
+    is_scheduled: Callable[[int], bool]  # step -> True if a checkpoint is due
     monitor: str = "val_accuracy"
     patience: int = 0
     plateau_monitor: str = "val_loss"
     plateau_patience: int = 0
     plateau_factor: float = 1.0
+    # Updates so far -> the next one's rate without `rate_factor`; None if unknown.
     learning_rate: Callable[[int], float | None] = lambda _: None
 
     def best_step(self, history: Sequence[Row]) -> int | None:

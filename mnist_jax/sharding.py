@@ -8,15 +8,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 class Target(NamedTuple):
-    """The devices that a program is traced for.
+    """The devices that a program is traced for."""
 
-    Attributes:
-        platform: platform, "cpu", "gpu" or "tpu".
-        devices: number of devices that split a batch.
-    """
-
-    platform: str
-    devices: int
+    platform: str  # "cpu", "gpu" or "tpu"
+    devices: int  # number of those that split a batch
 
 
 # A context is part of the key of `jit`'s cache.

@@ -47,8 +47,8 @@ from mnist_jax.workdir.transfer import frozen_parameters, transfer
 SAMPLE = 1000  # training images that `DataInfo` is measured on
 SMALL_BATCH = 1024  # a batch may be this large whatever the dataset; more is a slip
 
-# Numbers that are arguments of the compiled program, so recipes that differ only in these share it.
-# A 0 leaves out its computation.
+# Arguments of the compiled program, which recipes that differ only in these share. A 0 leaves out
+# its computation.
 NUMBERS = (
     "optimizer.learning_rate",
     "optimizer.weight_decay",
@@ -60,39 +60,25 @@ NUMBERS = (
 
 
 class Task(NamedTuple):
-    """A config, unpacked.
-
-    Attributes:
-        numbers: values of `NUMBERS`, the arguments of `build`.
-        layout: other arguments of `program.compile_training`.
-        parts: the user's own parts.
-        guessing: result of `metrics.guessing`; None without a test split.
-    """
+    """A config, unpacked."""
 
     splits: dict[str, Split]
     origin: Origin
     rules: Rules
     build: Build
-    numbers: dict[str, float]
-    layout: dict[str, int]
+    numbers: dict[str, float]  # values of `NUMBERS`, the arguments of `build`
+    layout: dict[str, int]  # other arguments of `program.compile_training`
     parts: Parts
-    guessing: dict[str, float] | None
+    guessing: dict[str, float] | None  # by `metrics.guessing`; None without a test split
 
 
 class Start(NamedTuple):
-    """The beginning of the loop.
+    """The beginning of the loop."""
 
-    Attributes:
-        state: training state, on the devices.
-        step: number of updates behind it.
-        progress: its progress; the origin names the network that initialised the run, if any.
-        messages: lines about loaded and frozen parameters.
-    """
-
-    state: Any
-    step: int
-    progress: Progress
-    messages: list[str]
+    state: Any  # on the devices
+    step: int  # updates so far
+    progress: Progress  # its origin names the network that initialised the run, if any
+    messages: list[str]  # about loaded and frozen parameters
 
 
 def create_task(config: Config, parts: Parts = NONE) -> Task:
@@ -252,8 +238,8 @@ def last_checkpoint(
 ) -> tuple[list[int], Progress]:
     """Returns the intact steps up to the one to resume from, and its progress.
 
-    With `keeps_best`, a function history -> best step, a run whose best checkpoint is damaged or
-    gone resumes before it, and so recreates it. Raises ValueError if `check_same_run` finds another
+    With `keeps_best`, a function history -> best step, a run without an intact best checkpoint
+    resumes before it, and so recreates it. Raises ValueError if `check_same_run` finds another
     run's checkpoints.
     """
 
@@ -289,12 +275,12 @@ def initial_state(
 ) -> Start:
     """Returns a saved state, one made from a trained network, or a freshly initialised one.
 
-    `saved` and `progress` are those of `last_checkpoint`; the origin is this run's, with the hash
-    of the compiled step. `members` is True for a population.
+    `saved` and `progress` are `last_checkpoint`'s; the origin is this run's, with the compiled
+    step's hash. `members` is True for a population.
 
     Raises:
         FileNotFoundError: `init_from` holds no trained network.
-        ValueError: a checkpoint belongs to a different model or code; or `init_from` lies in the
+        ValueError: a checkpoint is of a different model or code; or `init_from` lies in the
             workdir, does not fit, or lacks a frozen layer.
     """
     frozen = frozen_parameters(program.state.params, freeze)
@@ -302,7 +288,7 @@ def initial_state(
     messages += [f"frozen: {', '.join(frozen)}"] if frozen else []
     if saved:
         check_same_step(progress.origin, origin, workdir / "checkpoints")
-    # The origin is this process's, except for the network that initialised the run.
+    # The origin is this process's, except for the initial network.
     origin = origin._replace(init_sha256=progress.origin.init_sha256)
     progress = progress._replace(origin=origin)
     if saved:

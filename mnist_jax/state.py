@@ -66,7 +66,7 @@ def create_train_state(
 
     variables, opt_state, average = init(rng)
     # `step` is int32, as after a restore: for TrainState.create's weakly typed 0, JAX would compile
-    # the step twice.
+    # twice.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=apply_fn,

@@ -139,7 +139,7 @@ def batch_loss(
     if precision == "bfloat16":
         # Rounding inside the loss leaves the gradients in float32.
         rounded, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (rounded, inputs))
-    # Flax draws any other stream from `params`, JAX's own key, because a module may keep it.
+    # Flax draws other streams from `params`, JAX's own key, because a module may keep it.
     rngs = {"dropout": keys["dropout"], "params": jax.random.fold_in(step_key, 1)}
     with jax.default_matmul_precision(precision):
         logits, collections = state.apply_fn(
@@ -238,7 +238,7 @@ def update(
             return new.astype(now.dtype)
 
         state = state.replace(average=jax.tree.map(moved, state.average, state.variables))
-    # The state of an `optax.inject_hyperparams` holds the learning rate.
+    # `optax.inject_hyperparams` keeps the learning rate in its state.
     held = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
     rate = {"learning_rate": jnp.float32(held[0][1])} if held else {}
     return state, sums | {"gradient_norm": norm(grads), **rate}
@@ -324,9 +324,9 @@ def run_ensemble_steps(
     loss_fn: LossFn = cross_entropy,
     metrics: FrozenDict[str, Metric] | None = None,
 ) -> Sums:
-    """Evaluates an ensemble, whose logits are the logarithms of its mean probabilities.
+    """Evaluates an ensemble like `run_eval_steps`; `loss_fn` receives no `params`.
 
-    Otherwise it is like `run_eval_steps`, but `loss_fn` receives no `params`.
+    Its logits are the logarithms of its mean probabilities.
     """
 
     def ensemble_step(batch: Batch) -> Sums:
@@ -347,8 +347,8 @@ def predict_step(
     """Classifies a batch of images [B, H, W, C], uint8 or float32 in [0, 1].
 
     Returns:
-        The class probabilities float32 [B, num_classes], and the classes int32 [B], by the logits,
-        since rounding can make probabilities equal.
+        Probabilities float32 [B, num_classes], and classes int32 [B], by the logits, since
+        rounding can make probabilities equal.
     """
     logits = eval_logits(variables, apply_fn, to_float(images))
     return jax.nn.softmax(logits), jnp.argmax(logits, axis=-1)

@@ -8,7 +8,7 @@ COLORS = {"train_accuracy": "#888", "val_accuracy": "#07c"}
 
 
 def run_table(figures: Mapping[str, float], history: Sequence[Any]) -> str:
-    """Draws figures, which are fractions, and the epochs' accuracies as HTML."""
+    """Draws figures (fractions) and the epochs' accuracies as HTML."""
     cells = "".join(f"<th>{name}</th><td>{value:.2%}</td>" for name, value in figures.items())
     curves = {name: [float(row[name]) for row in history] for name in COLORS}
     low = min(value for values in curves.values() for value in values)

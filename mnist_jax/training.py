@@ -41,7 +41,7 @@ PHASES = ("import", "data", "compile", "train", "eval", "checkpoint", "total")
 
 
 class Run(NamedTuple):
-    """A finished training: its last state, a row for each epoch, and the content of result.json.
+    """A finished training: its last state, a row per epoch, and the content of result.json.
 
     `result["seconds"]` belongs to the process that finished the run: "data" is loading and waiting
     for images, "eval" validation, test and listeners of an epoch, "checkpoint" waiting for saves.
@@ -85,8 +85,8 @@ def train(
     """Trains a network, or resumes the unfinished run in `workdir`.
 
     On one CPU machine with the same versions, a config always gives the same bits, even if the run
-    is interrupted. SIGINT and SIGTERM stop it after a chunk, with a checkpoint; a second one, more
-    than a second later, at once. The test split is measured once, at the end.
+    is interrupted. SIGINT and SIGTERM stop it after a chunk, with a checkpoint; a second one, over
+    a second later, at once. The test split is measured once, at the end.
 
     In a job of several processes (`processes.group`), all call it with the same arguments and
     share the workdir, where the first one writes.
@@ -107,8 +107,8 @@ def train(
             the history, and `test_NAME` in the result.
         test: False to leave out the test split; a later call with True measures it.
         overwrite: True to delete the run in `workdir`, once the new one compiles, and retrain.
-        extend: True to continue the run in `workdir` to a larger `config.epochs`, with the same
-            bits as from the beginning. The learning rate must be constant, except for plateaus.
+        extend: True to continue the run in `workdir` to a larger `config.epochs`, with the bits of
+            one long run. The learning rate must be constant, except for plateaus.
         listeners: functions that receive the `events`, such as `console()`. An exception in one
             ends the run, which can be resumed.
 
@@ -274,8 +274,8 @@ def _train(
 def make_ready(workdir: Path, config: Config, history: Sequence[Row], overwrite: bool) -> None:
     """Resets the directory to the last checkpoint, or empties it with `overwrite`.
 
-    An extended run loses its result before its config changes. Killed in between, it is unfinished,
-    and the same command extends it.
+    An extended run loses its result before its config changes, so the same command extends it if
+    killed in between.
     """
     if overwrite:
         delete_run(workdir)
@@ -299,8 +299,8 @@ def follow(
 ) -> Stop:
     """Writes the events of the loop to the workdir, then passes them to `tell`.
 
-    It adds to the `saved` steps, and deletes those that `keep`, (saved, history) -> steps, omits.
-    It returns the last event when all saves are complete.
+    Adds to the `saved` steps, and deletes those that `keep`, (saved, history) -> steps, omits.
+    Returns the last event when all saves are complete.
     """
     with contextlib.closing(events):  # and the chunks, whatever a listener raises
         for event in events:

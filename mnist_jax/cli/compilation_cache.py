@@ -10,9 +10,8 @@ from mnist_jax.machine.user_cache import private_directory
 def use_compilation_cache() -> None:
     """Makes JAX keep compiled programs in $XDG_CACHE_HOME/mnist_jax/compiled, or below ~/.cache.
 
-    Programs run as they are read, so the directory is private to the user. It has no size limit,
-    and may be deleted at any time. Without a writable one, or with $JAX_COMPILATION_CACHE_DIR,
-    nothing changes.
+    Programs run unchecked, so the directory is private. It has no size limit, and may be deleted at
+    any time. Without a writable one, or with $JAX_COMPILATION_CACHE_DIR, nothing changes.
 
     References:
         https://docs.jax.dev/en/latest/persistent_compilation_cache.html

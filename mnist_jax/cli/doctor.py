@@ -34,7 +34,7 @@ class Finding(NamedTuple):
     what: str  # subject of the check
     value: str  # its result
     advice: str = ""  # the user's next step
-    problem: bool = False  # True if the advice must be followed
+    problem: bool = False  # the advice must be followed
 
 
 def doctor() -> Iterator[Finding]:
@@ -92,7 +92,7 @@ def wrong_on(device: Any) -> str:
 
 
 def find_accelerator(devices: Sequence[Any], error: str, present: str) -> Finding:
-    """Checks whether JAX, with these devices or an error, uses the present accelerator."""
+    """Checks whether JAX uses the present accelerator."""
     what = "accelerator"
     if error:
         advice = "" if present == "cpu" else f"{accelerator.remedy(present)}; "
@@ -112,7 +112,7 @@ def find_accelerator(devices: Sequence[Any], error: str, present: str) -> Findin
 
 
 def find_versions() -> Iterator[Finding]:
-    """Reports the versions that the bits depend on; Python's must be a tested one."""
+    """Reports the versions that bits depend on; Python's must be tested."""
     python = platform.python_version()
     classifiers = metadata("mnist_jax", "Classifier")
     tested = [line.removeprefix(PYTHON) for line in classifiers if line.startswith(PYTHON)]
@@ -125,7 +125,7 @@ def find_versions() -> Iterator[Finding]:
 
 
 def find_requirements(*extras: str) -> Iterator[Finding]:
-    """Checks that the requirements of extras are installed; "" names those of the package."""
+    """Checks the requirements of extras; "" names the package's."""
     required = requirements("mnist_jax")
     for extra in extras:
         what = f"extra {extra}" if extra else "requirements"

@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None, *, own_process: bool = False) -> int
 
 
 def help_text(args: Sequence[str]) -> str:
-    """Returns the version or the help that the arguments ask for, "" for none."""
+    """Returns the version or help that the arguments ask for, or ""."""
     if list(args) == ["--version"]:
         return f"mnist-jax {mnist_jax.__version__}"
     if not args or args[0] in ("--help", "-h", "--help-all"):
@@ -74,7 +74,7 @@ def help_text(args: Sequence[str]) -> str:
 
 
 def parse(args: Sequence[str]) -> Namespace:
-    """Reads a command and its options' values; ValueError if they are invalid."""
+    """Reads a command and its options; ValueError if invalid."""
     return parser.parse(args, COMMANDS)
 
 
@@ -117,7 +117,7 @@ def run() -> NoReturn:
 
 
 def _set_up_process(*, jax_too: bool) -> None:
-    """Imports JAX and the training; sets up signals, JAX's settings and the logs."""
+    """Imports JAX and the training; sets up signals, settings and logs."""
     if jax_too:
         gc.disable()  # objects of imports stay: the collector would search them in vain
         clock.timed_import("mnist_jax.training")
@@ -142,7 +142,7 @@ def _set_up_process(*, jax_too: bool) -> None:
 
 @contextlib.contextmanager
 def _streams(*, out: bool, err: bool, warn: bool = True) -> Iterator[None]:
-    """Prints warnings in one line each; hides standard output or error if so wanted."""
+    """Prints each warning in one line; hides standard output or error."""
     stderr = sys.stderr
 
     def show_warning(message: Warning | str, *_: object) -> None:

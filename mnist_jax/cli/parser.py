@@ -84,7 +84,7 @@ class Option(NamedTuple):
 
 
 def flag(name: str, meaning: str) -> Option:
-    """Returns an option without a value, which is False unless it is given."""
+    """Returns an option without a value, False by default."""
     return Option(name, meaning, default=False)
 
 
@@ -108,15 +108,11 @@ class Command(NamedTuple):
 
 
 def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Namespace:
-    """Reads the arguments behind `mnist-jax`, first the name of one of the commands.
+    """Reads the arguments behind `mnist-jax`, first a command's name.
 
-    Returns:
-        The `command`, the values of its options by attribute, and if it takes a recipe `recipe`, a
-        Config.
-
-    Raises:
-        ValueError: An argument is unknown, missing or invalid.
-        OSError: The recipe cannot be read.
+    Returns the `command`, its options' values by attribute and, if it takes one, the `recipe`, a
+    Config. Raises ValueError if an argument is unknown, missing or invalid, and OSError if the
+    recipe cannot be read.
     """
     name, *words = args or [""]
     if name not in commands:
@@ -145,7 +141,7 @@ def parse(args: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
 
 
 def recipe_options() -> Iterator[Option]:
-    """Yields an option for each field of a recipe, by default None: the recipe has the value."""
+    """Yields an option for each field of a recipe; None leaves the recipe's value."""
     fields_of = typing.get_type_hints
     groups: dict[str, Any] = {"": Config, **fields_of(Config)}
     for group, cls in groups.items():
@@ -160,7 +156,7 @@ def recipe_options() -> Iterator[Option]:
 
 
 def _read(words: list[str], options: dict[str, Option]) -> tuple[dict[str, Any], list[str]]:
-    """Returns the options' values by attribute, and the arguments that belong to no option."""
+    """Returns the options' values by attribute, and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     typed = [word.partition("=")[0] for word in words]
     for option in options.values():
@@ -297,7 +293,7 @@ def _unknown(word: str, words: list[str], options: dict[str, Option]) -> str:
 
 
 def nearest_option(name: str, known: Sequence[str]) -> str:
-    """Returns the option that was meant by an unknown one, or ""."""
+    """Returns the option meant by an unknown one, or ""."""
     name = name.lower()
     if ALIASES.get(name) in known:
         return ALIASES[name]

@@ -75,7 +75,7 @@ def load_splits(
 
     The first six arguments are fields of `DataConfig`; the loader "stream" gives `StreamedImages`.
     `own` is the user's own data instead: an argument of `arrays.as_parts`, a tfds builder, or a
-    function that returns one of them. `num_classes` is the minimum number of classes without names.
+    function that returns one. `num_classes` is the least number of classes without names.
 
     Returns:
         The splits by name, and the names of the classes, by default their numbers.

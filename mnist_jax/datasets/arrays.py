@@ -155,7 +155,7 @@ def _as_split(given: Any) -> Split:
 
 
 def _is_batch(value: Any) -> bool:
-    """Distinguishes a batch in a list of two from the images or labels of a pair."""
+    """Distinguishes a batch, in a list of two, from images or labels."""
     if isinstance(value, Mapping):
         return True
     if not isinstance(value, tuple | list) or len(value) != 2:

@@ -1,7 +1,7 @@
 """A cache of decoded arrays, because decoding MNIST's 60,000 records takes seconds.
 
 It lies in $XDG_CACHE_HOME/mnist_jax or ~/.cache/mnist_jax and may be deleted at any time. A split's
-file holds a digest, then NumPy arrays: images, labels, class names, and the text of `_source`.
+file holds a digest, then NumPy arrays: images, labels, class names and `_source`.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def save(
 ) -> None:
     """Caches the blocks of a split, in order, whose images have the `shape` (N, H, W, C).
 
-    Does nothing if the cache cannot be written. Errors of the blocks, except OSError, are raised.
+    Does nothing if the cache cannot be written. Raises the blocks' errors except OSError.
     """
     temporary = None
     try:

@@ -56,8 +56,8 @@ def open_split(prepared: Path, name: str, split: str) -> EncodedSplit:
 def decode(split: EncodedSplit) -> tuple[tuple[int, ...], Iterator[cache.Block]]:
     """Returns the images' shape, (N, H, W, C), and an iterator over all blocks.
 
-    Both raise ValueError if the split is empty or damaged, or does not hold uint8 images of one
-    size with integer labels.
+    Both raise ValueError unless the split holds intact uint8 images, of one size, with integer
+    labels.
     """
     blocks = _blocks(split)
     first = next(blocks)

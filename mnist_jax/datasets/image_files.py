@@ -39,10 +39,10 @@ def image_suffixes() -> tuple[str, ...]:
 def read_image(path: str | Path, ground: int | None = None) -> Image.Image:
     """Reads the first picture in an image file, upright by its EXIF orientation.
 
-    Fractions and numbers of more than 8 bits are scaled by `white` of the largest one. So are
-    PNG, TIFF, BMP or PPM files of several values, none above 16. Other dark pictures are
-    photographs and stay dark. Transparent parts become the grey `ground`, 0 to 255; by default
-    white, or black if the visible part is light.
+    Fractions and numbers of more than 8 bits are scaled by `white` of the largest. So are PNG,
+    TIFF, BMP or PPM files of several values, none above 16. Other dark pictures, photographs, stay
+    dark. Transparent parts become the grey `ground`, 0 to 255; by default white, or black if the
+    visible part is light.
 
     Returns a picture of mode "L" (grey) or "RGB". Raises FileNotFoundError if there is no file, and
     ValueError if it is damaged, not in one of `FORMATS`, or has more than `MAX_PIXELS` pixels.
@@ -62,15 +62,14 @@ def decode_image(
 ) -> Image.Image:
     """Reads an image like `read_image`, also from an open file, called `name` in messages.
 
-    Pillow's warnings are shown. Raises TooManyPixelsError if it claims more than `max_pixels`
-    pixels, and ValueError if it is damaged or not in one of `FORMATS`.
+    Shows Pillow's warnings. Raises TooManyPixelsError for more than `max_pixels` pixels, and
+    ValueError if it is damaged or not in one of `FORMATS`.
     """
     with _opened(source, name, max_pixels) as (image, raw_mode):
         is_array = image.format in ("PNG", "TIFF", "BMP", "PPM") and image.mode != "P"
         is_plain = image.mode in ("L", "RGB") and raw_mode not in OTHER_BYTES
         if is_plain and not image.has_transparency_data:
-            # The small copy is nearly always enough.
-            few = image.resize((32, 32), Image.Resampling.NEAREST)
+            few = image.resize((32, 32), Image.Resampling.NEAREST)  # nearly always enough
             if not is_array or any(np.max(some.getextrema()) > FAINT for some in (few, image)):
                 return image  # a large one needs no copy
         pixels = _pixels(image, source, raw_mode)
@@ -88,7 +87,7 @@ def read_pixels(path: Path) -> np.ndarray:
     """Reads an image file's numbers: real [H, W, C], upright.
 
     C is 1 for grey, 3 for colour, and 4 (uint8) for colour with transparent parts. Bits become 0
-    and 255, palette indices become colours.
+    and 255, palette indices colours.
 
     Raises the errors of `decode_image`, and ValueError for several pictures.
     """
@@ -141,7 +140,7 @@ def _opened(
         with source.open("rb") if is_path else contextlib.nullcontext(source) as file:
             kind = describe_file(file) or "not a readable image"
         raise ValueError(f"{name} is {kind}; expected {', '.join(FORMATS)}") from None
-    except Exception as error:  # decoders fail in many ways on a damaged file
+    except Exception as error:  # decoders fail in many ways
         too_many = isinstance(error, TooManyPixelsError | Image.DecompressionBombError)
         kind = TooManyPixelsError if too_many else ValueError
         raise kind(f"{name} cannot be read as an image: {error}") from error

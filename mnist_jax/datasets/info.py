@@ -17,10 +17,10 @@ class DataInfo(NamedTuple):
 
     Attributes:
         image_shape: (H, W, C).
-        label_names: the names of the classes, in order.
+        label_names: the classes' names, in order.
         drawing_box: the result of the function `drawing_box`.
-        ground: grey behind transparent pictures: 0 or 255, like most corners of the images. None
-            for drawings, which get the ground on which they stand out.
+        ground: grey behind transparent pictures: 0 or 255, like most corners of the images; None
+            for drawings, which get one on which they stand out.
         brightness: the result of the function `brightness`; None if unknown.
     """
 
@@ -80,8 +80,8 @@ def describe_images(images: np.ndarray, label_names: tuple[str, ...]) -> DataInf
 def drawing_box(images: np.ndarray) -> int:
     """Measures the square that light drawings on black fill, in images uint8 [N, H, W, C].
 
-    Returns its side in pixels (20 for MNIST), or 0 if fewer than nine in ten images are such
-    drawings: grey, and black at the corners and in a third of the pixels.
+    Returns its side in pixels (20 for MNIST), or 0 if under nine in ten images are such drawings:
+    grey, and black at the corners and in a third of the pixels.
     """
     if images.shape[-1] != 1:
         return 0

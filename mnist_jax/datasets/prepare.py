@@ -83,10 +83,10 @@ def imported_versions(directory: Path, overwrite: bool) -> tuple[list[Path], str
 
 def has_imported_validation(prepared: Path) -> bool:
     """Tells whether a prepared dataset was imported with a validation part."""
-    info = was_imported(prepared) and json.loads(
-        (prepared / "dataset_info.json").read_text("utf-8")
-    )
-    return any(split.get("name") == "validation" for split in (info or {}).get("splits", ()))
+    if not was_imported(prepared):
+        return False
+    info = json.loads((prepared / "dataset_info.json").read_text("utf-8"))
+    return any(split.get("name") == "validation" for split in info.get("splits", ()))
 
 
 def was_imported(prepared: Path) -> bool:
@@ -140,7 +140,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
 def write(builder: Any) -> Path:
     """Lets a tfds builder write its dataset, renamed when complete; OSError if it cannot.
 
-    Hides tfds's messages, which do not apply to local files, except the progress bar.
+    Hides tfds's messages, which do not fit local files, except the progress bar.
     """
     import tensorflow_datasets as tfds
 
@@ -181,7 +181,7 @@ def check_dataset_name(name: str, data_dir: str | Path | None = None) -> None:
 
 def _prepare_with_tensorflow(root: Path, name: str) -> Path:
     check_dataset_name(name, root)
-    # A process can have a time limit, and frees the memory that TensorFlow takes of every GPU.
+    # A process can have a time limit, and frees the GPU memory that TensorFlow takes.
     code = """
 import sys, tensorflow_datasets as tfds
 try:

@@ -24,7 +24,7 @@ class StreamedImages:
         image_shape: tuple[int, ...],
         dtype: np.dtype = UINT8,
     ):
-        """Creates an array of the given rows, int [N]; `read_rows` maps int [n] to images."""
+        """Creates an array of rows, int [N]; `read_rows` maps int [n] to images."""
         self.dtype, self.shape = dtype, (len(rows), *image_shape)
         self._read_rows, self._rows = read_rows, rows
 
@@ -51,8 +51,8 @@ def stream_file(
 ) -> StreamedImages:
     """Streams images (N, H, W, C) after `offset` bytes of a file, which stays open.
 
-    Pages of a memory map would count as the process's memory. Reading raises OSError if the file
-    was cut off.
+    Pages of a memory map would count as the process's memory. Reading raises OSError if the file is
+    too short.
     """
     file = os.open(path, os.O_RDONLY)
 

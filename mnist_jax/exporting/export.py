@@ -35,13 +35,13 @@ def export(
         output: file to write; an older one is replaced.
         format: format of the file.
         step: saved step, "latest" or "best", as in `load_trained`.
-        model: the user's own module, as in `load_trained`.
+        model: own module, as in `load_trained`.
 
     Returns:
         The card, see `model_card.create_card`.
 
     Raises:
-        FileNotFoundError: there is no trained network in `workdir`, or no directory for the output.
+        FileNotFoundError: `workdir` holds no trained network, or the output has no directory.
         ValueError: the step is missing or unreadable, or a package is not installed.
         OSError: the output cannot be written.
     """
@@ -56,7 +56,7 @@ def export(
 
 
 def export_model(trained: Trained, file_format: Literal["stablehlo", "onnx"]) -> bytes:
-    """Converts a network to the content of a file, a `contract.Classify`.
+    """Converts a network to a file's content, a `contract.Classify`.
 
     In StableHLO for a CPU, convolutions become matrix products, which are faster there. An ONNX
     file also holds the names of the classes.

@@ -60,7 +60,6 @@ def create_card(
     dataset = trained.dataset
     is_mnist = dataset.partition(":")[0] == "mnist"
     versions = written_in["versions"]
-    facts = {"file": file, "shape": (1, *info.image_shape), "jax": versions["jax"]}
     return {
         "file": file,
         "format": file_format,
@@ -90,7 +89,9 @@ def create_card(
             "software": "Apache-2.0",
             "data": MNIST_LICENCE if is_mnist else "unknown; ask the owner of the data",
         },
-        "run": _template(f"run_{file_format}.txt").format(**facts),
+        "run": _template(f"run_{file_format}.txt").format(
+            file=file, shape=(1, *info.image_shape), jax=versions["jax"]
+        ),
     }
 
 

@@ -23,10 +23,9 @@ def to_onnx(
     Args:
         classify: network with its parameters, a traceable `contract.Classify`.
         image_shape: (H, W, C).
-        metadata: texts to store, by name.
+        metadata: texts by name.
 
-    Raises:
-        ValueError: onnx is not installed, or a part of the network has no translation.
+    Raises ValueError if onnx is not installed, or a part of the network has no translation.
     """
     require("an ONNX file", "onnx", extra="export")
     from onnx import TensorProto, checker, helper
@@ -56,8 +55,7 @@ def to_onnx(
 def from_onnx(data: bytes) -> Classify:
     """Reads a file written by `to_onnx`; onnxruntime runs it on the CPU.
 
-    Raises:
-        ValueError: onnxruntime is not installed, or the file is damaged or of another kind.
+    Raises ValueError if onnxruntime is not installed, or the file is damaged or of another kind.
     """
     require("an ONNX file", "onnxruntime", extra="export")
     import onnxruntime

@@ -199,7 +199,7 @@ def _rewrite(
 
 
 def _are_known(sizes: Sequence[Any]) -> bool:
-    """Returns whether sizes are independent of the number of images."""
+    """Tells whether sizes are independent of the number of images."""
     return all(isinstance(size, int) for size in sizes)
 
 
@@ -216,10 +216,15 @@ def _convolution(graph: Graph, eqn: Any, images: Array, kernel: Array) -> Array:
     _expect(np.min(params["padding"]) >= 0, eqn, "crops")
     _expect({*params["lhs_dilation"], params["batch_group_count"]} == {1}, eqn, "dilated images")
     images_axes, kernel_axes, output_axes = params["dimension_numbers"]
-    held = graph.hold(images, images_axes), graph.hold(kernel, kernel_axes)
-    windows = {"strides": params["window_strides"], "dilations": params["rhs_dilation"]}
-    windows |= {"pads": np.ravel(params["padding"], "F").tolist()}
-    output = graph.add("Conv", *held, group=params["feature_group_count"], **windows)
+    output = graph.add(
+        "Conv",
+        graph.hold(images, images_axes),
+        graph.hold(kernel, kernel_axes),
+        group=params["feature_group_count"],
+        strides=params["window_strides"],
+        dilations=params["rhs_dilation"],
+        pads=np.ravel(params["padding"], "F").tolist(),
+    )
     return Tensor(output, tuple(output_axes), eqn.outvars[0].aval.shape)
 
 

@@ -29,12 +29,11 @@ def to_stablehlo(
 
     Args:
         on_cpu: (variables, images uint8 [N, H, W, C]) -> probabilities float32 [N, num_classes].
-        elsewhere: the same for GPUs and TPUs; the file holds both.
+        elsewhere: the same for GPUs and TPUs.
         variables: parameters of both, held once.
         image_shape: (H, W, C).
 
-    Raises:
-        ValueError: flatbuffers, which `jax.export` needs, is not installed.
+    Raises ValueError if flatbuffers, which `jax.export` needs, is not installed.
     """
     require("an exported network", "flatbuffers", extra="export")
 
@@ -57,9 +56,8 @@ def to_stablehlo(
 def from_stablehlo(data: bytes) -> Classify:
     """Reads a file written by `to_stablehlo`.
 
-    Raises:
-        ValueError: flatbuffers is not installed, the file is damaged or of another kind, or this
-            version of JAX cannot read it.
+    Raises ValueError if flatbuffers is not installed, the file is damaged or of another kind, or
+    this version of JAX cannot read it.
     """
     require("an exported network", "flatbuffers", extra="export")
     data, _, line = data.rpartition(b"\n")

@@ -14,11 +14,11 @@ CONTRAST = 16  # levels of 255 in a small picture; less is noise
 # Limits of unevenness, as fractions of the contrast.
 EVEN = 0.005  # half of the ground
 EVEN_IF_CUT = 0.05  # a drawing that fills its picture
-CUT = 130  # pixels of the longer side of such a picture; larger ones may have shadows
-FAINT = 0.1  # greatest fraction that is neither ground nor near ink, like a shadow
+CUT = 130  # pixels of its longer side; larger ones may have shadows
+FAINT = 0.1  # greatest fraction neither ground nor near ink, like a shadow
 LABEL, EDGE = 0.3, 0.45  # fractions of the contrast: ink, and its outline
 # Fractions of a component's box.
-LINED = 0.6  # of each side, covered by a card or the inside of a frame
+LINED = 0.6  # of each side, covered by a card or a frame's inside
 HOLES = 0.02, 0.25  # the smallest drawing on a card, the largest hole of a bar
 ANGULAR = 0.85  # of its own box, filled by an angular zero's hole
 FILLED = 0.95  # covered by a rectangle, unless it is narrow
@@ -77,8 +77,8 @@ def _find_inside(
 ) -> Ink | None:
     """Finds the strokes in a box of the picture's overview, which has this shape."""
     across, down = picture.width / shape[1], picture.height / shape[0]
-    left, right = (side * across for side in (box[1].start, box[1].stop))
-    top, bottom = (side * down for side in (box[0].start, box[0].stop))
+    left, right = across * box[1].start, across * box[1].stop
+    top, bottom = down * box[0].start, down * box[0].stop
     size = max(right - left, bottom - top)
     edge = 0.02 * size if size > SMALL else 0  # soft in enlarged pictures
     left, top, right, bottom = map(round, (left + edge, top + edge, right - edge, bottom - edge))
@@ -117,8 +117,8 @@ def _is_card(mask: np.ndarray) -> bool:
     sides = min(side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     if sides < LINED:
         return False
-    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask, EIGHT)
-    if not count > 0 or (holes > 0).mean() < HOLES[0]:
+    holes, _ = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask, EIGHT)
+    if (holes > 0).mean() < HOLES[0]:
         return False
     # An angular zero also has a hole, a rectangle.
     largest = np.bincount(holes.ravel())[1:].argmax()

@@ -16,7 +16,7 @@ THIN, THICK = 2.0, 4.0  # pixels of 20: the stroke widths of nearly all MNIST di
 SOFTNESS = 0.4  # pixels of blur: MNIST is softer than a reduced picture
 GREY = 16  # levels of 255 by which grey's channels may differ, after JPEG
 SHORTEST = 0.5  # fraction of the box; smaller drawings have too few pixels
-SHOWN = 280  # pixels: height of a picture of a network's input
+SHOWN = 280  # pixels: height of pictures side by side
 
 
 class Drawing(NamedTuple):
@@ -61,7 +61,7 @@ def prepare_drawing(picture: Image.Image, image_shape: tuple[int, ...], box: int
 def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.ndarray:
     """Scales a picture and converts its colours: uint8 [H, W, C].
 
-    Raises ValueError if C is neither 1 nor 3.
+    Raises ValueError unless C is 1 or 3.
     """
     height, width, channels = image_shape
     if channels not in (1, 3):
@@ -73,8 +73,8 @@ def prepare_picture(picture: Image.Image, image_shape: tuple[int, ...]) -> np.nd
 
 
 def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
-    """Draws a picture beside the enlarged input of a network, uint8 [H, W, C]."""
-    seen = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    """Draws a picture beside a network's enlarged input, uint8 [H, W, C]."""
+    seen = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
     seen = seen.resize((round(SHOWN * seen.width / seen.height), SHOWN), Image.Resampling.NEAREST)
     width = max(1, min(4 * SHOWN, round(SHOWN * picture.width / picture.height)))
     sheet = Image.new("RGB", (width + 10 + seen.width, SHOWN), "grey")
@@ -86,7 +86,7 @@ def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
 def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
     """Returns the pixels, uint8 [H, W, 1], of a picture that is already like the dataset's images.
 
-    It may be in colour, or dark on light. Returns None for other pictures.
+    It may be in colour, or dark on light.
     """
     pixels = np.asarray(picture)
     if pixels.ndim == 3:

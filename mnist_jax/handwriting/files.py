@@ -29,12 +29,12 @@ class FilePrediction(NamedTuple):
     """A network's answer for an image file."""
 
     image: str  # the file
-    label: str | None  # the likeliest class; None if there is nothing to classify
+    label: str | None  # the likeliest class, if any
     probability: float  # the label's
     runner_up: str | None  # the second likeliest class
     runner_up_probability: float  # the runner-up's
     problem: str  # reason to doubt the answer, if any
-    failed: bool = False  # True if the file could not be read
+    failed: bool = False  # True if the file is unreadable
     row: str = ""  # id in a file of many images: a number from 1, or a name
 
     def __str__(self) -> str:
@@ -51,17 +51,17 @@ def predict_files(
     """Classifies image files, each prepared like the network's training images.
 
     For networks trained on light drawings on black, such as MNIST, `prepare_drawing` finds the
-    drawing. For others, images are only scaled and made grey or coloured.
+    drawing. Others' images are only scaled and made grey or coloured.
 
     Args:
-        network: a trained network, from `load_network`.
+        network: trained network, from `load_network`.
         paths: image files of any size.
         show: True to write FILE.seen.png beside each file: the image and the network's input.
 
     Returns:
         A prediction per file, in order. An unreadable file has `failed` and a `problem`.
 
-    Raises ValueError if the network's images have neither 1 nor 3 channels.
+    Raises ValueError unless the network's images have 1 or 3 channels.
     """
     return [*_predict_images(network, [*map(Path, paths)], show)]
 
@@ -173,11 +173,10 @@ def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
 def write_answers(
     file: BinaryIO, answers: Iterable[FilePrediction], *, only_rows: bool
 ) -> tuple[int, list[str]]:
-    """Writes answers as CSV into an open file.
+    """Writes answers as CSV into an open file; returns their number, and the failed files.
 
     With `only_rows`, for a single file of many images, the columns are Kaggle's ImageId and Label;
-    otherwise the file and the fields up to the problem. Returns the number of answers, and the
-    failed files.
+    otherwise the file and the fields up to the problem.
     """
     count, failed = 0, []
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
@@ -188,14 +187,14 @@ def write_answers(
         count += not answer.failed
         if answer.failed:
             failed.append(answer.image)
-    text.detach()  # and the file stays open
+    text.detach()  # the file stays open
     return count, failed
 
 
 def prepare(picture: Image.Image, info: DataInfo) -> Drawing:
     """Prepares a picture of mode "L" or "RGB" like a network's training images.
 
-    Raises ValueError if they have neither 1 nor 3 channels.
+    Raises ValueError unless they have 1 or 3 channels.
     """
     if info.drawing_box:
         return prepare_drawing(picture, info.image_shape, info.drawing_box)
@@ -207,8 +206,8 @@ def interpret(
 ) -> dict[str, Any]:
     """Puts a network's output into words: the fields of `FilePrediction` from label to problem.
 
-    `probabilities` are the output for a drawing from `prepare`, float [num_classes], `first` is the
-    likeliest class.
+    `probabilities`, float [num_classes], are for a drawing from `prepare`; `first` is the likeliest
+    class.
     """
     values = None, 0.0, None, 0.0, drawing.problem
     if not drawing.blank:

@@ -34,7 +34,7 @@ class Ink(NamedTuple):
 
     mask: np.ndarray  # bool [h, w], of its surroundings in any scale
     things: int  # number of drawings of about this size
-    length: float  # of the longer side, in pixels of the picture
+    length: float  # of the longer side, in the picture's pixels
 
 
 class _Candidate(NamedTuple):
@@ -81,7 +81,7 @@ def length(drawn: np.ndarray, picture: Image.Image) -> float:
 def close_up(picture: Image.Image, drawn: np.ndarray) -> tuple[Image.Image, np.ndarray, float]:
     """Cuts a drawing, bool [h, w] of the overview, with its surroundings out of a picture.
 
-    Returns the part, `CLOSE_UP` pixels long; the drawing's rough place, bool [H, W]; and the scale
+    Returns this part, `CLOSE_UP` pixels long; the drawing's rough place, bool [H, W]; and the scale
     relative to the overview.
     """
     height, width = drawn.shape
@@ -123,11 +123,9 @@ def _contrast(grey: np.ndarray, stroke: float, is_dark: bool) -> tuple[np.ndarra
     it, as in Weber's law, so a stroke keeps its contrast in a shadow.
     """
     side = int(stroke) | 1
-    if is_dark:
-        ground = ndimage.grey_closing(grey, (side, side), mode="nearest")
-        return (ground - grey) / (ground + REGULARISER), ground
-    ground = ndimage.grey_opening(grey, (side, side), mode="nearest")
-    return (grey - ground) / (ground + REGULARISER), ground
+    fill = ndimage.grey_closing if is_dark else ndimage.grey_opening
+    ground = fill(grey, (side, side), mode="nearest")
+    return abs(ground - grey) / (ground + REGULARISER), ground
 
 
 def _printed_lines(ink: np.ndarray) -> tuple[np.ndarray, int]:
@@ -172,7 +170,7 @@ def _without_lines(grey: np.ndarray) -> np.ndarray:
 
 
 def _most_likely(overview: Image.Image) -> _Candidate | None:
-    """Returns the best candidate; of a dark and a light one, the outer one if it is good enough."""
+    """Returns the best candidate; of a dark and a light one, the outer if it is good enough."""
     best: list[_Candidate] = []
     for is_dark in (True, False):
         grey = _without_lines(_grey(overview, is_dark))

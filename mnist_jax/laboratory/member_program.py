@@ -38,7 +38,7 @@ from mnist_jax.steps import run_eval_steps
 
 
 class MemberAxis(NamedTuple):
-    """The first axis of a population's arrays, split evenly over the devices of a mesh.
+    """The first axis of a population's arrays, split evenly over a mesh's devices.
 
     Repeated first members pad it.
     """
@@ -76,9 +76,8 @@ def compile_population(
 
     Each member runs `steps.run_steps`, as in `compile_program`, on batches gathered inside the
     program. The members split over the devices. A CPU runs its members in turn, with the bits that
-    they have alone; other devices vectorise them. On a CPU, batches of 128 already fill the cores:
-    the reference network takes 2.3 ms per member and step in turn, about as alone, and 3.0 to 3.6
-    ms vectorised (`benchmarks/population.py`; two cores, 2026-11-22).
+    they have alone, and faster, since a batch fills the cores (`benchmarks/population.py`); other
+    devices vectorise them.
 
     A chunk holds each member's `order` of the epoch, int32 [members, examples], and the steps
     within the epoch, `step` int32 [k]. The axis of members may be padded, see `MemberAxis`.
@@ -172,8 +171,9 @@ def jit_members(build: Build, mesh: Mesh, batch_size: int) -> Any:
     def train_member(member: Any, shared: Any) -> tuple[TrainState, Sums]:
         state, order, rate_factor, rngs, values = member
         images, labels, step = shared
-        sizes = {"chunk_steps": len(step), "batch_size": batch_size}
-        chunk = loader.take_chunk(images, labels, order, step[0], **sizes)
+        chunk = loader.take_chunk(
+            images, labels, order, step[0], chunk_steps=len(step), batch_size=batch_size
+        )
         return train_chunk(build, values, state, chunk, rngs, rate_factor)
 
     def run_members(state: TrainState, own: Any, shared: Any) -> Any:

@@ -96,7 +96,7 @@ class MemberRules(NamedTuple):
     """The decisions of a population, made for each member alone.
 
     Members that diverge are recorded and reported; the others continue. `each` has the members'
-    rules, with their learning rates; the checks fill in `diverged`.
+    rules, with their learning rates; checks fill in `diverged`.
     """
 
     each: Sequence[Rules]

@@ -74,9 +74,9 @@ class PopulationResult(Spread, Made):
     """The content of population.json; lists are in the order of the members.
 
     `validation` describes the validation accuracies, by which to choose; `mean`, `std` and `ci95`
-    those of the test. If values vary, all are None, and each of the `combinations` has them.
-    Without a test its values are None, with one seed `std` and `ci95`. `values` are by varied
-    field; `diverged` is None or a member's first bad epoch and step. The other fields are those of
+    the test's. If values vary, all are None, and each of the `combinations` has them. Without a
+    test its values are None, with one seed `std` and `ci95`. `values` are by varied field;
+    `diverged` is None or a member's first bad epoch and step. The others are as in
     `workdir.run.Result`.
     """
 
@@ -120,10 +120,10 @@ def population(
 
     Args:
         config: recipe with the first member's seed.
-        workdir: directory for the results, created if missing. It receives config.json,
-            metrics.jsonl with lists over the members, population.json, and members/NAME/, a work
-            directory as by `train` for each member, with its last step.
-        seeds: number of seeds, counted up from the recipe's own.
+        workdir: directory for the results, created if missing: config.json, metrics.jsonl with
+            lists over the members, population.json, and members/NAME/, each member's work directory
+            as by `train`, with its last step.
+        seeds: number of seeds, counted up from the recipe's.
         vary: fields of `start.NUMBERS` and their values; every combination gets all seeds.
         model: own module, as in `train`; likewise the next four.
         tx: own optimizer.
@@ -185,7 +185,7 @@ def population(
 def read_population(workdir: str | Path) -> PopulationResult:
     """Reads the result of a finished population.
 
-    Raises FileNotFoundError if there is none, and ValueError if it cannot be read.
+    Raises FileNotFoundError if there is none, ValueError if it is unreadable.
     """
     path = Path(workdir) / "population.json"
     if not path.exists():
@@ -204,7 +204,7 @@ def read_population(workdir: str | Path) -> PopulationResult:
 def _previous_result(
     workdir: Path, config: Config, members: list[Member], parts: Parts, overwrite: bool
 ) -> PopulationResult | None:
-    """Reads the population in `workdir`, if it is complete and not to be overwritten."""
+    """Reads the population in `workdir`, if complete and not to be overwritten."""
     if not holds_run(workdir, config, overwrite, of_population=True):
         return None
     try:
@@ -249,7 +249,7 @@ def _population(
         config, members, workdir, parts, overwrite, stopwatch
     )
     history, origin = start.progress.history, start.progress.origin
-    checkpoints, total_steps = workdir / "checkpoints", rules.total_steps
+    total_steps = rules.total_steps
     if overwrite:
         (workdir / "population.json").unlink(missing_ok=True)
         for member in (workdir / MEMBERS).glob("*"):
@@ -269,7 +269,7 @@ def _population(
         [member.name for member in members],
     )
     with contextlib.ExitStack() as stack:
-        saver = stack.enter_context(open_saver(checkpoints, saved))
+        saver = stack.enter_context(open_saver(workdir / "checkpoints", saved))
         requests = stack.enter_context(stop_requests())
 
         def stop_signal() -> int:
@@ -358,9 +358,18 @@ def _compiled(
         chunk_steps=config.chunk_steps,
     )
     origin = origin._replace(step_sha256=program.step_sha256)
-    options = {"init_from": config.init_from, "freeze": config.freeze, "members": True}
-    start = initial_state(program, workdir, saved, progress, origin, **options)
+    start = initial_state(
+        program,
+        workdir,
+        saved,
+        progress,
+        origin,
+        init_from=config.init_from,
+        freeze=config.freeze,
+        members=True,
+    )
     stopwatch.lap("compile")
+    """Extracts a member's state from a collected one."""
     return task, program, rules, start, saved
 
 
@@ -369,7 +378,6 @@ def _with_total(stopwatch: clock.Stopwatch) -> dict[str, float]:
 
 
 def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
-    """Extracts a member's state from a collected one."""
     own = jax.tree.map(lambda x: x[number], state.replace(step=()))
     return own.replace(step=state.step, average=own.average if member.config.ema_decay else {})
 
@@ -385,6 +393,7 @@ def _add_test(
         own = workdir / MEMBERS / member.name
         return train(member.config, own, **parts._asdict()).result
 
+    """Collects the members' results for population.json."""
     with lock_workdir(workdir):
         results = [tested(number, member) for number, member in enumerate(members)]
         whole: Any = {**result, **_measured(result["values"], results)}
@@ -393,7 +402,6 @@ def _add_test(
 
 
 def _measured(values: dict[str, list[float]], results: Sequence[Mapping[str, Any]]) -> Any:
-    """Collects the members' results for population.json."""
     guessed = [result["guessing"] for result in results if "guessing" in result]
     columns = {name: [result[name] for result in results] for name in BY_MEMBER}
     return {

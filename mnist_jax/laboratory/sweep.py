@@ -55,8 +55,8 @@ BUSY_SECONDS = 60  # longest wait for another process's write to SQLite
 def load_search_space(path: str | Path) -> SearchSpace:
     """Calls a recipe's `get_search_space()`.
 
-    Raises FileNotFoundError if the file does not exist, and ValueError if it does not define a
-    search space or Optuna is not installed.
+    Raises FileNotFoundError if there is no file, and ValueError if it does not define a search
+    space or Optuna is not installed.
     """
     require("a sweep", "optuna", extra="sweep")
     function = recipe_function(path, "get_search_space")
@@ -90,15 +90,15 @@ def sweep(
 ) -> list[FrozenTrial]:
     """Searches for the values with the best validation accuracy, or resumes the search.
 
-    Each trial trains a network in `trials/NUMBER` of the workdir, and is pruned if it is below the
-    median of the others at the same epoch. Its value is the validation accuracy of the last epoch,
-    or with early stopping of the best one; 0 if it diverges. The test split is never measured.
+    Each trial trains a network in `trials/NUMBER` of the workdir, and is pruned if below the median
+    of the others at the same epoch. Its value is the validation accuracy of the last epoch, or with
+    early stopping of the best; 0 if it diverges. The test split is never measured.
 
-    Any number of processes may search together. One alone always tries the same values; with
-    several, these depend on timing.
+    Any number of processes may search together. One alone always tries the same values; those of
+    several depend on timing.
 
     Args:
-        config: recipe; its seed is also that of the search.
+        config: recipe; its seed is also the search's.
         search_space: Optuna's distributions by field name, such as
             {"optimizer.learning_rate": FloatDistribution(1e-4, 1e-2)}.
         workdir: directory for the results, created if missing.
@@ -209,8 +209,8 @@ def _turn(workdir: Path) -> Iterator[None]:
 def _open_study(workdir: Path, storage: str | None, made_of: dict[str, Any]) -> Iterator[Study]:
     """Opens or creates the study; closes its connections at the end.
 
-    Raises ValueError if the storage cannot be opened or its study differs in `made_of`, and OSError
-    if it fails later.
+    Raises ValueError if the storage cannot be opened or its study differs in `made_of`, OSError if
+    it fails later.
     """
     import optuna
     import sqlalchemy
@@ -284,7 +284,7 @@ def _reason(error: BaseException) -> str:
 def _next_trial(
     study: Study, workdir: Path, trials: int, seed: int, search_space: SearchSpace
 ) -> Trial | None:
-    """Chooses a trial, interrupted ones first; returns None if enough are finished or running.
+    """Chooses a trial, interrupted ones first; None if enough are finished or running.
 
     In a shared storage, trials without a directory here belong to other machines.
     """
@@ -406,7 +406,7 @@ def _conclude(
     tell: Callable[[str], object],
     parts: Callable[[Config], Parts],
 ) -> list[FrozenTrial]:
-    """Lists the best trials; writes the config of the best and Optuna's figures."""
+    """Lists the best trials; writes the best one's config and Optuna's figures."""
     finished = _finished(study)
     missing = trials - len(finished)
     if missing > 0:

@@ -43,7 +43,7 @@ def short(value: Any) -> str:
 
 
 def draw_figures(study: Study, directory: Path) -> list[str]:
-    """Writes Optuna's figures as one page; returns lines about it and missing figures."""
+    """Writes Optuna's figures as one page; returns lines about it and missing ones."""
     if not importlib.util.find_spec("plotly"):
         return ["no plots; they need plotly: `pip install plotly`"]
     import optuna

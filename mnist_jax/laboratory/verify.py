@@ -68,9 +68,14 @@ def verify(
             stacklevel=2,
         )
     with tempfile.TemporaryDirectory() as directory:
-        options: Any = parts._asdict() | {"test": is_tested(result), "listeners": listeners}
         try:
-            run = train(config, directory, **options)
+            run = train(
+                config,
+                directory,
+                **parts._asdict(),
+                test=is_tested(result),
+                listeners=listeners,
+            )
         except Stopped as stopped:
             raise Stopped(stopped.signum) from None  # there is nothing to resume
     before = _bits(result, read_history(workdir), now)

@@ -20,7 +20,7 @@ def present_accelerator(root: str | Path = "/") -> str:
     root = Path(root)
     if any(os.environ.get(name, "") not in ("", "0") for name in TPU_VARIABLES):
         return "tpu"
-    # Newer TPUs are /dev/vfio/0, like any device lent to a virtual machine; so the vendor counts.
+    # Newer TPUs are /dev/vfio/0, like any device lent to a virtual machine: the vendor counts.
     vendors = (path.read_text().strip() for path in root.glob("sys/bus/pci/devices/*/vendor"))
     lent = any(root.glob("dev/vfio/[0-9]*"))
     if any(root.glob("dev/accel[0-9]*")) or (lent and GOOGLE in vendors):
@@ -43,7 +43,7 @@ def hidden_by(accelerator: str) -> str:
 def missing_accelerator(root: str | Path = "/") -> str:
     """Returns a warning if JAX does not use this machine's accelerator, else "".
 
-    AMD GPUs are not reported, because ROCm may not support them. `root` is `present_accelerator`'s.
+    AMD GPUs are not reported, because ROCm may not support them.
     """
     present = present_accelerator(root)
     if present in ("cpu", "amd") or hidden_by(present) or jax.default_backend() != "cpu":

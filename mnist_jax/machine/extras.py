@@ -59,5 +59,5 @@ def unmet(requirements: Sequence[Requirement]) -> list[Requirement]:
 
 
 def has_extra(extra: str) -> bool:
-    """Tells whether all requirements of an extra of this package are installed."""
+    """Tells whether an extra of this package is installed."""
     return not unmet(requirements("mnist_jax").get(extra, []))

@@ -105,7 +105,7 @@ def batch_norm(x: jax.Array, *, train: bool, mask: jax.Array | None, name: str) 
 class Dropout(nn.Module):
     """`nn.Dropout`, to the bit, with a rate that may be traced.
 
-    In training it zeros units at random, and scales the others by 1 / (1 - rate).
+    Training zeros units at random, and scales the others by 1 / (1 - rate).
     """
 
     rate: float | jax.Array

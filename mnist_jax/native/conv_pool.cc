@@ -1,15 +1,15 @@
 // A convolution, pooling, a bias and a rectifier in one pass, and the gradients.
 //
-// Separate operations would write their results to memory: 11 MB for the first layer of the
-// reference network, of which pooling keeps a quarter. A matrix product would copy each pixel once
-// per weight. Here the outputs of a pooling window never leave the registers.
+// Separate operations would write 11 MB to memory for the first layer of the reference network, of
+// which pooling keeps a quarter. A matrix product would copy each pixel once per weight. Here a
+// pooling window's outputs never leave the registers.
 //
 // Vectors run along the batch, the last axis of every array: one instruction serves kLanes images.
 // So vectors are full for all sizes, and no lane needs its neighbour. `Floats` is a vector type of
 // GCC and Clang, which turn `a * b + c` into the widest instructions: AVX-512, AVX2 or NEON.
 //
-// A task is a group of images, or some rows of one. It first copies what it reads often, so that
-// neighbouring pixels of kLanes images are adjacent: [G / kLanes, C, H, W, kLanes].
+// A task is a group of images, or some rows of one. It first copies what it reads often, to make
+// neighbouring pixels of kLanes images adjacent: [G / kLanes, C, H, W, kLanes].
 //
 // Shapes and kLanes fix the order of every sum, so the bits do not depend on the threads.
 //
@@ -78,7 +78,7 @@ inline int64_t Ceil(int64_t number, int64_t divisor) { return (number + divisor 
 // The buffers of a task.
 enum Purpose { kGathered, kUnpooled, kTotals };
 
-// Returns this thread's uninitialised memory, aligned to a cache line. Tasks reuse it, because new
+// Returns this thread's uninitialised memory, aligned to a cache line and reused by its tasks: new
 // pages would cost as much as the work.
 template <Purpose purpose>
 float* Scratch(int64_t size) {
@@ -102,8 +102,8 @@ float* Gather(const Layer& layer, const float* images, int64_t first, int64_t ro
   return gathered;
 }
 
-// The filters and places computed at once, for pooling windows of P x P. Their independent sums
-// hide the four cycles of an addition; more would not fit the registers.
+// The filters and places computed at once, for pooling windows of P x P. Their sums hide the four
+// cycles of an addition; more would not fit the registers.
 template <int P>
 constexpr int kPlaces = P == 1 ? 4 : P * P;
 template <int P>
@@ -210,8 +210,8 @@ void ForwardGroup(const Layer& layer, const float* images, const float* packed, 
     }
 }
 
-// Undoes the pooling and the rectifier of one output: stores the convolution's gradient at each
-// place of the window, `row` and `column` apart.
+// Undoes pooling and rectifier of one output: stores the gradient at each place of the window,
+// `row` and `column` apart.
 template <int P>
 inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int64_t row,
                    int64_t column) {
@@ -223,8 +223,7 @@ inline void Unpool(const Layer& layer, Floats grad, Ints winner, float* to, int6
 }
 
 // With few channels, reading costs more than computing: `FewWeights` reads each output's gradient
-// once, in place, and masks it in a register. With many, `WeightsGroup` first unpools it to a
-// buffer.
+// once, and masks it in a register. With many, `WeightsGroup` first unpools it to a buffer.
 constexpr int64_t kFewChannels = 4;
 constexpr int64_t kFewFilters = 4;  // computed together while the images stay in the cache
 
@@ -355,9 +354,9 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
 }
 
 // Computes the gradients of a group's images: the kernel rotated by 180 degrees over the outputs'
-// gradients, with stride - 1 zeros between and a border around them. Rows and columns of the kernel
-// that meet only the border are skipped. (An infinite weight times these zeros is NaN in pixels
-// that it does not reach; no NaN is hidden.)
+// gradients, with stride - 1 zeros between and a border around them. Its rows and columns that meet
+// only the border are skipped. (An infinite weight times zero is NaN in pixels that it does not
+// reach; no NaN is hidden.)
 template <int P>
 void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners,
                  const float* grads, float* image_grads, int64_t group) {
@@ -401,8 +400,8 @@ void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners
     }
 }
 
-// Calls `run(Sizes<P, K>())` for a layer. The compiler unrolls loops of these constant lengths, so
-// their sums stay in registers.
+// Calls `run(Sizes<P, K>())` for a layer. The compiler unrolls loops of constant lengths, so their
+// sums stay in registers.
 template <int P_, int K_>
 struct Sizes {
   static constexpr int P = P_, K = K_;
@@ -421,7 +420,7 @@ void WithSizes(const Layer& layer, Run run) {
 }
 
 // Returns the size of a group whose tasks copy `numbers` of each image: as fits half of a usual L2
-// cache, at most 32, for many threads, and at least kLine, so that no threads share a cache line.
+// cache, at most 32, for many threads, and at least kLine, so that threads share no cache line.
 int64_t GroupSize(int64_t numbers) {
   int64_t size = 32;
   while (size > kLine && size * numbers * int64_t{sizeof(float)} > 256 * 1024) size /= 2;

@@ -32,7 +32,7 @@ struct Layer {
   }
 };
 
-// Calls a task with each number below the first argument, on several threads, and waits.
+// Calls a task with each number below the first argument, in parallel, and waits.
 using Parallel = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
 bool Fits(const Layer& layer);

@@ -29,10 +29,9 @@ class Options(NamedTuple):
 
 
 def fits(images: Any, kernel: Any, pool_size: int) -> bool:
-    """Returns True if there is a kernel for these shapes and types.
+    """Tells whether there is a kernel for these shapes and types.
 
-    There is none for types that differ between devices, as in some `shard_map`s or on a mesh with
-    explicit axes.
+    They must not differ between devices, as in some `shard_map`s or on a mesh with explicit axes.
     """
     if not all(map(_is_whole, (images, kernel))):
         return False
@@ -63,14 +62,8 @@ def conv_pool(images: jax.Array, kernel: jax.Array, bias: jax.Array, options: Op
     The library computes the outputs, also under `jax.vmap`, and their reverse-mode gradients; XLA
     computes all other derivatives, and the gradient of a mapped function.
 
-    Args:
-        images: float32 [C, H, W, B], padded; `fits` is True for them.
-        kernel: float32 [k, k, C, F].
-        bias: float32 [F].
-        options: options of the layer.
-
-    Returns:
-        float32 [F, H', W', B].
+    Images, padded, are [C, H, W, B], the kernel [k, k, C, F], the bias [F] and the result
+    [F, H', W', B], all float32; `fits` must be True.
     """
     return _call("Infer", options, _output(images, kernel, options))(images, kernel, bias)
 
@@ -197,8 +190,8 @@ _images_gradient = _gradient(
 )
 
 
-# `_tangent` is a primitive whose two transposes, for the images, and for kernel and bias, are the
-# library's. A `jax.custom_vjp` would be shorter, but would forbid forward mode.
+# `_tangent` as a primitive, whose two transposes are the library's. A `jax.custom_vjp` would be
+# shorter, but forbid forward mode.
 tangent_p = Primitive("mnist_jax_conv_pool_tangent")
 
 

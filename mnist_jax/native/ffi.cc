@@ -26,8 +26,8 @@ using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::ResultBuffer<ffi::F32>;
 using Winners = ffi::Buffer<ffi::U8>;
 
-// Shares tasks among XLA's threads and this one. It waits for begun tasks, never for a free thread,
-// because the others may be waiting, too.
+// Shares tasks among XLA's threads and this one. It waits for begun tasks, never for a free thread:
+// the others may be waiting, too.
 static conv_pool::Parallel On(ffi::ThreadPool& threads) {
   return [&threads](int64_t count, const std::function<void(int64_t)>& task) {
     struct Shared {
@@ -46,8 +46,8 @@ static conv_pool::Parallel On(ffi::ThreadPool& threads) {
   };
 }
 
-// Returns a layer from its arrays, and the number of networks: the product of leading axes, which
-// `jax.vmap` adds.
+// Returns a layer from its arrays, and the number of networks: the product of `jax.vmap`'s leading
+// axes.
 static std::pair<conv_pool::Layer, int64_t> LayerOf(Options options, Array images, Array kernel,
                                                   Array outputs) {
   const int64_t* begin = images.dimensions().begin();

@@ -23,7 +23,7 @@ from mnist_jax.machine.user_cache import private_directory
 from mnist_jax.messages import one_line
 
 HEADER, *SOURCES = "conv_pool.h", "conv_pool.cc", "ffi.cc"
-# The widest instructions, with a product and its addition in one.
+# The widest instructions, with fused multiplication and addition.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
 SEARCHED = f"$CXX or one of {', '.join(COMPILERS)} is used"
@@ -38,22 +38,17 @@ _lock = threading.Lock()
 
 
 class Library(NamedTuple):
-    """The outcome of loading the library.
+    """The outcome of loading the library."""
 
-    Attributes:
-        compiler: version of the compiler that made it; "" if it could not be loaded.
-        problem: reason for that, with the remedy; "" if it is loaded.
-    """
-
-    compiler: str
-    problem: str = ""
+    compiler: str  # version of the one that made it; "" if it is not loaded
+    problem: str = ""  # reason for that, with the remedy
 
 
 def start_loading() -> None:
     """Starts to compile the library if it is not cached, in processes without a waiting thread.
 
-    The import of TensorFlow Datasets replaces `__import__` (etils' `lazy_imports`), which would
-    break the imports of another thread.
+    TensorFlow Datasets' import replaces `__import__` (etils' `lazy_imports`), which would break
+    another thread's imports.
     """
     with _lock, contextlib.suppress(Exception):  # `load` explains it
         _start(tuple(find_compiler()))
@@ -111,10 +106,10 @@ def start_compiling(
     """Starts to compile the library, with further flags, unless a directory has an intact one.
 
     The file's name has hashes of the sources with the compiler, and of its bytes, so a damaged or
-    outdated file is never loaded. Raises OSError if the directory cannot be written.
+    outdated one is never loaded. Raises OSError if the directory cannot be written.
 
-    Returns a function to call once, which waits for the compiler and returns the library's file. It
-    raises CalledProcessError or TimeoutExpired if the compiler fails.
+    Returns a function to call once, which waits for the library's file and returns it, or raises
+    CalledProcessError or TimeoutExpired.
     """
     here, options = Path(__file__).parent, (*FLAGS, *flags)
     sources = [(here / name).read_bytes() for name in (HEADER, *SOURCES)]
@@ -150,7 +145,7 @@ def start_compiling(
 
 
 def is_sound(path: Path) -> bool:
-    """Returns True if only the user may write a file whose bytes match its name."""
+    """Tells whether only the user may write a file whose bytes match its name."""
     try:
         facts = path.lstat()
         return (
@@ -173,7 +168,7 @@ def register(path: Path) -> None:
 
 
 def _spawn(*commands: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
-    """Starts commands, which run in parallel."""
+    """Starts commands in parallel."""
     return [
         subprocess.Popen(
             command,
@@ -198,7 +193,7 @@ def _wait(processes: list[subprocess.Popen[str]]) -> str:
                 raise subprocess.CalledProcessError(process.returncode, process.args, said, errors)
     finally:
         for process in processes:
-            process.kill()  # does nothing to an ended process
+            process.kill()  # if it still runs
             process.communicate()
     return said
 

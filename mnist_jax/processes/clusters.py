@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mnist_jax.machine.accelerator import hidden_by, present_accelerator
 
-# The rank, the number of processes, and the other variables by which JAX recognizes a cluster:
+# Rank, number of processes, and the other variables by which JAX recognizes a cluster:
 # https://github.com/jax-ml/jax/tree/main/jax/_src/clusters
 SLURM = ("PROCID", "NTASKS", "JOB_ID", "STEP_NODELIST", "LOCALID")
 VARIABLES = {

@@ -1,7 +1,7 @@
 """Joint decisions of several processes.
 
-All processes make the same compiled calls: if one skips a call, the others wait forever. So the
-first process makes every decision that depends on one machine, such as on its files.
+All make the same compiled calls: if one skips a call, the others wait forever. So the first process
+makes every decision that depends on one machine, such as on its files.
 """
 
 import functools
@@ -18,7 +18,7 @@ from mnist_jax.sharding import create_mesh, place, replicated, split_members
 
 
 def is_first() -> bool:
-    """Tells whether this process is the first or only one, which writes files."""
+    """Tells whether this is the first or only process, which writes files."""
     return jax.process_index() == 0
 
 
@@ -74,7 +74,7 @@ def check_alike(what: str, values: Any) -> None:
 def agreement() -> Callable[[int], int]:
     """Returns a function by which processes agree on the largest of their numbers.
 
-    All must call it equally often. To avoid waiting, it returns the previous call's largest number;
+    All must call it equally often. To avoid waiting, it returns the largest of the previous call;
     in a single process, the number itself.
     """
     if jax.process_count() == 1:

@@ -13,8 +13,7 @@ def open_locked(path: Path, *, wait: bool) -> IO[str]:
     """Opens an empty file that stays locked until it is closed.
 
     Makes missing directories. The owner may delete the file. Warns if the file system has no locks.
-    Raises BlockingIOError if another process has the lock and `wait` is false; OSError if the file
-    cannot be made.
+    Raises BlockingIOError if it is locked and `wait` is false; OSError if it cannot be made.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ def joined(
         for rank in peers:
             failing[rank].wait(max(0, end - time.monotonic()))
         leaving.set()
-        for peer in peers.values():  # a script may continue, but peers must see it end
+        for peer in peers.values():  # a script may continue, but peers see it end
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_WR)
         # The first process ends last: JAX then ends the others with a stack trace.

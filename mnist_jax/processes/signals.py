@@ -49,7 +49,7 @@ def exit_at_once(signum: int, _frame: object = None) -> NoReturn:
 
 
 def _is_second(times: list[float]) -> bool:
-    """Records a signal's time; tells whether it is more than a repetition."""
+    """Records a signal's time; tells whether it is not a repetition."""
     times.append(time.monotonic())
     return times[-1] - times[0] > REPEAT_SECONDS
 
@@ -59,8 +59,8 @@ def stop_requests() -> Iterator[list[int]]:
     """Yields a list that collects stop signals.
 
     A second signal, after `REPEAT_SECONDS`, ends the command at once, even in compiled code; in
-    other programs, the previous handler runs. Outside the main thread, Python allows no handlers
-    and the list stays empty. If an error ends the `with` block, an earlier request is raised.
+    other programs, the previous handler runs. Outside the main thread, where Python allows no
+    handlers, the list stays empty. If an error ends the block, an earlier request is raised.
     """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -12,7 +12,7 @@ Reliability = tuple[np.ndarray, np.ndarray, np.ndarray]
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
     """Sorts answers into bins by their probabilities [N]; `right`, bool [N], marks right answers.
 
-    The bins are equally wide, from 0 to 1; a border belongs to the lower bin. C. Guo et al., "On
+    The bins are equally wide, from 0 to 1; a border belongs to the lower one. C. Guo et al., "On
     Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599
     """
     confidence = np.asarray(confidence, np.float64)

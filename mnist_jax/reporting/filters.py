@@ -25,7 +25,7 @@ MOST = 64  # pictures of a sheet
 
 @functools.cache
 def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bool]:
-    """Finds the convolutions of a model of images (H, W, C), in the order of their calls.
+    """Finds a model's convolutions for images (H, W, C), in the order of their calls.
 
     Returns whether the batch is the last axis of each one's output (not the first), by name.
     """
@@ -45,10 +45,7 @@ def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bo
 def first_filters(
     model: nn.Module, variables: Variables, image_shape: tuple[int, ...]
 ) -> jax.Array | None:
-    """Returns the filters over the image itself, float32 [features, k, k, C].
-
-    Returns None if no convolution takes the image (H, W, C).
-    """
+    """Returns the filters over the image itself, float32 [features, k, k, C], or None."""
     first = next(iter(convolutions(Forward(model), image_shape)), None)
     kernel = named_leaves(variables["params"]).get(f"{first}/kernel")
     if kernel is None or kernel.ndim != 4 or kernel.shape[2] != image_shape[2]:
@@ -102,9 +99,9 @@ def filter_sheet(filters: jax.Array, *, clear: bool = False) -> np.ndarray:
 
 
 def map_sheets(maps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Draws the `feature_maps` of a single image, at most `MOST` per layer: black is 0 or less.
+    """Draws the `feature_maps` of one image, at most `MOST` per layer: black is 0 or less.
 
-    The result has a sheet by layer, uint8 [H, W, 1], those outside of blocks first.
+    The result has a sheet by layer, uint8 [H, W, 1], those outside blocks first.
     """
 
     def order(name: str) -> Any:  # conv10 after conv9

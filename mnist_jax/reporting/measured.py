@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from mnist_jax.metrics import wilson_interval
@@ -16,12 +15,13 @@ from mnist_jax.reporting.calibration import (
     reliability,
 )
 from mnist_jax.reporting.page import in_percent
+from mnist_jax.state import count_params
 from mnist_jax.workdir.hashing import network_sha256
 from mnist_jax.workdir.history import Row, read_history
 from mnist_jax.workdir.run import Result, is_tested, read_result
 from mnist_jax.workdir.trained import Trained, load_trained, own_splits
 
-PROBABILITIES = 1 << 24  # in memory at a time, as thousands of classes would fill it
+PROBABILITIES = 1 << 24  # in memory at a time; thousands of classes would fill it
 TOO_LARGE = 1e39  # above any float32 loss
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # Unknown in runs of older versions.
@@ -65,7 +65,7 @@ class Measured(NamedTuple):
         return reliability(self.confidence, self.right)
 
     def answer(self, number: int, names: Sequence[str]) -> tuple[str, str]:
-        """Returns the name and the probability of an image's answer, as written."""
+        """Returns the name and probability of an image's answer, as written."""
         return names[int(self.answers[number])], in_percent(float(self.confidence[number]))
 
 
@@ -81,7 +81,7 @@ def read_run(workdir: str | Path, **own: Any) -> RunRecord:
 
 
 def _is_row(row: Any, epoch: int) -> bool:
-    """Checks whether a row can be drawn: hostile numbers would exceed a figure."""
+    """Tells whether a row can be drawn: hostile numbers would exceed a figure."""
     if not isinstance(row, dict):
         return False
     values = [row.get(name) for name in CURVES]
@@ -98,7 +98,7 @@ def _is_drawable(value: Any) -> bool:
 
 
 def measure(run: RunRecord, split: str) -> tuple[Measured, dict[str, Any]]:
-    """Measures the network on a split; returns its answers and all splits of its data.
+    """Measures a network on a split; returns its answers and all splits.
 
     Raises ValueError if the data have changed since the training.
     """
@@ -135,7 +135,7 @@ def figures(run: RunRecord, measured: Measured) -> dict[str, Any]:
         "chance_calibration_error": chance_calibration_error(measured.confidence),
         "mean_confidence": float(measured.confidence.mean(dtype=np.float64)),
         "step": run.trained.step,
-        "params": sum(leaf.size for leaf in jax.tree.leaves(run.trained.variables["params"])),
+        "params": count_params(run.trained.variables["params"]),
         "params_sha256": network_sha256(run.trained.variables),
         "seconds": sum(seconds) if seconds and all(map(_is_drawable, seconds)) else None,
         "classes": class_figures(measured, run.trained.info.label_names),

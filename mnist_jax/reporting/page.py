@@ -28,9 +28,9 @@ SHEET_SIDE = 1024  # pixels, of eight pictures side by side
 
 
 def render(template: str, **values: Any) -> bytes:
-    """Fills in a template of this folder. Values are escaped, except those of `figure`.
+    """Fills in a template of this folder with values, escaped except those of `figure`.
 
-    Raises jinja2.UndefinedError if a value is missing.
+    Raises jinja2.UndefinedError if one is missing.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -55,16 +55,15 @@ def figure(
         drawn: figure.
         name: prefix of its ids, unique on the page.
         description: text for readers who cannot see it.
-        tips: tooltip of each linked shape, by its link without "#", and whether the page has that
-            place; otherwise the link is removed.
+        tips: each linked shape's tooltip, by its link without "#", and whether the page has that
+            place; if not, the link is removed.
     """
     from markupsafe import Markup, escape
 
     def tipped(found: re.Match[str]) -> str:
         tip, has_place = (tips or {})[found[1]]
-        tag = "a" if has_place else "g"
-        start = f'<a href="#{name}-{found[1]}">' if has_place else "<g>"
-        return f"{start}<title>{escape(tip)}</title>{found[2]}</{tag}>"
+        tag, link = ("a", f' href="#{name}-{found[1]}"') if has_place else ("g", "")
+        return f"<{tag}{link}><title>{escape(tip)}</title>{found[2]}</{tag}>"
 
     text = svg(drawn, name)
     text = re.sub(rf'(?s)<a xlink:href="#{name}-([\d-]+)"[^>]*>(.*?)</a>', tipped, text)
@@ -74,7 +73,7 @@ def figure(
 
 
 def svg(figure: "Figure", name: str) -> str:
-    """Returns a figure as an `<svg>` element of a page; its ids begin with `name`.
+    """Returns a figure as an `<svg>` element; its ids begin with `name`.
 
     It is transparent, in the page's font, colour and `--accent`, and as wide as its place. Equal
     figures give equal text.
@@ -102,9 +101,9 @@ def svg(figure: "Figure", name: str) -> str:
 
 
 def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
-    """Returns an image as a data URL, at most `largest` pixels a side.
+    """Returns an image, uint8 or float in [0, 1] [H, W, C], as a data URL.
 
-    The image is uint8, or float in [0, 1], [H, W, C]; its channels are averaged unless 1 or 3.
+    It is reduced to `largest` pixels a side, and its channels are averaged unless 1 or 3.
     """
     image = as_bytes(image)
     if image.shape[-1] not in (1, 3):
@@ -118,7 +117,7 @@ def picture(image: np.ndarray, largest: int = LARGEST_SIDE) -> str:
 
 
 def readable(names: Iterable[str]) -> list[str]:
-    """Shortens long names of classes in their middle, and escapes invisible ones."""
+    """Shortens classes' long names in their middle, and escapes invisible ones."""
     shown = [
         name
         if any(letter.isprintable() and not letter.isspace() for letter in name)

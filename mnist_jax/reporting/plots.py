@@ -18,13 +18,13 @@ if TYPE_CHECKING:  # an extra, and slow
 # Okabe and Ito, "Color Universal Design", 2008, https://jfly.uni-koeln.de/color/; a page
 # replaces the blue by its accent, and INK by its own.
 BLUE, VERMILION = "#0072b2", "#d55e00"
-# Theirs, some darker for a contrast of 3:1 on white and on a dark page.
+# Theirs, some darker for a contrast of 3:1 on white and dark pages.
 COLOURS = (BLUE, VERMILION, "#009e73", "#b8558f", "#8a6d00", "#7a7a80")
 INK = "#1b1b1d"  # letters and lines
 TINY = 1e-9  # smaller than any difference of accuracies
 WRITTEN = 10  # classes up to which cells show counts
 DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # of a logarithmic axis, coarse or fine
-LINKED = 50  # classes up to which cells are links, see `confusion`
+LINKED = 50  # classes up to which cells are links
 NAMED = 20  # classes up to which axes name each
 FEW = 10  # answers; smaller bins are faint
 Row = Mapping[str, Any]  # of a history
@@ -52,7 +52,7 @@ def learning_curves(
     """Draws each epoch's metrics in training and validation, one panel each, and shades their gap.
 
     The rows have `epoch`, and `train_` and `val_` of each metric: "accuracy" (fractions), "loss"
-    (nats per example). Omit the gap if the two are not comparable.
+    (nats per example). Omit the gap if they are not comparable.
     """
     with _panels(len(metrics)) as (figure, panels):
         for axes, metric in zip(panels, metrics, strict=True):
@@ -94,9 +94,9 @@ def compare_curves(histories: Mapping[str, Sequence[Row]], metric: str) -> "Figu
 def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
     """Draws a confusion matrix.
 
-    The counts, int [K, K], are by true class and answer; of thousands of classes, a sparse array of
-    SciPy saves memory. Right answers and mistakes have scales of their own, mistakes a logarithmic
-    one that shows rare ones. Of many names only some appear. Each cell links to "#TRUE-ANSWER", two
+    The counts, int [K, K], are by true class and answer; SciPy's sparse arrays save memory. Right
+    answers and mistakes have scales of their own; the mistakes' is logarithmic, to show rare ones.
+    Of many names only some appear. Up to `LINKED` classes, cells link to "#TRUE-ANSWER", two
     indices, for `page.figure` to resolve.
     """
     from matplotlib.collections import PolyCollection
@@ -125,10 +125,9 @@ def confusion(counts: Any, label_names: Sequence[str]) -> "Figure":
                 pairs = zip(rows[part], columns[part], strict=True)
                 drawn.set_urls([f"#{row}-{column}" for row, column in pairs])
             axes.add_collection(drawn)
-        letters: Any = {"ha": "center", "va": "center"}
-        written = zip(rows, columns, values, strict=True) if classes <= WRITTEN else ()
-        for row, column, count in written:
-            axes.text(column, row, f"{count}", **letters)
+        if classes <= WRITTEN:
+            for row, column, count in zip(rows, columns, values, strict=True):
+                axes.text(column, row, f"{count}", ha="center", va="center")
         shown = range(0, classes, math.ceil(classes / NAMED))
         names = [_short(label_names[number], 14) for number in shown]
         upright = max(map(len, names)) * len(names) > 40
@@ -146,8 +145,8 @@ def reliability(
 ) -> "Figure":
     """Draws a reliability diagram, with a histogram of the counts below.
 
-    The arguments are each bin's mean probability, fraction of right answers and count, [B], and
-    bounds of the true fraction, [B, 2]. Empty bins are omitted, those under `FEW` answers faint.
+    The arguments are `calibration.Reliability`, [B], and bounds of the true fraction, [B, 2]. Empty
+    bins are omitted, those under `FEW` answers faint.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -173,7 +172,7 @@ def reliability(
         below.set_yticks([10**power for power in range(0, digits, max(1, digits // 2))])
         below.minorticks_off()
         figure.legend(loc="outside upper left", ncols=2)
-        axes.tick_params(labelbottom=False)  # as below
+        axes.tick_params(labelbottom=False)
         for axis in (axes.yaxis, below.xaxis):
             axis.set_major_formatter(PercentFormatter(1))
         below.yaxis.set_major_formatter("{x:,g}")
@@ -221,7 +220,7 @@ def _panels(
     rows: int = 1,
     ratios: Sequence[float] | None = None,
 ) -> Iterator[tuple["Figure", "list[Axes]"]]:
-    """Yields a figure in the common style, with its panels; `ratios` are the rows' heights.
+    """Yields a figure in the common style and its panels; `ratios` are the rows' heights.
 
     On a phone, 358 pixels inside, letters of a panel of 4 inches have 11 pixels.
     """
@@ -241,7 +240,7 @@ def _curve(axes: "Axes", history: Sequence[Row], name: str, style: str = "-", **
 
 
 def _by_epoch(axes: "Axes", title: str) -> None:
-    """Names the axes, and scales them so that the first epochs do not flatten the last."""
+    """Names the axes, and scales them so the first epochs do not flatten the last."""
     from matplotlib.ticker import MaxNLocator
 
     epochs, values = np.concatenate([line.get_xydata() for line in axes.lines]).T

@@ -12,8 +12,7 @@ from mnist_jax.processes.distributed import by_first_process
 def profile(workdir: str | Path, *, chunks: int = 3) -> Listener:
     """Creates a listener that records `chunks` chunks of a training in WORKDIR/profile.
 
-    The first chunk, a warm-up, is left out. A training without a second one gives a warning and no
-    trace.
+    The first, a warm-up, is left out. A training without a second gives a warning and no trace.
 
     Raises ValueError if `chunks` is less than 1.
     """

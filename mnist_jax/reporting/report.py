@@ -14,18 +14,11 @@ from mnist_jax.workdir.files import atomic_file
 
 
 class WrittenReport(NamedTuple):
-    """A written page.
-
-    Attributes:
-        path: file of the page.
-        verdicts: line for each network: its accuracy with the interval; of several, also their
-            comparison by validation.
-        networks: numbers of each network, see `measured.figures`.
-    """
+    """A written page."""
 
     path: Path
-    verdicts: list[str]
-    networks: list[dict[str, Any]]
+    verdicts: list[str]  # each network's accuracy; of several, also their comparison by validation
+    networks: list[dict[str, Any]]  # `measured.figures`
 
 
 def report(
@@ -37,17 +30,17 @@ def report(
 ) -> WrittenReport:
     """Writes a page about a trained network, or a comparison of several.
 
-    It shows the test images, or the validation images if a run has not measured its test. The same
-    runs give the same bytes.
+    It shows test images, or validation images if a run has not measured its test. The same runs
+    give the same bytes.
 
     Args:
         workdirs: directory written by `train`, or several.
         output: .html file (default: report.html in the workdir; of several, comparison.html).
-        model: own module of the networks, as in `train`.
-        splits: own data of the networks, as in `train`.
+        model: the networks' own module, as in `train`.
+        splits: their own data, as in `train`.
 
     Raises:
-        FileNotFoundError: there is no trained network, or no directory for the output.
+        FileNotFoundError: a workdir holds no trained network, or the output has no directory.
         ValueError: a run cannot be read, its dataset has changed, or a package is missing.
         OSError: the page cannot be written.
     """

@@ -39,7 +39,6 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
     measured, splits = measure(run, run.split)
     trained, config, names = run.trained, run.trained.config, readable(run.trained.info.label_names)
     numbers = figures(run, measured)
-    made_with = run.result or trained.origin.environment
     mistakes = _mistakes(measured, names)
     values = {
         "found": numbers,
@@ -80,7 +79,7 @@ def single_values(run: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]
         "augmented": _augmented(config, splits["train"].images),
         "phases": _phases(run),
         "fields": fields_with_defaults(config),
-        "made_with": made_with,
+        "made_with": run.result or trained.origin.environment,
         "again": _command(config),
         "verify": shlex.join(["mnist-jax", "verify", "--workdir", str(run.workdir)]),
     }
@@ -118,8 +117,8 @@ def _curves(run: RunRecord) -> list[Any]:
 
 
 def _what_training_figures_are(config: Config) -> str:
-    """Explains why training figures differ from validation ones."""
     changed = ", on changed images" if config.augment != AugmentConfig() else ""
+    """Explains why training figures differ from validation ones."""
     silenced = ", with units silenced" if config.model.dropout_rate else ""
     said = (
         f"Training figures are taken while the network learns{changed}{silenced}, so they may lie "
@@ -191,21 +190,19 @@ def _mistakes(measured: Measured, names: Sequence[str]) -> list[dict[str, Any]]:
     others = sorted({*firsts.tolist()} - {*range(MISTAKES)})
     shown = [*range(min(MISTAKES, len(wrong))), *others][: MISTAKES + OTHERS]
     images = measured.images[wrong[shown]] if shown else ()
-    return [
-        {
-            "picture": picture(image),
-            "shown": names[int(measured.labels[wrong[number]])],
-            "place": "{}-{}".format(*pairs[number]) if number in firsts else "",
-            **dict(
-                zip(
-                    ("answer", "probability"),
-                    measured.answer(int(wrong[number]), names),
-                    strict=True,
-                )
-            ),
-        }
-        for number, image in zip(shown, images, strict=True)
-    ]
+    mistakes = []
+    for number, image in zip(shown, images, strict=True):
+        answer, probability = measured.answer(int(wrong[number]), names)
+        mistakes.append(
+            {
+                "picture": picture(image),
+                "shown": names[int(measured.labels[wrong[number]])],
+                "place": "{}-{}".format(*pairs[number]) if number in firsts else "",
+                "answer": answer,
+                "probability": probability,
+            }
+        )
+    return mistakes
 
 
 def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[str, Any] | None:
@@ -220,8 +217,7 @@ def _features(run: RunRecord, measured: Measured, names: Sequence[str]) -> dict[
         ("Filters of the first layer", data_url(filter_sheet(filters, clear=True)), len(filters))
     ]
     for name, sheet in map_sheets(maps).items():
-        drawn = picture(sheet, SHEET_SIDE)
-        sheets.append((f"Feature maps of {name}", drawn, maps[name].shape[-1]))
+        sheets.append((f"Feature maps of {name}", picture(sheet, SHEET_SIDE), maps[name].shape[-1]))
     return {
         "image": picture(image[0]),
         "label": names[int(measured.labels[0])],

@@ -233,7 +233,7 @@ def _one(values: Any, default: Shape = ()) -> Shape:
 
 
 def _purpose(name: str, module: nn.Module) -> str:
-    """Describes a layer's purpose by its name, or by its class's docstring."""
+    """Describes a layer's purpose by its name, or its class's docstring."""
     kind_of = re.sub(r"^(batch|group|layer)(?=norm)|_?\d+$", "", name.lower())
     if kind_of in PURPOSES:
         return PURPOSES[kind_of]
@@ -246,7 +246,7 @@ def _purpose(name: str, module: nn.Module) -> str:
 
 
 def _reshaping(shape: Shape, previous: Shape, primitives: set[str]) -> str:
-    """Names the model's own step from maps to a vector, "" if unknown."""
+    """Names the model's step from maps to a vector, "" if unknown."""
     if math.prod(shape) == math.prod(previous):
         return "flatten"
     is_mean = "reduce_sum" in primitives and "reduce_max" not in primitives
@@ -266,7 +266,7 @@ def step_flops(model: nn.Module, image_shape: Shape, batch_size: int) -> int:
 def format_table(layers: list[Layer], image_shape: Shape) -> str:
     """Writes the layers as text, with their totals."""
     image = Layer("image", image_shape, 0, 0, "pixels, scaled to 0..1")
-    params, flops = (sum(getattr(layer, name) for layer in layers) for name in ("params", "flops"))
+    params, flops = sum(each.params for each in layers), sum(each.flops for each in layers)
     total = Layer("total", (), params, flops, "FLOPs: one image, forward")
     rows = [("layer", "output", "parameters", "FLOPs", "purpose")]
     rows += [

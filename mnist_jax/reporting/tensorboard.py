@@ -20,14 +20,14 @@ from mnist_jax.workdir.lock import lock_workdir
 from mnist_jax.workdir.run import is_tested, read_config
 
 NOT_PLOTTED = ("epoch", "step")
-# TensorBoard draws a tag's curves in one chart, one by directory.
+# TensorBoard draws a tag's curves in one chart, one per directory.
 DIRECTORIES = {"train": "train", "val": "validation", "test": "test"}
 # It groups charts by the word before a slash.
 GROUPS: dict[str, str] = {
     **dict.fromkeys(TIMES, "time/"),
     **dict.fromkeys(("learning_rate", "gradient_norm"), "steps/"),
 }
-# Of the table of hyperparameters, like all others that differ from their default.
+# In the table of hyperparameters, like all that differ from their default.
 ALWAYS_SHOWN = ("seed", "epochs", "batch_size", "model.name", "optimizer.learning_rate")
 WIDTH = 400  # pixels, at least: makes 3x3 filters visible
 
@@ -88,7 +88,7 @@ def _placed(name: str) -> tuple[str, str]:
 
 
 def _is_finished(directory: Path, test_row: Mapping[str, Any]) -> bool:
-    """Checks whether a directory has all curves of a finished run, which end with its test."""
+    """Tells whether a directory has all curves of a run, which end with its test."""
     tags = [_placed(name)[1].encode() for name in test_row if name not in NOT_PLOTTED]
     found = b"".join(path.read_bytes() for path in directory.glob("test/events*"))
     return any(directory.glob("train/events*")) and all(tag in found for tag in tags)

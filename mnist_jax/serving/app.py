@@ -37,7 +37,7 @@ from mnist_jax.serving.batching import Batcher, BusyError
 MAX_HELD = 200_000_000  # bytes of all uploads not yet prepared
 MAX_WAITING = 256  # images that wait to be prepared, and again for the network
 LARGEST_BATCH = 8  # images; more are not faster, and each power of two is compiled
-PREPARED_AT_ONCE = 2  # images, so that a small one need not wait for a large one
+PREPARED_AT_ONCE = 2  # images, so a small one need not wait for a large one
 
 TOO_MANY_BYTES = f"the upload is too large: at most {MAX_BYTES:,} bytes are read"
 

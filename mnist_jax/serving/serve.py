@@ -9,9 +9,8 @@ import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +18,7 @@ from mnist_jax.machine.extras import require
 from mnist_jax.network import Network, as_network
 from mnist_jax.parts import OwnModel
 from mnist_jax.reporting.filters import feature_maps, map_sheets
+from mnist_jax.state import count_params
 from mnist_jax.steps import to_float
 from mnist_jax.workdir.run import read_result
 from mnist_jax.workdir.trained import Trained, load_trained
@@ -42,10 +42,10 @@ def serve(
         step: saved step, "latest" or "best", as in `load_trained`.
         host: address to listen at; "0.0.0.0" makes the page reachable from other computers.
         port: port number; 0 selects a free one.
-        model: the user's own module, as in `load_trained`.
+        model: own module, as in `load_trained`.
 
     Raises:
-        FileNotFoundError: there is no trained network in `workdir`.
+        FileNotFoundError: `workdir` holds no trained network.
         ValueError: the step is missing or unreadable, or FastAPI or uvicorn is not installed.
         OSError: the address or the port is not available.
     """
@@ -66,7 +66,7 @@ def serve(
         names = {host, address, "localhost", "127.0.0.1", "[::1]"} if is_private else {"*"}
         server = create_server(create_app(network, sheets, about(trained, workdir), sorted(names)))
         _compile(network, sheets)
-        # Ctrl-C is the normal end; uvicorn raises the signal again after closing everything.
+        # Ctrl-C is the normal end; uvicorn raises the signal again after closing.
         with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
             warnings.simplefilter("ignore")  # Pillow warns of uploads
             # Browsers cannot open the wildcard addresses.
@@ -83,21 +83,20 @@ def about(trained: Trained, workdir: str | Path) -> "About":
 
     result = read_result(Path(workdir)) or {}  # none before training ends
     measured = result.get("best_step" if trained.config.watch.patience else "steps")
-    same: Any = {name: getattr(trained, name) for name in ("step", "architecture", "dataset")}
-    same |= {name: [*getattr(trained.info, name)] for name in ("label_names", "image_shape")}
     return About(
-        **same,
+        step=trained.step,
+        architecture=trained.architecture,
+        dataset=trained.dataset,
+        label_names=[*trained.info.label_names],
+        image_shape=[*trained.info.image_shape],
         drawings=bool(trained.info.drawing_box),
-        params=sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
+        params=count_params(trained.variables["params"]),
         test_accuracy=result["test_accuracy"] if measured == trained.step else None,
     )
 
 
 def feature_sheets(trained: Trained) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Creates a function from an image, uint8 [H, W, C], to its feature maps by convolution.
-
-    Each is one picture, uint8 [H', W', 1].
-    """
+    """Creates a function from an image, uint8 [H, W, C], to its `map_sheets`."""
     maps = functools.partial(feature_maps, trained.model, trained.variables)
     return lambda image: map_sheets(maps(to_float(jnp.asarray(image[None]))))
 

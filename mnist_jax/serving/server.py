@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import socket
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -61,7 +60,16 @@ class Server(uvicorn.Server):
 
 def create_server(app: FastAPI) -> Server:
     """Creates a server for an application."""
-    quiet: Any = {"access_log": False, "log_config": None, "log_level": "error"}
-    options: Any = {"ws": "none", "lifespan": "off", "server_header": False, **quiet}
-    options["timeout_graceful_shutdown"] = LAST_REQUESTS
-    return Server(uvicorn.Config(app, loop="asyncio", http=Protocol, **options))
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        timeout_graceful_shutdown=LAST_REQUESTS,
+    )
+    return Server(config)

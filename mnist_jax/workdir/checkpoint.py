@@ -34,8 +34,8 @@ ASIDE, DELETED = ".aside", ".deleted"
 def check_checkpoints(directory: Path) -> tuple[list[int], dict[int, str]]:
     """Compares the files of every checkpoint with their recorded sums.
 
-    Returns the steps of intact checkpoints, in order, and by step a line about each damaged one.
-    Raises OSError if `directory` is unreadable or not a directory.
+    Returns the steps of intact ones, in order, and by step a line about each damaged one. Raises
+    OSError if `directory` is unreadable or not a directory.
     """
     if os.path.lexists(directory) and not directory.is_dir():
         raise NotADirectoryError(f"{directory} must be a directory, for checkpoints")
@@ -71,7 +71,7 @@ class Saver:
         """Starts saving a state under its step, after the previous save.
 
         All values are copied, so the state may then be donated, and the progress extended. Raises
-        OSError if this or the previous save could not be written.
+        OSError if this or the previous save failed.
         """
         items = {name: ocp.args.StandardSave(item) for name, item in _arrays(state).items()}
         values = copy.deepcopy(progress.to_json())  # Orbax copies only arrays at once
@@ -96,8 +96,8 @@ class Saver:
 def open_saver(directory: Path, sound: Iterable[int]) -> Iterator[Saver]:
     """Opens a directory of checkpoints for writing; leaving the `with` block waits for saves.
 
-    Removes leftovers of killed processes. Checkpoints that are not of `sound` steps are renamed,
-    and kept until `remove_set_aside`.
+    Removes leftovers of killed processes. Checkpoints of other than `sound` steps are set aside,
+    until `remove_set_aside`.
     """
     _tidy(directory, sound)
     saver = Saver(directory)
@@ -122,7 +122,7 @@ def _tidy(directory: Path, sound: Iterable[int]) -> None:
 def prune(directory: Path, keep: Iterable[int], suffix: str = DELETED) -> None:
     """Removes all checkpoints except those of steps to `keep`. No save may be active.
 
-    They are renamed first; the next save, or `Saver.close`, deletes them.
+    It renames them; the next save, or `Saver.close`, deletes them.
     """
     for checkpoint in listed(directory):
         if int(checkpoint.name) not in keep:
@@ -244,8 +244,8 @@ def _remove(directory: Path, *names: str) -> None:
 def _finalize(directory: Path) -> None:
     """Records the sums of the checkpoint being saved, and deletes pruned ones.
 
-    Orbax calls this after writing all items and before renaming their directory, so every listed
-    checkpoint has its sums.
+    Orbax calls this between writing all items and renaming their directory, so every listed
+    checkpoint has sums.
     """
     (saving,) = directory.glob(f"*{SAVING}*")
     write_sums(saving)

@@ -25,7 +25,7 @@ def tree_sha256(tree: Any) -> str:
     """Returns the hexadecimal SHA-256 of a tree of arrays: equal hashes mean equal bits.
 
     Hashes each leaf's path ("conv/kernel"), dtype, shape and bytes in C order, sorted by path.
-    Leaves are copied to the host whole, unless a method `pieces` yields their rows.
+    Leaves are copied to the host, whole unless they have `pieces`.
     """
     digest = hashlib.sha256()
     for path, array in sorted(named_leaves(tree).items()):
@@ -37,7 +37,7 @@ def tree_sha256(tree: Any) -> str:
 
 
 def is_key(leaf: Any) -> bool:
-    """Tells whether an array, also an abstract one, holds keys like `jax.random.key`'s."""
+    """Tells whether an array, even abstract, holds keys like `jax.random.key`'s."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -60,7 +60,7 @@ def write_sums(directory: Path) -> None:
 
 
 def find_damage(directory: Path) -> str | None:
-    """Describes the first file that differs from its recorded sum; None if there is none.
+    """Describes the first file that differs from its recorded sum, if any.
 
     Raises PermissionError if a file is unreadable.
     """

@@ -41,23 +41,14 @@ class Row(TypedDict):
 
 
 class Progress(NamedTuple):
-    """The record of a run's progress, saved with each state.
-
-    Attributes:
-        origin: the run's origin.
-        history: a row per finished epoch.
-        sums: metric sums of an unfinished epoch, as one entry.
-        seconds: duration of an unfinished epoch.
-        input_seconds: its wait for images.
-        diverged: the place where each member of a population diverged, or None.
-    """
+    """The record of a run's progress, saved with each state."""
 
     origin: Origin
-    history: Sequence[Row] = ()
-    sums: Sequence[dict[str, Any]] = ()
-    seconds: float = 0.0
-    input_seconds: float = 0.0
-    diverged: list[dict[str, int] | None] | None = None
+    history: Sequence[Row] = ()  # of finished epochs
+    sums: Sequence[dict[str, Any]] = ()  # metric sums of an unfinished epoch, as one entry
+    seconds: float = 0.0  # duration of an unfinished epoch
+    input_seconds: float = 0.0  # its wait for images
+    diverged: list[dict[str, int] | None] | None = None  # by member, the place or None
 
     def to_json(self) -> dict[str, Any]:
         """Converts the values for JSON, with None for losses that are not finite."""
@@ -134,8 +125,8 @@ def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
 def score(row: Mapping[str, Any], monitor: str) -> float:
     """Returns a metric of one network's epoch, negated if lower is better.
 
-    That is so for names with "loss", "error" or "gap". A value that is missing, None or not finite
-    gives -inf.
+    That is so for names with "loss", "error" or "gap". A value that is missing, None
+    or not finite gives -inf.
     """
     value = row.get(monitor)
     if value is None or not math.isfinite(value):

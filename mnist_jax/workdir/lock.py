@@ -12,8 +12,8 @@ from mnist_jax.processes.file_lock import open_locked
 def lock_workdir(workdir: Path) -> Iterator[None]:
     """Makes the directory if necessary, and keeps other writers out of it.
 
-    The first of several processes locks it for all. Directories made here are removed if they stay
-    empty. Raises BlockingIOError if another process is training there.
+    The first of several processes locks it for all. Removes directories made here that stay empty.
+    Raises BlockingIOError if another process is training there.
     """
     if not is_first():
         yield

@@ -33,27 +33,17 @@ HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 class Origin(NamedTuple):
-    """The origin of a run. Only a run of the same origin resumes a checkpoint.
+    """The origin of a run. Only a run of the same origin resumes a checkpoint."""
 
-    Attributes:
-        config: the recipe, as nested dicts, with a population's members.
-        data_sha256: SHA-256 of all splits' images and labels.
-        data: facts about the data, for the network.
-        examples: number of examples of each split.
-        environment: the result of the function `environment`.
-        init_sha256: SHA-256 of the network that the run began from, if any.
-        own: SHA-256 of own parts by name, from `parts.own_sha256`.
-        step_sha256: SHA-256 of the compiled steps, from `compiled.text_sha256`.
-    """
-
-    config: dict[str, Any]
-    data_sha256: str
+    config: dict[str, Any]  # nested, with a population's members
+    data_sha256: str  # of all splits' images and labels
     data: DataInfo
-    examples: dict[str, int]
-    environment: dict[str, Any]
-    init_sha256: str | None = None
+    examples: dict[str, int]  # numbers by split
+    environment: dict[str, Any]  # from the function `environment`
+    init_sha256: str | None = None  # of the network that the run began from, if any
+    # SHA-256 by name, from `parts.own_sha256`.
     own: dict[str, str] = {}  # noqa: RUF012 (never changed)
-    step_sha256: str | None = None
+    step_sha256: str | None = None  # of the compiled steps, from `compiled.text_sha256`
 
     def to_json(self) -> dict[str, Any]:
         values = self._asdict() | {"data": self.data._asdict()}
@@ -74,8 +64,8 @@ class Origin(NamedTuple):
 def length_dependence(config: dict[str, Any]) -> str | None:
     """Names the config field that makes every step depend on the number of epochs, or None.
 
-    Without one, a shorter run is bit for bit the beginning of a longer one: keys, orders and
-    averages depend on the step alone, plateaus and early stopping on earlier epochs.
+    Without one, a shorter run has the bits of a longer one's beginning: keys, orders and averages
+    depend on the step alone, plateaus and early stopping on earlier epochs.
     """
     fields = completed(config)
     for name, free in (("optimizer.schedule", "constant"), ("optimizer.warmup", 0)):
@@ -87,7 +77,7 @@ def length_dependence(config: dict[str, Any]) -> str | None:
 def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     """Raises ValueError if a run in `checkpoints` has a different config, data or own parts.
 
-    Warns of a different environment; own parts are then not compared. Without a
+    Warns of a different environment, where own parts are not compared. Without a
     `length_dependence`, the saved run may have fewer epochs.
     """
     check_own(saved.own, expected.own, checkpoints, compare=is_here(saved))
@@ -115,8 +105,8 @@ def check_same_run(saved: Origin, expected: Origin, checkpoints: Path) -> None:
 def check_same_step(saved: Origin, expected: Origin, checkpoints: Path) -> None:
     """Raises ValueError if a checkpoint's training steps differ from a run's.
 
-    Steps of different environments are not compared, because the same code gives different
-    programs there. Older versions recorded none.
+    Steps of different environments, whose programs differ, are not compared. Older versions
+    recorded none.
     """
     hashes = {saved.step_sha256, expected.step_sha256}
     if is_here(saved) and None not in hashes and len(hashes) == 2:

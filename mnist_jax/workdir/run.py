@@ -91,7 +91,7 @@ def is_tested(result: Mapping[str, Any] | None) -> bool:
 
 
 def checked_workdir(config: Config, workdir: str | Path) -> Path:
-    """Checks the types of a config and a workdir; returns the latter as a Path."""
+    """Checks the types of a config and a workdir; returns the workdir."""
     if not isinstance(config, Config):
         raise ValueError(
             f"config must be a Config, such as Config(epochs=3), got {type(config).__name__}; "
@@ -155,8 +155,7 @@ def holds_run(
     """Tells whether `workdir` holds a run with this config that is not to be overwritten.
 
     With `extend`, the run must exist and may have fewer epochs. Raises NotADirectoryError for a
-    file; ValueError if another program or kind of run wrote the directory, or its run has another
-    config.
+    file; ValueError if another program or kind of run wrote there, or with another config.
     """
     previous = read_config(workdir)
     if previous is None:
@@ -221,8 +220,8 @@ def previous_result(
 ) -> Result | None:
     """Returns the result of the run in `workdir` if it is complete and not to be overwritten.
 
-    A run is incomplete if its result, last or best checkpoint is damaged, if it is to be extended,
-    or, with `test`, was not tested. Raises the errors of `holds_run`.
+    It is incomplete if its result, last or best checkpoint is damaged, if it is to be extended, or,
+    with `test`, was not tested. Raises the errors of `holds_run`.
     """
     if not holds_run(workdir, config, overwrite, extend) or read_config(workdir) != config:
         return None
@@ -254,7 +253,7 @@ def check_shared(workdir: Path) -> None:
 
 
 def _time_of_writing(path: Path) -> int:
-    with path.open("rb") as file:  # a network file system may cache the time of a closed one
+    with path.open("rb") as file:  # network file systems may cache the time of a closed one
         return os.fstat(file.fileno()).st_mtime_ns
 
 
@@ -268,7 +267,7 @@ def delete_leftovers(workdir: Path) -> None:
 
 @by_first_process
 def delete_result(workdir: Path) -> None:
-    """Deletes a run's result and pictures; its last checkpoint can give them again."""
+    """Deletes a run's result and pictures, which its last checkpoint can give again."""
     for name in ("tensorboard", "profile"):
         shutil.rmtree(workdir / name, ignore_errors=True)
     for name in ("report.html", "result.json"):

@@ -23,19 +23,15 @@ from mnist_jax.workdir.run import MEMBERS, read_config
 
 
 class Trained(NamedTuple):
-    """A trained network.
-
-    `step` is the number of updates; `splits` are the user's own data, or None if the config names a
-    dataset.
-    """
+    """A trained network."""
 
     config: Config
     model: nn.Module
     variables: Variables
-    step: int
+    step: int  # updates
     origin: Origin
     workdir: Path = Path()
-    splits: Any = None
+    splits: Any = None  # the user's own data; None if the config names a dataset
 
     @property
     def apply_fn(self) -> Forward:
@@ -82,17 +78,12 @@ def load_trained(
 ) -> Trained:
     """Loads a trained network, with its variables whole on every device; writes nothing.
 
-    Args:
-        workdir: a directory written by `train`.
-        step: a saved step, "latest", or "best" by `watch.monitor` (the newest of equal ones). With
-            early stopping, "latest" means "best".
-        model: the user's own module, like `parts.Parts.model`, if any.
-        splits: the user's own data, if any and needed.
-        one_of_several: True to ignore own parts that this network was trained without.
+    `step` is a saved one, "latest", or "best" by `watch.monitor` (the newest of equal ones). With
+    early stopping, "latest" means "best". `model` and `splits` are the user's own, as in `Parts`;
+    `one_of_several` ignores those that this network was trained without.
 
-    Raises:
-        FileNotFoundError: there is no trained network.
-        ValueError: the step is missing or unreadable, or the model is not the trained one.
+    Raises FileNotFoundError without a trained network, and ValueError if the step is missing or
+    unreadable, or the model is not the trained one.
     """
     config, variables, number, origin = load_variables(workdir, step)
     _check_model(config, origin, Path(workdir))

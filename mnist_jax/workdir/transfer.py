@@ -24,7 +24,7 @@ class Transfer(NamedTuple):
 def transfer(variables: Variables, trained: Variables, *, members: bool = False) -> Transfer:
     """Copies a trained network's layers of the same names and shapes into initialised variables.
 
-    With `members`, `variables` have a leading axis of members, which all receive the same. Raises
+    With `members`, `variables` have a leading axis, whose members all receive the same. Raises
     ValueError if a layer other than the head has another shape, or nothing fits.
     """
     source = named_leaves(trained)

@@ -38,14 +38,14 @@ class Imported(NamedTuple):
     num_test: int
     shape: Shape  # of an image
     names: list[str]  # of the classes, label 0's first
-    only_in_test: list[str]  # names of the classes without a training image
-    num_seen: int  # number of test images with the pixels of a training image
+    only_in_test: list[str]  # those without a training image
+    num_seen: int  # test images with the pixels of a training image
     pixel_range: tuple[float, float]  # the values that became 0 and 255
     source: Source
     num_validation: int
     spellings: Sequence[list[str]]  # of each class that has several
     largest: float  # the source's largest pixel
-    counts: Mapping[str, list[int]]  # by split: number of images per class
+    counts: Mapping[str, list[int]]  # by split: images per class
     firsts: Mapping[str, np.ndarray]  # by class, of the first few: its first image, uint8
 
 
@@ -76,7 +76,7 @@ def import_dataset(
     overwrite: bool = False,
     data_dir: str | Path | None = None,
 ) -> Imported:
-    """Makes a tfds dataset from images and labels in files. TensorFlow is not needed.
+    """Makes a tfds dataset from images and labels in files, without TensorFlow.
 
     A class's label is its position among all classes: integers by value, other names as people sort
     them. Black is 0, white the smallest of 1, 15, 16, 255, 1023, 4095 and 65535 that no pixel
@@ -86,15 +86,15 @@ def import_dataset(
         name: the dataset's name, in lower_case.
         sources: IDX files, .npz and .npy files, or a folder of them; a .csv file; a folder with a
             folder of images for each class; or several of these with "train", "validation" and
-            "test" in their names. `mnist_jax.datasets.importing.sources` describes their contents.
+            "test" in their names. Readers in `datasets.importing.sources` describe their contents.
         size: height and width of the images, and of rows of pixels; None for their own.
         channels: 1 for grey, 3 for colour; None for the images' own, or colour if mixed.
         pixel_range: the values of black and white.
         label_column: name or number (from 1) of the label's column in a .csv file; None to find it.
         part: the dataset to take from IDX files of several, such as EMNIST's "letters".
-        transpose: True to swap the rows and columns of all images, as EMNIST's need.
-        test_fraction: fraction of the training part that becomes the test part, rounded up, if the
-            source has none. A validation part stays unchanged.
+        transpose: True to swap rows and columns, as EMNIST's images need.
+        test_fraction: fraction of the training part for the test part, rounded up, if the source
+            has none. A validation part stays unchanged.
         seed: seed of that draw by `train_validation_split`. Examples keep their order.
         skip_unreadable: True to leave out unreadable image files; otherwise they are an error.
         overwrite: True to replace an imported dataset of this name by a new version.
@@ -237,7 +237,7 @@ def _doubts(splits: Mapping[str, Selection]) -> Iterator[str]:
 
 
 def _check_classes(survey: Survey) -> None:
-    """Raises ValueError if a part and the training part share no class, or spell it differently."""
+    """Raises ValueError if a part shares no class with training, or spells one differently."""
     names = {
         part: [survey.label_names[label] for label in np.unique(labels)]
         for part, labels in survey.labels.items()

@@ -26,8 +26,8 @@ def create_builder(
 ) -> Any:
     """Creates a tfds builder whose `download_and_prepare` writes the dataset once.
 
-    `splits` are numbers of examples, and the examples, by split; `shape` is an image's, [H, W, C];
-    `metadata` is for metadata.json.
+    `splits` are numbers of examples, and the examples, by split; `shape` is [H, W, C]; `metadata`
+    is for metadata.json.
     """
     import tensorflow_datasets as tfds  # slow
 
@@ -60,5 +60,5 @@ def create_builder(
 
 def _shards(count: int, examples: Examples, size: int):
     numbered = enumerate({"image": image, "label": label} for image, label in examples)
-    # Shards are written in order; each takes the next examples.
+    # Shards are written in order.
     return [functools.partial(itertools.islice, numbered, size)] * -(-count // size)

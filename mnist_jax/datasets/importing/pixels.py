@@ -15,8 +15,8 @@ def largest_value(
 ) -> float:
     """Checks images, real [n, H, W, C], and returns their largest pixel.
 
-    Without a range, pixels may be 0 to the largest of `WHITES`. Raises ValueError if one is outside
-    or not a number; `where` names images by index, from `first`.
+    The range is by default 0 to the largest of `WHITES`. Raises ValueError if a pixel is outside or
+    not a number; `where` names images by index, from `first`.
     """
     if images.dtype == np.uint8 and not pixel_range:
         return float(images.max())

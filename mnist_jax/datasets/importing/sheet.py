@@ -31,7 +31,7 @@ def draw_sheet(images: Mapping[str, np.ndarray]) -> Image.Image:
 
 
 def as_text(images: Mapping[str, np.ndarray], width: int) -> list[str]:
-    """Draws images in characters, as many side by side as fit the width."""
+    """Draws images in characters, side by side up to the width."""
     lines, columns = [], 28
     for first in range(0, len(images), count := max(1, width // (columns + 2))):
         some = [*images.items()][first : first + count]

@@ -35,7 +35,7 @@ def survey_parts(
     pixel_range: tuple[float, float] | None,
     skip_unreadable: bool,
 ) -> Survey:
-    """Reads and checks all images once; arguments are the parts and `import_dataset`'s.
+    """Reads and checks all images once; other arguments are `import_dataset`'s.
 
     Raises ValueError if images are damaged, differ in size or type, or have fewer than two classes.
     """

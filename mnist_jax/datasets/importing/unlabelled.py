@@ -47,9 +47,9 @@ def read_unlabelled(
 ) -> Rows:
     """Reads and checks all images, (H, W, C) or rows of pixels, of a file that `holds_rows`.
 
-    Ids are a CSV file's first column that is neither a label nor a pixel, or numbers from 1. Unless
-    given, black is 0 and white is the `white` of the largest pixel. Raises OSError if the file
-    cannot be read, and ValueError if it holds no such images.
+    Ids are a CSV file's first column of neither labels nor pixels, or numbers from 1. By default,
+    black is 0 and white is the `white` of the largest pixel. Raises OSError if the file cannot be
+    read, and ValueError if it holds no such images.
     """
     find = _csv_rows if path.name.lower().endswith(TABLES) else _array_rows
     read, notes = find(path, image_shape)

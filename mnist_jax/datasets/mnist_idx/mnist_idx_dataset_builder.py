@@ -37,7 +37,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict({"image": image, "label": label}),
             supervised_keys=("image", "label"),
             homepage="http://yann.lecun.com/exdb/mnist/",
-            # The split into training and validation is an index into the original order.
+            # The validation split indexes the original order.
             disable_shuffling=True,
         )
 

@@ -29,9 +29,9 @@ def open_source(
 ) -> Source:
     """Detects a source's kind and reads its headers.
 
-    Arguments are `import_dataset`'s; `size` is H and W after a transposition. Raises
-    FileNotFoundError if a file does not exist, and ValueError if the paths are not of one known
-    kind or a header is invalid.
+    Arguments are `import_dataset`'s; `size` applies after a transposition. Raises FileNotFoundError
+    if a file does not exist, and ValueError if the paths are not of one known kind or a header is
+    invalid.
     """
     if not paths:
         raise ValueError(f"there is no source; expected {KINDS}")

@@ -36,7 +36,7 @@ Arrays = dict[tuple[str, str], Array]  # by `role`, and "images" or "labels"
 
 
 def add_array(arrays: Arrays, what: tuple[str, str], array: Array) -> None:
-    """Adds an array to a source's; ValueError if it has one of this part and meaning."""
+    """Adds an array; ValueError if there is one of this part and meaning."""
     if what in arrays:
         part = "all parts" if what[0] == "all" else f"the {what[0]} part"
         raise ValueError(
@@ -53,7 +53,7 @@ def array_parts(arrays: Arrays, size: Size = None, first_column: bool = False) -
     integers, integral floats or strings, [N] or [N, 1]; or one-hot rows [N, classes]; or the first
     column of [N, columns], as in QMNIST.
 
-    Raises ValueError if arrays are different or missing, or only some parts have names.
+    Raises ValueError for different or missing arrays, or if only some parts have names.
     """
     parts = sorted({part for part, _ in arrays}, reverse=True)
     if len(parts) > 1 and "all" in parts:

@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 
     width: int  # number of columns
     label: int | None  # the label's index, if any
-    pixels: list[int]  # the pixels' indices, in the order H, W, C
+    pixels: list[int]  # their indices, in the order H, W, C
     shape: Shape  # of an image
     names: list[str]  # the columns', if any
     unused: list[int]  # the other indices
@@ -87,8 +87,8 @@ def find_layout(
     Without a header it is the first or last one, if unlike the pixels beside it. Pixels are in the
     order of the numbers in their names. Commas, semicolons, tabs or blanks separate columns.
 
-    Arguments are `import_dataset`'s; if `num_pixels` is given, the label may be missing. Raises
-    ValueError if the rows are invalid, or the label is ambiguous.
+    Arguments are `import_dataset`'s; with `num_pixels`, the label may be missing. Raises ValueError
+    for invalid rows or an ambiguous label.
     """
     first = next(_lines(path), None)
     if first is None:
@@ -174,7 +174,7 @@ def _chosen(path: Path, names: Sequence[str], column: str, width: int) -> int:
 
 
 def _pattern(name: str) -> tuple[str, tuple[int, ...]]:
-    """Splits a name into its pattern and its numbers, the last one for its colour."""
+    """Splits a name into its pattern and numbers, the last one for its colour."""
     name = name.lower()
     colours = [*re.finditer(r"(?<![a-z])(r|g|b|red|green|blue)(?![a-z])", name)]
     colour = colours[-1] if colours else None  # in "r0c0_r" the first is a row
@@ -204,7 +204,7 @@ def _counts_label(names: Sequence[str], size: Size) -> bool:
 
 
 def _named(path: Path, used: Mapping[int, str], may_lack: bool) -> int | None:
-    """Finds the label's column by its name; None if there is none and it `may_lack`."""
+    """Finds the label's column by name; None if there is none and it `may_lack`."""
     pattern = _pixel_pattern(used)
     others = [index for index in used if pattern and _pattern(used[index])[0] != pattern]
     known = [index for index in used if used[index].lower() in LABEL_NAMES]
@@ -261,7 +261,7 @@ def _ordered(path: Path, names: Mapping[int, str], size: Size) -> tuple[list[int
 
 
 def _unlike(path: Path, rows: Sequence[Sequence[str]], used: Sequence[int]) -> int:
-    """Decides by some rows' values whether the first or last column is the label."""
+    """Returns the label's column, the first or last, by some rows' values."""
     numbers = {index: [_number(row[index]) for row in rows] for index in used}
     words = [index for index in used if 2 * numbers[index].count(None) > len(rows)]
     if len(words) == 1 or len(used) < 4 or len(rows) < 2:

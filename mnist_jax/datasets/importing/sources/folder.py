@@ -69,9 +69,9 @@ class Found(NamedTuple):
 def read_folders(paths: Sequence[Path]) -> Source:
     """Lists the images of folders in `natural` order of file names, then of classes.
 
-    A folder holds CLASS/IMAGE or CLASS/images/IMAGE, or one such folder for each part, or images
-    with a table of labels for `find_table`, or a single folder of these kinds. Several folders are
-    named by their parts. Raises ValueError if folders are missing or have no labels.
+    A folder holds CLASS/IMAGE or CLASS/images/IMAGE, or one such folder per part, or images with a
+    table for `find_table`, or a single folder of these kinds. Several folders are named by their
+    parts. Raises ValueError if folders are missing or have no labels.
     """
     found = Found(Path(), [], set(), {}, [])
     parts: dict[str, Examples] = {}
@@ -133,7 +133,7 @@ def _is_generic(folder: Folder) -> bool:
 
 
 def _flat(folder: Folder) -> Folder | None:
-    """Returns the folder that directly holds all images, or None if folders of classes do.
+    """Returns the folder that directly holds all images; None if folders of classes do.
 
     Images beside several folders are previews or stray files.
     """

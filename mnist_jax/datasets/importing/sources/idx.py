@@ -12,7 +12,7 @@ from mnist_jax.datasets.importing.sources.arrays import Array, Arrays, add_array
 from mnist_jax.datasets.importing.sources.part import Block, Part, Source, role
 from mnist_jax.datasets.importing.sources.streams import open_unpacked, reading
 
-# Types by a file's third byte; the first two are zeros, the fourth is the number of axes.
+# Types by a file's third byte; the first two are 0, the fourth is the number of axes.
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 USUAL_NAME = r"(?i)(?!\.).*(images|labels)[-.]idx\d-\w+(\.gz)?"
 AROUND = r"(?i)raw|gzip|\w*mnist"  # torchvision's and EMNIST's folders
@@ -39,8 +39,8 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
     """Reads the headers of files or of a folder's files, gzipped or not.
 
     The number of axes distinguishes images from labels, names the parts. `part` chooses one of
-    several datasets, such as EMNIST's "letters". Raises ValueError if labels are missing, two files
-    have one meaning, or a header is invalid.
+    several datasets, such as EMNIST's "letters". Raises ValueError if labels are missing or
+    repeated, or a header is invalid.
     """
     found = [file for path in paths for file in (idx_files(path) if path.is_dir() else [path])]
     files, arrays = _once(found), Arrays()
@@ -82,7 +82,7 @@ def read_idx(paths: Sequence[Path], part: str | None = None) -> Source:
 
 
 def _once(files: Sequence[Path]) -> list[Path]:
-    """Leaves out copies: packed beside unpacked files, and those in a folder of their name."""
+    """Leaves out copies: packed beside unpacked files, or in a folder of their name."""
     chosen: dict[tuple[Path, str], tuple[bool, bool]] = {}
     kept = []
     for inside, packed, path in sorted(

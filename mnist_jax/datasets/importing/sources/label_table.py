@@ -42,12 +42,12 @@ class LabelTable(NamedTuple):
 def find_table(
     folder: Path, root: Path, images: Sequence[Path], part: str, columns: set[str]
 ) -> LabelTable | None:
-    """Finds the table of labels in the folder of the images or in one around it, up to `root`.
+    """Finds the table of labels in the images' folder or one around it, up to `root`.
 
     A table is a .csv, .tsv or .jsonl file, or a .txt file of annotations or labels, but neither a
     contest's submission nor another part's. It names files by their paths, from the table or the
-    folder, or by their names, with or without suffix. The label's column is one of `columns` (those
-    of other parts' tables) if any; otherwise it has a usual name or is the second of two.
+    folder, or names, with or without suffix. The label's column is one of `columns` (of other
+    parts' tables) if any; otherwise it has a usual name or is the second of two.
 
     Raises ValueError if a table is damaged, its label is ambiguous, or two tables differ.
     """

@@ -47,8 +47,8 @@ def read_numpy(paths: Sequence[Path], size: Size) -> Source:
 
     An .npz file holds x_train and y_train, optionally x_test and y_test, x_val and y_val; or x and
     y. "images" and "labels", or "data" and "target", mean x and y, in any case and order. A file of
-    one array has such a name itself; the name of one of several files may give the part. `size` is
-    for rows of pixels. Raises ValueError if images or labels are missing or invalid.
+    one array has such a name itself; several files' names may give the parts. `size` is for rows of
+    pixels. Raises ValueError if images or labels are missing or invalid.
     """
     title = f"{', '.join(map(str, paths)):.200}"
     files, ignored = [], []

@@ -43,7 +43,7 @@ class Source(NamedTuple):
     notes: Sequence[str] = ()  # about the images
 
 
-# Mostly Hugging Face's words. Only long ones may begin another word: "training", but not "value".
+# Mostly Hugging Face's words. Only long ones may begin another: "training", but not "value".
 ROLES = {
     "train": r"train|trn(?![a-z])",
     "validation": r"(valid(ation)?|val|dev)(set|data|images?)?(?![a-z])",

@@ -41,7 +41,7 @@ def reading(title: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file, unpacked if it is gzipped, regardless of its name."""
+    """Opens a file, unpacked if gzipped, whatever its name."""
     with path.open("rb") as file:
         is_packed = file.read(2) == GZIP
         file.seek(0)
