@@ -1,4 +1,4 @@
-"""Most accurate: five convolutions, distorted digits, Muon, averaged parameters.
+"""Most accurate: three convolutions, augmented digits, Muon, averaged parameters.
 
     mnist-jax train --config accurate
 

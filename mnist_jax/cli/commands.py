@@ -31,15 +31,15 @@ def varied(text: str) -> tuple[str, list[float]]:
 
 
 COMMON = (
-    flag("--quiet", "Warnings and errors only."),
-    flag("--json", "The result as JSON only."),
-    flag("--debug", "Traceback of an error."),
-    flag("--no-compilation-cache", "New compilation, without the user's cache."),
+    flag("--quiet", "Print warnings and errors only."),
+    flag("--json", "Print the result alone, as JSON."),
+    flag("--debug", "Show the traceback of an error."),
+    flag("--no-compilation-cache", "Compile without the user's cache."),
 )
 # Not needed under Slurm, Open MPI, GKE and Cloud TPU.
 PROCESSES = (
     Option("--distributed.coordinator HOST:PORT", "Address where process 0 awaits the others."),
-    Option("--distributed.num-processes N", "Number of processes; 1: alone, in any job.", int),
+    Option("--distributed.num-processes N", "Number of processes; 1: run alone, in any job.", int),
     Option("--distributed.process-id N", "Rank of this process, from 0.", int),
 )
 RECIPE = Option("--config RECIPE", "Recipe: a name, a .py file, or a config.json.", path)
@@ -67,7 +67,7 @@ SOURCE = Option(
 VARY = Option(
     "--vary FIELD=V1,V2", "Numbers for a field; repeated: combinations.", varied, [], repeated=True
 )
-NO_TEST = flag("--no-test", "No test; a later call can measure it.")
+NO_TEST = flag("--no-test", "Skip the test; a later call can measure it.")
 
 
 def command(
@@ -121,11 +121,11 @@ def _show_next(args: Namespace, extra: str, *workdirs: Path) -> None:
 @command(
     RECIPE,
     NEW_WORKDIR,
-    flag("--overwrite", "Retraining; the old run is deleted."),
-    flag("--extend", "Further training of a finished run, up to --epochs."),
+    flag("--overwrite", "Delete the old run and retrain."),
+    flag("--extend", "Continue a finished run up to --epochs."),
     NO_TEST,
-    flag("--tensorboard", "Event files in WORKDIR/tensorboard."),
-    flag("--profile", "Profile of some steps in WORKDIR/profile."),
+    flag("--tensorboard", "Write event files to WORKDIR/tensorboard."),
+    flag("--profile", "Profile some steps, in WORKDIR/profile."),
     *PROCESSES,
     takes_recipe=True,
     example="""\
@@ -204,10 +204,12 @@ def _all_read(result: Any) -> bool:
     IMAGES,
     *TRAINED,
     Option("--model FILE", "File written by export, in place of a workdir.", path),
-    flag("--show", "FILE.seen.png beside each image: what the network sees."),
+    flag("--show", "Write what the network sees to FILE.seen.png."),
     Option("--output FILE", "A .csv file for the answers; of a split, an .npz file.", path),
     SPLIT._replace(help="Examples for --output, without images."),
-    Option("--pixel-range BLACK WHITE", "Black and white in a file of many images.", float),
+    Option(
+        "--pixel-range BLACK WHITE", "Values of black and white in files of many images.", float
+    ),
     is_good=_all_read,
     example="mnist-jax predict digit.png scans/ --output answers.csv",
 )
@@ -339,17 +341,17 @@ def serve(args: Namespace) -> None:
 @command(
     Option("NAME", "Name of the dataset: lower-case letters, digits, _.", required=True),
     SOURCE,
-    Option("--size HEIGHT WIDTH", "Size of images: scaled files, or not square in a CSV.", int),
+    Option("--size HEIGHT WIDTH", "Size to scale files to, or shape of a CSV's images.", int),
     Option("--channels 1|3", "Grey (1) or colour (3); default: as the files are.", int),
-    Option("--pixel-range BLACK WHITE", "Black and white, unless pixels are 8 bits.", float),
+    Option("--pixel-range BLACK WHITE", "Values of black and white (default: detected).", float),
     Option("--label-column COLUMN", "Name or number (from 1) of a CSV's column of labels."),
     Option("--part NAME", "One of several datasets in IDX files, such as EMNIST's letters."),
-    flag("--transpose", "Rows and columns swapped, as EMNIST's own files need."),
+    flag("--transpose", "Swap rows and columns, as EMNIST's own files need."),
     Option("--test-fraction X", "Fraction for the test, if the source has none.", float, 0.2),
     Option("--seed N", "Seed that draws the test images.", int, 0),
-    flag("--skip-unreadable", "Unreadable image files left out, and listed."),
-    flag("--overwrite", "Replacement of the imported dataset of this name."),
-    flag("--show", "First image of each class, in characters."),
+    flag("--skip-unreadable", "Leave out unreadable image files, and list them."),
+    flag("--overwrite", "Replace the imported dataset of this name."),
+    flag("--show", "Print the first image of each class, in characters."),
     example="""\
 mnist-jax import letters scans/letters --size 28 28
 mnist-jax train --data.dataset letters --workdir runs/letters""",
@@ -404,7 +406,7 @@ def export(args: Namespace) -> dict[str, Any]:
     example="mnist-jax summary --config fast",
 )
 def summary(args: Namespace) -> list[dict[str, Any]]:
-    """Print the layers of the network: output shapes, parameters, FLOPs, and their purpose."""
+    """Print the layers of the network: output shape, parameters, FLOPs and purpose of each."""
     from mnist_jax.parts import recipe_parts
     from mnist_jax.reporting.summary import format_table, summarize_recipe
 
@@ -425,7 +427,7 @@ def summary(args: Namespace) -> list[dict[str, Any]]:
     Option("--against PATH", "Finished population of the same seeds to compare with.", Path),
     NEW_WORKDIR._replace(help="Directory (default: runs/RECIPE-population)."),
     NO_TEST,
-    flag("--overwrite", "Retraining; the old population is deleted."),
+    flag("--overwrite", "Delete the old population and retrain."),
     takes_recipe=True,
     example="mnist-jax population --config fast --seeds 10 --vary ema-decay=0,0.99",
 )

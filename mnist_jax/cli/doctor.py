@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 def doctor() -> Iterator[Finding]:
     """Yields findings about the machine and the installation, each as soon as it is made.
 
-    Changes nothing but JAX's cache of programs.
+    Changes nothing but the caches of compiled programs.
     """
     devices, error = local_devices()
     yield find_accelerator(devices, error, accelerator.present_accelerator())

@@ -227,7 +227,7 @@ def test_a_part_of_another_brightness_is_reported(small, tmp_path):
     [
         (np.array([0, -120], np.int8), "bytes were saved as int8: save them as uint8"),
         (np.array([0, np.nan]), "has a pixel of nan; expected 0 to 65535$"),
-        (np.array([0, -1.0]), "--pixel-range LOW HIGH sets another range"),
+        (np.array([0, -1.0]), "--pixel-range BLACK WHITE sets another range"),
     ],
 )
 def test_a_pixel_out_of_range_gets_the_hint_that_helps(values, hint, tmp_path):

@@ -28,7 +28,7 @@ def largest_value(
     if not is_good.all():
         index = int(np.argmin(is_good.reshape(len(images), -1).all(axis=1)))
         value = images[index][~is_good[index]][0]
-        hint = "; --pixel-range LOW HIGH sets another range"
+        hint = "; --pixel-range BLACK WHITE sets another range"
         if pixel_range or not np.isfinite(value):
             hint = ""
         elif images.dtype == np.int8:
