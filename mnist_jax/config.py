@@ -258,11 +258,11 @@ class WatchConfig(Checked):
     monitor: str = "val_accuracy"
     """Metric that ranks epochs, for early stopping, the kept checkpoint and `--step best`."""
     patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
-    """Epochs without improvement before training stops and returns the best network."""
+    """Epochs without improvement before training stops and returns the best network; 0: never."""
     plateau_monitor: str = "val_loss"
     """Metric that decides when to lower the learning rate."""
     plateau_patience: Annotated[int, AT_LEAST_0, NOT_HUGE] = 0
-    """Epochs without improvement before the learning rate falls."""
+    """Epochs without improvement before the learning rate falls; 0: never."""
     plateau_factor: Annotated[float, Limit(lambda x: 0 < x < 1, "above 0 and below 1")] = 0.1
     """Factor applied to the learning rate on a plateau."""
 

@@ -93,7 +93,8 @@ def _default(option: Option) -> str:
     if option.is_plain or not option.values:
         return ""
     default = completed({}).get(option.attribute) if option.default is None else option.default
-    return " ".join(map(str, default)) if isinstance(default, list) else str(default or "")
+    shown = default if isinstance(default, list) else [] if default is None else [default]
+    return " ".join(map(str, shown))
 
 
 def _entry(name: str, text: str, indent: int) -> Iterator[str]:
