@@ -83,7 +83,7 @@ benchmark: $(VENV)/.installed-benchmarks
 benchmark-accelerator: $(VENV)/.installed
 	@$(BIN)/python benchmarks/accelerator.py --json runs/benchmark/accelerator.json
 
-# The tables in docs/accelerators.md that need no accelerator: every program of every recipe, compiled for
+# The tables in benchmarks/README.md that need no accelerator: every program of every recipe, compiled for
 # TPUs and GPUs by the newest compilers, and for a v5e by Colab's. Takes more than an hour.
 ahead = $(VENV)-$(1)/bin/python benchmarks/ahead.py --json runs/benchmark/$(2).json
 check-accelerators: $(VENV)-ahead/.installed $(VENV)-colab/.installed

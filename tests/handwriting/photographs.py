@@ -105,7 +105,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def conditions(scene: Scene) -> list[str]:
-    """Lists the difficulties of a scene that docs/your_data.md names."""
+    """Lists the difficulties of a scene that benchmarks/README.md names."""
     contrast = abs(np.mean(scene.paper) - np.mean(scene.ink))
     plain = contrast >= 0.35 and not scene.glare and scene.ruled == "no"
     found = {
