@@ -2,8 +2,8 @@
 
     mnist-jax train --config handwriting
 
-Test accuracy 99.5 % in 2 min on a two-core CPU, 2026-11-26. docs/your_data.md reports the accuracy
-on photographs, by `python tests/handwriting/photographs.py`.
+Test accuracy 99.5 % in 2 min on a two-core CPU, 2026-11-26. benchmarks/README.md reports the
+accuracy on photographs, by `python tests/handwriting/photographs.py`.
 """
 
 from mnist_jax import Config

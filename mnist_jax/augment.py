@@ -172,8 +172,8 @@ def blank(images: jax.Array, centre: jax.Array, size: Strength) -> jax.Array:
 def mixup(values: jax.Array, mask: jax.Array, key: jax.Array, *, alpha: Strength) -> jax.Array:
     """Mixes each example of a batch with its neighbour.
 
-    Batches are shuffled, so the neighbour is random. One key mixes images and targets alike, and
-    nothing with padding. A batch has one weight, as in the authors' program.
+    Batches are shuffled, so the neighbour is random. Two calls with one key mix images and targets
+    alike. Nothing is mixed with padding. A batch has one weight, as in the authors' program.
 
     Args:
         values: images, or targets (distributions over the classes), float32 [B, ...].

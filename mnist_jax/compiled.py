@@ -29,7 +29,7 @@ def compile_once(
     Returns the compiled program and its `text_sha256`.
     """
     key = lowered.as_text(), lowered.in_tree, lowered.out_tree, str(options)
-    # The newest is the last.
+    # Inserted again: the newest is the last.
     _programs[key] = _programs.pop(key, None) or lowered.compile(options)
     while len(_programs) > KEPT:
         del _programs[next(iter(_programs))]

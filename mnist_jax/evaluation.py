@@ -33,9 +33,9 @@ def evaluate(
         split: "test", "validation" or "train" (the examples trained on).
         step: saved step, "latest", or "best" by `watch.monitor`; the same for each network.
         model: the networks' own module, as in `train`.
-        loss_fn: their own loss.
-        splits: their own data.
-        metrics: any metrics.
+        loss_fn: their own loss, as in `train`.
+        splits: their own data, as in `train`.
+        metrics: any metrics, as in `train`.
 
     Returns:
         `loss` (mean per example; cross-entropy in nats), `accuracy` (in [0, 1]), the metrics,

@@ -30,8 +30,8 @@ class Forward:
     A module maps images [B, H, W, C] to logits [B, num_classes]. It may take the arguments of
     `FLAGS`, and `mask`, bool [B], False for padding.
 
-    JAX compiles once for equal modules. One with an unhashable field, such as a list, equals only
-    itself.
+    Two are equal if their modules are, so JAX compiles once for both. A module with an unhashable
+    field, such as a list, equals only itself.
     """
 
     model: nn.Module

@@ -127,7 +127,7 @@ def rate_schedule(schedule: str, warmup: float, num_steps: int) -> optax.Schedul
 def is_frozen(path: tuple[Any, ...], freeze: str) -> bool:
     """Tells whether the parameter at a path of `jax.tree_util` matches a pattern.
 
-    `freeze` are shell patterns, separated by commas, of parameters (`*/bias`) or layers (`conv*`).
+    These are shell patterns, separated by commas, of parameters (`*/bias`) or layers (`conv*`).
     """
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     patterns = [pattern.strip() for pattern in freeze.split(",") if freeze]

@@ -86,7 +86,7 @@ def console() -> Listener:
 def show_result(workdir: Path, result: Mapping[str, Any], *, recipe: Path | None = None) -> None:
     """Prints the next command for a workdir, or the problem of a network that learned nothing.
 
-    `recipe` defines parts of the run.
+    The command names a `recipe` that defines parts of the run.
     """
     guessed = result.get("guessing")
     figures = result["test_loss"], result["test_accuracy"]

@@ -63,8 +63,8 @@ def first_bad_step(losses: Any, last_step: int) -> int | None:
 def finite_leaves(tree: Any, axes: int = 0) -> dict[str, Any]:
     """Returns the leaves of a state that must be finite, by name.
 
-    An optimizer's scalars, with only the `axes` of members, may be infinite, as an initial best
-    loss.
+    An optimizer's scalars, with only the `axes` of members, may be infinite, such as an initial
+    best loss.
     """
     return {
         name: leaf

@@ -47,8 +47,8 @@ from mnist_jax.workdir.transfer import frozen_parameters, transfer
 SAMPLE = 1000  # training images that `DataInfo` is measured on
 SMALL_BATCH = 1024  # a batch may be this large whatever the dataset; more is a slip
 
-# Arguments of the compiled program, which recipes that differ only in these share. A 0 leaves out
-# its computation.
+# Numbers that are arguments of the compiled program, so recipes that differ only in these share it.
+# A 0 leaves out its computation.
 NUMBERS = (
     "optimizer.learning_rate",
     "optimizer.weight_decay",

@@ -324,9 +324,9 @@ def run_ensemble_steps(
     loss_fn: LossFn = cross_entropy,
     metrics: FrozenDict[str, Metric] | None = None,
 ) -> Sums:
-    """Evaluates an ensemble like `run_eval_steps`; `loss_fn` receives no `params`.
+    """Evaluates an ensemble, whose logits are the logarithms of its mean probabilities.
 
-    Its logits are the logarithms of its mean probabilities.
+    Otherwise it is like `run_eval_steps`, but `loss_fn` receives no `params`.
     """
 
     def ensemble_step(batch: Batch) -> Sums:

@@ -56,6 +56,11 @@ IMAGES = Option(
     path,
     [],
 )
+MODEL = Option("--model FILE", "File written by export, in place of a workdir.", path)
+SHOW = flag("--show", "Write what the network sees to IMAGE.seen.png.")
+PIXELS = Option(
+    "--pixel-range BLACK WHITE", "Values of black and white in files of many images.", float
+)
 SOURCE = Option(
     "SOURCE...",
     "IDX, .npz or .npy files (or their directory), a CSV, or a folder with a folder of images per "
@@ -203,13 +208,11 @@ def _all_read(result: Any) -> bool:
 @command(
     IMAGES,
     *TRAINED,
-    Option("--model FILE", "File written by export, in place of a workdir.", path),
-    flag("--show", "Write what the network sees to FILE.seen.png."),
+    MODEL,
+    SHOW,
     Option("--output FILE", "A .csv file for the answers; of a split, an .npz file.", path),
     SPLIT._replace(help="Examples for --output, without images."),
-    Option(
-        "--pixel-range BLACK WHITE", "Values of black and white in files of many images.", float
-    ),
+    PIXELS,
     is_good=_all_read,
     example="mnist-jax predict digit.png scans/ --output answers.csv",
 )
@@ -224,9 +227,9 @@ def predict(args: Namespace) -> dict[str, Any] | list[dict[str, Any]]:
 
     if not args.images:
         return _predict_split(args)
-    _check_used(args, "split", "with images; leave it out")
+    _check_used(args, [SPLIT], "with images; leave it out")
     if args.model:
-        _check_used(args, "workdir step config", "with --model; leave it out")
+        _check_used(args, TRAINED, "with --model; leave it out")
     output = args.output
     if output:
         _check_output(output, args.images)
@@ -275,10 +278,10 @@ def _answers(
         raise ValueError(f"none of the {len(files):,} files can be read")
 
 
-def _check_used(args: Namespace, names: str, where: str) -> None:
-    """Refuses options of `predict` that have no effect."""
-    for option in COMMANDS["predict"].options:
-        if option.attribute in names.split() and getattr(args, option.attribute) != option.default:
+def _check_used(args: Namespace, options: Iterable[Option], where: str) -> None:
+    """Refuses options, unless they have their default, that have no effect."""
+    for option in options:
+        if getattr(args, option.attribute) != option.default:
             raise ValueError(f"{option.name} has no effect {where}")
 
 
@@ -296,7 +299,7 @@ def _predict_split(args: Namespace) -> dict[str, Any]:
 
     if args.output is None:
         raise ValueError("give image files, or --output FILE.npz for those of a split")
-    _check_used(args, "model show pixel_range", "without images; give some, or leave it out")
+    _check_used(args, [MODEL, SHOW, PIXELS], "without images; give some, or leave it out")
     own = _own_parts(args, args.workdir)
     options = {"split": args.split, "step": args.step, "model": own.model, "splits": own.splits}
     shape = predict_split(args.workdir, args.output, **options)

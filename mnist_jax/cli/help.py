@@ -93,8 +93,9 @@ def _default(option: Option) -> str:
     if option.is_plain or not option.values:
         return ""
     default = completed({}).get(option.attribute) if option.default is None else option.default
-    shown = default if isinstance(default, list) else [] if default is None else [default]
-    return " ".join(map(str, shown))
+    if default is None:
+        return ""
+    return " ".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
 def _entry(name: str, text: str, indent: int) -> Iterator[str]:

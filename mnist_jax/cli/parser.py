@@ -51,7 +51,7 @@ class Option(NamedTuple):
     """
 
     usage: str
-    help: str  # a noun phrase, whose first sentence makes sense alone
+    help: str  # of a flag an imperative, else a noun phrase; its first sentence makes sense alone
     kind: Callable[[str], Any] = str  # from text to value; ValueError if invalid
     default: Any = None
     required: bool = False

@@ -35,7 +35,7 @@ def export(
         output: file to write; an older one is replaced.
         format: format of the file.
         step: saved step, "latest" or "best", as in `load_trained`.
-        model: own module, as in `load_trained`.
+        model: the network's own module, as in `train`.
 
     Returns:
         The card, see `model_card.create_card`.

@@ -86,7 +86,7 @@ def side_by_side(picture: Image.Image, pixels: np.ndarray) -> Image.Image:
 def _as_it_is(picture: Image.Image, box: int) -> np.ndarray | None:
     """Returns the pixels, uint8 [H, W, 1], of a picture that is already like the dataset's images.
 
-    It may be in colour, or dark on light.
+    It may be in colour, or dark on light. Returns None for other pictures.
     """
     pixels = np.asarray(picture)
     if pixels.ndim == 3:

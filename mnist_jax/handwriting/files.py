@@ -51,7 +51,7 @@ def predict_files(
     """Classifies image files, each prepared like the network's training images.
 
     For networks trained on light drawings on black, such as MNIST, `prepare_drawing` finds the
-    drawing. Others' images are only scaled and made grey or coloured.
+    drawing. For others, images are only scaled and made grey or coloured.
 
     Args:
         network: trained network, from `load_network`.

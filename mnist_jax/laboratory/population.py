@@ -369,7 +369,6 @@ def _compiled(
         members=True,
     )
     stopwatch.lap("compile")
-    """Extracts a member's state from a collected one."""
     return task, program, rules, start, saved
 
 
@@ -378,6 +377,7 @@ def _with_total(stopwatch: clock.Stopwatch) -> dict[str, float]:
 
 
 def _member_state(state: TrainState, number: int, member: Member) -> TrainState:
+    """Extracts a member's state from a collected one."""
     own = jax.tree.map(lambda x: x[number], state.replace(step=()))
     return own.replace(step=state.step, average=own.average if member.config.ema_decay else {})
 
@@ -393,7 +393,6 @@ def _add_test(
         own = workdir / MEMBERS / member.name
         return train(member.config, own, **parts._asdict()).result
 
-    """Collects the members' results for population.json."""
     with lock_workdir(workdir):
         results = [tested(number, member) for number, member in enumerate(members)]
         whole: Any = {**result, **_measured(result["values"], results)}
@@ -402,6 +401,7 @@ def _add_test(
 
 
 def _measured(values: dict[str, list[float]], results: Sequence[Mapping[str, Any]]) -> Any:
+    """Collects the members' results for population.json."""
     guessed = [result["guessing"] for result in results if "guessing" in result]
     columns = {name: [result[name] for result in results] for name in BY_MEMBER}
     return {

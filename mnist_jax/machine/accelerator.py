@@ -43,7 +43,7 @@ def hidden_by(accelerator: str) -> str:
 def missing_accelerator(root: str | Path = "/") -> str:
     """Returns a warning if JAX does not use this machine's accelerator, else "".
 
-    AMD GPUs are not reported, because ROCm may not support them.
+    AMD GPUs are not reported, because ROCm may not support them. `root` is `present_accelerator`'s.
     """
     present = present_accelerator(root)
     if present in ("cpu", "amd") or hidden_by(present) or jax.default_backend() != "cpu":

@@ -2,13 +2,13 @@
 
 Patches are squares of `kernel_size` pixels a side, zero-padded. A token has `features` numbers, a
 block's hidden layer `hidden_size` units, an attention head about 16 features: ViT's 64 would leave
-small networks one head.
+small networks a single head. The mean of all tokens is classified.
 
 References:
     A. Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
     Scale", 2021, https://arxiv.org/abs/2010.11929
     L. Beyer, X. Zhai and A. Kolesnikov, "Better plain ViT baselines for ImageNet-1k", 2022,
-    https://arxiv.org/abs/2205.01580 (classifying the mean of all tokens).
+    https://arxiv.org/abs/2205.01580 (the mean of all tokens).
 """
 
 import functools

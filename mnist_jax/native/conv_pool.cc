@@ -102,8 +102,8 @@ float* Gather(const Layer& layer, const float* images, int64_t first, int64_t ro
   return gathered;
 }
 
-// The filters and places computed at once, for pooling windows of P x P. Their sums hide the four
-// cycles of an addition; more would not fit the registers.
+// The filters and places computed at once, for pooling windows of P x P. Their independent sums
+// hide the four cycles of an addition; more would not fit the registers.
 template <int P>
 constexpr int kPlaces = P == 1 ? 4 : P * P;
 template <int P>
@@ -354,9 +354,9 @@ void WeightsGroup(const Layer& layer, const float* images, const uint8_t* winner
 }
 
 // Computes the gradients of a group's images: the kernel rotated by 180 degrees over the outputs'
-// gradients, with stride - 1 zeros between and a border around them. Its rows and columns that meet
-// only the border are skipped. (An infinite weight times zero is NaN in pixels that it does not
-// reach; no NaN is hidden.)
+// gradients, with stride - 1 zeros between and a border around them. Rows and columns of the kernel
+// that meet only the border are skipped. (An infinite weight times these zeros is NaN in pixels
+// that it does not reach; no NaN is hidden.)
 template <int P>
 void ImagesGroup(const Layer& layer, const float* packed, const uint8_t* winners,
                  const float* grads, float* image_grads, int64_t group) {

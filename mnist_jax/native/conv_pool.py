@@ -190,8 +190,8 @@ _images_gradient = _gradient(
 )
 
 
-# `_tangent` as a primitive, whose two transposes are the library's. A `jax.custom_vjp` would be
-# shorter, but forbid forward mode.
+# `_tangent` is a primitive whose two transposes, for the images, and for kernel and bias, are the
+# library's. A `jax.custom_vjp` would be shorter, but would forbid forward mode.
 tangent_p = Primitive("mnist_jax_conv_pool_tangent")
 
 

@@ -40,8 +40,8 @@ _lock = threading.Lock()
 class Library(NamedTuple):
     """The outcome of loading the library."""
 
-    compiler: str  # version of the one that made it; "" if it is not loaded
-    problem: str = ""  # reason for that, with the remedy
+    compiler: str  # its compiler's version; "" if it is not loaded
+    problem: str = ""  # reason that it is not loaded, with the remedy
 
 
 def start_loading() -> None:

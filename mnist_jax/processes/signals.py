@@ -49,7 +49,7 @@ def exit_at_once(signum: int, _frame: object = None) -> NoReturn:
 
 
 def _is_second(times: list[float]) -> bool:
-    """Records a signal's time; tells whether it is not a repetition."""
+    """Records a signal's time; tells whether it is more than a repetition."""
     times.append(time.monotonic())
     return times[-1] - times[0] > REPEAT_SECONDS
 

@@ -50,7 +50,7 @@ def comparison_values(runs: Sequence[RunRecord]) -> tuple[list[dict[str, Any]], 
             "letter": letter,
             "name": name,
             "epochs": len(run.history),
-            "num_train": len(splits["train"][1]),
+            "num_train": len(splits["train"].labels),
             "difference": _difference(paired["A"], measured) if rows and letter in paired else None,
             "val_accuracy": float(validated.right.mean()),
         }

@@ -45,7 +45,10 @@ def convolutions(forward: Forward, image_shape: tuple[int, ...]) -> dict[str, bo
 def first_filters(
     model: nn.Module, variables: Variables, image_shape: tuple[int, ...]
 ) -> jax.Array | None:
-    """Returns the filters over the image itself, float32 [features, k, k, C], or None."""
+    """Returns the filters over the image itself, float32 [features, k, k, C].
+
+    Returns None if no convolution takes the image (H, W, C).
+    """
     first = next(iter(convolutions(Forward(model), image_shape)), None)
     kernel = named_leaves(variables["params"]).get(f"{first}/kernel")
     if kernel is None or kernel.ndim != 4 or kernel.shape[2] != image_shape[2]:

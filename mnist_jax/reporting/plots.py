@@ -145,8 +145,8 @@ def reliability(
 ) -> "Figure":
     """Draws a reliability diagram, with a histogram of the counts below.
 
-    The arguments are `calibration.Reliability`, [B], and bounds of the true fraction, [B, 2]. Empty
-    bins are omitted, those under `FEW` answers faint.
+    The arguments are each bin's mean probability, fraction of right answers and count, [B], and
+    bounds of the true fraction, [B, 2]. Empty bins are omitted, those under `FEW` answers faint.
     """
     from matplotlib.ticker import PercentFormatter
 

@@ -14,11 +14,18 @@ from mnist_jax.workdir.files import atomic_file
 
 
 class WrittenReport(NamedTuple):
-    """A written page."""
+    """A written page.
+
+    Attributes:
+        path: file of the page.
+        verdicts: line for each network: its accuracy with the interval; of several, also their
+            comparison by validation.
+        networks: numbers of each network, see `measured.figures`.
+    """
 
     path: Path
-    verdicts: list[str]  # each network's accuracy; of several, also their comparison by validation
-    networks: list[dict[str, Any]]  # `measured.figures`
+    verdicts: list[str]
+    networks: list[dict[str, Any]]
 
 
 def report(

@@ -117,8 +117,8 @@ def _curves(run: RunRecord) -> list[Any]:
 
 
 def _what_training_figures_are(config: Config) -> str:
-    changed = ", on changed images" if config.augment != AugmentConfig() else ""
     """Explains why training figures differ from validation ones."""
+    changed = ", on changed images" if config.augment != AugmentConfig() else ""
     silenced = ", with units silenced" if config.model.dropout_rate else ""
     said = (
         f"Training figures are taken while the network learns{changed}{silenced}, so they may lie "

@@ -42,7 +42,7 @@ def serve(
         step: saved step, "latest" or "best", as in `load_trained`.
         host: address to listen at; "0.0.0.0" makes the page reachable from other computers.
         port: port number; 0 selects a free one.
-        model: own module, as in `load_trained`.
+        model: the network's own module, as in `train`.
 
     Raises:
         FileNotFoundError: `workdir` holds no trained network.

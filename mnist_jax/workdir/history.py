@@ -125,8 +125,8 @@ def check_monitors(watch: WatchConfig, metrics: Iterable[str] = ()) -> None:
 def score(row: Mapping[str, Any], monitor: str) -> float:
     """Returns a metric of one network's epoch, negated if lower is better.
 
-    That is so for names with "loss", "error" or "gap". A value that is missing, None
-    or not finite gives -inf.
+    That is so for names with "loss", "error" or "gap". A value that is missing, None or
+    not finite gives -inf.
     """
     value = row.get(monitor)
     if value is None or not math.isfinite(value):
