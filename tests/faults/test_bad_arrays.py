@@ -55,7 +55,7 @@ NPZ: dict[str, Case] = {
     "labels that are no number": (npz(y=Y + np.nan), "y must hold integers, found nan"),
     "labels that are no text": (npz(y=np.array([b"\xff", b"a"] * 3)), "is damaged: 'utf-8' codec"),
     "no number": (npz(x=np.where(X == 37, np.nan, X)), "image 2 of x.npz: x has a pixel of nan"),
-    "negative": (npz(x=X - 0.5), "a pixel of -0.5; expected 0 to 65535; --pixel-range LOW"),
+    "negative": (npz(x=X - 0.5), "a pixel of -0.5; expected 0 to 65535; --pixel-range BLACK"),
     "too large": (npz(x=X.astype(int) * 700), "x has a pixel of 65800; expected 0 to 65535"),
     "too large for a double": (npz(x=X * np.longdouble("1e4000")), "expected 0 to 65535"),
     "bytes and not bytes": (parts(X, X / 255), "x_train (uint8), but only to 0.372549 in"),
