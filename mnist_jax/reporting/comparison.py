@@ -113,7 +113,7 @@ def _headline(measured: Sequence[tuple[str, Measured, Measured | None]]) -> tupl
     images or None. Their order has no effect. Returns headline and detail.
     """
     if len(measured) < 2:
-        return "", ""
+        return "No verdict: the networks were validated on different images", ""
     ordered = sorted(measured, key=lambda each: (-int(each[1].right.sum()), each[0]))
     (best, first, first_test), (second, other, other_test) = ordered[:2]
     points, low, high = _difference(other, first)

@@ -98,6 +98,7 @@ def test_networks_with_different_training_images_are_compared_on_the_same_test(s
     train(dataclasses.replace(SMALL, epochs=1, data=data), tmp_path / "fewer")
     said = check_page(report([small, tmp_path / "fewer"], tmp_path / "page.html").path)
     assert "different images from A" not in said
+    assert "No verdict: the networks were validated on different images" in said
     assert "different epochs (A: 2, B: 1)" in said
     assert "different numbers of training images (A: 1,024, B: 512)" in said
     assert "data.train_split train[:1280] train[:640]" in said
