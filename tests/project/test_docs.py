@@ -1,5 +1,6 @@
 """The documentation does what it says: examples run, commands parse, links lead somewhere."""
 
+import ast
 import dataclasses
 import doctest
 import functools
@@ -118,6 +119,21 @@ def test_the_reference_has_every_public_name_and_what_pages_import():
         imports = re.compile(r"^(?:>>> )?from (mnist_jax\S*) import ([^(\n]+)", re.MULTILINE)
         for module, names in imports.findall(path.read_text("utf-8")):
             assert {*names.strip().split(", ")} <= described | modules, (path, module)
+
+
+def is_text(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Expr(ast.Constant(str())):
+            return True
+    return False
+
+
+def test_a_docstring_is_the_first_statement_of_its_function():
+    for path in sorted(ROOT.glob("mnist_jax/**/*.py")):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                late = [each.lineno for each in function.body[1:] if is_text(each)]
+                assert not late, path
 
 
 def test_examples_in_docstrings_run():
