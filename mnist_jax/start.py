@@ -265,25 +265,25 @@ def last_checkpoint(
 def initial_state(
     program: Any,
     workdir: Path,
+    config: Config,
     saved: list[int],
     progress: Progress,
     origin: Origin,
     *,
-    init_from: str,
-    freeze: str,
     members: bool = False,
 ) -> Start:
     """Returns a saved state, one made from a trained network, or a freshly initialised one.
 
-    `saved` and `progress` are `last_checkpoint`'s; the origin is this run's, with the compiled
-    step's hash. `members` is True for a population.
+    `saved` and `progress` are `last_checkpoint`'s; the origin is this run's, which receives the
+    compiled step's hash. `members` is True for a population.
 
     Raises:
         FileNotFoundError: `init_from` holds no trained network.
         ValueError: a checkpoint is of a different model or code; or `init_from` lies in the
             workdir, does not fit, or lacks a frozen layer.
     """
-    frozen = frozen_parameters(program.state.params, freeze)
+    frozen = frozen_parameters(program.state.params, config.freeze)
+    origin = origin._replace(step_sha256=program.step_sha256)
     messages = _native_advice(origin)
     messages += [f"frozen: {', '.join(frozen)}"] if frozen else []
     if saved:
@@ -296,9 +296,9 @@ def initial_state(
         whole = replicated(create_mesh())
         state = restore_state(workdir / "checkpoints", saved[-1], shapes, whole)
         return Start(program.place(state), saved[-1], progress, [])
-    if not init_from:
+    if not config.init_from:
         return Start(program.state, 0, progress, messages)
-    source = Path(init_from)
+    source = Path(config.init_from)
     if source.resolve().is_relative_to(workdir.resolve()):
         raise ValueError(
             f"init_from is {source}, inside the workdir, which would delete it: choose another "
@@ -310,7 +310,7 @@ def initial_state(
     remade = {*begun.remade} & {name.split("/")[0] for name in frozen}
     if remade:
         raise ValueError(
-            f"freeze: {freeze!r} would freeze {', '.join(sorted(remade))} at random values: "
+            f"freeze: {config.freeze!r} would freeze {', '.join(sorted(remade))} at random values: "
             f"{source} has nothing that fits there"
         )
     average = jax.tree.map(jnp.copy, begun.variables) if state.average else {}

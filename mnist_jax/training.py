@@ -201,16 +201,7 @@ def _train(
     compiled = program.compile_training(task.build, task.numbers, task.splits, **task.layout)
     if saved:
         check_shared(workdir)
-    origin = task.origin._replace(step_sha256=compiled.step_sha256)
-    start = initial_state(
-        compiled,
-        workdir,
-        saved,
-        progress,
-        origin,
-        init_from=config.init_from,
-        freeze=config.freeze,
-    )
+    start = initial_state(compiled, workdir, config, saved, progress, task.origin)
     history = start.progress.history
     stopwatch.lap("compile")
 

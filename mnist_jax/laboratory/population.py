@@ -357,17 +357,7 @@ def _compiled(
         batch_size=config.batch_size,
         chunk_steps=config.chunk_steps,
     )
-    origin = origin._replace(step_sha256=program.step_sha256)
-    start = initial_state(
-        program,
-        workdir,
-        saved,
-        progress,
-        origin,
-        init_from=config.init_from,
-        freeze=config.freeze,
-        members=True,
-    )
+    start = initial_state(program, workdir, config, saved, progress, origin, members=True)
     stopwatch.lap("compile")
     return task, program, rules, start, saved
 
